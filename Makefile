@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+# pared: one non-recursive Makefile. `make help` lists the targets; MODE=asan|tsan|debug builds beside the release.
+
+MODE  ?= release
+BUILD := build$(if $(filter-out release,$(MODE)),/$(MODE))
+GEN   := build/gen
+VERSION := $(shell cat VERSION)
+
+CC ?= gcc
+PKGS := libmicrohttpd jansson libuv openblas lapacke libprotobuf-c sqlite3 zlib libzstd libseccomp libarchive libjpeg libpng nettle
+WARN := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wconversion -Wundef -Wno-missing-field-initializers
+OPT_release := -O2 -g
+OPT_debug   := -O0 -g
+OPT_asan    := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+OPT_tsan    := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
+CFLAGS  += -std=c11 -D_GNU_SOURCE -DPARED_VERSION='"$(VERSION)"' $(WARN) $(OPT_$(MODE)) -ffp-contract=off -fno-math-errno -fstack-protector-strong -I. -I$(GEN) \
+           $(shell pkg-config --cflags $(PKGS)) $(if $(CI),-Werror)
+LDFLAGS += $(filter -fsanitize%,$(OPT_$(MODE))) -Wl,--as-needed -Wl,-z,relro,-z,now -pthread
+LDLIBS  := $(shell pkg-config --libs $(PKGS)) -lm
+
+SRC  := $(sort $(wildcard core/*/*.c server/*.c api/*.c cli/*.c))
+OBJ  := $(SRC:%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/gen/onnx.pb-c.o $(BUILD)/obj/gen/assets.o
+LIB  := $(BUILD)/libpared.a
+TEST_SRC := $(sort $(wildcard tests/unit/test_*.c))
+TEST_BIN := $(TEST_SRC:tests/unit/%.c=$(BUILD)/tests/%)
+GENERATED := $(GEN)/onnx.pb-c.h $(GEN)/op_list.inc $(GEN)/method_list.inc $(GEN)/preset_list.inc
+
+.PHONY: all help deps clean
+all: $(BUILD)/pared
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+include tools/targets.mk
+
+# ---- generated sources: registries are grepped from the rows, so that adding a row touches one file
+$(GEN)/onnx.pb-c.c $(GEN)/onnx.pb-c.h &: core/model/onnx.proto
+	@mkdir -p $(GEN)
+	protoc-c --proto_path=core/model --c_out=$(GEN) core/model/onnx.proto
+define grep_rows # macro name, folders, output
+	@mkdir -p $(GEN)
+	@grep -hoE '^$(1)\([a-z0-9_]+\)' $(2) | sed -E 's/^$(1)\((.*)\)/X(\1)/' | sort > $@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+endef
+$(GEN)/op_list.inc: $(wildcard core/ops/*.c)
+	$(call grep_rows,OP_CLASS,core/ops/*.c)
+$(GEN)/method_list.inc: $(wildcard core/*/*.c)
+	$(call grep_rows,METHOD,core/*/*.c)
+$(GEN)/preset_list.inc: $(wildcard core/*/*.c)
+	$(call grep_rows,PRESET,core/*/*.c)
+
+# ---- dashboard files and openapi.yaml become bytes in the binary
+ASSETS := $(sort $(wildcard api/dashboard/*)) openapi.yaml
+$(GEN)/assets.S: $(ASSETS) tools/embed.sh Makefile
+	@mkdir -p $(GEN)
+	tools/embed.sh $(ASSETS) > $@
+$(BUILD)/obj/gen/assets.o: $(GEN)/assets.S
+	@mkdir -p $(@D)
+	$(CC) -c -o $@ $<
+
+$(BUILD)/obj/gen/%.o: $(GEN)/%.c
+	@mkdir -p $(@D)
+	$(CC) $(filter-out -W%,$(CFLAGS)) -w -MMD -MP -c -o $@ $<
+$(BUILD)/obj/%.o: %.c | $(GENERATED)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(CFLAGS_$(<F)) -MMD -MP -c -o $@ $<
+$(LIB): $(filter-out $(BUILD)/obj/cli/main.o,$(OBJ))
+	@rm -f $@
+	@ar rcs $@ $^
+$(BUILD)/pared: $(BUILD)/obj/cli/main.o $(LIB)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+$(BUILD)/tests/%: tests/unit/%.c $(LIB) | $(GENERATED)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -Wno-missing-prototypes -MMD -MP $(LDFLAGS) -o $@ $< $(LIB) -lcmocka $(LDLIBS)
+
+# ISA-specific kernels: one file an instruction set, chosen at run time
+CFLAGS_gemm_i8_avx2.c := -mavx2 -mfma
+
+clean: ## remove what was built
+	rm -rf build
+-include $(shell find build -name '*.d' 2>/dev/null)

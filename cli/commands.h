@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * commands.h - the commands of the binary, one row each: name, one line of help. cmd_NAME lives in cli/NAME.c. */
+#ifndef PARED_CLI_COMMANDS_H
+#define PARED_CLI_COMMANDS_H
+
+#include "cli/cli.h"
+
+#define CLI_COMMANDS(X)                                                                                              \
+    X(bench, "latency of a model on this machine")                                                                   \
+    X(diff, "two models on the same inputs: fidelity per output and per layer")                                      \
+    X(eval, "a model on a dataset: metrics, outputs")
+
+#define DECLARE(name, help) int cmd_##name(int argc, char **argv);
+CLI_COMMANDS(DECLARE)
+#undef DECLARE
+
+#endif

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * clock.h - the two clocks: wall time for people (epoch milliseconds, RFC 3339 UTC), monotonic time for durations. */
+#ifndef PARED_BASE_CLOCK_H
+#define PARED_BASE_CLOCK_H
+
+#include <stdint.h>
+
+enum { CLOCK_RFC3339 = 32 };
+
+int64_t clock_epoch_ms(void);
+/* "2026-11-22T07:19:00.123Z" */
+void clock_rfc3339(int64_t epoch_ms, char out[CLOCK_RFC3339]);
+/* Seconds from an arbitrary start, monotonic. */
+double clock_seconds(void);
+
+#endif

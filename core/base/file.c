@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <limits.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+int file_map_fd(struct file_map *map, int fd, struct err *err)
+{
+    struct stat st;
+    *map = (struct file_map){0};
+    if (fstat(fd, &st))
+        return err_set_errno(err, ERR_IO, "cannot stat");
+    if (!S_ISREG(st.st_mode))
+        return err_set(err, ERR_IO, "not a regular file");
+    if (st.st_size == 0)
+        return 0;
+    void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (p == MAP_FAILED)
+        return err_set_errno(err, ERR_IO, "cannot map");
+    *map = (struct file_map){p, (size_t)st.st_size};
+    return 0;
+}
+
+int file_map_open(struct file_map *map, const char *path, struct err *err)
+{
+    *map = (struct file_map){0};
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return err_set_errno(err, ERR_IO, "cannot open");
+    int rc = file_map_fd(map, fd, err);
+    close(fd);
+    return rc;
+}
+
+void file_map_close(struct file_map *map)
+{
+    if (map->data)
+        munmap((void *)(uintptr_t)map->data, map->size);
+    *map = (struct file_map){0};
+}
+
+int file_write_all(int fd, const void *bytes, size_t len, struct err *err)
+{
+    const char *p = bytes;
+    while (len) {
+        ssize_t n = write(fd, p, len < INT_MAX ? len : INT_MAX);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return err_set_errno(err, ERR_IO, "cannot write");
+        p += n;
+        len -= (size_t)n;
+    }
+    return 0;
+}
+
+int file_write_atomic(const char *path, const void *bytes, size_t len, struct err *err)
+{
+    char tmp[PATH_MAX];
+    if (snprintf(tmp, sizeof tmp, "%s.tmp%ld", path, (long)getpid()) >= (int)sizeof tmp)
+        return err_set(err, ERR_IO, "path too long");
+    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return err_set_errno(err, ERR_IO, "cannot create");
+    int rc = file_write_all(fd, bytes, len, err);
+    if (rc == 0 && fsync(fd))
+        rc = err_set_errno(err, ERR_IO, "cannot sync");
+    if (close(fd) && rc == 0)
+        rc = err_set_errno(err, ERR_IO, "cannot close");
+    if (rc == 0 && rename(tmp, path))
+        rc = err_set_errno(err, ERR_IO, "cannot rename");
+    if (rc)
+        unlink(tmp);
+    return rc;
+}
+
+char *file_read(const char *path, size_t limit, size_t *len, struct err *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        err_set_errno(err, ERR_IO, "cannot open");
+        return NULL;
+    }
+    char *data = NULL;
+    size_t used = 0, cap = 0;
+    ssize_t n = 1;
+    while (n > 0) {
+        if (used + 1 >= cap) {
+            cap = cap ? cap * 2 : 65536;
+            char *grown = realloc(data, cap);
+            if (!grown)
+                break;
+            data = grown;
+        }
+        n = read(fd, data + used, cap - used - 1);
+        if (n > 0)
+            used += (size_t)n;
+        if (used > limit)
+            break;
+    }
+    close(fd);
+    if (n != 0) {
+        if (n < 0)
+            err_set_errno(err, ERR_IO, "cannot read");
+        else if (used > limit)
+            err_set(err, ERR_TOO_LARGE, "larger than %zu bytes", limit);
+        else
+            err_set(err, ERR_NOMEM, "out of memory");
+        free(data);
+        return NULL;
+    }
+    data[used] = 0;
+    if (len)
+        *len = used;
+    return data;
+}
+
+int file_make_dirs(const char *path, struct err *err)
+{
+    char copy[PATH_MAX];
+    if (snprintf(copy, sizeof copy, "%s", path) >= (int)sizeof copy)
+        return err_set(err, ERR_IO, "path too long");
+    for (char *p = copy + 1;; p++) {
+        char c = *p;
+        if (c && c != '/')
+            continue;
+        *p = 0;
+        if (mkdir(copy, 0755) && errno != EEXIST)
+            return err_set_errno(err, ERR_IO, "cannot make a directory");
+        if (!c)
+            return 0;
+        *p = c;
+    }
+}
+
+static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
+{
+    (void)st, (void)flag, (void)ftw;
+    return remove(path);
+}
+
+int file_remove_tree(const char *path, struct err *err)
+{
+    if (nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS) && errno != ENOENT)
+        return err_set_errno(err, ERR_IO, "cannot remove");
+    return 0;
+}

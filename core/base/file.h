@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * file.h - whole files, safely: read-only mappings and writes that are either whole or not there.
+ * Errors     ERR_IO / ERR_DISK_FULL with the reason; the caller names the file in its own terms (a path is no client's business). */
+#ifndef PARED_BASE_FILE_H
+#define PARED_BASE_FILE_H
+
+#include <stddef.h>
+
+#include "core/base/err.h"
+
+/* A read-only private mapping of a whole file. An empty file maps to {NULL, 0}. */
+struct file_map {
+    const unsigned char *data;
+    size_t size;
+};
+int file_map_open(struct file_map *map, const char *path, struct err *err);
+int file_map_fd(struct file_map *map, int fd, struct err *err); /* fd stays the caller's */
+void file_map_close(struct file_map *map);
+
+/* Write all bytes to fd, retrying short writes. */
+int file_write_all(int fd, const void *bytes, size_t len, struct err *err);
+/* Temporary file beside `path`, fsync, rename. Leaves nothing behind when it fails. */
+int file_write_atomic(const char *path, const void *bytes, size_t len, struct err *err);
+/* The whole file in memory with a NUL behind it (free); ERR_TOO_LARGE beyond `limit` bytes. */
+char *file_read(const char *path, size_t limit, size_t *len, struct err *err);
+/* mkdir -p. */
+int file_make_dirs(const char *path, struct err *err);
+/* rm -r; a missing path is fine; symbolic links are removed, not followed. */
+int file_remove_tree(const char *path, struct err *err);
+
+#endif

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * hash.h - SHA-256 (FIPS 180-4, by libnettle) of bytes, files and streams, as 64 lower-case hex digits. */
+#ifndef PARED_BASE_HASH_H
+#define PARED_BASE_HASH_H
+
+#include <nettle/sha2.h>
+#include <stddef.h>
+
+#include "core/base/err.h"
+
+enum { SHA256_HEX = 65 }; /* with the NUL */
+
+struct hash {
+    struct sha256_ctx ctx;
+};
+void hash_init(struct hash *hash);
+void hash_update(struct hash *hash, const void *bytes, size_t len);
+void hash_final(struct hash *hash, char hex[SHA256_HEX]); /* and starts anew */
+void hash_bytes(const void *bytes, size_t len, char hex[SHA256_HEX]);
+/* ERR_IO names only the reason, not the path. */
+int hash_file(const char *path, char hex[SHA256_HEX], struct err *err);
+
+#endif

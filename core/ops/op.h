@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * op.h - what an operator is: one row beside its code.
+ * A row      OP_CLASS(name) = {...}; at file scope of core/ops/<Op>.c (one file an operator or true family). The Makefile greps
+ *            "^OP_CLASS(" into the registry: adding an operator touches one file. Rows with the same type and domain and
+ *            disjoint [since, until] ranges are versions of one operator.
+ * Functions  infer: dtypes and shapes of the outputs, from what is known of the inputs. forward: values. Both get attributes already
+ *            parsed and checked by the row's attribute table, and say what is wrong in *err (the caller prepends the node).
+ * Not here   planning and running graphs (engine/). Prune, quantization, cost and training never switch on op_type: they ask the row.
+ * Docs       formulas and shapes stand in each op's file; docs/OPS.md is printed from the rows. */
+#ifndef PARED_OPS_OP_H
+#define PARED_OPS_OP_H
+
+#include "core/base/pool.h"
+#include "core/model/model.h"
+
+/* ---- attributes ---- */
+enum op_attr_kind { OP_INT, OP_FLOAT, OP_STRING, OP_INTS, OP_FLOATS, OP_STRINGS, OP_TENSOR, OP_GRAPH, OP_BOOL, OP_ENUM };
+
+struct op_ints { const int64_t *at; int count; };
+struct op_floats { const float *at; int count; };
+struct op_strings { const struct attr_string *at; int count; };
+
+/* One attribute. Field type by kind: OP_INT int64_t, OP_BOOL bool, OP_FLOAT float, OP_STRING const char *, OP_ENUM int (index into
+ * `choices`), OP_INTS struct op_ints, OP_FLOATS op_floats, OP_STRINGS op_strings, OP_TENSOR const struct tensor *, OP_GRAPH
+ * uint32_t (graph id, GRAPH_NONE if absent). Defaults: `def` for INT/BOOL/ENUM(index), `def_f` for FLOAT, `def_s` for STRING;
+ * lists are empty, tensors NULL. A table ends with a row whose name is NULL. */
+struct op_attr {
+    const char *name;
+    enum op_attr_kind kind;
+    size_t offset; /* in the op's attrs struct */
+    int64_t def;
+    float def_f;
+    const char *def_s;
+    const char *const *choices; /* OP_ENUM: NULL-terminated */
+    int max_count;              /* lists: longest allowed; 0 = SHAPE_MAX_RANK * 2 */
+    bool required;
+};
+#define OP_ATTR(struct_type, field) .name = #field, .offset = offsetof(struct struct_type, field)
+
+/* ---- shape inference ---- */
+struct infer_ctx {
+    const struct node *node; /* for names only; attributes come from attrs */
+    const void *attrs;
+    int opset; /* of the node's domain */
+    int n_in, n_out;
+    /* What is known of each input. in[i] == NULL: absent. A tensor type may have an unknown shape; dtype DTYPE_NONE: unknown. */
+    const struct type *const *in;
+    /* Constant contents of each input if known while planning (weights, folded shape arithmetic); NULL otherwise. */
+    const struct tensor *const *in_value;
+    struct type *out;   /* filled by infer: kind, dtype, shape; start as TYPE_TENSOR, DTYPE_NONE, SHAPE_UNKNOWN */
+    struct arena *arena; /* scratch that lives as long as the plan */
+};
+/* Helpers: true if input i is there. */
+static inline bool infer_has(const struct infer_ctx *c, int i) { return i < c->n_in && c->in[i]; }
+static inline const struct shape *infer_shape(const struct infer_ctx *c, int i) { return &c->in[i]->shape; }
+/* Set output i to a tensor type. */
+void infer_out(struct infer_ctx *c, int i, enum dtype dtype, const struct shape *shape);
+
+/* ---- forward ---- */
+struct run_ctx {
+    const struct node *node;
+    const void *attrs;
+    int opset;
+    int n_in, n_out;
+    const struct tensor *const *in; /* NULL = absent; shapes known; contiguous; read-only */
+    /* Outputs whose shape inference knew are allocated (64-byte aligned, NOT zeroed); the others have data NULL and must be given
+     * bytes by run_alloc. out[i] == NULL: nobody uses this output, compute nothing for it. */
+    struct tensor *const *out;
+    struct pool *pool;
+    void *host;  /* the executor, for operators that run nested graphs */
+    void *state; /* what `prepare` made, or NULL */
+};
+static inline const struct tensor *run_in(const struct run_ctx *c, int i) { return i < c->n_in ? c->in[i] : NULL; }
+static inline struct tensor *run_out(const struct run_ctx *c, int i) { return i < c->n_out ? c->out[i] : NULL; }
+/* Bytes for an output whose shape depends on data. ERR_MODEL_TOO_LARGE over the process limit. */
+int run_alloc(struct run_ctx *c, int i, enum dtype dtype, const struct shape *shape, struct err *err);
+/* 64-byte aligned scratch for this call; freed after forward returns. NULL: out of memory (err set). */
+void *run_scratch(struct run_ctx *c, size_t bytes, struct err *err);
+
+/* ---- cost ---- */
+struct op_cost {
+    int64_t macs; /* multiply-accumulates, as design 6 counts them; 0 for everything but products */
+};
+
+/* ---- quantization role ---- */
+enum quant_kind {
+    QUANT_KEEP_FLOAT = 0, /* stays in float (default) */
+    QUANT_COMPUTE,        /* a product with a weight: Conv, Gemm, MatMul */
+    QUANT_PASS,           /* output reuses input 0's scale (Reshape, MaxPool, ...) */
+    QUANT_OUTPUT,         /* quantized in and out with scales of its own (Add, Mul, AveragePool, Concat, ...) */
+    QUANT_ABSORB,         /* Relu / Clip: its range becomes the producer's output range under uint8 */
+};
+struct quant_role {
+    enum quant_kind kind;
+    int weight; /* QUANT_COMPUTE: input index of the weight (0 = none) */
+    int bias;   /* input index of the bias, 0 = none */
+    int channel_axis; /* output-channel axis of the weight; Gemm's transB is the family's business (channel_axis_of) */
+    int (*channel_axis_of)(const void *attrs, int rank); /* NULL: channel_axis as it is */
+};
+
+/* ---- generic test cases ---- */
+/* Text, so that a case is a line: inputs "f32[1,3,5,5] i64[2]=1,-1 none", attributes "kernel_shape=3,3 auto_pad=SAME_UPPER axis=1 alpha=0.5f".
+ * dtype letters: f32 f64 f16 bf16 i8 u8 i16 u16 i32 u32 i64 u64 b (bool). Values are seeded random in [-2, 2] (integers 0..9, or as given
+ * after '='). A leading '!' on an input makes it a weight (initializer). `outputs` defaults to 1. opset 0: the row's newest. */
+struct op_sample {
+    const char *inputs, *attrs;
+    int outputs, opset;
+};
+
+struct op_class {
+    const char *type;   /* "Conv" */
+    const char *domain; /* "" = ai.onnx, "com.microsoft" */
+    int since, until;   /* opset versions, until 0 = newest */
+    const char *doc;
+    int in_min, in_max;   /* -1 = any number */
+    int out_min, out_max; /* -1 = any number */
+    const struct op_attr *attrs;
+    size_t attrs_size;
+    /* Free-form check after parsing attributes, before inference; NULL. */
+    int (*infer)(struct infer_ctx *c, struct err *err);
+    int (*forward)(struct run_ctx *c, struct err *err);
+    int (*backward)(void); /* slot for gradients; NULL: not trainable */
+    int (*couple)(void);   /* slot for pruning coupling; NULL: frozen */
+    /* All shapes known. NULL: costs nothing. */
+    void (*cost)(const struct infer_ctx *c, struct op_cost *cost);
+    struct quant_role quant;
+    /* Integer/shape operator that planning may evaluate on constant inputs is any op whose inputs are all known; ops with
+     * `random` results or side effects are never folded. */
+    bool nondeterministic;
+    const struct op_sample *samples; /* ends with inputs == NULL; NULL: covered by tests of its own */
+};
+
+#define OP_CLASS(id) const struct op_class op_class_##id
+
+/* ---- registry ---- */
+/* Row for an operator at an opset; NULL if unknown (also: known, but not at this opset). */
+const struct op_class *op_find(const char *type, const char *domain, int64_t opset);
+/* All rows, NULL-terminated, sorted by domain, type, since. */
+const struct op_class *const *op_all(void);
+/* Newest opset of the default domain the rows are written for. */
+enum { OP_OPSET_NEWEST = 26 };
+/* Parse a node's attributes into `attrs` (op->attrs_size bytes, zeroed, lists in arena). Unknown attributes are refused
+ * unless ignorable; ERR_MODEL names attribute, found, allowed. */
+int op_parse_attrs(const struct op_class *op, const struct model *m, const struct node *node, void *attrs,
+                   struct arena *arena, struct err *err);
+
+#endif

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * method.h - what a recipe step is: one row beside its code.
+ * A row      METHOD(id) = {...}; at file scope of the family's file (core/passes, core/prune, core/quant, ...). The Makefile greps
+ *            "^METHOD(" into the catalogue: adding a method touches one file. Parsing, validation, `pared methods`,
+ *            GET /v1/methods and the dashboard's recipe builder are derived from the rows.
+ * Layer      step/ lies below the families, which include it; recipe/ (catalogue, runner) lies above them and runs the rows. */
+#ifndef PARED_STEP_METHOD_H
+#define PARED_STEP_METHOD_H
+
+#include <jansson.h>
+
+#include "core/base/rng.h"
+#include "core/data/dataset.h"
+#include "core/engine/engine.h"
+#include "core/model/model.h"
+#include "core/step/layer_report.h"
+
+enum param_kind { PARAM_INT, PARAM_NUMBER, PARAM_BOOL, PARAM_STRING, PARAM_ENUM, PARAM_GLOBS };
+
+struct globs {
+    const char **at; /* fnmatch patterns over node names */
+    int count;
+};
+
+/* One parameter. Field type by kind: PARAM_INT int64_t, PARAM_NUMBER double, PARAM_BOOL bool, PARAM_STRING const char *,
+ * PARAM_ENUM int (index into choices), PARAM_GLOBS struct globs. A parameter not given and without default keeps its zero; `given`
+ * (optional: offset of a bool + 1) says so. A table ends with name NULL. */
+struct param {
+    const char *name, *doc;
+    enum param_kind kind;
+    size_t offset;
+    const char *def;            /* default as JSON text: "0.5", "true", "\"layer\""; NULL: none */
+    double min, max;            /* numbers, inclusive; min == max: unbounded */
+    bool above_min, below_max;  /* bounds are exclusive */
+    const char *const *choices; /* PARAM_ENUM: NULL-terminated */
+    size_t given;
+    bool required;
+};
+#define PARAM(struct_type, field) .name = #field, .offset = offsetof(struct struct_type, field)
+#define PARAM_GIVEN(struct_type, field) (offsetof(struct struct_type, field) + 1)
+
+enum method_needs { NEEDS_NOTHING = 0, NEEDS_DATA = 1, NEEDS_LABELS = 2, NEEDS_RUN = 4 /* the engine must be able to run the model */ };
+
+/* What a step works with. */
+struct step_ctx {
+    struct model *model;      /* changed in place */
+    const void *params;       /* the row's params_size bytes, parsed */
+    struct dataset *data;     /* bound to the model; NULL without data */
+    struct pool *pool;
+    uint64_t seed;
+    struct rng *rng;
+    struct layer_report *layers; /* add a row for every layer touched or left alone */
+    struct warnings *warnings;
+    /* Progress within this step; -1 when the job was canceled (err set): stop at once. May be called from the step's thread only. */
+    int (*progress)(struct step_ctx *c, const char *stage, int64_t done, int64_t total, struct err *err);
+    void *host;
+};
+
+struct method {
+    const char *name; /* "prune.weights" */
+    const char *summary, *doc;
+    const struct param *params;
+    size_t params_size;
+    unsigned needs;
+    /* Checks that concern several parameters; adds faults with pointers below `pointer`. NULL: none. */
+    void (*check)(const void *params, const char *pointer, struct faults *faults);
+    int (*run)(struct step_ctx *c, struct err *err);
+};
+#define METHOD(id) const struct method method_##id
+
+/* True if a node's name matches include (empty: all) and no exclude. */
+bool globs_select(const struct globs *include, const struct globs *exclude, const char *name);
+
+#endif

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/tensor/tensor.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct tbuf {
+    atomic_int refs;
+    void *data;
+    size_t bytes;
+    void (*release)(void *data, size_t bytes); /* NULL: data came from aligned_alloc */
+};
+
+enum { ALIGN = 64 };
+static size_t max_bytes = (size_t)64 << 30;
+
+void tensor_set_limit(size_t bytes)
+{
+    max_bytes = bytes;
+}
+
+struct tbuf *tbuf_new(size_t bytes, struct err *err)
+{
+    if (bytes > max_bytes) {
+        err_set(err, ERR_MODEL_TOO_LARGE, "a tensor of %zu bytes is over the limit of %zu", bytes, max_bytes);
+        return NULL;
+    }
+    struct tbuf *buf = malloc(sizeof *buf);
+    size_t padded = bytes ? (bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1) : ALIGN;
+    void *data = buf ? aligned_alloc(ALIGN, padded) : NULL;
+    if (!data) {
+        free(buf);
+        err_set(err, ERR_NOMEM, "out of memory for a tensor of %zu bytes", bytes);
+        return NULL;
+    }
+    memset(data, 0, padded);
+    *buf = (struct tbuf){.data = data, .bytes = bytes};
+    atomic_init(&buf->refs, 1);
+    return buf;
+}
+
+struct tbuf *tbuf_wrap(void *data, size_t bytes, void (*release)(void *data, size_t bytes), struct err *err)
+{
+    struct tbuf *buf = malloc(sizeof *buf);
+    if (!buf) {
+        err_set(err, ERR_NOMEM, "out of memory");
+        return NULL;
+    }
+    *buf = (struct tbuf){.data = data, .bytes = bytes, .release = release};
+    atomic_init(&buf->refs, 1);
+    return buf;
+}
+
+struct tbuf *tbuf_ref(struct tbuf *buf)
+{
+    if (buf)
+        atomic_fetch_add_explicit(&buf->refs, 1, memory_order_relaxed);
+    return buf;
+}
+
+void tbuf_unref(struct tbuf *buf)
+{
+    if (!buf || atomic_fetch_sub_explicit(&buf->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    if (buf->release)
+        buf->release(buf->data, buf->bytes);
+    else
+        free(buf->data);
+    free(buf);
+}
+
+void *tbuf_data(struct tbuf *buf)
+{
+    return buf->data;
+}
+
+static int count_bytes(enum dtype dtype, const struct shape *shape, size_t *bytes, struct err *err)
+{
+    char text[SHAPE_TEXT];
+    int64_t n = shape_count(shape);
+    if (n < 0 || !dtype_bytes(dtype, n, bytes))
+        return err_set(err, ERR_MODEL_TOO_LARGE, "no such tensor: %s%s", dtype_name(dtype), shape_text(shape, text));
+    return 0;
+}
+
+int tensor_alloc(struct tensor *t, enum dtype dtype, const struct shape *shape, struct err *err)
+{
+    size_t bytes;
+    *t = (struct tensor){0};
+    if (count_bytes(dtype, shape, &bytes, err))
+        return -1;
+    struct tbuf *buf = tbuf_new(bytes, err);
+    if (!buf)
+        return -1;
+    *t = (struct tensor){dtype, *shape, buf->data, bytes, buf};
+    return 0;
+}
+
+void tensor_view(struct tensor *t, enum dtype dtype, const struct shape *shape, void *data, struct tbuf *buf)
+{
+    size_t bytes = 0;
+    count_bytes(dtype, shape, &bytes, NULL);
+    *t = (struct tensor){dtype, *shape, data, bytes, tbuf_ref(buf)};
+}
+
+void tensor_ref(struct tensor *dst, const struct tensor *src)
+{
+    *dst = *src;
+    tbuf_ref(dst->buf);
+}
+
+/* Strings: one buffer holds the array and, behind it, all bytes. */
+static int copy_strings(struct tensor *dst, const struct tensor *src, struct err *err)
+{
+    const struct dtype_string *in = src->data;
+    int64_t n = tensor_count(src);
+    size_t total = src->bytes;
+    for (int64_t i = 0; i < n; i++)
+        total += in[i].len + 1;
+    struct tbuf *buf = tbuf_new(total, err);
+    if (!buf)
+        return -1;
+    struct dtype_string *out = buf->data;
+    char *text = (char *)buf->data + src->bytes;
+    for (int64_t i = 0; i < n; i++) {
+        if (in[i].len)
+            memcpy(text, in[i].data, in[i].len);
+        out[i] = (struct dtype_string){text, in[i].len};
+        text += in[i].len + 1;
+    }
+    *dst = (struct tensor){src->dtype, src->shape, buf->data, src->bytes, buf};
+    return 0;
+}
+
+int tensor_copy(struct tensor *dst, const struct tensor *src, struct err *err)
+{
+    if (src->dtype == DTYPE_STRING)
+        return copy_strings(dst, src, err);
+    if (tensor_alloc(dst, src->dtype, &src->shape, err))
+        return -1;
+    if (src->bytes)
+        memcpy(dst->data, src->data, src->bytes);
+    return 0;
+}
+
+int tensor_writable(struct tensor *t, struct err *err)
+{
+    if (t->buf && !t->buf->release && atomic_load(&t->buf->refs) == 1)
+        return 0;
+    struct tensor copy;
+    if (tensor_copy(&copy, t, err))
+        return -1;
+    tensor_fini(t);
+    *t = copy;
+    return 0;
+}
+
+int tensor_convert(struct tensor *dst, const struct tensor *src, enum dtype to, struct err *err)
+{
+    if (tensor_alloc(dst, to, &src->shape, err))
+        return -1;
+    if (dtype_convert(to, dst->data, src->dtype, src->data, tensor_count(src)))
+        return 0;
+    tensor_fini(dst);
+    return err_set(err, ERR_INVALID, "no conversion from %s to %s", dtype_name(src->dtype), dtype_name(to));
+}
+
+void tensor_fini(struct tensor *t)
+{
+    tbuf_unref(t->buf);
+    *t = (struct tensor){0};
+}
+
+int64_t tensor_count(const struct tensor *t)
+{
+    return shape_count(&t->shape);
+}
+
+bool tensor_equal(const struct tensor *a, const struct tensor *b)
+{
+    if (a->dtype != b->dtype || !shape_equal(&a->shape, &b->shape) || a->bytes != b->bytes)
+        return false;
+    if (a->dtype != DTYPE_STRING)
+        return a->bytes == 0 || memcmp(a->data, b->data, a->bytes) == 0;
+    const struct dtype_string *x = a->data, *y = b->data;
+    for (int64_t i = 0, n = tensor_count(a); i < n; i++)
+        if (x[i].len != y[i].len || (x[i].len && memcmp(x[i].data, y[i].data, x[i].len)))
+            return false;
+    return true;
+}

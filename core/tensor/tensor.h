@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * tensor.h - a dtype, a shape and bytes, row-major and contiguous.
+ * Ownership  bytes live in a `struct tbuf`: reference-counted, either owned memory, or a window of a mapped file (weights stay
+ *            where they are), or borrowed memory. tensor_ref shares, tensor_writable makes the bytes private first (copy on
+ *            write), so twenty candidates share one upload.
+ * Threads    reference counts are atomic; the bytes of a shared buffer are read-only.
+ * Errors     ERR_NOMEM, ERR_MODEL_TOO_LARGE (over the process limit, see tensor_set_limit). */
+#ifndef PARED_TENSOR_TENSOR_H
+#define PARED_TENSOR_TENSOR_H
+
+#include "core/base/err.h"
+#include "core/tensor/dtype.h"
+#include "core/tensor/shape.h"
+
+struct tbuf; /* opaque */
+
+struct tensor {
+    enum dtype dtype;
+    struct shape shape;
+    void *data;       /* NULL when the tensor has no bytes (or zero elements) */
+    size_t bytes;     /* of data; dtype_bytes(dtype, count) */
+    struct tbuf *buf; /* owner of data; NULL for borrowed data (a plan's slab, a stack array) */
+};
+
+/* A buffer of its own, 64-byte aligned, zeroed. The window functions keep `owner` alive by reference. */
+struct tbuf *tbuf_new(size_t bytes, struct err *err);
+/* Takes over `data`; `release(data, bytes)` is called when the last reference goes. */
+struct tbuf *tbuf_wrap(void *data, size_t bytes, void (*release)(void *data, size_t bytes), struct err *err);
+struct tbuf *tbuf_ref(struct tbuf *buf); /* NULL stays NULL */
+void tbuf_unref(struct tbuf *buf);
+void *tbuf_data(struct tbuf *buf);
+
+/* Largest single tensor allocation allowed in this process, in bytes; default 64 GiB. Set once at start. */
+void tensor_set_limit(size_t bytes);
+
+/* New zeroed tensor with its own buffer. Shape must be known. */
+int tensor_alloc(struct tensor *t, enum dtype dtype, const struct shape *shape, struct err *err);
+/* A view of `data` inside `buf` (which gains a reference; NULL: borrowed). */
+void tensor_view(struct tensor *t, enum dtype dtype, const struct shape *shape, void *data, struct tbuf *buf);
+/* Another reference to the same bytes. dst must be empty or zeroed. Borrowed data is shared as borrowed. */
+void tensor_ref(struct tensor *dst, const struct tensor *src);
+/* A private deep copy. */
+int tensor_copy(struct tensor *dst, const struct tensor *src, struct err *err);
+/* Make the bytes private and writable (copies if shared, mapped or borrowed). */
+int tensor_writable(struct tensor *t, struct err *err);
+/* A new tensor of another dtype (dtype_convert). ERR_INVALID if there is no such conversion. */
+int tensor_convert(struct tensor *dst, const struct tensor *src, enum dtype to, struct err *err);
+void tensor_fini(struct tensor *t); /* drops the reference; t is zeroed */
+
+int64_t tensor_count(const struct tensor *t); /* elements */
+/* Bytes of strings are compared too; floats bit by bit. */
+bool tensor_equal(const struct tensor *a, const struct tensor *b);
+static inline float *tensor_f32(const struct tensor *t) { return (float *)t->data; }
+static inline int64_t *tensor_i64(const struct tensor *t) { return (int64_t *)t->data; }
+
+#endif
