@@ -73,6 +73,10 @@ $(BUILD)/tests/%: tests/unit/%.c $(LIB) | $(GENERATED)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -Wno-missing-prototypes -MMD -MP $(LDFLAGS) -o $@ $< $(LIB) -lcmocka $(LDLIBS)
 
+$(BUILD)/tools/%: tests/tools/%.c $(LIB) | $(GENERATED)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
+
 # ISA-specific kernels: one file an instruction set, chosen at run time
 CFLAGS_gemm_i8_avx2.c := -mavx2 -mfma
 

@@ -10,6 +10,7 @@
 #define PARED_DATA_DATASET_H
 
 #include <jansson.h>
+#include <stdbool.h>
 
 #include "core/base/pool.h"
 #include "core/model/model.h"
@@ -20,6 +21,7 @@ struct dataset_opts {
     const char *cache_dir;      /* folder for unpacked files, made if absent; NULL: a private temporary folder removed at close */
     size_t max_unpacked_bytes;  /* 0: 64 GiB. Also: unpacked / packed ratio over 1000 beyond 64 MiB is refused (bomb) */
     uint64_t seed;              /* of `shuffle` */
+    bool confined;              /* data.json came from a stranger: its files must be plain names beside it, no links */
     struct pool *pool;          /* decoding pictures; may be NULL */
 };
 
@@ -35,11 +37,14 @@ bool dataset_single_feed(const struct dataset *ds);        /* backend-test folde
 /* Facts for the API and the CLI: {"format", "samples", "labels": "classes"|"targets"|null, "arrays": [{"name","dtype","shape"}], "classes": [...]}. New reference. */
 json_t *dataset_facts(const struct dataset *ds);
 
-/* Match arrays to the model's inputs (those that must be fed, in order). Checks dtype, element counts and label range (against n_classes if
- * >= 0). After this, batches have the model's dtype and layout. May be called again for another model. */
+/* Match arrays to the model's inputs (those that must be fed, in order). Checks dtypes and element counts. After this, batches have the model's dtype and layout. May be called again for another model. */
 int dataset_bind(struct dataset *ds, const struct model *m, struct err *err);
+/* Read everything once where that is cheap: NaN or infinity in float arrays, negative classes, a sample of the pictures decoded. For uploads. */
+int dataset_check_values(struct dataset *ds, struct err *err);
+/* Classes must be below `classes` (the width of the model's output). */
+int dataset_check_labels(const struct dataset *ds, int64_t classes, struct err *err);
 /* Samples index[0..n) as one batch: in[i] for each fed model input [n, ...] (owned by the caller). labels (may be NULL): int64 classes [n], or
- * float targets [n, ...]; left empty without labels. ERR_DATASET names the sample (NaN is passed on; see dataset_check_finite). */
+ * float targets [n, ...]; left empty without labels. ERR_DATASET names the sample; NaN and infinity are refused. */
 int dataset_read(struct dataset *ds, const int64_t *index, int n, struct tensor *in, struct tensor *labels, struct err *err);
 /* As dataset_read of n consecutive samples from `first`. */
 int dataset_read_range(struct dataset *ds, int64_t first, int n, struct tensor *in, struct tensor *labels, struct err *err);

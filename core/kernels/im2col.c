@@ -102,7 +102,7 @@ static void offset_next(int64_t *k, const struct window *w)
     }                                                                                                                    \
                                                                                                                          \
     static void unfold_##suffix(const struct window *w, int64_t channels, const T *image, T pad_value, int64_t from,     \
-                                int64_t width, T *col)                                                                   \
+                                int64_t width, T *col, int64_t ld)                                                       \
     {                                                                                                                    \
         const int64_t plane = window_count(w->in, w->rank), taps = window_count(w->kernel, w->rank);                     \
         struct run run;                                                                                                  \
@@ -112,7 +112,7 @@ static void offset_next(int64_t *k, const struct window *w)
             T *row = col + run.offset;                                                                                   \
             for (int64_t c = 0; c < channels; c++) {                                                                     \
                 int64_t k[SHAPE_MAX_RANK] = {0};                                                                         \
-                for (int64_t t = 0; t < taps; t++, row += width) {                                                       \
+                for (int64_t t = 0; t < taps; t++, row += ld) {                                                          \
                     unfold_run_##suffix(w, &run, k, image + c * plane, pad_value, row);                                  \
                     offset_next(k, w);                                                                                   \
                 }                                                                                                        \
@@ -124,20 +124,22 @@ DEFINE_IM2COL(float, f32)
 DEFINE_IM2COL(double, f64)
 DEFINE_IM2COL(uint8_t, u8)
 
-void im2col_f32(const struct window *w, int64_t channels, const float *image, int64_t from, int64_t width, float *col)
+void im2col_f32(const struct window *w, int64_t channels, const float *image, int64_t from, int64_t width, float *col,
+                int64_t ld)
 {
-    unfold_f32(w, channels, image, 0, from, width, col);
+    unfold_f32(w, channels, image, 0, from, width, col, ld);
 }
 
-void im2col_f64(const struct window *w, int64_t channels, const double *image, int64_t from, int64_t width, double *col)
+void im2col_f64(const struct window *w, int64_t channels, const double *image, int64_t from, int64_t width, double *col,
+                int64_t ld)
 {
-    unfold_f64(w, channels, image, 0, from, width, col);
+    unfold_f64(w, channels, image, 0, from, width, col, ld);
 }
 
 void im2col_u8(const struct window *w, int64_t channels, const uint8_t *image, uint8_t pad_value, int64_t from, int64_t width,
-               uint8_t *col)
+               uint8_t *col, int64_t ld)
 {
-    unfold_u8(w, channels, image, pad_value, from, width, col);
+    unfold_u8(w, channels, image, pad_value, from, width, col, ld);
 }
 
 #define DEFINE_COL2IM(T, suffix)                                                                                         \

@@ -51,7 +51,8 @@ struct type {
     const char **dim_denotation; /* [rank], NULL: none */
     const char *denotation;
     struct type *inner;
-    struct bytes opaque; /* TYPE_OPAQUE and shapes beyond SHAPE_MAX_RANK: the whole TypeProto as it came */
+    struct bytes opaque; /* what this struct cannot say (TYPE_OPAQUE, rank beyond SHAPE_MAX_RANK, a dim of -1 or "", fields not
+                          * known inside): the whole TypeProto as it came, which is written back. type_tensor() drops it */
     struct bytes unknown;
 };
 
@@ -66,8 +67,12 @@ struct weight {
     const char *doc;
     struct entries external; /* location, offset, length, ... as they stood (STORAGE_EXTERNAL) */
     struct entries metadata;
-    struct bytes typed;   /* STORAGE_TYPED whose typed fields are unusual: their wire bytes, dropped when tensor changes */
+    struct bytes typed;   /* STORAGE_TYPED: the fields float_data, int32_data, ... as they stood; lies in one of model->files */
+    const void *typed_of; /* tensor.data they were decoded to; written only while the tensor still has those bytes */
+    struct bytes opaque;  /* the whole TensorProto when it cannot be held (unknown dtype, rank beyond SHAPE_MAX_RANK, segment) */
+    bool has_location;    /* data_location was given */
     struct bytes unknown;
+    struct weight *next_owned; /* all weights of a model, for model_free */
 };
 
 /* What a step leaves for later steps on an initializer or value: "mask" (tensor), "codebook", "fake_quant",
@@ -148,11 +153,11 @@ struct graph {
     uint32_t parent;      /* graph whose values this one may use; GRAPH_NONE for the main graph and functions */
     uint32_t parent_node; /* node that holds it as attribute; NODE_NONE */
     uint32_t *nodes;      /* ids in file order (topological in a valid model; plan and validate do not rely on it) */
-    int n_nodes;
+    int n_nodes, cap_nodes;
     struct value_info *inputs, *outputs, *infos;
     int n_inputs, n_outputs, n_infos;
     uint32_t *initializers; /* value ids in file order */
-    int n_initializers;
+    int n_initializers, cap_initializers;
     struct bytes *sparse_initializers; /* wire bytes of each SparseTensorProto */
     int n_sparse_initializers;
     struct bytes quantization; /* quantization_annotation messages, wire bytes */
@@ -191,6 +196,7 @@ struct model {
     struct entries metadata; /* metadata_props */
     struct function *functions;
     int n_functions;
+    struct bytes training; /* training_info fields, wire bytes */
     struct bytes unknown;
 
     struct value *values; /* tables; index = id */
@@ -202,6 +208,8 @@ struct model {
     int n_symbols;
     struct tbuf **files; /* mappings that weights may point into, kept alive with the model */
     int n_files;
+    struct weight *owned;     /* see model_new_weight */
+    struct name_index *names; /* value names to ids; kept by model_add_value, model_rename_value */
 };
 
 /* --- life cycle --- */
@@ -212,6 +220,11 @@ struct model *model_clone(const struct model *m, struct err *err);
 void *model_alloc(struct model *m, size_t count, size_t size); /* zeroed, arena */
 const char *model_strdup(struct model *m, const char *text);
 const char *model_printf(struct model *m, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* A weight for an attribute: model_free drops its tensor. (model_add_weight makes those of initializers.) */
+struct weight *model_new_weight(struct model *m);
+/* Keep a buffer alive as long as the model and its clones. Takes over the reference, also when it fails (-1). */
+int model_keep_file(struct model *m, struct tbuf *file);
 
 /* --- queries --- */
 static inline struct graph *model_main(const struct model *m) { return &m->graphs[0]; }
@@ -264,6 +277,9 @@ uint32_t model_add_node(struct model *m, uint32_t graph, const char *op_type, co
 void model_move_node(struct model *m, uint32_t node, uint32_t anchor, bool after);
 void model_remove_node(struct model *m, uint32_t node); /* outputs lose their producer; they are not removed */
 void model_remove_value(struct model *m, uint32_t value); /* also from initializers, infos; not from node inputs */
+int model_rename_value(struct model *m, uint32_t value, const char *name); /* names must change here, not by assignment */
+/* The plain type "tensor of dtype and shape". */
+struct type type_tensor(enum dtype dtype, const struct shape *shape);
 void node_set_int(struct model *m, uint32_t node, const char *name, int64_t v);
 void node_set_ints(struct model *m, uint32_t node, const char *name, const int64_t *v, int count);
 void node_set_float(struct model *m, uint32_t node, const char *name, float v);

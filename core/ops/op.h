@@ -74,8 +74,12 @@ static inline const struct tensor *run_in(const struct run_ctx *c, int i) { retu
 static inline struct tensor *run_out(const struct run_ctx *c, int i) { return i < c->n_out ? c->out[i] : NULL; }
 /* Bytes for an output whose shape depends on data. ERR_MODEL_TOO_LARGE over the process limit. */
 int run_alloc(struct run_ctx *c, int i, enum dtype dtype, const struct shape *shape, struct err *err);
-/* 64-byte aligned scratch for this call; freed after forward returns. NULL: out of memory (err set). */
+/* 64-byte aligned scratch for this call; freed after forward returns. NULL: out of memory (err set). Not from inside a pool task. */
 void *run_scratch(struct run_ctx *c, size_t bytes, struct err *err);
+/* Run a nested graph (If, Loop, Scan body) once: in are its n_in graph inputs (borrowed), out (empty, n_out) gets its outputs, each with
+ * bytes of its own (tensor_fini). Outer values are found by themselves. Only from forward, not from inside a pool task. */
+int run_graph(struct run_ctx *c, uint32_t graph, const struct tensor *const *in, int n_in, struct tensor *out, int n_out,
+              struct err *err);
 
 /* ---- cost ---- */
 struct op_cost {
@@ -127,6 +131,7 @@ struct op_class {
     /* Integer/shape operator that planning may evaluate on constant inputs is any op whose inputs are all known; ops with
      * `random` results or side effects are never folded. */
     bool nondeterministic;
+    bool shape_only; /* forward reads no element of its inputs, only dtype and shape (Shape, Size) */
     const struct op_sample *samples; /* ends with inputs == NULL; NULL: covered by tests of its own */
 };
 

@@ -10,5 +10,7 @@ const struct method *const *method_all(void);
 const struct method *method_find(const char *name); /* NULL if unknown */
 /* The catalogue (method NULL) or one method as JSON, for `pared methods` and GET /v1/methods. New reference. */
 json_t *method_json(const struct method *method);
+/* Bits of enum method_needs as ["data", "labels", "run"]. New reference. */
+json_t *method_needs_json(unsigned needs);
 
 #endif

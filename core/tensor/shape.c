@@ -28,18 +28,16 @@ bool shape_equal(const struct shape *a, const struct shape *b)
 int64_t shape_product(const struct shape *s, int from, int to)
 {
     int64_t n = 1;
+    bool zero = false, overflow = false;
     if (s->rank < 0)
         return -1;
-    bool zero = false;
     for (int i = from; i < to; i++) {
         if (s->dim[i] < 0)
             return -1;
-        if (s->dim[i] == 0)
-            zero = true;
-        else if (!i64_mul(n, s->dim[i], &n))
-            return -1;
+        zero |= s->dim[i] == 0;
+        overflow |= !zero && !i64_mul(n, s->dim[i], &n);
     }
-    return zero ? 0 : n;
+    return zero ? 0 : overflow ? -1 : n;
 }
 
 int64_t shape_count(const struct shape *s)

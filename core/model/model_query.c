@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/model/model.h"
+#include "core/model/model_names.h"
+
+bool model_domain_is_default(const char *domain)
+{
+    return !domain || !*domain || !strcmp(domain, "ai.onnx");
+}
+
+static bool same_domain(const char *a, const char *b)
+{
+    if (model_domain_is_default(a) || model_domain_is_default(b))
+        return model_domain_is_default(a) && model_domain_is_default(b);
+    return !strcmp(a, b);
+}
+
+int64_t model_opset(const struct model *m, const char *domain)
+{
+    int64_t best = 0;
+    for (int i = 0; i < m->n_opsets; i++)
+        if (same_domain(m->opsets[i].domain, domain) && m->opsets[i].version > best)
+            best = m->opsets[i].version;
+    return best;
+}
+
+uint32_t model_find_value(const struct model *m, uint32_t graph, const char *name)
+{
+    for (; graph != GRAPH_NONE; graph = m->graphs[graph].parent) {
+        uint32_t v = name_index_find(m->names, m, graph, name);
+        if (v != VALUE_NONE)
+            return v;
+    }
+    return VALUE_NONE;
+}
+
+uint32_t model_find_node(const struct model *m, const char *name)
+{
+    for (uint32_t n = 0; n < m->n_nodes; n++)
+        if (m->nodes[n].op_type && m->nodes[n].name && !strcmp(m->nodes[n].name, name))
+            return n;
+    return NODE_NONE;
+}
+
+const char *node_label(const struct model *m, uint32_t node, char *buf, size_t size)
+{
+    const struct node *n = &m->nodes[node];
+    const char *op = n->op_type ? n->op_type : "removed node";
+    if (n->name && *n->name)
+        return n->name;
+    for (int i = 0; i < n->n_output; i++)
+        if (n->output[i] != VALUE_NONE && m->values[n->output[i]].name) {
+            snprintf(buf, size, "%s -> %s", op, m->values[n->output[i]].name);
+            return buf;
+        }
+    snprintf(buf, size, "%s #%u", op, (unsigned)node);
+    return buf;
+}
+
+const struct attr *node_attr(const struct node *n, const char *name)
+{
+    for (int i = 0; i < n->n_attr; i++)
+        if (n->attr[i].name && !strcmp(n->attr[i].name, name))
+            return &n->attr[i];
+    return NULL;
+}
+
+int64_t node_attr_int(const struct node *n, const char *name, int64_t fallback)
+{
+    const struct attr *a = node_attr(n, name);
+    return a && a->type == ATTR_INT && a->count == 1 ? a->ints[0] : fallback;
+}
+
+float node_attr_float(const struct node *n, const char *name, float fallback)
+{
+    const struct attr *a = node_attr(n, name);
+    return a && a->type == ATTR_FLOAT && a->count == 1 ? a->floats[0] : fallback;
+}
+
+bool node_is(const struct node *n, const char *op_type)
+{
+    return n->op_type && model_domain_is_default(n->domain) && !strcmp(n->op_type, op_type);
+}
+
+static bool listed(const struct value_info *list, int count, uint32_t value)
+{
+    for (int i = 0; i < count; i++)
+        if (list[i].value == value)
+            return true;
+    return false;
+}
+
+bool value_is_graph_output(const struct model *m, uint32_t value)
+{
+    /* a nested graph may hand out an outer value, so every graph is asked */
+    for (uint32_t g = 0; g < m->n_graphs; g++)
+        if (listed(m->graphs[g].outputs, m->graphs[g].n_outputs, value))
+            return true;
+    return false;
+}
+
+bool value_is_graph_input(const struct model *m, uint32_t value)
+{
+    const struct graph *g = &m->graphs[m->values[value].graph];
+    return listed(g->inputs, g->n_inputs, value);
+}
+
+const struct tensor *value_const(const struct model *m, uint32_t value)
+{
+    if (value == VALUE_NONE)
+        return NULL;
+    const struct value *v = &m->values[value];
+    if (v->weight) {
+        /* Up to IR 3 every initializer had to be listed as an input too; since IR 4 that means "a default to override". */
+        if (v->weight->opaque.len || (m->ir_version >= 4 && value_is_graph_input(m, value)))
+            return NULL;
+        return &v->weight->tensor;
+    }
+    if (v->producer == NODE_NONE || !node_is(&m->nodes[v->producer], "Constant"))
+        return NULL;
+    const struct attr *a = node_attr(&m->nodes[v->producer], "value");
+    if (!a || a->type != ATTR_TENSOR || a->count != 1 || a->tensors[0]->opaque.len)
+        return NULL;
+    return &a->tensors[0]->tensor;
+}
+
+/* --- uses --- */
+
+typedef void use_fn(void *arg, uint32_t value, struct use use);
+
+static void each_use(const struct model *m, use_fn *fn, void *arg)
+{
+    for (uint32_t n = 0; n < m->n_nodes; n++) {
+        if (!m->nodes[n].op_type)
+            continue;
+        for (int i = 0; i < m->nodes[n].n_input; i++)
+            if (m->nodes[n].input[i] != VALUE_NONE)
+                fn(arg, m->nodes[n].input[i], (struct use){n, i});
+    }
+    for (uint32_t g = 0; g < m->n_graphs; g++)
+        for (int i = 0; i < m->graphs[g].n_outputs; i++)
+            fn(arg, m->graphs[g].outputs[i].value, (struct use){NODE_NONE, i});
+}
+
+static void count_use(void *arg, uint32_t value, struct use use)
+{
+    (void)use;
+    ((uint32_t *)arg)[value + 1]++;
+}
+
+static void store_use(void *arg, uint32_t value, struct use use)
+{
+    struct uses *uses = arg;
+    uses->all[uses->first[value + 1]++] = use;
+}
+
+int uses_build(struct uses *uses, const struct model *m, struct err *err)
+{
+    size_t n = m->n_values;
+    *uses = (struct uses){.first = calloc(n + 2, sizeof(uint32_t))};
+    if (!uses->first)
+        return err_set(err, ERR_NOMEM, "out of memory");
+    /* first[v + 1] counts uses of v, then (shifted by one) becomes the place where the next use of v goes */
+    each_use(m, count_use, uses->first);
+    uint32_t total = 0;
+    for (size_t v = 0; v <= n; v++) {
+        uint32_t count = uses->first[v + 1];
+        uses->first[v + 1] = total;
+        total += count;
+        if (v == n)
+            break;
+    }
+    uses->all = calloc(total ? total : 1, sizeof *uses->all);
+    if (!uses->all) {
+        uses_fini(uses);
+        return err_set(err, ERR_NOMEM, "out of memory");
+    }
+    each_use(m, store_use, uses);
+    return 0;
+}
+
+void uses_fini(struct uses *uses)
+{
+    free(uses->all);
+    free(uses->first);
+    *uses = (struct uses){0};
+}
+
+/* --- topological order --- */
+
+/* Edges as (later, earlier) positions in the graph's node list, grouped by `later` (CSR). */
+struct deps {
+    const struct model *m;
+    uint32_t graph;
+    uint32_t *position; /* node id -> position, ID_NONE if in another graph */
+    uint32_t *first;    /* [n_nodes + 2] */
+    uint32_t *to;       /* NULL while counting */
+};
+
+/* The node of the sorted graph inside which `graph` lies, or NODE_NONE. */
+static uint32_t holder_of(const struct deps *d, uint32_t graph)
+{
+    while (graph != GRAPH_NONE && d->m->graphs[graph].parent != d->graph)
+        graph = d->m->graphs[graph].parent;
+    return graph == GRAPH_NONE ? NODE_NONE : d->m->graphs[graph].parent_node;
+}
+
+static void add_dep(struct deps *d, uint32_t reader, uint32_t value)
+{
+    if (value == VALUE_NONE || reader == NODE_NONE || d->position[reader] == ID_NONE)
+        return;
+    uint32_t producer = d->m->values[value].producer;
+    if (producer == NODE_NONE || d->position[producer] == ID_NONE)
+        return;
+    uint32_t slot = d->first[d->position[reader] + 1]++;
+    if (d->to)
+        d->to[slot] = d->position[producer];
+}
+
+static void collect_deps(struct deps *d)
+{
+    const struct model *m = d->m;
+    for (uint32_t n = 0; n < m->n_nodes; n++) {
+        const struct node *node = &m->nodes[n];
+        if (!node->op_type)
+            continue;
+        uint32_t reader = node->graph == d->graph ? n : holder_of(d, node->graph);
+        for (int i = 0; reader != NODE_NONE && i < node->n_input; i++)
+            add_dep(d, reader, node->input[i]);
+    }
+    for (uint32_t g = 0; g < m->n_graphs; g++) {
+        uint32_t reader = g == d->graph ? NODE_NONE : holder_of(d, g);
+        for (int i = 0; reader != NODE_NONE && i < m->graphs[g].n_outputs; i++)
+            add_dep(d, reader, m->graphs[g].outputs[i].value);
+    }
+}
+
+static int deps_build(struct deps *d, uint32_t n_nodes)
+{
+    d->position = malloc(((size_t)d->m->n_nodes + 1) * sizeof *d->position);
+    d->first = calloc((size_t)n_nodes + 2, sizeof *d->first);
+    if (!d->position || !d->first)
+        return -1;
+    memset(d->position, 0xff, ((size_t)d->m->n_nodes + 1) * sizeof *d->position);
+    for (uint32_t i = 0; i < n_nodes; i++)
+        d->position[d->m->graphs[d->graph].nodes[i]] = i;
+    collect_deps(d);
+    uint32_t total = 0;
+    for (uint32_t i = 0; i <= n_nodes; i++) {
+        uint32_t count = d->first[i + 1];
+        d->first[i + 1] = total;
+        total += count;
+    }
+    d->to = calloc(total ? total : 1, sizeof *d->to);
+    if (!d->to)
+        return -1;
+    collect_deps(d);
+    return 0;
+}
+
+enum { WHITE, GREY, BLACK };
+
+int model_toposort(const struct model *m, uint32_t graph, uint32_t *order, struct err *err)
+{
+    const struct graph *g = &m->graphs[graph];
+    uint32_t n = (uint32_t)g->n_nodes, placed = 0;
+    struct deps d = {.m = m, .graph = graph};
+    unsigned char *color = calloc((size_t)n + 1, 1);
+    uint32_t *stack = malloc(((size_t)n + 1) * sizeof *stack), *next = malloc(((size_t)n + 1) * sizeof *next);
+    int rc = -1;
+    if (!color || !stack || !next || deps_build(&d, n)) {
+        err_set(err, ERR_NOMEM, "out of memory");
+        goto out;
+    }
+    /* Depth first from each node in file order: a node is placed after what it depends on, so a list that is in order stays. */
+    for (uint32_t root = 0; root < n; root++) {
+        uint32_t depth = 0;
+        if (color[root] != WHITE)
+            continue;
+        stack[depth++] = root;
+        color[root] = GREY;
+        next[root] = d.first[root];
+        while (depth) {
+            uint32_t at = stack[depth - 1];
+            if (next[at] == d.first[at + 1]) {
+                color[at] = BLACK;
+                order[placed++] = g->nodes[at];
+                depth--;
+                continue;
+            }
+            uint32_t dep = d.to[next[at]++];
+            if (color[dep] == GREY) {
+                char label[200];
+                err_set(err, ERR_MODEL, "node '%s' (%s) is part of a cycle: its inputs depend on its own outputs",
+                        node_label(m, g->nodes[at], label, sizeof label), m->nodes[g->nodes[at]].op_type);
+                goto out;
+            }
+            if (color[dep] == WHITE) {
+                color[dep] = GREY;
+                next[dep] = d.first[dep];
+                stack[depth++] = dep;
+            }
+        }
+    }
+    rc = 0;
+out:
+    free(color), free(stack), free(next);
+    free(d.position), free(d.first), free(d.to);
+    return rc;
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * CumSum: running sum along an axis.
+ *   y[i] = sum x[j], j <= i; `exclusive`: j < i; `reverse`: from the end. x[outer, n, inner]. Integers wrap. */
+#include "core/ops/op_util.h"
+
+struct cumsum_attrs {
+    bool exclusive, reverse;
+};
+static const struct op_attr cumsum_attrs[] = {{OP_ATTR(cumsum_attrs, exclusive), .kind = OP_BOOL},
+                                              {OP_ATTR(cumsum_attrs, reverse), .kind = OP_BOOL},
+                                              {0}};
+
+static int read_axis(const struct tensor *t, const struct shape *x, int *axis, struct err *err)
+{
+    int64_t value;
+    int count;
+    if (op_read_ints(t, "axis", &value, 1, &count, err) < 0)
+        return -1;
+    if (count != 1)
+        return err_set(err, ERR_MODEL, "axis is empty; it must be one integer");
+    return op_axis(x, value, axis, err);
+}
+
+static int infer(struct infer_ctx *c, struct err *err)
+{
+    int axis;
+    if (op_need(c, 2, err) < 0 || op_dtype_kinds(c, 0, "fiu", err) < 0)
+        return -1;
+    if (op_value(c, 1) && infer_shape(c, 0)->rank >= 0 && read_axis(op_value(c, 1), infer_shape(c, 0), &axis, err) < 0)
+        return -1;
+    return op_infer_same(c, err);
+}
+
+#define SCAN(T, S)                                                                                                     \
+    for (int64_t o = 0; o < outer * inner; o++) {                                                                      \
+        T *p = (T *)data + o / inner * n * inner + o % inner;                                                          \
+        S sum = 0;                                                                                                     \
+        for (int64_t k = 0; k < n; k++) {                                                                              \
+            T *at = p + (attrs->reverse ? n - 1 - k : k) * inner;                                                      \
+            S before = sum;                                                                                            \
+            sum += (S)*at;                                                                                             \
+            *at = (T)(attrs->exclusive ? before : sum);                                                                \
+        }                                                                                                              \
+    }
+
+static void scan(const struct cumsum_attrs *attrs, enum dtype carrier, void *data, int64_t outer, int64_t n, int64_t inner)
+{
+    if (carrier == DTYPE_FLOAT)
+        SCAN(float, double)
+    else if (carrier == DTYPE_DOUBLE)
+        SCAN(double, double)
+    else
+        SCAN(uint64_t, uint64_t)
+}
+
+static int forward(struct run_ctx *c, struct err *err)
+{
+    if (op_outputs(c, infer, err) < 0)
+        return -1;
+    const struct tensor *x = c->in[0];
+    struct tensor *y = run_out(c, 0);
+    int axis;
+    size_t bytes;
+    enum dtype carrier = op_carrier(x->dtype);
+    if (!y || tensor_count(x) == 0)
+        return 0;
+    if (read_axis(c->in[1], &x->shape, &axis, err) < 0)
+        return -1;
+    if (!dtype_bytes(carrier, tensor_count(x), &bytes))
+        return err_set(err, ERR_MODEL_TOO_LARGE, "the input has too many elements");
+    void *work = carrier == y->dtype ? y->data : run_scratch(c, bytes, err);
+    if (!work)
+        return -1;
+    dtype_convert(carrier, work, x->dtype, x->data, tensor_count(x));
+    scan(c->attrs, carrier, work, shape_product(&x->shape, 0, axis), x->shape.dim[axis],
+         shape_product(&x->shape, axis + 1, x->shape.rank));
+    if (work != y->data)
+        dtype_convert(y->dtype, y->data, carrier, work, tensor_count(x));
+    return 0;
+}
+
+OP_CLASS(cum_sum) = {.type = "CumSum", .domain = "", .since = 11, .doc = "Running sum along an axis.", .in_min = 2, .in_max = 2,
+                     .out_min = 1, .out_max = 1, .attrs = cumsum_attrs, .attrs_size = sizeof(struct cumsum_attrs),
+                     .infer = infer, .forward = forward,
+                     .samples = (const struct op_sample[]){{"f32[2,3] !i32[]=0", ""}, {"f32[2,3] !i64[]=-1", "exclusive=1"},
+                                                           {"i32[5] i32[]=0", "reverse=1"},
+                                                           {"f64[2,3,2] !i32[]=1", "reverse=1 exclusive=1"}, {0}}};

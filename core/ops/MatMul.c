@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * MatMul: Y = A B with numpy's rules: stacks of matrices broadcast, a vector is a row (left) or a column (right) whose axis vanishes
+ * from the result. */
+#include "core/kernels/gemm.h"
+#include "core/ops/matmul_shape.h"
+#include "core/ops/widen.h"
+
+static int infer(struct infer_ctx *c, struct err *err)
+{
+    enum dtype dtype;
+    struct shape out;
+
+    if (op_need(c, 2, err) < 0 || op_same_dtype(c, 0, 2, &dtype, err) < 0 || op_dtype_kinds(c, 0, "fiu", err) < 0 ||
+        matmul_output(infer_shape(c, 0), infer_shape(c, 1), &out, err) < 0)
+        return -1;
+    infer_out(c, 0, dtype, &out);
+    return 0;
+}
+
+/* Integers wrap around, as in numpy; rare, so plain loops. */
+static void compute_integers(const struct run_ctx *c, const struct matmul_plan *p)
+{
+    const struct tensor *a = c->in[0], *b = c->in[1];
+    struct tensor *y = c->out[0];
+
+    for (int64_t i = 0; i < p->count * p->m * p->n; i++) {
+        const int64_t item = i / (p->m * p->n), row = i / p->n % p->m, col = i % p->n;
+        uint64_t sum = 0;
+        for (int64_t q = 0; q < p->k; q++)
+            sum += (uint64_t)dtype_get_i64(a->dtype, a->data, p->a_at[item] + row * p->k + q) *
+                   (uint64_t)dtype_get_i64(b->dtype, b->data, p->b_at[item] + q * p->n + col);
+        const int64_t value = (int64_t)sum;
+        dtype_convert(y->dtype, (char *)y->data + (size_t)i * (size_t)(dtype_bits(y->dtype) / 8), DTYPE_INT64, &value, 1);
+    }
+}
+
+static int compute(struct run_ctx *c, struct err *err)
+{
+    const struct tensor *a = c->in[0], *b = c->in[1];
+    struct tensor *y = run_out(c, 0);
+    struct matmul_plan p;
+
+    if (!y || tensor_count(y) == 0)
+        return 0;
+    if (matmul_plan(c, &a->shape, &b->shape, true, &p, err) < 0)
+        return -1;
+    const struct gemm g = gemm_plain(false, false, p.m, p.n, p.k);
+    const struct gemm_batch batch = {p.count, p.a_at, p.b_at, p.m * p.n};
+    if (y->dtype == DTYPE_FLOAT)
+        gemm_batch_f32(c->pool, &g, &batch, a->data, b->data, y->data);
+    else if (y->dtype == DTYPE_DOUBLE)
+        gemm_batch_f64(c->pool, &g, &batch, a->data, b->data, y->data);
+    else if (dtype_is_float(y->dtype) || dtype_bits(y->dtype) < 8)
+        return err_set(err, ERR_OPERATOR, "MatMul of %s is not supported", dtype_name(y->dtype));
+    else
+        compute_integers(c, &p);
+    return 0;
+}
+
+static int forward(struct run_ctx *c, struct err *err)
+{
+    return op_run_widened(c, infer, compute, err);
+}
+
+static void cost(const struct infer_ctx *c, struct op_cost *cost)
+{
+    matmul_cost(infer_shape(c, 0), &c->out[0].shape, cost);
+}
+
+/* Output channels of B: its last axis; a vector has none of its own. */
+static int channel_axis(const void *attrs, int rank)
+{
+    (void)attrs;
+    return rank - 1;
+}
+
+static const struct op_sample samples[] = {
+    {"f32[3,4] !f32[4,5]", NULL},
+    {"f32[2,3,4] f32[2,4,5]", NULL},
+    {"f32[2,1,3,4] f32[3,4,2]", NULL},
+    {"f32[2,3,4] !f32[4,5]", NULL},
+    {"f32[4] f32[4,5]", NULL},
+    {"f32[2,3,4] f32[4]", NULL},
+    {"f32[4] f32[4]", NULL},
+    {"f64[2,3,4] f64[4,5]", NULL},
+    {"i32[2,3,4] i32[4,5]", NULL},
+    {NULL},
+};
+
+OP_CLASS(matmul) = {
+    .type = "MatMul", .domain = "", .since = 1,
+    .doc = "Matrix product with numpy's broadcasting.",
+    .in_min = 2, .in_max = 2, .out_min = 1, .out_max = 1,
+    .infer = infer, .forward = forward, .cost = cost,
+    .quant = {QUANT_COMPUTE, .weight = 1, .channel_axis_of = channel_axis},
+    .samples = samples,
+};

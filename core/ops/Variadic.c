@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Sum, Mean, Max, Min of any number of inputs, with numpy broadcasting (before opset 8: equal shapes, which broadcast too).
+ *   y = ((x0 op x1) op x2) ...; Mean divides by their number. The output is the accumulator. */
+#include "core/ops/elementwise.h"
+
+static int infer(struct infer_ctx *c, struct err *err)
+{
+    enum dtype dtype;
+    struct shape out;
+    if (op_need(c, c->n_in < 1 ? 1 : c->n_in, err) < 0 || op_same_dtype(c, 0, c->n_in, &dtype, err) < 0)
+        return -1;
+    out = *infer_shape(c, 0);
+    for (int i = 0; i < c->n_in; i++) {
+        struct shape next;
+        if (op_dtype_kinds(c, i, "fiu", err) < 0 || binary_shape(&out, infer_shape(c, i), &next, err) < 0)
+            return -1;
+        out = next;
+    }
+    infer_out(c, 0, dtype, &out);
+    return 0;
+}
+
+static int accumulate(struct run_ctx *c, const struct binary *op, int i, struct err *err)
+{
+    const struct tensor *a = i == 1 ? c->in[0] : c->out[0], *b = c->in[i];
+    struct tensor *d = c->out[0];
+    struct binary_call call = {op,      op_carrier(d->dtype), a->dtype,  b->dtype,  d->dtype, a->data,
+                               b->data, d->data,              &a->shape, &b->shape, &d->shape};
+    return binary_apply(c->pool, &call, err);
+}
+
+static int forward(struct run_ctx *c, const struct binary *op, struct err *err)
+{
+    if (op_outputs(c, infer, err) < 0)
+        return -1;
+    struct tensor *d = run_out(c, 0);
+    if (!d)
+        return 0;
+    size_t elem = op_elem(d->dtype, err);
+    if (!elem)
+        return -1;
+    if (c->n_in == 1)
+        op_copy_strided(c->pool, elem, d->data, c->in[0]->data, 1, (int64_t[]){tensor_count(d)}, (int64_t[]){1});
+    for (int i = 1; i < c->n_in; i++)
+        if (accumulate(c, op, i, err) < 0)
+            return -1;
+    return 0;
+}
+
+static int forward_sum(struct run_ctx *c, struct err *err)
+{
+    return forward(c, &binary_add, err);
+}
+static int forward_max(struct run_ctx *c, struct err *err)
+{
+    return forward(c, &binary_max, err);
+}
+static int forward_min(struct run_ctx *c, struct err *err)
+{
+    return forward(c, &binary_min, err);
+}
+
+static int forward_mean(struct run_ctx *c, struct err *err)
+{
+    if (forward(c, &binary_add, err) < 0)
+        return -1;
+    struct tensor *d = run_out(c, 0);
+    int64_t n = d ? tensor_count(d) : 0;
+    for (int64_t i = 0; i < n; i++)
+        dtype_set(d->dtype, d->data, i, dtype_get(d->dtype, d->data, i) / c->n_in);
+    return 0;
+}
+
+#define VARIADIC(type_, fn, doc_)                                                                                      \
+    {                                                                                                                  \
+        .type = type_, .domain = "", .since = 1, .doc = doc_, .in_min = 1, .in_max = -1, .out_min = 1, .out_max = 1,   \
+        .infer = infer, .forward = forward_##fn, .samples = samples                                                    \
+    }
+static const struct op_sample samples[] = {{"f32[2,3]", ""}, {"f32[2,3] f32[2,3]", ""}, {"f32[2,3] f32[3] f32[1,1]", ""},
+                                           {"f64[4] f64[4] f64[4]", ""}, {"f16[4] f16[4]", ""}, {0}};
+
+OP_CLASS(sum) = VARIADIC("Sum", sum, "Sum of the inputs.");
+OP_CLASS(mean) = VARIADIC("Mean", mean, "Arithmetic mean of the inputs.");
+OP_CLASS(max) = VARIADIC("Max", max, "Largest of the inputs; NaN wins.");
+OP_CLASS(min) = VARIADIC("Min", min, "Smallest of the inputs; NaN wins.");

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * presets.c - the recipes that ship with the binary. Each is one row; the Makefile gathers the rows' ids into preset_list.inc. */
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/recipe/recipe.h"
+
+#define X(id) extern const struct preset preset_##id;
+#include "preset_list.inc"
+#undef X
+
+PRESET(optimize) = {
+    .name = "optimize",
+    .summary = "Same results, fewer nodes: folds BatchNormalization and constants, removes what does nothing. Needs no data.",
+    .recipe = "{\"steps\": [{\"method\": \"graph.optimize\"}]}",
+};
+
+PRESET(int8) = {
+    .name = "int8",
+    .summary = "8-bit weights and activations, a quarter of the bytes. Calibrates on a dataset.",
+    .recipe = "{\"steps\": [{\"method\": \"graph.optimize\"}, {\"method\": \"quantize.static\"}]}",
+};
+
+PRESET(int8_dynamic) = {
+    .name = "int8-dynamic",
+    .summary = "8-bit weights of the matrix products, activations quantized while running. Needs no data; for transformers.",
+    .recipe = "{\"steps\": [{\"method\": \"graph.optimize\"}, {\"method\": \"quantize.dynamic\"}]}",
+};
+
+PRESET(fp16) = {
+    .name = "fp16",
+    .summary = "Half-precision weights and arithmetic, half the bytes. Needs no data; for runtimes that compute in float16.",
+    .recipe = "{\"steps\": [{\"method\": \"graph.optimize\"}, {\"method\": \"quantize.fp16\"}]}",
+};
+
+PRESET(prune_weights) = {
+    .name = "prune-weights",
+    .summary = "Sets half of the weights to zero, smallest first: same layout, compresses better. Needs no data.",
+    .recipe = "{\"steps\": [{\"method\": \"graph.optimize\"}, {\"method\": \"prune.weights\", \"sparsity\": 0.5}]}",
+};
+
+static const struct preset *rows[] = {
+#define X(id) &preset_##id,
+#include "preset_list.inc"
+#undef X
+    NULL};
+enum { N_ROWS = sizeof rows / sizeof rows[0] - 1 };
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp((*(const struct preset *const *)a)->name, (*(const struct preset *const *)b)->name);
+}
+
+static void sort_rows(void)
+{
+    qsort(rows, N_ROWS, sizeof rows[0], by_name);
+}
+
+const struct preset *const *preset_all(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, sort_rows);
+    return rows;
+}
+
+const struct preset *preset_find(const char *name)
+{
+    for (const struct preset *const *p = preset_all(); *p; p++)
+        if (!strcmp((*p)->name, name))
+            return *p;
+    return NULL;
+}
+
+json_t *preset_json(const struct preset *preset)
+{
+    struct recipe *r = recipe_parse_text(preset->recipe, strlen(preset->recipe), NULL, NULL);
+    if (!r)
+        return NULL;
+    json_t *json = json_pack("{s:s, s:s, s:o, s:o}", "name", preset->name, "summary", preset->summary, "recipe", recipe_json(r), "needs",
+                             method_needs_json(recipe_needs(r)));
+    recipe_free(r);
+    return json;
+}

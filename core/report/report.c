@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "core/report/report.h"
+
+#include <string.h>
+
+#include "core/engine/engine.h"
+
+/* Names are the user's and may be any bytes; JSON strings are UTF-8. */
+static json_t *name_json(const char *name)
+{
+    json_t *s = json_string(name);
+    return s ? s : json_string("(name is not UTF-8)");
+}
+
+json_t *report_json(const struct report_parts *p)
+{
+    json_t *environment = json_pack("{s:s, s:s, s:i, s:s, s:s}", "cpu", engine_cpu(), "isa", engine_isa(), "threads", p->threads, "blas",
+                                    engine_blas(), "version", PARED_VERSION);
+    json_t *r = json_pack("{s:s, s:I, s:o?, s:{s:o, s:s}, s:{s:s, s:s}, s:o, s:o, s:o}", "pared", PARED_VERSION, "seed", (json_int_t)p->seed,
+                          "recipe", p->recipe, "source", "name", name_json(p->source_name), "sha256", p->source_sha256, "artifact", "name",
+                          p->artifact_name, "sha256", p->artifact_sha256, "before", facts_json(p->before), "after", facts_json(p->after), "ratio",
+                          facts_ratio_json(p->before, p->after));
+    if (p->fidelity)
+        json_object_set_new(r, "fidelity", p->fidelity);
+    json_object_set_new(r, "targets", json_array());
+    json_object_set_new(r, "steps", p->steps ? p->steps : json_array());
+    json_object_set_new(r, "environment", environment);
+    json_object_set_new(r, "warnings", p->warnings ? p->warnings : json_array());
+    return r;
+}
+
+json_t *report_step_json(const char *method, json_t *parameters, double seconds, int64_t peak_rss_bytes, json_t *layers)
+{
+    json_t *o = json_pack("{s:s, s:o, s:f}", "method", method, "parameters", parameters, "seconds", seconds);
+    if (peak_rss_bytes >= 0)
+        json_object_set_new(o, "peak_rss_bytes", json_integer(peak_rss_bytes));
+    json_object_set_new(o, "layers", layers ? layers : json_array());
+    return o;
+}
+
+json_t *report_metrics_json(const json_t *report)
+{
+    static const char *const keys[] = {"before", "after", "ratio", "fidelity", "targets"};
+    json_t *o = json_object();
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        json_t *v = json_object_get(report, keys[i]);
+        if (v)
+            json_object_set(o, keys[i], v);
+    }
+    return o;
+}
+
+int report_targets_met(const json_t *report)
+{
+    const json_t *targets = json_object_get(report, "targets"), *t;
+    int met = json_array_size(targets) > 0 ? 1 : -1;
+    size_t i;
+    json_array_foreach (targets, i, t)
+        if (!json_is_true(json_object_get(t, "met")))
+            met = 0;
+    return met;
+}

@@ -1,0 +1,184 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * http_res.c - answers: what handlers fill in, and how it becomes a response of libmicrohttpd. */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/base/log.h"
+#include "server/http_internal.h"
+#include "server/problem.h"
+
+struct res_header {
+    struct res_header *next;
+    const char *name, *value; /* arena */
+};
+
+void res_reset(struct res *res, struct req *req)
+{
+    *res = (struct res){.req = req, .status = 200, .fd = -1};
+}
+
+void res_fini(struct res *res)
+{
+    if (!res->borrowed)
+        free(res->bytes);
+    if (res->fd >= 0)
+        close(res->fd);
+    res->bytes = NULL;
+    res->fd = -1;
+}
+
+void res_header(struct res *res, const char *name, const char *fmt, ...)
+{
+    char text[2048];
+    va_list args;
+    va_start(args, fmt);
+    int n = vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    if (n < 0 || (size_t)n >= sizeof text)
+        return;
+    for (int i = 0; i < n; i++)
+        if ((unsigned char)text[i] < 32 || text[i] == 127)
+            return;
+    struct res_header *header = arena_alloc(res->req->arena, sizeof *header);
+    if (!header)
+        return;
+    header->name = name;
+    header->value = arena_strndup(res->req->arena, text, (size_t)n);
+    if (!header->value)
+        return;
+    struct res_header **at = &res->headers;
+    while (*at && strcmp((*at)->name, name) != 0)
+        at = &(*at)->next;
+    if (*at)
+        (*at)->value = header->value; /* the last word counts */
+    else
+        *at = header;
+}
+
+static const char *header_of(const struct res *res, const char *name)
+{
+    for (const struct res_header *h = res->headers; h; h = h->next)
+        if (strcmp(h->name, name) == 0)
+            return h->value;
+    return NULL;
+}
+
+int res_take(struct res *res, int status, const char *media_type, char *bytes, size_t len)
+{
+    res_fini(res);
+    res->status = status;
+    res->bytes = bytes;
+    res->len = len;
+    res->borrowed = false;
+    res_header(res, "Content-Type", "%s", media_type);
+    return 0;
+}
+
+int res_static(struct res *res, int status, const char *media_type, const void *bytes, size_t len)
+{
+    res_fini(res);
+    res->status = status;
+    res->bytes = (char *)(uintptr_t)bytes; /* only read: libmicrohttpd takes a void pointer */
+    res->len = len;
+    res->borrowed = true;
+    res_header(res, "Content-Type", "%s", media_type);
+    return 0;
+}
+
+int res_empty(struct res *res, int status)
+{
+    res_fini(res);
+    res->status = status;
+    res->len = 0;
+    return 0;
+}
+
+int res_json(struct res *res, int status, json_t *json, struct err *err)
+{
+    char *text = json ? json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(15)) : NULL;
+    json_decref(json);
+    if (!text)
+        return err_set(err, ERR_NOMEM, "Out of memory for the answer.");
+    return res_take(res, status, "application/json", text, strlen(text));
+}
+
+int res_file(struct res *res, int status, const char *media_type, int fd, uint64_t offset, uint64_t len)
+{
+    res_fini(res);
+    res->status = status;
+    res->fd = fd;
+    res->offset = offset;
+    res->len = len;
+    res_header(res, "Content-Type", "%s", media_type);
+    return 0;
+}
+
+int res_wait(struct res *res, const char *key, double until)
+{
+    res->wait_key = arena_strdup(res->req->arena, key);
+    res->wait_until = res->wait_key ? until : 0;
+    return 0;
+}
+
+/* x->err becomes the answer. */
+void res_problem(struct exchange *x)
+{
+    struct res *res = &x->res;
+    res_fini(res);
+    if (x->err.code == ERR_NONE)
+        err_set(&x->err, ERR_INTERNAL, "The handler failed without a reason.");
+    if (err_status(x->err.code) >= 500)
+        log_error("request %s: %s: %s", x->request_id, err_slug(x->err.code), x->err.msg);
+    int status = err_status(x->err.code);
+    json_t *problem = problem_json(&x->err, &x->req.faults, x->req.path, x->request_id);
+    char *text = problem ? json_dumps(problem, JSON_COMPACT) : NULL;
+    json_decref(problem);
+    if (text)
+        res_take(res, status, "application/problem+json", text, strlen(text));
+    else
+        res_empty(res, status);
+    if (status == 503 && !header_of(res, "Retry-After"))
+        res_header(res, "Retry-After", "5");
+    if (status == 401)
+        res_header(res, "WWW-Authenticate", "Bearer realm=\"pared\"");
+    if (status == 405)
+        res_header(res, "Allow", "%s", x->allow);
+    res_header(res, "Cache-Control", "no-store");
+}
+
+static struct MHD_Response *response_of(struct res *res)
+{
+    struct MHD_Response *response;
+    if (res->fd >= 0) {
+        response = MHD_create_response_from_fd_at_offset64(res->len, res->fd, res->offset);
+        if (response)
+            res->fd = -1; /* now libmicrohttpd's */
+        return response;
+    }
+    response = MHD_create_response_from_buffer(res->len, res->bytes, res->borrowed || !res->bytes ? MHD_RESPMEM_PERSISTENT : MHD_RESPMEM_MUST_FREE);
+    if (response)
+        res->bytes = NULL;
+    return response;
+}
+
+enum MHD_Result res_send(struct exchange *x)
+{
+    struct res *res = &x->res;
+    struct MHD_Response *response = response_of(res);
+    if (!response)
+        return MHD_NO;
+    for (const struct res_header *h = res->headers; h; h = h->next)
+        MHD_add_response_header(response, h->name, h->value);
+    MHD_add_response_header(response, "X-Request-Id", x->request_id);
+    MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
+    if (!header_of(res, "Cache-Control"))
+        MHD_add_response_header(response, "Cache-Control", "private, no-cache");
+    if (x->close)
+        MHD_add_response_header(response, "Connection", "close");
+    enum MHD_Result ok = MHD_queue_response(x->conn, (unsigned)res->status, response);
+    MHD_destroy_response(response);
+    return ok;
+}

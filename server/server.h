@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * server.h - the running server: everything that lives from start to stop, and the order of both.
+ * Start      lock the data folder, open catalogue and blobs, sweep, start HTTP (server/http.h), start workers, write the
+ *            address file.  Stop (SIGTERM, SIGINT): /readyz says 503, nothing more is claimed, running jobs get drain_s,
+ *            what still runs goes back to the queue, HTTP stops, exit status 0.
+ * Handlers   of api/ find the server in req->app. After a committed change of a job the server calls
+ *            http_wake(http, job_id): long polls and event streams wait with res_wait(res, job_id, until). */
+#ifndef PARED_SERVER_SERVER_H
+#define PARED_SERVER_SERVER_H
+
+#include <stdatomic.h>
+
+#include "core/base/err.h"
+#include "server/blob.h"
+#include "server/config.h"
+#include "server/store.h"
+
+struct workers;
+struct http;
+struct http_auth;
+struct router;
+struct route;
+struct upload_sink;
+
+struct server {
+    const struct config *config;
+    struct store *store;
+    struct blobs *blobs;
+    struct workers *workers; /* NULL until started */
+    struct http *_Atomic http; /* NULL until started */
+    struct http_auth *auth;
+    struct router *router;
+    char node[40];           /* id of the data folder: whoever holds its lock is this node */
+    atomic_bool draining;    /* no new jobs and uploads: 503 with Retry-After */
+    double started;          /* clock_seconds() */
+};
+
+/* What the layer above brings: the routes, and where uploads go. */
+struct server_front {
+    const struct route *routes;
+    const struct upload_sink *sink;
+};
+/* Serve until a signal says stop. 0, or -1 with *err when it could not start. */
+int server_run(const struct config *config, const struct server_front *front, struct err *err);
+/* Ready to take work? For /readyz: not draining, catalogue answers, disk not full. -1 with the reason in *err. */
+int server_ready(struct server *server, struct err *err);
+
+#endif

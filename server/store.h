@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * store.h - the catalogue: models, datasets, recipes, jobs, artifacts, and the durable queue of jobs.
+ * Why        Every accepted job survives `kill -9`; a job is never lost and never finished twice. So all state is in one
+ *            SQL database, and every write of a worker is fenced by the attempt it was given (see store_job_*).
+ * Not here   bytes of files (blob.h), running jobs (worker.h), JSON of the API (api/).
+ * Life cycle store_open -> any calls, from any thread -> store_close
+ * Ownership  Rows are copied into the arena given; pointers in them live as long as it. Inputs are borrowed for the call.
+ * Errors     0 or -1 with *err: ERR_NOT_FOUND (no such row, or another owner's), ERR_STORE (database), ERR_DISK_FULL.
+ * Times      epoch milliseconds of the database's clock; 0 = not yet.
+ * Owners     Every row has one; every query of a client names it. "" is no owner: a server without keys uses "local". */
+#ifndef PARED_SERVER_STORE_H
+#define PARED_SERVER_STORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/base/arena.h"
+#include "core/base/err.h"
+#include "server/id.h"
+
+struct store; /* opaque */
+
+/* What a committed change was, so that waiting clients and workers can be woken. */
+enum store_change {
+    STORE_CHANGE_QUEUED, /* a job may be claimed */
+    STORE_CHANGE_CANCEL, /* a running job is asked to stop */
+    STORE_CHANGE_JOB,    /* anything else about a job: state, progress, event */
+};
+/* Called after the commit, in the thread that made it; it must not block and not call the store. */
+typedef void store_changed_fn(void *arg, enum store_change change, const char *job_id);
+
+struct store_opts {
+    const char *path; /* of the SQLite file */
+    store_changed_fn *changed; /* may be NULL */
+    void *arg;
+};
+struct store *store_open(const struct store_opts *opts, struct err *err);
+void store_close(struct store *store); /* NULL is fine */
+/* Does it answer? For /readyz. */
+int store_ping(struct store *store, struct err *err);
+/* Work for a quiet moment: write-ahead log into the file, expired idempotency keys away. */
+int store_maintain(struct store *store, struct err *err);
+
+/* ---- models and datasets: the same columns, two kinds ------------------------------------------------------------- */
+
+enum store_kind { STORE_MODEL, STORE_DATASET };
+
+/* One file of a resource. The first is the model (or the dataset's data.json / self-describing file), the others are
+ * its external data, by the name the first refers to them. */
+struct store_file {
+    const char *name, *sha256;
+    int64_t bytes;
+};
+struct store_resource {
+    const char *id, *owner, *name;
+    const char *sha256;     /* of the first file */
+    const char *parent_job; /* job that made it, or NULL */
+    const char *facts;      /* JSON text: what GET shows (inputs, counts, ...), from the inspecting child */
+    int64_t bytes;          /* of all files */
+    int64_t created_at;
+    struct store_file *files;
+    int file_count;
+};
+/* Insert `in`; id and created_at are the store's. `details` are larger JSON texts, ended by {NULL, NULL}, read only by
+ * store_resource_details ("layers", "graph"); NULL for none. If the owner already has the same content (all files: names
+ * and hashes; the first file's name does not count) nothing is inserted, *existed is true and *out is the old row. */
+struct store_detail {
+    const char *what, *json;
+};
+int store_resource_insert(struct store *store, enum store_kind kind, const struct store_resource *in,
+                          const struct store_detail *details, struct arena *arena, struct store_resource *out,
+                          bool *existed, struct err *err);
+int store_resource_get(struct store *store, enum store_kind kind, const char *owner, const char *id, struct arena *arena,
+                       struct store_resource *out, struct err *err);
+int store_resource_details(struct store *store, enum store_kind kind, const char *owner, const char *id, const char *what,
+                           struct arena *arena, const char **json, struct err *err);
+/* Newest first. `after` is the id of the last row of the page before, or NULL. *more: there is a next page.
+ * `rows` has room for `limit`. facts and files are filled in. */
+struct store_page {
+    const char *owner, *after;
+    int limit; /* 1 to 1000 */
+};
+int store_resource_list(struct store *store, enum store_kind kind, const struct store_page *page, struct arena *arena,
+                        struct store_resource *rows, int *count, bool *more, struct err *err);
+/* Blobs that no row refers to any more, for gc_blobs (gc.h). */
+struct store_orphans {
+    const char **sha256;
+    int count;
+};
+/* ERR_IN_USE, naming the job, while a queued or running job needs it. */
+int store_resource_delete(struct store *store, enum store_kind kind, const char *owner, const char *id,
+                          struct arena *arena, struct store_orphans *orphans, struct err *err);
+/* Does any row refer to this blob? 1, 0 or -1. */
+int store_blob_used(struct store *store, const char *sha256, struct err *err);
+
+/* ---- named recipes ------------------------------------------------------------------------------------------------ */
+
+struct store_recipe {
+    const char *id, *owner, *name;
+    const char *body; /* JSON text */
+    int64_t created_at;
+};
+/* Same name and same body: the old row, *existed true. Same name, other body: ERR_WRONG_STATE. */
+int store_recipe_insert(struct store *store, const char *owner, const char *name, const char *body, struct arena *arena,
+                        struct store_recipe *out, bool *existed, struct err *err);
+int store_recipe_get(struct store *store, const char *owner, const char *name, struct arena *arena,
+                     struct store_recipe *out, struct err *err);
+int store_recipe_list(struct store *store, const struct store_page *page, struct arena *arena, struct store_recipe *rows,
+                      int *count, bool *more, struct err *err);
+int store_recipe_delete(struct store *store, const char *owner, const char *name, struct err *err);
+
+/* ---- jobs ---------------------------------------------------------------------------------------------------------
+ *
+ *            insert             claim                       settle
+ *   (client) ------> queued ------------> running ----------------------> succeeded | failed | canceled
+ *                      ^  |                  |
+ *                      |  | cancel           | release, retry, crash below the limit, lease ended (reap)
+ *                      |  +---> canceled     |
+ *                      +---------------------+
+ */
+#define JOB_STATE_MAP(X)    \
+    X(QUEUED, "queued")     \
+    X(RUNNING, "running")   \
+    X(SUCCEEDED, "succeeded") \
+    X(FAILED, "failed")     \
+    X(CANCELED, "canceled")
+enum job_state {
+#define X(id, name) JOB_##id,
+    JOB_STATE_MAP(X)
+#undef X
+        JOB_STATE_COUNT
+};
+const char *job_state_name(enum job_state state);
+/* -1 for a name that is none. */
+int job_state_from_name(const char *name);
+bool job_state_ended(enum job_state state);
+
+enum { JOB_CRASH_LIMIT = 2, JOB_LOSS_LIMIT = 20 };
+
+/* The resources a job reads, by role. */
+#define JOB_ROLE_MAP(X)                          \
+    X(MODEL, "model", STORE_MODEL)               \
+    X(DATASET, "dataset", STORE_DATASET)         \
+    X(VAL_DATASET, "val_dataset", STORE_DATASET) \
+    X(EVAL_DATASET, "eval_dataset", STORE_DATASET) \
+    X(TEACHER, "teacher", STORE_MODEL)
+enum job_role {
+#define X(id, name, kind) JOB_ROLE_##id,
+    JOB_ROLE_MAP(X)
+#undef X
+        JOB_ROLE_COUNT
+};
+const char *job_role_name(enum job_role role);
+enum store_kind job_role_kind(enum job_role role);
+
+struct store_job_new {
+    const char *owner;
+    const char *request;                /* JSON text as the API shows it again: recipe, labels, seed, ... */
+    const char *inputs[JOB_ROLE_COUNT]; /* ids, NULL = none; the model is needed */
+    int64_t priority;                   /* larger first */
+    int64_t timeout_s, memory_bytes, threads; /* 0 = the server's */
+    const char *idempotency_key, *request_sha256; /* both or none */
+    int64_t idempotency_ttl_s;
+    int64_t max_queued; /* 0 = no limit; ERR_UNAVAILABLE when so many wait */
+};
+struct store_progress {
+    int64_t step, steps, done, total; /* step counts from 1 */
+    const char *stage;                /* "" before the first */
+    double eta_s;                     /* < 0: not known */
+    int64_t updated_at;
+};
+struct store_job {
+    const char *id, *owner;
+    enum job_state state;
+    const char *request; /* as inserted */
+    const char *inputs[JOB_ROLE_COUNT];
+    const char *result; /* JSON text of a succeeded job, or NULL */
+    const char *error;  /* JSON text of a failed job's problem {"code","detail",...}, or NULL */
+    int64_t priority, timeout_s, memory_bytes, threads;
+    int64_t attempt, crashes, losses;
+    int64_t version; /* grows with every change, progress too: the ETag */
+    int64_t created_at, started_at, finished_at, cancel_requested_at;
+    struct store_progress progress;
+    int64_t queue_position; /* 1 = next; 0 unless queued. Only store_job_get fills it in */
+};
+/* A new queued job. ERR_REFERENCE naming the role when an input does not exist; ERR_INVALID when the idempotency key was
+ * used with another body; with the same body *replayed is true and *out is the job of then. */
+int store_job_insert(struct store *store, const struct store_job_new *in, struct arena *arena, struct store_job *out,
+                     bool *replayed, struct err *err);
+int store_job_get(struct store *store, const char *owner, const char *id, struct arena *arena, struct store_job *out,
+                  struct err *err);
+/* The version alone, cheap: what a long poll compares. */
+int store_job_version(struct store *store, const char *owner, const char *id, int64_t *version, enum job_state *state,
+                      struct err *err);
+/* Newest first; state -1 = all. */
+int store_job_list(struct store *store, const struct store_page *page, int state, struct arena *arena,
+                   struct store_job *rows, int *count, bool *more, struct err *err);
+/* Queued: canceled at once. Running: its worker is told. Ended: ERR_WRONG_STATE. *out is the job afterwards. */
+int store_job_cancel(struct store *store, const char *owner, const char *id, struct arena *arena, struct store_job *out,
+                     struct err *err);
+/* Ended jobs only (ERR_WRONG_STATE), with artifacts and events. */
+int store_job_delete(struct store *store, const char *owner, const char *id, struct arena *arena,
+                     struct store_orphans *orphans, struct err *err);
+
+struct store_counts {
+    int64_t jobs[JOB_STATE_COUNT];
+    int64_t models, datasets, artifacts;
+    int64_t oldest_queued_ms; /* age of the job that waits longest; 0 = none waits */
+};
+int store_count(struct store *store, struct store_counts *counts, struct err *err);
+
+/* ---- artifacts ---------------------------------------------------------------------------------------------------- */
+
+struct store_artifact {
+    const char *id, *owner, *job_id, *name, *media_type, *sha256;
+    int64_t bytes, created_at;
+};
+/* All of a job, by name. */
+int store_artifact_list(struct store *store, const char *owner, const char *job_id, struct arena *arena,
+                        struct store_artifact **rows, int *count, struct err *err);
+int store_artifact_by_name(struct store *store, const char *owner, const char *job_id, const char *name,
+                           struct arena *arena, struct store_artifact *out, struct err *err);
+int store_artifact_get(struct store *store, const char *owner, const char *id, struct arena *arena,
+                       struct store_artifact *out, struct err *err);
+
+/* ---- events: what a job's SSE stream carries ---------------------------------------------------------------------- */
+
+struct store_event {
+    int64_t seq; /* 1, 2, ... within a job */
+    int64_t at;
+    const char *type; /* "state", "progress", "log", "metric" */
+    const char *data; /* JSON text */
+};
+/* Events with seq > after, oldest first, at most `limit`. */
+int store_event_list(struct store *store, const char *owner, const char *job_id, int64_t after, int limit,
+                     struct arena *arena, struct store_event *rows, int *count, struct err *err);
+
+/* ---- the worker's side: every write below holds only while (job, attempt) is running ------------------------------- */
+
+struct store_claim {
+    const char *id, *owner, *request;
+    int64_t attempt, timeout_s, memory_bytes, threads;
+    int64_t waited_ms; /* in the queue */
+    const struct store_resource *inputs[JOB_ROLE_COUNT]; /* with files; NULL = none */
+};
+/* 1: *out was claimed for lease_ms; 0: nothing to do; -1. `worker` is kept as lease_owner: "NODE:...". */
+int store_job_claim(struct store *store, const char *worker, int64_t lease_ms, struct arena *arena,
+                    struct store_claim *out, struct err *err);
+enum store_beat { STORE_BEAT_ERROR = -1, STORE_BEAT_LOST, STORE_BEAT_OK, STORE_BEAT_CANCEL };
+/* Extend the lease and ask whether the job is to be canceled, in one statement. LOST: kill the child, publish nothing. */
+enum store_beat store_job_beat(struct store *store, const char *id, int64_t attempt, int64_t lease_ms, struct err *err);
+/* 1 written, 0 lease lost, -1. */
+int store_job_progress(struct store *store, const char *id, int64_t attempt, const struct store_progress *progress,
+                       struct err *err);
+int store_event_append(struct store *store, const char *id, int64_t attempt, const char *type, const char *data,
+                       struct err *err);
+
+enum store_outcome_kind {
+    STORE_SUCCEEDED, /* result and artifacts, published in the same transaction */
+    STORE_FAILED,    /* error */
+    STORE_CANCELED,
+    STORE_CRASHED,  /* the child died: crashes + 1; queued again below the limit, else failed with error */
+    STORE_RETRY,    /* disk or catalogue failed under it: losses + 1; queued again below the limit, else failed with error */
+    STORE_RELEASED, /* handed back by a server that stops: queued, to be claimed at once, nothing counted */
+};
+struct store_outcome {
+    enum store_outcome_kind kind;
+    const char *result, *error;             /* JSON text */
+    const struct store_artifact *artifacts; /* name, media_type, sha256, bytes */
+    int artifact_count;
+};
+/* The end of an attempt, in one transaction. 1: done, *state is the job's state now; 0: lease lost, nothing was written;
+ * -1. A success of a job that was asked to cancel is a success: the work was done before the word came. */
+int store_job_settle(struct store *store, const char *id, int64_t attempt, const struct store_outcome *outcome,
+                     enum job_state *state, struct err *err);
+/* Jobs whose lease has ended go back to the queue (or end). `node` not NULL: those whose lease_owner starts with
+ * "node:" too, lease or not: at boot nobody else can be running them. *count = how many. */
+int store_job_reap(struct store *store, const char *node, int *count, struct err *err);
+/* Jobs (ids) that are running or queued, for cleaning work folders. 1 yes, 0 no, -1. */
+int store_job_active(struct store *store, const char *id, struct err *err);
+
+#endif

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * worker.h - the pool of threads that claim jobs and run each in one child process.
+ * Life cycle workers_start -> workers_poke* -> workers_drain -> workers_stop
+ * Threads    poke may be called from anywhere, also from the store's change callback. */
+#ifndef PARED_SERVER_WORKER_H
+#define PARED_SERVER_WORKER_H
+
+#include "core/base/err.h"
+#include "server/store.h"
+
+struct server;
+struct workers; /* opaque */
+
+/* config.workers threads (none is fine). Jobs of a former run of this node are put back into the queue first. */
+struct workers *workers_start(struct server *server, struct err *err);
+/* A job was queued (idle workers look at once), or is to be canceled (its worker asks the catalogue at once). */
+void workers_poke(struct workers *workers, enum store_change change, const char *job_id);
+/* Claim nothing more. */
+void workers_drain(struct workers *workers);
+/* Jobs running now. */
+int workers_busy(struct workers *workers);
+/* Hand running jobs back to the queue, end the threads, free. NULL is fine. */
+void workers_stop(struct workers *workers);
+
+#endif
