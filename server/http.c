@@ -120,7 +120,8 @@ int http_start(struct http **out, const struct http_opts *opts, struct err *err)
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&http->changed, &attr);
+    pthread_cond_init(&http->fewer, &attr);
+    pthread_cond_init(&http->parking, &attr);
     pthread_condattr_destroy(&attr);
     pthread_mutex_init(&http->lock, NULL);
     http->id_base = (uint64_t)clock_epoch_ms();
@@ -157,7 +158,7 @@ static bool wait_zero(struct http *http, const int *count, double until)
         at.tv_nsec += 50000000;
         at.tv_sec += at.tv_nsec / 1000000000;
         at.tv_nsec %= 1000000000;
-        pthread_cond_timedwait(&http->changed, &http->lock, &at);
+        pthread_cond_timedwait(&http->fewer, &http->lock, &at);
     }
     return *count == 0;
 }
@@ -185,6 +186,7 @@ void http_stop(struct http *http, double grace_s)
     }
     exec_stop(http);
     pthread_mutex_destroy(&http->lock);
-    pthread_cond_destroy(&http->changed);
+    pthread_cond_destroy(&http->fewer);
+    pthread_cond_destroy(&http->parking);
     free(http);
 }

@@ -69,7 +69,7 @@ static void resume(struct exchange *x, enum phase phase)
     MHD_resume_connection(x->conn);
     pthread_mutex_lock(&http->lock);
     http->suspended--;
-    pthread_cond_broadcast(&http->changed);
+    pthread_cond_broadcast(&http->fewer);
     pthread_mutex_unlock(&http->lock);
 }
 
@@ -82,7 +82,7 @@ static bool park(struct exchange *x)
     if (stay) {
         x->next = http->parked;
         http->parked = x;
-        pthread_cond_broadcast(&http->changed);
+        pthread_cond_signal(&http->parking);
     }
     pthread_mutex_unlock(&http->lock);
     return stay;
@@ -108,6 +108,7 @@ static void run(struct exchange *x)
         if (park(x))
             return; /* the clock or http_wake has it now */
     }
+    upload_free(x->req.upload); /* here, not in the event thread: removing files may take time */
     resume(x, PHASE_DONE);
 }
 
@@ -197,7 +198,7 @@ static void *clock_run(void *arg)
         int64_t wait_ns = (int64_t)((next - now) * 1e9) + until.tv_nsec;
         until.tv_sec += wait_ns / 1000000000;
         until.tv_nsec = wait_ns % 1000000000;
-        pthread_cond_timedwait(&http->changed, &http->lock, &until);
+        pthread_cond_timedwait(&http->parking, &http->lock, &until);
     }
     pthread_mutex_unlock(&http->lock);
     return NULL;
@@ -251,7 +252,7 @@ void exec_stop(struct http *http)
 {
     pthread_mutex_lock(&http->lock);
     http->stop = true;
-    pthread_cond_broadcast(&http->changed);
+    pthread_cond_signal(&http->parking);
     pthread_mutex_unlock(&http->lock);
     if (http->clock_runs)
         pthread_join(http->clock, NULL);

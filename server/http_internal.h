@@ -64,7 +64,8 @@ struct exchange {
     char *chunk; /* HTTP_CHUNK_BYTES, or NULL */
     size_t chunk_len;
     struct buf json;
-    int64_t body_bytes;
+    int64_t length;     /* of the body; -1: chunked */
+    int64_t body_bytes, discarded;
     /* executor */
     enum task task;
     struct exchange *next; /* queue, or list of parked ones */
@@ -88,7 +89,8 @@ struct http {
     struct lane_queue fast, slow;
     /* suspended connections: parked ones and those on executors */
     pthread_mutex_t lock;
-    pthread_cond_t changed; /* CLOCK_MONOTONIC; parked, suspended or closing changed */
+    pthread_cond_t fewer;   /* suspended or live went down; CLOCK_MONOTONIC, as the next */
+    pthread_cond_t parking; /* for the clock: something was parked, or stop */
     struct exchange *parked;
     struct connection *connections;
     int suspended, live;

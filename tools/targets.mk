@@ -1,7 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
 # Targets that people and CI call; the build itself is in the Makefile.
-.PHONY: unit check-layers
-unit: $(TEST_BIN) ## C unit tests (T=name for one)
-	@set -e; for t in $(TEST_BIN); do case "$$t" in *$(T)*) $$t;; esac; done
+VENV := build/venv
+
+.PHONY: deps unit test e2e asan tsan check-layers docs docs-check conformance fuzz-smoke bench image demo cppcheck format
+deps: ## install the Debian packages that building needs (root or sudo)
+	@tools/deps.sh build
+
+.PHONY: unit-build tools chaos
+TOOLS := $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(wildcard tests/tools/*.c))
+tools: $(TOOLS)
+unit-build: $(TEST_BIN)
+unit: $(TEST_BIN) ## C unit tests (T=name for some)
+	@set -e; for t in $(TEST_BIN); do case "$$t" in *$(T)*) echo "== $$t"; $$t;; esac; done
+
+$(VENV)/ok: tests/requirements.txt
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install -q --disable-pip-version-check -r $<
+	@touch $@
+
+test: ## all tests: units, then the real binary over real HTTP and against ONNX Runtime
+	@tools/deps.sh test
+	@$(MAKE) --no-print-directory all tools unit $(VENV)/ok
+	@$(MAKE) --no-print-directory e2e
+
+e2e: $(VENV)/ok ## end-to-end tests only (T=name for some)
+	$(VENV)/bin/python -m pytest -q -p no:cacheprovider tests/e2e $(if $(T),-k $(T))
+
+asan: ## unit tests under AddressSanitizer, UndefinedBehaviorSanitizer and LeakSanitizer
+	@$(MAKE) --no-print-directory MODE=asan unit
+tsan: ## server, worker pool and thread pool tests under ThreadSanitizer
+	@$(MAKE) --no-print-directory MODE=tsan unit-threads
+.PHONY: unit-threads unit-threads-build
+THREAD_TESTS := base sqlstore blob_disk child worker
+unit-threads-build: $(patsubst %,$(BUILD)/tests/test_%,$(THREAD_TESTS))
+unit-threads: $(patsubst %,$(BUILD)/tests/test_%,$(THREAD_TESTS))
+	@set -e; for t in $^; do echo "== $$t"; TSAN_OPTIONS=halt_on_error=1 $$t; done
+
 check-layers: ## lower layers never include higher ones
-	tools/check_layers.sh
+	@tools/check_layers.sh
+cppcheck: ## static analysis
+	cppcheck --quiet --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=1 -I. -I$(GEN) --suppress='*:build/*' core server api cli
+
+chaos: all $(VENV)/ok ## 200 jobs while the server is killed 20 times: every job ends exactly once
+	$(VENV)/bin/python tests/e2e/chaos.py
+
+demo: ## install, build, serve, compress the example, show before and after (KEEP=1: leave the server running)
+	@tools/deps.sh build
+	@$(MAKE) --no-print-directory -s -j2 all
+	@KEEP=$(KEEP) tools/demo.sh
+
+image: ## build the container image without a daemon, and start it once (root)
+	@tools/deps.sh image
+	tools/image.sh

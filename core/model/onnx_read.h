@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * onnx_read.h - an ONNX file into the IR, without copying its weights.
  * How        The file is mmapped; the wire format is walked once (descriptor-driven, with limits on depth, counts and memory);
- *            raw tensor bytes are cut out and become windows of the mapping; protobuf-c parses the small rest.
+ *            raw tensor bytes are cut out and become windows of the mapping (if their address is
+ *            aligned, see keep_unaligned); protobuf-c parses the small rest.
  * Hostile    Every length, dim and reference is checked before use. Errors are ERR_MODEL with a sentence that names the place.
  * External   Weights in files beside the model: `location` must be a plain file name (no '/', '\', "..", NUL; a regular file, no
  *            symbolic link) found by `resolve`. Missing files are an error only when `require_external`. */
@@ -16,6 +17,9 @@ struct onnx_read_opts {
     int (*resolve)(void *arg, const char *location);
     void *resolve_arg;
     bool allow_missing_external; /* such weights have data NULL */
+    /* protobuf aligns nothing: a weight that does not suit its element type's alignment is copied into memory. With this it stays a
+     * window and must only be read bytewise: for looking at a model (facts, validation) in little memory. */
+    bool keep_unaligned;
 };
 
 /* Parsed, but not validated (validate.h). NULL on error. */

@@ -55,6 +55,9 @@ static inline int64_t op_wrap_index(int64_t i, int64_t n)
     return k >= 0 && k < n ? k : -1;
 }
 
+/* Output 0 gets input 0's bytes as they are (another shape, the same elements). */
+int op_copy_whole(struct run_ctx *c, op_infer_fn *infer, struct err *err);
+
 /* fn(arg, begin, end) over [0, n) in pieces of `grain`. */
 typedef void op_range_fn(void *arg, int64_t begin, int64_t end);
 void op_parallel(struct pool *pool, int64_t n, int64_t grain, op_range_fn *fn, void *arg);

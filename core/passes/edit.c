@@ -259,15 +259,7 @@ static bool declare_input(struct model *m, uint32_t graph, uint32_t value, const
 
 uint32_t edit_add_weight(struct edit *e, uint32_t graph, const char *name, const struct tensor *t)
 {
-    /* The name is made unique first: two weights of one name would be one value to every other tool. */
-    uint32_t probe = model_add_value(e->m, graph, name, true);
-    if (probe == ID_NONE) {
-        e->failed = true;
-        return ID_NONE;
-    }
-    const char *unique = e->m->values[probe].name;
-    e->m->values[probe].name = NULL;
-    uint32_t v = model_add_weight(e->m, graph, unique, t);
+    uint32_t v = model_add_weight(e->m, graph, name, t);
     if (v == ID_NONE || (e->m->has_ir_version && e->m->ir_version < 4 && graph == 0 && !declare_input(e->m, graph, v, t)))
         e->failed = true;
     else room(e);

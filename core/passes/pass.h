@@ -24,6 +24,7 @@ struct pass {
     int (*run)(struct pass_ctx *c, struct err *err); /* changes are counted in c->changes */
 };
 
+int pass_constant_inputs(struct pass_ctx *c, struct err *err);
 int pass_fold_constants(struct pass_ctx *c, struct err *err);
 int pass_remove_noops(struct pass_ctx *c, struct err *err);
 int pass_fold_batchnorm(struct pass_ctx *c, struct err *err);

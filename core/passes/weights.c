@@ -57,7 +57,8 @@ bool product_weight(const struct model *m, uint32_t node, struct weight_ref *ref
         return true;
     }
     ref->tensor = &bytes_of(m, ref->value)->tensor;
-    if (!dtype_is_float(ref->tensor->dtype)) *why = "its weight is not floating-point";
+    if (bytes_of(m, ref->value)->opaque.len) *why = "its weight is stored in a way this version does not know";
+    else if (!dtype_is_float(ref->tensor->dtype)) *why = "its weight is not floating-point";
     else if (tensor_count(ref->tensor) == 0) *why = "its weight is empty";
     else if (!ref->tensor->data) *why = "its weight's external data file is missing";
     return true;

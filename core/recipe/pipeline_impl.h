@@ -7,6 +7,7 @@
 #include "core/base/hash.h"
 #include "core/recipe/pipeline.h"
 #include "core/report/report.h"
+#include "core/stats/fidelity.h"
 
 /* One model under measurement. */
 struct subject {

@@ -1,0 +1,461 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Binding a plan to input shapes. One walk over the nodes in order infers the types of all values and evaluates, then and
+ * there, every deterministic node whose inputs are all known: weights arithmetic, Constant, and Shape of a known shape. So the chains of
+ * Shape - Gather - Concat - Reshape that exporters write disappear, and the shapes behind them become known.
+ * Caps keep a hostile model from computing here instead of in the run, where limits hold: bytes of one result and of all,
+ * multiply-accumulates. What does not fit is simply not folded. A node that fails on its constants is left for the run to report.
+ * Then: which nodes are needed, the last reader of each value, and the layout of the slab. Declared value_info is not believed:
+ * inference decides. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/size.h"
+#include "core/engine/plan.h"
+
+#define FOLD_BYTES ((size_t)16 << 20)     /* of one node's outputs */
+#define FOLD_ALL_BYTES ((size_t)256 << 20) /* of all folded values */
+#define FOLD_INPUT_BYTES ((size_t)64 << 20)
+#define FOLD_MACS ((int64_t)64 << 20)
+
+static const struct type unknown_type = {.kind = TYPE_TENSOR, .shape = {.rank = SHAPE_UNKNOWN_RANK}};
+
+static struct type type_of_tensor(const struct tensor *t)
+{
+    return (struct type){.kind = TYPE_TENSOR, .dtype = t->dtype, .has_dtype = true, .has_shape = true, .shape = t->shape};
+}
+
+static bool type_ready(const struct type *t)
+{
+    return t->kind == TYPE_TENSOR && t->dtype != DTYPE_NONE && shape_known(&t->shape);
+}
+
+/* A type's bytes; false when it overflows. */
+static bool type_bytes(const struct type *t, size_t *bytes)
+{
+    int64_t n = shape_count(&t->shape);
+    return n >= 0 && dtype_bytes(t->dtype, n, bytes);
+}
+
+/* ---- one node ---- */
+static int call_infer(const struct model *m, const struct plan_step *step, struct infer_ctx *c, struct err *err)
+{
+    for (int i = 0; i < c->n_out; i++)
+        c->out[i] = unknown_type;
+    c->node = &m->nodes[step->node];
+    c->attrs = step->attrs;
+    c->opset = step->opset;
+    if (step->op->infer && step->op->infer(c, err)) {
+        plan_wrap(m, step->node, err);
+        return -1;
+    }
+    for (int i = 0; i < c->n_out; i++) {
+        c->out[i].has_dtype = c->out[i].dtype != DTYPE_NONE;
+        c->out[i].has_shape = c->out[i].shape.rank >= 0;
+    }
+    return 0;
+}
+
+int plan_infer_step(const struct model *m, const struct plan_step *step, const struct tensor *const *in, int n_in, struct type *out,
+                    struct arena *arena, struct err *err)
+{
+    struct type *types = arena_calloc(arena, (size_t)n_in + 1, sizeof *types);
+    const struct type **ptr = arena_calloc(arena, (size_t)n_in + 1, sizeof *ptr);
+    if (!types || !ptr)
+        return err_set(err, ERR_NOMEM, "out of memory");
+    for (int i = 0; i < n_in; i++) {
+        if (!in[i])
+            continue;
+        types[i] = type_of_tensor(in[i]);
+        ptr[i] = &types[i];
+    }
+    struct infer_ctx c = {.n_in = n_in, .n_out = m->nodes[step->node].n_output, .in = ptr, .in_value = in, .out = out, .arena = arena};
+    return call_infer(m, step, &c, err);
+}
+
+struct walk {
+    struct plan *plan;
+    int at; /* step */
+    struct plan_step *step;
+    const struct node *node;
+    const struct type **in;
+    const struct tensor **value;
+    struct type *out;
+};
+
+static int gather_inputs(struct walk *w, struct err *err)
+{
+    struct plan *plan = w->plan;
+    size_t n = (size_t)w->node->n_input + 1;
+    w->in = arena_calloc(plan->bind_arena, n, sizeof *w->in);
+    w->value = arena_calloc(plan->bind_arena, n, sizeof *w->value);
+    w->out = arena_calloc(plan->bind_arena, (size_t)w->node->n_output + 1, sizeof *w->out);
+    if (!w->in || !w->value || !w->out)
+        return err_set(err, ERR_NOMEM, "out of memory");
+    for (int i = 0; i < w->node->n_input; i++) {
+        uint32_t v = w->node->input[i];
+        if (v == VALUE_NONE)
+            continue;
+        w->in[i] = &plan->type[v];
+        if (plan->known[v].dtype != DTYPE_NONE)
+            w->value[i] = &plan->known[v];
+    }
+    return 0;
+}
+
+static bool outputs_known_always(const struct walk *w)
+{
+    bool any = false;
+    for (int i = 0; i < w->node->n_output; i++) {
+        uint32_t v = w->node->output[i];
+        if (v == VALUE_NONE)
+            continue;
+        if (w->plan->known[v].dtype == DTYPE_NONE || !w->plan->known_always[v])
+            return false;
+        any = true;
+    }
+    return any;
+}
+
+/* May this node be evaluated now? *always: also under any other input shapes. */
+static bool foldable(const struct walk *w, bool *always)
+{
+    const struct op_class *op = w->step->op;
+    size_t in_bytes = 0;
+    *always = true;
+    if (op->nondeterministic || w->step->nested || !op->forward || w->node->n_output == 0)
+        return false;
+    for (int i = 0; i < w->node->n_input; i++) {
+        uint32_t v = w->node->input[i];
+        if (v == VALUE_NONE)
+            continue;
+        if (!w->value[i] && !(op->shape_only && type_ready(w->in[i])))
+            return false;
+        *always = *always && w->value[i] && w->plan->known_always[v];
+        if (w->value[i] && !op->shape_only)
+            in_bytes += w->value[i]->bytes;
+    }
+    return in_bytes <= FOLD_INPUT_BYTES;
+}
+
+static bool fold_is_cheap(const struct walk *w)
+{
+    size_t total = 0, bytes;
+    for (int i = 0; i < w->node->n_output; i++)
+        if (type_ready(&w->out[i]) && (!type_bytes(&w->out[i], &bytes) || !size_add(total, bytes, &total)))
+            return false;
+    return total <= FOLD_BYTES && w->plan->macs[w->at] <= FOLD_MACS;
+}
+
+static void fold(struct walk *w, bool always)
+{
+    struct plan *plan = w->plan;
+    size_t n_in = (size_t)w->node->n_input, n_out = (size_t)w->node->n_output;
+    const struct tensor **in = arena_calloc(plan->bind_arena, n_in + 1, sizeof *in);
+    struct tensor *fake = arena_calloc(plan->bind_arena, n_in + 1, sizeof *fake);
+    struct tensor *out = arena_calloc(plan->bind_arena, n_out + 1, sizeof *out);
+    if (!in || !fake || !out || plan->known_bytes >= FOLD_ALL_BYTES)
+        return;
+    for (size_t i = 0; i < n_in; i++) {
+        if (w->value[i]) {
+            in[i] = w->value[i];
+        } else if (w->in[i]) {
+            tensor_view(&fake[i], w->in[i]->dtype, &w->in[i]->shape, NULL, NULL);
+            in[i] = &fake[i];
+        }
+    }
+    size_t room = FOLD_ALL_BYTES - plan->known_bytes;
+    struct plan_eval eval = {.m = plan->m, .step = w->step, .in = in, .n_in = (int)n_in, .pool = plan->pool,
+                             .limit = room < FOLD_BYTES ? room : FOLD_BYTES};
+    if (plan_evaluate(&eval, out, NULL))
+        return;
+    for (size_t i = 0; i < n_out; i++) {
+        uint32_t v = w->node->output[i];
+        if (v == VALUE_NONE) {
+            tensor_fini(&out[i]);
+            continue;
+        }
+        plan->known[v] = out[i];
+        plan->known_always[v] = always;
+        plan->known_bytes += out[i].bytes;
+        w->out[i] = type_of_tensor(&out[i]);
+    }
+    w->step->folded = true;
+}
+
+static void measure(struct walk *w, struct infer_ctx *c)
+{
+    int64_t *macs = &w->plan->macs[w->at];
+    *macs = 0;
+    if (!w->step->op->cost)
+        return;
+    for (int i = 0; i < c->n_in; i++)
+        if (c->in[i] && !type_ready(c->in[i]))
+            *macs = -1;
+    for (int i = 0; i < c->n_out; i++)
+        if (w->node->output[i] != VALUE_NONE && !type_ready(&c->out[i]))
+            *macs = -1;
+    if (*macs < 0)
+        return;
+    struct op_cost cost = {0};
+    w->step->op->cost(c, &cost);
+    *macs = cost.macs;
+}
+
+static int infer_node(struct walk *w, struct err *err)
+{
+    struct plan *plan = w->plan;
+    w->node = &plan->m->nodes[w->step->node];
+    w->step->folded = outputs_known_always(w);
+    if (w->step->folded) {
+        for (int i = 0; i < w->node->n_output; i++)
+            if (w->node->output[i] != VALUE_NONE)
+                plan->type[w->node->output[i]] = type_of_tensor(&plan->known[w->node->output[i]]);
+        plan->macs[w->at] = 0;
+        return 0;
+    }
+    if (gather_inputs(w, err))
+        return -1;
+    struct infer_ctx c = {.n_in = w->node->n_input, .n_out = w->node->n_output, .in = w->in, .in_value = w->value,
+                          .out = w->out, .arena = plan->bind_arena};
+    if (call_infer(plan->m, w->step, &c, err))
+        return -1;
+    measure(w, &c);
+    bool always;
+    if (foldable(w, &always) && fold_is_cheap(w))
+        fold(w, always);
+    if (w->step->folded)
+        plan->macs[w->at] = 0;
+    for (int i = 0; i < w->node->n_output; i++)
+        if (w->node->output[i] != VALUE_NONE)
+            plan->type[w->node->output[i]] = w->out[i];
+    return 0;
+}
+
+/* ---- inputs ---- */
+static void start_types(struct plan *plan, const struct shape *in)
+{
+    const struct graph *g = model_main(plan->m);
+    for (uint32_t v = 0; v < plan->m->n_values; v++)
+        plan->type[v] = plan->known[v].dtype != DTYPE_NONE ? type_of_tensor(&plan->known[v]) : unknown_type;
+    for (int k = 0; k < g->n_inputs; k++)
+        if (g->inputs[k].has_type && plan->known[g->inputs[k].value].dtype == DTYPE_NONE) {
+            plan->type[g->inputs[k].value] = g->inputs[k].type;
+            if (!g->inputs[k].type.has_shape)
+                plan->type[g->inputs[k].value].shape = SHAPE_UNKNOWN;
+        }
+    for (int i = 0; in && i < plan->n_input; i++) {
+        plan->type[plan->input[i]].shape = in[i];
+        plan->type[plan->input[i]].has_shape = in[i].rank >= 0;
+    }
+}
+
+static bool inputs_known(const struct plan *plan)
+{
+    for (int i = 0; i < plan->n_input; i++)
+        if (!shape_known(&plan->type[plan->input[i]].shape))
+            return false;
+    return true;
+}
+
+/* ---- liveness ---- */
+typedef void visit_fn(struct plan *plan, uint32_t value, int step);
+
+/* What a nested graph reads from the main one. */
+static void visit_nested(struct plan *plan, const struct node *node, int step, visit_fn *visit)
+{
+    for (int a = 0; a < node->n_attr; a++) {
+        const struct attr *attr = &node->attr[a];
+        for (int k = 0; (attr->type == ATTR_GRAPH || attr->type == ATTR_GRAPHS) && k < attr->count; k++) {
+            const struct graph *g = &plan->m->graphs[attr->graphs[k]];
+            for (int i = 0; i < g->n_nodes; i++) {
+                const struct node *inner = &plan->m->nodes[g->nodes[i]];
+                for (int j = 0; inner->op_type && j < inner->n_input; j++)
+                    if (inner->input[j] != VALUE_NONE && plan->m->values[inner->input[j]].graph == 0)
+                        visit(plan, inner->input[j], step);
+                visit_nested(plan, inner, step, visit);
+            }
+            for (int i = 0; i < g->n_outputs; i++)
+                if (plan->m->values[g->outputs[i].value].graph == 0)
+                    visit(plan, g->outputs[i].value, step);
+        }
+    }
+}
+
+static void visit_reads(struct plan *plan, int step, visit_fn *visit)
+{
+    const struct plan_step *s = &plan->graph[0].steps[step];
+    const struct node *node = &plan->m->nodes[s->node];
+    for (int i = 0; i < node->n_input; i++)
+        if (node->input[i] != VALUE_NONE)
+            visit(plan, node->input[i], step);
+    if (s->nested)
+        visit_nested(plan, node, step, visit);
+}
+
+static void mark_last(struct plan *plan, uint32_t value, int step)
+{
+    if (plan->last[value] < step)
+        plan->last[value] = step;
+}
+
+/* From the outputs backwards: a node is live if one of its outputs is read, and then what it reads is. */
+static void find_live(struct plan *plan)
+{
+    const struct plan_graph *g = &plan->graph[0];
+    for (uint32_t v = 0; v < plan->m->n_values; v++)
+        plan->last[v] = -1;
+    for (int i = 0; i < plan->n_output; i++)
+        plan->last[plan->output[i]] = g->n_steps;
+    for (int s = g->n_steps - 1; s >= 0; s--) {
+        struct plan_step *step = &g->steps[s];
+        const struct node *node = &plan->m->nodes[step->node];
+        step->live = step->dynamic = false;
+        for (int i = 0; i < node->n_output && !step->folded; i++) {
+            uint32_t v = node->output[i];
+            if (v == VALUE_NONE || plan->last[v] < 0)
+                continue;
+            step->live = true;
+            step->dynamic = step->dynamic || !type_ready(&plan->type[v]);
+        }
+        if (step->live)
+            visit_reads(plan, s, mark_last);
+    }
+}
+
+/* Bucket the values by their last reader. */
+static void find_deaths(struct plan *plan)
+{
+    int n_steps = plan->graph[0].n_steps, *first = plan->die_first;
+    memset(first, 0, ((size_t)n_steps + 2) * sizeof *first);
+    for (uint32_t v = 0; v < plan->m->n_values; v++)
+        if (plan->last[v] >= 0 && plan->last[v] < n_steps)
+            first[plan->last[v] + 2]++;
+    for (int s = 0; s < n_steps; s++)
+        first[s + 2] += first[s + 1];
+    for (uint32_t v = 0; v < plan->m->n_values; v++)
+        if (plan->last[v] >= 0 && plan->last[v] < n_steps)
+            plan->die[first[plan->last[v] + 1]++] = (int)v;
+}
+
+/* ---- memory ---- */
+struct layout {
+    struct plan_interval *iv;
+    uint32_t *value;
+    int n;
+    size_t outputs; /* bytes of graph outputs */
+    uint32_t largest; /* node with the largest output */
+    size_t largest_bytes;
+};
+
+static int add_interval(struct plan *plan, struct layout *l, int s, uint32_t v, struct err *err)
+{
+    const struct type *t = &plan->type[v];
+    size_t bytes = 0;
+    if (plan->last[v] < 0 || !type_ready(t))
+        return 0;
+    if (!type_bytes(t, &bytes) || bytes > plan->limit) {
+        char text[SHAPE_TEXT];
+        err_set(err, ERR_MODEL_TOO_LARGE, "output '%s' would be %s%s, over the limit of %zu bytes", plan->m->values[v].name,
+                dtype_name(t->dtype), shape_text(&t->shape, text), plan->limit);
+        plan_wrap(plan->m, plan->graph[0].steps[s].node, err);
+        return -1;
+    }
+    if (bytes >= l->largest_bytes) {
+        l->largest_bytes = bytes;
+        l->largest = plan->graph[0].steps[s].node;
+    }
+    if (plan->last[v] == plan->graph[0].n_steps) {
+        l->outputs += bytes;
+    } else if (t->dtype != DTYPE_STRING) {
+        l->iv[l->n] = (struct plan_interval){.bytes = bytes, .first = s, .last = plan->last[v]};
+        l->value[l->n++] = v;
+    }
+    return 0;
+}
+
+static int lay_out(struct plan *plan, struct err *err)
+{
+    struct layout l = {.largest = NODE_NONE};
+    size_t n = plan->m->n_values + (size_t)1, need;
+    l.iv = arena_calloc(plan->bind_arena, n, sizeof *l.iv);
+    l.value = arena_calloc(plan->bind_arena, n, sizeof *l.value);
+    if (!l.iv || !l.value)
+        return err_set(err, ERR_NOMEM, "out of memory");
+    for (uint32_t v = 0; v < plan->m->n_values; v++)
+        plan->offset[v] = SIZE_MAX;
+    for (int s = 0; s < plan->graph[0].n_steps; s++) {
+        const struct plan_step *step = &plan->graph[0].steps[s];
+        const struct node *node = &plan->m->nodes[step->node];
+        for (int i = 0; step->live && i < node->n_output; i++)
+            if (node->output[i] != VALUE_NONE && add_interval(plan, &l, s, node->output[i], err))
+                return -1;
+    }
+    if (plan_layout(l.iv, l.n, &plan->slab_bytes, &plan->slab_lower, err))
+        return -1;
+    for (int i = 0; i < l.n; i++)
+        plan->offset[l.value[i]] = l.iv[i].offset;
+    if (!size_add(plan->slab_bytes, l.outputs, &need) || need > plan->limit) {
+        err_set(err, ERR_MODEL_TOO_LARGE, "activations need %zu bytes and outputs %zu, over the limit of %zu; this node's output is the largest",
+                plan->slab_bytes, l.outputs, plan->limit);
+        plan_wrap(plan->m, l.largest, err);
+        return -1;
+    }
+    return 0;
+}
+
+void plan_unbind(struct plan *plan)
+{
+    plan->bound = false;
+    plan->slab_bytes = plan->slab_lower = 0;
+    for (uint32_t v = 0; v < plan->m->n_values; v++)
+        if (plan->known[v].dtype != DTYPE_NONE && !plan->known_always[v]) {
+            plan->known_bytes -= plan->known[v].bytes;
+            tensor_fini(&plan->known[v]);
+        }
+    arena_free(plan->bind_arena);
+    plan->bind_arena = NULL;
+}
+
+static bool bound_to(const struct plan *plan, const struct shape *in)
+{
+    if (!plan->bound || !in)
+        return false;
+    for (int i = 0; i < plan->n_input; i++)
+        if (!shape_equal(&plan->bound_shape[i], &in[i]))
+            return false;
+    return true;
+}
+
+int plan_bind(struct plan *plan, const struct shape *in, struct err *err)
+{
+    if (bound_to(plan, in))
+        return 0;
+    plan_unbind(plan);
+    plan->bind_arena = arena_new();
+    if (!plan->bind_arena)
+        return err_set(err, ERR_NOMEM, "out of memory");
+    start_types(plan, in);
+    for (int s = 0; s < plan->graph[0].n_steps; s++) {
+        struct walk w = {.plan = plan, .at = s, .step = &plan->graph[0].steps[s]};
+        if (infer_node(&w, err))
+            return -1;
+    }
+    find_live(plan);
+    find_deaths(plan);
+    if (!inputs_known(plan))
+        return 0;
+    if (lay_out(plan, err))
+        return -1;
+    for (int i = 0; i < plan->n_input; i++)
+        plan->bound_shape[i] = plan->type[plan->input[i]].shape;
+    plan->bound = true;
+    return 0;
+}
+
+int plan_infer(struct plan *plan, const struct shape *in, const struct type **types, struct err *err)
+{
+    if (plan_bind(plan, in, err))
+        return -1;
+    *types = plan->type;
+    return 0;
+}

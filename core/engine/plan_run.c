@@ -1,0 +1,492 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Running. The main graph follows its binding: buffers lie in the slab where the layout put them, outputs have bytes of their own, and what
+ * could not be known before is inferred again from the actual tensors right before its node runs. A nested graph runs wholly in that
+ * second way, with its values allocated one by one. Strings are freed only at the end of a run, because operators that move
+ * strings around point into their inputs' bytes. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/size.h"
+#include "core/engine/plan.h"
+
+enum { MAX_BLOCKS = 256, ALIGN = 64, MAX_DEPTH = 64 };
+
+static char no_bytes[ALIGN] __attribute__((aligned(ALIGN))); /* data of tensors without elements */
+
+/* ---- memory while running ---- */
+void plan_host_fini(struct plan_host *host)
+{
+    for (int i = 0; i < host->n_blocks; i++)
+        free(host->block[i].data);
+    free(host->block);
+    host->block = NULL;
+    host->n_blocks = 0;
+}
+
+static void release_scratch(struct plan_host *host)
+{
+    for (int i = 0; i < host->n_blocks; i++)
+        if (host->block[i].depth == host->depth)
+            host->block[i].depth = 0;
+}
+
+static size_t scratch_bytes(const struct plan_host *host)
+{
+    size_t sum = 0;
+    for (int i = 0; i < host->n_blocks; i++)
+        sum += host->block[i].bytes;
+    return sum;
+}
+
+/* The smallest free block that is large enough; else the largest free one, to be grown; else NULL. */
+static struct plan_block *pick_block(struct plan_host *host, size_t bytes)
+{
+    struct plan_block *fit = NULL, *largest = NULL;
+    for (int i = 0; i < host->n_blocks; i++) {
+        struct plan_block *b = &host->block[i];
+        if (b->depth)
+            continue;
+        if (b->bytes >= bytes && (!fit || b->bytes < fit->bytes))
+            fit = b;
+        if (!largest || b->bytes > largest->bytes)
+            largest = b;
+    }
+    return fit ? fit : largest;
+}
+
+void *run_scratch(struct run_ctx *c, size_t bytes, struct err *err)
+{
+    struct plan_host *host = c->host;
+    if (!host->block && !(host->block = calloc(MAX_BLOCKS, sizeof *host->block)))
+        goto nomem;
+    if (bytes > host->limit || scratch_bytes(host) > host->limit - bytes) {
+        err_set(err, ERR_MODEL_TOO_LARGE, "needs %zu bytes of scratch, over the limit of %zu", bytes, host->limit);
+        return NULL;
+    }
+    struct plan_block *b = pick_block(host, bytes);
+    if (!b && host->n_blocks < MAX_BLOCKS)
+        b = &host->block[host->n_blocks++];
+    if (!b)
+        goto nomem;
+    if (!b->data || b->bytes < bytes) {
+        free(b->data);
+        b->bytes = bytes ? (bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1) : ALIGN;
+        b->data = aligned_alloc(ALIGN, b->bytes);
+        if (!b->data) {
+            b->bytes = 0;
+            goto nomem;
+        }
+    }
+    b->depth = host->depth;
+    return b->data;
+nomem:
+    err_set(err, ERR_NOMEM, "out of memory for %zu bytes of scratch", bytes);
+    return NULL;
+}
+
+static int own_bytes(struct plan_host *host, struct tensor *t, enum dtype dtype, const struct shape *shape, struct err *err)
+{
+    size_t bytes = 0;
+    int64_t n = shape_count(shape);
+    char text[SHAPE_TEXT];
+    if (n < 0 || !dtype_bytes(dtype, n, &bytes) || bytes > host->limit || host->used > host->limit - bytes)
+        return err_set(err, ERR_MODEL_TOO_LARGE, "an output of %s%s is over the limit of %zu bytes", dtype_name(dtype),
+                       shape_text(shape, text), host->limit);
+    if (tensor_alloc(t, dtype, shape, err))
+        return -1;
+    host->used += bytes;
+    return 0;
+}
+
+static void drop(struct plan_host *host, struct tensor *t)
+{
+    if (t->buf && t->bytes <= host->used)
+        host->used -= t->bytes;
+    tensor_fini(t);
+}
+
+int run_alloc(struct run_ctx *c, int i, enum dtype dtype, const struct shape *shape, struct err *err)
+{
+    struct tensor *t = run_out(c, i);
+    if (!t || (t->data && t->dtype == dtype && shape_equal(&t->shape, shape)))
+        return 0;
+    drop(c->host, t);
+    return own_bytes(c->host, t, dtype, shape, err);
+}
+
+/* ---- one node ---- */
+/* out[i] NULL: nobody needs it. Tensors of known shape have bytes already. */
+static int call_forward(struct plan_host *host, const struct plan_step *step, const struct tensor *const *in, int n_in,
+                        struct tensor *const *out, int n_out, struct err *err)
+{
+    struct run_ctx c = {.node = &host->model->nodes[step->node], .attrs = step->attrs, .opset = step->opset, .n_in = n_in,
+                        .n_out = n_out, .in = in, .out = out, .pool = host->pool, .host = host};
+    host->depth++;
+    int rc = step->op->forward(&c, err);
+    release_scratch(host);
+    host->depth--;
+    for (int i = 0; i < n_out && !rc; i++) {
+        if (!out[i])
+            continue;
+        if (out[i]->dtype == DTYPE_NONE || (!out[i]->data && tensor_count(out[i]) != 0))
+            rc = err_set(err, ERR_INTERNAL, "output %d was not made", i);
+        else if (!out[i]->data)
+            out[i]->data = no_bytes;
+    }
+    if (rc)
+        plan_wrap(host->model, step->node, err);
+    return rc;
+}
+
+static int allocate_inferred(struct plan_host *host, const struct plan_step *step, const struct type *types,
+                             struct tensor *const *out, int n_out, struct err *err)
+{
+    for (int i = 0; i < n_out; i++) {
+        const struct type *t = &types[i];
+        if (!out[i] || out[i]->data || t->kind != TYPE_TENSOR || t->dtype == DTYPE_NONE || !shape_known(&t->shape))
+            continue;
+        if (own_bytes(host, out[i], t->dtype, &t->shape, err)) {
+            plan_wrap(host->model, step->node, err);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+int plan_evaluate(const struct plan_eval *eval, struct tensor *out, struct err *err)
+{
+    const struct node *node = &eval->m->nodes[eval->step->node];
+    struct plan_host host = {.model = eval->m, .pool = eval->pool, .limit = eval->limit};
+    struct arena *arena = arena_new();
+    int rc = -1, n_out = node->n_output;
+    size_t n = (size_t)n_out + 1;
+    struct type *types = arena ? arena_calloc(arena, n, sizeof *types) : NULL;
+    struct tensor **ptr = arena ? arena_calloc(arena, n, sizeof *ptr) : NULL;
+    if (!types || !ptr) {
+        err_set(err, ERR_NOMEM, "out of memory");
+        goto out;
+    }
+    for (int i = 0; i < n_out; i++) {
+        out[i] = (struct tensor){0};
+        if (node->output[i] != VALUE_NONE)
+            ptr[i] = &out[i];
+    }
+    if (plan_infer_step(eval->m, eval->step, eval->in, eval->n_in, types, arena, err) ||
+        allocate_inferred(&host, eval->step, types, ptr, n_out, err) ||
+        call_forward(&host, eval->step, eval->in, eval->n_in, ptr, n_out, err))
+        goto out;
+    rc = 0;
+    for (int i = 0; i < n_out && !rc; i++) { /* strings may point into inputs */
+        struct tensor own;
+        if (out[i].dtype != DTYPE_STRING)
+            continue;
+        rc = tensor_copy(&own, &out[i], err);
+        if (!rc) {
+            tensor_fini(&out[i]);
+            out[i] = own;
+        }
+    }
+out:
+    for (int i = 0; i < n_out && rc; i++)
+        tensor_fini(&out[i]);
+    plan_host_fini(&host);
+    arena_free(arena);
+    return rc;
+}
+
+int engine_eval_node(const struct model *m, uint32_t id, struct tensor *out, struct err *err)
+{
+    const struct node *node = &m->nodes[id];
+    int64_t opset = model_opset(m, node->domain);
+    struct plan_step step = {.node = id, .opset = opset > 0 && opset < INT32_MAX ? (int)opset : 1};
+    struct arena *arena = arena_new();
+    const struct tensor **in = arena ? arena_calloc(arena, (size_t)node->n_input + 1, sizeof *in) : NULL;
+    int rc = -1;
+    for (int i = 0; i < node->n_output; i++)
+        out[i] = (struct tensor){0};
+    if (!in) {
+        err_set(err, ERR_NOMEM, "out of memory");
+        goto out;
+    }
+    step.op = op_find(node->op_type, node->domain ? node->domain : "", step.opset);
+    if (!step.op || step.op->nondeterministic) {
+        err_set(err, ERR_OPERATOR, step.op ? "its result is random" : "operator is not known at opset %d", step.opset);
+        goto out;
+    }
+    step.attrs = arena_alloc(arena, step.op->attrs_size ? step.op->attrs_size : 1);
+    if (!step.attrs || op_parse_attrs(step.op, m, node, step.attrs, arena, err))
+        goto out;
+    for (int i = 0; i < node->n_input; i++) {
+        if (node->input[i] == VALUE_NONE)
+            continue;
+        in[i] = value_const(m, node->input[i]);
+        if (!in[i] || (in[i]->bytes && !in[i]->data)) {
+            err_set(err, ERR_INVALID, "input '%s' is not constant", m->values[node->input[i]].name);
+            goto out;
+        }
+    }
+    struct plan_eval eval = {.m = m, .step = &step, .in = in, .n_in = node->n_input, .limit = (size_t)4 << 30};
+    rc = plan_evaluate(&eval, out, err);
+    arena_free(arena);
+    return rc;
+out:
+    plan_wrap(m, id, err);
+    arena_free(arena);
+    return rc;
+}
+
+/* ---- graphs ---- */
+struct frame {
+    struct plan *plan;
+    const struct plan_run_opts *opts;
+    struct arena *arena; /* pointers of one step */
+};
+
+static const struct tensor *lookup(const struct plan *plan, uint32_t v)
+{
+    if (plan->slot[v].dtype != DTYPE_NONE)
+        return &plan->slot[v];
+    return plan->known[v].dtype != DTYPE_NONE ? &plan->known[v] : NULL;
+}
+
+static int observe(const struct plan_run_opts *opts, uint32_t v, const struct tensor *t, struct err *err)
+{
+    return opts && opts->observe && t ? opts->observe(opts->observe_arg, v, t, err) : 0;
+}
+
+static int gather(struct plan *plan, const struct node *node, const struct tensor **in, struct err *err)
+{
+    for (int i = 0; i < node->n_input; i++) {
+        in[i] = node->input[i] == VALUE_NONE ? NULL : lookup(plan, node->input[i]);
+        if (node->input[i] != VALUE_NONE && !in[i])
+            return err_set(err, ERR_MODEL, "input '%s' has no value here", plan->m->values[node->input[i]].name);
+    }
+    return 0;
+}
+
+/* Give outputs the places the binding planned for them. */
+static int place_outputs(struct plan *plan, const struct node *node, struct tensor **out, struct err *err)
+{
+    int n_steps = plan->graph[0].n_steps;
+    for (int i = 0; i < node->n_output; i++) {
+        uint32_t v = node->output[i];
+        if (v == VALUE_NONE || plan->last[v] < 0)
+            continue;
+        const struct type *t = &plan->type[v];
+        out[i] = &plan->slot[v];
+        if (plan->offset[v] != SIZE_MAX)
+            tensor_view(out[i], t->dtype, &t->shape, (char *)plan->slab + plan->offset[v], NULL);
+        else if (t->kind == TYPE_TENSOR && t->dtype != DTYPE_NONE && shape_known(&t->shape) &&
+                 (plan->last[v] == n_steps || t->dtype == DTYPE_STRING) && own_bytes(&plan->host, out[i], t->dtype, &t->shape, err))
+            return -1;
+    }
+    return 0;
+}
+
+static int run_step(struct plan *plan, const struct plan_step *step, bool main_graph, struct err *err)
+{
+    const struct node *node = &plan->m->nodes[step->node];
+    size_t n_in = (size_t)node->n_input, n_out = (size_t)node->n_output;
+    const struct tensor *few_in[8];
+    struct tensor *few_out[8];
+    const struct tensor **in = n_in <= 8 ? few_in : calloc(n_in, sizeof *in);
+    struct tensor **out = n_out <= 8 ? few_out : calloc(n_out, sizeof *out);
+    struct arena *arena = NULL;
+    int rc = -1;
+    if (!in || !out) {
+        err_set(err, ERR_NOMEM, "out of memory");
+        goto out;
+    }
+    memset(out, 0, n_out * sizeof *out);
+    if (gather(plan, node, in, err) || (main_graph && place_outputs(plan, node, out, err))) {
+        plan_wrap(plan->m, step->node, err);
+        goto out;
+    }
+    if (!main_graph || step->dynamic) {
+        arena = arena_new();
+        struct type *types = arena ? arena_calloc(arena, n_out + 1, sizeof *types) : NULL;
+        if (!types) {
+            err_set(err, ERR_NOMEM, "out of memory");
+            goto out;
+        }
+        for (size_t i = 0; !main_graph && i < n_out; i++)
+            out[i] = node->output[i] == VALUE_NONE ? NULL : &plan->slot[node->output[i]];
+        if (plan_infer_step(plan->m, step, in, (int)n_in, types, arena, err) ||
+            allocate_inferred(&plan->host, step, types, out, (int)n_out, err))
+            goto out;
+    }
+    rc = call_forward(&plan->host, step, in, (int)n_in, out, (int)n_out, err);
+out:
+    arena_free(arena);
+    if (in != few_in)
+        free(in);
+    if (out != few_out)
+        free(out);
+    return rc;
+}
+
+/* Values of a nested graph: all of them go when it ends. */
+static void clear_graph(struct plan *plan, uint32_t graph)
+{
+    const struct graph *g = &plan->m->graphs[graph];
+    for (int i = 0; i < g->n_inputs; i++)
+        drop(&plan->host, &plan->slot[g->inputs[i].value]);
+    for (int i = 0; i < g->n_nodes; i++) {
+        const struct node *node = &plan->m->nodes[g->nodes[i]];
+        for (int k = 0; k < node->n_output; k++)
+            if (node->output[k] != VALUE_NONE)
+                drop(&plan->host, &plan->slot[node->output[k]]);
+    }
+}
+
+int run_graph(struct run_ctx *c, uint32_t graph, const struct tensor *const *in, int n_in, struct tensor *out, int n_out,
+              struct err *err)
+{
+    struct plan_host *host = c->host;
+    struct plan *plan = host->plan;
+    if (!plan || graph >= plan->m->n_graphs || !plan->graph[graph].resolved)
+        return err_set(err, ERR_OPERATOR, "a nested graph cannot run here");
+    if (host->depth > MAX_DEPTH)
+        return err_set(err, ERR_MODEL, "graphs are nested deeper than %d", MAX_DEPTH);
+    const struct graph *g = &plan->m->graphs[graph];
+    if (n_in != g->n_inputs || n_out != g->n_outputs)
+        return err_set(err, ERR_MODEL, "nested graph '%s' has %d inputs and %d outputs, is called with %d and %d",
+                       g->name ? g->name : "", g->n_inputs, g->n_outputs, n_in, n_out);
+    int rc = -1, made = 0;
+    for (int i = 0; i < n_in; i++)
+        tensor_view(&plan->slot[g->inputs[i].value], in[i]->dtype, &in[i]->shape, in[i]->data, NULL);
+    for (int s = 0; s < plan->graph[graph].n_steps; s++)
+        if (run_step(plan, &plan->graph[graph].steps[s], false, err))
+            goto out;
+    for (; made < n_out; made++) {
+        const struct tensor *t = lookup(plan, g->outputs[made].value);
+        if (!t) {
+            err_set(err, ERR_MODEL, "nested graph '%s' does not make its output %d", g->name ? g->name : "", made);
+            goto out;
+        }
+        if (tensor_copy(&out[made], t, err))
+            goto out;
+    }
+    rc = 0;
+out:
+    for (int i = 0; i < made && rc; i++)
+        tensor_fini(&out[i]);
+    clear_graph(plan, graph);
+    return rc;
+}
+
+/* ---- the whole model ---- */
+static int check_feed(const struct plan *plan, int i, const struct tensor *t, struct err *err)
+{
+    const struct graph *g = model_main(plan->m);
+    const struct value_info *vi = NULL;
+    char want[SHAPE_TEXT], got[SHAPE_TEXT];
+    for (int k = 0; k < g->n_inputs; k++)
+        if (g->inputs[k].value == plan->input[i])
+            vi = &g->inputs[k];
+    const char *name = plan->m->values[plan->input[i]].name;
+    if (t->dtype == DTYPE_NONE || (t->bytes && !t->data) || !shape_known(&t->shape))
+        return err_set(err, ERR_SHAPE, "input '%s' was not given", name);
+    if (!vi || !vi->has_type)
+        return 0;
+    if (vi->type.kind != TYPE_TENSOR)
+        return err_set(err, ERR_OPERATOR, "input '%s' is not a tensor: sequences, maps and optionals cannot be fed yet", name);
+    if (vi->type.dtype != DTYPE_NONE && vi->type.dtype != t->dtype)
+        return err_set(err, ERR_SHAPE, "input '%s' is %s, got %s", name, dtype_name(vi->type.dtype), dtype_name(t->dtype));
+    const struct shape *s = &vi->type.shape;
+    if (!vi->type.has_shape || s->rank < 0)
+        return 0;
+    bool fits = s->rank == t->shape.rank;
+    for (int d = 0; fits && d < s->rank; d++)
+        fits = s->dim[d] < 0 || s->dim[d] == t->shape.dim[d];
+    return fits ? 0 : err_set(err, ERR_SHAPE, "input '%s' is %s, got %s", name, shape_text(s, want), shape_text(&t->shape, got));
+}
+
+static int bind_feeds(struct plan *plan, const struct tensor *in, struct err *err)
+{
+    struct shape *shapes = calloc((size_t)plan->n_input + 1, sizeof *shapes);
+    if (!shapes)
+        return err_set(err, ERR_NOMEM, "out of memory");
+    int rc = 0;
+    for (int i = 0; i < plan->n_input && !rc; i++) {
+        shapes[i] = in[i].shape;
+        rc = check_feed(plan, i, &in[i], err);
+    }
+    if (!rc)
+        rc = plan_bind(plan, shapes, err);
+    free(shapes);
+    size_t need = plan->slab_bytes ? plan->slab_bytes : ALIGN; /* a multiple of 64 */
+    if (rc || plan->slab_cap >= need)
+        return rc;
+    free(plan->slab);
+    plan->slab = aligned_alloc(ALIGN, need);
+    plan->slab_cap = plan->slab ? need : 0;
+    return plan->slab ? 0 : err_set(err, ERR_NOMEM, "out of memory for %zu bytes of activations", need);
+}
+
+static int run_main(struct plan *plan, const struct plan_run_opts *opts, struct err *err)
+{
+    const struct plan_graph *g = &plan->graph[0];
+    for (int s = 0; s < g->n_steps; s++) {
+        const struct plan_step *step = &g->steps[s];
+        if (!step->live)
+            continue;
+        if (run_step(plan, step, true, err))
+            return -1;
+        const struct node *node = &plan->m->nodes[step->node];
+        for (int i = 0; i < node->n_output; i++)
+            if (node->output[i] != VALUE_NONE && plan->slot[node->output[i]].dtype != DTYPE_NONE &&
+                observe(opts, node->output[i], &plan->slot[node->output[i]], err))
+                return -1;
+        for (int i = plan->die_first[s]; i < plan->die_first[s + 1]; i++)
+            if (plan->slot[plan->die[i]].dtype != DTYPE_STRING)
+                drop(&plan->host, &plan->slot[plan->die[i]]);
+    }
+    return 0;
+}
+
+/* An output that is also an input, a constant or a string is copied; any other one is simply handed over. */
+static int take_output(struct plan *plan, uint32_t v, struct tensor *out, struct err *err)
+{
+    const struct tensor *t = lookup(plan, v);
+    if (!t)
+        return err_set(err, ERR_MODEL, "output '%s' has no value", plan->m->values[v].name);
+    if (!t->buf || t->dtype == DTYPE_STRING || t == &plan->known[v])
+        return tensor_copy(out, t, err);
+    tensor_ref(out, t);
+    return 0;
+}
+
+static void clear_slots(struct plan *plan)
+{
+    for (uint32_t v = 0; v < plan->m->n_values; v++)
+        tensor_fini(&plan->slot[v]);
+    plan->host.used = 0;
+}
+
+int plan_run(struct plan *plan, const struct tensor *in, struct tensor *out, const struct plan_run_opts *opts, struct err *err)
+{
+    int rc = -1, made = 0;
+    for (int i = 0; i < plan->n_output; i++)
+        out[i] = (struct tensor){0};
+    if (bind_feeds(plan, in, err))
+        return -1;
+    plan->host.used = plan->slab_bytes;
+    for (int i = 0; i < plan->n_input; i++) {
+        tensor_view(&plan->slot[plan->input[i]], in[i].dtype, &in[i].shape, in[i].data ? in[i].data : no_bytes, NULL);
+        if (observe(opts, plan->input[i], &in[i], err))
+            goto out;
+    }
+    if (run_main(plan, opts, err))
+        goto out;
+    for (; made < plan->n_output; made++)
+        if (take_output(plan, plan->output[made], &out[made], err))
+            goto out;
+    rc = 0;
+out:
+    for (int i = 0; i < made && rc; i++)
+        tensor_fini(&out[i]);
+    clear_slots(plan);
+    return rc;
+}

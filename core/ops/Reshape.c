@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Operators that only give the same elements another shape: Reshape, Flatten, Squeeze, Unsqueeze, Identity.
+ * A plan may let such an output share its input's bytes; forward copies only when it must.
+ * Reshape: 0 copies the input's dimension (unless allowzero), one -1 takes what is left. With symbolic dims the -1 is still known when
+ * the unknown dims are copied one for one: they cancel on both sides. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "core/ops/op_util.h"
+
+/* ---- Reshape ---- */
+struct reshape_attrs {
+    struct op_ints shape;
+    bool allowzero;
+};
+static const struct op_attr reshape_old_attrs[] = {{OP_ATTR(reshape_attrs, shape), .kind = OP_INTS}, {0}};
+static const struct op_attr reshape_attrs[] = {{OP_ATTR(reshape_attrs, allowzero), .kind = OP_BOOL}, {0}};
+
+/* The known dims' product of `s` without those dims of `other` that are the same symbol; -1 if an unknown dim remains. */
+static int64_t product_without(const struct shape *s, const struct shape *other, int skip)
+{
+    bool used[SHAPE_MAX_RANK] = {false};
+    int64_t n = 1;
+    for (int i = 0; i < s->rank; i++) {
+        if (i == skip)
+            continue;
+        if (s->dim[i] >= 0) {
+            if (!i64_mul(n, s->dim[i], &n))
+                return -1;
+            continue;
+        }
+        int k = 0;
+        while (k < other->rank && (used[k] || other->dim[k] != s->dim[i] || s->dim[i] == DIM_UNKNOWN))
+            k++;
+        if (k == other->rank)
+            return -1;
+        used[k] = true;
+    }
+    return n;
+}
+
+/* Same number of equal symbols on both sides, so that dividing the known products is exact. */
+static bool symbols_cancel(const struct shape *a, const struct shape *b, int skip_b)
+{
+    int unknown_a = 0, unknown_b = 0;
+    for (int i = 0; i < a->rank; i++)
+        unknown_a += a->dim[i] < 0;
+    for (int i = 0; i < b->rank; i++)
+        unknown_b += i != skip_b && b->dim[i] < 0;
+    return unknown_a == unknown_b;
+}
+
+/* Size of dim `at` of out: what is left of x. DIM_UNKNOWN if that cannot be said yet. */
+static int find_rest(const struct shape *x, const struct shape *out, int at, int64_t *rest, struct err *err)
+{
+    char text[SHAPE_TEXT];
+    int64_t total = product_without(x, out, -1), given = product_without(out, x, at);
+    *rest = DIM_UNKNOWN;
+    if (total < 0 || given < 0 || !symbols_cancel(x, out, at))
+        return 0;
+    if (given == 0 ? total != 0 : total % given != 0)
+        return err_set(err, ERR_SHAPE, "input %s does not divide by the other dimensions of the new shape (%" PRId64 ")",
+                       shape_text(x, text), given);
+    *rest = given ? total / given : 0;
+    return 0;
+}
+
+static int check_counts(const struct shape *x, const struct shape *out, struct err *err)
+{
+    char from[SHAPE_TEXT], to[SHAPE_TEXT];
+    if (!shape_known(x) || !shape_known(out))
+        return 0;
+    if (shape_count(x) != shape_count(out))
+        return err_set(err, ERR_SHAPE, "input %s cannot take the shape %s", shape_text(x, from), shape_text(out, to));
+    return 0;
+}
+
+static int reshape_to(const struct shape *x, const int64_t *dims, int rank, bool allowzero, struct shape *out, struct err *err)
+{
+    int rest = -1;
+    out->rank = rank;
+    struct shape x_left = *x, out_left = {.rank = rank}; /* without the copied dims, which cancel whatever they are */
+    for (int i = 0; i < rank; i++) {
+        out_left.dim[i] = dims[i];
+        out->dim[i] = dims[i];
+        if (dims[i] == 0 && !allowzero) {
+            if (x->rank >= 0 && i >= x->rank)
+                return err_set(err, ERR_SHAPE, "dimension %d is to be copied from the input, which has only %d axes", i, x->rank);
+            out->dim[i] = x->rank < 0 ? DIM_UNKNOWN : x->dim[i];
+            x_left.dim[i] = out_left.dim[i] = 1;
+        } else if (dims[i] == -1) {
+            if (rest >= 0)
+                return err_set(err, ERR_MODEL, "the new shape has two -1, at %d and %d; one is allowed", rest, i);
+            rest = i;
+        } else if (dims[i] < -1) {
+            return err_set(err, ERR_MODEL, "dimension %d of the new shape is %" PRId64 "; it must be -1 or not negative", i, dims[i]);
+        }
+    }
+    if (x->rank < 0)
+        return 0;
+    if (rest >= 0 && find_rest(&x_left, &out_left, rest, &out->dim[rest], err) < 0)
+        return -1;
+    return check_counts(x, out, err);
+}
+
+static int infer_reshape(struct infer_ctx *c, struct err *err)
+{
+    const struct reshape_attrs *attrs = c->attrs;
+    struct shape out = SHAPE_UNKNOWN;
+    int64_t dims[SHAPE_MAX_RANK];
+    int rank = 0;
+    bool by_attr = c->opset < 5;
+    if (op_need(c, by_attr ? 1 : 2, err) < 0)
+        return -1;
+    if (by_attr) {
+        if (op_rank_fits(attrs->shape.count, err) < 0 ||
+            reshape_to(infer_shape(c, 0), attrs->shape.at, attrs->shape.count, false, &out, err) < 0)
+            return -1;
+    } else if (op_value(c, 1)) {
+        if (op_read_ints(op_value(c, 1), "the new shape", dims, SHAPE_MAX_RANK, &rank, err) < 0 ||
+            reshape_to(infer_shape(c, 0), dims, rank, attrs->allowzero, &out, err) < 0)
+            return -1;
+    } else if (op_list_length(c, 1) >= 0) {
+        if (op_rank_fits(op_list_length(c, 1), err) < 0)
+            return -1;
+        out.rank = (int)op_list_length(c, 1);
+        for (int i = 0; i < out.rank; i++)
+            out.dim[i] = DIM_UNKNOWN;
+    }
+    infer_out(c, 0, op_dtype(c, 0), &out);
+    return 0;
+}
+
+/* ---- Flatten ---- */
+struct axis_attrs {
+    int64_t axis;
+};
+static const struct op_attr flatten_attrs[] = {{OP_ATTR(axis_attrs, axis), .kind = OP_INT, .def = 1}, {0}};
+
+static int64_t product_of(const struct shape *s, int from, int to)
+{
+    int64_t n = 1;
+    for (int i = from; i < to; i++)
+        n = dim_mul(n, s->dim[i]);
+    return n;
+}
+
+static int infer_flatten(struct infer_ctx *c, struct err *err)
+{
+    const struct axis_attrs *attrs = c->attrs;
+    if (op_need(c, 1, err) < 0)
+        return -1;
+    const struct shape *x = infer_shape(c, 0);
+    struct shape out = SHAPE(DIM_UNKNOWN, DIM_UNKNOWN);
+    if (x->rank >= 0) {
+        int64_t axis = attrs->axis < 0 ? attrs->axis + x->rank : attrs->axis;
+        if (axis < 0 || axis > x->rank)
+            return err_set(err, ERR_MODEL, "axis %" PRId64 " is out of range; it must be in [%d, %d]", attrs->axis, -x->rank, x->rank);
+        out.dim[0] = product_of(x, 0, (int)axis);
+        out.dim[1] = product_of(x, (int)axis, x->rank);
+    }
+    infer_out(c, 0, op_dtype(c, 0), &out);
+    return 0;
+}
+
+/* ---- Squeeze, Unsqueeze ---- */
+struct axes_attrs {
+    struct op_ints axes;
+};
+static const struct op_attr axes_attrs[] = {{OP_ATTR(axes_attrs, axes), .kind = OP_INTS, .max_count = SHAPE_MAX_RANK}, {0}};
+static const struct op_attr needed_axes_attrs[] = {
+    {OP_ATTR(axes_attrs, axes), .kind = OP_INTS, .max_count = SHAPE_MAX_RANK, .required = true}, {0}};
+static const struct op_attr no_attrs[] = {{0}};
+
+/* Axes from attribute or input; 0 known, 1 not known yet. */
+static int get_axes(const struct infer_ctx *c, int64_t axes[SHAPE_MAX_RANK], int *count, struct err *err)
+{
+    const struct axes_attrs *attrs = c->attrs;
+    *count = attrs->axes.count;
+    if (*count)
+        memcpy(axes, attrs->axes.at, (size_t)*count * sizeof *axes);
+    if (!infer_has(c, 1))
+        return 0;
+    return op_value(c, 1) ? op_read_ints(op_value(c, 1), "axes", axes, SHAPE_MAX_RANK, count, err) : 1;
+}
+
+static void unknown_rank_change(struct infer_ctx *c, int sign)
+{
+    struct shape out = SHAPE_UNKNOWN;
+    int64_t n = op_list_length(c, 1), rank = infer_shape(c, 0)->rank;
+    if (n > 0 && n <= SHAPE_MAX_RANK && rank >= 0 && rank + sign * n >= 0 && rank + sign * n <= SHAPE_MAX_RANK) {
+        out.rank = (int)(rank + sign * n);
+        for (int i = 0; i < out.rank; i++)
+            out.dim[i] = DIM_UNKNOWN;
+    }
+    infer_out(c, 0, op_dtype(c, 0), &out);
+}
+
+static int infer_squeeze(struct infer_ctx *c, struct err *err)
+{
+    int64_t axes[SHAPE_MAX_RANK];
+    bool mask[SHAPE_MAX_RANK];
+    int count;
+    if (op_need(c, 1, err) < 0)
+        return -1;
+    int known = get_axes(c, axes, &count, err);
+    const struct shape *x = infer_shape(c, 0);
+    if (known < 0)
+        return -1;
+    if (known > 0 || x->rank < 0) {
+        unknown_rank_change(c, -1);
+        return 0;
+    }
+    if (op_axes_mask(axes, count, x->rank, mask, err) < 0)
+        return -1;
+    struct shape out = {0};
+    for (int i = 0; i < x->rank; i++) {
+        if (mask[i] && x->dim[i] > 1)
+            return err_set(err, ERR_SHAPE, "axis %d has %" PRId64 " elements; only axes of one can be squeezed", i, x->dim[i]);
+        if (mask[i] && x->dim[i] == 0)
+            return err_set(err, ERR_SHAPE, "axis %d has no elements; only axes of one can be squeezed", i);
+        if (count == 0 && x->dim[i] < 0) { /* which axes go depends on their size */
+            infer_out(c, 0, op_dtype(c, 0), &SHAPE_UNKNOWN);
+            return 0;
+        }
+        if (!(count ? mask[i] : x->dim[i] == 1))
+            out.dim[out.rank++] = x->dim[i];
+    }
+    infer_out(c, 0, op_dtype(c, 0), &out);
+    return 0;
+}
+
+static int infer_unsqueeze(struct infer_ctx *c, struct err *err)
+{
+    int64_t axes[SHAPE_MAX_RANK];
+    bool mask[SHAPE_MAX_RANK];
+    int count;
+    if (op_need(c, c->opset >= 13 ? 2 : 1, err) < 0)
+        return -1;
+    int known = get_axes(c, axes, &count, err);
+    const struct shape *x = infer_shape(c, 0);
+    if (known < 0)
+        return -1;
+    if (known > 0 || x->rank < 0) {
+        unknown_rank_change(c, 1);
+        return 0;
+    }
+    struct shape out = {.rank = x->rank + count};
+    if (op_rank_fits(out.rank, err) < 0 || op_axes_mask(axes, count, out.rank, mask, err) < 0)
+        return -1;
+    for (int i = 0, from = 0; i < out.rank; i++)
+        out.dim[i] = mask[i] ? 1 : x->dim[from++];
+    infer_out(c, 0, op_dtype(c, 0), &out);
+    return 0;
+}
+
+#define COPY_FN(name)                                                                                                  \
+    static int forward_##name(struct run_ctx *c, struct err *err)                                                      \
+    {                                                                                                                  \
+        return op_copy_whole(c, infer_##name, err);                                                                    \
+    }
+COPY_FN(reshape)
+COPY_FN(flatten)
+COPY_FN(squeeze)
+COPY_FN(unsqueeze)
+
+static int forward_identity(struct run_ctx *c, struct err *err)
+{
+    return op_copy_whole(c, op_infer_same, err);
+}
+
+/* ---- rows ---- */
+#define RESHAPE_ROW(type_, doc_, ...)                                                                                  \
+    {                                                                                                                  \
+        .type = type_, .domain = "", .doc = doc_, .in_min = 1, .out_min = 1, .out_max = 1, .quant = {QUANT_PASS},      \
+        __VA_ARGS__                                                                                                    \
+    }
+OP_CLASS(reshape_1) = RESHAPE_ROW("Reshape", "The same elements in another shape, an attribute.", .since = 1, .until = 4, .in_max = 1,
+                                  .attrs = reshape_old_attrs, .attrs_size = sizeof(struct reshape_attrs), .infer = infer_reshape,
+                                  .forward = forward_reshape,
+                                  .samples = (const struct op_sample[]){{"f32[2,3,4]", "shape=0,-1", 1, 4}, {0}});
+OP_CLASS(reshape_5) = {.type = "Reshape", .domain = "", .since = 5, .doc = "The same elements in another shape; 0 copies, -1 takes the rest.",
+                       .in_min = 2, .in_max = 2, .out_min = 1, .out_max = 1, .quant = {QUANT_PASS}, .attrs = reshape_attrs,
+                       .attrs_size = sizeof(struct reshape_attrs), .infer = infer_reshape, .forward = forward_reshape,
+                       .samples = (const struct op_sample[]){{"f32[2,3,4] !i64[2]=0,-1", ""}, {"f32[2,3,4] i64[3]=4,3,2", ""},
+                                                             {"f32[2,3,4] !i64[4]=2,0,2,-1", ""}, {"f32[1] !i64[0]", ""},
+                                                             {"f32[0,3] !i64[2]=3,0", "allowzero=1"},
+                                                             {"i64[2,2] !i64[1]=-1", ""}, {0}}};
+OP_CLASS(flatten) = RESHAPE_ROW("Flatten", "The input as a matrix: axes before `axis`, and the others.", .since = 1, .in_max = 1,
+                                .attrs = flatten_attrs, .attrs_size = sizeof(struct axis_attrs), .infer = infer_flatten,
+                                .forward = forward_flatten,
+                                .samples = (const struct op_sample[]){{"f32[2,3,4]", ""}, {"f32[2,3,4]", "axis=0"},
+                                                                      {"f32[2,3,4]", "axis=-1"}, {"f32[2,3,4]", "axis=3"}, {0}});
+OP_CLASS(squeeze_1) = RESHAPE_ROW("Squeeze", "Axes of one element removed.", .since = 1, .until = 12, .in_max = 1, .attrs = axes_attrs,
+                                  .attrs_size = sizeof(struct axes_attrs), .infer = infer_squeeze, .forward = forward_squeeze,
+                                  .samples = (const struct op_sample[]){{"f32[1,3,1]", "axes=0", 1, 11},
+                                                                        {"f32[1,3,1]", "axes=0,-1", 1, 11}, {"f32[1,3,1]", "", 1, 11}, {0}});
+OP_CLASS(squeeze_13) = RESHAPE_ROW("Squeeze", "Axes of one element removed.", .since = 13, .in_max = 2, .attrs = no_attrs,
+                                   .attrs_size = sizeof(struct axes_attrs), .infer = infer_squeeze, .forward = forward_squeeze,
+                                   .samples = (const struct op_sample[]){{"f32[1,3,1] !i64[1]=0", ""}, {"f32[1,3,1] i64[2]=0,-1", ""},
+                                                                         {"f32[1,3,1]", ""}, {0}});
+OP_CLASS(unsqueeze_1) = RESHAPE_ROW("Unsqueeze", "Axes of one element added.", .since = 1, .until = 12, .in_max = 1,
+                                    .attrs = needed_axes_attrs, .attrs_size = sizeof(struct axes_attrs), .infer = infer_unsqueeze,
+                                    .forward = forward_unsqueeze,
+                                    .samples = (const struct op_sample[]){{"f32[3,4]", "axes=0,3", 1, 11}, {"f32[3]", "axes=-1", 1, 11}, {0}});
+OP_CLASS(unsqueeze_13) = {.type = "Unsqueeze", .domain = "", .since = 13, .doc = "Axes of one element added.", .in_min = 2, .in_max = 2,
+                          .out_min = 1, .out_max = 1, .quant = {QUANT_PASS}, .attrs = no_attrs,
+                          .attrs_size = sizeof(struct axes_attrs), .infer = infer_unsqueeze, .forward = forward_unsqueeze,
+                          .samples = (const struct op_sample[]){{"f32[3,4] !i64[2]=0,3", ""}, {"f32[3] i64[1]=-1", ""},
+                                                                {"f32[] !i64[]=0", ""}, {0}}};
+OP_CLASS(identity) = RESHAPE_ROW("Identity", "The input as it is.", .since = 1, .in_max = 1, .infer = op_infer_same,
+                                 .forward = forward_identity,
+                                 .samples = (const struct op_sample[]){{"f32[2,3]", ""}, {"i64[3]", ""}, {"b[2]", ""}, {"f16[2]", ""}, {0}});

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * SQLite in WAL mode: readers see the last commit and never wait; one connection writes, under sqlstore.c's fair lock, because
+ * SQLite's own busy handler lets a writer starve for seconds. Checkpoints run on a connection of their own (maintain): in the
+ * commit path they would cost a client tens of milliseconds now and then. */
+#include "server/sql_driver.h"
+
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct sql_conn {
+    sqlite3 *db;
+    int synchronous; /* 1 NORMAL, 2 FULL, 0 not set yet */
+};
+
+enum { BUSY_MS = 10000 };
+
+static int fail(sqlite3 *db, int code, const char *what, struct err *err)
+{
+    enum err_code kind = code == SQLITE_FULL ? ERR_DISK_FULL : code == SQLITE_NOMEM ? ERR_NOMEM : ERR_STORE;
+    return err_set(err, kind, "catalogue: %s: %s", what, db ? sqlite3_errmsg(db) : sqlite3_errstr(code));
+}
+
+static int exec(struct sql_conn *conn, const char *sql, struct err *err)
+{
+    int rc = sqlite3_exec(conn->db, sql, NULL, NULL, NULL);
+    return rc == SQLITE_OK ? 0 : fail(conn->db, rc, "statement failed", err);
+}
+
+static void close_conn(struct sql_conn *conn)
+{
+    if (!conn)
+        return;
+    sqlite3_close(conn->db);
+    free(conn);
+}
+
+static struct sql_conn *open_conn(const char *dsn, bool read_only, struct err *err)
+{
+    struct sql_conn *conn = calloc(1, sizeof *conn);
+    if (!conn) {
+        err_set(err, ERR_NOMEM, "out of memory");
+        return NULL;
+    }
+    /* readers open for writing too: WAL's shared index needs it; query_only keeps them from using it */
+    int rc = sqlite3_open_v2(dsn, &conn->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
+    if (rc != SQLITE_OK) {
+        fail(conn->db, rc, "cannot be opened", err);
+        close_conn(conn);
+        return NULL;
+    }
+    sqlite3_busy_timeout(conn->db, BUSY_MS);
+    if (exec(conn, "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=8000; PRAGMA journal_size_limit=16777216;"
+                   "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-1024;",
+             err) ||
+        (read_only && exec(conn, "PRAGMA query_only=1", err))) {
+        close_conn(conn);
+        return NULL;
+    }
+    return conn;
+}
+
+static struct sql_stmt *prepare(struct sql_conn *conn, const char *sql, struct err *err)
+{
+    sqlite3_stmt *stmt = NULL;
+    int rc = sqlite3_prepare_v3(conn->db, sql, -1, SQLITE_PREPARE_PERSISTENT, &stmt, NULL);
+    if (rc != SQLITE_OK)
+        fail(conn->db, rc, "statement not understood", err);
+    return (struct sql_stmt *)stmt;
+}
+
+static sqlite3_stmt *raw(struct sql_stmt *stmt)
+{
+    return (sqlite3_stmt *)stmt;
+}
+
+static void finalize(struct sql_stmt *stmt)
+{
+    sqlite3_finalize(raw(stmt));
+}
+
+/* The index of "$3" is the order of its first appearance, not its digit. 0 (a parameter no statement uses) is refused. */
+static int position(struct sql_stmt *stmt, int index)
+{
+    char name[16];
+    snprintf(name, sizeof name, "$%d", index);
+    return sqlite3_bind_parameter_index(raw(stmt), name);
+}
+
+static int bound(struct sql_stmt *stmt, int rc, struct err *err)
+{
+    return rc == SQLITE_OK ? 0 : fail(sqlite3_db_handle(raw(stmt)), rc, "parameter not accepted", err);
+}
+
+static int bind_text(struct sql_stmt *stmt, int index, const char *text, struct err *err)
+{
+    return bound(stmt, sqlite3_bind_text(raw(stmt), position(stmt, index), text, -1, SQLITE_STATIC), err);
+}
+
+static int bind_int(struct sql_stmt *stmt, int index, int64_t value, struct err *err)
+{
+    return bound(stmt, sqlite3_bind_int64(raw(stmt), position(stmt, index), value), err);
+}
+
+static int bind_real(struct sql_stmt *stmt, int index, double value, struct err *err)
+{
+    return bound(stmt, sqlite3_bind_double(raw(stmt), position(stmt, index), value), err);
+}
+
+static int step(struct sql_stmt *stmt, struct err *err)
+{
+    int rc = sqlite3_step(raw(stmt));
+    if (rc == SQLITE_ROW)
+        return 1;
+    return rc == SQLITE_DONE ? 0 : fail(sqlite3_db_handle(raw(stmt)), rc, "statement failed", err);
+}
+
+static void reset(struct sql_stmt *stmt)
+{
+    sqlite3_reset(raw(stmt));
+    sqlite3_clear_bindings(raw(stmt));
+}
+
+static const char *column_text(struct sql_stmt *stmt, int column)
+{
+    return (const char *)sqlite3_column_text(raw(stmt), column);
+}
+
+static int64_t column_int(struct sql_stmt *stmt, int column)
+{
+    return sqlite3_column_int64(raw(stmt), column);
+}
+
+static double column_real(struct sql_stmt *stmt, int column)
+{
+    return sqlite3_column_double(raw(stmt), column);
+}
+
+static int begin(struct sql_conn *conn, bool write, bool durable, struct err *err)
+{
+    int synchronous = durable ? 2 : 1;
+    if (write && conn->synchronous != synchronous) {
+        if (exec(conn, durable ? "PRAGMA synchronous=FULL" : "PRAGMA synchronous=NORMAL", err))
+            return -1;
+        conn->synchronous = synchronous;
+    }
+    return exec(conn, write ? "BEGIN IMMEDIATE" : "BEGIN", err);
+}
+
+static int maintain(struct sql_conn *conn, struct err *err)
+{
+    int rc = sqlite3_wal_checkpoint_v2(conn->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+    return rc == SQLITE_OK || rc == SQLITE_BUSY ? 0 : fail(conn->db, rc, "write-ahead log not folded in", err);
+}
+
+const struct sql_driver sql_sqlite = {
+    .name = "sqlite",
+    .now = "CAST((julianday('now')-2440587.5)*86400000 AS INTEGER)",
+    .lock = "",
+    .skip = "",
+    .open = open_conn,
+    .close = close_conn,
+    .prepare = prepare,
+    .finalize = finalize,
+    .bind_text = bind_text,
+    .bind_int = bind_int,
+    .bind_real = bind_real,
+    .step = step,
+    .reset = reset,
+    .column_text = column_text,
+    .column_int = column_int,
+    .column_real = column_real,
+    .exec = exec,
+    .begin = begin,
+    .maintain = maintain,
+};

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * sqlstore.h - what the parts of the SQL store (sqlstore*.c) share: sessions, transactions, queries. Private to them.
+ * A call     store_X: open a session (read or write) -> queries -> db_end / db_commit -> db_changed for woken waiters.
+ * A query    struct query q; query_start(&q, db, SQL, BIND(T("a"), I(1)), err); while (query_row(&q)) ...; query_end(&q)
+ *            Errors are kept in the query's *err; query_end tells: 0 or -1. */
+#ifndef PARED_SERVER_SQLSTORE_H
+#define PARED_SERVER_SQLSTORE_H
+
+#include "server/sql_driver.h"
+#include "server/store.h"
+
+enum { MAX_STATEMENTS = 96, MAX_CHANGES = 128 };
+
+/* A connection with its prepared statements, found again by the address of their text. */
+struct db {
+    struct store *store;
+    const struct sql_driver *driver;
+    struct sql_conn *conn;
+    bool busy, write;
+    struct {
+        const char *sql;
+        struct sql_stmt *stmt;
+    } statements[MAX_STATEMENTS];
+    int n_statements;
+};
+
+/* A consistent view of the catalogue; several at once. */
+struct db *db_read(struct store *store, struct err *err);
+void db_end(struct db *db);
+/* The writer, one at a time, first come first served. Ends with db_commit or db_abort. */
+struct db *db_write(struct store *store, bool durable, struct err *err);
+int db_commit(struct db *db, struct err *err);
+void db_abort(struct db *db);
+/* After the commit, with no session open. */
+void db_changed(struct store *store, enum store_change change, const char *job_id);
+
+/* ---- queries */
+struct sql_value {
+    enum { SQL_TEXT, SQL_INT, SQL_REAL } type;
+    const char *text;
+    int64_t i;
+    double real;
+};
+static inline struct sql_value T(const char *text) { return (struct sql_value){.type = SQL_TEXT, .text = text}; }
+static inline struct sql_value I(int64_t i) { return (struct sql_value){.type = SQL_INT, .i = i}; }
+static inline struct sql_value R(double real) { return (struct sql_value){.type = SQL_REAL, .real = real}; }
+#define BIND(...) \
+    (const struct sql_value[]){__VA_ARGS__}, (int)(sizeof((const struct sql_value[]){__VA_ARGS__}) / sizeof(struct sql_value))
+#define BIND_NOTHING NULL, 0
+
+struct query {
+    struct db *db;
+    struct sql_stmt *stmt;
+    struct err *err;
+    bool failed;
+};
+/* `sql` must be a constant: the statement is kept by its address. */
+void query_start(struct query *q, struct db *db, const char *sql, const struct sql_value *values, int count, struct err *err);
+bool query_row(struct query *q);
+int query_end(struct query *q);
+int64_t query_int(const struct query *q, int column);
+double query_real(const struct query *q, int column);
+/* Borrowed until the next row; "" for SQL's NULL. */
+const char *query_raw(const struct query *q, int column);
+/* Copied into the arena; NULL for SQL's NULL. */
+const char *query_text(struct query *q, int column, struct arena *arena);
+/* Start, step to the end, end: the number of rows it returned, or -1. */
+int db_run(struct db *db, const char *sql, const struct sql_value *values, int count, struct err *err);
+/* The integer in the first column of the first row, `absent` when there is none. -1 fails. */
+int db_int(struct db *db, const char *sql, const struct sql_value *values, int count, int64_t absent, int64_t *out,
+           struct err *err);
+
+/* ---- shared between the parts */
+extern const char *const sqlstore_migrations[]; /* NULL-terminated; index + 1 = schema version */
+/* Files of a resource, in order. */
+int sqlstore_files(struct db *db, const char *id, struct arena *arena, struct store_resource *out, struct err *err);
+int sqlstore_resource(struct db *db, enum store_kind kind, const char *owner, const char *id, struct arena *arena,
+                      struct store_resource *out, struct err *err);
+/* Append an event to a job, without a fence: inside a transaction that has checked it. */
+int sqlstore_event(struct db *db, const char *id, const char *type, const char *data, struct err *err);
+/* {"state":"..."} event of a job that changed. */
+int sqlstore_state_event(struct db *db, const char *id, enum job_state state, struct err *err);
+int sqlstore_job(struct db *db, const char *owner, const char *id, struct arena *arena, struct store_job *out, struct err *err);
+/* Those of `hashes` that nothing refers to. */
+int sqlstore_orphans(struct db *db, const char **hashes, int count, struct arena *arena, struct store_orphans *orphans,
+                     struct err *err);
+/* Column 0 of every row into one list. */
+int sqlstore_column(struct db *db, const char *sql, const char *id, struct arena *arena, const char ***out, int *count,
+                    struct err *err);
+
+#endif

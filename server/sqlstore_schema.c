@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The catalogue's tables, as steps from each schema version to the next. A step that was released is never edited: add one.
+ * `job` is narrow and its hot indexes are partial, so that finished jobs cost the queue nothing; what changes often (progress)
+ * and what grows (events) has tables of its own. `lease_until` is not indexed: a beat then touches no index. */
+#include "server/sqlstore.h"
+
+#define RESOURCE_TABLE(name)                                                                                          \
+    "CREATE TABLE " name "(id TEXT PRIMARY KEY, owner TEXT NOT NULL, name TEXT NOT NULL, sha256 TEXT NOT NULL,"       \
+    " content TEXT NOT NULL, bytes BIGINT NOT NULL, facts TEXT NOT NULL, parent_job TEXT, created_at BIGINT NOT NULL," \
+    " UNIQUE(owner, content));"                                                                                       \
+    "CREATE INDEX " name "_owner ON " name "(owner, id);"
+
+const char *const sqlstore_migrations[] = {
+    /* 1 */
+    RESOURCE_TABLE("model") RESOURCE_TABLE("dataset")
+    "CREATE TABLE resource_file(resource_id TEXT NOT NULL, seq BIGINT NOT NULL, owner TEXT NOT NULL, name TEXT NOT NULL,"
+    " sha256 TEXT NOT NULL, bytes BIGINT NOT NULL, PRIMARY KEY(resource_id, seq));"
+    "CREATE INDEX resource_file_sha256 ON resource_file(sha256);"
+    "CREATE TABLE resource_detail(resource_id TEXT NOT NULL, what TEXT NOT NULL, owner TEXT NOT NULL, json TEXT NOT NULL,"
+    " PRIMARY KEY(resource_id, what));"
+    "CREATE TABLE recipe(id TEXT PRIMARY KEY, owner TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL,"
+    " created_at BIGINT NOT NULL, UNIQUE(owner, name));"
+    "CREATE INDEX recipe_owner ON recipe(owner, id);"
+    "CREATE TABLE job(id TEXT PRIMARY KEY, owner TEXT NOT NULL,"
+    " state TEXT NOT NULL CHECK(state IN('queued','running','succeeded','failed','canceled')),"
+    " priority BIGINT NOT NULL, run_at BIGINT NOT NULL, attempt BIGINT NOT NULL DEFAULT 0, crashes BIGINT NOT NULL DEFAULT 0,"
+    " losses BIGINT NOT NULL DEFAULT 0, lease_owner TEXT, lease_until BIGINT, cancel_requested_at BIGINT,"
+    " timeout_s BIGINT NOT NULL, memory_bytes BIGINT NOT NULL, threads BIGINT NOT NULL, request TEXT NOT NULL, result TEXT,"
+    " error TEXT, version BIGINT NOT NULL DEFAULT 1, created_at BIGINT NOT NULL, started_at BIGINT, finished_at BIGINT,"
+    " CHECK((state='running')=(lease_until IS NOT NULL)),"
+    " CHECK((state IN('succeeded','failed','canceled'))=(finished_at IS NOT NULL)));"
+    "CREATE INDEX job_claim ON job(priority DESC, run_at, id) WHERE state='queued';"
+    "CREATE INDEX job_running ON job(id) WHERE state='running';"
+    "CREATE INDEX job_owner ON job(owner, id);"
+    "CREATE INDEX job_state ON job(owner, state, id);"
+    "CREATE TABLE job_input(job_id TEXT NOT NULL, role TEXT NOT NULL, owner TEXT NOT NULL, resource_id TEXT NOT NULL,"
+    " PRIMARY KEY(job_id, role));"
+    "CREATE INDEX job_input_resource ON job_input(resource_id);"
+    "CREATE TABLE job_progress(job_id TEXT PRIMARY KEY, owner TEXT NOT NULL, step BIGINT NOT NULL, steps BIGINT NOT NULL,"
+    " stage TEXT NOT NULL, done BIGINT NOT NULL, total BIGINT NOT NULL, eta_s DOUBLE PRECISION NOT NULL,"
+    " version BIGINT NOT NULL, updated_at BIGINT NOT NULL);"
+    "CREATE TABLE job_event(job_id TEXT NOT NULL, seq BIGINT NOT NULL, owner TEXT NOT NULL, at BIGINT NOT NULL,"
+    " type TEXT NOT NULL, data TEXT NOT NULL, PRIMARY KEY(job_id, seq));"
+    "CREATE TABLE artifact(id TEXT PRIMARY KEY, owner TEXT NOT NULL, job_id TEXT NOT NULL, name TEXT NOT NULL,"
+    " media_type TEXT NOT NULL, sha256 TEXT NOT NULL, bytes BIGINT NOT NULL, created_at BIGINT NOT NULL, UNIQUE(job_id, name));"
+    "CREATE INDEX artifact_sha256 ON artifact(sha256);"
+    "CREATE TABLE idempotency(owner TEXT NOT NULL, key TEXT NOT NULL, request_sha256 TEXT NOT NULL, job_id TEXT NOT NULL,"
+    " expires_at BIGINT NOT NULL, PRIMARY KEY(owner, key));"
+    "CREATE INDEX idempotency_job ON idempotency(job_id);",
+    NULL,
+};
