@@ -8,10 +8,15 @@
 #define CLI_COMMANDS(X)                                                                                              \
     X(bench, "latency of a model on this machine")                                                                   \
     X(diff, "two models on the same inputs: fidelity per output and per layer")                                      \
-    X(eval, "a model on a dataset: metrics, outputs")
+    X(eval, "a model on a dataset: metrics, outputs")                                                                \
+    X(inspect, "what is in a model, and what can be pruned or quantized and why not")                                \
+    X(methods, "the catalogue of recipe steps, presets and targets")                                                 \
+    X(run, "a recipe on a model, verified, with a report")
 
 #define DECLARE(name, help) int cmd_##name(int argc, char **argv);
 CLI_COMMANDS(DECLARE)
 #undef DECLARE
+/* `pared __job`: the server's child; not listed (core/recipe/job_spec.h). */
+int cmd_job(void);
 
 #endif

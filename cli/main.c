@@ -38,6 +38,8 @@ int main(int argc, char **argv)
         puts("pared " PARED_VERSION);
         return CLI_OK;
     }
+    if (!strcmp(argv[1], "__job"))
+        return cmd_job();
     for (int i = 0; i < N_COMMANDS; i++)
         if (!strcmp(argv[1], commands[i].name))
             return commands[i].run(argc - 1, argv + 1);

@@ -221,6 +221,11 @@ const char *query_raw(const struct query *q, int column)
     return text ? text : "";
 }
 
+void query_copy(const struct query *q, int column, char *out, size_t size)
+{
+    snprintf(out, size, "%s", query_raw(q, column));
+}
+
 double query_real(const struct query *q, int column)
 {
     return q->db->driver->column_real(q->stmt, column);

@@ -62,6 +62,8 @@ int64_t query_int(const struct query *q, int column);
 double query_real(const struct query *q, int column);
 /* Borrowed until the next row; "" for SQL's NULL. */
 const char *query_raw(const struct query *q, int column);
+/* Cut to fit. */
+void query_copy(const struct query *q, int column, char *out, size_t size);
 /* Copied into the arena; NULL for SQL's NULL. */
 const char *query_text(struct query *q, int column, struct arena *arena);
 /* Start, step to the end, end: the number of rows it returned, or -1. */

@@ -129,7 +129,7 @@ static int insert_resource(struct db *db, enum store_kind kind, const struct sto
     struct query q;
     query_start(&q, db, same[kind], BIND(T(in->owner), T(key)), err);
     if (query_row(&q))
-        strncpy(id, query_raw(&q, 0), ID_SIZE - 1);
+        query_copy(&q, 0, id, ID_SIZE);
     return query_end(&q);
 }
 
@@ -256,7 +256,7 @@ static int refuse_if_used(struct db *db, enum store_kind kind, const char *id, s
                 " WHERE resource_id=$1 AND state IN('queued','running') LIMIT 1 @LOCK@",
                 BIND(T(id)), err);
     if (query_row(&q))
-        strncpy(job, query_raw(&q, 0), ID_SIZE - 1);
+        query_copy(&q, 0, job, sizeof job);
     if (query_end(&q))
         return -1;
     if (*job)

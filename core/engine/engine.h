@@ -23,6 +23,8 @@ struct plan_opts {
 
 struct plan *plan_new(const struct model *m, const struct plan_opts *opts, struct err *err);
 void plan_free(struct plan *plan);
+/* The model the value ids below belong to: the caller's, or a private copy with local functions inlined (the caller's ids hold in it). */
+const struct model *plan_model(const struct plan *plan);
 
 /* Graph inputs that must be fed: those without an initializer. */
 int plan_n_inputs(const struct plan *plan);

@@ -321,6 +321,11 @@ void plan_free(struct plan *plan)
     free(plan);
 }
 
+const struct model *plan_model(const struct plan *plan)
+{
+    return plan->m;
+}
+
 int plan_n_inputs(const struct plan *plan)
 {
     return plan->n_input;

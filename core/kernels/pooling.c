@@ -70,7 +70,7 @@ static void run_planes(struct pool *pool, const struct pooling *g, const void *x
 {
     struct job job = {.g = g, .x = x, .y = y, .column_major = column_major, .in = window_count(g->w.in, g->w.rank),
                       .out = window_count(g->w.out, g->w.rank)};
-    job.per_task = i64_max(1, 65536 / i64_max(1, job.out * window_count(g->w.kernel, g->w.rank)));
+    job.per_task = i64_max(1, (int64_t)(65536.0 / ((double)job.out * (double)window_count(g->w.kernel, g->w.rank) + 1)));
     const int64_t tasks = i64_ceil_div(g->planes, job.per_task);
     if (job.out > 0)
         pool_run(tasks > 1 ? pool : NULL, tasks, fn, &job);
@@ -234,3 +234,68 @@ DEFINE_INDEX(f64, double)
 
 DEFINE_SUMS(f32, float, powf, fabsf)
 DEFINE_SUMS(f64, double, pow, fabs)
+
+/* ---- one window over everything: eight running values, joined in a fixed order, so that the loop vectorises ---- */
+enum { LANES = 8 };
+
+struct global_job {
+    enum pool_kind kind;
+    double p;
+    int64_t planes, cells, per_task;
+    const void *x;
+    void *y;
+};
+
+#define REDUCE(T, start, update, join)                                                                                 \
+    T lane[LANES];                                                                                                     \
+    int64_t i = 0;                                                                                                     \
+    for (int l = 0; l < LANES; l++)                                                                                    \
+        lane[l] = (start);                                                                                             \
+    for (; i + LANES <= n; i += LANES)                                                                                 \
+        for (int l = 0; l < LANES; l++) {                                                                              \
+            const T v = x[i + l], s = lane[l];                                                                         \
+            lane[l] = (update);                                                                                        \
+        }                                                                                                              \
+    for (; i < n; i++) {                                                                                               \
+        const T v = x[i], s = lane[0];                                                                                 \
+        lane[0] = (update);                                                                                            \
+    }                                                                                                                  \
+    for (int l = 1; l < LANES; l++) {                                                                                  \
+        const T v = lane[l], s = lane[0];                                                                              \
+        lane[0] = (join);                                                                                              \
+    }                                                                                                                  \
+    return lane[0];
+
+#define DEFINE_GLOBAL(suffix, T, power, absolute)                                                                      \
+    KERNEL_CLONES static T all_max_##suffix(const T *x, int64_t n) { REDUCE(T, x[0], v > s ? v : s, v > s ? v : s) }   \
+    KERNEL_CLONES static T all_sum_##suffix(const T *x, int64_t n) { REDUCE(T, 0, s + v, s + v) }                      \
+    KERNEL_CLONES static T all_square_##suffix(const T *x, int64_t n) { REDUCE(T, 0, s + v * v, s + v) }               \
+    static T all_power_##suffix(const T *x, int64_t n, T p) { REDUCE(T, 0, s + power(absolute(v), p), s + v) }         \
+    static T all_norm_##suffix(const T *x, int64_t n, double p)                                                        \
+    {                                                                                                                  \
+        const T sum = p == 2 ? all_square_##suffix(x, n) : all_power_##suffix(x, n, (T)p);                             \
+        return p == 1 ? sum : power(sum, (T)(1 / p));                                                                  \
+    }                                                                                                                  \
+    static void run_global_##suffix(void *arg, int64_t task, int lane)                                                 \
+    {                                                                                                                  \
+        const struct global_job *job = arg;                                                                            \
+        const int64_t from = task * job->per_task, to = i64_min(from + job->per_task, job->planes), n = job->cells;    \
+        (void)lane;                                                                                                    \
+        for (int64_t i = from; i < to; i++) {                                                                          \
+            const T *x = (const T *)job->x + i * n;                                                                    \
+            ((T *)job->y)[i] = job->kind == POOL_MAX       ? all_max_##suffix(x, n)                                    \
+                               : job->kind == POOL_AVERAGE ? all_sum_##suffix(x, n) / (T)n                             \
+                                                           : all_norm_##suffix(x, n, job->p);                          \
+        }                                                                                                              \
+    }                                                                                                                  \
+    void pool_global_##suffix(struct pool *pool, enum pool_kind kind, double p, int64_t planes, int64_t n, const T *x, \
+                              T *y)                                                                                    \
+    {                                                                                                                  \
+        struct global_job job = {.kind = kind, .p = p, .planes = planes, .cells = n, .x = x, .y = y};                  \
+        job.per_task = i64_max(1, 65536 / n);                                                                          \
+        const int64_t tasks = i64_ceil_div(planes, job.per_task);                                                      \
+        pool_run(tasks > 1 ? pool : NULL, tasks, run_global_##suffix, &job);                                           \
+    }
+
+DEFINE_GLOBAL(f32, float, powf, fabsf)
+DEFINE_GLOBAL(f64, double, pow, fabs)

@@ -29,4 +29,9 @@ void pool_average_f64(struct pool *pool, const struct pooling *g, const double *
 void pool_norm_f32(struct pool *pool, const struct pooling *g, const float *x, float *y);
 void pool_norm_f64(struct pool *pool, const struct pooling *g, const double *x, double *y);
 
+/* One value a plane of `cells` > 0 contiguous values: maximum, average, or p-norm (p > 0). */
+enum pool_kind { POOL_MAX, POOL_AVERAGE, POOL_NORM };
+void pool_global_f32(struct pool *pool, enum pool_kind kind, double p, int64_t planes, int64_t cells, const float *x, float *y);
+void pool_global_f64(struct pool *pool, enum pool_kind kind, double p, int64_t planes, int64_t cells, const double *x, double *y);
+
 #endif

@@ -49,7 +49,8 @@ static int check_location(struct reader *r, const char *location)
 
 static void unmap(void *data, size_t bytes)
 {
-    munmap(data, bytes);
+    if (bytes) /* an empty file has no mapping */
+        munmap(data, bytes);
 }
 
 /* fd of the location, -1 if there is none, -2 with an error. */
@@ -86,7 +87,7 @@ static int map_file(struct reader *r, struct external_file *f, int fd)
     void *data = f->size ? mmap(NULL, f->size, PROT_READ, MAP_PRIVATE, fd, 0) : nothing;
     if (data == MAP_FAILED)
         return err_set_errno(r->err, ERR_IO, "external data file '%s' cannot be mapped", f->location);
-    f->map = tbuf_wrap(data, f->size, f->size ? unmap : NULL, r->err);
+    f->map = tbuf_wrap(data, f->size, unmap, r->err);
     if (!f->map) {
         if (f->size)
             munmap(data, f->size);
@@ -130,8 +131,8 @@ int read_external(struct reader *r, struct weight *w, size_t need)
     const char *offset_text = entry_of(&w->external, "offset"), *length_text = entry_of(&w->external, "length");
     uint64_t offset = 0, length = need;
     struct tensor *t = &w->tensor;
-    if (!r->m || t->dtype == DTYPE_STRING)
-        return err_set(r->err, ERR_MODEL, "is stored externally, which is not possible here");
+    if (t->dtype == DTYPE_STRING)
+        return err_set(r->err, ERR_MODEL, "is stored externally, which is not possible for strings");
     if (check_location(r, location) || (offset_text && parse_size(r, "offset", offset_text, &offset)) ||
         (length_text && parse_size(r, "length", length_text, &length)))
         return -1;
@@ -145,7 +146,7 @@ int read_external(struct reader *r, struct weight *w, size_t need)
         return 0; /* missing and allowed to be: no data */
     if (offset > f->size || need > f->size - offset)
         return err_set(r->err, ERR_MODEL,
-                       "external data wants bytes %" PRIu64 " to %" PRIu64 " of '%s', which has only %zu", offset,
-                       offset + need, location, f->size);
+                       "external data wants %zu bytes at offset %" PRIu64 " of '%s', which has only %zu", need, offset,
+                       location, f->size);
     return read_window(r, t, (const unsigned char *)tbuf_data(f->map) + offset, f->map);
 }

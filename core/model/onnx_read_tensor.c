@@ -138,7 +138,7 @@ static int keep_typed(struct reader *r, struct list list, struct weight *w)
     w->typed_of = w->tensor.data;
     w->typed = reader_fields(r, list.at, list.count, &failed);
     /* A second reference: whoever wants to change the elements must make them private first, which typed_of then shows. */
-    if (!failed && w->tensor.buf && r->m && w->tensor.buf != r->file)
+    if (!failed && w->tensor.buf && w->tensor.buf != r->file)
         failed = model_keep_file(r->m, tbuf_ref(w->tensor.buf)) != 0;
     return failed ? reader_nomem(r) : 0;
 }
@@ -285,11 +285,8 @@ int read_tensor(struct reader *r, const Onnx__TensorProto *pb, struct weight *w)
         return -1;
     if (!pb->has_data_type || pb->data_type == 0)
         return err_set(r->err, ERR_MODEL, "has no data_type");
-    if (r->m && (!dtype_valid(pb->data_type) || pb->n_dims > SHAPE_MAX_RANK || pb->has_segment))
-        return read_opaque(r, pb, w);
     if (!dtype_valid(pb->data_type) || pb->n_dims > SHAPE_MAX_RANK || pb->has_segment)
-        return err_set(r->err, ERR_MODEL, "has data_type %d and %zu dims; such a tensor cannot be held", (int)pb->data_type,
-                       pb->n_dims);
+        return read_opaque(r, pb, w);
     if (read_shape(r, pb, &w->tensor, &need) || check_places(r, pb, external))
         return -1;
     if (external) {

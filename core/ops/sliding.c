@@ -107,8 +107,11 @@ int sliding_resolve(struct window *w, const struct sliding_attrs *a, const struc
 
     if (sliding_read(w, a, rank, kernel, err) < 0)
         return -1;
+    int64_t taps = 1;
     for (int i = 0; i < rank; i++) {
         w->in[i] = x->dim[i + 2];
+        if (w->kernel[i] > 0 && (!i64_mul(taps, w->kernel[i], &taps) || taps > INT32_MAX))
+            return err_set(err, ERR_MODEL, "the kernel has too many cells; at most 2147483647 are allowed");
         if (a->auto_pad == AUTO_PAD_SAME_UPPER || a->auto_pad == AUTO_PAD_SAME_LOWER)
             resolve_same(w, i, a->auto_pad);
         else if (resolve_axis(w, i, ceil_mode, err) < 0)

@@ -24,19 +24,40 @@ static const struct pass passes[] = {
 };
 enum { N_PASSES = sizeof passes / sizeof passes[0] };
 
-static int run_pass(struct step_ctx *s, const struct pass *pass, bool last, int *changes, struct err *err)
+/* What quantization wants to see: products with their BatchNormalization and bias inside, constants as initializers. */
+static const struct pass preparation[] = {
+    {"constant_inputs", "", pass_constant_inputs}, {"fold_constants", "", pass_fold_constants}, {"remove_noops", "", pass_remove_noops},
+    {"fold_batchnorm", "", pass_fold_batchnorm},   {"add_bias", "", pass_add_bias},             {"dead_code", "", pass_dead_code},
+};
+enum { N_PREPARATION = sizeof preparation / sizeof preparation[0] };
+
+static int run_pass(const struct pass *pass, struct pass_ctx *c, struct model *m, struct err *err)
 {
-    struct pass_ctx c = {.opset = model_opset(s->model, ""), .layers = s->layers, .warnings = s->warnings, .last = last};
     int rc = -1;
-    if (edit_init(&c.edit, s->model, err)) return -1;
-    if (infer_run(&c.infer, s->model, err) == 0) {
-        rc = pass->run(&c, err);
-        if (rc == 0) rc = edit_finish(&c.edit, err);
-        infer_fini(&c.infer);
+    c->opset = model_opset(m, "");
+    c->changes = 0;
+    if (edit_init(&c->edit, m, err)) return -1;
+    if (infer_run(&c->infer, m, err) == 0) {
+        rc = pass->run(c, err);
+        if (rc == 0) rc = edit_finish(&c->edit, err);
+        infer_fini(&c->infer);
     }
-    edit_fini(&c.edit);
-    *changes = c.changes;
-    return rc;
+    edit_fini(&c->edit);
+    return rc ? err_wrap(err, "pass %s: ", pass->name) : 0;
+}
+
+int passes_prepare(struct model *m, struct layer_report *layers, struct warnings *warnings, struct err *err)
+{
+    struct pass_ctx c = {.layers = layers, .warnings = warnings};
+    bool changed = true;
+    for (int round = 0; changed && round < MAX_ROUNDS; round++) {
+        changed = false;
+        for (int p = 0; p < N_PREPARATION; p++) {
+            if (run_pass(&preparation[p], &c, m, err)) return -1;
+            changed = changed || c.changes > 0;
+        }
+    }
+    return 0;
 }
 
 static int64_t count_nodes(const struct model *m)
@@ -65,11 +86,11 @@ static int run(struct step_ctx *s, struct err *err)
         last = !changed || round >= MAX_ROUNDS; /* one more round, which only says why things stayed */
         changed = false;
         for (int p = 0; p < N_PASSES; p++) {
-            int changes = 0;
+            struct pass_ctx c = {.layers = s->layers, .warnings = s->warnings, .last = last};
             if (s->progress && s->progress(s, passes[p].name, p, N_PASSES, err)) return -1;
-            if (run_pass(s, &passes[p], last, &changes, err)) return err_wrap(err, "pass %s: ", passes[p].name);
-            totals[p] += changes;
-            changed = changed || changes > 0;
+            if (run_pass(&passes[p], &c, s->model, err)) return -1;
+            totals[p] += c.changes;
+            changed = changed || c.changes > 0;
         }
         if (round >= MAX_ROUNDS) break;
     }

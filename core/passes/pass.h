@@ -34,8 +34,9 @@ int pass_reshapes(struct pass_ctx *c, struct err *err);
 int pass_merge_common(struct pass_ctx *c, struct err *err);
 int pass_dead_code(struct pass_ctx *c, struct err *err);
 
-/* Run one pass on a model outside graph.optimize (quantization folds BatchNormalization first, for example). */
-int pass_run_one(int (*run)(struct pass_ctx *c, struct err *err), struct model *m, int *changes, struct err *err);
+/* The part of graph.optimize that quantization needs first: constants are initializers, BatchNormalization and added constants are inside
+ * the products. Rows for what was folded. */
+int passes_prepare(struct model *m, struct layer_report *layers, struct warnings *warnings, struct err *err);
 
 /* A row for a node that is about to go into another: {"folded_into": "conv1"}. */
 void pass_row_folded(struct pass_ctx *c, uint32_t node, uint32_t into, const char *pass);

@@ -83,18 +83,3 @@ void pass_row_skipped(struct pass_ctx *c, uint32_t node, const char *why)
     layer_report_add(c->layers, c->edit.m,
                      &(struct layer_row){.node = node, .weight = VALUE_NONE, .sqnr_db = NAN, .skipped = why});
 }
-
-int pass_run_one(int (*run)(struct pass_ctx *c, struct err *err), struct model *m, int *changes, struct err *err)
-{
-    struct pass_ctx c = {.opset = model_opset(m, "")};
-    int rc = -1;
-    if (edit_init(&c.edit, m, err)) return -1;
-    if (infer_run(&c.infer, m, err) == 0) {
-        rc = run(&c, err);
-        if (rc == 0) rc = edit_finish(&c.edit, err);
-        infer_fini(&c.infer);
-    }
-    edit_fini(&c.edit);
-    if (changes) *changes = c.changes;
-    return rc;
-}

@@ -20,7 +20,8 @@
  *   The child also sets no_new_privs, RLIMIT_CORE 0 and oom_score_adj 1000 for itself before it looks at any input.
  * A FILE is {"name": "weights.bin", "path": "/blobs/ab/abcd..."}: name is a plain file name (no slash), path where its bytes lie.
  * A DATASET is {"files": [FILE, ...], "main": "data.json"?, "cache": "/folder"?}: `main` is the name of the file to open, default the
- *   first; or {"path": "/folder or file", "cache"?}. `cache` keeps unpacked archives for the next job (default: below `work`).
+ *   first (hard links in `work`, symbolic ones where that fails; data.json may only name plain files of this list); or
+ *   {"path": "/folder or file", "cache"?}. `cache` keeps unpacked archives for the next job (default: below `work`).
  *
  * kind "job":
  *   "model"          FILE (name: as uploaded, it becomes source.name of the report)
@@ -35,7 +36,7 @@
  *   "dataset" DATASET
  *
  * Lines on fd 4 ("type" first):
- *   {"type":"progress","stage":"calibrate","step":2,"steps":4,"done":37,"total":128,"eta_s":12.5}
+ *   {"type":"progress","stage":"calibrate","step":2,"steps":4,"done":37,"total":128,"method":"quantize.static"?,"eta_s":12.5?}
  *       step counts from 1, 0 before the first and steps + 1 behind the last one; total 0: not known; eta_s absent: not known.
  *       At most about ten a second, stage changes always.
  *   {"type":"log","level":"info"|"warn"|"error","message":"..."}      e.g. each warning of the report as it arises

@@ -23,6 +23,7 @@ struct pipeline_progress {
 struct pipeline_dataset {
     const char *path;      /* NULL: none */
     const char *cache_dir; /* NULL: a private folder below the work folder */
+    bool confined;         /* as dataset_opts: data.json is a stranger's */
 };
 
 struct pipeline_opts {

@@ -45,7 +45,8 @@ static struct dataset *open_dataset(struct pipeline *p, const char *key, const s
         err_set(err, ERR_NOMEM, "no memory for a path");
         return NULL;
     }
-    struct dataset_opts opts = {.cache_dir = from->cache_dir ? from->cache_dir : cache, .seed = (uint64_t)p->o->recipe->seed, .pool = p->pool};
+    struct dataset_opts opts = {.cache_dir = from->cache_dir ? from->cache_dir : cache, .seed = (uint64_t)p->o->recipe->seed, .pool = p->pool,
+                                .confined = from->confined};
     if (!pipeline_tick(p, "read", 0, 0, err))
         ds = dataset_open(from->path, &opts, err);
     if (ds && dataset_bind(ds, p->before.model, err)) {

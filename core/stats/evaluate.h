@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * evaluate.h - a model on a dataset: metrics, outputs, and two models compared on the same samples.
- * Batches    As many samples a run as opts.batch says, as far as the model lets: a fixed first dim of the inputs decides; a
- *            model whose output does not follow the batch runs with 1. The last batch is filled up with its last sample, and what
- *            comes of the filling is cut off again.
+ * Batches    As many samples a run as opts.batch says, as far as the model lets: a fixed first dim of the inputs decides, and then the last
+ *            batch is filled up with its last sample and what comes of the filling is cut off again. A model whose outputs do not
+ *            follow the batch runs with 1. Batches are halved until the activations fit in 256 MiB.
  * Memory     One batch at a time. Errors: as of dataset_read and plan_run, with the sample numbers. */
 #ifndef PARED_STATS_EVALUATE_H
 #define PARED_STATS_EVALUATE_H
@@ -26,11 +26,11 @@ struct evaluate_opts {
     void *progress_arg;
 };
 
-/* One batch as it ran: n samples from position `first` in the order of evaluation. out: plan_n_outputs tensors, cut to n rows;
- * labels: empty tensor without labels. All borrowed. */
+/* One batch as it ran: n samples from position `first` in the order of evaluation. in: as fed, `fed` >= n samples; out: plan_n_outputs
+ * tensors, cut to n rows; labels: cut to n, an empty tensor without labels. All borrowed. */
 struct evaluate_batch {
     int64_t first;
-    int n;
+    int n, fed;
     const struct tensor *in, *out, *labels;
 };
 typedef int evaluate_fn(void *arg, const struct evaluate_batch *batch, struct err *err);
@@ -54,7 +54,8 @@ struct evaluate_compare_opts {
 };
 struct fidelity *evaluate_compare(const struct model *a, const struct model *b, struct dataset *ds, const struct evaluate_opts *opts,
                                   const struct evaluate_compare_opts *compare, struct err *err);
-/* The batch a plan's model takes per run (see Batches above), at most `wanted`. */
-int64_t evaluate_batch_size(struct plan *plan, int64_t wanted);
+/* The batch a plan's model takes per run (see Batches above), at most `wanted` unless a larger one is fixed. in: inputs of one sample, or NULL:
+ * as declared. *fixed (may be NULL): the model takes this batch only. */
+int64_t evaluate_batch_size(struct plan *plan, const struct tensor *in, int64_t wanted, bool *fixed);
 
 #endif

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * handlers.h - one declaration a handler, made from routes.def. */
+#ifndef PARED_API_HANDLERS_H
+#define PARED_API_HANDLERS_H
+
+#include "server/router.h"
+
+#define ROUTE(method, path, handler, body, answer, auth, lane, query, summary) handler_fn handler;
+#include "api/routes.def"
+#undef ROUTE
+
+#endif

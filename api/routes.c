@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "api/routes.h"
+
+#include "api/handlers.h"
+
+static const struct route routes[] = {
+#define ROUTE(method, path, handler, body, answer, auth, lane, query, summary) \
+    {#method, path, handler, BODY_##body, ANSWER_##answer, AUTH_##auth, LANE_##lane, query, summary},
+#include "api/routes.def"
+#undef ROUTE
+    {0},
+};
+
+const struct route *api_routes(void)
+{
+    return routes;
+}

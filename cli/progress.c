@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "cli/progress.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/base/clock.h"
+
+static volatile sig_atomic_t asked_to_stop;
+
+static void on_signal(int sig)
+{
+    (void)sig;
+    asked_to_stop = 1;
+}
+
+void progress_init(struct progress *p, bool quiet)
+{
+    *p = (struct progress){.quiet = quiet, .terminal = isatty(STDERR_FILENO) == 1, .step = -1};
+    struct sigaction act = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    sigaction(SIGINT, &act, NULL);
+    sigaction(SIGTERM, &act, NULL);
+}
+
+static void where(char *out, size_t size, const struct pipeline_progress *at)
+{
+    if (at->method)
+        snprintf(out, size, "step %d/%d %s%s%s", at->step, at->steps, at->method, strcmp(at->stage, at->method) ? ": " : "",
+                 strcmp(at->stage, at->method) ? at->stage : "");
+    else
+        snprintf(out, size, "%s", at->stage);
+}
+
+static void draw_bar(struct progress *p, const struct pipeline_progress *at)
+{
+    enum { WIDTH = 24 };
+    char place[100], bar[WIDTH + 1];
+    double part = at->total > 0 ? (double)at->done / (double)at->total : 0;
+    int full = part >= 1 ? WIDTH : (int)(part * WIDTH);
+    memset(bar, '.', WIDTH);
+    memset(bar, '#', full > 0 ? (size_t)full : 0);
+    bar[WIDTH] = 0;
+    where(place, sizeof place, at);
+    fprintf(stderr, "\r\033[K[%s] %s", bar, place);
+    if (at->total > 0)
+        fprintf(stderr, " %lld/%lld", (long long)at->done, (long long)at->total);
+    if (isfinite(at->eta_s) && at->eta_s >= 1)
+        fprintf(stderr, ", %.0f s left", at->eta_s);
+    fflush(stderr);
+    p->bar = true;
+}
+
+int progress_show(void *arg, const struct pipeline_progress *at)
+{
+    struct progress *p = arg;
+    bool changed = p->step != at->step || !p->stage || strcmp(p->stage, at->stage);
+    double now = clock_seconds();
+    p->step = at->step;
+    p->stage = at->stage;
+    if (!p->quiet && p->terminal && (changed || now - p->drawn > 0.1)) {
+        draw_bar(p, at);
+        p->drawn = now;
+    } else if (!p->quiet && !p->terminal && changed) {
+        char place[100];
+        where(place, sizeof place, at);
+        fprintf(stderr, "pared: %s\n", place);
+    }
+    return asked_to_stop ? -1 : 0;
+}
+
+void progress_done(struct progress *p)
+{
+    if (p->bar)
+        fputs("\r\033[K", stderr);
+    p->bar = false;
+}
+
+void progress_log(void *arg, const char *level, const char *message)
+{
+    struct progress *p = arg;
+    if (p->quiet || strcmp(level, "warn"))
+        return; /* the summary says the rest */
+    progress_done(p);
+    fputs("pared: warning: ", stderr);
+    for (; *message; message++) /* names are a stranger's: none may drive the terminal */
+        fputc((unsigned char)*message < 32 || *message == 127 ? '?' : *message, stderr);
+    fputc('\n', stderr);
+}

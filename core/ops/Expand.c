@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Expand, Tile and Where: values repeated over a larger shape.
+ *   Expand: broadcast to a shape given as input (dims of 1 in it leave the input's).
+ *   Tile:   y[i] = x[i mod dim], dim * repeats; opset 1 repeats one axis.
+ *   Where:  y = condition ? x : y, all three broadcast. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "core/ops/elementwise.h"
+
+/* ---- Expand ---- */
+static int infer_expand(struct infer_ctx *c, struct err *err)
+{
+    struct shape to = SHAPE_UNKNOWN, out = SHAPE_UNKNOWN;
+    if (op_need(c, 2, err) < 0)
+        return -1;
+    int64_t rank = op_list_length(c, 1);
+    if (op_value(c, 1)) {
+        if (op_read_ints(op_value(c, 1), "the shape", to.dim, SHAPE_MAX_RANK, &to.rank, err) < 0)
+            return -1;
+        for (int i = 0; i < to.rank; i++)
+            if (to.dim[i] < 0)
+                return err_set(err, ERR_MODEL, "dimension %d of the shape is %" PRId64 "; it must not be negative", i, to.dim[i]);
+        if (binary_shape(infer_shape(c, 0), &to, &out, err) < 0)
+            return -1;
+        if (shape_known(&out) && shape_count(&out) < 0)
+            return err_set(err, ERR_MODEL_TOO_LARGE, "the output would have more than 2^63 elements");
+    } else if (rank >= 0 && rank <= SHAPE_MAX_RANK && infer_shape(c, 0)->rank >= 0) {
+        out.rank = (int)i64_max(rank, infer_shape(c, 0)->rank);
+        for (int i = 0; i < out.rank; i++)
+            out.dim[i] = DIM_UNKNOWN;
+    }
+    infer_out(c, 0, op_dtype(c, 0), &out);
+    return 0;
+}
+
+static int forward_expand(struct run_ctx *c, struct err *err)
+{
+    if (op_outputs(c, infer_expand, err) < 0)
+        return -1;
+    const struct tensor *x = c->in[0];
+    struct tensor *y = run_out(c, 0);
+    int64_t stride[SHAPE_MAX_RANK], wide[SHAPE_MAX_RANK] = {0};
+    if (!y)
+        return 0;
+    size_t elem = op_elem(x->dtype, err);
+    if (!elem)
+        return -1;
+    int lead = y->shape.rank - x->shape.rank;
+    shape_strides(&x->shape, true, stride);
+    for (int i = 0; i < x->shape.rank; i++)
+        wide[lead + i] = stride[i];
+    op_copy_strided(c->pool, elem, y->data, x->data, y->shape.rank, y->shape.dim, wide);
+    return 0;
+}
+
+OP_CLASS(expand) = {.type = "Expand", .domain = "", .since = 8, .doc = "The input broadcast to a shape.", .in_min = 2, .in_max = 2,
+                    .out_min = 1, .out_max = 1, .infer = infer_expand, .forward = forward_expand, .quant = {QUANT_PASS},
+                    .samples = (const struct op_sample[]){{"f32[3,1] !i64[3]=2,1,6", ""}, {"f32[3,1] i64[2]=3,4", ""},
+                                                          {"i64[] !i64[2]=2,2", ""}, {"f32[2,3] !i64[1]=1", ""}, {0}}};
+
+/* ---- Tile ---- */
+/* Repeats of each axis; *known is false while the value is not there. */
+static int read_repeats(const struct infer_ctx *c, int rank, int64_t repeats[SHAPE_MAX_RANK], struct err *err)
+{
+    int count;
+    if (c->opset >= 6) {
+        if (op_read_ints(op_value(c, 1), "repeats", repeats, SHAPE_MAX_RANK, &count, err) < 0)
+            return -1;
+        if (count != rank)
+            return err_set(err, ERR_MODEL, "repeats has %d elements but the input has %d axes", count, rank);
+    } else {
+        struct shape s = {.rank = rank};
+        int axis;
+        if (tensor_count(op_value(c, 1)) != 1 || tensor_count(op_value(c, 2)) != 1)
+            return err_set(err, ERR_MODEL, "tiles and axis must be one number each");
+        if (op_axis(&s, (int64_t)dtype_get(op_value(c, 2)->dtype, op_value(c, 2)->data, 0), &axis, err) < 0)
+            return -1;
+        for (int i = 0; i < rank; i++)
+            repeats[i] = 1;
+        repeats[axis] = (int64_t)dtype_get(op_value(c, 1)->dtype, op_value(c, 1)->data, 0);
+    }
+    for (int i = 0; i < rank; i++)
+        if (repeats[i] < 0)
+            return err_set(err, ERR_MODEL, "repeat %d is %" PRId64 "; it must not be negative", i, repeats[i]);
+    return 0;
+}
+
+static int infer_tile(struct infer_ctx *c, struct err *err)
+{
+    int64_t repeats[SHAPE_MAX_RANK];
+    if (op_need(c, c->opset < 6 ? 3 : 2, err) < 0)
+        return -1;
+    struct shape out = *infer_shape(c, 0);
+    bool known = op_value(c, 1) && (c->opset >= 6 || op_value(c, 2));
+    if (known && out.rank >= 0 && read_repeats(c, out.rank, repeats, err) < 0)
+        return -1;
+    for (int i = 0; i < out.rank; i++) {
+        int64_t dim = out.dim[i];
+        out.dim[i] = known ? dim_mul(dim, repeats[i]) : DIM_UNKNOWN;
+        if (known && dim >= 0 && out.dim[i] < 0)
+            return err_set(err, ERR_MODEL_TOO_LARGE, "axis %d would have %" PRId64 " * %" PRId64 " elements", i, dim, repeats[i]);
+    }
+    if (shape_known(&out) && shape_count(&out) < 0)
+        return err_set(err, ERR_MODEL_TOO_LARGE, "the output would have more than 2^63 elements");
+    infer_out(c, 0, op_dtype(c, 0), &out);
+    return 0;
+}
+
+static int forward_tile(struct run_ctx *c, struct err *err)
+{
+    if (op_outputs(c, infer_tile, err) < 0)
+        return -1;
+    const struct tensor *x = c->in[0];
+    struct tensor *y = run_out(c, 0);
+    int64_t stride[SHAPE_MAX_RANK], dims[OP_COPY_RANK], steps[OP_COPY_RANK];
+    if (!y || tensor_count(y) == 0)
+        return 0;
+    size_t elem = op_elem(x->dtype, err);
+    if (!elem)
+        return -1;
+    shape_strides(&x->shape, false, stride);
+    for (int i = 0; i < x->shape.rank; i++) { /* each axis as (repeat, index), the repeat standing still */
+        dims[2 * i] = y->shape.dim[i] / x->shape.dim[i];
+        steps[2 * i] = 0;
+        dims[2 * i + 1] = x->shape.dim[i];
+        steps[2 * i + 1] = stride[i];
+    }
+    op_copy_strided(c->pool, elem, y->data, x->data, 2 * x->shape.rank, dims, steps);
+    return 0;
+}
+
+OP_CLASS(tile_1) = {.type = "Tile", .domain = "", .since = 1, .until = 5, .doc = "One axis repeated.", .in_min = 3, .in_max = 3,
+                    .out_min = 1, .out_max = 1, .infer = infer_tile, .forward = forward_tile, .quant = {QUANT_PASS},
+                    .samples = (const struct op_sample[]){{"f32[2,3] !f32[]=2 !f32[]=1", "", 1, 5}, {0}}};
+OP_CLASS(tile_6) = {.type = "Tile", .domain = "", .since = 6, .doc = "Every axis repeated.", .in_min = 2, .in_max = 2, .out_min = 1,
+                    .out_max = 1, .infer = infer_tile, .forward = forward_tile, .quant = {QUANT_PASS},
+                    .samples = (const struct op_sample[]){{"f32[2,3] !i64[2]=2,1", ""}, {"f32[2,3,2] i64[3]=1,2,3", ""},
+                                                          {"i64[3] !i64[1]=0", ""}, {0}}};
+
+/* ---- Where ---- */
+static int infer_where(struct infer_ctx *c, struct err *err)
+{
+    enum dtype dtype;
+    struct shape part, out;
+    if (op_need(c, 3, err) < 0 || op_dtype_kinds(c, 0, "b", err) < 0 || op_same_dtype(c, 1, 3, &dtype, err) < 0)
+        return -1;
+    if (binary_shape(infer_shape(c, 1), infer_shape(c, 2), &part, err) < 0 ||
+        binary_shape(infer_shape(c, 0), &part, &out, err) < 0)
+        return -1;
+    infer_out(c, 0, dtype, &out);
+    return 0;
+}
+
+struct where_loop {
+    struct op_walk walk;
+    const uint8_t *cond;
+    const char *x, *y;
+    char *d;
+    size_t elem;
+};
+
+#define CHOOSE(T)                                                                                                      \
+    {                                                                                                                  \
+        T *dst = (T *)(void *)d;                                                                                       \
+        const T *a = (const T *)(const void *)x, *b = (const T *)(const void *)y;                                      \
+        for (int64_t i = 0; i < n; i++)                                                                                \
+            dst[i] = cond[i * s[0]] ? a[i * s[1]] : b[i * s[2]];                                                       \
+        break;                                                                                                         \
+    }
+
+struct pair64 {
+    uint64_t half[2];
+};
+
+static void choose_row(char *d, const uint8_t *cond, const char *x, const char *y, size_t elem, int64_t n, const int64_t s[3])
+{
+    switch (elem) {
+    case 1:
+        CHOOSE(uint8_t)
+    case 2:
+        CHOOSE(uint16_t)
+    case 4:
+        CHOOSE(uint32_t)
+    case 8:
+        CHOOSE(uint64_t)
+    default:
+        CHOOSE(struct pair64)
+    }
+}
+
+static void choose(void *opaque, int64_t begin, int64_t end)
+{
+    const struct where_loop *l = opaque;
+    const struct op_walk *w = &l->walk;
+    while (begin < end) {
+        int64_t at = begin % w->row, n = i64_min(w->row - at, end - begin), o[OP_WALK_MAX];
+        op_walk_at(w, begin / w->row, o);
+        choose_row(l->d + (size_t)begin * l->elem, l->cond + o[0] + at * w->step[0],
+                   l->x + (size_t)(o[1] + at * w->step[1]) * l->elem, l->y + (size_t)(o[2] + at * w->step[2]) * l->elem, l->elem, n,
+                   w->step);
+        begin += n;
+    }
+}
+
+static int forward_where(struct run_ctx *c, struct err *err)
+{
+    if (op_outputs(c, infer_where, err) < 0)
+        return -1;
+    struct tensor *d = run_out(c, 0);
+    if (!d || tensor_count(d) == 0)
+        return 0;
+    struct where_loop l = {.cond = c->in[0]->data, .x = c->in[1]->data, .y = c->in[2]->data, .d = d->data};
+    l.elem = op_elem(d->dtype, err);
+    if (!l.elem)
+        return -1;
+    op_walk_init(&l.walk, 3, (const struct shape *const[]){&c->in[0]->shape, &c->in[1]->shape, &c->in[2]->shape}, &d->shape);
+    op_parallel(c->pool, tensor_count(d), 1 << 14, choose, &l);
+    return 0;
+}
+
+OP_CLASS(where) = {.type = "Where", .domain = "", .since = 9, .doc = "One of two values by a condition.", .in_min = 3, .in_max = 3,
+                   .out_min = 1, .out_max = 1, .infer = infer_where, .forward = forward_where, .quant = {QUANT_OUTPUT},
+                   .samples = (const struct op_sample[]){{"b[2,3] f32[2,3] f32[2,3]", ""}, {"b[2,1] f32[3] f32[]", ""},
+                                                         {"b[3] i64[3] i64[2,1]", ""}, {"b[2,2]=1,0,0,1 u8[2,2] u8[1]", ""}, {0}}};

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * affine.h - affine quantization: q = clip(round_half_even(x / scale) + zero_point), x' = (q - zero_point) * scale.
+ * Conventions are ONNX Runtime's: zero is always representable, scales are computed in double and stored as float32, a range too small
+ * for a normal scale gets scale 1. */
+#ifndef PARED_QUANT_AFFINE_H
+#define PARED_QUANT_AFFINE_H
+
+#include "core/tensor/tensor.h"
+
+struct qparams {
+    float scale;
+    int32_t zero; /* zero point */
+};
+
+/* Scale and zero point of a dtype (uint8, int8, ...) for numbers in [lo, hi]. symmetric: the range is widened to [-a, a], the zero point
+ * is 0 (signed) or the middle, 128 (unsigned), and the range uses 2^bits - 1 codes. */
+struct qparams affine_params(double lo, double hi, enum dtype dtype, bool symmetric);
+int32_t affine_quantize(double x, struct qparams q, int32_t qmin, int32_t qmax);
+
+/* Weight codes with a scale for each channel. */
+struct qweight {
+    struct tensor codes; /* as the weight, int8 or uint8 */
+    struct tensor scale; /* float32: [channels], or scalar */
+    int32_t zero;        /* 0 for int8, 128 for uint8 */
+    double sqnr_db;      /* of the weight; NAN when exact */
+    int64_t guarded;     /* channels whose scale grew so that pairs of products fit into 16 bits */
+};
+struct qweight_opts {
+    enum dtype dtype; /* DTYPE_INT8 or DTYPE_UINT8 */
+    bool per_channel;
+    int axis;                  /* output channels */
+    const double *scale_floor; /* [channels] or NULL: least scale, so that the bias fits (static quantization) */
+    bool pair_guard;           /* keep sums of two neighbouring products with 8-bit activations within int16 */
+};
+/* w: float32, contiguous. Errors: ERR_MODEL for NaN or infinity (which element). */
+int qweight_make(struct qweight *q, const struct tensor *w, const struct qweight_opts *opts, struct err *err);
+void qweight_fini(struct qweight *q);
+
+#endif
