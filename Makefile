@@ -2,20 +2,22 @@
 # pared: one non-recursive Makefile. `make help` lists the targets; MODE=asan|tsan|debug builds beside the release.
 
 MODE  ?= release
+comma := ,
 BUILD := build$(if $(filter-out release,$(MODE)),/$(MODE))
 GEN   := build/gen
 VERSION := $(shell cat VERSION)
 
-CC ?= gcc
+CC := $(if $(filter fuzz,$(MODE)),clang,gcc)
 PKGS := libmicrohttpd jansson libuv openblas lapacke libprotobuf-c sqlite3 zlib libzstd libseccomp libarchive libjpeg libpng nettle
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wconversion -Wundef -Wno-missing-field-initializers
 OPT_release := -O2 -g
 OPT_debug   := -O0 -g
 OPT_asan    := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+OPT_fuzz    := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -w
 OPT_tsan    := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
 CFLAGS  += -std=c11 -D_GNU_SOURCE -DPARED_VERSION='"$(VERSION)"' $(WARN) $(OPT_$(MODE)) -ffp-contract=off -fno-math-errno -fstack-protector-strong -I. -I$(GEN) \
            $(shell pkg-config --cflags $(PKGS)) $(if $(CI),-Werror)
-LDFLAGS += $(filter -fsanitize%,$(OPT_$(MODE))) -Wl,--as-needed -Wl,-z,relro,-z,now -pthread
+LDFLAGS += $(filter -fsanitize%,$(subst fuzzer-no-link$(comma),,$(OPT_$(MODE)))) -Wl,--as-needed -Wl,-z,relro,-z,now -pthread
 LDLIBS  := $(shell pkg-config --libs $(PKGS)) -lm
 
 SRC  := $(sort $(wildcard core/*/*.c server/*.c api/*.c cli/*.c))
@@ -76,6 +78,10 @@ $(BUILD)/tests/%: tests/unit/%.c $(LIB) | $(GENERATED)
 $(BUILD)/tools/%: tests/tools/%.c $(LIB) | $(GENERATED)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
+
+$(BUILD)/fuzz/%: tests/fuzz/%.c $(LIB) | $(GENERATED)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -fsanitize=fuzzer -MMD -MP $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
 
 # ISA-specific kernels: one file an instruction set, chosen at run time
 CFLAGS_gemm_i8_avx2.c := -mavx2 -mfma

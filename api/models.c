@@ -81,11 +81,12 @@ static int adopt(struct req *req, struct res *res, const struct store_artifact *
     for (int i = 0; i < count; i++)
         if (is_external(&all[i], model))
             draft.files[draft.count++] = (struct resource_source){.name = all[i].name, .sha256 = all[i].sha256, .bytes = all[i].bytes};
-    for (int i = 0; i < draft.count; i++)
-        blob_pin(server->blobs, draft.files[i].sha256);
-    int rc = resource_create(&resource_model, &draft, req, res, err);
-    for (int i = 0; i < draft.count; i++)
-        blob_unpin(server->blobs, draft.files[i].sha256);
+    int pinned = 0;
+    while (pinned < draft.count && blob_pin(server->blobs, draft.files[pinned].sha256, err) == 0)
+        pinned++;
+    int rc = pinned == draft.count ? resource_create(&resource_model, &draft, req, res, err) : -1;
+    while (pinned > 0)
+        blob_unpin(server->blobs, draft.files[--pinned].sha256);
     return rc;
 }
 

@@ -23,8 +23,10 @@ static void print_param(const struct param *p)
             printf("%s%s", c == p->choices ? "" : "|", *c);
     else
         fputs(kinds[p->kind], stdout);
-    if (p->min < p->max)
+    if (p->min < p->max && p->max < 9e15)
         printf(" %s%g, %g%s", p->above_min ? "(" : "[", p->min, p->max, p->below_max ? ")" : "]");
+    else if (p->min < p->max)
+        printf(" %s %g", p->above_min ? ">" : ">=", p->min);
     if (p->def)
         printf(", default %s", p->def);
     if (p->required)

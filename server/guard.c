@@ -134,7 +134,7 @@ static int nowhere(struct err *err)
     return err_set(err, ERR_NOT_FOUND, "There is nothing at this path: no name here has a slash, a dot segment or control characters in it.");
 }
 
-static int add_segment(struct arena *arena, const char *raw, size_t len, struct target *target, struct err *err)
+static int add_segment(struct arena *arena, const char *raw, size_t len, struct route_path *target, struct err *err)
 {
     char *text;
     size_t n;
@@ -174,10 +174,10 @@ static int split_query(struct arena *arena, const char *raw, struct query *query
     return 0;
 }
 
-int guard_target(struct arena *arena, const char *raw, struct target *target, struct query *query, const char **path,
+int guard_target(struct arena *arena, const char *raw, struct route_path *target, struct query *query, const char **path,
                  const char **authority, struct err *err)
 {
-    *target = (struct target){0};
+    *target = (struct route_path){0};
     *query = (struct query){0};
     *authority = NULL;
     *path = "/";

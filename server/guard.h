@@ -35,7 +35,7 @@ struct query {
  * *authority is set for the absolute form, else NULL. *path is the undecoded path.
  * ERR_NOT_FOUND: encoded slash, backslash or NUL, dot segments, bytes that are no UTF-8 text: no resource has such a name.
  * ERR_BAD_REQUEST: no path, or a broken escape. */
-int guard_target(struct arena *arena, const char *raw, struct target *target, struct query *query, const char **path,
+int guard_target(struct arena *arena, const char *raw, struct route_path *target, struct query *query, const char **path,
                  const char **authority, struct err *err);
 
 /* Names under which the server may be called. */

@@ -268,7 +268,7 @@ static int check_names(struct exchange *x, const char *method, const char *autho
     return guard_origin(names, method, host, header_of(x, "Origin"), header_of(x, "Sec-Fetch-Site"), &x->err);
 }
 
-static int find_route(struct exchange *x, const char *method, const struct target *target)
+static int find_route(struct exchange *x, const char *method, const struct route_path *target)
 {
     struct req *req = &x->req;
     req->route = router_find(x->http->opts.router, method, target, req->param, x->allow);
@@ -285,7 +285,7 @@ static int find_route(struct exchange *x, const char *method, const struct targe
 static int admit(struct exchange *x, const char *method, const char *version)
 {
     struct guard guard = {0};
-    struct target target;
+    struct route_path target;
     const char *authority;
     struct req *req = &x->req;
     req->method = arena_strdup(req->arena, method);

@@ -9,7 +9,7 @@
 
 #include "core/base/buf.h"
 
-/* METRIC(id, type, name, labels, doc): `labels` of a counter is the label whose values are given to metrics_add. */
+/* X(id, type, name, doc) */
 #define METRIC_MAP(X)                                                                                                \
     X(UPLOAD_BYTES, COUNTER, "pared_upload_bytes_total", "Bytes received in uploads.")                               \
     X(UPLOADS_REFUSED, COUNTER, "pared_uploads_refused_total", "Uploads that were no readable model or dataset.")    \

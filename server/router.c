@@ -76,7 +76,7 @@ const struct route *router_rows(const struct router *router)
     return router->rows;
 }
 
-static bool matches(const struct pattern *pattern, const struct target *target)
+static bool matches(const struct pattern *pattern, const struct route_path *target)
 {
     if (pattern->count != target->count)
         return false;
@@ -99,7 +99,7 @@ static void allow_add(char allow[ROUTE_ALLOW], const char *method)
     memcpy(allow + len, method, more + 1);
 }
 
-const struct route *router_find(const struct router *router, const char *method, const struct target *target,
+const struct route *router_find(const struct router *router, const char *method, const struct route_path *target,
                                 const char *param[ROUTE_PARAMS], char allow[ROUTE_ALLOW])
 {
     const char *wanted = strcmp(method, "HEAD") == 0 ? "GET" : method;

@@ -51,14 +51,14 @@ void router_free(struct router *router);
 const struct route *router_rows(const struct router *router);
 
 /* A decoded path, cut at its slashes. */
-struct target {
+struct route_path {
     const char *segment[ROUTE_SEGMENTS];
     int count;
 };
 
 /* NULL with *allow "" when no route has this path; NULL with *allow "GET, HEAD, OPTIONS" when one has, but not this method.
  * HEAD finds GET's row. On success param[] holds borrowed segments of the target. */
-const struct route *router_find(const struct router *router, const char *method, const struct target *target,
+const struct route *router_find(const struct router *router, const char *method, const struct route_path *target,
                                 const char *param[ROUTE_PARAMS], char allow[ROUTE_ALLOW]);
 
 #endif

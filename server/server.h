@@ -20,13 +20,12 @@ struct http;
 struct http_auth;
 struct router;
 struct route;
-struct upload_sink;
 
 struct server {
     const struct config *config;
     struct store *store;
     struct blobs *blobs;
-    struct workers *workers; /* NULL until started */
+    struct workers *_Atomic workers; /* NULL until started */
     struct http *_Atomic http; /* NULL until started */
     struct http_auth *auth;
     struct router *router;
@@ -35,13 +34,8 @@ struct server {
     double started;          /* clock_seconds() */
 };
 
-/* What the layer above brings: the routes, and where uploads go. */
-struct server_front {
-    const struct route *routes;
-    const struct upload_sink *sink;
-};
-/* Serve until a signal says stop. 0, or -1 with *err when it could not start. */
-int server_run(const struct config *config, const struct server_front *front, struct err *err);
+/* Serve until a signal says stop. `routes` are the layer above (api/). 0, or -1 with *err when it could not start. */
+int server_run(const struct config *config, const struct route *routes, struct err *err);
 /* Ready to take work? For /readyz: not draining, catalogue answers, disk not full. -1 with the reason in *err. */
 int server_ready(struct server *server, struct err *err);
 

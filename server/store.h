@@ -155,7 +155,7 @@ enum store_kind job_role_kind(enum job_role role);
 
 struct store_job_new {
     const char *owner;
-    const char *request;                /* JSON text as the API shows it again: recipe, labels, seed, ... */
+    const char *request;                /* JSON text as the API shows it again; its `recipe` (object) is what workers run */
     const char *inputs[JOB_ROLE_COUNT]; /* ids, NULL = none; the model is needed */
     int64_t priority;                   /* larger first */
     int64_t timeout_s, memory_bytes, threads; /* 0 = the server's */

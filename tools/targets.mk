@@ -44,6 +44,18 @@ cppcheck: ## static analysis
 chaos: all $(VENV)/ok ## 200 jobs while the server is killed 20 times: every job ends exactly once
 	$(VENV)/bin/python tests/e2e/chaos.py
 
+FUZZ_SECONDS ?= 15
+FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+.PHONY: fuzz-run
+fuzz-smoke: ## every fuzzer for FUZZ_SECONDS (15), from seeds made by tests/fuzz/seeds.py and the kept regressions
+	@tools/deps.sh test
+	@$(MAKE) --no-print-directory MODE=fuzz fuzz-run
+fuzz-run: $(FUZZERS:%=$(BUILD)/fuzz/%) $(VENV)/ok
+	@set -e; for f in $(FUZZERS); do kind=$${f#fuzz_}; mkdir -p build/corpus/$$kind tests/fuzz/regression/$$kind; \
+	  $(VENV)/bin/python tests/fuzz/seeds.py $$kind build/corpus/$$kind; echo "== $$f"; \
+	  $(BUILD)/fuzz/$$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=0 -verbosity=0 \
+	    -artifact_prefix=build/corpus/crash-$$kind- build/corpus/$$kind tests/fuzz/regression/$$kind; done
+
 demo: ## install, build, serve, compress the example, show before and after (KEEP=1: leave the server running)
 	@tools/deps.sh build
 	@$(MAKE) --no-print-directory -s -j2 all

@@ -88,6 +88,9 @@ static int add_array(struct dataset *ds, struct array *a, struct err *err)
     bool labels = strcmp(a->name, "y") == 0;
     if (a->t.shape.rank < 1) {
         err_set(err, ERR_DATASET, "array '%s' is a scalar; its first axis should count the samples", a->name);
+    } else if (shape_count(&a->t.shape) == 0) {
+        char text[SHAPE_TEXT];
+        err_set(err, ERR_DATASET, "array '%s' is %s: it has no elements", a->name, shape_text(&a->t.shape, text));
     } else if (labels && ds->labels.name) {
         err_set(err, ERR_DATASET, "labels 'y' are given twice");
     } else if (labels) {

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Zip (PKWARE APPNOTE 6.3) with method "stored", and npy format 1.0. A local header is written with a zip64 field reserved, and patched with
- * size and CRC when the member is complete; the npy header is padded to a fixed length so that the final row count fits in place. The CRC covers
- * the header too, so the header's CRC and the rows' are computed apart and joined by crc32_combine. */
+ * Zip (PKWARE APPNOTE 6.3) with method "stored", and npy format 1.0. Sizes and CRCs are known when the members are copied in at the end, so every
+ * header is written once, and the same arrays give the same bytes. */
 #include "core/data/npz_write.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,13 +14,16 @@
 
 #include "core/base/buf.h"
 
-enum { NPY_HEADER = 256, LOCAL_FIXED = 30, ZIP64_LOCAL = 20, ZIP_DATE = 0x21 /* 1980-01-01 */ };
+enum { NPY_HEADER = 256, ZIP64_LOCAL = 20, ZIP_DATE = 0x21 /* 1980-01-01 */ };
 enum { CHUNK = 1 << 14 };
 
 struct member {
-    char *name; /* with .npy */
-    uint64_t at, bytes;
+    char *name;  /* with .npy */
+    FILE *spool; /* the rows */
+    struct tensor like; /* dtype and shape of the first piece */
+    uint64_t rows, data_bytes, at, bytes;
     uint32_t crc;
+    size_t text_width;
 };
 
 struct npz_writer {
@@ -28,11 +31,6 @@ struct npz_writer {
     char *path;
     struct member *member;
     size_t n;
-    bool open;
-    uint64_t rows, data_bytes;
-    uint32_t data_crc;
-    struct tensor like; /* dtype and shape of the first piece; dtype NONE: none yet */
-    size_t text_width;
 };
 
 static int failed(struct err *err)
@@ -78,7 +76,7 @@ static enum dtype stored_as(enum dtype d)
     return d;
 }
 
-static void descr_of(const struct npz_writer *w, char out[32])
+static void descr_of(const struct member *w, char out[32])
 {
     enum dtype d = stored_as(w->like.dtype);
     int bytes = dtype_bits(d) / 8;
@@ -90,8 +88,8 @@ static void descr_of(const struct npz_writer *w, char out[32])
         snprintf(out, 32, "%c%c%d", bytes == 1 ? '|' : '<', dtype_kind(d), bytes);
 }
 
-/* The npy header for the rows written so far, NPY_HEADER bytes. */
-static int npy_header(const struct npz_writer *w, unsigned char out[NPY_HEADER], struct err *err)
+/* The npy header, padded to NPY_HEADER bytes. */
+static int npy_header(const struct member *w, unsigned char out[NPY_HEADER], struct err *err)
 {
     struct buf text = {0};
     char descr[32];
@@ -152,46 +150,58 @@ struct npz_writer *npz_writer_new(const char *path, struct err *err)
     return NULL;
 }
 
-int npz_begin(struct npz_writer *w, const char *name, struct err *err)
+/* An unnamed file in the result's folder (so that it lies on the same disk), or where tmpfile puts it. */
+static FILE *open_spool(const char *path)
 {
-    struct member *grown = realloc(w->member, (w->n + 1) * sizeof *grown);
-    struct buf b = {0};
-    unsigned char header[NPY_HEADER] = {0};
-    if (!grown)
-        return err_set(err, ERR_NOMEM, "out of memory");
-    w->member = grown;
-    size_t len = strlen(name) + 5;
-    struct member m = {.name = malloc(len), .at = (uint64_t)ftello(w->f)};
-    if (!m.name || len > 60000) {
-        free(m.name);
-        return err_set(err, m.name ? ERR_INVALID : ERR_NOMEM, m.name ? "an output's name is too long for a zip file" : "out of memory");
-    }
-    snprintf(m.name, len, "%s.npy", name);
-    w->member[w->n++] = m;
-    w->open = true;
-    w->rows = w->data_bytes = w->text_width = 0;
-    w->data_crc = (uint32_t)crc32(0, NULL, 0);
-    w->like = (struct tensor){0};
-    local_header(&b, &m);
-    buf_append(&b, header, sizeof header);
-    return flush(w, &b, err);
+    const char *slash = strrchr(path, '/');
+    char *dir = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+    int fd = dir ? open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600) : -1;
+    free(dir);
+    if (fd < 0)
+        return tmpfile();
+    FILE *f = fdopen(fd, "w+b");
+    if (!f)
+        close(fd);
+    return f;
 }
 
-static int put_bytes(struct npz_writer *w, const void *data, size_t n, struct err *err)
+static struct member *add_member(struct npz_writer *w, const char *name, const struct tensor *t, struct err *err)
 {
-    if (n && fwrite(data, 1, n, w->f) != n)
+    size_t len = strlen(name) + 5;
+    struct member *grown = realloc(w->member, (w->n + 1) * sizeof *grown);
+    if (grown)
+        w->member = grown;
+    struct member m = {.name = malloc(len), .like = {.dtype = t->dtype, .shape = t->shape}};
+    if (!grown || !m.name || len > 60000) {
+        free(m.name);
+        err_set(err, len > 60000 ? ERR_INVALID : ERR_NOMEM, len > 60000 ? "an output's name is too long for a zip file" : "out of memory");
+        return NULL;
+    }
+    snprintf(m.name, len, "%s.npy", name);
+    m.spool = open_spool(w->path);
+    if (!m.spool) {
+        free(m.name);
+        failed(err);
+        return NULL;
+    }
+    w->member[w->n] = m;
+    return &w->member[w->n++];
+}
+
+static int put_bytes(struct member *w, const void *data, size_t n, struct err *err)
+{
+    if (n && fwrite(data, 1, n, w->spool) != n)
         return failed(err);
-    w->data_crc = (uint32_t)crc32_z(w->data_crc, data, n);
     w->data_bytes += n;
     return 0;
 }
 
-static int put_strings(struct npz_writer *w, const struct tensor *t, struct err *err)
+static int put_strings(struct member *w, const struct tensor *t, struct err *err)
 {
     const struct dtype_string *s = t->data;
     int64_t n = tensor_count(t);
     if (w->text_width)
-        return err_set(err, ERR_INVALID, "string outputs cannot be joined over batches; use one batch, or a folder");
+        return err_set(err, ERR_INVALID, "string outputs cannot be joined over batches; write them to a folder");
     w->text_width = 1;
     for (int64_t i = 0; i < n; i++)
         w->text_width = s[i].len > w->text_width ? s[i].len : w->text_width;
@@ -208,7 +218,7 @@ static int put_strings(struct npz_writer *w, const struct tensor *t, struct err 
 }
 
 /* Elements in chunks that hold whole bytes of any packing. */
-static int put_converted(struct npz_writer *w, const struct tensor *t, enum dtype as, struct err *err)
+static int put_converted(struct member *w, const struct tensor *t, enum dtype as, struct err *err)
 {
     float chunk[CHUNK]; /* the widest target */
     int64_t n = tensor_count(t);
@@ -224,56 +234,67 @@ static int put_converted(struct npz_writer *w, const struct tensor *t, enum dtyp
     return 0;
 }
 
-static int check_piece(struct npz_writer *w, const struct tensor *t, struct err *err)
+static int check_piece(const struct member *w, const struct tensor *t, struct err *err)
 {
-    if (w->like.dtype == DTYPE_NONE) {
-        w->like.dtype = t->dtype;
-        w->like.shape = t->shape;
-        return 0;
-    }
     bool fits = w->like.dtype == t->dtype && w->like.shape.rank == t->shape.rank && t->shape.rank > 0;
     for (int d = 1; fits && d < t->shape.rank; d++)
         fits = w->like.shape.dim[d] == t->shape.dim[d];
     char a[SHAPE_TEXT], b[SHAPE_TEXT];
     return fits ? 0 : err_set(err, ERR_INVALID, "'%s' is %s%s in one batch and %s%s in another: they cannot be joined on axis 0",
-                              w->member[w->n - 1].name, dtype_name(w->like.dtype), shape_text(&w->like.shape, a), dtype_name(t->dtype),
+                              w->name, dtype_name(w->like.dtype), shape_text(&w->like.shape, a), dtype_name(t->dtype),
                               shape_text(&t->shape, b));
 }
 
-int npz_rows(struct npz_writer *w, const struct tensor *t, struct err *err)
+static struct member *find_member(const struct npz_writer *w, const char *name)
 {
-    if (check_piece(w, t, err))
-        return -1;
-    w->rows += t->shape.rank > 0 ? (uint64_t)t->shape.dim[0] : 1;
-    enum dtype as = stored_as(t->dtype);
-    if (t->dtype == DTYPE_STRING)
-        return put_strings(w, t, err);
-    return as == t->dtype ? put_bytes(w, t->data, t->bytes, err) : put_converted(w, t, as, err);
+    for (size_t i = 0; i < w->n; i++)
+        if (!strncmp(w->member[i].name, name, strlen(name)) && !strcmp(w->member[i].name + strlen(name), ".npy"))
+            return &w->member[i];
+    return NULL;
 }
 
-int npz_end(struct npz_writer *w, struct err *err)
+int npz_rows(struct npz_writer *w, const char *name, const struct tensor *t, struct err *err)
 {
-    struct member *m = &w->member[w->n - 1];
-    unsigned char header[NPY_HEADER];
-    struct buf b = {0};
-    w->open = false;
-    if (w->like.dtype == DTYPE_NONE) {
-        w->like.dtype = DTYPE_FLOAT;
-        w->like.shape = SHAPE(0);
-    }
-    if (npy_header(w, header, err))
+    struct member *m = find_member(w, name);
+    if (m ? check_piece(m, t, err) : !(m = add_member(w, name, t, err)))
         return -1;
-    m->bytes = NPY_HEADER + w->data_bytes;
-    m->crc = (uint32_t)crc32_combine(crc32_z(crc32(0, NULL, 0), header, sizeof header), w->data_crc, (z_off_t)w->data_bytes);
+    m->rows += t->shape.rank > 0 ? (uint64_t)t->shape.dim[0] : 1;
+    enum dtype as = stored_as(t->dtype);
+    if (t->dtype == DTYPE_STRING)
+        return put_strings(m, t, err);
+    return as == t->dtype ? put_bytes(m, t->data, t->bytes, err) : put_converted(m, t, as, err);
+}
+
+/* The CRC of header and rows: a first reading of the spool. */
+static int checksum(struct member *m, const unsigned char header[NPY_HEADER], unsigned char *chunk, struct err *err)
+{
+    size_t n;
+    uLong crc = crc32_z(crc32_z(0, NULL, 0), header, NPY_HEADER);
+    if (fflush(m->spool) || fseeko(m->spool, 0, SEEK_SET))
+        return failed(err);
+    while ((n = fread(chunk, 1, CHUNK, m->spool)) > 0)
+        crc = crc32_z(crc, chunk, n);
+    m->crc = (uint32_t)crc;
+    return ferror(m->spool) || fseeko(m->spool, 0, SEEK_SET) ? failed(err) : 0;
+}
+
+static int write_member(struct npz_writer *w, struct member *m, struct err *err)
+{
+    unsigned char header[NPY_HEADER], chunk[CHUNK];
+    struct buf b = {0};
+    size_t n;
+    if (npy_header(m, header, err) || checksum(m, header, chunk, err))
+        return -1;
+    m->at = (uint64_t)ftello(w->f);
+    m->bytes = NPY_HEADER + m->data_bytes;
     local_header(&b, m);
     buf_append(&b, header, sizeof header);
-    if (fseeko(w->f, (off_t)m->at, SEEK_SET)) {
-        buf_fini(&b);
-        return failed(err);
-    }
     if (flush(w, &b, err))
         return -1;
-    return fseeko(w->f, 0, SEEK_END) ? failed(err) : 0;
+    while ((n = fread(chunk, 1, CHUNK, m->spool)) > 0)
+        if (fwrite(chunk, 1, n, w->f) != n)
+            return failed(err);
+    return ferror(m->spool) ? failed(err) : 0;
 }
 
 static void central_entry(struct buf *b, const struct member *m)
@@ -339,13 +360,19 @@ int npz_writer_close(struct npz_writer *w, bool discard, struct err *err)
 {
     if (!w)
         return 0;
-    int rc = discard ? 0 : write_directory(w, err);
+    int rc = 0;
+    for (size_t i = 0; i < w->n && !rc && !discard; i++)
+        rc = write_member(w, &w->member[i], err);
+    if (!rc && !discard)
+        rc = write_directory(w, err);
     if (fclose(w->f) && !discard && !rc)
         rc = failed(err);
     if (rc || discard)
         unlink(w->path);
-    for (size_t i = 0; i < w->n; i++)
+    for (size_t i = 0; i < w->n; i++) {
+        fclose(w->member[i].spool);
         free(w->member[i].name);
+    }
     free(w->member);
     free(w->path);
     free(w);

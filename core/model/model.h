@@ -263,6 +263,8 @@ static inline uint32_t uses_count(const struct uses *u, uint32_t v) { return u->
 /* Node ids of a graph in topological order (stable: file order where it already is one). A node depends also on what its nested
  * graphs read from outside. order has room for graph->n_nodes. ERR_MODEL naming a node on a cycle. */
 int model_toposort(const struct model *m, uint32_t graph, uint32_t *order, struct err *err);
+/* The same check over all graphs at once. */
+int model_check_cycles(const struct model *m, struct err *err);
 
 /* --- changes (all return ID_NONE / -1 with ERR_NOMEM when memory is out) --- */
 uint32_t model_add_graph(struct model *m, uint32_t parent, uint32_t parent_node);

@@ -191,65 +191,53 @@ void uses_fini(struct uses *uses)
 
 /* --- topological order --- */
 
-/* Edges as (later, earlier) positions in the graph's node list, grouped by `later` (CSR). */
+/* What each node waits for, by node id (CSR). A node inside a nested graph that reads an outer value makes the node of the
+ * outer graph wait which holds it; so every edge joins two nodes of one graph. */
 struct deps {
     const struct model *m;
-    uint32_t graph;
-    uint32_t *position; /* node id -> position, ID_NONE if in another graph */
-    uint32_t *first;    /* [n_nodes + 2] */
-    uint32_t *to;       /* NULL while counting */
+    uint32_t *first; /* [n_nodes + 2] */
+    uint32_t *to;    /* NULL while counting */
 };
 
-/* The node of the sorted graph inside which `graph` lies, or NODE_NONE. */
-static uint32_t holder_of(const struct deps *d, uint32_t graph)
+static void add_dep(struct deps *d, uint32_t graph, uint32_t reader, uint32_t value)
 {
-    while (graph != GRAPH_NONE && d->m->graphs[graph].parent != d->graph)
-        graph = d->m->graphs[graph].parent;
-    return graph == GRAPH_NONE ? NODE_NONE : d->m->graphs[graph].parent_node;
-}
-
-static void add_dep(struct deps *d, uint32_t reader, uint32_t value)
-{
-    if (value == VALUE_NONE || reader == NODE_NONE || d->position[reader] == ID_NONE)
+    const struct model *m = d->m;
+    uint32_t producer = value == VALUE_NONE ? NODE_NONE : m->values[value].producer;
+    if (producer == NODE_NONE || !m->nodes[producer].op_type)
         return;
-    uint32_t producer = d->m->values[value].producer;
-    if (producer == NODE_NONE || d->position[producer] == ID_NONE)
+    while (graph != m->nodes[producer].graph) { /* climb to the producer's graph */
+        reader = m->graphs[graph].parent_node;
+        graph = m->graphs[graph].parent;
+        if (graph == GRAPH_NONE || reader == NODE_NONE)
+            return;
+    }
+    if (reader == NODE_NONE)
         return;
-    uint32_t slot = d->first[d->position[reader] + 1]++;
+    uint32_t slot = d->first[reader + 1]++;
     if (d->to)
-        d->to[slot] = d->position[producer];
+        d->to[slot] = producer;
 }
 
 static void collect_deps(struct deps *d)
 {
     const struct model *m = d->m;
-    for (uint32_t n = 0; n < m->n_nodes; n++) {
-        const struct node *node = &m->nodes[n];
-        if (!node->op_type)
-            continue;
-        uint32_t reader = node->graph == d->graph ? n : holder_of(d, node->graph);
-        for (int i = 0; reader != NODE_NONE && i < node->n_input; i++)
-            add_dep(d, reader, node->input[i]);
-    }
-    for (uint32_t g = 0; g < m->n_graphs; g++) {
-        uint32_t reader = g == d->graph ? NODE_NONE : holder_of(d, g);
-        for (int i = 0; reader != NODE_NONE && i < m->graphs[g].n_outputs; i++)
-            add_dep(d, reader, m->graphs[g].outputs[i].value);
-    }
+    for (uint32_t n = 0; n < m->n_nodes; n++)
+        for (int i = 0; m->nodes[n].op_type && i < m->nodes[n].n_input; i++)
+            add_dep(d, m->nodes[n].graph, n, m->nodes[n].input[i]);
+    for (uint32_t g = 0; g < m->n_graphs; g++)
+        for (int i = 0; i < m->graphs[g].n_outputs; i++)
+            add_dep(d, g, NODE_NONE, m->graphs[g].outputs[i].value);
 }
 
-static int deps_build(struct deps *d, uint32_t n_nodes)
+static int deps_build(struct deps *d)
 {
-    d->position = malloc(((size_t)d->m->n_nodes + 1) * sizeof *d->position);
-    d->first = calloc((size_t)n_nodes + 2, sizeof *d->first);
-    if (!d->position || !d->first)
+    size_t n = d->m->n_nodes;
+    d->first = calloc(n + 2, sizeof *d->first);
+    if (!d->first)
         return -1;
-    memset(d->position, 0xff, ((size_t)d->m->n_nodes + 1) * sizeof *d->position);
-    for (uint32_t i = 0; i < n_nodes; i++)
-        d->position[d->m->graphs[d->graph].nodes[i]] = i;
     collect_deps(d);
     uint32_t total = 0;
-    for (uint32_t i = 0; i <= n_nodes; i++) {
+    for (size_t i = 0; i <= n; i++) {
         uint32_t count = d->first[i + 1];
         d->first[i + 1] = total;
         total += count;
@@ -263,51 +251,88 @@ static int deps_build(struct deps *d, uint32_t n_nodes)
 
 enum { WHITE, GREY, BLACK };
 
+/* Depth first search over nodes; whoever is left behind has all it waits for before it in `order`. */
+struct sorter {
+    struct deps d;
+    unsigned char *color;
+    uint32_t *stack, *next;
+    uint32_t *order; /* may be NULL */
+    uint32_t placed;
+};
+
+static int sorter_init(struct sorter *s, const struct model *m, uint32_t *order)
+{
+    size_t n = (size_t)m->n_nodes + 1;
+    *s = (struct sorter){.d = {.m = m}, .order = order};
+    s->color = calloc(n, 1);
+    s->stack = malloc(n * sizeof *s->stack);
+    s->next = malloc(n * sizeof *s->next);
+    return !s->color || !s->stack || !s->next || deps_build(&s->d) ? -1 : 0;
+}
+
+static void sorter_fini(struct sorter *s)
+{
+    free(s->color), free(s->stack), free(s->next);
+    free(s->d.first), free(s->d.to);
+}
+
+static void enter(struct sorter *s, uint32_t *depth, uint32_t node)
+{
+    s->color[node] = GREY;
+    s->next[node] = s->d.first[node];
+    s->stack[(*depth)++] = node;
+}
+
+static int visit(struct sorter *s, uint32_t root, struct err *err)
+{
+    const struct model *m = s->d.m;
+    uint32_t depth = 0;
+    if (s->color[root] != WHITE || !m->nodes[root].op_type)
+        return 0;
+    enter(s, &depth, root);
+    while (depth) {
+        uint32_t at = s->stack[depth - 1];
+        if (s->next[at] == s->d.first[at + 1]) {
+            s->color[at] = BLACK;
+            if (s->order)
+                s->order[s->placed] = at;
+            s->placed++;
+            depth--;
+            continue;
+        }
+        uint32_t dep = s->d.to[s->next[at]++];
+        if (s->color[dep] == GREY) {
+            char label[200];
+            return err_set(err, ERR_MODEL, "node '%.200s' (%.60s) is part of a cycle: its inputs depend on its own outputs",
+                           node_label(m, at, label, sizeof label), m->nodes[at].op_type);
+        }
+        if (s->color[dep] == WHITE)
+            enter(s, &depth, dep);
+    }
+    return 0;
+}
+
 int model_toposort(const struct model *m, uint32_t graph, uint32_t *order, struct err *err)
 {
-    const struct graph *g = &m->graphs[graph];
-    uint32_t n = (uint32_t)g->n_nodes, placed = 0;
-    struct deps d = {.m = m, .graph = graph};
-    unsigned char *color = calloc((size_t)n + 1, 1);
-    uint32_t *stack = malloc(((size_t)n + 1) * sizeof *stack), *next = malloc(((size_t)n + 1) * sizeof *next);
-    int rc = -1;
-    if (!color || !stack || !next || deps_build(&d, n)) {
+    struct sorter s;
+    int rc = sorter_init(&s, m, order);
+    if (rc)
         err_set(err, ERR_NOMEM, "out of memory");
-        goto out;
-    }
-    /* Depth first from each node in file order: a node is placed after what it depends on, so a list that is in order stays. */
-    for (uint32_t root = 0; root < n; root++) {
-        uint32_t depth = 0;
-        if (color[root] != WHITE)
-            continue;
-        stack[depth++] = root;
-        color[root] = GREY;
-        next[root] = d.first[root];
-        while (depth) {
-            uint32_t at = stack[depth - 1];
-            if (next[at] == d.first[at + 1]) {
-                color[at] = BLACK;
-                order[placed++] = g->nodes[at];
-                depth--;
-                continue;
-            }
-            uint32_t dep = d.to[next[at]++];
-            if (color[dep] == GREY) {
-                char label[200];
-                err_set(err, ERR_MODEL, "node '%s' (%s) is part of a cycle: its inputs depend on its own outputs",
-                        node_label(m, g->nodes[at], label, sizeof label), m->nodes[g->nodes[at]].op_type);
-                goto out;
-            }
-            if (color[dep] == WHITE) {
-                color[dep] = GREY;
-                next[dep] = d.first[dep];
-                stack[depth++] = dep;
-            }
-        }
-    }
-    rc = 0;
-out:
-    free(color), free(stack), free(next);
-    free(d.position), free(d.first), free(d.to);
+    /* Roots in file order: a list that is in order already stays as it is. */
+    for (int i = 0; rc == 0 && i < m->graphs[graph].n_nodes; i++)
+        rc = visit(&s, m->graphs[graph].nodes[i], err);
+    sorter_fini(&s);
+    return rc;
+}
+
+int model_check_cycles(const struct model *m, struct err *err)
+{
+    struct sorter s;
+    int rc = sorter_init(&s, m, NULL);
+    if (rc)
+        err_set(err, ERR_NOMEM, "out of memory");
+    for (uint32_t n = 0; rc == 0 && n < m->n_nodes; n++)
+        rc = visit(&s, n, err);
+    sorter_fini(&s);
     return rc;
 }

@@ -3,6 +3,7 @@
  * "this is a PNG picture" helps more than "field 9 has wire type 1". */
 #include "core/model/onnx_read.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -67,7 +68,9 @@ static int explain(const struct wire *w, struct err *err)
     }
     if (w->truncated && !w->foreign)
         return err_wrap(err, "the model file is cut short: ");
-    return err_wrap(err, w->foreign || w->truncated ? "not an ONNX model: " : "the model file is damaged: ");
+    if (w->truncated)
+        return err_wrap(err, "not an ONNX model, or only its first bytes: ");
+    return err_wrap(err, w->foreign ? "not an ONNX model: " : "the model file is damaged: ");
 }
 
 /* --- messages above the graph --- */

@@ -16,7 +16,7 @@ struct onnx_read_opts {
     /* Optional: maps a checked plain location to an open fd (caller of resolve owns it), or -1. Wins over external_dir. */
     int (*resolve)(void *arg, const char *location);
     void *resolve_arg;
-    bool allow_missing_external; /* such weights have data NULL */
+    bool allow_missing_external; /* such weights have data NULL; so have weights left out of the file */
     /* protobuf aligns nothing: a weight that does not suit its element type's alignment is copied into memory. With this it stays a
      * window and must only be read bytewise: for looking at a model (facts, validation) in little memory. */
     bool keep_unaligned;

@@ -3,6 +3,7 @@
  * outputs), then what its nodes read, including their nested graphs: so a name is found whatever the order of the nodes. A name
  * nobody defines becomes a value without producer, which validate.h reports. */
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "core/model/onnx_reader.h"
@@ -95,9 +96,9 @@ int read_entries(struct reader *r, Onnx__StringStringEntryProto **pb, size_t cou
 static size_t payload_count(const Onnx__AttributeProto *pb, enum attr_type type)
 {
     switch (type) {
-    case ATTR_FLOAT: return pb->has_f;
-    case ATTR_INT: return pb->has_i;
-    case ATTR_STRING: return pb->has_s;
+    case ATTR_FLOAT: return pb->has_f != 0;
+    case ATTR_INT: return pb->has_i != 0;
+    case ATTR_STRING: return pb->has_s != 0;
     case ATTR_TENSOR: return pb->t != NULL;
     case ATTR_GRAPH: return pb->g != NULL;
     case ATTR_FLOATS: return pb->n_floats;
@@ -105,7 +106,7 @@ static size_t payload_count(const Onnx__AttributeProto *pb, enum attr_type type)
     case ATTR_STRINGS: return pb->n_strings;
     case ATTR_TENSORS: return pb->n_tensors;
     case ATTR_GRAPHS: return pb->n_graphs;
-    case ATTR_SPARSE_TENSOR: return pb->has_sparse_tensor;
+    case ATTR_SPARSE_TENSOR: return pb->has_sparse_tensor != 0;
     case ATTR_SPARSE_TENSORS: return pb->n_sparse_tensors;
     case ATTR_TYPE_PROTO: return pb->tp != NULL;
     case ATTR_TYPE_PROTOS: return pb->n_type_protos;
@@ -357,8 +358,8 @@ static int read_initializer(struct reader *r, uint32_t graph, size_t i, const On
     if (!pb->name || !*pb->name)
         return err_set(r->err, ERR_MODEL, "initializer %zu has no name", i);
     uint32_t v = model_find_value(m, graph, pb->name);
-    /* listed as an input as well: always so up to IR 3, a default to override since */
-    if (v == VALUE_NONE || m->values[v].graph != graph || m->values[v].weight || !value_is_graph_input(m, v))
+    /* Only inputs and initializers are defined by now. One may be both: always so up to IR 3, since then as a default. */
+    if (v == VALUE_NONE || m->values[v].graph != graph || m->values[v].weight)
         v = define(r, graph, pb->name, "initializer", pb->name);
     struct weight *w = v == VALUE_NONE ? NULL : model_new_weight(m);
     if (!w)

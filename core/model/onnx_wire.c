@@ -10,6 +10,7 @@
 
 #include <inttypes.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -167,10 +168,13 @@ static int read_field(struct level *l, size_t at, struct wire_cut *out, unsigned
     uint64_t tag, value;
     char where[160];
     size_t p = at;
-    if (!wire_varint(bytes, &p, l->end, &tag) || tag > UINT32_MAX)
+    *wire = 0;
+    if (!wire_varint(bytes, &p, l->end, &tag) || tag > UINT32_MAX) {
+        l->w->truncated = l->depth == 1 && p == l->end;
         return err_set(l->err, ERR_MODEL, "the field of %s at byte %zu has a broken tag", l->desc->short_name, at);
+    }
     uint32_t field = (uint32_t)(tag >> 3);
-    *wire = tag & 7;
+    *wire = (unsigned)tag & 7;
     if (field == 0)
         return err_set(l->err, ERR_MODEL, "the field of %s at byte %zu has number 0; numbers start at 1", l->desc->short_name,
                        at);
@@ -179,12 +183,15 @@ static int read_field(struct level *l, size_t at, struct wire_cut *out, unsigned
     uint64_t left = l->end - p, need = 0;
     switch (*wire) {
     case WIRE_VARINT:
-        if (!wire_varint(bytes, &out->end, l->end, &value))
-            return err_set(l->err, ERR_MODEL, "%s has a broken varint", where);
-        return 0;
+        if (wire_varint(bytes, &out->end, l->end, &value))
+            return 0;
+        l->w->truncated = l->depth == 1 && out->end == l->end;
+        return err_set(l->err, ERR_MODEL, "%s has a broken number", where);
     case WIRE_LEN:
-        if (!wire_varint(bytes, &out->start, l->end, &need))
+        if (!wire_varint(bytes, &out->start, l->end, &need)) {
+            l->w->truncated = l->depth == 1 && out->start == l->end;
             return err_set(l->err, ERR_MODEL, "%s has a broken length", where);
+        }
         out->end = out->start;
         left = l->end - out->start;
         break;
@@ -281,7 +288,7 @@ static int walk_message(struct level *l, size_t at, size_t end)
     uint64_t seen = 0; /* singular message fields of this message; no message has more than 64 */
     while (at < end) {
         struct wire_cut c;
-        unsigned wire;
+        unsigned wire = 0;
         char where[160];
         if (read_field(l, at, &c, &wire))
             return -1;

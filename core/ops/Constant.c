@@ -209,7 +209,7 @@ static int forward_eye(struct run_ctx *c, struct err *err)
 
 OP_CLASS(eye_like) = {.type = "EyeLike", .domain = "", .since = 9, .doc = "Ones on a diagonal of a matrix shaped as the input.",
                       .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1, .attrs = eye_attrs,
-                      .attrs_size = sizeof(struct eye_attrs), .infer = infer_eye, .forward = forward_eye,
+                      .attrs_size = sizeof(struct eye_attrs), .infer = infer_eye, .forward = forward_eye, .shape_only = true,
                       .samples = (const struct op_sample[]){{"f32[3,4]", ""}, {"i32[4,4]", "k=1 dtype=1"}, {"f32[3,3]", "k=-1"}, {0}}};
 
 /* ---- Range ---- */

@@ -72,13 +72,13 @@ static int forward_size(struct run_ctx *c, struct err *err)
 
 OP_CLASS(shape_1) = {.type = "Shape", .domain = "", .since = 1, .until = 14, .doc = "Dimensions of the input.", .in_min = 1,
                      .in_max = 1, .out_min = 1, .out_max = 1,
-                     .infer = infer_shape_op, .forward = forward_shape,
+                     .infer = infer_shape_op, .forward = forward_shape, .shape_only = true,
                      .samples = (const struct op_sample[]){{"f32[2,3,4]", "", 1, 13}, {"i32[0,2]", "", 1, 13}, {0}}};
 OP_CLASS(shape_15) = {.type = "Shape", .domain = "", .since = 15, .doc = "Dimensions of the input, from start to end.", .in_min = 1,
                       .in_max = 1, .out_min = 1, .out_max = 1, .attrs = shape_attrs, .attrs_size = sizeof(struct shape_attrs),
-                      .infer = infer_shape_op, .forward = forward_shape,
+                      .infer = infer_shape_op, .forward = forward_shape, .shape_only = true,
                       .samples = (const struct op_sample[]){{"f32[2,3,4]", ""}, {"f32[2,3,4]", "start=1"},
                                                             {"f32[2,3,4]", "start=-2 end=-1"}, {"f32[2,3,4]", "start=2 end=1"}, {0}}};
 OP_CLASS(size) = {.type = "Size", .domain = "", .since = 1, .doc = "Number of elements of the input.", .in_min = 1, .in_max = 1,
-                  .out_min = 1, .out_max = 1, .infer = infer_size, .forward = forward_size,
+                  .out_min = 1, .out_max = 1, .infer = infer_size, .forward = forward_size, .shape_only = true,
                   .samples = (const struct op_sample[]){{"f32[2,3,4]", ""}, {"f32[]", ""}, {"f32[0,2]", ""}, {0}}};

@@ -74,17 +74,17 @@ static int read_slice(const struct infer_ctx *c, struct slice *s, struct err *er
 /* Bounds of one axis as a start inside it and a number of elements. */
 static void clamp_axis(int64_t dim, int64_t step, int64_t *start, int64_t end, int64_t *count)
 {
-    int64_t low = step > 0 ? 0 : -1, high = step > 0 ? dim : dim - 1;
     int64_t first = *start < 0 ? *start + dim : *start, last = end < 0 ? end + dim : end;
-    first = i64_max(step > 0 ? 0 : 0, i64_min(first, high));
-    if (*start < 0 && *start + dim < 0 && step < 0)
-        first = low;
-    last = i64_max(low, i64_min(last, high));
+    first = i64_max(0, i64_min(first, step > 0 ? dim : dim - 1));
+    last = i64_max(step > 0 ? 0 : -1, i64_min(last, dim));
     *start = first;
-    if (step > 0)
-        *count = last > first ? (last - first - 1) / step + 1 : 0;
-    else
-        *count = first > last ? (int64_t)((uint64_t)(first - last - 1) / (0 - (uint64_t)step)) + 1 : 0;
+    *count = 0;
+    if (dim == 0)
+        return;
+    if (step > 0 && last > first)
+        *count = (last - first - 1) / step + 1;
+    else if (step < 0 && first > last)
+        *count = (int64_t)((uint64_t)(first - last - 1) / (0 - (uint64_t)step)) + 1;
 }
 
 /* The whole of an axis whose size is not known. */

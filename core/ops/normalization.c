@@ -6,7 +6,6 @@
 #include <math.h>
 
 #include "core/kernels/norm.h"
-#include "core/ops/elementwise.h"
 #include "core/ops/widen.h"
 
 struct norm_attrs {

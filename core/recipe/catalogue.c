@@ -3,6 +3,7 @@
  * sort like names except for '.' against '_', so the table is sorted by name once, when first asked for. */
 #include "core/recipe/catalogue.h"
 
+#include <math.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,10 +49,13 @@ static const char *const kind_names[] = {
     [PARAM_STRING] = "string", [PARAM_ENUM] = "enum", [PARAM_GLOBS] = "globs",
 };
 
+/* Bounds this far out only mean "no bound". */
+static const double FAR = 9e15;
+
 /* A whole bound prints as 1, not 1.0. */
 static json_t *number_json(double v)
 {
-    return v == (double)(json_int_t)v ? json_integer((json_int_t)v) : json_real(v);
+    return fabs(v) < FAR && v == floor(v) ? json_integer((json_int_t)v) : json_real(v);
 }
 
 static json_t *param_json(const struct param *p)
@@ -61,8 +65,10 @@ static json_t *param_json(const struct param *p)
     if (p->def)
         json_object_set_new(o, "default", json_loads(p->def, JSON_DECODE_ANY, NULL));
     if (p->min < p->max) {
-        json_object_set_new(o, p->above_min ? "above" : "min", number_json(p->min));
-        json_object_set_new(o, p->below_max ? "below" : "max", number_json(p->max));
+        if (p->min > -FAR)
+            json_object_set_new(o, p->above_min ? "above" : "min", number_json(p->min));
+        if (p->max < FAR)
+            json_object_set_new(o, p->below_max ? "below" : "max", number_json(p->max));
     }
     if (p->kind == PARAM_ENUM) {
         json_t *choices = json_array();

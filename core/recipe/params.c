@@ -54,9 +54,8 @@ static bool in_range(struct reading *r, double v)
     bool low = p->above_min ? v <= p->min : v < p->min, high = p->below_max ? v >= p->max : v > p->max;
     if (!low && !high)
         return true;
-    if (p->max >= 9e15 || isinf(p->max))
-        faults_add(r->faults, r->pointer, "'%s' must be %s %.15g, found %.15g", p->name,
-                   p->above_min ? "greater than" : "at least", p->min, v);
+    if (p->max >= 9e15) /* only means "no bound" */
+        faults_add(r->faults, r->pointer, "'%s' must be %s %.15g, found %.15g", p->name, p->above_min ? "greater than" : "at least", p->min, v);
     else
         faults_add(r->faults, r->pointer, "'%s' must be between %.15g%s and %.15g%s, found %.15g", p->name, p->min,
                    p->above_min ? " (excluded)" : "", p->max, p->below_max ? " (excluded)" : "", v);

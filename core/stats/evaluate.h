@@ -40,6 +40,8 @@ typedef int evaluate_fn(void *arg, const struct evaluate_batch *batch, struct er
 int64_t evaluate_each(struct plan *plan, const struct model *m, struct dataset *ds, const struct evaluate_opts *opts,
                       evaluate_fn *fn, void *arg, struct err *err);
 
+/* Add a batch to metrics: the output that pairs with the labels is judged. Nothing happens without labels or when metrics is NULL. */
+int evaluate_judge(struct metrics *metrics, const struct evaluate_batch *batch, int n_out, struct err *err);
 /* Metrics of a model on a labelled dataset (the first output that pairs with the labels is judged). New struct metrics, to be freed
  * by metrics_free; a dataset without labels gives one with no samples. NULL on error. */
 struct metrics *evaluate_model(const struct model *m, struct dataset *ds, const struct evaluate_opts *opts, struct err *err);
@@ -51,9 +53,14 @@ struct evaluate_compare_opts {
     int64_t generated_batches; /* 0: 4 */
     uint64_t seed;
     struct metrics **metrics_a, **metrics_b;
+    /* Not NULL: gets the fidelity of every value that nodes of both models make under one name, in the order a runs; with it opts->run is
+     * not used. Values whose shapes differ have no elements. */
+    struct fidelity **layers;
 };
 struct fidelity *evaluate_compare(const struct model *a, const struct model *b, struct dataset *ds, const struct evaluate_opts *opts,
                                   const struct evaluate_compare_opts *compare, struct err *err);
+/* The first n of `fed` rows of t as a borrowed view; all of t when its axis 0 is something else. */
+void evaluate_cut_rows(struct tensor *cut, const struct tensor *t, int64_t n, int64_t fed);
 /* The batch a plan's model takes per run (see Batches above), at most `wanted` unless a larger one is fixed. in: inputs of one sample, or NULL:
  * as declared. *fixed (may be NULL): the model takes this batch only. */
 int64_t evaluate_batch_size(struct plan *plan, const struct tensor *in, int64_t wanted, bool *fixed);

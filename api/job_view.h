@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * job_view.h - a job as JSON. */
+#ifndef PARED_API_JOB_VIEW_H
+#define PARED_API_JOB_VIEW_H
+
+#include <jansson.h>
+
+#include "server/store.h"
+
+/* New reference. */
+json_t *job_json(const struct store_job *job);
+
+#endif

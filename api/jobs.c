@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * jobs.c - /v1/jobs. Everything that can be known to be wrong with a job is found before it is queued: keys, types, references,
+ * the recipe against the method table, and what its steps need of data and model; all faults are listed at once. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/api.h"
+#include "api/handlers.h"
+#include "api/job_view.h"
+#include "core/base/clock.h"
+#include "core/base/hash.h"
+#include "core/recipe/recipe.h"
+#include "server/gc.h"
+#include "server/id.h"
+#include "server/metrics.h"
+#include "server/range.h"
+
+enum { WAIT_MAX_S = 30, KEY_MAX = 255, LABELS_MAX = 64 };
+
+/* What is gathered while a job is checked. */
+struct draft {
+    struct req *req;
+    struct store_job_new job;
+    json_t *facts[JOB_ROLE_COUNT]; /* of the resources, owned; NULL: not given */
+    struct recipe *recipe;         /* owned */
+    const char *recipe_name;       /* when it was named */
+    json_t *labels;                /* borrowed */
+};
+
+static void draft_fini(struct draft *d)
+{
+    for (int role = 0; role < JOB_ROLE_COUNT; role++)
+        json_decref(d->facts[role]);
+    recipe_free(d->recipe);
+}
+
+/* ---- POST: references */
+
+static int read_role(struct draft *d, enum job_role role, struct err *err)
+{
+    struct req *req = d->req;
+    const char *key = job_role_name(role), *pointer = api_pointer(req->arena, "", key);
+    const char *prefix = job_role_kind(role) == STORE_MODEL ? "mdl" : "dst";
+    const char *noun = job_role_kind(role) == STORE_MODEL ? "model" : "dataset";
+    json_t *given = json_object_get(req->json, key);
+    if (json_is_null(given))
+        given = NULL;
+    if (!given && role == JOB_ROLE_MODEL)
+        faults_add(&req->faults, pointer, "is missing: the id of an uploaded model");
+    if (!given)
+        return 0;
+    const char *id = json_string_value(given);
+    if (!id || !id_is(id, prefix)) {
+        faults_add(&req->faults, pointer, "must be the id of a %s, `%s_...`", noun, prefix);
+        return 0;
+    }
+    struct store_resource row;
+    struct err fault = {0};
+    if (store_resource_get(api_server(req)->store, job_role_kind(role), req->owner, id, req->arena, &row, &fault) == 0) {
+        d->job.inputs[role] = row.id;
+        d->facts[role] = api_resource_facts(&row);
+        return 0;
+    }
+    if (fault.code != ERR_NOT_FOUND)
+        return err_set(err, fault.code, "%s", fault.msg);
+    faults_add(&req->faults, pointer, "names no %s: there is no '%.60s'", noun, id);
+    return 0;
+}
+
+/* ---- POST: recipe */
+
+/* The JSON of a recipe given by name; NULL with a fault. New reference. */
+static json_t *named_recipe(struct draft *d, const char *name, struct err *err)
+{
+    struct req *req = d->req;
+    const struct preset *preset = preset_find(name);
+    struct store_recipe row;
+    struct err fault = {0};
+    d->recipe_name = name;
+    if (preset)
+        return json_loads(preset->recipe, 0, NULL);
+    if (store_recipe_get(api_server(req)->store, req->owner, name, req->arena, &row, &fault) == 0)
+        return api_stored(row.body);
+    if (fault.code == ERR_NOT_FOUND)
+        faults_add(&req->faults, "/recipe", "names no recipe: '%.60s' is neither a preset nor one of yours (GET /v1/recipes)", name);
+    else
+        err_set(err, fault.code, "%s", fault.msg);
+    return NULL;
+}
+
+static int read_recipe(struct draft *d, struct err *err)
+{
+    struct req *req = d->req;
+    json_t *given = json_object_get(req->json, "recipe"), *json;
+    if (!given) {
+        faults_add(&req->faults, "/recipe", "is missing: a recipe like {\"steps\": [...]} or the name of one");
+        return 0;
+    }
+    json = json_is_string(given) ? named_recipe(d, json_string_value(given), err) : json_incref(given);
+    if (!json)
+        return req->faults.count ? 0 : -1;
+    struct err fault = {0};
+    d->recipe = recipe_parse(json, "/recipe", &req->faults, &fault);
+    json_decref(json);
+    if (!d->recipe && err_status(fault.code) >= 500)
+        return err_set(err, fault.code, "%s", fault.msg);
+    return 0;
+}
+
+/* Operators the engine cannot run, as one text in the arena; "" if none. */
+static const char *missing_operators(struct draft *d)
+{
+    const json_t *list = json_object_get(d->facts[JOB_ROLE_MODEL], "missing_operators"), *item;
+    struct buf text = {0};
+    size_t i;
+    json_array_foreach(list, i, item)
+        if (json_is_string(item))
+            buf_printf(&text, "%s%s", text.len ? ", " : "", json_string_value(item));
+    const char *out = text.data ? arena_strdup(d->req->arena, text.data) : "";
+    buf_fini(&text);
+    return out ? out : "";
+}
+
+static bool has_labels(const json_t *facts)
+{
+    const json_t *labels = json_object_get(facts, "labels");
+    return labels && !json_is_null(labels) && !json_is_false(labels);
+}
+
+/* Do steps and targets have what they need? Asked only when the parts themselves are right. */
+static int check_needs(struct draft *d, struct err *err)
+{
+    json_t *const *facts = d->facts;
+    const json_t *judged = facts[JOB_ROLE_EVAL_DATASET] ? facts[JOB_ROLE_EVAL_DATASET]
+                           : facts[JOB_ROLE_VAL_DATASET] ? facts[JOB_ROLE_VAL_DATASET]
+                                                         : facts[JOB_ROLE_DATASET];
+    struct recipe_given given = {
+        .data = facts[JOB_ROLE_DATASET] != NULL,
+        .labels = has_labels(facts[JOB_ROLE_DATASET]),
+        .eval_labels = has_labels(judged),
+        .missing_ops = missing_operators(d),
+    };
+    return recipe_check_needs(d->recipe, &given, &d->req->faults, err);
+}
+
+/* ---- POST: the rest */
+
+static void read_labels(struct draft *d)
+{
+    json_t *labels = json_object_get(d->req->json, "labels"), *value;
+    const char *key;
+    if (labels && !json_is_object(labels)) {
+        faults_add(&d->req->faults, "/labels", "must be an object of strings");
+        return;
+    }
+    if (json_object_size(labels) > LABELS_MAX)
+        faults_add(&d->req->faults, "/labels", "has %zu entries; at most %d are kept", json_object_size(labels), LABELS_MAX);
+    json_object_foreach(labels, key, value)
+        if (!json_is_string(value) || strlen(json_string_value(value)) > 1000)
+            faults_add(&d->req->faults, api_pointer(d->req->arena, "/labels", key), "must be a string of at most 1000 bytes");
+    d->labels = labels;
+}
+
+static void read_numbers(struct draft *d)
+{
+    const struct config *config = api_server(d->req)->config;
+    struct faults *faults = &d->req->faults;
+    json_t *json = d->req->json;
+    d->job.priority = api_get_int(json, "priority", 0, -1000, 1000, faults);
+    d->job.timeout_s = api_get_int(json, "timeout_s", 0, 1, config->job_timeout_s, faults);
+    d->job.threads = api_get_int(json, "threads", 0, 1, 256, faults);
+    d->job.memory_bytes = api_get_int(json, "memory_bytes", 0, 64 << 20,
+                                      config->job_memory_bytes > 0 ? config->job_memory_bytes : INT64_C(1) << 50, faults);
+}
+
+static int read_key(struct draft *d, char sha256[SHA256_HEX], struct err *err)
+{
+    const char *key = req_header(d->req, "Idempotency-Key");
+    if (!key)
+        return 0;
+    if (!key[0] || strlen(key) > KEY_MAX)
+        return err_set(err, ERR_BAD_REQUEST, "Idempotency-Key must have 1 to %d characters.", KEY_MAX);
+    hash_bytes(d->req->body, d->req->body_len, sha256);
+    d->job.idempotency_key = key;
+    d->job.request_sha256 = sha256;
+    d->job.idempotency_ttl_s = api_server(d->req)->config->idempotency_ttl_s;
+    return 0;
+}
+
+/* What GET shows of the request, and the worker's recipe; text in the arena. */
+static const char *request_text(struct draft *d)
+{
+    json_t *request = json_object();
+    json_object_set_new(request, "recipe", recipe_json(d->recipe));
+    api_set_text(request, "recipe_name", d->recipe_name);
+    if (d->labels)
+        json_object_set(request, "labels", d->labels);
+    char *text = json_dumps(request, JSON_COMPACT | JSON_REAL_PRECISION(15));
+    const char *out = text ? arena_strdup(d->req->arena, text) : NULL;
+    free(text);
+    json_decref(request);
+    return out;
+}
+
+static int check(struct draft *d, struct err *err)
+{
+    static const char *const keys[] = {"model",    "dataset",   "val_dataset", "eval_dataset", "teacher", "recipe",
+                                       "priority", "timeout_s", "threads",     "memory_bytes", "labels",  NULL};
+    struct req *req = d->req;
+    if (!json_is_object(req->json))
+        return err_set(err, ERR_INVALID, "The body must be an object like {\"model\": \"mdl_...\", \"recipe\": {\"steps\": [...]}}.");
+    api_known_keys(req->json, "", keys, &req->faults);
+    for (int role = 0; role < JOB_ROLE_COUNT; role++)
+        if (read_role(d, (enum job_role)role, err) != 0)
+            return -1;
+    if (read_recipe(d, err) != 0)
+        return -1;
+    read_numbers(d);
+    read_labels(d);
+    if (d->recipe && d->job.inputs[JOB_ROLE_MODEL] && check_needs(d, err) != 0)
+        return -1;
+    return api_faults(req, err);
+}
+
+int jobs_create(struct req *req, struct res *res, struct err *err)
+{
+    struct server *server = api_server(req);
+    struct draft d = {.req = req, .job = {.owner = req->owner, .max_queued = server->config->max_queued_jobs}};
+    char sha256[SHA256_HEX];
+    struct store_job job;
+    bool replayed = false;
+    int rc = read_key(&d, sha256, err);
+    if (rc == 0)
+        rc = check(&d, err);
+    if (rc == 0 && !(d.job.request = request_text(&d)))
+        rc = err_set(err, ERR_NOMEM, "Out of memory.");
+    if (rc == 0)
+        rc = store_job_insert(server->store, &d.job, req->arena, &job, &replayed, err);
+    if (rc == 0)
+        rc = res_json(res, 202, job_json(&job), err);
+    if (rc == 0) {
+        res_header(res, "Location", "/v1/jobs/%s", job.id);
+        res_header(res, "Retry-After", "2");
+        if (replayed)
+            res_header(res, "Idempotent-Replayed", "true");
+        else
+            metrics_add(METRIC_JOBS_ACCEPTED, 1);
+    }
+    draft_fini(&d);
+    return rc;
+}
+
+/* ---- reading */
+
+int jobs_list(struct req *req, struct res *res, struct err *err)
+{
+    struct store_page page;
+    const char *name = req_query(req, "state");
+    int state = name ? job_state_from_name(name) : -1, count = 0;
+    bool more = false;
+    if (name && state < 0) {
+        faults_add(&req->faults, "?state", "must be queued, running, succeeded, failed or canceled, not '%.60s'", name);
+        return err_set(err, ERR_INVALID, "There is no job state '%.60s'; it is queued, running, succeeded, failed or canceled.", name);
+    }
+    if (api_page(req, "job", &page, err) != 0)
+        return -1;
+    struct store_job *rows = arena_calloc(req->arena, (size_t)page.limit, sizeof *rows);
+    if (!rows)
+        return err_set(err, ERR_NOMEM, "Out of memory.");
+    if (store_job_list(api_server(req)->store, &page, state, req->arena, rows, &count, &more, err) != 0)
+        return -1;
+    json_t *list = json_array();
+    for (int i = 0; i < count; i++)
+        json_array_append_new(list, job_json(&rows[i]));
+    return res_json(res, 200, api_page_json(list, more, count ? rows[count - 1].id : NULL), err);
+}
+
+static void etag_of(int64_t version, char out[40])
+{
+    snprintf(out, 40, "W/\"v%lld\"", (long long)version);
+}
+
+int jobs_get(struct req *req, struct res *res, struct err *err)
+{
+    struct store *store = api_server(req)->store;
+    const char *id, *known = req_header(req, "If-None-Match");
+    int64_t wait_s, version;
+    enum job_state state;
+    char etag[40];
+    if (api_id(req, "job", "job", &id, err) != 0 || req_query_int(req, "wait", 0, 0, 86400, &wait_s, err) != 0 ||
+        store_job_version(store, req->owner, id, &version, &state, err) != 0)
+        return -1;
+    double until = req->started + (double)(wait_s < WAIT_MAX_S ? wait_s : WAIT_MAX_S);
+    etag_of(version, etag);
+    bool unchanged = etag_listed(known, etag, true);
+    bool may_wait = wait_s > 0 && clock_seconds() < until && !job_state_ended(state) && !http_draining(req->http);
+    if (may_wait && (unchanged || !known))
+        return res_wait(res, id, until);
+    if (unchanged) {
+        res_header(res, "ETag", "%s", etag);
+        return res_empty(res, 304);
+    }
+    struct store_job job;
+    if (store_job_get(store, req->owner, id, req->arena, &job, err) != 0)
+        return -1;
+    etag_of(job.version, etag);
+    res_header(res, "ETag", "%s", etag);
+    return res_json(res, 200, job_json(&job), err);
+}
+
+/* ---- cancel, delete */
+
+int jobs_cancel(struct req *req, struct res *res, struct err *err)
+{
+    struct store_job job;
+    const char *id;
+    if (api_id(req, "job", "job", &id, err) != 0 ||
+        store_job_cancel(api_server(req)->store, req->owner, id, req->arena, &job, err) != 0)
+        return -1;
+    res_header(res, "Location", "/v1/jobs/%s", id);
+    return res_json(res, 202, job_json(&job), err);
+}
+
+int jobs_delete(struct req *req, struct res *res, struct err *err)
+{
+    struct server *server = api_server(req);
+    struct store_orphans orphans = {0};
+    const char *id;
+    if (api_id(req, "job", "job", &id, err) != 0 ||
+        store_job_delete(server->store, req->owner, id, req->arena, &orphans, err) != 0)
+        return -1;
+    gc_blobs(server->store, server->blobs, &orphans);
+    return res_empty(res, 204);
+}

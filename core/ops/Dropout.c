@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Dropout. Inference (always up to opset 11; from 12 on unless the input training_mode is true) is the identity and a mask of ones.
+ * Training zeroes each value with probability `ratio` and scales the others by 1 / (1 - ratio); ratio 0 keeps everything. */
+#include <inttypes.h>
+#include <string.h>
+
+#include "core/base/rng.h"
+#include "core/ops/op_util.h"
+
+struct dropout_attrs {
+    float ratio;
+    bool is_test;
+    int64_t seed;
+};
+#define RATIO {OP_ATTR(dropout_attrs, ratio), .kind = OP_FLOAT, .def_f = 0.5f}
+static const struct op_attr attrs_1[] = {RATIO, {OP_ATTR(dropout_attrs, is_test), .kind = OP_BOOL}, {NULL}};
+static const struct op_attr attrs_7[] = {RATIO, {NULL}};
+static const struct op_attr attrs_12[] = {{OP_ATTR(dropout_attrs, seed), .kind = OP_INT}, {NULL}};
+
+static int infer(struct infer_ctx *c, struct err *err)
+{
+    if (op_need(c, 1, err) < 0 || op_dtype_kinds(c, 0, "f", err) < 0)
+        return -1;
+    for (int i = 1; i < 3 && i < c->n_in; i++) {
+        const struct tensor *t = op_value(c, i);
+        if (t && tensor_count(t) != 1)
+            return err_set(err, ERR_SHAPE, "input '%s' has %" PRId64 " values; it must be a scalar", i == 1 ? "ratio" : "training_mode",
+                           tensor_count(t));
+    }
+    const struct tensor *ratio = op_value(c, 1);
+    if (ratio && ratio->data && !(dtype_get(ratio->dtype, ratio->data, 0) >= 0 && dtype_get(ratio->dtype, ratio->data, 0) < 1))
+        return err_set(err, ERR_MODEL, "the ratio is %g; it must be in [0, 1)", dtype_get(ratio->dtype, ratio->data, 0));
+    infer_out(c, 0, c->in[0]->dtype, infer_shape(c, 0));
+    if (c->n_out > 1) /* the mask has the data's type before opset 10 */
+        infer_out(c, 1, c->opset < 10 ? c->in[0]->dtype : DTYPE_BOOL, infer_shape(c, 0));
+    return 0;
+}
+
+static void drop(struct run_ctx *c, double ratio)
+{
+    const struct dropout_attrs *a = c->attrs;
+    const struct tensor *x = c->in[0];
+    struct tensor *y = run_out(c, 0), *mask = run_out(c, 1);
+    struct rng rng;
+
+    rng_init(&rng, (uint64_t)a->seed, 1);
+    for (int64_t i = 0, n = tensor_count(x); i < n; i++) {
+        const bool keep = rng_uniform(&rng) >= ratio;
+        if (y)
+            dtype_set(y->dtype, y->data, i, keep ? dtype_get(x->dtype, x->data, i) / (1 - ratio) : 0);
+        if (mask)
+            dtype_set(mask->dtype, mask->data, i, keep);
+    }
+}
+
+static int forward(struct run_ctx *c, struct err *err)
+{
+    if (op_outputs(c, infer, err) < 0)
+        return -1;
+    const struct tensor *x = c->in[0], *ratio = run_in(c, 1), *training = run_in(c, 2);
+    struct tensor *y = run_out(c, 0), *mask = run_out(c, 1);
+
+    if (c->opset >= 12 && training && dtype_get(training->dtype, training->data, 0) != 0) {
+        const double r = ratio ? dtype_get(ratio->dtype, ratio->data, 0) : 0.5;
+        if (r > 0) {
+            drop(c, r);
+            return 0;
+        }
+    }
+    if (y && x->bytes)
+        memcpy(y->data, x->data, x->bytes);
+    for (int64_t i = 0, n = mask ? tensor_count(mask) : 0; i < n; i++)
+        dtype_set(mask->dtype, mask->data, i, 1);
+    return 0;
+}
+
+static const struct op_sample samples[] = {{"f32[2,3]", NULL, 2}, {"f32[2,3] f32[]=0.3", NULL}, {NULL}};
+
+#define ROW(since_, until_, inputs, table, ...)                                                                        \
+    {.type = "Dropout", .domain = "", .since = since_, .until = until_, .doc = "Identity, unless training.", .in_min = 1, \
+     .in_max = inputs, .out_min = 1, .out_max = 2, .attrs = table, .attrs_size = sizeof(struct dropout_attrs),          \
+     .infer = infer, .forward = forward, .quant = {QUANT_PASS}, __VA_ARGS__}
+OP_CLASS(dropout_1) = ROW(1, 6, 1, attrs_1, .samples = NULL);
+OP_CLASS(dropout_7) = ROW(7, 11, 1, attrs_7, .samples = NULL);
+OP_CLASS(dropout_12) = ROW(12, 0, 3, attrs_12, .samples = samples);

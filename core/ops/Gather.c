@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Gather, GatherElements, GatherND: elements picked by indices; negative indices count from the end, others out of range are refused.
+ *   Gather:         y[o, k..., i] = x[o, index[k...], i]
+ *   GatherElements: y[i0, .., ia, ..] = x[i0, .., index[i0, .., ia, ..], ..]
+ *   GatherND:       y[b, k..., :] = x[b, index[b, k..., 0], ..., index[b, k..., m-1], :] */
+#include <inttypes.h>
+#include <string.h>
+
+#include "core/ops/op_util.h"
+
+struct gather_attrs {
+    int64_t axis;
+};
+static const struct op_attr gather_attrs[] = {{OP_ATTR(gather_attrs, axis), .kind = OP_INT}, {0}};
+
+static int bad_index(int64_t index, int64_t n, int64_t at, struct err *err)
+{
+    return err_set(err, ERR_MODEL, "index %" PRId64 " (element %" PRId64 ") is out of range; the axis has %" PRId64 " elements",
+                   index, at, n);
+}
+
+/* All indices in [-n, n), checked before anything is copied. */
+static int check_indices(const struct tensor *index, int64_t n, struct err *err)
+{
+    int64_t count = tensor_count(index);
+    for (int64_t i = 0; i < count; i++)
+        if (op_wrap_index(op_index_at(index, i), n) < 0)
+            return bad_index(op_index_at(index, i), n, i, err);
+    return 0;
+}
+
+/* ---- Gather ---- */
+static int infer_gather(struct infer_ctx *c, struct err *err)
+{
+    const struct gather_attrs *attrs = c->attrs;
+    struct shape out = SHAPE_UNKNOWN;
+    if (op_need(c, 2, err) < 0 || op_dtype_index(c, 1, err) < 0)
+        return -1;
+    const struct shape *x = infer_shape(c, 0), *index = infer_shape(c, 1);
+    int axis = 0;
+    if (x->rank >= 0 && op_axis(x, attrs->axis, &axis, err) < 0)
+        return -1;
+    if (x->rank >= 0 && index->rank >= 0) {
+        if (op_rank_fits(x->rank - 1 + index->rank, err) < 0)
+            return -1;
+        out.rank = x->rank - 1 + index->rank;
+        memcpy(out.dim, x->dim, (size_t)axis * sizeof *out.dim);
+        memcpy(out.dim + axis, index->dim, (size_t)index->rank * sizeof *out.dim);
+        memcpy(out.dim + axis + index->rank, x->dim + axis + 1, (size_t)(x->rank - axis - 1) * sizeof *out.dim);
+    }
+    infer_out(c, 0, op_dtype(c, 0), &out);
+    return 0;
+}
+
+struct gather_loop {
+    const struct tensor *index;
+    const char *src;
+    char *dst;
+    int64_t n, count; /* of the axis, of the indices */
+    size_t bytes;     /* of one slice behind the axis */
+};
+
+static void gather_slices(void *opaque, int64_t begin, int64_t end)
+{
+    const struct gather_loop *l = opaque;
+    for (int64_t i = begin; i < end; i++) {
+        int64_t at = op_wrap_index(op_index_at(l->index, i % l->count), l->n);
+        memcpy(l->dst + (size_t)i * l->bytes, l->src + (size_t)(i / l->count * l->n + at) * l->bytes, l->bytes);
+    }
+}
+
+static int forward_gather(struct run_ctx *c, struct err *err)
+{
+    const struct gather_attrs *attrs = c->attrs;
+    if (op_outputs(c, infer_gather, err) < 0)
+        return -1;
+    const struct tensor *x = c->in[0], *index = c->in[1];
+    struct tensor *y = run_out(c, 0);
+    size_t elem = op_elem(x->dtype, err);
+    if (!elem)
+        return -1;
+    int axis = shape_axis(&x->shape, attrs->axis);
+    if (check_indices(index, x->shape.dim[axis], err) < 0)
+        return -1;
+    if (!y || tensor_count(y) == 0)
+        return 0;
+    int64_t outer = shape_product(&x->shape, 0, axis), inner = shape_product(&x->shape, axis + 1, x->shape.rank);
+    struct gather_loop l = {index, x->data, y->data, x->shape.dim[axis], tensor_count(index), (size_t)inner * elem};
+    op_parallel(c->pool, outer * l.count, i64_max(1, (1 << 16) / (int64_t)l.bytes), gather_slices, &l);
+    return 0;
+}
+
+OP_CLASS(gather) = {.type = "Gather", .domain = "", .since = 1, .doc = "Slices of an axis, picked by indices.", .in_min = 2,
+                    .in_max = 2, .out_min = 1, .out_max = 1, .attrs = gather_attrs, .attrs_size = sizeof(struct gather_attrs),
+                    .infer = infer_gather, .forward = forward_gather, .quant = {QUANT_PASS},
+                    .samples = (const struct op_sample[]){{"f32[5,3] i64[2,2]=0,4,-1,2", ""}, {"f32[2,5,3] !i64[3]=1,0,-5", "axis=1"},
+                                                          {"f32[2,5] i32[]=2", "axis=-1"}, {"i64[3] !i64[1]=1", ""},
+                                                          {"f32[2,3] i64[0]", ""}, {0}}};
+
+/* ---- GatherElements ---- */
+static int infer_elements(struct infer_ctx *c, struct err *err)
+{
+    const struct gather_attrs *attrs = c->attrs;
+    int axis;
+    if (op_need(c, 2, err) < 0 || op_dtype_index(c, 1, err) < 0)
+        return -1;
+    const struct shape *x = infer_shape(c, 0), *index = infer_shape(c, 1);
+    if (x->rank >= 0) {
+        if (op_axis(x, attrs->axis, &axis, err) < 0)
+            return -1;
+        if (index->rank >= 0 && index->rank != x->rank)
+            return err_set(err, ERR_SHAPE, "the input has %d axes but the indices %d; they must agree", x->rank, index->rank);
+        for (int i = 0; index->rank >= 0 && i < x->rank; i++)
+            if (i != axis && x->dim[i] >= 0 && index->dim[i] > x->dim[i])
+                return err_set(err, ERR_SHAPE, "axis %d of the indices has %" PRId64 " elements; the input has only %" PRId64, i,
+                               index->dim[i], x->dim[i]);
+    }
+    infer_out(c, 0, op_dtype(c, 0), index);
+    return 0;
+}
+
+static int forward_elements(struct run_ctx *c, struct err *err)
+{
+    const struct gather_attrs *attrs = c->attrs;
+    int64_t stride[SHAPE_MAX_RANK], at[SHAPE_MAX_RANK] = {0};
+    if (op_outputs(c, infer_elements, err) < 0)
+        return -1;
+    const struct tensor *x = c->in[0], *index = c->in[1];
+    struct tensor *y = run_out(c, 0);
+    size_t elem = op_elem(x->dtype, err);
+    if (!elem)
+        return -1;
+    int axis = shape_axis(&x->shape, attrs->axis), rank = x->shape.rank;
+    if (check_indices(index, x->shape.dim[axis], err) < 0)
+        return -1;
+    shape_strides(&x->shape, false, stride);
+    int64_t n = y ? tensor_count(y) : 0;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t offset = 0;
+        for (int d = 0; d < rank; d++)
+            offset += stride[d] * (d == axis ? op_wrap_index(op_index_at(index, i), x->shape.dim[axis]) : at[d]);
+        memcpy((char *)y->data + (size_t)i * elem, (const char *)x->data + (size_t)offset * elem, elem);
+        for (int d = rank - 1; d >= 0 && ++at[d] == y->shape.dim[d]; d--)
+            at[d] = 0;
+    }
+    return 0;
+}
+
+OP_CLASS(gather_elements) = {.type = "GatherElements", .domain = "", .since = 11, .doc = "Elements of an axis, one index each.",
+                             .in_min = 2, .in_max = 2, .out_min = 1, .out_max = 1, .attrs = gather_attrs,
+                             .attrs_size = sizeof(struct gather_attrs), .infer = infer_elements, .forward = forward_elements,
+                             .quant = {QUANT_PASS},
+                             .samples = (const struct op_sample[]){{"f32[3,3] i64[2,3]=1,2,0,2,0,0", ""},
+                                                                   {"f32[2,3] !i64[2,2]=0,-1,1,0", "axis=1"},
+                                                                   {"f32[2,3,2] i32[2,1,2]=0,2,-3,1", "axis=1"}, {0}}};
+
+/* ---- GatherND ---- */
+struct nd_attrs {
+    int64_t batch_dims;
+};
+static const struct op_attr nd_attrs[] = {{OP_ATTR(nd_attrs, batch_dims), .kind = OP_INT}, {0}};
+
+static int infer_nd(struct infer_ctx *c, struct err *err)
+{
+    const struct nd_attrs *attrs = c->attrs;
+    struct shape out = SHAPE_UNKNOWN;
+    if (op_need(c, 2, err) < 0 || op_dtype_index(c, 1, err) < 0)
+        return -1;
+    const struct shape *x = infer_shape(c, 0), *index = infer_shape(c, 1);
+    if (x->rank < 0 || index->rank < 0) {
+        infer_out(c, 0, op_dtype(c, 0), &out);
+        return 0;
+    }
+    int64_t b = attrs->batch_dims;
+    if (x->rank < 1 || index->rank < 1 || b < 0 || b >= x->rank || b >= index->rank)
+        return err_set(err, ERR_MODEL, "batch_dims is %" PRId64 "; it must be below the ranks %d and %d", b, x->rank, index->rank);
+    for (int i = 0; i < (int)b; i++)
+        if (x->dim[i] >= 0 && index->dim[i] >= 0 && x->dim[i] != index->dim[i])
+            return err_set(err, ERR_SHAPE, "batch axis %d has %" PRId64 " elements in the input but %" PRId64 " in the indices", i,
+                           x->dim[i], index->dim[i]);
+    int64_t m = index->dim[index->rank - 1];
+    if (m >= 0) {
+        if (m > x->rank - b)
+            return err_set(err, ERR_SHAPE, "the indices name %" PRId64 " axes but the input has %d behind the batch axes", m,
+                           x->rank - (int)b);
+        int from = (int)(b + m);
+        if (op_rank_fits(index->rank - 1 + x->rank - from, err) < 0)
+            return -1;
+        out.rank = index->rank - 1 + x->rank - from;
+        memcpy(out.dim, index->dim, (size_t)(index->rank - 1) * sizeof *out.dim);
+        memcpy(out.dim + index->rank - 1, x->dim + from, (size_t)(x->rank - from) * sizeof *out.dim);
+    }
+    infer_out(c, 0, op_dtype(c, 0), &out);
+    return 0;
+}
+
+static int forward_nd(struct run_ctx *c, struct err *err)
+{
+    const struct nd_attrs *attrs = c->attrs;
+    if (op_outputs(c, infer_nd, err) < 0)
+        return -1;
+    const struct tensor *x = c->in[0], *index = c->in[1];
+    struct tensor *y = run_out(c, 0);
+    size_t elem = op_elem(x->dtype, err);
+    if (!elem)
+        return -1;
+    int b = (int)attrs->batch_dims, m = (int)index->shape.dim[index->shape.rank - 1];
+    int64_t batches = shape_product(&x->shape, 0, b), slice = shape_product(&x->shape, b + m, x->shape.rank);
+    int64_t tuples = shape_product(&index->shape, b, index->shape.rank - 1), stride[SHAPE_MAX_RANK];
+    int64_t batch_size = shape_product(&x->shape, b, x->shape.rank);
+    shape_strides(&x->shape, false, stride);
+    for (int64_t i = 0; i < batches * tuples; i++) {
+        int64_t offset = i / tuples * batch_size;
+        for (int k = 0; k < m; k++) {
+            int64_t value = op_index_at(index, i * m + k), at = op_wrap_index(value, x->shape.dim[b + k]);
+            if (at < 0)
+                return bad_index(value, x->shape.dim[b + k], i * m + k, err);
+            offset += at * stride[b + k];
+        }
+        if (y && slice)
+            memcpy((char *)y->data + (size_t)(i * slice) * elem, (const char *)x->data + (size_t)offset * elem, (size_t)slice * elem);
+    }
+    return 0;
+}
+
+OP_CLASS(gather_nd) = {.type = "GatherND", .domain = "", .since = 11, .doc = "Slices picked by tuples of indices.", .in_min = 2,
+                       .in_max = 2, .out_min = 1, .out_max = 1, .attrs = nd_attrs, .attrs_size = sizeof(struct nd_attrs),
+                       .infer = infer_nd, .forward = forward_nd, .quant = {QUANT_PASS},
+                       .samples = (const struct op_sample[]){{"f32[2,2] i64[2,2]=0,0,1,1", ""}, {"f32[2,3] !i64[2,1]=1,-2", ""},
+                                                             {"f32[2,2,3] i64[2,1]=1,0", "batch_dims=1"},
+                                                             {"i32[2,2,2] i64[2,1,2]=0,1,1,0", ""}, {0}}};

@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Pad: the input with a border; negative pads cut. Modes: constant, reflect (without the edge), edge, wrap (opset 19).
+ * Each axis has a table "output index -> input index, or -1 for the constant": every mode is then one loop, and a row is a border,
+ * one memcpy, a border. Reflection over more than one length bounces back and forth.
+ * Pads come as an attribute (opset 1 `paddings`, 2 `pads`) or input (11), for all axes or those named (18). */
+#include <inttypes.h>
+#include <string.h>
+
+#include "core/ops/op_util.h"
+
+enum { CONSTANT, REFLECT, EDGE, WRAP };
+static const char *const modes[] = {"constant", "reflect", "edge", "wrap", NULL};
+
+struct pad_attrs {
+    int mode;
+    float value;
+    struct op_ints pads, paddings;
+};
+static const struct op_attr pad_1_attrs[] = {{OP_ATTR(pad_attrs, mode), .kind = OP_ENUM, .choices = modes},
+                                             {OP_ATTR(pad_attrs, value), .kind = OP_FLOAT},
+                                             {OP_ATTR(pad_attrs, paddings), .kind = OP_INTS, .required = true},
+                                             {0}};
+static const struct op_attr pad_2_attrs[] = {{OP_ATTR(pad_attrs, mode), .kind = OP_ENUM, .choices = modes},
+                                             {OP_ATTR(pad_attrs, value), .kind = OP_FLOAT},
+                                             {OP_ATTR(pad_attrs, pads), .kind = OP_INTS, .required = true},
+                                             {0}};
+static const struct op_attr pad_11_attrs[] = {{OP_ATTR(pad_attrs, mode), .kind = OP_ENUM, .choices = modes}, {0}};
+
+struct pads {
+    int64_t begin[SHAPE_MAX_RANK], end[SHAPE_MAX_RANK];
+};
+
+/* Pads of every axis. 0, 1 when an input's value is not known yet, -1. */
+static int read_pads(const struct infer_ctx *c, int rank, struct pads *p, struct err *err)
+{
+    const struct pad_attrs *attrs = c->attrs;
+    int64_t list[2 * SHAPE_MAX_RANK], axes[SHAPE_MAX_RANK];
+    int count, n_axes = rank;
+    bool mask[SHAPE_MAX_RANK];
+    struct shape s = {.rank = rank};
+    memset(p, 0, sizeof *p);
+    for (int i = 0; i < rank; i++)
+        axes[i] = i;
+    if (c->opset < 11) {
+        const struct op_ints *given = attrs->pads.count ? &attrs->pads : &attrs->paddings;
+        count = given->count;
+        memcpy(list, given->at, (size_t)count * sizeof *list);
+    } else {
+        if (!op_value(c, 1) || (infer_has(c, 3) && !op_value(c, 3)))
+            return 1;
+        const struct tensor *pads = op_value(c, 1);
+        struct tensor flat = *pads; /* ONNX 1.2 era exporters wrote [1, 2n] */
+        if (pads->shape.rank == 2 && pads->shape.dim[0] == 1)
+            flat.shape = SHAPE(pads->shape.dim[1]);
+        if (op_read_ints(&flat, "pads", list, 2 * SHAPE_MAX_RANK, &count, err) < 0)
+            return -1;
+        if (op_value(c, 3) && op_read_ints(op_value(c, 3), "axes", axes, SHAPE_MAX_RANK, &n_axes, err) < 0)
+            return -1;
+    }
+    if (op_axes_mask(axes, n_axes, rank, mask, err) < 0)
+        return -1;
+    if (count != 2 * n_axes)
+        return err_set(err, ERR_MODEL, "pads has %d elements; it must have two for each of %d axes", count, n_axes);
+    for (int i = 0; i < n_axes; i++) {
+        int axis = shape_axis(&s, axes[i]);
+        p->begin[axis] = list[i];
+        p->end[axis] = list[i + n_axes];
+    }
+    return 0;
+}
+
+static int padded_shape(const struct shape *x, const struct pads *p, int mode, struct shape *out, struct err *err)
+{
+    *out = *x;
+    for (int i = 0; i < x->rank; i++) {
+        int64_t sum, size;
+        if (!i64_add(p->begin[i], p->end[i], &sum) || !i64_add(sum, i64_max(x->dim[i], 0), &size))
+            return err_set(err, ERR_MODEL_TOO_LARGE, "pads of axis %d are %" PRId64 " and %" PRId64 "; that is too large", i,
+                           p->begin[i], p->end[i]);
+        if (x->dim[i] < 0) {
+            out->dim[i] = sum == 0 ? x->dim[i] : DIM_UNKNOWN;
+            continue;
+        }
+        if (size < 0)
+            return err_set(err, ERR_SHAPE, "axis %d has %" PRId64 " elements; pads of %" PRId64 " and %" PRId64 " cut more", i,
+                           x->dim[i], p->begin[i], p->end[i]);
+        if (mode != CONSTANT && x->dim[i] == 0 && size > 0)
+            return err_set(err, ERR_SHAPE, "axis %d is empty; mode '%s' has nothing to repeat", i, modes[mode]);
+        out->dim[i] = size;
+    }
+    if (shape_known(out) && shape_count(out) < 0)
+        return err_set(err, ERR_MODEL_TOO_LARGE, "the output would have more than 2^63 elements");
+    return 0;
+}
+
+static int infer(struct infer_ctx *c, struct err *err)
+{
+    const struct pad_attrs *attrs = c->attrs;
+    struct pads p;
+    if (op_need(c, c->opset < 11 ? 1 : 2, err) < 0)
+        return -1;
+    const struct shape *x = infer_shape(c, 0);
+    struct shape out = *x;
+    if (infer_has(c, 2) && op_dtype(c, 2) != DTYPE_NONE && op_dtype(c, 0) != DTYPE_NONE && op_dtype(c, 0) != op_dtype(c, 2))
+        return err_set(err, ERR_MODEL, "the constant is %s but the input %s; they must have the same type",
+                       dtype_name(op_dtype(c, 2)), dtype_name(op_dtype(c, 0)));
+    if (op_value(c, 2) && tensor_count(op_value(c, 2)) != 1)
+        return err_set(err, ERR_MODEL, "the constant has %" PRId64 " elements; it must have one", tensor_count(op_value(c, 2)));
+    int later = x->rank >= 0 ? read_pads(c, x->rank, &p, err) : 1;
+    if (later < 0 || (!later && padded_shape(x, &p, attrs->mode, &out, err) < 0))
+        return -1;
+    for (int i = 0; i < out.rank && later; i++)
+        out.dim[i] = DIM_UNKNOWN;
+    infer_out(c, 0, op_dtype(c, 0), &out);
+    return 0;
+}
+
+/* Input index of output index i, -1: the constant. */
+static int64_t source_index(int64_t i, int64_t begin, int64_t dim, int mode)
+{
+    int64_t k = i - begin;
+    if (k >= 0 && k < dim)
+        return k;
+    if (mode == CONSTANT)
+        return -1;
+    if (mode == EDGE || dim == 1)
+        return k < 0 ? 0 : dim - 1;
+    int64_t period = mode == WRAP ? dim : 2 * (dim - 1);
+    k %= period;
+    if (k < 0)
+        k += period;
+    return k < dim ? k : period - k;
+}
+
+struct pad_loop {
+    int rank;
+    struct shape x, y;
+    int64_t stride[SHAPE_MAX_RANK];
+    int64_t *table[SHAPE_MAX_RANK];
+    int64_t inside, first; /* a run of the last axis that is a plain copy: [inside, inside + length) from `first` */
+    int64_t length;
+    const char *src, *value;
+    char *dst;
+    size_t elem;
+};
+
+static void pad_border(const struct pad_loop *l, char *dst, const char *src, int64_t from, int64_t to)
+{
+    const int64_t *table = l->table[l->rank - 1];
+    for (int64_t i = from; i < to; i++)
+        memcpy(dst + (size_t)i * l->elem, table[i] < 0 ? l->value : src + (size_t)table[i] * l->elem, l->elem);
+}
+
+static void pad_rows(void *opaque, int64_t begin, int64_t end)
+{
+    const struct pad_loop *l = opaque;
+    int last = l->rank - 1;
+    int64_t row = l->y.dim[last];
+    for (int64_t r = begin; r < end; r++) {
+        char *dst = l->dst + (size_t)(r * row) * l->elem;
+        int64_t rest = r, offset = 0;
+        bool outside = false;
+        for (int i = last - 1; i >= 0; i--) {
+            int64_t k = l->table[i][rest % l->y.dim[i]];
+            rest /= l->y.dim[i];
+            outside |= k < 0;
+            offset += k * l->stride[i];
+        }
+        if (outside) {
+            op_fill(dst, l->value, l->elem, row);
+            continue;
+        }
+        const char *src = l->src + offset * (int64_t)l->elem;
+        pad_border(l, dst, src, 0, l->inside);
+        if (l->length)
+            memcpy(dst + (size_t)l->inside * l->elem, src + (size_t)l->first * l->elem, (size_t)l->length * l->elem);
+        pad_border(l, dst, src, l->inside + l->length, row);
+    }
+}
+
+static int build_tables(struct run_ctx *c, struct pad_loop *l, const struct pads *p, int mode, struct err *err)
+{
+    shape_strides(&l->x, false, l->stride);
+    for (int i = 0; i < l->rank; i++) {
+        size_t bytes;
+        if (!size_mul((size_t)l->y.dim[i], sizeof(int64_t), &bytes))
+            return err_set(err, ERR_MODEL_TOO_LARGE, "axis %d of the output is too large", i);
+        l->table[i] = run_scratch(c, bytes, err);
+        if (!l->table[i])
+            return -1;
+        for (int64_t k = 0; k < l->y.dim[i]; k++)
+            l->table[i][k] = source_index(k, p->begin[i], l->x.dim[i], mode);
+    }
+    int last = l->rank - 1;
+    l->inside = i64_max(0, i64_min(p->begin[last], l->y.dim[last]));
+    l->first = l->inside - p->begin[last];
+    l->length = i64_max(0, i64_min(l->x.dim[last] - l->first, l->y.dim[last] - l->inside));
+    return 0;
+}
+
+/* The constant in the input's dtype: an input, or the attribute. */
+static int pad_value(struct run_ctx *c, enum dtype dtype, char value[16], struct err *err)
+{
+    const struct pad_attrs *attrs = c->attrs;
+    const struct tensor *given = run_in(c, 2);
+    size_t elem = op_elem(dtype, err);
+    if (!elem)
+        return -1;
+    memset(value, 0, 16);
+    if (given)
+        memcpy(value, given->data, elem);
+    else if (c->opset < 11)
+        dtype_set(dtype, value, 0, (double)attrs->value);
+    return 0;
+}
+
+static int forward(struct run_ctx *c, struct err *err)
+{
+    const struct pad_attrs *attrs = c->attrs;
+    if (op_outputs(c, infer, err) < 0)
+        return -1;
+    const struct tensor *x = c->in[0];
+    struct tensor *y = run_out(c, 0);
+    if (!y || tensor_count(y) == 0)
+        return 0;
+    char value[16];
+    struct pads p;
+    struct type present = {0};
+    const struct type *in[4] = {NULL};
+    for (int i = 0; i < c->n_in && i < 4; i++)
+        in[i] = c->in[i] ? &present : NULL; /* only presence is asked for */
+    struct infer_ctx ctx = {.attrs = c->attrs, .opset = c->opset, .n_in = c->n_in, .in = in, .in_value = c->in};
+    if (pad_value(c, x->dtype, value, err) < 0 || read_pads(&ctx, x->shape.rank, &p, err) < 0)
+        return -1;
+    struct pad_loop l = {.rank = x->shape.rank, .x = x->shape, .y = y->shape, .src = x->data, .dst = y->data, .value = value};
+    l.elem = op_elem(x->dtype, err);
+    if (l.rank == 0) {
+        memcpy(y->data, x->data, l.elem);
+        return 0;
+    }
+    if (build_tables(c, &l, &p, attrs->mode, err) < 0)
+        return -1;
+    int64_t row = y->shape.dim[l.rank - 1];
+    op_parallel(c->pool, tensor_count(y) / row, i64_max(1, (1 << 15) / row), pad_rows, &l);
+    return 0;
+}
+
+#define PAD(...)                                                                                                       \
+    {                                                                                                                  \
+        .type = "Pad", .domain = "", .doc = "The input with a border, or cut.", .out_min = 1, .out_max = 1,            \
+        .attrs_size = sizeof(struct pad_attrs), .infer = infer, .forward = forward, .quant = {QUANT_PASS}, __VA_ARGS__ \
+    }
+OP_CLASS(pad_1) = PAD(.since = 1, .until = 1, .in_min = 1, .in_max = 1, .attrs = pad_1_attrs,
+                      .samples = (const struct op_sample[]){{"f32[2,3]", "paddings=0,1,0,2 value=1.5f", 1, 1}, {0}});
+OP_CLASS(pad_2) = PAD(.since = 2, .until = 10, .in_min = 1, .in_max = 1, .attrs = pad_2_attrs,
+                      .samples = (const struct op_sample[]){{"f32[2,3]", "pads=0,1,0,2 value=1.5f", 1, 10},
+                                                            {"f32[3,4]", "pads=2,1,1,2 mode=reflect", 1, 10},
+                                                            {"f32[3,4]", "pads=2,1,1,2 mode=edge", 1, 10},
+                                                            {"f32[3,4]", "pads=-1,1,1,-2", 1, 10}, {0}});
+OP_CLASS(pad_11) = PAD(.since = 11, .in_min = 2, .in_max = 4, .attrs = pad_11_attrs,
+                       .samples = (const struct op_sample[]){{"f32[2,3] !i64[4]=0,1,0,2 f32[]=1.5", ""}, {"f32[2,3] i64[4]=1,1,1,1", ""},
+                                                             {"f32[3,4] !i64[4]=2,3,1,2", "mode=reflect"},
+                                                             {"f32[3,4] !i64[4]=2,1,1,2", "mode=edge"},
+                                                             {"f32[3,4] !i64[4]=-1,1,1,-2", ""},
+                                                             {"f32[3,4] !i64[2]=1,2 f32[]=7 !i64[1]=-1", "", 1, 18},
+                                                             {"i32[2,3] !i64[4]=1,0,0,1", ""},
+                                                             {"f32[3,4] !i64[4]=2,1,1,2", "mode=wrap", 1, 19}, {0}});

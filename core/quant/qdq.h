@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * qdq.h - private to quantize.static: which values and nodes are quantized (qdq_plan.c), and the QuantizeLinear / DequantizeLinear
+ * pairs put into the model (qdq_rewrite.c). */
+#ifndef PARED_QUANT_QDQ_H
+#define PARED_QUANT_QDQ_H
+
+#include "core/passes/pass.h"
+#include "core/quant/affine.h"
+#include "core/stats/ranges.h"
+#include "core/step/method.h"
+
+struct quantize_static_params {
+    int64_t samples;
+    struct globs include, exclude;
+    bool per_channel, symmetric;
+    int activations, weights, calibrator, isa;
+};
+enum { ISA_PORTABLE, ISA_VNNI };
+
+enum decision {
+    QDQ_FLOAT = 0,
+    QDQ_PRODUCT,  /* weight, bias and input are quantized */
+    QDQ_OUTPUT,   /* an operator with 8-bit inputs and output */
+    QDQ_PASS,     /* output has the scale of the input */
+    QDQ_ABSORBED, /* the producer's saturation does its work: removed */
+};
+
+struct qdq {
+    const struct quantize_static_params *opts;
+    struct model *m;
+    struct edit edit;
+    struct infer infer;
+    const struct ranges *ranges;
+    enum dtype act, weight;
+    int32_t act_min, act_max;
+    uint32_t n_values, n_nodes; /* sizes of the tables below */
+    enum decision *decision;    /* by node id */
+    const char **why;           /* by node id: why a product or an 8-bit operator stays in float; NULL otherwise */
+    bool *wanted;               /* by value: a product reads it in 8 bits */
+    bool *tail;                 /* by value: only re-arranged or normalised on its way to an output of the model */
+    bool *quantized;            /* by value: gets a pair */
+    bool *placed;               /* by value: params is final */
+    struct qparams *params;     /* by value */
+    struct layer_report *layers;
+    struct warnings *warnings;
+};
+
+int qdq_plan(struct qdq *q, struct err *err);
+int qdq_rewrite(struct qdq *q, struct err *err);
+
+#endif

@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * machine.h - what this process may use of the machine. (Cores: pool_default_threads of core/base/pool.h.) */
+#ifndef PARED_SERVER_MACHINE_H
+#define PARED_SERVER_MACHINE_H
+
+#include <stdint.h>
+
+/* Physical memory, or the cgroup's limit when that is lower. 0: not known. */
+int64_t machine_memory_bytes(void);
+
+#endif

@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * One libuv loop, in the thread of main, owns signals and clocks: reaper and upkeep, and the steps of a stop. Everything else has
+ * threads of its own (HTTP, workers), so nothing here is in a hurry.
+ *
+ * The data folder: lock (held while a server runs), node (its id), catalogue.db, blobs/, work/. */
+#include "server/server.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "core/base/clock.h"
+#include "core/base/file.h"
+#include "core/base/log.h"
+#include "server/attempt.h"
+#include "server/auth.h"
+#include "server/gc.h"
+#include "server/http.h"
+#include "server/metrics.h"
+#include "server/worker.h"
+
+enum { DRAIN_TICK_MS = 50, NODE_FILE_LIMIT = 100 };
+static const double HTTP_GRACE_S = 3;
+
+/* Where a stop is. */
+enum phase { SERVING, ANNOUNCED, DRAINING, STOPPED };
+
+struct run {
+    struct server server;
+    struct config_address address;
+    int lock_fd;
+    uv_loop_t loop;
+    uv_signal_t term, interrupt;
+    uv_timer_t upkeep, drain;
+    enum phase phase;
+    double phase_started;
+};
+
+/* ---- the data folder ---------------------------------------------------------------------------------------------- */
+
+static int data_path(const struct config *config, const char *name, char out[PATH_MAX], struct err *err)
+{
+    int n = snprintf(out, PATH_MAX, "%s/%s", config->data, name);
+    return n < 0 || n >= PATH_MAX ? err_set(err, ERR_USAGE, "data: the path is too long") : 0;
+}
+
+/* One server a folder. The lock goes with the process, however it ends; children do not inherit it. */
+static int lock_data(struct run *run, struct err *err)
+{
+    const struct config *config = run->server.config;
+    char path[PATH_MAX];
+    if (data_path(config, "work", path, err))
+        return -1;
+    if (file_make_dirs(path, err))
+        return err_wrap(err, "data folder '%s': ", config->data);
+    if (data_path(config, "lock", path, err))
+        return -1;
+    run->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (run->lock_fd < 0)
+        return err_set_errno(err, ERR_IO, "data folder '%s'", config->data);
+    if (flock(run->lock_fd, LOCK_EX | LOCK_NB) == 0)
+        return 0;
+    if (errno == EWOULDBLOCK)
+        return err_set(err, ERR_IN_USE, "data: '%s' is in use by another pared server; stop it or choose another folder", config->data);
+    return err_set_errno(err, ERR_IO, "data folder '%s' cannot be locked", config->data);
+}
+
+/* The folder's id, made at its first use. */
+static int read_node(struct server *server, struct err *err)
+{
+    char path[PATH_MAX];
+    size_t len;
+    struct err missing = {0};
+    if (data_path(server->config, "node", path, err))
+        return -1;
+    char *text = file_read(path, NODE_FILE_LIMIT, &len, &missing);
+    if (text && id_is(text, "node")) {
+        snprintf(server->node, sizeof server->node, "%s", text);
+        free(text);
+        return 0;
+    }
+    free(text);
+    id_new(server->node, "node");
+    return file_write_atomic(path, server->node, strlen(server->node), err);
+}
+
+/* ---- start -------------------------------------------------------------------------------------------------------- */
+
+/* After a commit, in the thread that made it. */
+static void changed(void *arg, enum store_change change, const char *job_id)
+{
+    struct server *server = arg;
+    struct http *http = atomic_load(&server->http);
+    struct workers *workers = atomic_load(&server->workers);
+    if (workers)
+        workers_poke(workers, change, job_id);
+    if (http)
+        http_wake(http, job_id);
+}
+
+static void record(void *app, const struct http_record *r)
+{
+    (void)app;
+    metrics_http(r->method, r->route, r->status, r->seconds);
+}
+
+static int open_storage(struct run *run, struct err *err)
+{
+    struct server *server = &run->server;
+    char path[PATH_MAX];
+    if (lock_data(run, err) || read_node(server, err) || data_path(server->config, "catalogue.db", path, err))
+        return -1;
+    const struct store_opts opts = {.path = path, .changed = changed, .arg = server};
+    server->store = store_open(&opts, err);
+    if (!server->store || data_path(server->config, "blobs", path, err))
+        return -1;
+    server->blobs = blob_disk_open(path, server->config->min_free_disk_bytes, err);
+    if (!server->blobs)
+        return -1;
+    gc_sweep(server->store, server->blobs);
+    attempt_clean(server);
+    return 0;
+}
+
+static int start_http(struct run *run, const struct route *routes, struct err *err)
+{
+    struct server *server = &run->server;
+    const struct config *config = server->config;
+    struct http *http = NULL;
+    server->auth = http_auth_new(config, err);
+    if (!server->auth)
+        return -1;
+    server->router = router_new(routes);
+    if (!server->router)
+        return err_set(err, ERR_NOMEM, "out of memory");
+    const struct http_opts opts = {.host = run->address.host,
+                                   .port = run->address.port,
+                                   .threads = (int)config->http_threads,
+                                   .connection_limit = (int)config->http_connections,
+                                   .idle_timeout_s = (int)config->http_idle_timeout_s,
+                                   .max_upload_bytes = config->max_upload_bytes,
+                                   .max_json_bytes = config->max_json_bytes,
+                                   .auth = server->auth,
+                                   .router = server->router,
+                                   .blobs = server->blobs,
+                                   .app = server,
+                                   .record = record};
+    if (http_start(&http, &opts, err))
+        return -1;
+    atomic_store(&server->http, http);
+    return 0;
+}
+
+/* Ready: say where. */
+static int announce(struct run *run, struct err *err)
+{
+    const struct config *config = run->server.config;
+    char url[400];
+    bool v6 = strchr(run->address.host, ':');
+    snprintf(url, sizeof url, "http://%s%s%s:%u", v6 ? "[" : "", run->address.host, v6 ? "]" : "",
+             (unsigned)http_port(atomic_load(&run->server.http)));
+    log_info("pared " PARED_VERSION " serves %s from %s", url, config->data);
+    if (config->address_file[0] && file_write_atomic(config->address_file, url, strlen(url), err))
+        return err_wrap(err, "address_file '%s': ", config->address_file);
+    return 0;
+}
+
+/* ---- the loop ----------------------------------------------------------------------------------------------------- */
+
+static void on_upkeep(uv_timer_t *timer)
+{
+    struct run *run = timer->data;
+    struct err err = {0};
+    int reaped = 0;
+    if (store_job_reap(run->server.store, NULL, &reaped, &err) || store_maintain(run->server.store, &err)) {
+        metrics_add(METRIC_STORE_ERRORS, 1);
+        log_warn("upkeep: %s", err.msg);
+    }
+    if (reaped) {
+        metrics_add(METRIC_LEASES_LOST, reaped);
+        log_warn("%d jobs lost their worker and are queued again", reaped);
+    }
+}
+
+static void enter(struct run *run, enum phase phase)
+{
+    run->phase = phase;
+    run->phase_started = clock_seconds();
+}
+
+/* One look at a stop under way; each phase ends by its condition or its time. */
+static void on_drain(uv_timer_t *timer)
+{
+    struct run *run = timer->data;
+    const struct config *config = run->server.config;
+    double in_phase = clock_seconds() - run->phase_started;
+    if (run->phase == ANNOUNCED && in_phase >= (double)config->drain_delay_s)
+        enter(run, DRAINING);
+    if (run->phase == DRAINING &&
+        (workers_busy(atomic_load(&run->server.workers)) == 0 || clock_seconds() - run->phase_started >= (double)config->drain_s))
+        enter(run, STOPPED);
+    if (run->phase == STOPPED)
+        uv_stop(&run->loop);
+}
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    struct run *run = handle->data;
+    if (run->phase != SERVING) { /* asked twice: at once */
+        log_info("signal %d again: stopping now", number);
+        enter(run, STOPPED);
+        return;
+    }
+    log_info("signal %d: stopping", number);
+    atomic_store(&run->server.draining, true);
+    http_set_draining(atomic_load(&run->server.http));
+    workers_drain(atomic_load(&run->server.workers));
+    enter(run, ANNOUNCED);
+    uv_timer_start(&run->drain, on_drain, 0, DRAIN_TICK_MS);
+}
+
+static int init_loop(struct run *run, struct err *err)
+{
+    if (uv_loop_init(&run->loop))
+        return err_set(err, ERR_INTERNAL, "cannot make the event loop");
+    uv_signal_init(&run->loop, &run->term);
+    uv_signal_init(&run->loop, &run->interrupt);
+    uv_timer_init(&run->loop, &run->upkeep);
+    uv_timer_init(&run->loop, &run->drain);
+    run->term.data = run->interrupt.data = run->upkeep.data = run->drain.data = run;
+    if (uv_signal_start(&run->term, on_signal, SIGTERM) || uv_signal_start(&run->interrupt, on_signal, SIGINT))
+        return err_set(err, ERR_INTERNAL, "cannot watch signals");
+    uint64_t every = (uint64_t)run->server.config->reap_ms;
+    uv_timer_start(&run->upkeep, on_upkeep, every, every);
+    return 0;
+}
+
+static void close_loop(struct run *run)
+{
+    uv_handle_t *handles[] = {(uv_handle_t *)&run->term, (uv_handle_t *)&run->interrupt, (uv_handle_t *)&run->upkeep,
+                              (uv_handle_t *)&run->drain};
+    for (size_t i = 0; i < sizeof handles / sizeof handles[0]; i++)
+        uv_close(handles[i], NULL);
+    uv_run(&run->loop, UV_RUN_DEFAULT);
+    uv_loop_close(&run->loop);
+}
+
+/* The reverse of the start. Workers first: what they hand back is committed before the catalogue closes. */
+static void stop_all(struct run *run)
+{
+    struct server *server = &run->server;
+    workers_stop(atomic_load(&server->workers));
+    struct http *http = atomic_load(&server->http);
+    if (http)
+        http_stop(http, HTTP_GRACE_S);
+    router_free(server->router);
+    http_auth_free(server->auth);
+    blobs_close(server->blobs);
+    store_close(server->store);
+    if (run->lock_fd >= 0)
+        close(run->lock_fd);
+}
+
+int server_run(const struct config *config, const struct route *routes, struct err *err)
+{
+    struct run run = {.server = {.config = config, .started = clock_seconds()}, .lock_fd = -1};
+    struct server *server = &run.server;
+    log_set_level((enum log_level)config->log_level);
+    signal(SIGPIPE, SIG_IGN);
+    if (config_address(config->listen, &run.address, err))
+        return -1;
+    if (init_loop(&run, err))
+        return -1;
+    int rc = -1;
+    if (open_storage(&run, err) || start_http(&run, routes, err))
+        goto out;
+    struct workers *workers = workers_start(server, err);
+    if (!workers)
+        goto out;
+    atomic_store(&server->workers, workers);
+    if (announce(&run, err))
+        goto out;
+    uv_run(&run.loop, UV_RUN_DEFAULT);
+    rc = 0;
+out:
+    stop_all(&run);
+    close_loop(&run);
+    if (rc == 0)
+        log_info("stopped");
+    return rc;
+}
+
+int server_ready(struct server *server, struct err *err)
+{
+    if (atomic_load(&server->draining))
+        return err_set(err, ERR_UNAVAILABLE, "the server is stopping");
+    if (store_ping(server->store, err))
+        return -1;
+    if (blob_free_bytes(server->blobs) == 0)
+        return err_set(err, ERR_DISK_FULL, "the disk is full");
+    return 0;
+}

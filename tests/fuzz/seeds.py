@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""seeds.py KIND DIR: a few small valid inputs to start a fuzzer from, made here (nothing is downloaded, nothing is committed)."""
+import gzip
+import io
+import json
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def tar_of(files):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as t:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            t.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def zip_of(files):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as z:
+        for name, data in files.items():
+            z.writestr(name, data)
+    return out.getvalue()
+
+
+def dataset():
+    rng = np.random.default_rng(0)
+    pictures = {}
+    for i, (mode, kind) in enumerate([("RGB", "PNG"), ("L", "JPEG"), ("P", "PNG"), ("RGB", "JPEG")]):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (9, 7, 3), np.uint8)).convert(mode).save(buffer, kind)
+        pictures[f"{'ab'[i % 2]}/{i}.{'png' if kind == 'PNG' else 'jpg'}"] = buffer.getvalue()
+    arrays = io.BytesIO()
+    np.savez(arrays, x=rng.normal(size=(4, 3, 2, 2)).astype(np.float32), y=np.arange(4))
+    plain = io.BytesIO()
+    np.save(plain, rng.integers(0, 255, (3, 4, 4), np.uint8))
+    idx = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 2]) + bytes(8)
+    yield from [arrays.getvalue(), plain.getvalue(), idx, gzip.compress(idx), bytes(3073), tar_of(pictures), zip_of(pictures), gzip.compress(tar_of(pictures)),
+                json.dumps({"format": "idx", "files": {"x": "input"}, "preprocess": {"mean": [0.5], "channels": "gray"}, "limit": 2}).encode()]
+    yield from pictures.values()
+
+
+def onnx_read():
+    root = Path("/usr/share/libonnx-testdata")
+    for path in sorted(root.rglob("model.onnx")):
+        if path.stat().st_size < 2000:
+            yield path.read_bytes()
+
+
+def multipart():
+    yield b'--b\r\nContent-Disposition: form-data; name="model"; filename="m.onnx"\r\n\r\nbytes\r\n--b--\r\n'
+    yield b'--b\r\nContent-Disposition: form-data; name="data"\r\nContent-Type: application/json\r\n\r\n{}\r\n--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n\r\n--b--'
+
+
+def recipe():
+    yield json.dumps({"steps": [{"method": "graph.optimize"}, {"method": "prune.weights", "sparsity": 0.5, "include": ["*"]}], "targets": {"max_bytes_ratio": 0.5}, "seed": 1}).encode()
+    yield b'{"steps": []}'
+
+
+def main():
+    kind, folder = sys.argv[1], Path(sys.argv[2])
+    for i, data in enumerate(globals().get(kind, lambda: [b""])()):
+        (folder / f"seed-{i}").write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()

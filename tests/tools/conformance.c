@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * conformance [-v] [-d DIR] [NAME]: run the ONNX backend tests (Debian's libonnx-testdata) and count. Each case runs in a child
+ * process with limits on time and memory, so that no case can take the count down. Outputs are compared as ONNX's own runner
+ * does: dtypes and shapes equal, |got - want| <= 1e-7 + 1e-3 |want|, NaN equal to NaN, everything but floats exactly.
+ * NAME: only cases whose name contains it. -v: every failure with its sentence. */
+#include <dirent.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "core/engine/engine.h"
+#include "core/model/onnx_read.h"
+#include "core/model/validate.h"
+
+enum { SECONDS = 60, MAX_IO = 64 };
+#define MEMORY ((rlim_t)8 << 30)
+static const char *const suites[] = {"node", "pytorch-converted", "pytorch-operator", "simple"};
+
+static int compare_floats(const struct tensor *got, const struct tensor *want, struct err *err)
+{
+    for (int64_t i = 0; i < tensor_count(want); i++) {
+        double g = dtype_get(got->dtype, got->data, i), w = dtype_get(want->dtype, want->data, i);
+        if (g == w || (isnan(g) && isnan(w)))
+            continue;
+        if (!(fabs(g - w) <= 1e-7 + 1e-3 * fabs(w)))
+            return err_set(err, ERR_VERIFY, "element %" PRId64 " is %.9g, expected %.9g", i, g, w);
+    }
+    return 0;
+}
+
+static int compare_exactly(const struct tensor *got, const struct tensor *want, struct err *err)
+{
+    for (int64_t i = 0; i < tensor_count(want); i++) {
+        int64_t g = dtype_get_i64(got->dtype, got->data, i), w = dtype_get_i64(want->dtype, want->data, i);
+        if (g != w)
+            return err_set(err, ERR_VERIFY, "element %" PRId64 " is %" PRId64 ", expected %" PRId64, i, g, w);
+    }
+    return 0;
+}
+
+static int compare(const struct tensor *got, const struct tensor *want, struct err *err)
+{
+    char a[SHAPE_TEXT], b[SHAPE_TEXT];
+    if (got->dtype != want->dtype || !shape_equal(&got->shape, &want->shape))
+        return err_set(err, ERR_VERIFY, "is %s%s, expected %s%s", dtype_name(got->dtype), shape_text(&got->shape, a),
+                       dtype_name(want->dtype), shape_text(&want->shape, b));
+    char kind = dtype_kind(want->dtype);
+    if (kind == 'f')
+        return compare_floats(got, want, err);
+    if (kind == 's' || kind == 'c')
+        return tensor_equal(got, want) ? 0 : err_set(err, ERR_VERIFY, "%s values differ", dtype_name(want->dtype));
+    return compare_exactly(got, want, err);
+}
+
+static int read_io(struct tensor *t, const char *set, const char *what, int i, struct err *err)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s_%d.pb", set, what, i);
+    return onnx_read_tensor_file(t, NULL, 0, path, err);
+}
+
+static bool have_io(const char *set, const char *what, int i)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s_%d.pb", set, what, i);
+    return access(path, R_OK) == 0;
+}
+
+static int run_set(struct plan *plan, const char *set, struct err *err)
+{
+    struct tensor in[MAX_IO] = {{0}}, out[MAX_IO], want;
+    int n_in = plan_n_inputs(plan), n_out = plan_n_outputs(plan);
+    if (n_in > MAX_IO || n_out > MAX_IO)
+        return err_set(err, ERR_VERIFY, "too many inputs or outputs");
+    for (int i = 0; i < n_in; i++)
+        if (read_io(&in[i], set, "input", i, err))
+            return err_wrap(err, "input_%d.pb: ", i);
+    if (plan_run(plan, in, out, NULL, err))
+        return -1;
+    for (int i = 0; i < n_out; i++) {
+        if (!have_io(set, "output", i))
+            return i > 0 ? 0 : err_set(err, ERR_VERIFY, "no expected outputs");
+        if (read_io(&want, set, "output", i, err) || compare(&out[i], &want, err))
+            return err_wrap(err, "output %d: ", i);
+    }
+    return 0;
+}
+
+/* In the child: everything is freed by its end. */
+static int run_case(const char *dir, struct err *err)
+{
+    char path[2048];
+    snprintf(path, sizeof path, "%s/model.onnx", dir);
+    struct model *m = onnx_read_file(path, NULL, err);
+    if (!m || model_validate(m, err))
+        return -1;
+    struct plan *plan = plan_new(m, &(struct plan_opts){.pool = pool_new(2)}, err);
+    if (!plan)
+        return -1;
+    for (int set = 0;; set++) {
+        snprintf(path, sizeof path, "%s/test_data_set_%d", dir, set);
+        if (access(path, X_OK))
+            return set > 0 ? 0 : err_set(err, ERR_VERIFY, "no test_data_set_0");
+        if (run_set(plan, path, err))
+            return -1;
+    }
+}
+
+static bool passes(const char *dir, char *why, size_t size)
+{
+    int fd[2], status;
+    if (pipe(fd))
+        return false;
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        struct err err = {0};
+        setrlimit(RLIMIT_AS, &(struct rlimit){MEMORY, MEMORY});
+        alarm(SECONDS);
+        int rc = run_case(dir, &err);
+        if (rc && write(fd[1], err.msg, strlen(err.msg)) < 0)
+            _exit(3);
+        _exit(rc ? 1 : 0);
+    }
+    close(fd[1]);
+    ssize_t n = child > 0 ? read(fd[0], why, size - 1) : -1;
+    why[n > 0 ? n : 0] = 0;
+    close(fd[0]);
+    if (child < 0 || waitpid(child, &status, 0) < 0)
+        return false;
+    if (WIFSIGNALED(status))
+        snprintf(why, size, "killed by signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+static int no_dots(const struct dirent *d)
+{
+    return d->d_name[0] != '.';
+}
+
+struct count {
+    int passed, failed;
+};
+
+static struct count run_suite(const char *root, const char *suite, const char *only, bool verbose)
+{
+    char dir[512], path[1024], why[1200];
+    struct dirent **list;
+    struct count c = {0};
+    snprintf(dir, sizeof dir, "%s/%s", root, suite);
+    int n = scandir(dir, &list, no_dots, alphasort);
+    for (int i = 0; i < n; i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, list[i]->d_name);
+        if (!only || strstr(list[i]->d_name, only)) {
+            bool ok = passes(path, why, sizeof why);
+            c.passed += ok;
+            c.failed += !ok;
+            if (!ok && verbose)
+                printf("%s/%s: %s\n", suite, list[i]->d_name, why);
+        }
+        free(list[i]);
+    }
+    if (n >= 0)
+        free(list);
+    printf("%-18s %4d passed, %4d failed\n", suite, c.passed, c.failed);
+    return c;
+}
+
+int main(int argc, char **argv)
+{
+    const char *root = "/usr/share/libonnx-testdata/data", *only = NULL;
+    bool verbose = false;
+    struct count all = {0};
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "-v"))
+            verbose = true;
+        else if (!strcmp(argv[i], "-d") && i + 1 < argc)
+            root = argv[++i];
+        else
+            only = argv[i];
+    }
+    engine_init();
+    for (size_t i = 0; i < sizeof suites / sizeof suites[0]; i++) {
+        struct count c = run_suite(root, suites[i], only, verbose);
+        all.passed += c.passed;
+        all.failed += c.failed;
+    }
+    printf("%d passed, %d failed\n", all.passed, all.failed);
+    return all.passed + all.failed > 0 ? 0 : 1;
+}
