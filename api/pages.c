@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pages.c - files embedded in the binary: the dashboard and the contract. `/` is index.html; what it needs lies below /assets/. */
+ * pages.c - files embedded in the binary: the dashboard and the contract. `/` is index.html, and what it needs lies beside it. */
 #include <string.h>
 
 #include "api/api.h"

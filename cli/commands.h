@@ -11,7 +11,8 @@
     X(eval, "a model on a dataset: metrics, outputs")                                                                \
     X(inspect, "what is in a model, and what can be pruned or quantized and why not")                                \
     X(methods, "the catalogue of recipe steps, presets and targets")                                                 \
-    X(run, "a recipe on a model, verified, with a report")
+    X(run, "a recipe on a model, verified, with a report")                                                           \
+    X(serve, "the HTTP server with its dashboard and worker pool")
 
 #define DECLARE(name, help) int cmd_##name(int argc, char **argv);
 CLI_COMMANDS(DECLARE)

@@ -33,7 +33,7 @@ struct options {
 struct session {
     const struct options *o;
     struct plan *plan;
-    struct metrics *metrics;
+    struct task_metrics *metrics;
     struct npz_writer *npz;
     bool folder;
 };
@@ -87,13 +87,13 @@ static int open_outputs(struct session *s, struct err *err)
 
 static int print_result(const struct session *s, int64_t samples, double seconds, const struct plan *plan)
 {
-    struct metrics_result r;
-    metrics_result(s->metrics, &r);
+    struct task_metrics_result r;
+    task_metrics_result(s->metrics, &r);
     if (s->o->json) {
         json_t *o = json_pack("{s:I, s:f, s:I}", "samples", (json_int_t)samples, "seconds", seconds, "peak_activation_bytes",
                               (json_int_t)plan_slab_bytes(plan));
         if (r.samples)
-            json_object_set_new(o, "metrics", metrics_json(s->metrics, true));
+            json_object_set_new(o, "metrics", task_metrics_json(s->metrics, true));
         return cli_print_json(o);
     }
     printf("%" PRId64 " samples in %.2f s", samples, seconds);
@@ -119,7 +119,7 @@ static int evaluate(const struct options *o, struct err *err)
         goto out;
     if (!(ds = dataset_open(o->data, &(struct dataset_opts){.pool = pool}, err)))
         goto out;
-    if (!(s.metrics = metrics_new())) {
+    if (!(s.metrics = task_metrics_new())) {
         err_set(err, ERR_NOMEM, "out of memory");
         goto out;
     }
@@ -138,7 +138,7 @@ static int evaluate(const struct options *o, struct err *err)
         status = print_result(&s, samples, seconds, s.plan);
 out:
     npz_writer_close(s.npz, !done, err);
-    metrics_free(s.metrics);
+    task_metrics_free(s.metrics);
     dataset_close(ds);
     plan_free(s.plan);
     pool_free(pool);

@@ -33,7 +33,8 @@ struct attempt {
     char dir[PATH_MAX - 100], out[PATH_MAX];
     double told; /* when progress was last written */
     char stage[64];
-    int64_t step;
+    struct store_progress progress; /* the last one heard; its stage is `stage` */
+    bool untold;                    /* and not yet written */
     int logs;
     struct store_artifact *artifacts;
     int artifact_count;
@@ -76,32 +77,37 @@ static void tell_event(struct attempt *a, const char *type, json_t *data)
     json_decref(data);
 }
 
+static void tell_progress(struct attempt *a)
+{
+    struct err err = {0};
+    a->told = clock_seconds();
+    a->untold = false;
+    lost_or_failed(a, store_job_progress(a->store, a->claim->id, a->claim->attempt, &a->progress, &err), &err);
+}
+
 static void take_progress(struct attempt *a, json_t *line)
 {
     const char *stage = json_string_value(json_object_get(line, "stage"));
+    json_t *eta = json_object_get(line, "eta_s");
     char name[sizeof a->stage];
     snprintf(name, sizeof name, "%.*s", stage ? cut(stage, sizeof name - 1) : 0, stage ? stage : "");
     int64_t step = count_of(line, "step");
-    bool changed = strcmp(name, a->stage) || step != a->step;
-    double now = clock_seconds();
-    if (now - a->told < (changed ? STAGE_S : PROGRESS_S))
-        return;
-    a->told = now;
-    a->step = step;
+    bool changed = strcmp(name, a->stage) || step != a->progress.step;
     memcpy(a->stage, name, sizeof name);
-    json_t *eta = json_object_get(line, "eta_s");
-    struct store_progress progress = {.step = step,
-                                      .steps = count_of(line, "steps"),
-                                      .done = count_of(line, "done"),
-                                      .total = count_of(line, "total"),
-                                      .stage = a->stage,
-                                      .eta_s = json_is_number(eta) ? json_number_value(eta) : -1};
-    struct err err = {0};
-    lost_or_failed(a, store_job_progress(a->store, a->claim->id, a->claim->attempt, &progress, &err), &err);
+    a->progress = (struct store_progress){.step = step,
+                                          .steps = count_of(line, "steps"),
+                                          .done = count_of(line, "done"),
+                                          .total = count_of(line, "total"),
+                                          .stage = a->stage,
+                                          .eta_s = json_is_number(eta) ? json_number_value(eta) : -1};
+    a->untold = true;
+    if (clock_seconds() - a->told < (changed ? STAGE_S : PROGRESS_S))
+        return;
+    tell_progress(a);
     if (changed)
         tell_event(a, "progress",
                    json_pack("{s:s, s:I, s:I}", "stage", a->stage, "step", (json_int_t)step, "steps",
-                             (json_int_t)progress.steps));
+                             (json_int_t)a->progress.steps));
 }
 
 static void take_log(struct attempt *a, json_t *line)
@@ -445,6 +451,8 @@ void attempt_run(const struct attempt_ctx *ctx)
                                   .arg = &a};
         log_info("job %s attempt %lld: started", a.claim->id, (long long)a.claim->attempt);
         child_run(&opts, &outcome);
+        if (a.untold)
+            tell_progress(&a);
         settle_outcome(&a, &outcome);
     }
     metrics_observe(METRIC_JOB_SECONDS, clock_seconds() - started);

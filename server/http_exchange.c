@@ -326,30 +326,30 @@ static enum MHD_Result answer(struct exchange *x)
     return res_send(x);
 }
 
-/* OPTIONS: 204 with Allow, for paths that exist. Without CORS headers: other origins stay out. */
-static bool is_options(struct exchange *x, const char *method)
+/* OPTIONS of a path that exists: 204 with Allow. Without CORS headers: other origins stay out. */
+static enum MHD_Result answer_refused(struct exchange *x, const char *method)
 {
-    return x->err.code == ERR_METHOD && strcmp(method, "OPTIONS") == 0;
-}
-
-static enum MHD_Result refuse(struct exchange *x, const char *method)
-{
-    bool body = x->length != 0, waits = header_of(x, "Expect") != NULL;
-    if (!x->close && body && !waits && x->length <= HTTP_DISCARD_BYTES) {
-        x->mode = MODE_DISCARD; /* then answer */
-        x->phase = PHASE_BODY;
-        if (x->socket)
-            atomic_store(&x->socket->receiving, true);
-        return MHD_YES;
-    }
-    x->close = x->close || body;
-    if (is_options(x, method)) {
+    if (x->err.code == ERR_METHOD && strcmp(method, "OPTIONS") == 0) {
         res_header(&x->res, "Allow", "%s", x->allow);
         res_empty(&x->res, 204);
     } else {
         res_problem(x);
     }
     return answer(x);
+}
+
+static enum MHD_Result refuse(struct exchange *x, const char *method)
+{
+    bool body = x->length != 0, waits = header_of(x, "Expect") != NULL;
+    if (!x->close && (!body || (!waits && x->length <= HTTP_DISCARD_BYTES))) {
+        x->mode = body ? MODE_DISCARD : MODE_NONE; /* then answer; an answer from this call would close the connection */
+        x->phase = PHASE_BODY;
+        if (x->socket)
+            atomic_store(&x->socket->receiving, body);
+        return MHD_YES;
+    }
+    x->close = true;
+    return answer_refused(x, method);
 }
 
 static enum MHD_Result receive(struct exchange *x, const char *data, size_t *size)
@@ -383,15 +383,8 @@ static enum MHD_Result receive(struct exchange *x, const char *data, size_t *siz
 
 static enum MHD_Result complete(struct exchange *x, const char *method)
 {
-    if (!x->req.route) { /* refused, and the body has been dropped */
-        if (is_options(x, method)) {
-            res_header(&x->res, "Allow", "%s", x->allow);
-            res_empty(&x->res, 204);
-        } else {
-            res_problem(x);
-        }
-        return answer(x);
-    }
+    if (!x->req.route) /* refused, and the body has been dropped */
+        return answer_refused(x, method);
     if (x->req.route->lane == LANE_INLINE || (x->err.code != ERR_NONE && !x->chunk)) {
         handler_run(x);
         return answer(x);

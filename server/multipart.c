@@ -4,8 +4,8 @@
  *   PREAMBLE --delimiter--> AFTER --CRLF--> HEADERS --empty line--> BODY --delimiter--> AFTER --"--"--> EPILOGUE
  *
  * The delimiter is CRLF "--" boundary. A CR occurs in it only as its first byte, so when a match breaks off, no shorter match can
- * hide in what was matched: the matched bytes are data, and the byte that broke it is looked at again. The body is treated as
- * if a CRLF came before it, so that the first delimiter needs no case of its own. */
+ * hide in what was matched: the matched bytes are data, and the byte that broke it is looked at again. The line end before a body's
+ * first byte counts as matched but not as data, so that an empty part and the first delimiter need no case of their own. */
 #include "server/multipart.h"
 
 #include <stdbool.h>
@@ -22,6 +22,7 @@ struct multipart {
     char delimiter[DELIMITER_MAX + 1];
     size_t delimiter_len;
     size_t matched;  /* bytes of the delimiter seen last */
+    size_t unsent;   /* of these, the ones that are no data: the line end before the body's first byte */
     char after[2];   /* what follows a delimiter: CRLF or "--" */
     size_t after_len;
     char header[MULTIPART_HEADER_BYTES + 1];
@@ -99,7 +100,7 @@ struct multipart *multipart_new(const char *content_type, const struct multipart
     memcpy(m->delimiter, "\r\n--", 4);
     memcpy(m->delimiter + 4, boundary, strlen(boundary) + 1);
     m->delimiter_len = 4 + strlen(boundary);
-    m->matched = 2; /* as if a CRLF came before the body */
+    m->matched = m->unsent = 2; /* as if a CRLF came before the body */
     return m;
 }
 
@@ -127,9 +128,10 @@ static int scan(struct multipart *m, const char *bytes, size_t len, size_t *used
                 break;
         }
         if (bytes[i] != m->delimiter[m->matched]) { /* not a delimiter after all */
-            if (m->matched > i - start && emit(m, m->delimiter, m->matched - (i - start), err) != 0)
+            size_t real = m->matched - m->unsent, before = real > i - start ? real - (i - start) : 0; /* held back from former pieces */
+            if (emit(m, m->delimiter + m->unsent, before, err) != 0)
                 return -1;
-            m->matched = 0;
+            m->matched = m->unsent = 0;
             continue;
         }
         i++;
@@ -142,7 +144,7 @@ static int scan(struct multipart *m, const char *bytes, size_t len, size_t *used
     *used = i;
     if (m->matched < m->delimiter_len)
         return 0;
-    m->matched = m->after_len = 0;
+    m->matched = m->unsent = m->after_len = 0;
     bool in_body = m->state == BODY;
     m->state = AFTER;
     return in_body ? m->sink.end(m->sink.arg, err) : 0;
@@ -193,7 +195,7 @@ static int begin(struct multipart *m, struct err *err)
     unescape(name);
     unescape(filename);
     m->state = BODY;
-    m->matched = 2; /* an empty part: its delimiter may follow the header block directly */
+    m->matched = m->unsent = 2; /* the CRLF that ended the header block may begin the delimiter: an empty part */
     return m->sink.begin(m->sink.arg, name, filename, err);
 }
 

@@ -10,7 +10,7 @@
 struct pattern {
     const struct route *route;
     const char *segment[ROUTE_SEGMENTS]; /* into text */
-    bool any[ROUTE_SEGMENTS];
+    bool any[ROUTE_SEGMENTS], dotted[ROUTE_SEGMENTS];
     int count, literals;
     char *text;
 };
@@ -33,6 +33,7 @@ static bool cut(struct pattern *pattern, const struct route *route)
         if (end)
             *end = 0;
         pattern->any[pattern->count] = rest[0] == '{';
+        pattern->dotted[pattern->count] = rest[0] == '{' && strchr(rest, '.');
         pattern->literals += rest[0] != '{';
         pattern->segment[pattern->count++] = rest;
         if (!end)
@@ -81,7 +82,9 @@ static bool matches(const struct pattern *pattern, const struct route_path *targ
     if (pattern->count != target->count)
         return false;
     for (int i = 0; i < pattern->count; i++) {
-        if (pattern->any[i] ? target->segment[i][0] == 0 : strcmp(pattern->segment[i], target->segment[i]) != 0)
+        const char *segment = target->segment[i];
+        bool fits = pattern->any[i] ? segment[0] && (!pattern->dotted[i] || strchr(segment, '.')) : strcmp(pattern->segment[i], segment) == 0;
+        if (!fits)
             return false;
     }
     return true;

@@ -2,7 +2,8 @@
  * router.h - from method and path to a row of the route table.
  * Why        one table (api/routes.def) says everything about a route: dispatch, authentication, body, 405's Allow and the
  *            contract test are derived from its rows.
- * Paths      "/v1/jobs/{id}/artifacts/{name}": a {segment} matches one non-empty segment. Literal segments win over {segments}. */
+ * Paths      "/v1/jobs/{id}/artifacts/{name}": a {segment} matches one non-empty segment, {file.ext} one
+ *            with a dot in it. Literal segments win over {segments}. */
 #ifndef PARED_SERVER_ROUTER_H
 #define PARED_SERVER_ROUTER_H
 

@@ -253,7 +253,8 @@ static void close_loop(struct run *run)
     uv_loop_close(&run->loop);
 }
 
-/* The reverse of the start. Workers first: what they hand back is committed before the catalogue closes. */
+/* Workers end first, while clients can still see what became of their jobs; their pool is freed when no handler is left to
+ * poke it. */
 static void stop_all(struct run *run)
 {
     struct server *server = &run->server;
@@ -261,6 +262,7 @@ static void stop_all(struct run *run)
     struct http *http = atomic_load(&server->http);
     if (http)
         http_stop(http, HTTP_GRACE_S);
+    workers_free(atomic_load(&server->workers));
     router_free(server->router);
     http_auth_free(server->auth);
     blobs_close(server->blobs);
@@ -269,8 +271,21 @@ static void stop_all(struct run *run)
         close(run->lock_fd);
 }
 
-int server_run(const struct config *config, const struct route *routes, struct err *err)
+/* Children get absolute paths, so the data folder is made absolute once. */
+static int absolute_data(const struct config *config, char out[PATH_MAX], struct err *err)
 {
+    if (file_make_dirs(config->data, err))
+        return err_wrap(err, "data folder '%s': ", config->data);
+    return realpath(config->data, out) ? 0 : err_set_errno(err, ERR_IO, "data folder '%s'", config->data);
+}
+
+int server_run(const struct config *given, const struct route *routes, struct err *err)
+{
+    char data[PATH_MAX];
+    struct config absolute = *given, *config = &absolute;
+    if (absolute_data(given, data, err))
+        return -1;
+    absolute.data = data;
     struct run run = {.server = {.config = config, .started = clock_seconds()}, .lock_fd = -1};
     struct server *server = &run.server;
     log_set_level((enum log_level)config->log_level);

@@ -246,6 +246,7 @@ struct workers *workers_start(struct server *server, struct err *err)
     int requeued = 0;
     if (store_job_reap(server->store, server->node, &requeued, err) || start_threads(pool, err)) {
         workers_stop(pool);
+        workers_free(pool);
         return NULL;
     }
     if (requeued) {
@@ -305,6 +306,12 @@ void workers_stop(struct workers *pool)
             uv_thread_join(&pool->at[i].thread);
     if (pool->beater_started)
         uv_thread_join(&pool->beater);
+}
+
+void workers_free(struct workers *pool)
+{
+    if (!pool)
+        return;
     for (int i = 0; i < pool->count; i++)
         if (pool->at[i].wake_fd >= 0)
             close(pool->at[i].wake_fd);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * worker.h - the pool of threads that claim jobs and run each in one child process.
- * Life cycle workers_start -> workers_poke* -> workers_drain -> workers_stop
- * Threads    poke may be called from anywhere, also from the store's change callback. */
+ * Life cycle workers_start -> workers_poke* -> workers_drain -> workers_stop -> workers_free
+ * Threads    poke may be called from anywhere, also from the store's change callback, until workers_free. */
 #ifndef PARED_SERVER_WORKER_H
 #define PARED_SERVER_WORKER_H
 
@@ -19,7 +19,8 @@ void workers_poke(struct workers *workers, enum store_change change, const char 
 void workers_drain(struct workers *workers);
 /* Jobs running now. */
 int workers_busy(struct workers *workers);
-/* Hand running jobs back to the queue, end the threads, free. NULL is fine. */
+/* Hand running jobs back to the queue and end the threads. NULL is fine, here and below. */
 void workers_stop(struct workers *workers);
+void workers_free(struct workers *workers);
 
 #endif

@@ -1,7 +1,7 @@
-#!/bin/sh
+#!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # demo.sh: serve, upload examples/digits, optimize and quantize it, show before and after. Every curl line it runs is printed.
-set -eu
+set -euo pipefail
 cd "$(dirname "$0")/.."
 data=build/demo
 rm -rf "$data"

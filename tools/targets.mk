@@ -64,3 +64,6 @@ demo: ## install, build, serve, compress the example, show before and after (KEE
 image: ## build the container image without a daemon, and start it once (root)
 	@tools/deps.sh image
 	tools/image.sh
+
+conformance: $(BUILD)/tools/conformance ## the ONNX backend tests of libonnx-testdata, counted (V=1: every failure; T=name for some)
+	@$< $(if $(V),-v) $(T)

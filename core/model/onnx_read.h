@@ -17,8 +17,9 @@ struct onnx_read_opts {
     int (*resolve)(void *arg, const char *location);
     void *resolve_arg;
     bool allow_missing_external; /* such weights have data NULL; so have weights left out of the file */
-    /* protobuf aligns nothing: a weight that does not suit its element type's alignment is copied into memory. With this it stays a
-     * window and must only be read bytewise: for looking at a model (facts, validation) in little memory. */
+    /* protobuf aligns nothing: a weight that does not suit its element type's alignment is copied into memory. With this
+     * a large one (64 KiB and more) stays a window that must only be read bytewise: for looking at a model (facts, validation,
+     * shapes) in little memory. */
     bool keep_unaligned;
 };
 

@@ -8,6 +8,8 @@
 #include "core/base/size.h"
 #include "core/model/onnx_reader.h"
 
+enum { KEEP_UNALIGNED_BYTES = 65536 };
+
 /* Which typed list holds a dtype, and how. Each int32_data number of a sub-byte dtype holds a packed byte. */
 enum list_id { LIST_FLOAT, LIST_INT32, LIST_INT64, LIST_DOUBLE, LIST_UINT64, LIST_COUNT };
 struct list_kind {
@@ -80,7 +82,9 @@ int read_window(struct reader *r, struct tensor *t, const unsigned char *data, s
     size_t align = width > 8 ? 8 : width ? width : 1;
     enum dtype dtype = t->dtype;
     struct shape shape = t->shape;
-    bool keep = r->opts && r->opts->keep_unaligned;
+    size_t bytes = 0;
+    bool small = dtype_bytes(dtype, shape_count(&shape), &bytes) && bytes < KEEP_UNALIGNED_BYTES;
+    bool keep = r->opts && r->opts->keep_unaligned && !small;
     if ((uintptr_t)data % align == 0 || keep) {
         tensor_view(t, dtype, &shape, (void *)(uintptr_t)data, owner);
         return 0;

@@ -118,7 +118,7 @@ static int check_outputs(const struct model *m, const unsigned char *is_input, u
         if (!is_defined(m, is_input, v) || !in_scope(m, v, graph))
             return err_set(err, ERR_MODEL, "graph output '%.200s' is defined by no node, graph input or initializer",
                            text_of(m->values[v].name));
-        for (int k = 0; k < i && i < 1000; k++)
+        for (int k = 0; graph == 0 && k < i && i < 1000; k++)
             if (g->outputs[k].value == v)
                 return err_set(err, ERR_MODEL, "graph output '%.200s' is listed twice", text_of(m->values[v].name));
     }

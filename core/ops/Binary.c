@@ -178,6 +178,9 @@ static int align_legacy(const struct legacy_attrs *attrs, const struct shape *a,
         return 0;
     char ta[SHAPE_TEXT], tb[SHAPE_TEXT];
     int64_t axis = attrs->axis;
+    if (!attrs->broadcast && a->rank != b->rank)
+        return err_set(err, ERR_SHAPE, "shape %s does not fit into %s (before opset 7 shapes must be equal unless broadcast is 1)",
+                       shape_text(b, tb), shape_text(a, ta));
     if (!attrs->broadcast || axis == NO_AXIS)
         axis = a->rank - b->rank;
     else if (axis < 0)

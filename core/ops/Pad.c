@@ -44,7 +44,8 @@ static int read_pads(const struct infer_ctx *c, int rank, struct pads *p, struct
     if (c->opset < 11) {
         const struct op_ints *given = attrs->pads.count ? &attrs->pads : &attrs->paddings;
         count = given->count;
-        memcpy(list, given->at, (size_t)count * sizeof *list);
+        if (count)
+            memcpy(list, given->at, (size_t)count * sizeof *list);
     } else {
         if (!op_value(c, 1) || (infer_has(c, 3) && !op_value(c, 3)))
             return 1;

@@ -227,7 +227,7 @@ static const struct op_sample integers[] = {{"f32[2,3]", ""}, {"i32[4]=-3,0,4,7"
     }
 
 OP_CLASS(abs) = UNARY("Abs", 1, forward_abs, infer_number, integers, "Absolute value.");
-OP_CLASS(neg) = UNARY("Neg", 1, forward_neg, infer_neg, integers, "-x.");
+OP_CLASS(neg) = UNARY("Neg", 1, forward_neg, infer_neg, integers, "The negative of x.");
 OP_CLASS(sign) = UNARY("Sign", 9, forward_sign, infer_number, integers, "-1, 0 or 1.");
 OP_CLASS(exp) = UNARY("Exp", 1, forward_exp, infer_exp, any, "e to the power x.");
 OP_CLASS(log) = UNARY("Log", 1, forward_log, infer_log, positive, "Natural logarithm.");

@@ -21,13 +21,17 @@ static int infer_nonzero(struct infer_ctx *c, struct err *err)
 
 static int forward_nonzero(struct run_ctx *c, struct err *err)
 {
+    if (op_recheck(c, infer_nonzero, err) < 0)
+        return -1;
     const struct tensor *x = c->in[0];
     int64_t n = tensor_count(x), count = 0;
     int rank = x->shape.rank;
     for (int64_t i = 0; i < n; i++)
         count += dtype_get(x->dtype, x->data, i) != 0;
-    if (!run_out(c, 0) || run_alloc(c, 0, DTYPE_INT64, &SHAPE(rank, count), err) < 0)
-        return run_out(c, 0) ? -1 : 0;
+    if (!run_out(c, 0))
+        return 0;
+    if (run_alloc(c, 0, DTYPE_INT64, &SHAPE(rank, count), err) < 0)
+        return -1;
     int64_t *y = tensor_i64(c->out[0]), found = 0;
     for (int64_t i = 0; i < n && rank; i++) {
         if (dtype_get(x->dtype, x->data, i) == 0)
@@ -74,6 +78,8 @@ static int infer_compress(struct infer_ctx *c, struct err *err)
 static int forward_compress(struct run_ctx *c, struct err *err)
 {
     const struct axis_attrs *attrs = c->attrs;
+    if (op_recheck(c, infer_compress, err) < 0)
+        return -1;
     const struct tensor *x = c->in[0];
     const uint8_t *cond = c->in[1]->data;
     struct shape flat = SHAPE(tensor_count(x)), shape = attrs->axis == NO_AXIS ? flat : x->shape;
@@ -215,6 +221,8 @@ static int write_lists(struct run_ctx *c, int64_t n, int64_t count, const int64_
 static int forward_unique(struct run_ctx *c, struct err *err)
 {
     const struct unique_attrs *attrs = c->attrs;
+    if (op_recheck(c, infer_unique, err) < 0)
+        return -1;
     const struct tensor *x = c->in[0];
     struct shape shape = attrs->axis == NO_AXIS ? SHAPE(tensor_count(x)) : x->shape;
     int axis = attrs->axis == NO_AXIS ? 0 : shape_axis(&shape, attrs->axis);

@@ -184,7 +184,7 @@ static int settle_output(struct run_ctx *c, int i, const struct type *t, struct 
                    shape_text(&out->shape, planned), dtype_name(t->dtype), shape_text(&t->shape, got));
 }
 
-int op_outputs(struct run_ctx *c, op_infer_fn *infer, struct err *err)
+static int infer_now(struct run_ctx *c, op_infer_fn *infer, bool settle, struct err *err)
 {
     struct type few_types[2 * FEW], *types = few_types;
     const struct type *few_in[FEW], **in = few_in;
@@ -207,10 +207,20 @@ int op_outputs(struct run_ctx *c, op_infer_fn *infer, struct err *err)
                             .in = in, .in_value = c->in, .out = out};
     if (infer(&ctx, err) < 0)
         return -1;
-    for (int i = 0; i < c->n_out; i++)
+    for (int i = 0; i < c->n_out && settle; i++)
         if (settle_output(c, i, &out[i], err) < 0)
             return -1;
     return 0;
+}
+
+int op_outputs(struct run_ctx *c, op_infer_fn *infer, struct err *err)
+{
+    return infer_now(c, infer, true, err);
+}
+
+int op_recheck(struct run_ctx *c, op_infer_fn *infer, struct err *err)
+{
+    return infer_now(c, infer, false, err);
 }
 
 size_t op_elem(enum dtype dtype, struct err *err)

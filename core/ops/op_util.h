@@ -41,6 +41,8 @@ int op_rank_fits(int64_t rank, struct err *err);
 /* ---- running ---- */
 /* Infer again with everything known, allocate what was not. */
 int op_outputs(struct run_ctx *c, op_infer_fn *infer, struct err *err);
+/* Only the checks, for operators that allocate their outputs themselves. */
+int op_recheck(struct run_ctx *c, op_infer_fn *infer, struct err *err);
 /* Bytes of one element; 0 (and err) for the packed types, which have no addressable elements. */
 size_t op_elem(enum dtype dtype, struct err *err);
 /* An int32 or int64 tensor's element. */

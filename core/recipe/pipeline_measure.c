@@ -163,15 +163,15 @@ int pipeline_measure_before(struct pipeline *p, struct err *err)
 /* ---- comparing ---- */
 
 /* NULL without labelled samples. */
-static json_t *metrics_of(struct pipeline *p, const struct metrics *m)
+static json_t *metrics_of(struct pipeline *p, const struct task_metrics *m)
 {
-    struct metrics_result r = {0};
+    struct task_metrics_result r = {0};
     if (!m)
         return NULL;
-    metrics_result(m, &r);
+    task_metrics_result(m, &r);
     if (r.samples == 0)
         return NULL;
-    json_t *o = metrics_json(m, false);
+    json_t *o = task_metrics_json(m, false);
     json_object_set_new(o, "split", json_string(p->o->eval_data.path ? "eval_dataset" : "dataset"));
     return o;
 }
@@ -193,7 +193,7 @@ static int check_finite(struct pipeline *p, struct err *err)
 
 static int compare(struct pipeline *p, struct err *err)
 {
-    struct metrics *before = NULL, *after = NULL;
+    struct task_metrics *before = NULL, *after = NULL;
     struct err why = {0};
     struct evaluate_opts opts = {.pool = p->pool, .max_memory_bytes = p->o->max_memory_bytes, .progress = pipeline_tick_stage, .progress_arg = p};
     struct evaluate_compare_opts pair = {.seed = (uint64_t)p->o->recipe->seed, .metrics_a = &before, .metrics_b = &after};
@@ -202,8 +202,8 @@ static int compare(struct pipeline *p, struct err *err)
         p->before.facts.metrics = metrics_of(p, before);
         p->after.facts.metrics = metrics_of(p, after);
     }
-    metrics_free(before);
-    metrics_free(after);
+    task_metrics_free(before);
+    task_metrics_free(after);
     if (!p->fidelity && (is_fatal(&why) || why.code == ERR_DATASET))
         return err_set(err, why.code, "%s", why.msg);
     if (!p->fidelity)

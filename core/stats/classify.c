@@ -11,7 +11,7 @@
 
 enum { MAX_CONFUSION = 1000, MAX_JSON_CLASSES = 100, MAX_CLASSES = 1 << 24, TOP = 5 };
 
-struct metrics {
+struct task_metrics {
     int64_t samples, classes; /* classes 0: targets, or nothing yet */
     int64_t top1, top5;
     int64_t *confusion;
@@ -21,9 +21,9 @@ struct metrics {
     float *row; /* one sample's scores */
 };
 
-struct metrics *metrics_new(void)
+struct task_metrics *task_metrics_new(void)
 {
-    struct metrics *m = calloc(1, sizeof *m);
+    struct task_metrics *m = calloc(1, sizeof *m);
     if (m) {
         m->lowest = INFINITY;
         m->highest = -INFINITY;
@@ -31,7 +31,7 @@ struct metrics *metrics_new(void)
     return m;
 }
 
-void metrics_free(struct metrics *m)
+void task_metrics_free(struct task_metrics *m)
 {
     if (!m)
         return;
@@ -62,7 +62,7 @@ static int64_t rank_of(const float *scores, int64_t n, int64_t label)
     return before;
 }
 
-static int start_classes(struct metrics *m, int64_t classes, struct err *err)
+static int start_classes(struct task_metrics *m, int64_t classes, struct err *err)
 {
     if (m->classes)
         return m->classes == classes ? 0 : err_set(err, ERR_DATASET, "output has %" PRId64 " classes here, had %" PRId64 " before",
@@ -94,7 +94,7 @@ static void widen_binary(float row[2])
     row[0] = 1.0f - row[1];
 }
 
-static int add_classes(struct metrics *m, const struct tensor *scores, const struct tensor *labels, int64_t first, struct err *err)
+static int add_classes(struct task_metrics *m, const struct tensor *scores, const struct tensor *labels, int64_t first, struct err *err)
 {
     int64_t n = tensor_count(labels), width = n ? tensor_count(scores) / n : 0;
     int64_t classes = width == 1 ? 2 : width;
@@ -123,7 +123,7 @@ static int add_classes(struct metrics *m, const struct tensor *scores, const str
     return 0;
 }
 
-static int add_targets(struct metrics *m, const struct tensor *scores, const struct tensor *labels, struct err *err)
+static int add_targets(struct task_metrics *m, const struct tensor *scores, const struct tensor *labels, struct err *err)
 {
     int64_t n = tensor_count(labels);
     char a[SHAPE_TEXT], b[SHAPE_TEXT];
@@ -141,7 +141,7 @@ static int add_targets(struct metrics *m, const struct tensor *scores, const str
     return 0;
 }
 
-int metrics_add(struct metrics *m, const struct tensor *scores, const struct tensor *labels, int64_t first, struct err *err)
+int task_metrics_add(struct task_metrics *m, const struct tensor *scores, const struct tensor *labels, int64_t first, struct err *err)
 {
     char kind = dtype_kind(scores->dtype);
     int64_t n = labels->shape.rank > 0 ? labels->shape.dim[0] : 1;
@@ -160,9 +160,9 @@ static double ratio(int64_t a, int64_t b)
     return b ? (double)a / (double)b : 0;
 }
 
-void metrics_result(const struct metrics *m, struct metrics_result *out)
+void task_metrics_result(const struct task_metrics *m, struct task_metrics_result *out)
 {
-    *out = (struct metrics_result){.samples = m->samples, .classes = m->classes > 0, .n_classes = m->classes,
+    *out = (struct task_metrics_result){.samples = m->samples, .classes = m->classes > 0, .n_classes = m->classes,
                                    .confusion = m->confusion, .psnr_db = NAN};
     if (m->elements) {
         double range = m->highest - m->lowest;
@@ -190,7 +190,7 @@ void metrics_result(const struct metrics *m, struct metrics_result *out)
     out->top5 = ratio(m->top5, m->samples);
 }
 
-static json_t *confusion_json(const struct metrics_result *r)
+static json_t *confusion_json(const struct task_metrics_result *r)
 {
     json_t *rows = json_array();
     for (int64_t a = 0; a < r->n_classes; a++) {
@@ -202,10 +202,10 @@ static json_t *confusion_json(const struct metrics_result *r)
     return rows;
 }
 
-json_t *metrics_json(const struct metrics *m, bool confusion)
+json_t *task_metrics_json(const struct task_metrics *m, bool confusion)
 {
-    struct metrics_result r;
-    metrics_result(m, &r);
+    struct task_metrics_result r;
+    task_metrics_result(m, &r);
     json_t *o = json_pack("{s:I}", "samples", (json_int_t)r.samples);
     if (!r.samples)
         return o;

@@ -25,7 +25,7 @@ struct compare {
     struct plan *a, *b;
     const struct model *ma, *mb;
     struct fidelity *fidelity;
-    struct metrics *metrics_a, *metrics_b;
+    struct task_metrics *metrics_a, *metrics_b;
     int *input;  /* [inputs of b]: which of a's */
     int *output; /* [outputs of a]: which of b's, -1 none */
     struct tensor *in, *out, *cut; /* of b */
@@ -261,9 +261,9 @@ struct fidelity *evaluate_compare(const struct model *a, const struct model *b, 
     int rc = -1;
     if (!(c.a = plan_new(a, &po, err)) || !(c.b = plan_new(b, &po, err)) || start_compare(&c, err))
         goto out;
-    if (ds && compare && compare->metrics_a && !(c.metrics_a = metrics_new()))
+    if (ds && compare && compare->metrics_a && !(c.metrics_a = task_metrics_new()))
         goto nomem;
-    if (ds && compare && compare->metrics_b && !(c.metrics_b = metrics_new()))
+    if (ds && compare && compare->metrics_b && !(c.metrics_b = task_metrics_new()))
         goto nomem;
     if (compare && compare->layers && start_layers(&c, err))
         goto out;
@@ -286,8 +286,8 @@ out:
         fidelity_free(c.layers.fidelity);
     free_layers(&c.layers);
     if (rc) {
-        metrics_free(c.metrics_a);
-        metrics_free(c.metrics_b);
+        task_metrics_free(c.metrics_a);
+        task_metrics_free(c.metrics_b);
         fidelity_free(c.fidelity);
     }
     free(c.input);

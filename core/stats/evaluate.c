@@ -196,18 +196,18 @@ static const struct tensor *judged_output(const struct tensor *out, int n_out, c
     return any;
 }
 
-int evaluate_judge(struct metrics *metrics, const struct evaluate_batch *batch, int n_out, struct err *err)
+int evaluate_judge(struct task_metrics *metrics, const struct evaluate_batch *batch, int n_out, struct err *err)
 {
     if (!metrics || batch->labels->dtype == DTYPE_NONE)
         return 0;
     const struct tensor *scores = judged_output(batch->out, n_out, batch->labels);
     if (!scores)
         return err_set(err, ERR_DATASET, "no output of the model has a row for each of the %d labels", batch->n);
-    return metrics_add(metrics, scores, batch->labels, batch->first, err);
+    return task_metrics_add(metrics, scores, batch->labels, batch->first, err);
 }
 
 struct judge {
-    struct metrics *metrics;
+    struct task_metrics *metrics;
     int n_out;
 };
 
@@ -217,17 +217,17 @@ static int judge_batch(void *arg, const struct evaluate_batch *b, struct err *er
     return evaluate_judge(j->metrics, b, j->n_out, err);
 }
 
-struct metrics *evaluate_model(const struct model *m, struct dataset *ds, const struct evaluate_opts *opts, struct err *err)
+struct task_metrics *evaluate_model(const struct model *m, struct dataset *ds, const struct evaluate_opts *opts, struct err *err)
 {
     struct plan_opts po = {.pool = opts ? opts->pool : NULL, .max_memory_bytes = opts ? opts->max_memory_bytes : 0};
     struct plan *plan = plan_new(m, &po, err);
-    struct judge j = {.metrics = plan ? metrics_new() : NULL};
+    struct judge j = {.metrics = plan ? task_metrics_new() : NULL};
     if (plan && !j.metrics)
         err_set(err, ERR_NOMEM, "out of memory");
     if (j.metrics) {
         j.n_out = plan_n_outputs(plan);
         if (evaluate_each(plan, m, ds, opts, judge_batch, &j, err) < 0) {
-            metrics_free(j.metrics);
+            task_metrics_free(j.metrics);
             j.metrics = NULL;
         }
     }

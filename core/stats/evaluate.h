@@ -41,10 +41,10 @@ int64_t evaluate_each(struct plan *plan, const struct model *m, struct dataset *
                       evaluate_fn *fn, void *arg, struct err *err);
 
 /* Add a batch to metrics: the output that pairs with the labels is judged. Nothing happens without labels or when metrics is NULL. */
-int evaluate_judge(struct metrics *metrics, const struct evaluate_batch *batch, int n_out, struct err *err);
-/* Metrics of a model on a labelled dataset (the first output that pairs with the labels is judged). New struct metrics, to be freed
- * by metrics_free; a dataset without labels gives one with no samples. NULL on error. */
-struct metrics *evaluate_model(const struct model *m, struct dataset *ds, const struct evaluate_opts *opts, struct err *err);
+int evaluate_judge(struct task_metrics *metrics, const struct evaluate_batch *batch, int n_out, struct err *err);
+/* Metrics of a model on a labelled dataset (the first output that pairs with the labels is judged). New struct task_metrics, to be freed
+ * by task_metrics_free; a dataset without labels gives one with no samples. NULL on error. */
+struct task_metrics *evaluate_model(const struct model *m, struct dataset *ds, const struct evaluate_opts *opts, struct err *err);
 
 /* Outputs of b against those of a on the dataset (bound to a), or on `generated` batches of seeded inputs when ds is NULL. Outputs are
  * paired by name, else by position. NULL on error. If metrics_a / metrics_b are not NULL they get the metrics of the same runs (freed by
@@ -52,7 +52,7 @@ struct metrics *evaluate_model(const struct model *m, struct dataset *ds, const 
 struct evaluate_compare_opts {
     int64_t generated_batches; /* 0: 4 */
     uint64_t seed;
-    struct metrics **metrics_a, **metrics_b;
+    struct task_metrics **metrics_a, **metrics_b;
     /* Not NULL: gets the fidelity of every value that nodes of both models make under one name, in the order a runs; with it opts->run is
      * not used. Values whose shapes differ have no elements. */
     struct fidelity **layers;

@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * pared inspect: what is in a model, what can be pruned or quantized, and why not. */
+#include "cli/inspect.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/commands.h"
+#include "core/base/hash.h"
+#include "core/model/onnx_read.h"
+#include "core/model/validate.h"
+#include "core/report/facts.h"
+
+static json_t *opsets_json(const struct model *m)
+{
+    json_t *a = json_array();
+    for (int i = 0; i < m->n_opsets; i++)
+        json_array_append_new(a, json_pack("{s:o, s:I}", "domain", inspect_text(m->opsets[i].domain), "version", (json_int_t)m->opsets[i].version));
+    return a;
+}
+
+/* Inputs that must be fed, or outputs. */
+static json_t *values_json(const struct model *m, const struct value_info *infos, int n)
+{
+    json_t *a = json_array();
+    for (int i = 0; i < n; i++) {
+        if (m->values[infos[i].value].weight)
+            continue;
+        json_t *o = inspect_type_json(m, &infos[i].type), *named = json_pack("{s:o}", "name", inspect_text(m->values[infos[i].value].name));
+        json_object_update(named, o);
+        json_decref(o);
+        json_array_append_new(a, named);
+    }
+    return a;
+}
+
+/* How often each operator is used, in every graph. */
+static json_t *ops_json(const struct model *m, json_int_t *nodes)
+{
+    json_t *ops = json_object();
+    *nodes = 0;
+    for (uint32_t i = 0; i < m->n_nodes; i++) {
+        if (!m->nodes[i].op_type)
+            continue;
+        json_t *name = inspect_text(m->nodes[i].op_type);
+        json_int_t before = json_integer_value(json_object_get(ops, json_string_value(name)));
+        json_object_set_new(ops, json_string_value(name), json_integer(before + 1));
+        json_decref(name);
+        (*nodes)++;
+    }
+    return ops;
+}
+
+/* engine_missing_ops' text as a list. */
+static json_t *missing_json(const char *text)
+{
+    json_t *a = json_array();
+    int depth = 0;
+    const char *start = text;
+    for (const char *c = text;; c++) {
+        depth += (*c == '(') - (*c == ')');
+        if (*c && !(*c == ',' && depth == 0))
+            continue;
+        if (c > start) {
+            char *one = strndup(start, (size_t)(c - start));
+            if (one)
+                json_array_append_new(a, inspect_text(one));
+            free(one);
+        }
+        if (!*c)
+            return a;
+        start = c + 1;
+        while (*start == ' ')
+            start++;
+    }
+}
+
+static json_t *metadata_json(const struct model *m)
+{
+    json_t *o = json_object();
+    for (int i = 0; i < m->metadata.count && i < 1000; i++) {
+        const struct entry *e = &m->metadata.at[i];
+        json_t *key = inspect_text(e->key);
+        json_object_set_new(o, json_string_value(key), e->value && strlen(e->value) > 4096 ? json_string("(more than 4096 bytes)") : inspect_text(e->value));
+        json_decref(key);
+    }
+    return o;
+}
+
+static int open_beside(const struct inspect_opts *opts, const char *name)
+{
+    if (opts->resolve)
+        return opts->resolve(opts->resolve_arg, name);
+    const char *slash = strrchr(opts->path, '/');
+    char *path = NULL;
+    int n = opts->external_dir ? asprintf(&path, "%s/%s", opts->external_dir, name)
+                               : asprintf(&path, "%.*s%s", slash ? (int)(slash - opts->path) + 1 : 0, opts->path, name);
+    int fd = n < 0 ? -1 : open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    free(n < 0 ? NULL : path);
+    return fd;
+}
+
+static int add_files(const struct inspect_opts *opts, const struct model *m, struct facts *facts, json_t *external, struct err *err)
+{
+    const char **names = NULL;
+    int n = 0, fd = open(opts->path, O_RDONLY | O_CLOEXEC);
+    int rc = fd < 0 ? err_set_errno(err, ERR_IO, "the model cannot be opened") : facts_add_file(facts, fd, NULL, NULL, err);
+    if (fd >= 0)
+        close(fd);
+    if (rc || facts_external_files(m, &names, &n, err))
+        return -1;
+    for (int i = 0; rc == 0 && i < n; i++) {
+        if ((fd = open_beside(opts, names[i])) < 0) {
+            rc = err_set_errno(err, ERR_MODEL, "external data file '%.200s' cannot be opened", names[i]);
+            break;
+        }
+        rc = facts_add_file(facts, fd, NULL, NULL, err);
+        close(fd);
+        json_array_append_new(external, inspect_text(names[i]));
+    }
+    free(names);
+    return rc;
+}
+
+/* A plan with the shapes of batch 1, if the model runs and its other dimensions are fixed. NULL otherwise. */
+static struct plan *plan_of(const struct model *m)
+{
+    struct plan *plan = plan_new(m, &(struct plan_opts){0}, NULL);
+    int n = plan ? plan_n_inputs(plan) : 0;
+    struct shape *in = calloc((size_t)n + 1, sizeof *in);
+    const struct type *types;
+    bool known = plan && in;
+    for (int i = 0; known && i < n; i++) {
+        const struct type *type = &m->values[plan_input(plan, i)].type;
+        known = type->has_shape && type->shape.rank >= 0;
+        for (int d = 1; known && d < type->shape.rank; d++)
+            known = type->shape.dim[d] >= 0;
+        if (known)
+            plan_input_shape(plan, i, 1, 1, &in[i]);
+    }
+    if (known)
+        known = plan_infer(plan, in, &types, NULL) == 0;
+    free(in);
+    if (known)
+        return plan;
+    plan_free(plan);
+    return NULL;
+}
+
+static json_t *facts_of(const struct model *m, const struct facts *facts, const char *sha256, json_t *external, const char *missing)
+{
+    json_int_t nodes;
+    json_t *ops = ops_json(m, &nodes), *measured = facts_json(facts);
+    const struct graph *g = model_main(m);
+    json_t *o = json_pack("{s:s, s:I, s:o, s:o, s:o, s:o, s:I, s:o}", "sha256", sha256, "ir_version", (json_int_t)m->ir_version, "opsets", opsets_json(m),
+                          "producer", inspect_text(m->producer_name), "inputs", values_json(m, g->inputs, g->n_inputs), "outputs",
+                          values_json(m, g->outputs, g->n_outputs), "nodes", nodes, "ops", ops);
+    json_object_update(o, measured);
+    json_decref(measured);
+    json_object_set_new(o, "runnable", json_boolean(!*missing));
+    json_object_set_new(o, "missing_operators", missing_json(missing));
+    json_object_set(o, "external_files", external);
+    json_object_set_new(o, "metadata", metadata_json(m));
+    return o;
+}
+
+int inspect_file(const struct inspect_opts *opts, struct inspect_result *result, struct err *err)
+{
+    char sha256[SHA256_HEX], missing[2000] = "";
+    struct facts facts;
+    struct plan *plan = NULL;
+    json_t *external = json_array();
+    struct onnx_read_opts read = {.external_dir = opts->external_dir, .resolve = opts->resolve, .resolve_arg = opts->resolve_arg};
+    struct model *m = NULL;
+    int rc = -1;
+    facts_init(&facts);
+    *result = (struct inspect_result){0};
+    if (hash_file(opts->path, sha256, err) || !(m = onnx_read_file(opts->path, &read, err)) || model_validate(m, err) ||
+        add_files(opts, m, &facts, external, err))
+        goto out;
+    facts_weights(&facts, m);
+    if (engine_missing_ops(m, missing, sizeof missing) == 0)
+        plan = plan_of(m);
+    if (plan)
+        facts_cost(&facts, plan);
+    result->facts = facts_of(m, &facts, sha256, external, missing);
+    result->layers = inspect_layers_json(m, plan);
+    if (opts->graph)
+        result->graph = inspect_graph_json(m);
+    rc = result->facts && result->layers && (!opts->graph || result->graph) ? 0 : err_set(err, ERR_NOMEM, "no memory for the answer");
+out:
+    plan_free(plan);
+    model_free(m);
+    facts_fini(&facts);
+    json_decref(external);
+    if (rc)
+        inspect_result_fini(result);
+    return rc;
+}
+
+void inspect_result_fini(struct inspect_result *r)
+{
+    json_decref(r->facts);
+    json_decref(r->layers);
+    json_decref(r->graph);
+    *r = (struct inspect_result){0};
+}
+
+/* ---- the command ---- */
+
+static const char help[] =
+    "Usage: pared inspect MODEL [--layers] [--json] [--external-dir DIR]\n\n"
+    "Inputs, outputs, operators, parameters, multiply-accumulates and bytes of an ONNX model; with --layers also a row a\n"
+    "layer: what it holds, and whether it can be pruned or quantized and why not. MACs are of batch 1.\n";
+
+/* Names are a stranger's: none may drive the terminal. */
+static void put(const char *text)
+{
+    for (; *text; text++)
+        putchar((unsigned char)*text < 32 || *text == 127 ? '?' : *text);
+}
+
+static const char *text_of(const json_t *o, const char *key)
+{
+    const char *s = json_string_value(json_object_get(o, key));
+    return s ? s : "";
+}
+
+static void print_values(const char *title, const json_t *values)
+{
+    size_t i, k;
+    json_t *v, *d;
+    json_array_foreach (values, i, v) {
+        printf("%-16s ", i ? "" : title);
+        put(text_of(v, "name"));
+        printf(" %s%s[", text_of(v, "kind"), text_of(v, "dtype"));
+        json_array_foreach (json_object_get(v, "shape"), k, d) {
+            if (k)
+                putchar(',');
+            if (json_is_integer(d))
+                printf("%lld", (long long)json_integer_value(d));
+            else
+                put(json_is_string(d) ? json_string_value(d) : "?");
+        }
+        puts("]");
+    }
+}
+
+static void print_count(const json_t *facts, const char *title, const char *key)
+{
+    const json_t *v = json_object_get(facts, key);
+    if (json_is_integer(v))
+        printf("%-16s %lld\n", title, (long long)json_integer_value(v));
+}
+
+static void print_facts(const json_t *facts)
+{
+    size_t i;
+    json_t *v;
+    const char *key;
+    printf("%-16s %s\n%-16s ", "sha256", text_of(facts, "sha256"), "producer");
+    put(text_of(facts, "producer"));
+    putchar('\n');
+    json_array_foreach (json_object_get(facts, "opsets"), i, v) {
+        printf("%-16s ", i ? "" : "opset");
+        put(*text_of(v, "domain") ? text_of(v, "domain") : "ai.onnx");
+        printf(" %lld\n", (long long)json_integer_value(json_object_get(v, "version")));
+    }
+    print_values("inputs", json_object_get(facts, "inputs"));
+    print_values("outputs", json_object_get(facts, "outputs"));
+    print_count(facts, "bytes", "bytes");
+    print_count(facts, "zstd bytes", "zstd_bytes");
+    print_count(facts, "parameters", "params");
+    print_count(facts, "non-zero", "nonzero");
+    print_count(facts, "MACs", "macs");
+    print_count(facts, "peak activations", "peak_activation_bytes");
+    print_count(facts, "nodes", "nodes");
+    printf("%-16s", "operators");
+    json_object_foreach (json_object_get(facts, "ops"), key, v) {
+        putchar(' ');
+        put(key);
+        printf(" x%lld", (long long)json_integer_value(v));
+    }
+    putchar('\n');
+    json_array_foreach (json_object_get(facts, "missing_operators"), i, v) {
+        printf("%-16s ", i ? "" : "cannot run");
+        put(json_string_value(v));
+        putchar('\n');
+    }
+}
+
+static void print_verdict(const char *title, const json_t *v)
+{
+    if (json_is_true(json_object_get(v, "possible")))
+        printf("    can be %s\n", title);
+    else
+        printf("    not %s: %s\n", title, text_of(v, "why"));
+}
+
+static void print_layers(const json_t *layers)
+{
+    size_t i;
+    json_t *row;
+    putchar('\n');
+    json_array_foreach (json_object_get(layers, "data"), i, row) {
+        put(text_of(row, "node"));
+        printf("  ");
+        put(text_of(row, "op_type"));
+        printf("  params %lld, bytes %lld", (long long)json_integer_value(json_object_get(row, "params")),
+               (long long)json_integer_value(json_object_get(row, "bytes")));
+        if (json_object_get(row, "macs"))
+            printf(", MACs %lld", (long long)json_integer_value(json_object_get(row, "macs")));
+        putchar('\n');
+        print_verdict("pruned", json_object_get(row, "prune"));
+        print_verdict("quantized", json_object_get(row, "quantize"));
+    }
+}
+
+int cmd_inspect(int argc, char **argv)
+{
+    static const struct option options[] = {{"layers", no_argument, NULL, 'l'}, {"json", no_argument, NULL, 'j'},
+                                            {"external-dir", required_argument, NULL, 'e'}, {"help", no_argument, NULL, 'h'}, {0}};
+    struct inspect_opts opts = {0};
+    struct inspect_result r;
+    struct err err = {0};
+    bool layers = false, json = false;
+    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+        if (c == 'h')
+            return cli_help(help);
+        if (c == '?')
+            return cli_usage("inspect", "wrong option");
+        layers = layers || c == 'l';
+        json = json || c == 'j';
+        opts.external_dir = c == 'e' ? optarg : opts.external_dir;
+    }
+    if (argc - optind != 1)
+        return cli_usage("inspect", argc == optind ? "a model is needed" : "one model at a time");
+    opts.path = argv[optind];
+    if (inspect_file(&opts, &r, &err)) {
+        err_wrap(&err, "%s: ", opts.path);
+        return cli_fail(&err);
+    }
+    int rc = CLI_OK;
+    if (json && layers)
+        json_object_set(r.facts, "layers", json_object_get(r.layers, "data"));
+    if (json)
+        rc = cli_print_json(json_incref(r.facts));
+    else
+        print_facts(r.facts);
+    if (layers && !json)
+        print_layers(r.layers);
+    inspect_result_fini(&r);
+    return rc;
+}

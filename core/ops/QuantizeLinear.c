@@ -1,0 +1,373 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * QuantizeLinear: y = saturate(round_half_even(x / scale) + zero). DequantizeLinear: y = (x - zero) * scale.
+ * Scales     one for the tensor; or (opset 13) one for each index along `axis`; or (21) one for each block of `block_size` values along
+ *            `axis`. A line is a run of values that share a scale: whole images of a channel when per axis, so loops are long.
+ * Types      8, 16, 4 and 2 bit integers, int32 (dequantize), float8 and float4 by conversion with saturation.
+ * DynamicQuantizeLinear: uint8, range widened to hold 0, scale = (max - min) / 255, zero = saturate(round(-min / scale)). */
+#include <inttypes.h>
+#include <math.h>
+
+#include "core/kernels/simd.h"
+#include "core/ops/op_util.h"
+
+struct quantize_attrs {
+    int64_t axis, block_size, output_dtype, precision, saturate;
+};
+#define AXIS {OP_ATTR(quantize_attrs, axis), .kind = OP_INT, .def = 1}
+#define SATURATE {OP_ATTR(quantize_attrs, saturate), .kind = OP_INT, .def = 1}
+#define BLOCK {OP_ATTR(quantize_attrs, block_size), .kind = OP_INT}
+#define OUTPUT {OP_ATTR(quantize_attrs, output_dtype), .kind = OP_INT}
+static const struct op_attr attrs_13[] = {AXIS, {NULL}};
+static const struct op_attr quantize_19[] = {AXIS, SATURATE, {NULL}};
+static const struct op_attr quantize_21[] = {AXIS, SATURATE, BLOCK, OUTPUT, {NULL}};
+static const struct op_attr quantize_23[] = {
+    AXIS, SATURATE, BLOCK, OUTPUT, {OP_ATTR(quantize_attrs, precision), .kind = OP_INT}, {NULL}};
+static const struct op_attr dequantize_21[] = {AXIS, BLOCK, {NULL}};
+static const struct op_attr dequantize_23[] = {AXIS, BLOCK, OUTPUT, {NULL}};
+
+/* ---- layout ---- */
+/* x seen as [outer, length, inner]; index d of `length` takes the scale (o * scales + d / block) * scale_inner + i % scale_inner. */
+struct layout {
+    int64_t outer, length, inner, block, scales;
+    enum { PER_TENSOR, PER_AXIS, PER_BLOCK } kind;
+};
+
+static int scale_mismatch(const struct shape *x, const struct shape *scale, const char *want, struct err *err)
+{
+    char x_text[SHAPE_TEXT], s_text[SHAPE_TEXT];
+    return err_set(err, ERR_SHAPE, "the scale has shape %s for an input of shape %s; it must be %s", shape_text(scale, s_text),
+                   shape_text(x, x_text), want);
+}
+
+/* Scale against input, as far as both are known; `l` is complete only for known shapes. */
+static int layout_of(const struct quantize_attrs *a, const struct shape *x, const struct shape *scale, struct layout *l,
+                     struct err *err)
+{
+    const int64_t block_size = a ? a->block_size : 0;
+    int axis = 0;
+
+    *l = (struct layout){.kind = PER_TENSOR, .outer = 1, .length = 1, .inner = shape_count(x), .block = 1, .scales = 1};
+    if (block_size < 0)
+        return err_set(err, ERR_MODEL, "attribute 'block_size' is %" PRId64 "; it must not be negative", block_size);
+    if (x->rank == SHAPE_UNKNOWN_RANK || scale->rank == SHAPE_UNKNOWN_RANK)
+        return 0;
+    if (block_size == 0 && (scale->rank == 0 || (scale->rank == 1 && scale->dim[0] == 1)))
+        return 0;
+    if (!a || (block_size == 0 && scale->rank > 1))
+        return scale_mismatch(x, scale, a ? "a scalar, or a vector along the axis" : "a scalar", err);
+    if (op_axis(x, a->axis, &axis, err) < 0)
+        return -1;
+    l->kind = block_size ? PER_BLOCK : PER_AXIS;
+    l->outer = shape_product(x, 0, axis);
+    l->length = x->dim[axis];
+    l->inner = shape_product(x, axis + 1, x->rank);
+    l->block = block_size ? block_size : 1;
+    l->scales = l->length < 0 ? l->length : i64_ceil_div(l->length, l->block);
+    if (l->kind == PER_AXIS) {
+        if (scale->dim[0] >= 0 && l->length >= 0 && scale->dim[0] != l->length)
+            return scale_mismatch(x, scale, "a vector with one value for each index of the axis", err);
+        return 0;
+    }
+    if (scale->rank != x->rank)
+        return scale_mismatch(x, scale, "of the same rank, because block_size is set", err);
+    for (int i = 0; i < x->rank; i++) {
+        const int64_t want = i == axis ? l->scales : x->dim[i];
+        if (want >= 0 && scale->dim[i] >= 0 && scale->dim[i] != want)
+            return scale_mismatch(x, scale, "the input's shape with the axis divided by block_size, rounded up", err);
+    }
+    return 0;
+}
+
+/* ---- inference ---- */
+static int check_zero_point(const struct infer_ctx *c, struct err *err)
+{
+    char zero[SHAPE_TEXT], scale[SHAPE_TEXT];
+
+    if (!infer_has(c, 2) || !shape_known(infer_shape(c, 2)) || !shape_known(infer_shape(c, 1)))
+        return 0;
+    if (shape_count(infer_shape(c, 2)) != shape_count(infer_shape(c, 1)))
+        return err_set(err, ERR_SHAPE, "the zero point has shape %s and the scale %s; they must be equal",
+                       shape_text(infer_shape(c, 2), zero), shape_text(infer_shape(c, 1), scale));
+    return 0;
+}
+
+static int dtype_attr(int64_t number, const char *kinds, enum dtype *dtype, struct err *err)
+{
+    if (number <= 0 || number >= DTYPE_COUNT || (dtype_kind((enum dtype)number) != kinds[0] && dtype_kind((enum dtype)number) != kinds[1] &&
+                                                 dtype_kind((enum dtype)number) != kinds[2]))
+        return err_set(err, ERR_MODEL, "attribute 'output_dtype' is %" PRId64 "; it must be the number of a fitting element type", number);
+    *dtype = (enum dtype)number;
+    return 0;
+}
+
+static int infer_quantize(struct infer_ctx *c, struct err *err)
+{
+    const struct quantize_attrs *a = c->opset >= 13 ? c->attrs : NULL;
+    enum dtype out = DTYPE_UINT8;
+    struct layout l;
+
+    if (op_need(c, 2, err) < 0 || op_dtype_kinds(c, 0, "fi", err) < 0 || op_dtype_kinds(c, 1, "fi", err) < 0 ||
+        layout_of(a, infer_shape(c, 0), infer_shape(c, 1), &l, err) < 0 || check_zero_point(c, err) < 0)
+        return -1;
+    if (infer_has(c, 2))
+        out = c->in[2]->dtype;
+    if (a && a->output_dtype) {
+        enum dtype asked = DTYPE_NONE;
+        if (dtype_attr(a->output_dtype, "fiu", &asked, err) < 0)
+            return -1;
+        if (infer_has(c, 2) && out != DTYPE_NONE && out != asked)
+            return err_set(err, ERR_MODEL, "attribute 'output_dtype' asks for %s but the zero point is %s; they must agree",
+                           dtype_name(asked), dtype_name(out));
+        out = asked;
+    }
+    infer_out(c, 0, out, infer_shape(c, 0));
+    return 0;
+}
+
+static int infer_dequantize(struct infer_ctx *c, struct err *err)
+{
+    const struct quantize_attrs *a = c->opset >= 13 ? c->attrs : NULL;
+    enum dtype in, out;
+    struct layout l;
+
+    if (op_need(c, 2, err) < 0 || op_dtype_kinds(c, 0, "fiu", err) < 0 || op_dtype_kinds(c, 1, "f", err) < 0 ||
+        layout_of(a, infer_shape(c, 0), infer_shape(c, 1), &l, err) < 0 || check_zero_point(c, err) < 0)
+        return -1;
+    in = op_dtype(c, 2);
+    if (in != DTYPE_NONE && op_dtype(c, 0) != DTYPE_NONE && in != op_dtype(c, 0))
+        return err_set(err, ERR_MODEL, "the input is %s but the zero point is %s; they must have the same type",
+                       dtype_name(op_dtype(c, 0)), dtype_name(in));
+    out = c->in[1]->dtype;
+    if (a && a->output_dtype && dtype_attr(a->output_dtype, "fff", &out, err) < 0)
+        return -1;
+    infer_out(c, 0, out, infer_shape(c, 0));
+    return 0;
+}
+
+/* ---- lines: n values that share a scale ---- */
+/* Clamped first (NaN to the low bound), then rounded by the 2^23 trick: exact because the bounds are small. */
+#define DEFINE_QUANTIZE(name, T, low, high)                                                                            \
+    KERNEL_CLONES static void name(const float *restrict x, T *restrict y, int64_t n, float scale, float zero)         \
+    {                                                                                                                  \
+        for (int64_t i = 0; i < n; i++) {                                                                              \
+            float v = x[i] / scale;                                                                                    \
+            v = v > (low)-zero ? v : (low)-zero;                                                                       \
+            v = v < (high)-zero ? v : (high)-zero;                                                                     \
+            y[i] = (T)((int32_t)(v + 12582912.0f - 12582912.0f) + (int32_t)zero);                                      \
+        }                                                                                                              \
+    }
+#define DEFINE_DEQUANTIZE(name, T)                                                                                     \
+    KERNEL_CLONES static void name(const T *restrict x, float *restrict y, int64_t n, float scale, int32_t zero)       \
+    {                                                                                                                  \
+        for (int64_t i = 0; i < n; i++)                                                                                \
+            y[i] = (float)(x[i] - zero) * scale;                                                                       \
+    }
+DEFINE_QUANTIZE(quantize_i8, int8_t, -128.0f, 127.0f)
+DEFINE_QUANTIZE(quantize_u8, uint8_t, 0.0f, 255.0f)
+DEFINE_DEQUANTIZE(dequantize_i8, int8_t)
+DEFINE_DEQUANTIZE(dequantize_u8, uint8_t)
+
+struct job {
+    const struct tensor *x, *scale, *zero;
+    struct tensor *y;
+    struct layout l;
+};
+
+static double zero_at(const struct job *k, int64_t i)
+{
+    return k->zero ? dtype_get(k->zero->dtype, k->zero->data, i) : 0;
+}
+
+static void quantize_line(const struct job *k, int64_t at, int64_t n, int64_t s)
+{
+    const float scale = (float)dtype_get(k->scale->dtype, k->scale->data, s);
+    const double zero = zero_at(k, s);
+    const enum dtype in = k->x->dtype, out = k->y->dtype;
+
+    if (in == DTYPE_FLOAT && out == DTYPE_INT8) {
+        quantize_i8((const float *)k->x->data + at, (int8_t *)k->y->data + at, n, scale, (float)zero);
+    } else if (in == DTYPE_FLOAT && out == DTYPE_UINT8) {
+        quantize_u8((const float *)k->x->data + at, (uint8_t *)k->y->data + at, n, scale, (float)zero);
+    } else if (dtype_is_float(out)) { /* float8, float4: the conversion rounds and saturates */
+        for (int64_t i = 0; i < n; i++)
+            dtype_set(out, k->y->data, at + i, (double)((float)dtype_get(in, k->x->data, at + i) / scale) + zero);
+    } else {
+        for (int64_t i = 0; i < n; i++) {
+            double v = nearbyint((double)((float)dtype_get(in, k->x->data, at + i) / scale)) + zero;
+            v = v > dtype_min(out) ? v : dtype_min(out);
+            dtype_set(out, k->y->data, at + i, v < dtype_max(out) ? v : dtype_max(out));
+        }
+    }
+}
+
+static void dequantize_line(const struct job *k, int64_t at, int64_t n, int64_t s)
+{
+    const float scale = (float)dtype_get(k->scale->dtype, k->scale->data, s);
+    const double zero = zero_at(k, s);
+    const enum dtype in = k->x->dtype, out = k->y->dtype;
+
+    if (out == DTYPE_FLOAT && in == DTYPE_INT8)
+        dequantize_i8((const int8_t *)k->x->data + at, (float *)k->y->data + at, n, scale, (int32_t)zero);
+    else if (out == DTYPE_FLOAT && in == DTYPE_UINT8)
+        dequantize_u8((const uint8_t *)k->x->data + at, (float *)k->y->data + at, n, scale, (int32_t)zero);
+    else
+        for (int64_t i = 0; i < n; i++)
+            dtype_set(out, k->y->data, at + i, (double)((float)(dtype_get(in, k->x->data, at + i) - zero) * scale));
+}
+
+typedef void line_fn(const struct job *k, int64_t at, int64_t n, int64_t s);
+
+/* Rows [begin, end) of outer * length, each of `inner` values. */
+static void run_rows(const struct job *k, line_fn *line, int64_t begin, int64_t end)
+{
+    const struct layout *l = &k->l;
+    for (int64_t r = begin; r < end; r++) {
+        const int64_t o = r / l->length, d = r % l->length;
+        if (l->kind == PER_AXIS) {
+            line(k, r * l->inner, l->inner, d);
+            continue;
+        }
+        const int64_t first = (o * l->scales + d / l->block) * l->inner;
+        for (int64_t i = 0; i < l->inner; i++)
+            line(k, r * l->inner + i, 1, first + i);
+    }
+}
+
+static void quantize_rows(void *arg, int64_t begin, int64_t end)
+{
+    run_rows(arg, quantize_line, begin, end);
+}
+
+static void dequantize_rows(void *arg, int64_t begin, int64_t end)
+{
+    run_rows(arg, dequantize_line, begin, end);
+}
+
+static void quantize_all(void *arg, int64_t begin, int64_t end)
+{
+    quantize_line(arg, begin, end - begin, 0);
+}
+
+static void dequantize_all(void *arg, int64_t begin, int64_t end)
+{
+    dequantize_line(arg, begin, end - begin, 0);
+}
+
+static int run(struct run_ctx *c, op_range_fn *all, op_range_fn *by_rows, struct err *err)
+{
+    struct job k = {.x = c->in[0], .scale = c->in[1], .zero = run_in(c, 2), .y = run_out(c, 0)};
+    const int64_t count = tensor_count(k.x);
+    /* values smaller than a byte share bytes: one thread writes them */
+    struct pool *pool = k.y && dtype_bits(k.y->dtype) < 8 ? NULL : c->pool;
+
+    if (!k.y || count == 0)
+        return 0;
+    if (layout_of(c->opset >= 13 ? c->attrs : NULL, &k.x->shape, &k.scale->shape, &k.l, err) < 0)
+        return -1;
+    if (tensor_count(k.scale) < 1 || (k.zero && tensor_count(k.zero) != tensor_count(k.scale)))
+        return err_set(err, ERR_SHAPE, "scale and zero point must hold the same number of values, at least one");
+    if (k.l.kind == PER_TENSOR)
+        op_parallel(pool, count, 1 << 15, all, &k);
+    else
+        op_parallel(pool, k.l.outer * k.l.length, i64_max(1, (1 << 15) / i64_max(k.l.inner, 1)), by_rows, &k);
+    return 0;
+}
+
+static int forward_quantize(struct run_ctx *c, struct err *err)
+{
+    const struct quantize_attrs *a = c->attrs;
+
+    if (op_outputs(c, infer_quantize, err) < 0)
+        return -1;
+    if (run_out(c, 0) && dtype_is_float(c->out[0]->dtype) && c->opset >= 19 && !a->saturate)
+        return err_set(err, ERR_OPERATOR, "attribute 'saturate' is 0; only saturating conversion to %s is supported",
+                       dtype_name(c->out[0]->dtype));
+    return run(c, quantize_all, quantize_rows, err);
+}
+
+static int forward_dequantize(struct run_ctx *c, struct err *err)
+{
+    if (op_outputs(c, infer_dequantize, err) < 0)
+        return -1;
+    return run(c, dequantize_all, dequantize_rows, err);
+}
+
+/* ---- DynamicQuantizeLinear ---- */
+static int infer_dynamic(struct infer_ctx *c, struct err *err)
+{
+    if (op_need(c, 1, err) < 0)
+        return -1;
+    if (op_dtype(c, 0) != DTYPE_NONE && op_dtype(c, 0) != DTYPE_FLOAT)
+        return err_set(err, ERR_MODEL, "the input is %s; it must be float32", dtype_name(op_dtype(c, 0)));
+    infer_out(c, 0, DTYPE_UINT8, infer_shape(c, 0));
+    infer_out(c, 1, DTYPE_FLOAT, &SHAPE_SCALAR);
+    infer_out(c, 2, DTYPE_UINT8, &SHAPE_SCALAR);
+    return 0;
+}
+
+struct dynamic_job {
+    const float *x;
+    uint8_t *y;
+    float scale, zero;
+};
+
+static void quantize_dynamic(void *arg, int64_t begin, int64_t end)
+{
+    const struct dynamic_job *k = arg;
+    quantize_u8(k->x + begin, k->y + begin, end - begin, k->scale, k->zero);
+}
+
+static int forward_dynamic(struct run_ctx *c, struct err *err)
+{
+    if (op_outputs(c, infer_dynamic, err) < 0)
+        return -1;
+    const float *x = tensor_f32(c->in[0]);
+    const int64_t count = tensor_count(c->in[0]);
+    float low = 0, high = 0;
+
+    for (int64_t i = 0; i < count; i++) {
+        low = x[i] < low ? x[i] : low;
+        high = x[i] > high ? x[i] : high;
+    }
+    struct dynamic_job k = {.x = x, .scale = low == high ? 1 : (high - low) / 255};
+    const float zero = nearbyintf(-low / k.scale);
+    k.zero = zero > 0 ? (zero < 255 ? zero : 255) : 0;
+    if (run_out(c, 1))
+        tensor_f32(c->out[1])[0] = k.scale;
+    if (run_out(c, 2))
+        *(uint8_t *)c->out[2]->data = (uint8_t)k.zero;
+    if (run_out(c, 0)) {
+        k.y = c->out[0]->data;
+        op_parallel(c->pool, count, 1 << 15, quantize_dynamic, &k);
+    }
+    return 0;
+}
+
+/* ---- rows ---- */
+static const struct op_sample quantize_samples[] = {
+    {"f32[2,3,4] f32[]=0.05 u8[]=128", NULL}, {"f32[2,3,4] f32[3]=0.05,0.02,0.1 i8[3]=0,0,0", "axis=1"}, {"f32[4,5] f32[]=0.1", NULL}, {NULL}};
+static const struct op_sample dequantize_samples[] = {{"u8[2,3,4] f32[]=0.05 u8[]=3", NULL},
+                                                      {"i8[2,3,4] f32[3]=0.05,0.02,0.1 i8[3]=0,1,2", "axis=1"},
+                                                      {"i32[4,5] f32[]=0.1", NULL},
+                                                      {"u8[4,6] f32[2,6]", "axis=0 block_size=2"},
+                                                      {NULL}};
+static const struct op_sample dynamic_samples[] = {{"f32[3,4,5]", NULL, 3}, {NULL}};
+
+#define ROW(type_, since_, until_, table, name, ...)                                                                   \
+    {.type = type_, .domain = "", .since = since_, .until = until_, .in_min = 2, .in_max = 3, .out_min = 1, .out_max = 1, \
+     .attrs = table, .attrs_size = sizeof(struct quantize_attrs), .infer = infer_##name, .forward = forward_##name, __VA_ARGS__}
+#define QUANTIZE_DOC .doc = "Integers from floats: saturate(round(x / scale) + zero)."
+#define DEQUANTIZE_DOC .doc = "Floats from integers: (x - zero) * scale."
+OP_CLASS(quantize_linear_10) = ROW("QuantizeLinear", 10, 12, NULL, quantize, QUANTIZE_DOC);
+OP_CLASS(quantize_linear_13) = ROW("QuantizeLinear", 13, 18, attrs_13, quantize, QUANTIZE_DOC);
+OP_CLASS(quantize_linear_19) = ROW("QuantizeLinear", 19, 20, quantize_19, quantize, QUANTIZE_DOC);
+OP_CLASS(quantize_linear_21) = ROW("QuantizeLinear", 21, 22, quantize_21, quantize, QUANTIZE_DOC);
+OP_CLASS(quantize_linear_23) = ROW("QuantizeLinear", 23, 0, quantize_23, quantize, QUANTIZE_DOC, .samples = quantize_samples);
+OP_CLASS(dequantize_linear_10) = ROW("DequantizeLinear", 10, 12, NULL, dequantize, DEQUANTIZE_DOC);
+OP_CLASS(dequantize_linear_13) = ROW("DequantizeLinear", 13, 20, attrs_13, dequantize, DEQUANTIZE_DOC);
+OP_CLASS(dequantize_linear_21) = ROW("DequantizeLinear", 21, 22, dequantize_21, dequantize, DEQUANTIZE_DOC);
+OP_CLASS(dequantize_linear_23) = ROW("DequantizeLinear", 23, 0, dequantize_23, dequantize, DEQUANTIZE_DOC, .samples = dequantize_samples);
+OP_CLASS(dynamic_quantize_linear) = {
+    .type = "DynamicQuantizeLinear", .domain = "", .since = 11, .doc = "uint8 from floats, with scale and zero point from their range.",
+    .in_min = 1, .in_max = 1, .out_min = 3, .out_max = 3, .infer = infer_dynamic, .forward = forward_dynamic,
+    .samples = dynamic_samples};

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every sample of every operator, computed by the engine (tests/tools/op_samples.c), against ONNX Runtime, or onnx's reference
+evaluator for opsets that ONNX Runtime no longer runs. What neither can run is listed, and the list may not grow unnoticed."""
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnx.version_converter
+import onnxruntime as ort
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+RANDOM = ("Random", "Bernoulli", "Multinomial")
+UNCHECKED_MAX = 40  # samples that no reference runs: see the printed list
+
+
+@pytest.fixture(scope="module")
+def samples():
+    out = ROOT / "build/op_samples"
+    shutil.rmtree(out, ignore_errors=True)
+    tool = ROOT / "build/tools/op_samples"
+    assert tool.exists(), "build it first: make tools"
+    done = subprocess.run([tool, out], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout
+    return sorted(p for p in out.iterdir() if p.is_dir())
+
+
+def tensors(folder, kind):
+    out = []
+    while (path := folder / "test_data_set_0" / f"{kind}_{len(out)}.pb").exists():
+        tensor = onnx.TensorProto()
+        tensor.ParseFromString(path.read_bytes())
+        out.append((tensor.name, onnx.numpy_helper.to_array(tensor)))
+    return out
+
+
+def by_ort(model, feeds):
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, feeds)
+
+
+def by_converted(model, feeds):
+    """Old opsets, brought to one that ONNX Runtime runs by onnx's own converter."""
+    return by_ort(onnx.version_converter.convert_version(onnx.shape_inference.infer_shapes(model), 8), feeds)
+
+
+def by_reference(model, feeds):
+    return onnx.reference.ReferenceEvaluator(model).run(None, feeds)
+
+
+def expected(folder):
+    """(outputs, None) or (None, reason)."""
+    model = onnx.load(folder / "model.onnx")
+    feeds = dict(tensors(folder, "input"))
+    reasons = []
+    for way in (by_ort, by_converted, by_reference):
+        try:
+            return way(model, feeds), None
+        except Exception as error:  # not registered for this opset or dtype
+            reasons.append(str(error).splitlines()[0][:90] if str(error) else type(error).__name__)
+    return None, " / ".join(reasons)
+
+
+def difference(want, got):
+    """None, or what differs."""
+    want, got = np.asarray(want), np.asarray(got)
+    if want.shape != got.shape:
+        return f"shape {got.shape}, expected {want.shape}"
+    if want.dtype != got.dtype:
+        return f"dtype {got.dtype}, expected {want.dtype}"
+    if want.size == 0 or want.dtype.kind in "iub":
+        return None if np.array_equal(want, got) else f"{got.ravel()[:8]}, expected {want.ravel()[:8]}"
+    tolerance = 1e-4 if want.dtype.itemsize >= 4 else 1e-2
+    a, b = want.astype(np.float64), got.astype(np.float64)
+    scale = np.max(np.abs(a[np.isfinite(a)]), initial=1e-6)
+    close = np.isclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+    return None if close.all() else f"{b[~close].ravel()[:6]}, expected {a[~close].ravel()[:6]}"
+
+
+def test_operators_agree(samples):
+    wrong, unchecked, checked = [], [], 0
+    for folder in samples:
+        if folder.name.startswith(RANDOM):
+            continue
+        want, reason = expected(folder)
+        if want is None:
+            unchecked.append(f"{folder.name}: {reason}")
+            continue
+        checked += 1
+        got = [array for _, array in tensors(folder, "output")]
+        faults = [f"output {i}: {d}" for i, (w, g) in enumerate(zip(want, got)) if (d := difference(w, g))]
+        if len(want) != len(got) or faults:
+            wrong.append(f"{folder.name}: {'; '.join(faults) or 'number of outputs'}")
+    print(f"{checked} samples agree or are below; {len(unchecked)} without a reference:")
+    print("\n".join(unchecked))
+    assert not wrong, "\n" + "\n".join(wrong)
+    assert len(unchecked) <= UNCHECKED_MAX
+
+
+def test_random_is_seeded(samples):
+    """Random operators: dtype and shape as ONNX Runtime says, values in range, and the same on every run."""
+    for folder in (f for f in samples if f.name.startswith(RANDOM)):
+        (_, got), = tensors(folder, "output")
+        want, reason = expected(folder)
+        if want is not None:
+            assert got.shape == want[0].shape and got.dtype == want[0].dtype, folder.name
+        if folder.name.startswith("RandomUniform"):
+            assert got.min() >= 0 and got.max() < 1
+        if folder.name.startswith("Bernoulli"):
+            assert set(np.unique(got)) <= {0, 1} and got[0, 0] == 0 and got[0, 1] == 1

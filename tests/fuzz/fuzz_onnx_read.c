@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * libFuzzer target: any bytes are read, validated, described, cloned and written, and what was written is read again.
+ * Build and run: tests/fuzz/run_onnx_read.sh [seconds]. Without libFuzzer (-DFUZZ_REPLAY) main() replays files named on the command line. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/buf.h"
+#include "core/model/inspect.h"
+#include "core/model/onnx_read.h"
+#include "core/model/onnx_write.h"
+#include "core/model/validate.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static struct model *read_copy(const void *data, size_t size)
+{
+    struct err err = {0};
+    struct onnx_read_opts opts = {.allow_missing_external = true};
+    struct tbuf *bytes = tbuf_new(size, &err);
+    if (!bytes)
+        return NULL;
+    if (size)
+        memcpy(tbuf_data(bytes), data, size);
+    struct model *m = onnx_read_bytes(bytes, size, &opts, &err);
+    tbuf_unref(bytes);
+    return m;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct err err = {0};
+    struct model *m = read_copy(data, size);
+    if (!m)
+        return 0;
+    model_validate(m, &err);
+    json_decref(model_inspect(m, true));
+    json_decref(model_graph_json(m, 100));
+    model_nonzero(m);
+    struct uses uses;
+    if (uses_build(&uses, m, &err) == 0)
+        uses_fini(&uses);
+    struct model *clone = model_clone(m, &err);
+    struct buf first = {0}, second = {0};
+    if (onnx_write_buf(m, &first, &err) || !clone)
+        abort();
+    model_free(m);
+    struct model *again = read_copy(first.data, first.len);
+    if (!again || onnx_write_buf(again, &second, &err) || first.len != second.len ||
+        (first.len && memcmp(first.data, second.data, first.len) != 0))
+        abort(); /* what we write, we read, and write the same */
+    buf_fini(&second);
+    if (onnx_write_buf(clone, &second, &err) || first.len != second.len || memcmp(first.data, second.data, first.len) != 0)
+        abort(); /* a clone is the model */
+    for (uint32_t n = 0; n < clone->n_nodes && n < 3; n++)
+        model_remove_node(clone, n);
+    buf_fini(&first);
+    buf_fini(&second);
+    model_free(again);
+    model_free(clone);
+    return 0;
+}
+
+#ifdef FUZZ_REPLAY
+int main(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        FILE *f = fopen(argv[i], "rb");
+        static uint8_t data[1 << 22];
+        size_t n = f ? fread(data, 1, sizeof data, f) : 0;
+        if (f)
+            fclose(f);
+        LLVMFuzzerTestOneInput(data, n);
+    }
+    printf("%d inputs replayed\n", argc - 1);
+    return 0;
+}
+#endif

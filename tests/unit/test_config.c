@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Settings: sources and their order, what is refused and how, documents made from the table. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "core/base/log.h"
+#include "server/config.h"
+
+static int load(struct config *config, const char *const *args, const char *const *environment, struct err *err)
+{
+    char *list[20], *env[20];
+    int n = 0, m = 0;
+    for (; args && args[n]; n++)
+        list[n] = (char *)(uintptr_t)args[n];
+    for (; environment && environment[m]; m++)
+        env[m] = (char *)(uintptr_t)environment[m];
+    env[m] = NULL;
+    return config_load(config, n, list, env, err);
+}
+
+static void defaults(void **state)
+{
+    (void)state;
+    struct config c;
+    struct err err = {0};
+    assert_int_equal(load(&c, NULL, NULL, &err), 0);
+    assert_string_equal(c.listen, "127.0.0.1:8080");
+    assert_int_equal(c.workers, 1);
+    assert_int_equal(c.max_upload_bytes, INT64_C(16) << 30);
+    assert_int_equal(c.log_level, LOG_INFO);
+    assert_int_equal(c.allowed_hosts.count, 0);
+    config_fini(&c);
+}
+
+static void order_of_sources(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/pared-config-XXXXXX";
+    int fd = mkstemp(path);
+    static const char text[] = "# comment\n\nworkers = 3\n lease_ms=  2000\nallowed_hosts = \"a.example, b.example ,,\"\nthreads = 5\n";
+    assert_int_equal(write(fd, text, sizeof text - 1), sizeof text - 1);
+    close(fd);
+    struct config c;
+    struct err err = {0};
+    const char *args[] = {"--config", path, "--threads=7", "--job-memory-bytes", "3 GiB", NULL};
+    const char *env[] = {"PATH=/bin", "PARED_LEASE_MS=4000", "PARED_THREADS=6", NULL};
+    assert_int_equal(load(&c, args, env, &err), 0);
+    assert_int_equal(c.workers, 3);     /* file */
+    assert_int_equal(c.lease_ms, 4000); /* environment over file */
+    assert_int_equal(c.threads, 7);     /* flag over both */
+    assert_int_equal(c.job_memory_bytes, INT64_C(3) << 30);
+    assert_int_equal(c.allowed_hosts.count, 2);
+    assert_string_equal(c.allowed_hosts.at[0], "a.example");
+    assert_string_equal(c.allowed_hosts.at[1], "b.example");
+    config_fini(&c);
+    unlink(path);
+}
+
+/* Each is refused with a sentence that has these words. */
+static void refusals(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *args[4], *env[2];
+        const char *words[3];
+    } cases[] = {
+        {{"--workers", "many"}, {NULL}, {"--workers", "'many'", "0 to 64"}},
+        {{"--workers", "65"}, {NULL}, {"'65'", "from 0 to 64", NULL}},
+        {{"--workers", "-1"}, {NULL}, {"'-1'", NULL, NULL}},
+        {{"--workers", "1x"}, {NULL}, {"'1x'", NULL, NULL}},
+        {{"--workers"}, {NULL}, {"--workers", "needs a value", NULL}},
+        {{"--wrokers", "1"}, {NULL}, {"no setting", "--wrokers", "--help"}},
+        {{"workers", "1"}, {NULL}, {"'workers'", "--name VALUE", NULL}},
+        {{"--log_level", "loud"}, {NULL}, {"'loud'", "error, warn, info or debug", NULL}},
+        {{"--max_upload_bytes", "16Q"}, {NULL}, {"'16Q'", "bytes", NULL}},
+        {{"--max_upload_bytes", "99999999999999999999"}, {NULL}, {"bytes", NULL, NULL}},
+        {{"--max_upload_bytes", "9000000000000t"}, {NULL}, {"bytes", NULL, NULL}},
+        {{NULL}, {"PARED_DRAIN_S=soon"}, {"PARED_DRAIN_S", "'soon'", NULL}},
+        {{"--config", "/nonexistent/x"}, {NULL}, {"configuration file", "/nonexistent/x", NULL}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct config c;
+        struct err err = {0};
+        const char *env[] = {cases[i].env[0], NULL};
+        assert_int_equal(load(&c, cases[i].args, env, &err), -1);
+        assert_int_equal(err.code, ERR_USAGE);
+        for (int k = 0; k < 3 && cases[i].words[k]; k++)
+            if (!strstr(err.msg, cases[i].words[k]))
+                fail_msg("case %zu: \"%s\" lacks \"%s\"", i, err.msg, cases[i].words[k]);
+    }
+}
+
+static void file_lines_are_named(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *words;
+    } cases[] = {{"workers = 1\nnonsense\n", "line 2"}, {"workers = 1\n\ncolour = red\n", "line 3"}, {"threads = 1000", "line 1"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char path[] = "/tmp/pared-config-XXXXXX";
+        int fd = mkstemp(path);
+        assert_true(write(fd, cases[i].text, strlen(cases[i].text)) > 0);
+        close(fd);
+        struct config c;
+        struct err err = {0};
+        const char *args[] = {"--config", path, NULL};
+        assert_int_equal(load(&c, args, NULL, &err), -1);
+        assert_non_null(strstr(err.msg, cases[i].words));
+        unlink(path);
+    }
+}
+
+static void addresses(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *host;
+        int port;
+        bool loopback;
+    } good[] = {{"127.0.0.1:0", "127.0.0.1", 0, true},     {"0.0.0.0:80", "0.0.0.0", 80, false},
+                {"[::1]:8080", "::1", 8080, true},         {"localhost:65535", "localhost", 65535, true},
+                {"[2001:db8::1]:1", "2001:db8::1", 1, false}, {"127.1.2.3:5", "127.1.2.3", 5, true}};
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        struct config_address a;
+        struct err err = {0};
+        assert_int_equal(config_address(good[i].text, &a, &err), 0);
+        assert_string_equal(a.host, good[i].host);
+        assert_int_equal(a.port, good[i].port);
+        assert_int_equal(a.loopback, good[i].loopback);
+    }
+    static const char *const bad[] = {"", ":80", "host", "host:", "host:x", "host:65536", "::1:80", "[::1]", "[::1]80", "host:-1"};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        struct config_address a;
+        struct err err = {0};
+        assert_int_equal(config_address(bad[i], &a, &err), -1);
+        assert_int_equal(err.code, ERR_USAGE);
+    }
+}
+
+static void documents_name_every_setting(void **state)
+{
+    (void)state;
+    struct buf help = {0}, markdown = {0}, printed = {0};
+    struct config c;
+    struct err err = {0};
+    assert_int_equal(load(&c, NULL, NULL, &err), 0);
+    config_help(&help);
+    config_markdown(&markdown);
+    config_print(&c, &printed);
+#define SETTING(name, type, preset, min, max, doc)        \
+    assert_non_null(strstr(help.data, "--" #name " "));   \
+    assert_non_null(strstr(markdown.data, "`" #name "`")); \
+    assert_non_null(strstr(printed.data, #name " = "));    \
+    assert_true(strlen(doc) > 20);
+#include "server/config.def"
+#undef SETTING
+    assert_non_null(strstr(markdown.data, "`PARED_API_KEY_FILE`"));
+    buf_fini(&help);
+    buf_fini(&markdown);
+    buf_fini(&printed);
+    config_fini(&c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(defaults),  cmocka_unit_test(order_of_sources),
+        cmocka_unit_test(refusals),  cmocka_unit_test(file_lines_are_named),
+        cmocka_unit_test(addresses), cmocka_unit_test(documents_name_every_setting),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
