@@ -352,19 +352,28 @@ static enum MHD_Result refuse(struct exchange *x, const char *method)
     return answer_refused(x, method);
 }
 
+/* Bytes for an upload go into the chunk. What does not fit stays with libmicrohttpd, and the connection is suspended in this very call:
+ * left over bytes without suspending would wait for the next event of the socket, which never comes once the client has sent all. */
+static enum MHD_Result receive_upload(struct exchange *x, const char *data, size_t *size)
+{
+    if (!x->chunk && !(x->chunk = malloc(HTTP_CHUNK_BYTES)))
+        return MHD_NO;
+    size_t room = HTTP_CHUNK_BYTES - x->chunk_len, take = *size < room ? *size : room;
+    memcpy(x->chunk + x->chunk_len, data, take);
+    x->chunk_len += take;
+    x->body_bytes += (int64_t)take;
+    if (x->socket)
+        atomic_fetch_add(&x->socket->body_bytes, (int64_t)take);
+    *size -= take;
+    return *size == 0 || exec_submit(x, TASK_FLUSH) ? MHD_YES : MHD_NO;
+}
+
 static enum MHD_Result receive(struct exchange *x, const char *data, size_t *size)
 {
     size_t take = *size;
-    if (x->mode == MODE_UPLOAD) {
-        if (!x->chunk && !(x->chunk = malloc(HTTP_CHUNK_BYTES)))
-            return MHD_NO;
-        size_t room = HTTP_CHUNK_BYTES - x->chunk_len;
-        if (room == 0)
-            return exec_submit(x, TASK_FLUSH) ? MHD_YES : MHD_NO;
-        take = take < room ? take : room;
-        memcpy(x->chunk + x->chunk_len, data, take);
-        x->chunk_len += take;
-    } else if (x->mode == MODE_JSON) {
+    if (x->mode == MODE_UPLOAD)
+        return receive_upload(x, data, size);
+    if (x->mode == MODE_JSON) {
         if ((int64_t)(x->json.len + take) > x->http->opts.max_json_bytes) {
             err_set(&x->err, ERR_TOO_LARGE, "The JSON body is larger than %lld bytes.", (long long)x->http->opts.max_json_bytes);
             x->mode = MODE_DISCARD;
@@ -375,7 +384,7 @@ static enum MHD_Result receive(struct exchange *x, const char *data, size_t *siz
     x->body_bytes += (int64_t)take;
     if (x->socket)
         atomic_fetch_add(&x->socket->body_bytes, (int64_t)take);
-    *size -= take;
+    *size = 0;
     if (x->mode == MODE_DISCARD)
         x->discarded += (int64_t)take;
     return x->length < 0 && x->discarded > HTTP_DISCARD_BYTES ? MHD_NO : MHD_YES; /* a refused stream may not go on for ever */

@@ -60,14 +60,7 @@ static int claim_one(struct db *db, const char *worker, int64_t lease_ms, struct
         return -1;
     if (!out->id)
         return 0;
-    if (claim_inputs(db, arena, out, err) ||
-        db_run(db,
-               "UPDATE job_progress SET step=0,steps=0,stage='',done=0,total=0,eta_s=-1,version=version+1,updated_at=@NOW@"
-               " WHERE job_id=$1",
-               BIND(T(out->id)), err) < 0 ||
-        sqlstore_state_event(db, out->id, JOB_RUNNING, err))
-        return -1;
-    return 1;
+    return claim_inputs(db, arena, out, err) || sqlstore_state_event(db, out->id, JOB_RUNNING, err) ? -1 : 1;
 }
 
 int store_job_claim(struct store *store, const char *worker, int64_t lease_ms, struct arena *arena,
@@ -255,6 +248,11 @@ static int write_next(struct db *db, const struct attempt *a, const struct next 
                       err);
     if (rows <= 0)
         return rows;
+    if (next->state == JOB_QUEUED && db_run(db, /* the next attempt begins anew */
+                                            "UPDATE job_progress SET step=0,steps=0,stage='',done=0,total=0,eta_s=-1,"
+                                            "version=version+1,updated_at=@NOW@ WHERE job_id=$1",
+                                            BIND(T(a->id)), err) < 0)
+        return -1;
     return sqlstore_state_event(db, a->id, next->state, err) ? -1 : 1;
 }
 

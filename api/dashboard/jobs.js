@@ -79,7 +79,7 @@ function tiles(report) {
     tile("Parameters", before.params, after.params, count, ratio.params),
     tile("Non-zero parameters", before.nonzero, after.nonzero, count, ratio.nonzero),
     tile("Latency p50 (our engine)", before.latency_ms?.p50, after.latency_ms?.p50, ms, ratio.latency),
-    tile(`Top-1${report.metrics?.split ? ` (${report.metrics.split})` : ""}`, before.metrics?.top1, after.metrics?.top1, percent));
+    tile(`Top-1${before.metrics?.split ? ` (${before.metrics.split})` : ""}`, before.metrics?.top1, after.metrics?.top1, percent));
 }
 
 function fidelity(report) {

@@ -115,6 +115,23 @@ int run_alloc(struct run_ctx *c, int i, enum dtype dtype, const struct shape *sh
     return own_bytes(c->host, t, dtype, shape, err);
 }
 
+void run_take(struct run_ctx *c, int i, struct tensor *t)
+{
+    struct tensor *out = run_out(c, i);
+    if (!out) {
+        drop(c->host, t);
+        return;
+    }
+    drop(c->host, out);
+    *out = *t;
+    *t = (struct tensor){0};
+}
+
+void run_drop(struct run_ctx *c, struct tensor *t)
+{
+    drop(c->host, t);
+}
+
 /* ---- one node ---- */
 /* out[i] NULL: nobody needs it. Tensors of known shape have bytes already. */
 static int call_forward(struct plan_host *host, const struct plan_step *step, const struct tensor *const *in, int n_in,
@@ -365,13 +382,18 @@ int run_graph(struct run_ctx *c, uint32_t graph, const struct tensor *const *in,
             err_set(err, ERR_MODEL, "nested graph '%s' does not make its output %d", g->name ? g->name : "", made);
             goto out;
         }
+        if (t->bytes > host->limit - (host->used < host->limit ? host->used : host->limit)) {
+            err_set(err, ERR_MODEL_TOO_LARGE, "nested graph '%s' needs more than the limit of %zu bytes", g->name ? g->name : "", host->limit);
+            goto out;
+        }
         if (tensor_copy(&out[made], t, err))
             goto out;
+        host->used += t->bytes;
     }
     rc = 0;
 out:
     for (int i = 0; i < made && rc; i++)
-        tensor_fini(&out[i]);
+        drop(host, &out[i]);
     clear_graph(plan, graph);
     return rc;
 }

@@ -77,9 +77,13 @@ int run_alloc(struct run_ctx *c, int i, enum dtype dtype, const struct shape *sh
 /* 64-byte aligned scratch for this call; freed after forward returns. NULL: out of memory (err set). Not from inside a pool task. */
 void *run_scratch(struct run_ctx *c, size_t bytes, struct err *err);
 /* Run a nested graph (If, Loop, Scan body) once: in are its n_in graph inputs (borrowed), out (empty, n_out) gets its outputs, each with
- * bytes of its own (tensor_fini). Outer values are found by themselves. Only from forward, not from inside a pool task. */
+ * bytes of its own, to be given to an output by run_take or back by run_drop. Outer values are found by themselves. Only from forward,
+ * not from inside a pool task. */
 int run_graph(struct run_ctx *c, uint32_t graph, const struct tensor *const *in, int n_in, struct tensor *out, int n_out,
               struct err *err);
+/* A tensor that run_graph made becomes output i (or goes, if nobody uses that output); t is empty afterwards. */
+void run_take(struct run_ctx *c, int i, struct tensor *t);
+void run_drop(struct run_ctx *c, struct tensor *t);
 
 /* ---- cost ---- */
 struct op_cost {

@@ -67,7 +67,8 @@ class Server:
             if self.process.poll() is not None or time.time() > until:
                 raise RuntimeError("the server did not start: " + self.log_text())
             time.sleep(0.02)
-        self.url = open(self.address_file).read().strip()
+        with open(self.address_file) as f:
+            self.url = f.read().strip()
         parts = urllib.parse.urlsplit(self.url)
         self.host, self.port = parts.hostname, parts.port
 
@@ -163,7 +164,7 @@ class Server:
         """What is stored below objects/ and tmp/: counts of files."""
         found = {"objects": 0, "tmp": 0}
         for name in found:
-            for _, _, files in os.walk(os.path.join(self.data, name)):
+            for _, _, files in os.walk(os.path.join(self.data, "blobs", name)):
                 found[name] += len(files)
         return found
 

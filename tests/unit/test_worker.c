@@ -432,7 +432,7 @@ static void jobs_ask_for_less(void **state)
 static void work_folders_of_the_dead_are_removed(void **state)
 {
     struct fixture *f = *state;
-    char path[PATH_MAX], kept[PATH_MAX];
+    char path[PATH_MAX], kept[200];
     workers_drain(f->server.workers);
     usleep(50000);
     const char *id = add(f, "ok", (struct store_job_new){0});

@@ -1,0 +1,579 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Resize and its ancestor Upsample: every axis is resampled on its own.
+ * Idea       For an axis, each output index takes a few input indices with weights ("taps"): one for nearest, two for linear, four for
+ *            cubic, more when antialiased. An N-d resize is one pass an axis, [outer, in, inner] -> [outer, out, inner]; axes that keep their
+ *            size and positions are skipped. Nearest needs no arithmetic and is done in one pass for every element type.
+ * Positions  coordinate_transformation_mode, computed in float32 like ONNX Runtime, so that ties of `nearest` fall the same way.
+ * Old forms  Upsample and Resize 10 use x / scale; their nearest is the floor when enlarging and the ceiling when shrinking.
+ * Outside    tf_crop_and_resize may point outside the image: those outputs take extrapolation_value. */
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#include "core/ops/widen.h"
+
+enum mode { NEAREST, LINEAR, CUBIC };
+enum transform { HALF_PIXEL, HALF_PIXEL_SYMMETRIC, PYTORCH_HALF_PIXEL, ALIGN_CORNERS, ASYMMETRIC, TF_HALF_PIXEL_FOR_NN, TF_CROP_AND_RESIZE };
+enum nearest { ROUND_PREFER_FLOOR, ROUND_PREFER_CEIL, FLOOR, CEIL, SIMPLE };
+enum policy { STRETCH, NOT_LARGER, NOT_SMALLER };
+static const char *const modes[] = {"nearest", "linear", "cubic", NULL};
+static const char *const modes_1[] = {"nearest", "bilinear", NULL};
+static const char *const modes_7[] = {"nearest", "linear", NULL};
+static const char *const transforms[] = {"half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners",
+                                         "asymmetric", "tf_half_pixel_for_nn", "tf_crop_and_resize", NULL};
+static const char *const nearests[] = {"round_prefer_floor", "round_prefer_ceil", "floor", "ceil", NULL};
+static const char *const policies[] = {"stretch", "not_larger", "not_smaller", NULL};
+
+struct resize_attrs {
+    int mode, coordinate_transformation_mode, nearest_mode, keep_aspect_ratio_policy;
+    float cubic_coeff_a, extrapolation_value, height_scale, width_scale;
+    bool exclude_outside, antialias;
+    struct op_ints axes;
+    struct op_floats scales;
+};
+#define MODE(table) {OP_ATTR(resize_attrs, mode), .kind = OP_ENUM, .choices = table}
+#define SINCE_11                                                                                                       \
+    MODE(modes), {OP_ATTR(resize_attrs, coordinate_transformation_mode), .kind = OP_ENUM, .choices = transforms},      \
+        {OP_ATTR(resize_attrs, nearest_mode), .kind = OP_ENUM, .choices = nearests},                                   \
+        {OP_ATTR(resize_attrs, cubic_coeff_a), .kind = OP_FLOAT, .def_f = -0.75f},                                     \
+        {OP_ATTR(resize_attrs, extrapolation_value), .kind = OP_FLOAT},                                                \
+        {OP_ATTR(resize_attrs, exclude_outside), .kind = OP_BOOL}
+static const struct op_attr upsample_1[] = {MODE(modes_1),
+                                            {OP_ATTR(resize_attrs, height_scale), .kind = OP_FLOAT, .required = true},
+                                            {OP_ATTR(resize_attrs, width_scale), .kind = OP_FLOAT, .required = true},
+                                            {NULL}};
+static const struct op_attr upsample_7[] = {
+    MODE(modes_7), {OP_ATTR(resize_attrs, scales), .kind = OP_FLOATS, .required = true}, {NULL}};
+static const struct op_attr attrs_10[] = {MODE(modes_7), {NULL}};
+static const struct op_attr attrs_11[] = {SINCE_11, {NULL}};
+static const struct op_attr attrs_18[] = {
+    SINCE_11,
+    {OP_ATTR(resize_attrs, antialias), .kind = OP_BOOL},
+    {OP_ATTR(resize_attrs, axes), .kind = OP_INTS},
+    {OP_ATTR(resize_attrs, keep_aspect_ratio_policy), .kind = OP_ENUM, .choices = policies},
+    {NULL}};
+
+/* ---- what is asked for ---- */
+struct geometry {
+    int rank;
+    float scale[SHAPE_MAX_RANK], start[SHAPE_MAX_RANK], end[SHAPE_MAX_RANK]; /* region of interest, in [0, 1] of the axis */
+    int64_t out[SHAPE_MAX_RANK];
+};
+
+/* Which inputs hold what, by version: -1 = none. */
+struct places {
+    int roi, scales, sizes;
+};
+static struct places places_of(bool upsample, int opset)
+{
+    if (upsample)
+        return (struct places){-1, opset >= 9 ? 1 : -1, -1};
+    return opset < 11 ? (struct places){-1, 1, -1} : (struct places){1, 2, 3};
+}
+
+/* The axes the lists speak of. */
+static int chosen_axes(const struct resize_attrs *a, const struct shape *x, int *axes, int *count, struct err *err)
+{
+    bool mask[SHAPE_MAX_RANK];
+
+    *count = x->rank;
+    for (int i = 0; i < x->rank; i++)
+        axes[i] = i;
+    if (a->axes.count == 0)
+        return 0;
+    if (op_axes_mask(a->axes.at, a->axes.count, x->rank, mask, err) < 0)
+        return -1;
+    *count = a->axes.count;
+    for (int i = 0; i < *count; i++)
+        axes[i] = shape_axis(x, a->axes.at[i]);
+    return 0;
+}
+
+static int set_scale(struct geometry *g, const struct shape *x, int axis, float scale, struct err *err)
+{
+    if (!(scale > 0) || !isfinite(scale))
+        return err_set(err, ERR_MODEL, "the scale of axis %d is %g; it must be a positive number", axis, (double)scale);
+    const float size = scale * (float)x->dim[axis];
+    if (size > 1e15f)
+        return err_set(err, ERR_MODEL_TOO_LARGE, "axis %d would become %g long", axis, (double)size);
+    g->scale[axis] = scale;
+    g->out[axis] = x->dim[axis] < 0 ? (scale == 1 ? x->dim[axis] : DIM_UNKNOWN) : (int64_t)size;
+    return 0;
+}
+
+static int from_scales(struct geometry *g, const struct shape *x, const int *axes, int count, const struct tensor *t, struct err *err)
+{
+    if (tensor_count(t) != count)
+        return err_set(err, ERR_SHAPE, "'scales' has %" PRId64 " values; it must have one for each of the %d axes", tensor_count(t), count);
+    for (int i = 0; i < count; i++)
+        if (set_scale(g, x, axes[i], (float)dtype_get(t->dtype, t->data, i), err) < 0)
+            return -1;
+    return 0;
+}
+
+static int from_sizes(struct geometry *g, const struct resize_attrs *a, const struct shape *x, const int *axes, int count,
+                      const struct tensor *t, struct err *err)
+{
+    int64_t sizes[SHAPE_MAX_RANK];
+    int given;
+    float common = 0;
+
+    if (op_read_ints(t, "'sizes'", sizes, SHAPE_MAX_RANK, &given, err) < 0)
+        return -1;
+    if (given != count)
+        return err_set(err, ERR_SHAPE, "'sizes' has %d values; it must have one for each of the %d axes", given, count);
+    for (int i = 0; i < count; i++) {
+        const int64_t in = x->dim[axes[i]];
+        if (sizes[i] < 1)
+            return err_set(err, ERR_MODEL, "'sizes' has %" PRId64 " at position %d; it must be at least 1", sizes[i], i);
+        if (in == 0)
+            return err_set(err, ERR_SHAPE, "axis %d has size 0 and cannot be resized", axes[i]);
+        g->out[axes[i]] = sizes[i];
+        g->scale[axes[i]] = in < 0 ? 1 : (float)sizes[i] / (float)in;
+        const float s = g->scale[axes[i]];
+        common = i == 0 ? s : a->keep_aspect_ratio_policy == NOT_LARGER ? fminf(common, s) : fmaxf(common, s);
+    }
+    for (int i = 0; i < count && a->keep_aspect_ratio_policy != STRETCH; i++) {
+        const int64_t in = x->dim[axes[i]];
+        g->scale[axes[i]] = common;
+        g->out[axes[i]] = in < 0 ? DIM_UNKNOWN : (int64_t)floorf(common * (float)in + 0.5f);
+    }
+    return 0;
+}
+
+static int from_attributes(struct geometry *g, const struct resize_attrs *a, const struct shape *x, bool first, struct err *err)
+{
+    if (first && x->rank != 4)
+        return err_set(err, ERR_SHAPE, "the input has %d axes; it must be [batch, channels, height, width]", x->rank);
+    if (!first && a->scales.count != x->rank)
+        return err_set(err, ERR_MODEL, "attribute 'scales' has %d elements; it must have one for each of the %d axes", a->scales.count,
+                       x->rank);
+    const float hw[4] = {1, 1, a->height_scale, a->width_scale};
+    for (int i = 0; i < x->rank; i++)
+        if (set_scale(g, x, i, first ? hw[i] : a->scales.at[i], err) < 0)
+            return -1;
+    return 0;
+}
+
+static bool given(const struct tensor *t)
+{
+    return t && tensor_count(t) > 0 && t->data;
+}
+
+/* in[i]: constant contents of the inputs, NULL where absent or unknown. *known: whether the sizes could be told. */
+static int geometry_of(struct geometry *g, const struct resize_attrs *a, bool upsample, int opset, const struct shape *x,
+                       const struct tensor *const *in, int n_in, bool *known, struct err *err)
+{
+    const struct places at = places_of(upsample, opset);
+    const struct tensor *roi = at.roi >= 0 && at.roi < n_in && in ? in[at.roi] : NULL;
+    const struct tensor *scales = at.scales >= 0 && at.scales < n_in && in ? in[at.scales] : NULL;
+    const struct tensor *sizes = at.sizes >= 0 && at.sizes < n_in && in ? in[at.sizes] : NULL;
+    int axes[SHAPE_MAX_RANK], count;
+
+    *known = true;
+    g->rank = x->rank;
+    for (int i = 0; i < x->rank; i++) {
+        g->scale[i] = g->end[i] = 1;
+        g->start[i] = 0;
+        g->out[i] = x->dim[i];
+    }
+    if (chosen_axes(a, x, axes, &count, err) < 0)
+        return -1;
+    if (given(roi) && a->coordinate_transformation_mode == TF_CROP_AND_RESIZE) {
+        if (tensor_count(roi) != 2 * count)
+            return err_set(err, ERR_SHAPE, "'roi' has %" PRId64 " values; it must have a start and an end for each of the %d axes",
+                           tensor_count(roi), count);
+        for (int i = 0; i < count; i++) {
+            g->start[axes[i]] = (float)dtype_get(roi->dtype, roi->data, i);
+            g->end[axes[i]] = (float)dtype_get(roi->dtype, roi->data, count + i);
+        }
+    }
+    if (at.scales < 0)
+        return from_attributes(g, a, x, opset < 7, err);
+    if (given(sizes))
+        return from_sizes(g, a, x, axes, count, sizes, err);
+    if (given(scales))
+        return from_scales(g, x, axes, count, scales, err);
+    *known = false;
+    return 0;
+}
+
+static int infer_any(struct infer_ctx *c, bool upsample, struct err *err)
+{
+    const struct resize_attrs *a = c->attrs;
+    const struct places at = places_of(upsample, c->opset);
+    struct shape out = SHAPE_UNKNOWN;
+    struct geometry g;
+    bool known;
+
+    if (op_need(c, 1, err) < 0)
+        return -1;
+    if (at.scales >= 0 && !infer_has(c, at.scales) && (at.sizes < 0 || !infer_has(c, at.sizes)))
+        return err_set(err, ERR_MODEL, "neither 'scales' nor 'sizes' is given; one of them must be");
+    const struct shape *x = infer_shape(c, 0);
+    if (x->rank != SHAPE_UNKNOWN_RANK) {
+        if (geometry_of(&g, a, upsample, c->opset, x, c->in_value, c->n_in, &known, err) < 0)
+            return -1;
+        out.rank = x->rank;
+        for (int i = 0; i < x->rank; i++)
+            out.dim[i] = known ? g.out[i] : DIM_UNKNOWN;
+    }
+    infer_out(c, 0, c->in[0]->dtype, &out);
+    return 0;
+}
+
+static int infer_resize(struct infer_ctx *c, struct err *err)
+{
+    return infer_any(c, false, err);
+}
+
+static int infer_upsample(struct infer_ctx *c, struct err *err)
+{
+    return infer_any(c, true, err);
+}
+
+/* ---- taps of one axis ---- */
+struct taps {
+    int64_t in, out, count; /* taps of each output */
+    int64_t *index;         /* [out * count], inside the image */
+    float *weight;          /* [out * count] */
+    bool *outside;          /* [out]: takes the extrapolation value */
+    bool any_outside, identity;
+};
+
+struct rules {
+    enum mode mode;
+    enum transform transform;
+    enum nearest nearest;
+    float a, extrapolation;
+    bool exclude_outside, antialias;
+};
+
+static float position(const struct rules *r, const struct geometry *g, int axis, int64_t in, int64_t out, int64_t j)
+{
+    const float x = (float)j, scale = g->scale[axis];
+
+    switch (r->transform) {
+    case HALF_PIXEL_SYMMETRIC: {
+        const float adjustment = (float)out / (scale * (float)in);
+        return (float)in / 2 * (1 - adjustment) + (x + 0.5f) / scale - 0.5f;
+    }
+    case PYTORCH_HALF_PIXEL:
+        return out > 1 ? (x + 0.5f) / scale - 0.5f : 0;
+    case ALIGN_CORNERS:
+        return out > 1 ? x * (float)(in - 1) / (float)(out - 1) : 0;
+    case ASYMMETRIC:
+        return x / scale;
+    case TF_HALF_PIXEL_FOR_NN:
+        return (x + 0.5f) / scale;
+    case TF_CROP_AND_RESIZE:
+        return out > 1 ? g->start[axis] * (float)(in - 1) + x * (g->end[axis] - g->start[axis]) * (float)(in - 1) / (float)(out - 1)
+                       : 0.5f * (g->start[axis] + g->end[axis]) * (float)(in - 1);
+    default:
+        return (x + 0.5f) / scale - 0.5f;
+    }
+}
+
+static int64_t nearest_index(enum nearest mode, float x, float scale)
+{
+    switch (mode) {
+    case ROUND_PREFER_FLOOR:
+        return (int64_t)ceilf(x - 0.5f);
+    case ROUND_PREFER_CEIL:
+        return (int64_t)floorf(x + 0.5f);
+    case FLOOR:
+        return (int64_t)floorf(x);
+    case CEIL:
+        return (int64_t)ceilf(x);
+    default: /* before opset 11 */
+        return scale < 1 ? (int64_t)ceilf(x) : (int64_t)floorf(x);
+    }
+}
+
+/* Keys' cubic kernel with parameter a, or the triangle of linear interpolation. */
+static float kernel(const struct rules *r, float x)
+{
+    const float d = fabsf(x), a = r->a;
+    if (r->mode == LINEAR)
+        return d < 1 ? 1 - d : 0;
+    if (d <= 1)
+        return ((a + 2) * d - (a + 3)) * d * d + 1;
+    return d < 2 ? ((a * d - 5 * a) * d + 8 * a) * d - 4 * a : 0;
+}
+
+/* Half width of the kernel in input cells, and its compression. */
+static float stretch_of(const struct rules *r, float scale)
+{
+    return r->antialias && scale < 1 ? scale : 1;
+}
+
+static int64_t taps_of(const struct rules *r, float scale, int64_t in)
+{
+    const float stretch = stretch_of(r, scale), support = fminf((r->mode == CUBIC ? 2 : 1) / stretch, 1e9f);
+    if (r->mode == NEAREST)
+        return 1;
+    return stretch < 1 ? i64_min(2 * (int64_t)ceilf(support), 2 * in + 4) : 2 * (int64_t)support;
+}
+
+static void fill_taps(struct taps *t, const struct rules *r, float scale, float x, int64_t j)
+{
+    const int64_t first = (int64_t)floorf(x) - t->count / 2 + 1;
+    const float stretch = stretch_of(r, scale);
+    const bool drop = r->exclude_outside || stretch < 1;
+    float *weight = t->weight + j * t->count, sum = 0;
+    int64_t *index = t->index + j * t->count;
+
+    for (int64_t k = 0; k < t->count; k++) {
+        const int64_t i = first + k;
+        const bool out = i < 0 || i >= t->in;
+        weight[k] = out && drop ? 0 : kernel(r, ((float)i - x) * stretch);
+        index[k] = i64_max(0, i64_min(i, t->in - 1));
+        sum += weight[k];
+    }
+    for (int64_t k = 0; k < t->count && drop && sum != 0; k++)
+        weight[k] /= sum;
+}
+
+static int make_taps(struct run_ctx *c, struct taps *t, const struct rules *r, const struct geometry *g, int axis, int64_t in,
+                     struct err *err)
+{
+    size_t cells, bytes;
+
+    *t = (struct taps){.in = in, .out = g->out[axis], .identity = in == g->out[axis], .count = taps_of(r, g->scale[axis], in)};
+    if (!size_mul((size_t)t->out, (size_t)t->count, &cells) || !size_mul(cells, sizeof *t->index, &bytes))
+        return err_set(err, ERR_MODEL_TOO_LARGE, "axis %d would need too many taps", axis);
+    t->index = run_scratch(c, bytes + 1, err);
+    t->weight = t->index ? run_scratch(c, bytes + 1, err) : NULL;
+    t->outside = t->weight ? run_scratch(c, (size_t)t->out + 1, err) : NULL;
+    if (!t->outside)
+        return -1;
+    for (int64_t j = 0; j < t->out; j++) {
+        const float x = position(r, g, axis, in, t->out, j);
+        const float held = fminf(fmaxf(x, -1e9f), 2e9f); /* hostile regions stay in the range of int64 */
+        t->identity = t->identity && x == (float)j;
+        t->outside[j] = r->transform == TF_CROP_AND_RESIZE && (x < 0 || x > (float)(in - 1));
+        t->any_outside = t->any_outside || t->outside[j];
+        if (r->mode == NEAREST)
+            t->index[j] = i64_max(0, i64_min(nearest_index(r->nearest, held, g->scale[axis]), in - 1));
+        else
+            fill_taps(t, r, g->scale[axis], held, j);
+    }
+    return 0;
+}
+
+/* ---- passes ---- */
+struct pass {
+    const struct taps *t;
+    const void *x;
+    void *y;
+    int64_t inner;
+    bool wide; /* double */
+};
+
+#define DEFINE_PASS(name, T)                                                                                           \
+    static void name(const struct pass *k, int64_t row)                                                                \
+    {                                                                                                                  \
+        const struct taps *t = k->t;                                                                                   \
+        const int64_t o = row / t->out, j = row % t->out, inner = k->inner;                                            \
+        const T *x = (const T *)k->x + o * t->in * inner;                                                              \
+        T *restrict y = (T *)k->y + row * inner;                                                                       \
+        for (int64_t i = 0; i < inner; i++)                                                                            \
+            y[i] = 0;                                                                                                  \
+        for (int64_t s = 0; s < t->count; s++) {                                                                       \
+            const T *restrict src = x + t->index[j * t->count + s] * inner;                                            \
+            const T weight = (T)t->weight[j * t->count + s];                                                           \
+            for (int64_t i = 0; i < inner; i++)                                                                        \
+                y[i] += weight * src[i];                                                                               \
+        }                                                                                                              \
+    }
+DEFINE_PASS(row_f32, float)
+DEFINE_PASS(row_f64, double)
+
+static void run_rows(void *arg, int64_t begin, int64_t end)
+{
+    const struct pass *k = arg;
+    for (int64_t row = begin; row < end; row++) {
+        if (k->wide)
+            row_f64(k, row);
+        else
+            row_f32(k, row);
+    }
+}
+
+/* Interpolate axis after axis; the last pass writes into y. */
+static int interpolate(struct run_ctx *c, const struct taps *taps, const void *x, const struct shape *x_shape, void *y, bool wide,
+                       struct err *err)
+{
+    struct shape shape = *x_shape;
+    const size_t elem = wide ? sizeof(double) : sizeof(float);
+    int last = -1;
+
+    for (int a = 0; a < shape.rank; a++)
+        last = taps[a].identity ? last : a;
+    if (last < 0) {
+        memcpy(y, x, (size_t)shape_count(&shape) * elem);
+        return 0;
+    }
+    for (int a = 0; a <= last; a++) {
+        if (taps[a].identity)
+            continue;
+        size_t bytes;
+        shape.dim[a] = taps[a].out;
+        const int64_t count = shape_count(&shape), inner = shape_product(&shape, a + 1, shape.rank);
+        if (count < 0 || !size_mul((size_t)count, elem, &bytes))
+            return err_set(err, ERR_MODEL_TOO_LARGE, "the resized tensor would be too large");
+        struct pass k = {.t = &taps[a], .x = x, .y = a == last ? y : run_scratch(c, bytes + 1, err), .inner = inner, .wide = wide};
+        if (!k.y)
+            return -1;
+        op_parallel(c->pool, count / inner, i64_max(1, 16384 / inner), run_rows, &k);
+        x = k.y;
+    }
+    return 0;
+}
+
+struct gather {
+    const struct taps *taps;
+    const struct shape *x, *y;
+    const char *src;
+    char *dst;
+    size_t elem;
+};
+
+#define GATHER(T)                                                                                                      \
+    for (int64_t j = 0; j < last->out; j++)                                                                            \
+        ((T *)(void *)dst)[j] = ((const T *)(const void *)src)[last->index[j]];
+
+static void gather_rows(void *arg, int64_t begin, int64_t end)
+{
+    const struct gather *k = arg;
+    const int rank = k->y->rank;
+    const struct taps *last = &k->taps[rank - 1];
+
+    for (int64_t row = begin; row < end; row++) {
+        int64_t rest = row, offset = 0, scale = k->x->dim[rank - 1];
+        for (int a = rank - 2; a >= 0; a--) {
+            offset += k->taps[a].index[rest % k->y->dim[a]] * scale;
+            scale *= k->x->dim[a];
+            rest /= k->y->dim[a];
+        }
+        const char *src = k->src + (size_t)offset * k->elem;
+        char *dst = k->dst + (size_t)(row * last->out) * k->elem;
+        if (k->elem == 4) {
+            GATHER(uint32_t)
+        } else if (k->elem == 1) {
+            GATHER(uint8_t)
+        } else {
+            for (int64_t j = 0; j < last->out; j++)
+                memcpy(dst + (size_t)j * k->elem, src + (size_t)last->index[j] * k->elem, k->elem);
+        }
+    }
+}
+
+/* Outputs whose position lies outside the image along some axis. */
+static void extrapolate(const struct taps *taps, struct tensor *y, float value)
+{
+    for (int a = 0; a < y->shape.rank; a++) {
+        const int64_t inner = shape_product(&y->shape, a + 1, y->shape.rank);
+        for (int64_t i = 0, rows = taps[a].any_outside ? tensor_count(y) / inner : 0; i < rows; i++)
+            for (int64_t j = 0; taps[a].outside[i % taps[a].out] && j < inner; j++)
+                dtype_set(y->dtype, y->data, i * inner + j, (double)value);
+    }
+}
+
+static struct rules rules_of(const struct resize_attrs *a, bool old)
+{
+    return (struct rules){.mode = (enum mode)a->mode,
+                          .transform = old ? ASYMMETRIC : (enum transform)a->coordinate_transformation_mode,
+                          .nearest = old ? SIMPLE : (enum nearest)a->nearest_mode,
+                          .a = a->cubic_coeff_a, .extrapolation = a->extrapolation_value,
+                          .exclude_outside = a->exclude_outside && a->mode == CUBIC, .antialias = a->antialias};
+}
+
+static int compute_any(struct run_ctx *c, bool upsample, struct err *err)
+{
+    const struct rules r = rules_of(c->attrs, upsample || c->opset < 11);
+    const struct tensor *x = c->in[0];
+    struct tensor *y = run_out(c, 0);
+    struct taps taps[SHAPE_MAX_RANK];
+    struct geometry g;
+    bool known;
+
+    if (!y || tensor_count(y) == 0)
+        return 0;
+    if (geometry_of(&g, c->attrs, upsample, c->opset, &x->shape, c->in, c->n_in, &known, err) < 0)
+        return -1;
+    for (int i = 0; i < x->shape.rank; i++)
+        if (make_taps(c, &taps[i], &r, &g, i, x->shape.dim[i], err) < 0)
+            return -1;
+    if (r.mode == NEAREST) {
+        struct gather k = {taps, &x->shape, &y->shape, x->data, y->data, op_elem(x->dtype, err)};
+        if (k.elem == 0)
+            return -1;
+        if (x->shape.rank == 0)
+            memcpy(y->data, x->data, k.elem);
+        else
+            op_parallel(c->pool, tensor_count(y) / y->shape.dim[y->shape.rank - 1], i64_max(1, 16384 / y->shape.dim[y->shape.rank - 1]),
+                        gather_rows, &k);
+    } else if (x->dtype == DTYPE_FLOAT || x->dtype == DTYPE_DOUBLE) {
+        if (interpolate(c, taps, x->data, &x->shape, y->data, x->dtype == DTYPE_DOUBLE, err) < 0)
+            return -1;
+    } else { /* integers: by way of float, cut off as ONNX Runtime does */
+        size_t in_bytes, out_bytes;
+        if (!dtype_bytes(DTYPE_FLOAT, tensor_count(x), &in_bytes) || !dtype_bytes(DTYPE_FLOAT, tensor_count(y), &out_bytes))
+            return err_set(err, ERR_MODEL_TOO_LARGE, "the resized tensor would be too large");
+        float *in = run_scratch(c, in_bytes + 1, err), *out = in ? run_scratch(c, out_bytes + 1, err) : NULL;
+        if (!out)
+            return -1;
+        if (!dtype_convert(DTYPE_FLOAT, in, x->dtype, x->data, tensor_count(x)))
+            return err_set(err, ERR_OPERATOR, "interpolation of %s is not supported", dtype_name(x->dtype));
+        if (interpolate(c, taps, in, &x->shape, out, false, err) < 0)
+            return -1;
+        dtype_convert(y->dtype, y->data, DTYPE_FLOAT, out, tensor_count(y));
+    }
+    if (r.transform == TF_CROP_AND_RESIZE)
+        extrapolate(taps, y, r.extrapolation);
+    return 0;
+}
+
+static int compute_resize(struct run_ctx *c, struct err *err)
+{
+    return compute_any(c, false, err);
+}
+
+static int compute_upsample(struct run_ctx *c, struct err *err)
+{
+    return compute_any(c, true, err);
+}
+
+static int forward_resize(struct run_ctx *c, struct err *err)
+{
+    return op_run_widened(c, infer_resize, compute_resize, err);
+}
+
+static int forward_upsample(struct run_ctx *c, struct err *err)
+{
+    return op_run_widened(c, infer_upsample, compute_upsample, err);
+}
+
+/* ---- rows ---- */
+static const struct op_sample samples[] = {
+    {"f32[1,2,4,5] none f32[4]=1,1,2,3", "mode=nearest"},
+    {"f32[1,2,4,5] none f32[4]=1,1,0.6,1.7", "mode=nearest coordinate_transformation_mode=asymmetric nearest_mode=floor"},
+    {"f32[1,2,4,5] none f32[4]=1,1,2,2", "mode=linear"},
+    {"f32[1,2,4,5] none none i64[4]=1,2,7,3", "mode=linear coordinate_transformation_mode=align_corners"},
+    {"f32[1,2,6,7] none none i64[4]=1,2,9,4", "mode=cubic"},
+    {"f32[1,2,6,7] none none i64[4]=1,2,3,14", "mode=cubic coordinate_transformation_mode=pytorch_half_pixel cubic_coeff_a=-0.5f exclude_outside=1"},
+    {"f32[1,1,8,8] none none i64[4]=1,1,3,5", "mode=linear antialias=1"},
+    {NULL},
+};
+
+#define ROW(type_, since_, until_, inputs_min, inputs_max, table, name, ...)                                           \
+    {.type = type_, .domain = "", .since = since_, .until = until_, .doc = "Resamples axes: nearest, linear or cubic.", \
+     .in_min = inputs_min, .in_max = inputs_max, .out_min = 1, .out_max = 1, .attrs = table,                           \
+     .attrs_size = sizeof(struct resize_attrs), .infer = infer_##name, .forward = forward_##name, .quant = {QUANT_PASS}, __VA_ARGS__}
+OP_CLASS(upsample_1) = ROW("Upsample", 1, 6, 1, 1, upsample_1, upsample, .samples = NULL);
+OP_CLASS(upsample_7) = ROW("Upsample", 7, 8, 1, 1, upsample_7, upsample, .samples = NULL);
+OP_CLASS(upsample_9) = ROW("Upsample", 9, 0, 2, 2, attrs_10, upsample, .samples = NULL);
+OP_CLASS(resize_10) = ROW("Resize", 10, 10, 2, 2, attrs_10, resize, .samples = NULL);
+OP_CLASS(resize_11) = ROW("Resize", 11, 17, 1, 4, attrs_11, resize, .samples = NULL);
+OP_CLASS(resize_18) = ROW("Resize", 18, 0, 1, 4, attrs_18, resize, .samples = samples);
