@@ -83,10 +83,12 @@ $(BUILD)/fuzz/%: tests/fuzz/%.c $(LIB) | $(GENERATED)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -fsanitize=fuzzer -MMD -MP $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
 
+# element-wise loops: vectorize also where the trip count is not known (-O2 alone does not)
+$(foreach f,Binary Unary Reduce Expand op_copy,$(eval CFLAGS_$f.c := $(if $(filter release,$(MODE)),-O3)))
 # ISA-specific kernels: one file an instruction set, chosen at run time
 CFLAGS_gemm_i8_avx2.c := -mavx2 -mfma
 # loops written to be vectorised: -O2 of gcc 12 leaves most of them scalar
-$(foreach f,depthwise pooling norm activation softmax quantize QuantizeLinear gemm_i8 LRN Clip,$(eval CFLAGS_$f.c := $(if $(filter release,$(MODE)),-O3)))
+$(foreach f,conv conv_i8 im2col depthwise pooling norm activation softmax quantize QuantizeLinear gemm_i8 LRN Clip,$(eval CFLAGS_$f.c := $(if $(filter release,$(MODE)),-O3)))
 
 clean: ## remove what was built
 	rm -rf build

@@ -53,17 +53,31 @@ static void draw_bar(struct progress *p, const struct pipeline_progress *at)
     p->bar = true;
 }
 
+/* True the first time a stage of a step comes; always once the list is full. */
+static bool is_new(struct progress *p, const struct pipeline_progress *at)
+{
+    if (p->step != at->step)
+        p->n_said = 0;
+    for (int i = 0; i < p->n_said; i++)
+        if (!strcmp(p->said[i], at->stage))
+            return false;
+    if (p->n_said < (int)(sizeof p->said / sizeof p->said[0]))
+        p->said[p->n_said++] = at->stage;
+    return true;
+}
+
 int progress_show(void *arg, const struct pipeline_progress *at)
 {
     struct progress *p = arg;
     bool changed = p->step != at->step || !p->stage || strcmp(p->stage, at->stage);
+    bool fresh = !p->terminal && changed && is_new(p, at);
     double now = clock_seconds();
     p->step = at->step;
     p->stage = at->stage;
     if (!p->quiet && p->terminal && (changed || now - p->drawn > 0.1)) {
         draw_bar(p, at);
         p->drawn = now;
-    } else if (!p->quiet && !p->terminal && changed) {
+    } else if (!p->quiet && fresh) {
         char place[100];
         where(place, sizeof place, at);
         fprintf(stderr, "pared: %s\n", place);

@@ -10,6 +10,8 @@ struct progress {
     bool quiet, terminal;
     const char *stage; /* of the last line, with its step */
     int step;
+    const char *said[32]; /* stages of this step that had their line: rounds of passes are not told again */
+    int n_said;
     double drawn; /* when the bar was last drawn */
     bool bar;     /* a bar stands on the current line */
 };

@@ -27,7 +27,7 @@
 #include "server/metrics.h"
 #include "server/worker.h"
 
-enum { DRAIN_TICK_MS = 50, NODE_FILE_LIMIT = 100 };
+enum { DRAIN_TICK_MS = 50, UPKEEP_MS = 1000, NODE_FILE_LIMIT = 100 };
 static const double HTTP_GRACE_S = 3;
 
 /* Where a stop is. */
@@ -39,7 +39,7 @@ struct run {
     int lock_fd;
     uv_loop_t loop;
     uv_signal_t term, interrupt;
-    uv_timer_t upkeep, drain;
+    uv_timer_t upkeep, reap, drain;
     enum phase phase;
     double phase_started;
 };
@@ -175,15 +175,27 @@ static int announce(struct run *run, struct err *err)
 
 /* ---- the loop ----------------------------------------------------------------------------------------------------- */
 
+static void store_failed(const char *what, const struct err *err)
+{
+    metrics_add(METRIC_STORE_ERRORS, 1);
+    log_warn("%s: %s", what, err->msg);
+}
+
 static void on_upkeep(uv_timer_t *timer)
 {
     struct run *run = timer->data;
     struct err err = {0};
+    if (store_maintain(run->server.store, &err))
+        store_failed("upkeep", &err);
+}
+
+static void on_reap(uv_timer_t *timer)
+{
+    struct run *run = timer->data;
+    struct err err = {0};
     int reaped = 0;
-    if (store_job_reap(run->server.store, NULL, &reaped, &err) || store_maintain(run->server.store, &err)) {
-        metrics_add(METRIC_STORE_ERRORS, 1);
-        log_warn("upkeep: %s", err.msg);
-    }
+    if (store_job_reap(run->server.store, NULL, &reaped, &err))
+        store_failed("reaper", &err);
     if (reaped) {
         metrics_add(METRIC_LEASES_LOST, reaped);
         log_warn("%d jobs lost their worker and are queued again", reaped);
@@ -234,19 +246,21 @@ static int init_loop(struct run *run, struct err *err)
     uv_signal_init(&run->loop, &run->term);
     uv_signal_init(&run->loop, &run->interrupt);
     uv_timer_init(&run->loop, &run->upkeep);
+    uv_timer_init(&run->loop, &run->reap);
     uv_timer_init(&run->loop, &run->drain);
-    run->term.data = run->interrupt.data = run->upkeep.data = run->drain.data = run;
+    run->term.data = run->interrupt.data = run->upkeep.data = run->reap.data = run->drain.data = run;
     if (uv_signal_start(&run->term, on_signal, SIGTERM) || uv_signal_start(&run->interrupt, on_signal, SIGINT))
         return err_set(err, ERR_INTERNAL, "cannot watch signals");
     uint64_t every = (uint64_t)run->server.config->reap_ms;
-    uv_timer_start(&run->upkeep, on_upkeep, every, every);
+    uv_timer_start(&run->upkeep, on_upkeep, UPKEEP_MS, UPKEEP_MS);
+    uv_timer_start(&run->reap, on_reap, every, every);
     return 0;
 }
 
 static void close_loop(struct run *run)
 {
     uv_handle_t *handles[] = {(uv_handle_t *)&run->term, (uv_handle_t *)&run->interrupt, (uv_handle_t *)&run->upkeep,
-                              (uv_handle_t *)&run->drain};
+                              (uv_handle_t *)&run->reap, (uv_handle_t *)&run->drain};
     for (size_t i = 0; i < sizeof handles / sizeof handles[0]; i++)
         uv_close(handles[i], NULL);
     uv_run(&run->loop, UV_RUN_DEFAULT);

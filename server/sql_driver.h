@@ -3,6 +3,7 @@
  * Statements  use $1, $2, ... and these tokens, replaced before they are prepared:
  *             @NOW@  epoch milliseconds by the database's clock    @LOCK@  lock the rows read (FOR UPDATE)
  *             @SKIP@ the same, skipping rows that others hold      A database with one writer needs neither lock.
+ *             @KEYED@ behind CREATE TABLE(...): store the rows in their primary key, where that can be chosen
  * Threads     a connection and its statements belong to one thread at a time. */
 #ifndef PARED_SERVER_SQL_DRIVER_H
 #define PARED_SERVER_SQL_DRIVER_H
@@ -17,7 +18,7 @@ struct sql_stmt;
 
 struct sql_driver {
     const char *name;
-    const char *now, *lock, *skip; /* what the tokens become */
+    const char *now, *lock, *skip, *keyed; /* what the tokens become */
     /* One connection writes, several read; a reader never waits for the writer. */
     struct sql_conn *(*open)(const char *dsn, bool read_only, struct err *err);
     void (*close)(struct sql_conn *conn);
@@ -38,8 +39,11 @@ struct sql_driver {
     int (*exec)(struct sql_conn *conn, const char *sql, struct err *err);
     /* `durable`: the commit is on disk when it returns; else a power cut (not a crash of the process) may take it back. */
     int (*begin)(struct sql_conn *conn, bool write, bool durable, struct err *err);
-    /* Work the database wants done now and then. */
-    int (*maintain)(struct sql_conn *conn, struct err *err);
+    /* Once, when the schema is there: what makes commits quick. Best effort. */
+    void (*prepare_writes)(struct sql_conn *conn);
+    /* Work the database wants done about once a second, on a connection of its own. *alone: it should be called once more while
+     * nobody writes. */
+    int (*maintain)(struct sql_conn *conn, bool *alone, struct err *err);
 };
 
 extern const struct sql_driver sql_sqlite;

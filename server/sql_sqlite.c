@@ -1,19 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0
  * SQLite in WAL mode: readers see the last commit and never wait; one connection writes, under sqlstore.c's fair lock, because
  * SQLite's own busy handler lets a writer starve for seconds. Checkpoints run on a connection of their own (maintain): in the
- * commit path they would cost a client tens of milliseconds now and then. */
+ * commit path they would cost a client tens of milliseconds now and then.
+ *
+ * A commit is one fdatasync of the write-ahead log. Where the log grows, that sync also commits the file system's journal: measured
+ * on ext4, 99 of 100 syncs took < 13 ms appending, < 4 ms overwriting. So the log is brought to its working size at start, and kept. */
 #include "server/sql_driver.h"
 
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 
 struct sql_conn {
     sqlite3 *db;
     int synchronous; /* 1 NORMAL, 2 FULL, 0 not set yet */
 };
 
-enum { BUSY_MS = 10000 };
+enum { BUSY_MS = 10000, WAL_BYTES = 8 << 20, WAL_DISK_SHARE = 64, PAGE_BYTES = 4096 };
 
 static int fail(sqlite3 *db, int code, const char *what, struct err *err)
 {
@@ -50,6 +56,8 @@ static struct sql_conn *open_conn(const char *dsn, bool read_only, struct err *e
         return NULL;
     }
     sqlite3_busy_timeout(conn->db, BUSY_MS);
+    int keep = 1; /* the log stays when the last connection closes */
+    sqlite3_file_control(conn->db, NULL, SQLITE_FCNTL_PERSIST_WAL, &keep);
     if (exec(conn, "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=8000; PRAGMA journal_size_limit=16777216;"
                    "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-1024;",
              err) ||
@@ -147,9 +155,33 @@ static int begin(struct sql_conn *conn, bool write, bool durable, struct err *er
     return exec(conn, write ? "BEGIN IMMEDIATE" : "BEGIN", err);
 }
 
-static int maintain(struct sql_conn *conn, struct err *err)
+/* Fill the log once with rows that are dropped again. Not on a small disk, where the space is worth more. */
+static void prepare_writes(struct sql_conn *conn)
 {
-    int rc = sqlite3_wal_checkpoint_v2(conn->db, NULL, SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+    char path[4096];
+    struct stat st;
+    struct statvfs disk;
+    const char *name = sqlite3_db_filename(conn->db, NULL);
+    if (!name || snprintf(path, sizeof path, "%s-wal", name) >= (int)sizeof path || statvfs(name, &disk) ||
+        (stat(path, &st) == 0 && st.st_size >= WAL_BYTES) ||
+        (int64_t)disk.f_bavail * (int64_t)disk.f_frsize < (int64_t)WAL_BYTES * WAL_DISK_SHARE)
+        return;
+    char sql[200];
+    snprintf(sql, sizeof sql, "BEGIN IMMEDIATE; CREATE TABLE filler(x); INSERT INTO filler VALUES(zeroblob(%d)); COMMIT;", WAL_BYTES);
+    struct err ignored = {0};
+    if (exec(conn, sql, &ignored))
+        exec(conn, "ROLLBACK", &ignored);
+    exec(conn, "DROP TABLE IF EXISTS filler", &ignored);
+    sqlite3_wal_checkpoint_v2(conn->db, NULL, SQLITE_CHECKPOINT_RESTART, NULL, NULL);
+}
+
+/* Under steady writing a checkpoint always ends behind the newest commit, and only a log that is folded in completely is begun
+ * anew. So when it has grown, the few frames that are left are done with the writer standing still. */
+static int maintain(struct sql_conn *conn, bool *alone, struct err *err)
+{
+    int frames = 0, done = 0;
+    int rc = sqlite3_wal_checkpoint_v2(conn->db, NULL, SQLITE_CHECKPOINT_PASSIVE, &frames, &done);
+    *alone = rc == SQLITE_OK && frames > WAL_BYTES / 2 / PAGE_BYTES && done < frames;
     return rc == SQLITE_OK || rc == SQLITE_BUSY ? 0 : fail(conn->db, rc, "write-ahead log not folded in", err);
 }
 
@@ -158,6 +190,7 @@ const struct sql_driver sql_sqlite = {
     .now = "CAST((julianday('now')-2440587.5)*86400000 AS INTEGER)",
     .lock = "",
     .skip = "",
+    .keyed = "WITHOUT ROWID",
     .open = open_conn,
     .close = close_conn,
     .prepare = prepare,
@@ -172,5 +205,6 @@ const struct sql_driver sql_sqlite = {
     .column_real = column_real,
     .exec = exec,
     .begin = begin,
+    .prepare_writes = prepare_writes,
     .maintain = maintain,
 };

@@ -141,7 +141,7 @@ static char *substitute(const struct sql_driver *driver, const char *sql)
 {
     const struct {
         const char *token, *text;
-    } tokens[] = {{"@NOW@", driver->now}, {"@LOCK@", driver->lock}, {"@SKIP@", driver->skip}};
+    } tokens[] = {{"@NOW@", driver->now}, {"@LOCK@", driver->lock}, {"@SKIP@", driver->skip}, {"@KEYED@", driver->keyed}};
     struct buf out = {0};
     while (*sql) {
         size_t i = 0, n = sizeof tokens / sizeof tokens[0];
@@ -291,6 +291,16 @@ int sqlstore_column(struct db *db, const char *sql, const char *id, struct arena
 
 /* ---- open, close, upkeep ------------------------------------------------------------------------------------------ */
 
+static int run_migration(struct db *db, const char *sql, struct err *err)
+{
+    char *text = substitute(db->driver, sql);
+    if (!text)
+        return err_set(err, ERR_NOMEM, "out of memory");
+    int rc = db->driver->exec(db->conn, text, err);
+    free(text);
+    return rc;
+}
+
 static int migrate(struct store *store, struct err *err)
 {
     struct db *db = db_write(store, true, err);
@@ -309,7 +319,7 @@ static int migrate(struct store *store, struct err *err)
         goto fail;
     }
     for (int64_t v = version; v < known; v++)
-        if (db->driver->exec(db->conn, sqlstore_migrations[v], err))
+        if (run_migration(db, sqlstore_migrations[v], err))
             goto fail;
     if (version != known && (db_run(db, "DELETE FROM schema_version", BIND_NOTHING, err) < 0 ||
                              db_run(db, "INSERT INTO schema_version(version) VALUES($1)", BIND(I(known)), err) < 0))
@@ -340,6 +350,7 @@ struct store *store_open(const struct store_opts *opts, struct err *err)
         store_close(store);
         return NULL;
     }
+    store->driver->prepare_writes(store->writer.conn);
     return store;
 }
 
@@ -369,21 +380,40 @@ int store_ping(struct store *store, struct err *err)
     return rc;
 }
 
-int store_maintain(struct store *store, struct err *err)
+static int forget_keys(struct store *store, struct err *err)
 {
-    struct db *db = db_write(store, false, err);
+    int64_t any;
+    struct db *db = db_read(store, err);
+    if (!db)
+        return -1;
+    int rc = db_int(db, "SELECT EXISTS(SELECT 1 FROM idempotency WHERE expires_at<@NOW@)", BIND_NOTHING, 0, &any, err);
+    db_end(db);
+    if (rc || !any)
+        return rc;
+    db = db_write(store, false, err);
     if (!db)
         return -1;
     if (db_run(db, "DELETE FROM idempotency WHERE expires_at<@NOW@", BIND_NOTHING, err) < 0) {
         db_abort(db);
         return -1;
     }
-    if (db_commit(db, err))
+    return db_commit(db, err);
+}
+
+int store_maintain(struct store *store, struct err *err)
+{
+    if (forget_keys(store, err))
         return -1;
     pthread_mutex_lock(&store->maintaining);
+    bool alone = false;
     int rc = db_connect(store, &store->maintainer, false, err);
     if (rc == 0)
-        rc = store->driver->maintain(store->maintainer.conn, err);
+        rc = store->driver->maintain(store->maintainer.conn, &alone, err);
+    struct db *writer = alone ? db_write(store, false, err) : NULL;
+    if (writer) {
+        rc = store->driver->maintain(store->maintainer.conn, &alone, err);
+        db_abort(writer);
+    }
     pthread_mutex_unlock(&store->maintaining);
     return rc;
 }

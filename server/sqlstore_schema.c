@@ -14,10 +14,10 @@ const char *const sqlstore_migrations[] = {
     /* 1 */
     RESOURCE_TABLE("model") RESOURCE_TABLE("dataset")
     "CREATE TABLE resource_file(resource_id TEXT NOT NULL, seq BIGINT NOT NULL, owner TEXT NOT NULL, name TEXT NOT NULL,"
-    " sha256 TEXT NOT NULL, bytes BIGINT NOT NULL, PRIMARY KEY(resource_id, seq));"
+    " sha256 TEXT NOT NULL, bytes BIGINT NOT NULL, PRIMARY KEY(resource_id, seq)) @KEYED@;"
     "CREATE INDEX resource_file_sha256 ON resource_file(sha256);"
     "CREATE TABLE resource_detail(resource_id TEXT NOT NULL, what TEXT NOT NULL, owner TEXT NOT NULL, json TEXT NOT NULL,"
-    " PRIMARY KEY(resource_id, what));"
+    " PRIMARY KEY(resource_id, what)) @KEYED@;"
     "CREATE TABLE recipe(id TEXT PRIMARY KEY, owner TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL,"
     " created_at BIGINT NOT NULL, UNIQUE(owner, name));"
     "CREATE INDEX recipe_owner ON recipe(owner, id);"
@@ -34,18 +34,19 @@ const char *const sqlstore_migrations[] = {
     "CREATE INDEX job_owner ON job(owner, id);"
     "CREATE INDEX job_state ON job(owner, state, id);"
     "CREATE TABLE job_input(job_id TEXT NOT NULL, role TEXT NOT NULL, owner TEXT NOT NULL, resource_id TEXT NOT NULL,"
-    " PRIMARY KEY(job_id, role));"
+    " PRIMARY KEY(job_id, role)) @KEYED@;"
     "CREATE INDEX job_input_resource ON job_input(resource_id);"
     "CREATE TABLE job_progress(job_id TEXT PRIMARY KEY, owner TEXT NOT NULL, step BIGINT NOT NULL, steps BIGINT NOT NULL,"
     " stage TEXT NOT NULL, done BIGINT NOT NULL, total BIGINT NOT NULL, eta_s DOUBLE PRECISION NOT NULL,"
-    " version BIGINT NOT NULL, updated_at BIGINT NOT NULL);"
+    " version BIGINT NOT NULL, updated_at BIGINT NOT NULL) @KEYED@;"
     "CREATE TABLE job_event(job_id TEXT NOT NULL, seq BIGINT NOT NULL, owner TEXT NOT NULL, at BIGINT NOT NULL,"
-    " type TEXT NOT NULL, data TEXT NOT NULL, PRIMARY KEY(job_id, seq));"
+    " type TEXT NOT NULL, data TEXT NOT NULL, PRIMARY KEY(job_id, seq)) @KEYED@;"
     "CREATE TABLE artifact(id TEXT PRIMARY KEY, owner TEXT NOT NULL, job_id TEXT NOT NULL, name TEXT NOT NULL,"
     " media_type TEXT NOT NULL, sha256 TEXT NOT NULL, bytes BIGINT NOT NULL, created_at BIGINT NOT NULL, UNIQUE(job_id, name));"
     "CREATE INDEX artifact_sha256 ON artifact(sha256);"
     "CREATE TABLE idempotency(owner TEXT NOT NULL, key TEXT NOT NULL, request_sha256 TEXT NOT NULL, job_id TEXT NOT NULL,"
-    " expires_at BIGINT NOT NULL, PRIMARY KEY(owner, key));"
-    "CREATE INDEX idempotency_job ON idempotency(job_id);",
+    " expires_at BIGINT NOT NULL, PRIMARY KEY(owner, key)) @KEYED@;"
+    "CREATE INDEX idempotency_job ON idempotency(job_id);"
+    "CREATE INDEX idempotency_expires ON idempotency(expires_at);",
     NULL,
 };

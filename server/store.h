@@ -38,7 +38,7 @@ struct store *store_open(const struct store_opts *opts, struct err *err);
 void store_close(struct store *store); /* NULL is fine */
 /* Does it answer? For /readyz. */
 int store_ping(struct store *store, struct err *err);
-/* Work for a quiet moment: write-ahead log into the file, expired idempotency keys away. */
+/* To be called about once a second: write-ahead log into the file, expired idempotency keys away. */
 int store_maintain(struct store *store, struct err *err);
 
 /* ---- models and datasets: the same columns, two kinds ------------------------------------------------------------- */

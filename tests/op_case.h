@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * op_case.h - an operator's sample line (op.h: struct op_sample) as a one-node model with inputs.
- * Inputs     "f32[2,3] !i64[1]=4 none": dtype, shape, values after '='; '!' makes an initializer, "none" is an absent input. Without
- *            values floats are seeded random in [-2, 2], integers 0..9, bools 0 or 1. Values are numbers, inf, -inf, nan.
- * Attributes "axis=1 alpha=0.5 mode=edge pads=1,1 value=f32[2]=1,2": kinds come from the row's attribute table.
- * Life cycle op_case_build -> op_case_free. Tests only: memory that runs out ends the program. */
+ * Inputs     "f32[2,3] !i64[1]=4 none": dtype, shape, values after '='; '!' makes an initializer, "none" is an absent
+ * input. Without values floats are seeded random in [-2, 2], integers 0..9, bools 0 or 1. Values are numbers, inf,
+ * -inf, nan. Attributes "axis=1 alpha=0.5 mode=edge pads=1,1 value=f32[2]=1,2": kinds come from the row's attribute
+ * table. Life cycle op_case_build -> op_case_free. Tests only: memory that runs out ends the program. */
 #ifndef PARED_TESTS_OP_CASE_H
 #define PARED_TESTS_OP_CASE_H
 
@@ -32,9 +32,9 @@ static const struct {
     const char *name;
     enum dtype dtype;
 } op_case_dtypes[] = {{"f32", DTYPE_FLOAT}, {"f64", DTYPE_DOUBLE}, {"f16", DTYPE_FLOAT16}, {"bf16", DTYPE_BFLOAT16},
-                      {"i8", DTYPE_INT8}, {"u8", DTYPE_UINT8}, {"i16", DTYPE_INT16}, {"u16", DTYPE_UINT16}, {"i32", DTYPE_INT32},
-                      {"u32", DTYPE_UINT32}, {"i64", DTYPE_INT64}, {"u64", DTYPE_UINT64}, {"b", DTYPE_BOOL},
-                      {"i4", DTYPE_INT4}, {"u4", DTYPE_UINT4}, {"f8", DTYPE_FLOAT8E4M3FN}};
+                      {"i8", DTYPE_INT8},   {"u8", DTYPE_UINT8},   {"i16", DTYPE_INT16},   {"u16", DTYPE_UINT16},
+                      {"i32", DTYPE_INT32}, {"u32", DTYPE_UINT32}, {"i64", DTYPE_INT64},   {"u64", DTYPE_UINT64},
+                      {"b", DTYPE_BOOL},    {"i4", DTYPE_INT4},    {"u4", DTYPE_UINT4},    {"f8", DTYPE_FLOAT8E4M3FN}};
 
 static int op_case_bad(const char *text, const char *what, struct err *err)
 {
@@ -46,7 +46,9 @@ static void op_case_random(struct tensor *t, struct rng *rng)
     int64_t n = tensor_count(t);
     for (int64_t i = 0; i < n; i++) {
         double v = dtype_is_float(t->dtype) ? rng_uniform(rng) * 4 - 2
-                                            : (double)rng_below(rng, t->dtype == DTYPE_BOOL ? 2 : dtype_bits(t->dtype) < 8 ? 7 : 10);
+                                            : (double)rng_below(rng, t->dtype == DTYPE_BOOL     ? 2
+                                                                     : dtype_bits(t->dtype) < 8 ? 7
+                                                                                                : 10);
         dtype_set(t->dtype, t->data, i, v);
     }
 }
@@ -99,9 +101,10 @@ static int op_case_count(const char *text)
 
 static int op_case_attr(struct model *m, struct attr *a, const struct op_attr *row, const char *text, struct err *err)
 {
-    static const enum attr_type types[] = {[OP_INT] = ATTR_INT, [OP_FLOAT] = ATTR_FLOAT, [OP_STRING] = ATTR_STRING, [OP_INTS] = ATTR_INTS,
-                                           [OP_FLOATS] = ATTR_FLOATS, [OP_STRINGS] = ATTR_STRINGS, [OP_TENSOR] = ATTR_TENSOR,
-                                           [OP_GRAPH] = ATTR_GRAPH, [OP_BOOL] = ATTR_INT, [OP_ENUM] = ATTR_STRING};
+    static const enum attr_type types[] = {
+        [OP_INT] = ATTR_INT,       [OP_FLOAT] = ATTR_FLOAT,     [OP_STRING] = ATTR_STRING, [OP_INTS] = ATTR_INTS,
+        [OP_FLOATS] = ATTR_FLOATS, [OP_STRINGS] = ATTR_STRINGS, [OP_TENSOR] = ATTR_TENSOR, [OP_GRAPH] = ATTR_GRAPH,
+        [OP_BOOL] = ATTR_INT,      [OP_ENUM] = ATTR_STRING};
     struct rng rng;
     rng_init(&rng, 1, 1);
     *a = (struct attr){.name = model_strdup(m, row->name), .type = types[row->kind], .has_type = true, .count = 1};
@@ -110,7 +113,7 @@ static int op_case_attr(struct model *m, struct attr *a, const struct op_attr *r
     size_t n = (size_t)a->count + 1;
     if (a->type == ATTR_TENSOR) {
         a->tensors = model_alloc(m, 1, sizeof *a->tensors);
-        a->tensors[0] = model_alloc(m, 1, sizeof **a->tensors);
+        a->tensors[0] = model_new_weight(m);
         return op_case_tensor(text, &rng, &a->tensors[0]->tensor, err);
     }
     const char *at = text;
@@ -186,7 +189,10 @@ static int op_case_inputs(struct op_case *c, const char *text, uint32_t *ids, st
         struct value_info *info = &model_main(c->m)->inputs[model_main(c->m)->n_inputs++];
         info->value = ids[i];
         info->has_type = true;
-        info->type = (struct type){.kind = TYPE_TENSOR, .dtype = c->in[i].dtype, .has_dtype = true, .has_shape = true,
+        info->type = (struct type){.kind = TYPE_TENSOR,
+                                   .dtype = c->in[i].dtype,
+                                   .has_dtype = true,
+                                   .has_shape = true,
                                    .shape = c->in[i].shape};
         c->fed_slot[c->n_fed] = i;
         c->fed[c->n_fed++] = c->in[i];

@@ -173,7 +173,7 @@ export async function jobView({ main, parameters: [id], signal }) {
     const failed = job.state === "failed" ? problemCard(job.error || job.problem || { title: "Failed" }) : null;
     const done = job.state === "succeeded" ? await results(job, signal) : [];
     if (signal.aborted) return;
-    main.replaceChildren(...[...top, failed, ...done].flat().filter(Boolean));
+    main.replaceChildren(...[...top, failed, ...done].flat(Infinity).filter(Boolean));
     if (ended(job)) return;
   }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Models and datasets: lists with upload and delete, and one model with its layers.
 import { download, getAll, getJson, remove, upload } from "/api.js";
-import { bars, bytes, count, dropZone, el, problemCard, table, when } from "/ui.js";
+import { bar, bytes, count, dropZone, el, problemCard, table, when } from "/ui.js";
 
 export const sendModel = (file, progress) => upload(`/v1/models?name=${encodeURIComponent(file.name)}`, file, progress);
 export const sendDataset = (file, progress) => upload(`/v1/datasets?name=${encodeURIComponent(file.name)}`, file, progress);
@@ -67,7 +67,7 @@ export async function modelView({ main, parameters: [id], signal }) {
       { label: "Layer", cell: (l) => el("span", { class: "mono" }, l.node) },
       { label: "Operator", cell: (l) => l.op_type },
       { label: "Parameters", num: true, cell: (l) => count(l.params) },
-      { label: "Share", cell: (l) => bars(most, l.params) },
+      { label: "Share", cell: (l) => bar(l.params, most, "after") },
       { label: "MACs", num: true, cell: (l) => count(l.macs) },
     ], rows));
 }

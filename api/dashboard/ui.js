@@ -10,7 +10,7 @@ export function el(tag, attributes = {}, ...children) {
     else if (name in node && typeof value !== "string") node[name] = value;
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 
@@ -34,15 +34,17 @@ export const percent = (x) => (typeof x === "number" ? `${(x * 100).toFixed(2)} 
 export const ms = (x) => (typeof x === "number" ? `${x < 10 ? x.toFixed(2) : x.toFixed(1)} ms` : "-");
 export const when = (text) => (text ? new Date(text).toLocaleString() : "-");
 
+/** A bar of value on a scale that ends at most. */
+export function bar(value, most, kind) {
+  const node = el("div", { class: `bar ${kind}` });
+  node.style.width = `${Math.max(1, (100 * (value || 0)) / (most || 1))}%`;
+  return node;
+}
+
 /** Two bars, before and after, on one scale. */
 export function bars(before, after) {
-  const most = Math.max(before || 0, after || 0) || 1;
-  const bar = (value, name) => {
-    const node = el("div", { class: `bar ${name}` });
-    node.style.width = `${Math.max(1, (100 * (value || 0)) / most)}%`;
-    return node;
-  };
-  return el("div", { class: "pair", role: "img", "aria-label": `before ${before}, after ${after}` }, bar(before, "before"), bar(after, "after"));
+  const most = Math.max(before || 0, after || 0);
+  return el("div", { class: "pair", role: "img", "aria-label": `before ${before}, after ${after}` }, bar(before, most, "before"), bar(after, most, "after"));
 }
 
 export const state = (name) => el("span", { class: `state ${name}` }, name);

@@ -19,7 +19,7 @@ static bool reserve(struct buf *buf, size_t more)
         return true;
     size_t cap = buf->cap ? buf->cap : 256;
     while (cap < need)
-        cap = cap > need / 2 ? need : cap * 2;
+        cap = cap > SIZE_MAX / 2 ? need : cap * 2;
     char *grown = realloc(buf->data, cap);
     if (!grown) {
         buf->failed = true;

@@ -63,21 +63,36 @@ KERNEL_CLONES static void add_3x3(float *restrict y, const float *restrict r0, c
     }
 }
 
+/* Valid outputs of each tap along a row, looked up instead of divided for; wider kernels than this compute theirs each time. */
+enum { REACH_MAX = 16 };
+struct reach {
+    int64_t first[REACH_MAX], end[REACH_MAX];
+};
+
 /* Add all taps to the outputs [from, to) of row oy. */
-static void add_taps(const struct window *w, const float *x, const float *weight, int64_t oy, int64_t from, int64_t to, float *y)
+static void add_taps(const struct window *w, const struct reach *reach, const float *x, const float *weight, int64_t oy,
+                     int64_t from, int64_t to, float *y)
 {
+    if (from >= to)
+        return;
     for (int64_t ky = 0; ky < w->kernel[0]; ky++) {
         const int64_t iy = oy * w->stride[0] + ky * w->dilation[0] - w->pad[0];
         if (iy < 0 || iy >= w->in[0])
             continue;
         for (int64_t kx = 0; kx < w->kernel[1]; kx++) {
-            int64_t first, end;
-            window_valid(w, 1, kx, &first, &end);
+            int64_t first = kx < REACH_MAX ? reach->first[kx] : 0, end = kx < REACH_MAX ? reach->end[kx] : 0;
+            if (kx >= REACH_MAX)
+                window_valid(w, 1, kx, &first, &end);
             first = i64_max(first, from);
             end = i64_min(end, to);
-            if (first < end)
-                add_tap(y + first, x + iy * w->in[1] + first * w->stride[1] + kx * w->dilation[1] - w->pad[1], end - first,
-                        w->stride[1], weight[ky * w->kernel[1] + kx]);
+            if (first >= end)
+                continue;
+            const float *src = x + iy * w->in[1] + first * w->stride[1] + kx * w->dilation[1] - w->pad[1];
+            const float k = weight[ky * w->kernel[1] + kx];
+            if (end - first == 1)
+                y[first] += k * *src;
+            else
+                add_tap(y + first, src, end - first, w->stride[1], k);
         }
     }
 }
@@ -87,7 +102,10 @@ static void plane(const struct window *w, const float *x, const float *weight, f
     const int64_t ow = w->out[1], s = w->stride[1];
     const bool fast = w->kernel[0] == 3 && w->kernel[1] == 3 && w->dilation[0] == 1 && w->dilation[1] == 1 && (s == 1 || s == 2);
     int64_t first, end, ignore;
+    struct reach reach;
 
+    for (int64_t kx = 0; kx < i64_min(w->kernel[1], REACH_MAX); kx++)
+        window_valid(w, 1, kx, &reach.first[kx], &reach.end[kx]);
     window_valid(w, 1, 0, &first, &ignore); /* outputs whose whole window lies inside, along the row */
     window_valid(w, 1, w->kernel[1] - 1, &ignore, &end);
     for (int64_t oy = 0; oy < w->out[0]; oy++) {
@@ -98,10 +116,10 @@ static void plane(const struct window *w, const float *x, const float *weight, f
         if (fast && first < end && iy >= 0 && iy + 2 < w->in[0]) {
             const float *r = x + iy * w->in[1] + first * s - w->pad[1];
             add_3x3(row + first, r, r + w->in[1], r + 2 * w->in[1], end - first, s, weight);
-            add_taps(w, x, weight, oy, 0, first, row);
-            add_taps(w, x, weight, oy, end, ow, row);
+            add_taps(w, &reach, x, weight, oy, 0, first, row);
+            add_taps(w, &reach, x, weight, oy, end, ow, row);
         } else {
-            add_taps(w, x, weight, oy, 0, ow, row);
+            add_taps(w, &reach, x, weight, oy, 0, ow, row);
         }
     }
 }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * im2col.c - unfolding by runs: the positions of a tile are walked as runs along the last axis, and for every kernel offset a run is
- * zeros, then a copy (memcpy when the stride is 1), then zeros. No position is tested on its own. */
+ * zeros, then a copy (memcpy when the stride is 1), then zeros. No position is tested on its own.
+ * Same size  A 2-D window with stride 1 whose output is as wide as its input (the usual 3 x 3 with padding 1) sees the image shifted by a
+ *            constant: a whole tile of a tap is one memcpy, then the few cells that fell over an edge are overwritten. */
 #include "core/kernels/im2col.h"
 
 #include <string.h>
@@ -75,7 +77,36 @@ static void offset_next(int64_t *k, const struct window *w)
     }
 }
 
+static bool same_width(const struct window *w)
+{
+    return w->rank == 2 && w->stride[0] == 1 && w->stride[1] == 1 && w->in[1] == w->out[1];
+}
+
 #define DEFINE_IM2COL(T, suffix)                                                                                         \
+    /* One tap of one channel: row[i] = plane[from + i + shift] where that is inside the image. */                       \
+    static void unfold_same_##suffix(const struct window *w, const T *plane, int64_t ky, int64_t kx, T pad_value,        \
+                                     int64_t from, int64_t width, T *row)                                                \
+    {                                                                                                                    \
+        const int64_t w1 = w->in[1], dy = ky * w->dilation[0] - w->pad[0], dx = kx * w->dilation[1] - w->pad[1];         \
+        const int64_t low = i64_max(-dy * w1, 0), high = (w->in[0] - dy) * w1; /* positions whose image row exists */    \
+        const int64_t shift = dy * w1 + dx;                                                                              \
+        const int64_t first = i64_min(i64_max(i64_max(low, -shift) - from, 0), width);                                   \
+        const int64_t end = i64_max(i64_min(i64_min(high, w->in[0] * w1 - shift) - from, width), first);                 \
+                                                                                                                         \
+        for (int64_t i = 0; i < first; i++)                                                                              \
+            row[i] = pad_value;                                                                                          \
+        if (end > first)                                                                                                 \
+            memcpy(row + first, plane + from + first + shift, (size_t)(end - first) * sizeof(T));                        \
+        for (int64_t i = end; i < width; i++)                                                                            \
+            row[i] = pad_value;                                                                                          \
+        if (dx == 0)                                                                                                     \
+            return;                                                                                                      \
+        const int64_t edge = dx < 0 ? 0 : i64_max(w1 - dx, 0), cells = i64_min(dx < 0 ? -dx : dx, w1);                   \
+        for (int64_t line = from / w1 * w1 - from + edge; line < width; line += w1)                                      \
+            for (int64_t i = i64_max(line, 0); i < i64_min(line + cells, width); i++)                                    \
+                row[i] = pad_value;                                                                                      \
+    }                                                                                                                    \
+                                                                                                                         \
     static void unfold_run_##suffix(const struct window *w, const struct run *run, const int64_t *k, const T *plane,     \
                                     T pad_value, T *row)                                                                 \
     {                                                                                                                    \
@@ -107,6 +138,12 @@ static void offset_next(int64_t *k, const struct window *w)
         const int64_t plane = window_count(w->in, w->rank), taps = window_count(w->kernel, w->rank);                     \
         struct run run;                                                                                                  \
                                                                                                                          \
+        if (same_width(w)) {                                                                                             \
+            for (int64_t c = 0; c < channels; c++, image += plane)                                                       \
+                for (int64_t t = 0; t < taps; t++, col += ld)                                                            \
+                    unfold_same_##suffix(w, image, t / w->kernel[1], t % w->kernel[1], pad_value, from, width, col);     \
+            return;                                                                                                      \
+        }                                                                                                                \
         for (run_start(&run, w, from); run.offset < width; run_next(&run, w)) {                                          \
             run.length = i64_min(w->out[w->rank - 1] - run.at[w->rank - 1], width - run.offset);                         \
             T *row = col + run.offset;                                                                                   \

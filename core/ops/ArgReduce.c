@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * ArgMax and ArgMin: the index of the extreme value along an axis, the first of equal ones, or with select_last_index the last.
- *   x[outer, n, inner] -> y[outer, (1,) inner], int64. NaN never wins over a number that came first. */
+ * ArgMax and ArgMin: the index of the extreme value along an axis, the first of equal ones, or with select_last_index
+ * the last. x[outer, n, inner] -> y[outer, (1,) inner], int64. NaN never wins over a number that came first. */
 #include "core/ops/op_util.h"
 
 struct arg_attrs {
@@ -79,8 +79,12 @@ static int run(struct run_ctx *c, bool least, struct err *err)
     if (!y || tensor_count(y) == 0)
         return 0;
     int axis = shape_axis(&x->shape, attrs->axis);
-    struct arg_loop l = {.n = x->shape.dim[axis], .inner = shape_product(&x->shape, axis + 1, x->shape.rank), .y = y->data,
-                         .carrier = op_carrier(x->dtype), .least = least, .last = attrs->select_last_index};
+    struct arg_loop l = {.n = x->shape.dim[axis],
+                         .inner = shape_product(&x->shape, axis + 1, x->shape.rank),
+                         .y = y->data,
+                         .carrier = op_carrier(x->dtype),
+                         .least = least,
+                         .last = attrs->select_last_index};
     if (op_to_carrier(c, x, &l.x, err) < 0)
         return -1;
     op_parallel(c->pool, tensor_count(y), i64_max(1, (1 << 14) / l.n), find, &l);
@@ -96,8 +100,9 @@ static int forward_min(struct run_ctx *c, struct err *err)
     return run(c, true, err);
 }
 
-static const struct op_sample samples[] = {{"f32[2,3,4]", ""}, {"f32[2,3,4]", "axis=1 keepdims=0"}, {"f32[5]=1,3,3,1,3", ""},
-                                           {"f32[5]=1,3,3,1,3", "select_last_index=1"}, {"i32[2,5]", "axis=-1"}, {0}};
+static const struct op_sample samples[] = {{"f32[2,3,4]", ""},       {"f32[2,3,4]", "axis=1 keepdims=0"},
+                                           {"f32[5]=1,3,3,1,3", ""}, {"f32[5]=1,3,3,1,3", "select_last_index=1"},
+                                           {"i32[2,5]", "axis=-1"},  {0}};
 #define ARG(type_, fn, doc_)                                                                                           \
     {                                                                                                                  \
         .type = type_, .domain = "", .since = 1, .doc = doc_, .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1,    \

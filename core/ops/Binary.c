@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Operators of two operands, element by element, with numpy broadcasting: arithmetic, comparisons, logic, bits.
  *   y[i] = a[i] op b[i]
- * Before opset 7 the second operand is stretched only when `broadcast` is 1, with its axes placed at `axis` of the first.
- * Integers wrap, as in numpy; division by an integer zero is refused; INT_MIN / -1 is INT_MIN. Shifts by the width or more give 0.
- * Max and Min hand NaN on. Pow takes an exponent of any type: integer bases with integer exponents are exact. */
+ * Before opset 7 the second operand is stretched only when `broadcast` is 1, with its axes placed at `axis` of the
+ * first. Integers wrap, as in numpy; division by an integer zero is refused; INT_MIN / -1 is INT_MIN. Shifts by the
+ * width or more give 0. Max and Min hand NaN on. Pow takes an exponent of any type: integer bases with integer
+ * exponents are exact. */
 #include <math.h>
 #include <string.h>
 
@@ -91,10 +92,10 @@ KERNEL(mod_u64, uint64_t, uint64_t, x % y)
 KERNEL(fmod_i64, int64_t, int64_t, fmod_i64_one(x, y))
 KERNEL(fmod_f32, float, float, fmod_of(x, y))
 KERNEL(fmod_f64, double, double, fmod(x, y))
-KERNEL(and_b8, uint8_t, uint8_t, x && y)
+KERNEL(and_b8, uint8_t, uint8_t, x &&y)
 KERNEL(or_b8, uint8_t, uint8_t, x || y)
 KERNEL(xor_b8, uint8_t, uint8_t, !x != !y)
-KERNEL(bits_and, uint64_t, uint64_t, x & y)
+KERNEL(bits_and, uint64_t, uint64_t, x &y)
 KERNEL(bits_or, uint64_t, uint64_t, x | y)
 KERNEL(bits_xor, uint64_t, uint64_t, x ^ y)
 KERNEL(bits_left, uint64_t, uint64_t, shift_left(x, y))
@@ -112,7 +113,8 @@ static const struct binary binary_sub = {ARITHMETIC_FNS(sub)};
 static const struct binary binary_mul = {ARITHMETIC_FNS(mul)};
 static const struct binary binary_div = {ARITHMETIC_FNS(div), .divides = true};
 static const struct binary binary_mod = {.i64 = mod_i64, .u64 = mod_u64, .divides = true};
-static const struct binary binary_fmod = {.f32 = fmod_f32, .f64 = fmod_f64, .i64 = fmod_i64, .u64 = mod_u64, .divides = true};
+static const struct binary binary_fmod = {
+    .f32 = fmod_f32, .f64 = fmod_f64, .i64 = fmod_i64, .u64 = mod_u64, .divides = true};
 static const struct binary binary_and = {.b8 = and_b8, .to_bool = true};
 static const struct binary binary_or = {.b8 = or_b8, .to_bool = true};
 static const struct binary binary_xor = {.b8 = xor_b8, .to_bool = true};
@@ -170,8 +172,8 @@ static const struct op_attr legacy_attrs[] = {
 };
 
 /* Opset 1 to 6: b's axes stand at `axis` of a (default: the last ones); what follows is stretched. */
-static int align_legacy(const struct legacy_attrs *attrs, const struct shape *a, const struct shape *b, struct shape *out,
-                        struct err *err)
+static int align_legacy(const struct legacy_attrs *attrs, const struct shape *a, const struct shape *b,
+                        struct shape *out, struct err *err)
 {
     *out = *b;
     if (a->rank < 0 || b->rank < 0)
@@ -179,15 +181,16 @@ static int align_legacy(const struct legacy_attrs *attrs, const struct shape *a,
     char ta[SHAPE_TEXT], tb[SHAPE_TEXT];
     int64_t axis = attrs->axis;
     if (!attrs->broadcast && a->rank != b->rank)
-        return err_set(err, ERR_SHAPE, "shape %s does not fit into %s (before opset 7 shapes must be equal unless broadcast is 1)",
+        return err_set(err, ERR_SHAPE,
+                       "shape %s does not fit into %s (before opset 7 shapes must be equal unless broadcast is 1)",
                        shape_text(b, tb), shape_text(a, ta));
     if (!attrs->broadcast || axis == NO_AXIS)
         axis = a->rank - b->rank;
     else if (axis < 0)
         axis += a->rank;
     if (axis < 0 || axis > a->rank - b->rank)
-        return err_set(err, ERR_SHAPE, "shape %s does not fit into %s at axis %lld", shape_text(b, tb), shape_text(a, ta),
-                       (long long)axis);
+        return err_set(err, ERR_SHAPE, "shape %s does not fit into %s at axis %lld", shape_text(b, tb),
+                       shape_text(a, ta), (long long)axis);
     out->rank = a->rank - (int)axis;
     for (int i = b->rank; i < out->rank; i++)
         out->dim[i] = 1;
@@ -223,7 +226,8 @@ static int infer_binary(struct infer_ctx *c, const char *kinds, bool mixed, bool
     return 0;
 }
 
-static int run_binary(struct run_ctx *c, op_infer_fn *infer, const struct binary *op, enum dtype carrier, struct err *err)
+static int run_binary(struct run_ctx *c, op_infer_fn *infer, const struct binary *op, enum dtype carrier,
+                      struct err *err)
 {
     if (op_outputs(c, infer, err) < 0)
         return -1;
@@ -234,8 +238,8 @@ static int run_binary(struct run_ctx *c, op_infer_fn *infer, const struct binary
         return 0;
     if (aligned_shape(c->attrs, c->opset, &a->shape, &b->shape, &shape_b, err) < 0)
         return -1;
-    struct binary_call call = {op,        carrier,   a->dtype,  b->dtype, d->dtype, a->data,
-                               b->data,   d->data,   &a->shape, &shape_b, &d->shape};
+    struct binary_call call = {op,      carrier, a->dtype,  b->dtype, d->dtype, a->data,
+                               b->data, d->data, &a->shape, &shape_b, &d->shape};
     return binary_apply(c->pool, &call, err);
 }
 
@@ -291,7 +295,8 @@ static int infer_mod(struct infer_ctx *c, struct err *err)
 {
     const struct mod_attrs *attrs = c->attrs;
     if (!attrs->fmod && dtype_is_float(op_dtype(c, 0)))
-        return err_set(err, ERR_MODEL, "input #0 is %s; floats need the attribute fmod = 1", dtype_name(op_dtype(c, 0)));
+        return err_set(err, ERR_MODEL, "input #0 is %s; floats need the attribute fmod = 1",
+                       dtype_name(op_dtype(c, 0)));
     return infer_binary(c, "fiu", false, false, err);
 }
 
@@ -318,39 +323,61 @@ static int infer_shift(struct infer_ctx *c, struct err *err)
 static int forward_shift(struct run_ctx *c, struct err *err)
 {
     const struct shift_attrs *attrs = c->attrs;
-    return run_binary(c, infer_shift, attrs->direction == 0 ? &binary_left : &binary_right, op_carrier(c->in[0]->dtype), err);
+    return run_binary(c, infer_shift, attrs->direction == 0 ? &binary_left : &binary_right, op_carrier(c->in[0]->dtype),
+                      err);
 }
 
 /* ---- rows ---- */
-static const struct op_sample float_samples[] = {
-    {"f32[2,3,4] f32[2,3,4]", ""}, {"f32[2,3,4] f32[3,1]", ""},     {"f32[5]=1,2,3,4,5 f32[]=2", ""}, {"f32[1,4] f32[3,1,1]", ""},
-    {"f64[2,2] f64[2]", ""},       {"f16[3,2] f16[2]=1,0.5", ""},   {"i32[4]=7,-7,9,-9 i32[4]=2,2,-4,4", ""},
-    {"i64[2,2] i64[]=3", ""},      {"u64[3]=9,8,7 u64[3]=2,3,9", ""}, {"f32[0,3] f32[3]", ""}, {0}};
+static const struct op_sample float_samples[] = {{"f32[2,3,4] f32[2,3,4]", ""},
+                                                 {"f32[2,3,4] f32[3,1]", ""},
+                                                 {"f32[5]=1,2,3,4,5 f32[]=2", ""},
+                                                 {"f32[1,4] f32[3,1,1]", ""},
+                                                 {"f64[2,2] f64[2]", ""},
+                                                 {"f16[3,2] f16[2]=1,0.5", ""},
+                                                 {"i32[4]=7,-7,9,-9 i32[4]=2,2,-4,4", ""},
+                                                 {"i64[2,2] i64[]=3", ""},
+                                                 {"u64[3]=9,8,7 u64[3]=2,3,9", ""},
+                                                 {"f32[0,3] f32[3]", ""},
+                                                 {0}};
 static const struct op_sample legacy_samples[] = {{"f32[2,3,4] f32[2,3,4]", "", 1, 6},
                                                   {"f32[2,3,4] f32[3]", "broadcast=1 axis=1", 1, 6},
                                                   {"f32[2,3,4] f32[3,4]", "broadcast=1", 1, 6},
                                                   {0}};
-static const struct op_sample bool_samples[] = {{"b[2,3] b[2,3]", ""}, {"b[2,3] b[3]", ""}, {"b[4]=0,0,1,1 b[4]=0,1,0,1", ""}, {0}};
-static const struct op_sample legacy_bool_samples[] = {{"b[2,3] b[2,3]", "", 1, 6}, {"b[2,3] b[2]", "broadcast=1 axis=0", 1, 6}, {0}};
-static const struct op_sample compare_samples[] = {{"f32[2,3,4] f32[2,3,4]", ""}, {"f32[2,3,4] f32[3,1]", ""},
-                                                   {"i32[3]=1,2,3 i32[3]=3,2,1", ""}, {"i64[2,2] i64[]=3", ""},
-                                                   {"f64[3] f64[1]", ""}, {0}};
-static const struct op_sample equal_samples[] = {{"f32[4]=1,2,3,4 f32[4]=1,0,3,0", ""}, {"i64[2,3] i64[3]", ""},
-                                                 {"b[4]=0,0,1,1 b[4]=0,1,0,1", ""}, {"i32[3]=1,2,3 i32[]=2", ""}, {0}};
-static const struct op_sample legacy_equal_samples[] = {{"i32[2,3] i32[2,3]", "", 1, 6}, {"i64[2,3] i64[2]", "broadcast=1 axis=0", 1, 6}, {0}};
-static const struct op_sample pow_samples[] = {{"f32[4]=1,2,3,0.5 f32[4]=2,0.5,-1,3", ""}, {"f32[2,3]=1,2,3,4,5,6 f32[]=2", ""},
-                                               {"f32[3]=1,4,9 f32[]=0.5", ""}, {"f32[3]=1,2,3 i64[3]=4,5,6", ""},
-                                               {"i32[3]=1,2,3 i32[3]=3,2,1", ""}, {"i64[3]=1,2,3 f32[3]=4,5,6", ""}, {0}};
+static const struct op_sample bool_samples[] = {
+    {"b[2,3] b[2,3]", ""}, {"b[2,3] b[3]", ""}, {"b[4]=0,0,1,1 b[4]=0,1,0,1", ""}, {0}};
+static const struct op_sample legacy_bool_samples[] = {
+    {"b[2,3] b[2,3]", "", 1, 6}, {"b[2,3] b[2]", "broadcast=1 axis=0", 1, 6}, {0}};
+static const struct op_sample compare_samples[] = {
+    {"f32[2,3,4] f32[2,3,4]", ""}, {"f32[2,3,4] f32[3,1]", ""}, {"i32[3]=1,2,3 i32[3]=3,2,1", ""},
+    {"i64[2,2] i64[]=3", ""},      {"f64[3] f64[1]", ""},       {0}};
+static const struct op_sample equal_samples[] = {{"f32[4]=1,2,3,4 f32[4]=1,0,3,0", ""},
+                                                 {"i64[2,3] i64[3]", ""},
+                                                 {"b[4]=0,0,1,1 b[4]=0,1,0,1", ""},
+                                                 {"i32[3]=1,2,3 i32[]=2", ""},
+                                                 {0}};
+static const struct op_sample legacy_equal_samples[] = {
+    {"i32[2,3] i32[2,3]", "", 1, 6}, {"i64[2,3] i64[2]", "broadcast=1 axis=0", 1, 6}, {0}};
+static const struct op_sample pow_samples[] = {{"f32[4]=1,2,3,0.5 f32[4]=2,0.5,-1,3", ""},
+                                               {"f32[2,3]=1,2,3,4,5,6 f32[]=2", ""},
+                                               {"f32[3]=1,4,9 f32[]=0.5", ""},
+                                               {"f32[3]=1,2,3 i64[3]=4,5,6", ""},
+                                               {"i32[3]=1,2,3 i32[3]=3,2,1", ""},
+                                               {"i64[3]=1,2,3 f32[3]=4,5,6", ""},
+                                               {0}};
 static const struct op_sample legacy_pow_samples[] = {{"f32[2,2]=1,2,3,4 f32[2,2]=2,1,0.5,3", "", 1, 6},
-                                                      {"f32[2,2]=1,2,3,4 f32[2]=2,3", "broadcast=1 axis=0", 1, 6}, {0}};
+                                                      {"f32[2,2]=1,2,3,4 f32[2]=2,3", "broadcast=1 axis=0", 1, 6},
+                                                      {0}};
 static const struct op_sample mod_samples[] = {{"i32[6]=-4,7,5,4,-7,8 i32[6]=2,-3,8,-2,3,5", ""},
                                                {"i64[6]=-4,7,5,4,-7,8 i64[6]=2,-3,8,-2,3,5", "fmod=1"},
                                                {"f32[6]=-4.3,7.2,5,4.3,-7.2,8 f32[6]=2.1,-3.4,8,-2.1,3.4,5", "fmod=1"},
-                                               {"u8[3]=9,8,7 u8[1]=4", ""}, {0}};
+                                               {"u8[3]=9,8,7 u8[1]=4", ""},
+                                               {0}};
 static const struct op_sample shift_samples[] = {{"u8[3]=16,4,1 u8[3]=1,2,3", "direction=LEFT"},
                                                  {"u32[3]=16,4,1 u32[3]=1,2,3", "direction=RIGHT"},
-                                                 {"u64[2]=16,9 u64[2]=1,3", "direction=RIGHT"}, {0}};
-static const struct op_sample bit_samples[] = {{"i32[4]=1,2,-3,4 i32[4]=7,3,5,-1", ""}, {"u8[2,3] u8[3]", ""}, {"i64[3] i64[1]=5", ""}, {0}};
+                                                 {"u64[2]=16,9 u64[2]=1,3", "direction=RIGHT"},
+                                                 {0}};
+static const struct op_sample bit_samples[] = {
+    {"i32[4]=1,2,-3,4 i32[4]=7,3,5,-1", ""}, {"u8[2,3] u8[3]", ""}, {"i64[3] i64[1]=5", ""}, {0}};
 
 #define BINARY(type_, fn, doc_, ...)                                                                                   \
     {                                                                                                                  \
@@ -366,16 +393,21 @@ OP_CLASS(sub_7) = BINARY("Sub", sub, "a - b.", .since = 7, .samples = float_samp
 OP_CLASS(mul_1) = BINARY("Mul", mul, "a * b.", LEGACY, .samples = legacy_samples, .quant = {QUANT_OUTPUT});
 OP_CLASS(mul_7) = BINARY("Mul", mul, "a * b.", .since = 7, .samples = float_samples, .quant = {QUANT_OUTPUT});
 OP_CLASS(div_1) = BINARY("Div", div, "a / b; integers truncate towards zero.", LEGACY,
-                         .samples = (const struct op_sample[]){{"f32[2,3]=1,2,3,4,5,6 f32[2]=2,4", "broadcast=1 axis=0", 1, 6}, {0}});
+                         .samples = (const struct op_sample[]){
+                             {"f32[2,3]=1,2,3,4,5,6 f32[2]=2,4", "broadcast=1 axis=0", 1, 6}, {0}});
 OP_CLASS(div_7) = BINARY("Div", div, "a / b; integers truncate towards zero.", .since = 7,
                          .samples = (const struct op_sample[]){{"f32[2,3] f32[3]=1,2,4", ""},
                                                                {"i32[4]=7,-7,9,-9 i32[4]=2,2,-4,4", ""},
-                                                               {"i64[2,2] i64[]=3", ""}, {"f16[2,2] f16[2]=2,4", ""},
-                                                               {"f64[3] f64[3]=1,-2,4", ""}, {0}});
+                                                               {"i64[2,2] i64[]=3", ""},
+                                                               {"f16[2,2] f16[2]=2,4", ""},
+                                                               {"f64[3] f64[3]=1,-2,4", ""},
+                                                               {0}});
 OP_CLASS(pow_1) = BINARY("Pow", pow, "a to the power b.", LEGACY, .samples = legacy_pow_samples);
-OP_CLASS(pow_7) = BINARY("Pow", pow, "a to the power b; the exponent may have a type of its own.", .since = 7, .samples = pow_samples);
-OP_CLASS(mod_10) = BINARY("Mod", mod, "Remainder with the divisor's sign, or with fmod = 1 the dividend's.", .since = 10,
-                          .attrs = mod_attrs, .attrs_size = sizeof(struct mod_attrs), .samples = mod_samples);
+OP_CLASS(pow_7) = BINARY("Pow", pow, "a to the power b; the exponent may have a type of its own.", .since = 7,
+                         .samples = pow_samples);
+OP_CLASS(mod_10) = BINARY("Mod", mod, "Remainder with the divisor's sign, or with fmod = 1 the dividend's.",
+                          .since = 10, .attrs = mod_attrs, .attrs_size = sizeof(struct mod_attrs),
+                          .samples = mod_samples);
 OP_CLASS(and_1) = BINARY("And", and, "Logical and.", LEGACY, .samples = legacy_bool_samples);
 OP_CLASS(and_7) = BINARY("And", and, "Logical and.", .since = 7, .samples = bool_samples);
 OP_CLASS(or_1) = BINARY("Or", or, "Logical or.", LEGACY, .samples = legacy_bool_samples);
@@ -388,10 +420,12 @@ OP_CLASS(greater_1) = BINARY("Greater", greater, "a > b.", LEGACY, .samples = le
 OP_CLASS(greater_7) = BINARY("Greater", greater, "a > b.", .since = 7, .samples = compare_samples);
 OP_CLASS(less_1) = BINARY("Less", less, "a < b.", LEGACY, .samples = legacy_samples);
 OP_CLASS(less_7) = BINARY("Less", less, "a < b.", .since = 7, .samples = compare_samples);
-OP_CLASS(greater_or_equal_12) = BINARY("GreaterOrEqual", greater_equal, "a >= b.", .since = 12, .samples = compare_samples);
+OP_CLASS(greater_or_equal_12) = BINARY("GreaterOrEqual", greater_equal, "a >= b.", .since = 12,
+                                       .samples = compare_samples);
 OP_CLASS(less_or_equal_12) = BINARY("LessOrEqual", less_equal, "a <= b.", .since = 12, .samples = compare_samples);
-OP_CLASS(bit_shift_11) = BINARY("BitShift", shift, "Unsigned a shifted by b bits; shifts by the width or more give 0.", .since = 11,
-                                .attrs = shift_attrs, .attrs_size = sizeof(struct shift_attrs), .samples = shift_samples);
+OP_CLASS(bit_shift_11) = BINARY("BitShift", shift, "Unsigned a shifted by b bits; shifts by the width or more give 0.",
+                                .since = 11, .attrs = shift_attrs, .attrs_size = sizeof(struct shift_attrs),
+                                .samples = shift_samples);
 OP_CLASS(bitwise_and_18) = BINARY("BitwiseAnd", bits_and, "a & b.", .since = 18, .samples = bit_samples);
 OP_CLASS(bitwise_or_18) = BINARY("BitwiseOr", bits_or, "a | b.", .since = 18, .samples = bit_samples);
 OP_CLASS(bitwise_xor_18) = BINARY("BitwiseXor", bits_xor, "a ^ b.", .since = 18, .samples = bit_samples);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Cast and CastLike: the same values in another dtype.
- * Floats to integers truncate towards zero; to float16 and bfloat16 they round to the nearest even; to the float8 formats they saturate.
- * Anything to bool is "not zero". Strings are refused. */
+ * Floats to integers truncate towards zero; to float16 and bfloat16 they round to the nearest even; to the float8
+ * formats they saturate. Anything to bool is "not zero". Strings are refused. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -14,11 +14,13 @@ struct cast_attrs {
     int round_mode;
 };
 /* In the order of the dtypes' numbers. */
-static const char *const names[] = {"UNDEFINED", "FLOAT", "UINT8", "INT8", "UINT16", "INT16", "INT32", "INT64",
-                                    "STRING", "BOOL", "FLOAT16", "DOUBLE", "UINT32", "UINT64", "COMPLEX64", "COMPLEX128", NULL};
+static const char *const names[] = {"UNDEFINED", "FLOAT",  "UINT8",     "INT8",       "UINT16",  "INT16",
+                                    "INT32",     "INT64",  "STRING",    "BOOL",       "FLOAT16", "DOUBLE",
+                                    "UINT32",    "UINT64", "COMPLEX64", "COMPLEX128", NULL};
 static const char *const rounding[] = {"up", "down", "nearest", NULL};
 static const struct op_attr cast_1_attrs[] = {
-    {.name = "to", .kind = OP_ENUM, .offset = offsetof(struct cast_attrs, name), .choices = names, .required = true}, {0}};
+    {.name = "to", .kind = OP_ENUM, .offset = offsetof(struct cast_attrs, name), .choices = names, .required = true},
+    {0}};
 static const struct op_attr cast_6_attrs[] = {{OP_ATTR(cast_attrs, to), .kind = OP_INT, .required = true}, {0}};
 static const struct op_attr cast_19_attrs[] = {{OP_ATTR(cast_attrs, to), .kind = OP_INT, .required = true},
                                                {OP_ATTR(cast_attrs, saturate), .kind = OP_BOOL, .def = 1},
@@ -72,8 +74,8 @@ struct cast_loop {
 static void cast_range(void *opaque, int64_t begin, int64_t end)
 {
     const struct cast_loop *l = opaque;
-    dtype_convert(l->to, l->dst + (size_t)(begin * dtype_bits(l->to) / 8), l->from, l->src + (size_t)(begin * dtype_bits(l->from) / 8),
-                  end - begin);
+    dtype_convert(l->to, l->dst + (size_t)(begin * dtype_bits(l->to) / 8), l->from,
+                  l->src + (size_t)(begin * dtype_bits(l->from) / 8), end - begin);
 }
 
 static int run(struct run_ctx *c, op_infer_fn *infer, struct err *err)
@@ -85,7 +87,8 @@ static int run(struct run_ctx *c, op_infer_fn *infer, struct err *err)
     if (!y)
         return 0;
     struct cast_loop l = {y->dtype, x->dtype, y->data, x->data};
-    op_parallel(c->pool, tensor_count(x), 1 << 15, cast_range, &l); /* the piece ends on whole bytes of packed types too */
+    op_parallel(c->pool, tensor_count(x), 1 << 15, cast_range,
+                &l); /* the piece ends on whole bytes of packed types too */
     return 0;
 }
 
@@ -104,16 +107,35 @@ static int forward_like(struct run_ctx *c, struct err *err)
         .out_max = 1, .attrs_size = sizeof(struct cast_attrs), .infer = infer_cast, .forward = forward_cast,           \
         __VA_ARGS__                                                                                                    \
     }
-static const struct op_sample samples[] = {{"f32[6]=-1.7,0,0.5,1.7,3,100", "to=7"}, {"f32[4]=0,1,-2,0.1", "to=9"}, {"f32[3]", "to=10"},
-                                           {"f32[3]", "to=16"}, {"f32[3]", "to=11"}, {"i64[3]=0,1,300", "to=2"}, {"b[3]=0,1,1", "to=1"},
-                                           {"f16[3]", "to=1"}, {"i32[3]=-1,2,3", "to=1"}, {"f64[3]=1.5,-2.5,3", "to=6"},
-                                           {"i64[2]=0,3", "to=9"}, {"bf16[3]", "to=1"}, {0}};
+static const struct op_sample samples[] = {{"f32[6]=-1.7,0,0.5,1.7,3,100", "to=7"},
+                                           {"f32[4]=0,1,-2,0.1", "to=9"},
+                                           {"f32[3]", "to=10"},
+                                           {"f32[3]", "to=16"},
+                                           {"f32[3]", "to=11"},
+                                           {"i64[3]=0,1,300", "to=2"},
+                                           {"b[3]=0,1,1", "to=1"},
+                                           {"f16[3]", "to=1"},
+                                           {"i32[3]=-1,2,3", "to=1"},
+                                           {"f64[3]=1.5,-2.5,3", "to=6"},
+                                           {"i64[2]=0,3", "to=9"},
+                                           {"bf16[3]", "to=1"},
+                                           {0}};
 static const struct op_sample old_samples[] = {{"f32[3]=1.5,-2.5,3", "to=INT32", 1, 5}, {0}};
 OP_CLASS(cast_1) = CAST(.since = 1, .until = 5, .attrs = cast_1_attrs, .samples = old_samples);
 OP_CLASS(cast_6) = CAST(.since = 6, .until = 18, .attrs = cast_6_attrs,
-                        .samples = (const struct op_sample[]){{"f32[6]=-1.7,0,0.5,1.7,3,100", "to=7", 1, 13}, {"i32[3]", "to=1", 1, 9}, {0}});
+                        .samples = (const struct op_sample[]){
+                            {"f32[6]=-1.7,0,0.5,1.7,3,100", "to=7", 1, 13}, {"i32[3]", "to=1", 1, 9}, {0}});
 OP_CLASS(cast_19) = CAST(.since = 19, .attrs = cast_19_attrs, .samples = samples);
-OP_CLASS(cast_like) = {.type = "CastLike", .domain = "", .since = 15, .doc = "The values in the dtype of the second input.", .in_min = 2,
-                       .in_max = 2, .out_min = 1, .out_max = 1, .attrs = like_attrs, .attrs_size = sizeof(struct cast_attrs),
-                       .infer = infer_like, .forward = forward_like,
+OP_CLASS(cast_like) = {.type = "CastLike",
+                       .domain = "",
+                       .since = 15,
+                       .doc = "The values in the dtype of the second input.",
+                       .in_min = 2,
+                       .in_max = 2,
+                       .out_min = 1,
+                       .out_max = 1,
+                       .attrs = like_attrs,
+                       .attrs_size = sizeof(struct cast_attrs),
+                       .infer = infer_like,
+                       .forward = forward_like,
                        .samples = (const struct op_sample[]){{"f32[3] i64[1]", ""}, {"i32[2,2] f16[]", ""}, {0}}};

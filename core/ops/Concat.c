@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Concat and Split: inputs joined along an axis, and its inverse. x_k[outer, n_k, inner] <-> y[outer, sum n_k, inner].
- * Split's sizes are an attribute (opset 2), an input (1 and 13) or equal parts; with num_outputs (18) the last may be smaller. */
+ * Split's sizes are an attribute (opset 2), an input (1 and 13) or equal parts; with num_outputs (18) the last may be
+ * smaller. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -110,9 +111,12 @@ static int forward_concat(struct run_ctx *c, struct err *err)
 OP_CLASS(concat_1) = CONCAT(.since = 1, .until = 3, .attrs = concat_old_attrs,
                             .samples = (const struct op_sample[]){{"f32[2,3] f32[2,1]", "", 1, 3}, {0}});
 OP_CLASS(concat_4) = CONCAT(.since = 4, .attrs = concat_attrs,
-                            .samples = (const struct op_sample[]){{"f32[2,3] f32[2,1] f32[2,2]", "axis=1"}, {"f32[2,3] f32[1,3]", "axis=0"},
-                                                                  {"i64[2] i64[3]", "axis=-1"}, {"f32[2,3,2]", "axis=1"},
-                                                                  {"f32[2,0] f32[2,2]", "axis=1"}, {0}});
+                            .samples = (const struct op_sample[]){{"f32[2,3] f32[2,1] f32[2,2]", "axis=1"},
+                                                                  {"f32[2,3] f32[1,3]", "axis=0"},
+                                                                  {"i64[2] i64[3]", "axis=-1"},
+                                                                  {"f32[2,3,2]", "axis=1"},
+                                                                  {"f32[2,0] f32[2,2]", "axis=1"},
+                                                                  {0}});
 
 /* ---- Split ---- */
 struct split_attrs {
@@ -123,9 +127,8 @@ static const struct op_attr split_attrs[] = {{OP_ATTR(split_attrs, axis), .kind 
                                              {OP_ATTR(split_attrs, split), .kind = OP_INTS, .max_count = 65536},
                                              {0}};
 static const struct op_attr split_13_attrs[] = {{OP_ATTR(split_attrs, axis), .kind = OP_INT}, {0}};
-static const struct op_attr split_18_attrs[] = {{OP_ATTR(split_attrs, axis), .kind = OP_INT},
-                                                {OP_ATTR(split_attrs, num_outputs), .kind = OP_INT},
-                                                {0}};
+static const struct op_attr split_18_attrs[] = {
+    {OP_ATTR(split_attrs, axis), .kind = OP_INT}, {OP_ATTR(split_attrs, num_outputs), .kind = OP_INT}, {0}};
 
 /* Given sizes, from the attribute or the input's value. */
 static int64_t given_size(const struct split_attrs *attrs, const struct tensor *sizes, int i)
@@ -133,7 +136,8 @@ static int64_t given_size(const struct split_attrs *attrs, const struct tensor *
     return sizes ? op_index_at(sizes, i) : attrs->split.at[i];
 }
 
-static int check_sizes(const struct split_attrs *attrs, const struct tensor *sizes, int n_out, int64_t dim, struct err *err)
+static int check_sizes(const struct split_attrs *attrs, const struct tensor *sizes, int n_out, int64_t dim,
+                       struct err *err)
 {
     int64_t sum = 0, count = sizes ? tensor_count(sizes) : attrs->split.count;
     if (sizes && sizes->dtype != DTYPE_INT64 && sizes->dtype != DTYPE_INT32)
@@ -172,13 +176,17 @@ static int infer_split(struct infer_ctx *c, struct err *err)
     if (given && check_sizes(attrs, sizes, c->n_out, dim, err) < 0)
         return -1;
     if (attrs->num_outputs && attrs->num_outputs != c->n_out)
-        return err_set(err, ERR_MODEL, "num_outputs is %" PRId64 " but there are %d outputs", attrs->num_outputs, c->n_out);
+        return err_set(err, ERR_MODEL, "num_outputs is %" PRId64 " but there are %d outputs", attrs->num_outputs,
+                       c->n_out);
     if (!given && !later && c->opset < 18 && dim >= 0 && dim % c->n_out != 0)
-        return err_set(err, ERR_SHAPE, "the axis has %" PRId64 " elements, which do not divide by %d outputs", dim, c->n_out);
+        return err_set(err, ERR_SHAPE, "the axis has %" PRId64 " elements, which do not divide by %d outputs", dim,
+                       c->n_out);
     for (int i = 0; i < c->n_out; i++) {
         struct shape out = *x;
         if (x->rank >= 0)
-            out.dim[axis] = given ? given_size(attrs, sizes, i) : later || dim < 0 ? DIM_UNKNOWN : equal_part(dim, c->n_out, i);
+            out.dim[axis] = given              ? given_size(attrs, sizes, i)
+                            : later || dim < 0 ? DIM_UNKNOWN
+                                               : equal_part(dim, c->n_out, i);
         infer_out(c, i, op_dtype(c, 0), &out);
     }
     return 0;
@@ -219,11 +227,13 @@ static int forward_split(struct run_ctx *c, struct err *err)
 OP_CLASS(split_1) = SPLIT(.since = 1, .until = 1, .in_max = 2, .attrs = split_attrs,
                           .samples = (const struct op_sample[]){{"f32[4,3]", "axis=0", 2, 1}, {0}});
 OP_CLASS(split_2) = SPLIT(.since = 2, .until = 12, .in_max = 1, .attrs = split_attrs,
-                          .samples = (const struct op_sample[]){{"f32[2,6]", "axis=1", 3, 11}, {"f32[2,6]", "axis=1 split=2,4", 2, 11}, {0}});
+                          .samples = (const struct op_sample[]){
+                              {"f32[2,6]", "axis=1", 3, 11}, {"f32[2,6]", "axis=1 split=2,4", 2, 11}, {0}});
 OP_CLASS(split_13) = SPLIT(.since = 13, .until = 17, .in_max = 2, .attrs = split_13_attrs,
                            .samples = (const struct op_sample[]){{"f32[2,6]", "axis=1", 3, 13},
                                                                  {"f32[6,2] !i64[3]=1,2,3", "axis=0", 3, 13},
-                                                                 {"i32[2,6] i64[2]=0,6", "axis=-1", 2, 13}, {0}});
+                                                                 {"i32[2,6] i64[2]=0,6", "axis=-1", 2, 13},
+                                                                 {0}});
 OP_CLASS(split_18) = SPLIT(.since = 18, .in_max = 2, .attrs = split_18_attrs,
-                           .samples = (const struct op_sample[]){{"f32[2,7]", "axis=1 num_outputs=3", 3},
-                                                                 {"f32[2,6] !i64[2]=2,4", "axis=1", 2}, {0}});
+                           .samples = (const struct op_sample[]){
+                               {"f32[2,7]", "axis=1 num_outputs=3", 3}, {"f32[2,6] !i64[2]=2,4", "axis=1", 2}, {0}});

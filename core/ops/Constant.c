@@ -4,7 +4,8 @@
  *   ConstantOfShape: the one element `value` (default 0.0f) in the shape of the input.
  *   EyeLike: 1 on diagonal k of a matrix shaped as the input.
  *   Range: start + i * delta, i < max(ceil((limit - start) / delta), 0).
- *   OneHot: a new axis of size depth; values[1] at the index (negative ones count from the end), values[0] elsewhere. */
+ *   OneHot: a new axis of size depth; values[1] at the index (negative ones count from the end), values[0] elsewhere.
+ */
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
@@ -68,8 +69,9 @@ static int constant_value(const struct constant_attrs *attrs, const struct node 
     } else if (has_attr(node, "value_strings")) {
         borrow(t, DTYPE_STRING, attrs->value_strings.at, &SHAPE(attrs->value_strings.count));
     } else {
-        return err_set(err, ERR_MODEL, "the constant has no value; one of value, value_float(s), value_int(s), "
-                                       "value_string(s) is required");
+        return err_set(err, ERR_MODEL,
+                       "the constant has no value; one of value, value_float(s), value_int(s), "
+                       "value_string(s) is required");
     }
     return 0;
 }
@@ -103,12 +105,24 @@ static int forward_constant(struct run_ctx *c, struct err *err)
     return 0;
 }
 
-OP_CLASS(constant) = {.type = "Constant", .domain = "", .since = 1, .doc = "A tensor held by the node.", .in_min = 0, .in_max = 0,
-                      .out_min = 1, .out_max = 1, .attrs = constant_attrs, .attrs_size = sizeof(struct constant_attrs),
-                      .infer = infer_constant, .forward = forward_constant,
-                      .samples = (const struct op_sample[]){{"", "value=f32[2,2]=1,2,3,4"}, {"", "value_float=0.5"},
-                                                            {"", "value_floats=1,2,3"}, {"", "value_int=7"},
-                                                            {"", "value_ints=1,2"}, {0}}};
+OP_CLASS(constant) = {.type = "Constant",
+                      .domain = "",
+                      .since = 1,
+                      .doc = "A tensor held by the node.",
+                      .in_min = 0,
+                      .in_max = 0,
+                      .out_min = 1,
+                      .out_max = 1,
+                      .attrs = constant_attrs,
+                      .attrs_size = sizeof(struct constant_attrs),
+                      .infer = infer_constant,
+                      .forward = forward_constant,
+                      .samples = (const struct op_sample[]){{"", "value=f32[2,2]=1,2,3,4"},
+                                                            {"", "value_float=0.5"},
+                                                            {"", "value_floats=1,2,3"},
+                                                            {"", "value_int=7"},
+                                                            {"", "value_ints=1,2"},
+                                                            {0}}};
 
 /* ---- ConstantOfShape ---- */
 struct fill_attrs {
@@ -123,14 +137,16 @@ static int infer_fill(struct infer_ctx *c, struct err *err)
     if (op_need(c, 1, err) < 0)
         return -1;
     if (attrs->value && tensor_count(attrs->value) != 1)
-        return err_set(err, ERR_MODEL, "attribute 'value' has %" PRId64 " elements; it must have one", tensor_count(attrs->value));
+        return err_set(err, ERR_MODEL, "attribute 'value' has %" PRId64 " elements; it must have one",
+                       tensor_count(attrs->value));
     int64_t rank = op_list_length(c, 0);
     if (op_value(c, 0)) {
         if (op_read_ints(op_value(c, 0), "the shape", out.dim, SHAPE_MAX_RANK, &out.rank, err) < 0)
             return -1;
         for (int i = 0; i < out.rank; i++)
             if (out.dim[i] < 0)
-                return err_set(err, ERR_MODEL, "dimension %d of the shape is %" PRId64 "; it must not be negative", i, out.dim[i]);
+                return err_set(err, ERR_MODEL, "dimension %d of the shape is %" PRId64 "; it must not be negative", i,
+                               out.dim[i]);
         if (shape_count(&out) < 0)
             return err_set(err, ERR_MODEL_TOO_LARGE, "the output would have more than 2^63 elements");
     } else if (rank >= 0) {
@@ -162,17 +178,30 @@ static int forward_fill(struct run_ctx *c, struct err *err)
     return 0;
 }
 
-OP_CLASS(constant_of_shape) = {.type = "ConstantOfShape", .domain = "", .since = 9, .doc = "One value in a shape given as input.",
-                               .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1, .attrs = fill_attrs,
-                               .attrs_size = sizeof(struct fill_attrs), .infer = infer_fill, .forward = forward_fill,
-                               .samples = (const struct op_sample[]){{"!i64[2]=2,3", ""}, {"i64[2]=2,3", "value=i64[1]=5"},
-                                                                     {"!i64[3]=2,0,3", "value=f32[1]=1"}, {"!i64[0]", ""}, {0}}};
+OP_CLASS(constant_of_shape) = {.type = "ConstantOfShape",
+                               .domain = "",
+                               .since = 9,
+                               .doc = "One value in a shape given as input.",
+                               .in_min = 1,
+                               .in_max = 1,
+                               .out_min = 1,
+                               .out_max = 1,
+                               .attrs = fill_attrs,
+                               .attrs_size = sizeof(struct fill_attrs),
+                               .infer = infer_fill,
+                               .forward = forward_fill,
+                               .samples = (const struct op_sample[]){{"!i64[2]=2,3", ""},
+                                                                     {"i64[2]=2,3", "value=i64[1]=5"},
+                                                                     {"!i64[3]=2,0,3", "value=f32[1]=1"},
+                                                                     {"!i64[0]", ""},
+                                                                     {0}}};
 
 /* ---- EyeLike ---- */
 struct eye_attrs {
     int64_t dtype, k;
 };
-static const struct op_attr eye_attrs[] = {{OP_ATTR(eye_attrs, dtype), .kind = OP_INT}, {OP_ATTR(eye_attrs, k), .kind = OP_INT}, {0}};
+static const struct op_attr eye_attrs[] = {
+    {OP_ATTR(eye_attrs, dtype), .kind = OP_INT}, {OP_ATTR(eye_attrs, k), .kind = OP_INT}, {0}};
 
 static int infer_eye(struct infer_ctx *c, struct err *err)
 {
@@ -181,8 +210,10 @@ static int infer_eye(struct infer_ctx *c, struct err *err)
         return -1;
     if (infer_shape(c, 0)->rank >= 0 && infer_shape(c, 0)->rank != 2)
         return err_set(err, ERR_SHAPE, "the input has %d axes; it must be a matrix", infer_shape(c, 0)->rank);
-    if (attrs->dtype < 0 || attrs->dtype >= DTYPE_COUNT || (attrs->dtype && dtype_kind((enum dtype)attrs->dtype) == 's'))
-        return err_set(err, ERR_MODEL, "attribute 'dtype' is %" PRId64 "; it must be the number of a numeric type", attrs->dtype);
+    if (attrs->dtype < 0 || attrs->dtype >= DTYPE_COUNT ||
+        (attrs->dtype && dtype_kind((enum dtype)attrs->dtype) == 's'))
+        return err_set(err, ERR_MODEL, "attribute 'dtype' is %" PRId64 "; it must be the number of a numeric type",
+                       attrs->dtype);
     infer_out(c, 0, attrs->dtype ? (enum dtype)attrs->dtype : op_dtype(c, 0), infer_shape(c, 0));
     return 0;
 }
@@ -207,10 +238,21 @@ static int forward_eye(struct run_ctx *c, struct err *err)
     return 0;
 }
 
-OP_CLASS(eye_like) = {.type = "EyeLike", .domain = "", .since = 9, .doc = "Ones on a diagonal of a matrix shaped as the input.",
-                      .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1, .attrs = eye_attrs,
-                      .attrs_size = sizeof(struct eye_attrs), .infer = infer_eye, .forward = forward_eye, .shape_only = true,
-                      .samples = (const struct op_sample[]){{"f32[3,4]", ""}, {"i32[4,4]", "k=1 dtype=1"}, {"f32[3,3]", "k=-1"}, {0}}};
+OP_CLASS(eye_like) = {
+    .type = "EyeLike",
+    .domain = "",
+    .since = 9,
+    .doc = "Ones on a diagonal of a matrix shaped as the input.",
+    .in_min = 1,
+    .in_max = 1,
+    .out_min = 1,
+    .out_max = 1,
+    .attrs = eye_attrs,
+    .attrs_size = sizeof(struct eye_attrs),
+    .infer = infer_eye,
+    .forward = forward_eye,
+    .shape_only = true,
+    .samples = (const struct op_sample[]){{"f32[3,4]", ""}, {"i32[4,4]", "k=1 dtype=1"}, {"f32[3,3]", "k=-1"}, {0}}};
 
 /* ---- Range ---- */
 static int scalar_ready(const struct infer_ctx *c, int i, struct err *err)
@@ -280,16 +322,28 @@ static int forward_range(struct run_ctx *c, struct err *err)
         uint64_t delta = (uint64_t)dtype_get_i64(y->dtype, c->in[2]->data, 0);
         for (int64_t i = 0; i < n; i++) {
             int64_t v = (int64_t)(start + (uint64_t)i * delta);
-            dtype_convert(y->dtype, (char *)y->data + (size_t)i * (size_t)(dtype_bits(y->dtype) / 8), DTYPE_INT64, &v, 1);
+            dtype_convert(y->dtype, (char *)y->data + (size_t)i * (size_t)(dtype_bits(y->dtype) / 8), DTYPE_INT64, &v,
+                          1);
         }
     }
     return 0;
 }
 
-OP_CLASS(range) = {.type = "Range", .domain = "", .since = 11, .doc = "Numbers from start to limit in steps of delta.", .in_min = 3,
-                   .in_max = 3, .out_min = 1, .out_max = 1, .infer = infer_range, .forward = forward_range,
-                   .samples = (const struct op_sample[]){{"!i64[]=1 !i64[]=10 !i64[]=3", ""}, {"f32[]=1 f32[]=2 f32[]=0.25", ""},
-                                                         {"i32[]=10 i32[]=4 i32[]=-2", ""}, {"!i64[]=5 !i64[]=5 !i64[]=1", ""}, {0}}};
+OP_CLASS(range) = {.type = "Range",
+                   .domain = "",
+                   .since = 11,
+                   .doc = "Numbers from start to limit in steps of delta.",
+                   .in_min = 3,
+                   .in_max = 3,
+                   .out_min = 1,
+                   .out_max = 1,
+                   .infer = infer_range,
+                   .forward = forward_range,
+                   .samples = (const struct op_sample[]){{"!i64[]=1 !i64[]=10 !i64[]=3", ""},
+                                                         {"f32[]=1 f32[]=2 f32[]=0.25", ""},
+                                                         {"i32[]=10 i32[]=4 i32[]=-2", ""},
+                                                         {"!i64[]=5 !i64[]=5 !i64[]=1", ""},
+                                                         {0}}};
 
 /* ---- OneHot ---- */
 struct one_hot_attrs {
@@ -306,7 +360,8 @@ static int infer_one_hot(struct infer_ctx *c, struct err *err)
     const struct shape *x = infer_shape(c, 0);
     const struct tensor *depth = op_value(c, 1);
     if (op_list_length(c, 2) >= 0 && op_list_length(c, 2) != 2)
-        return err_set(err, ERR_MODEL, "values has %" PRId64 " elements; it must have two, off and on", op_list_length(c, 2));
+        return err_set(err, ERR_MODEL, "values has %" PRId64 " elements; it must have two, off and on",
+                       op_list_length(c, 2));
     if (depth && scalar_ready(c, 1, err) < 0)
         return -1;
     if (x->rank >= 0) {
@@ -350,9 +405,19 @@ static int forward_one_hot(struct run_ctx *c, struct err *err)
     return 0;
 }
 
-OP_CLASS(one_hot) = {.type = "OneHot", .domain = "", .since = 9, .doc = "A new axis with one value at the index and another elsewhere.",
-                     .in_min = 3, .in_max = 3, .out_min = 1, .out_max = 1, .attrs = one_hot_attrs,
-                     .attrs_size = sizeof(struct one_hot_attrs), .infer = infer_one_hot, .forward = forward_one_hot,
+OP_CLASS(one_hot) = {.type = "OneHot",
+                     .domain = "",
+                     .since = 9,
+                     .doc = "A new axis with one value at the index and another elsewhere.",
+                     .in_min = 3,
+                     .in_max = 3,
+                     .out_min = 1,
+                     .out_max = 1,
+                     .attrs = one_hot_attrs,
+                     .attrs_size = sizeof(struct one_hot_attrs),
+                     .infer = infer_one_hot,
+                     .forward = forward_one_hot,
                      .samples = (const struct op_sample[]){{"i64[3]=0,2,-1 !i64[]=4 f32[2]=0,1", ""},
                                                            {"i64[2,2]=0,5,1,-7 !i64[1]=3 f32[2]=-1,5", "axis=1"},
-                                                           {"f32[2]=1,2 f32[]=3 i64[2]=2,9", ""}, {0}}};
+                                                           {"f32[2]=1,2 f32[]=3 i64[2]=2,9", ""},
+                                                           {0}}};

@@ -6,9 +6,8 @@
 struct cumsum_attrs {
     bool exclusive, reverse;
 };
-static const struct op_attr cumsum_attrs[] = {{OP_ATTR(cumsum_attrs, exclusive), .kind = OP_BOOL},
-                                              {OP_ATTR(cumsum_attrs, reverse), .kind = OP_BOOL},
-                                              {0}};
+static const struct op_attr cumsum_attrs[] = {
+    {OP_ATTR(cumsum_attrs, exclusive), .kind = OP_BOOL}, {OP_ATTR(cumsum_attrs, reverse), .kind = OP_BOOL}, {0}};
 
 static int read_axis(const struct tensor *t, const struct shape *x, int *axis, struct err *err)
 {
@@ -43,7 +42,8 @@ static int infer(struct infer_ctx *c, struct err *err)
         }                                                                                                              \
     }
 
-static void scan(const struct cumsum_attrs *attrs, enum dtype carrier, void *data, int64_t outer, int64_t n, int64_t inner)
+static void scan(const struct cumsum_attrs *attrs, enum dtype carrier, void *data, int64_t outer, int64_t n,
+                 int64_t inner)
 {
     if (carrier == DTYPE_FLOAT)
         SCAN(float, double)
@@ -79,9 +79,20 @@ static int forward(struct run_ctx *c, struct err *err)
     return 0;
 }
 
-OP_CLASS(cum_sum) = {.type = "CumSum", .domain = "", .since = 11, .doc = "Running sum along an axis.", .in_min = 2, .in_max = 2,
-                     .out_min = 1, .out_max = 1, .attrs = cumsum_attrs, .attrs_size = sizeof(struct cumsum_attrs),
-                     .infer = infer, .forward = forward,
-                     .samples = (const struct op_sample[]){{"f32[2,3] !i32[]=0", ""}, {"f32[2,3] !i64[]=-1", "exclusive=1"},
+OP_CLASS(cum_sum) = {.type = "CumSum",
+                     .domain = "",
+                     .since = 11,
+                     .doc = "Running sum along an axis.",
+                     .in_min = 2,
+                     .in_max = 2,
+                     .out_min = 1,
+                     .out_max = 1,
+                     .attrs = cumsum_attrs,
+                     .attrs_size = sizeof(struct cumsum_attrs),
+                     .infer = infer,
+                     .forward = forward,
+                     .samples = (const struct op_sample[]){{"f32[2,3] !i32[]=0", ""},
+                                                           {"f32[2,3] !i64[]=-1", "exclusive=1"},
                                                            {"i32[5] i32[]=0", "reverse=1"},
-                                                           {"f64[2,3,2] !i32[]=1", "reverse=1 exclusive=1"}, {0}}};
+                                                           {"f64[2,3,2] !i32[]=1", "reverse=1 exclusive=1"},
+                                                           {0}}};

@@ -20,7 +20,8 @@ static int infer_expand(struct infer_ctx *c, struct err *err)
             return -1;
         for (int i = 0; i < to.rank; i++)
             if (to.dim[i] < 0)
-                return err_set(err, ERR_MODEL, "dimension %d of the shape is %" PRId64 "; it must not be negative", i, to.dim[i]);
+                return err_set(err, ERR_MODEL, "dimension %d of the shape is %" PRId64 "; it must not be negative", i,
+                               to.dim[i]);
         if (binary_shape(infer_shape(c, 0), &to, &out, err) < 0)
             return -1;
         if (shape_known(&out) && shape_count(&out) < 0)
@@ -54,10 +55,22 @@ static int forward_expand(struct run_ctx *c, struct err *err)
     return 0;
 }
 
-OP_CLASS(expand) = {.type = "Expand", .domain = "", .since = 8, .doc = "The input broadcast to a shape.", .in_min = 2, .in_max = 2,
-                    .out_min = 1, .out_max = 1, .infer = infer_expand, .forward = forward_expand, .quant = {QUANT_PASS},
-                    .samples = (const struct op_sample[]){{"f32[3,1] !i64[3]=2,1,6", ""}, {"f32[3,1] i64[2]=3,4", ""},
-                                                          {"i64[] !i64[2]=2,2", ""}, {"f32[2,3] !i64[1]=1", ""}, {0}}};
+OP_CLASS(expand) = {.type = "Expand",
+                    .domain = "",
+                    .since = 8,
+                    .doc = "The input broadcast to a shape.",
+                    .in_min = 2,
+                    .in_max = 2,
+                    .out_min = 1,
+                    .out_max = 1,
+                    .infer = infer_expand,
+                    .forward = forward_expand,
+                    .quant = {QUANT_PASS},
+                    .samples = (const struct op_sample[]){{"f32[3,1] !i64[3]=2,1,6", ""},
+                                                          {"f32[3,1] i64[2]=3,4", ""},
+                                                          {"i64[] !i64[2]=2,2", ""},
+                                                          {"f32[2,3] !i64[1]=1", ""},
+                                                          {0}}};
 
 /* ---- Tile ---- */
 /* Repeats of each axis; *known is false while the value is not there. */
@@ -99,7 +112,8 @@ static int infer_tile(struct infer_ctx *c, struct err *err)
         int64_t dim = out.dim[i];
         out.dim[i] = known ? dim_mul(dim, repeats[i]) : DIM_UNKNOWN;
         if (known && dim >= 0 && out.dim[i] < 0)
-            return err_set(err, ERR_MODEL_TOO_LARGE, "axis %d would have %" PRId64 " * %" PRId64 " elements", i, dim, repeats[i]);
+            return err_set(err, ERR_MODEL_TOO_LARGE, "axis %d would have %" PRId64 " * %" PRId64 " elements", i, dim,
+                           repeats[i]);
     }
     if (shape_known(&out) && shape_count(&out) < 0)
         return err_set(err, ERR_MODEL_TOO_LARGE, "the output would have more than 2^63 elements");
@@ -130,13 +144,32 @@ static int forward_tile(struct run_ctx *c, struct err *err)
     return 0;
 }
 
-OP_CLASS(tile_1) = {.type = "Tile", .domain = "", .since = 1, .until = 5, .doc = "One axis repeated.", .in_min = 3, .in_max = 3,
-                    .out_min = 1, .out_max = 1, .infer = infer_tile, .forward = forward_tile, .quant = {QUANT_PASS},
+OP_CLASS(tile_1) = {.type = "Tile",
+                    .domain = "",
+                    .since = 1,
+                    .until = 5,
+                    .doc = "One axis repeated.",
+                    .in_min = 3,
+                    .in_max = 3,
+                    .out_min = 1,
+                    .out_max = 1,
+                    .infer = infer_tile,
+                    .forward = forward_tile,
+                    .quant = {QUANT_PASS},
                     .samples = (const struct op_sample[]){{"f32[2,3] !f32[]=2 !f32[]=1", "", 1, 5}, {0}}};
-OP_CLASS(tile_6) = {.type = "Tile", .domain = "", .since = 6, .doc = "Every axis repeated.", .in_min = 2, .in_max = 2, .out_min = 1,
-                    .out_max = 1, .infer = infer_tile, .forward = forward_tile, .quant = {QUANT_PASS},
-                    .samples = (const struct op_sample[]){{"f32[2,3] !i64[2]=2,1", ""}, {"f32[2,3,2] i64[3]=1,2,3", ""},
-                                                          {"i64[3] !i64[1]=0", ""}, {0}}};
+OP_CLASS(tile_6) = {.type = "Tile",
+                    .domain = "",
+                    .since = 6,
+                    .doc = "Every axis repeated.",
+                    .in_min = 2,
+                    .in_max = 2,
+                    .out_min = 1,
+                    .out_max = 1,
+                    .infer = infer_tile,
+                    .forward = forward_tile,
+                    .quant = {QUANT_PASS},
+                    .samples = (const struct op_sample[]){
+                        {"f32[2,3] !i64[2]=2,1", ""}, {"f32[2,3,2] i64[3]=1,2,3", ""}, {"i64[3] !i64[1]=0", ""}, {0}}};
 
 /* ---- Where ---- */
 static int infer_where(struct infer_ctx *c, struct err *err)
@@ -160,20 +193,20 @@ struct where_loop {
     size_t elem;
 };
 
+/* A mask instead of a branch: conditions are hard to predict. */
 #define CHOOSE(T)                                                                                                      \
     {                                                                                                                  \
         T *dst = (T *)(void *)d;                                                                                       \
         const T *a = (const T *)(const void *)x, *b = (const T *)(const void *)y;                                      \
-        for (int64_t i = 0; i < n; i++)                                                                                \
-            dst[i] = cond[i * s[0]] ? a[i * s[1]] : b[i * s[2]];                                                       \
+        for (int64_t i = 0; i < n; i++) {                                                                              \
+            const T mask = (T)(0 - (uint64_t)(cond[i * s[0]] != 0));                                                   \
+            dst[i] = (T)((a[i * s[1]] & mask) | (b[i * s[2]] & ~mask));                                                \
+        }                                                                                                              \
         break;                                                                                                         \
     }
 
-struct pair64 {
-    uint64_t half[2];
-};
-
-static void choose_row(char *d, const uint8_t *cond, const char *x, const char *y, size_t elem, int64_t n, const int64_t s[3])
+static void choose_row(char *d, const uint8_t *cond, const char *x, const char *y, size_t elem, int64_t n,
+                       const int64_t s[3])
 {
     switch (elem) {
     case 1:
@@ -185,7 +218,8 @@ static void choose_row(char *d, const uint8_t *cond, const char *x, const char *
     case 8:
         CHOOSE(uint64_t)
     default:
-        CHOOSE(struct pair64)
+        for (int64_t i = 0; i < n; i++)
+            memcpy(d + i * 16, cond[i * s[0]] ? x + i * s[1] * 16 : y + i * s[2] * 16, 16);
     }
 }
 
@@ -197,8 +231,8 @@ static void choose(void *opaque, int64_t begin, int64_t end)
         int64_t at = begin % w->row, n = i64_min(w->row - at, end - begin), o[OP_WALK_MAX];
         op_walk_at(w, begin / w->row, o);
         choose_row(l->d + (size_t)begin * l->elem, l->cond + o[0] + at * w->step[0],
-                   l->x + (size_t)(o[1] + at * w->step[1]) * l->elem, l->y + (size_t)(o[2] + at * w->step[2]) * l->elem, l->elem, n,
-                   w->step);
+                   l->x + (size_t)(o[1] + at * w->step[1]) * l->elem, l->y + (size_t)(o[2] + at * w->step[2]) * l->elem,
+                   l->elem, n, w->step);
         begin += n;
     }
 }
@@ -214,12 +248,25 @@ static int forward_where(struct run_ctx *c, struct err *err)
     l.elem = op_elem(d->dtype, err);
     if (!l.elem)
         return -1;
-    op_walk_init(&l.walk, 3, (const struct shape *const[]){&c->in[0]->shape, &c->in[1]->shape, &c->in[2]->shape}, &d->shape);
+    op_walk_init(&l.walk, 3, (const struct shape *const[]){&c->in[0]->shape, &c->in[1]->shape, &c->in[2]->shape},
+                 &d->shape);
     op_parallel(c->pool, tensor_count(d), 1 << 14, choose, &l);
     return 0;
 }
 
-OP_CLASS(where) = {.type = "Where", .domain = "", .since = 9, .doc = "One of two values by a condition.", .in_min = 3, .in_max = 3,
-                   .out_min = 1, .out_max = 1, .infer = infer_where, .forward = forward_where, .quant = {QUANT_OUTPUT},
-                   .samples = (const struct op_sample[]){{"b[2,3] f32[2,3] f32[2,3]", ""}, {"b[2,1] f32[3] f32[]", ""},
-                                                         {"b[3] i64[3] i64[2,1]", ""}, {"b[2,2]=1,0,0,1 u8[2,2] u8[1]", ""}, {0}}};
+OP_CLASS(where) = {.type = "Where",
+                   .domain = "",
+                   .since = 9,
+                   .doc = "One of two values by a condition.",
+                   .in_min = 3,
+                   .in_max = 3,
+                   .out_min = 1,
+                   .out_max = 1,
+                   .infer = infer_where,
+                   .forward = forward_where,
+                   .quant = {QUANT_OUTPUT},
+                   .samples = (const struct op_sample[]){{"b[2,3] f32[2,3] f32[2,3]", ""},
+                                                         {"b[2,1] f32[3] f32[]", ""},
+                                                         {"b[3] i64[3] i64[2,1]", ""},
+                                                         {"b[2,2]=1,0,0,1 u8[2,2] u8[1]", ""},
+                                                         {0}}};

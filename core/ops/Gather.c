@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Gather, GatherElements, GatherND: elements picked by indices; negative indices count from the end, others out of range are refused.
- *   Gather:         y[o, k..., i] = x[o, index[k...], i]
- *   GatherElements: y[i0, .., ia, ..] = x[i0, .., index[i0, .., ia, ..], ..]
- *   GatherND:       y[b, k..., :] = x[b, index[b, k..., 0], ..., index[b, k..., m-1], :] */
+ * Gather, GatherElements, GatherND: elements picked by indices; negative indices count from the end, others out of
+ * range are refused. Gather:         y[o, k..., i] = x[o, index[k...], i] GatherElements: y[i0, .., ia, ..] = x[i0, ..,
+ * index[i0, .., ia, ..], ..] GatherND:       y[b, k..., :] = x[b, index[b, k..., 0], ..., index[b, k..., m-1], :] */
 #include <inttypes.h>
 #include <string.h>
 
@@ -15,8 +14,9 @@ static const struct op_attr gather_attrs[] = {{OP_ATTR(gather_attrs, axis), .kin
 
 static int bad_index(int64_t index, int64_t n, int64_t at, struct err *err)
 {
-    return err_set(err, ERR_MODEL, "index %" PRId64 " (element %" PRId64 ") is out of range; the axis has %" PRId64 " elements",
-                   index, at, n);
+    return err_set(err, ERR_MODEL,
+                   "index %" PRId64 " (element %" PRId64 ") is out of range; the axis has %" PRId64 " elements", index,
+                   at, n);
 }
 
 /* All indices in [-n, n), checked before anything is copied. */
@@ -90,12 +90,25 @@ static int forward_gather(struct run_ctx *c, struct err *err)
     return 0;
 }
 
-OP_CLASS(gather) = {.type = "Gather", .domain = "", .since = 1, .doc = "Slices of an axis, picked by indices.", .in_min = 2,
-                    .in_max = 2, .out_min = 1, .out_max = 1, .attrs = gather_attrs, .attrs_size = sizeof(struct gather_attrs),
-                    .infer = infer_gather, .forward = forward_gather, .quant = {QUANT_PASS},
-                    .samples = (const struct op_sample[]){{"f32[5,3] i64[2,2]=0,4,-1,2", ""}, {"f32[2,5,3] !i64[3]=1,0,-5", "axis=1"},
-                                                          {"f32[2,5] i32[]=2", "axis=-1"}, {"i64[3] !i64[1]=1", ""},
-                                                          {"f32[2,3] i64[0]", ""}, {0}}};
+OP_CLASS(gather) = {.type = "Gather",
+                    .domain = "",
+                    .since = 1,
+                    .doc = "Slices of an axis, picked by indices.",
+                    .in_min = 2,
+                    .in_max = 2,
+                    .out_min = 1,
+                    .out_max = 1,
+                    .attrs = gather_attrs,
+                    .attrs_size = sizeof(struct gather_attrs),
+                    .infer = infer_gather,
+                    .forward = forward_gather,
+                    .quant = {QUANT_PASS},
+                    .samples = (const struct op_sample[]){{"f32[5,3] i64[2,2]=0,4,-1,2", ""},
+                                                          {"f32[2,5,3] !i64[3]=1,0,-5", "axis=1"},
+                                                          {"f32[2,5] i32[]=2", "axis=-1"},
+                                                          {"i64[3] !i64[1]=1", ""},
+                                                          {"f32[2,3] i64[0]", ""},
+                                                          {0}}};
 
 /* ---- GatherElements ---- */
 static int infer_elements(struct infer_ctx *c, struct err *err)
@@ -109,10 +122,12 @@ static int infer_elements(struct infer_ctx *c, struct err *err)
         if (op_axis(x, attrs->axis, &axis, err) < 0)
             return -1;
         if (index->rank >= 0 && index->rank != x->rank)
-            return err_set(err, ERR_SHAPE, "the input has %d axes but the indices %d; they must agree", x->rank, index->rank);
+            return err_set(err, ERR_SHAPE, "the input has %d axes but the indices %d; they must agree", x->rank,
+                           index->rank);
         for (int i = 0; index->rank >= 0 && i < x->rank; i++)
             if (i != axis && x->dim[i] >= 0 && index->dim[i] > x->dim[i])
-                return err_set(err, ERR_SHAPE, "axis %d of the indices has %" PRId64 " elements; the input has only %" PRId64, i,
+                return err_set(err, ERR_SHAPE,
+                               "axis %d of the indices has %" PRId64 " elements; the input has only %" PRId64, i,
                                index->dim[i], x->dim[i]);
     }
     infer_out(c, 0, op_dtype(c, 0), index);
@@ -146,13 +161,23 @@ static int forward_elements(struct run_ctx *c, struct err *err)
     return 0;
 }
 
-OP_CLASS(gather_elements) = {.type = "GatherElements", .domain = "", .since = 11, .doc = "Elements of an axis, one index each.",
-                             .in_min = 2, .in_max = 2, .out_min = 1, .out_max = 1, .attrs = gather_attrs,
-                             .attrs_size = sizeof(struct gather_attrs), .infer = infer_elements, .forward = forward_elements,
+OP_CLASS(gather_elements) = {.type = "GatherElements",
+                             .domain = "",
+                             .since = 11,
+                             .doc = "Elements of an axis, one index each.",
+                             .in_min = 2,
+                             .in_max = 2,
+                             .out_min = 1,
+                             .out_max = 1,
+                             .attrs = gather_attrs,
+                             .attrs_size = sizeof(struct gather_attrs),
+                             .infer = infer_elements,
+                             .forward = forward_elements,
                              .quant = {QUANT_PASS},
                              .samples = (const struct op_sample[]){{"f32[3,3] i64[2,3]=1,2,0,2,0,0", ""},
                                                                    {"f32[2,3] !i64[2,2]=0,-1,1,0", "axis=1"},
-                                                                   {"f32[2,3,2] i32[2,1,2]=0,2,-3,1", "axis=1"}, {0}}};
+                                                                   {"f32[2,3,2] i32[2,1,2]=0,2,-3,1", "axis=1"},
+                                                                   {0}}};
 
 /* ---- GatherND ---- */
 struct nd_attrs {
@@ -173,15 +198,18 @@ static int infer_nd(struct infer_ctx *c, struct err *err)
     }
     int64_t b = attrs->batch_dims;
     if (x->rank < 1 || index->rank < 1 || b < 0 || b >= x->rank || b >= index->rank)
-        return err_set(err, ERR_MODEL, "batch_dims is %" PRId64 "; it must be below the ranks %d and %d", b, x->rank, index->rank);
+        return err_set(err, ERR_MODEL, "batch_dims is %" PRId64 "; it must be below the ranks %d and %d", b, x->rank,
+                       index->rank);
     for (int i = 0; i < (int)b; i++)
         if (x->dim[i] >= 0 && index->dim[i] >= 0 && x->dim[i] != index->dim[i])
-            return err_set(err, ERR_SHAPE, "batch axis %d has %" PRId64 " elements in the input but %" PRId64 " in the indices", i,
+            return err_set(err, ERR_SHAPE,
+                           "batch axis %d has %" PRId64 " elements in the input but %" PRId64 " in the indices", i,
                            x->dim[i], index->dim[i]);
     int64_t m = index->dim[index->rank - 1];
     if (m >= 0) {
         if (m > x->rank - b)
-            return err_set(err, ERR_SHAPE, "the indices name %" PRId64 " axes but the input has %d behind the batch axes", m,
+            return err_set(err, ERR_SHAPE,
+                           "the indices name %" PRId64 " axes but the input has %d behind the batch axes", m,
                            x->rank - (int)b);
         int from = (int)(b + m);
         if (op_rank_fits(index->rank - 1 + x->rank - from, err) < 0)
@@ -218,14 +246,27 @@ static int forward_nd(struct run_ctx *c, struct err *err)
             offset += at * stride[b + k];
         }
         if (y && slice)
-            memcpy((char *)y->data + (size_t)(i * slice) * elem, (const char *)x->data + (size_t)offset * elem, (size_t)slice * elem);
+            memcpy((char *)y->data + (size_t)(i * slice) * elem, (const char *)x->data + (size_t)offset * elem,
+                   (size_t)slice * elem);
     }
     return 0;
 }
 
-OP_CLASS(gather_nd) = {.type = "GatherND", .domain = "", .since = 11, .doc = "Slices picked by tuples of indices.", .in_min = 2,
-                       .in_max = 2, .out_min = 1, .out_max = 1, .attrs = nd_attrs, .attrs_size = sizeof(struct nd_attrs),
-                       .infer = infer_nd, .forward = forward_nd, .quant = {QUANT_PASS},
-                       .samples = (const struct op_sample[]){{"f32[2,2] i64[2,2]=0,0,1,1", ""}, {"f32[2,3] !i64[2,1]=1,-2", ""},
+OP_CLASS(gather_nd) = {.type = "GatherND",
+                       .domain = "",
+                       .since = 11,
+                       .doc = "Slices picked by tuples of indices.",
+                       .in_min = 2,
+                       .in_max = 2,
+                       .out_min = 1,
+                       .out_max = 1,
+                       .attrs = nd_attrs,
+                       .attrs_size = sizeof(struct nd_attrs),
+                       .infer = infer_nd,
+                       .forward = forward_nd,
+                       .quant = {QUANT_PASS},
+                       .samples = (const struct op_sample[]){{"f32[2,2] i64[2,2]=0,0,1,1", ""},
+                                                             {"f32[2,3] !i64[2,1]=1,-2", ""},
                                                              {"f32[2,2,3] i64[2,1]=1,0", "batch_dims=1"},
-                                                             {"i32[2,2,2] i64[2,1,2]=0,1,1,0", ""}, {0}}};
+                                                             {"i32[2,2,2] i64[2,1,2]=0,1,1,0", ""},
+                                                             {0}}};

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Pad: the input with a border; negative pads cut. Modes: constant, reflect (without the edge), edge, wrap (opset 19).
- * Each axis has a table "output index -> input index, or -1 for the constant": every mode is then one loop, and a row is a border,
- * one memcpy, a border. Reflection over more than one length bounces back and forth.
- * Pads come as an attribute (opset 1 `paddings`, 2 `pads`) or input (11), for all axes or those named (18). */
+ * Each axis has a table "output index -> input index, or -1 for the constant": every mode is then one loop, and a row
+ * is a border, one memcpy, a border. Reflection over more than one length bounces back and forth. Pads come as an
+ * attribute (opset 1 `paddings`, 2 `pads`) or input (11), for all axes or those named (18). */
 #include <inttypes.h>
 #include <string.h>
 
@@ -76,14 +76,16 @@ static int padded_shape(const struct shape *x, const struct pads *p, int mode, s
     for (int i = 0; i < x->rank; i++) {
         int64_t sum, size;
         if (!i64_add(p->begin[i], p->end[i], &sum) || !i64_add(sum, i64_max(x->dim[i], 0), &size))
-            return err_set(err, ERR_MODEL_TOO_LARGE, "pads of axis %d are %" PRId64 " and %" PRId64 "; that is too large", i,
-                           p->begin[i], p->end[i]);
+            return err_set(err, ERR_MODEL_TOO_LARGE,
+                           "pads of axis %d are %" PRId64 " and %" PRId64 "; that is too large", i, p->begin[i],
+                           p->end[i]);
         if (x->dim[i] < 0) {
             out->dim[i] = sum == 0 ? x->dim[i] : DIM_UNKNOWN;
             continue;
         }
         if (size < 0)
-            return err_set(err, ERR_SHAPE, "axis %d has %" PRId64 " elements; pads of %" PRId64 " and %" PRId64 " cut more", i,
+            return err_set(err, ERR_SHAPE,
+                           "axis %d has %" PRId64 " elements; pads of %" PRId64 " and %" PRId64 " cut more", i,
                            x->dim[i], p->begin[i], p->end[i]);
         if (mode != CONSTANT && x->dim[i] == 0 && size > 0)
             return err_set(err, ERR_SHAPE, "axis %d is empty; mode '%s' has nothing to repeat", i, modes[mode]);
@@ -102,11 +104,13 @@ static int infer(struct infer_ctx *c, struct err *err)
         return -1;
     const struct shape *x = infer_shape(c, 0);
     struct shape out = *x;
-    if (infer_has(c, 2) && op_dtype(c, 2) != DTYPE_NONE && op_dtype(c, 0) != DTYPE_NONE && op_dtype(c, 0) != op_dtype(c, 2))
+    if (infer_has(c, 2) && op_dtype(c, 2) != DTYPE_NONE && op_dtype(c, 0) != DTYPE_NONE &&
+        op_dtype(c, 0) != op_dtype(c, 2))
         return err_set(err, ERR_MODEL, "the constant is %s but the input %s; they must have the same type",
                        dtype_name(op_dtype(c, 2)), dtype_name(op_dtype(c, 0)));
     if (op_value(c, 2) && tensor_count(op_value(c, 2)) != 1)
-        return err_set(err, ERR_MODEL, "the constant has %" PRId64 " elements; it must have one", tensor_count(op_value(c, 2)));
+        return err_set(err, ERR_MODEL, "the constant has %" PRId64 " elements; it must have one",
+                       tensor_count(op_value(c, 2)));
     int later = x->rank >= 0 ? read_pads(c, x->rank, &p, err) : 1;
     if (later < 0 || (!later && padded_shape(x, &p, attrs->mode, &out, err) < 0))
         return -1;
@@ -233,7 +237,8 @@ static int forward(struct run_ctx *c, struct err *err)
     struct infer_ctx ctx = {.attrs = c->attrs, .opset = c->opset, .n_in = c->n_in, .in = in, .in_value = c->in};
     if (pad_value(c, x->dtype, value, err) < 0 || read_pads(&ctx, x->shape.rank, &p, err) < 0)
         return -1;
-    struct pad_loop l = {.rank = x->shape.rank, .x = x->shape, .y = y->shape, .src = x->data, .dst = y->data, .value = value};
+    struct pad_loop l = {
+        .rank = x->shape.rank, .x = x->shape, .y = y->shape, .src = x->data, .dst = y->data, .value = value};
     l.elem = op_elem(x->dtype, err);
     if (l.rank == 0) {
         memcpy(y->data, x->data, l.elem);
@@ -257,12 +262,15 @@ OP_CLASS(pad_2) = PAD(.since = 2, .until = 10, .in_min = 1, .in_max = 1, .attrs 
                       .samples = (const struct op_sample[]){{"f32[2,3]", "pads=0,1,0,2 value=1.5f", 1, 10},
                                                             {"f32[3,4]", "pads=2,1,1,2 mode=reflect", 1, 10},
                                                             {"f32[3,4]", "pads=2,1,1,2 mode=edge", 1, 10},
-                                                            {"f32[3,4]", "pads=-1,1,1,-2", 1, 10}, {0}});
+                                                            {"f32[3,4]", "pads=-1,1,1,-2", 1, 10},
+                                                            {0}});
 OP_CLASS(pad_11) = PAD(.since = 11, .in_min = 2, .in_max = 4, .attrs = pad_11_attrs,
-                       .samples = (const struct op_sample[]){{"f32[2,3] !i64[4]=0,1,0,2 f32[]=1.5", ""}, {"f32[2,3] i64[4]=1,1,1,1", ""},
+                       .samples = (const struct op_sample[]){{"f32[2,3] !i64[4]=0,1,0,2 f32[]=1.5", ""},
+                                                             {"f32[2,3] i64[4]=1,1,1,1", ""},
                                                              {"f32[3,4] !i64[4]=2,3,1,2", "mode=reflect"},
                                                              {"f32[3,4] !i64[4]=2,1,1,2", "mode=edge"},
                                                              {"f32[3,4] !i64[4]=-1,1,1,-2", ""},
                                                              {"f32[3,4] !i64[2]=1,2 f32[]=7 !i64[1]=-1", "", 1, 18},
                                                              {"i32[2,3] !i64[4]=1,0,0,1", ""},
-                                                             {"f32[3,4] !i64[4]=2,1,1,2", "mode=wrap", 1, 19}, {0}});
+                                                             {"f32[3,4] !i64[4]=2,1,1,2", "mode=wrap", 1, 19},
+                                                             {0}});

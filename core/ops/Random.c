@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Random values: RandomNormal, RandomUniform and their Like forms, Bernoulli, Multinomial. Seeded by the attribute `seed`, or 0: a run
- * repeats itself, on every machine. The numbers are ours, not another runtime's; planning never folds them. */
+ * Random values: RandomNormal, RandomUniform and their Like forms, Bernoulli, Multinomial. Seeded by the attribute
+ * `seed`, or 0: a run repeats itself, on every machine. The numbers are ours, not another runtime's; planning never
+ * folds them. */
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
@@ -13,13 +14,29 @@ struct random_attrs {
     float seed, mean, scale, low, high;
     struct op_ints shape;
 };
-#define SEED {OP_ATTR(random_attrs, seed), .kind = OP_FLOAT}
-#define NORMAL {OP_ATTR(random_attrs, mean), .kind = OP_FLOAT}, {OP_ATTR(random_attrs, scale), .kind = OP_FLOAT, .def_f = 1}
-#define UNIFORM {OP_ATTR(random_attrs, low), .kind = OP_FLOAT}, {OP_ATTR(random_attrs, high), .kind = OP_FLOAT, .def_f = 1}
+#define SEED                                                                                                           \
+    {                                                                                                                  \
+        OP_ATTR(random_attrs, seed), .kind = OP_FLOAT                                                                  \
+    }
+#define NORMAL                                                                                                         \
+    {OP_ATTR(random_attrs, mean), .kind = OP_FLOAT},                                                                   \
+    {                                                                                                                  \
+        OP_ATTR(random_attrs, scale), .kind = OP_FLOAT, .def_f = 1                                                     \
+    }
+#define UNIFORM                                                                                                        \
+    {OP_ATTR(random_attrs, low), .kind = OP_FLOAT},                                                                    \
+    {                                                                                                                  \
+        OP_ATTR(random_attrs, high), .kind = OP_FLOAT, .def_f = 1                                                      \
+    }
 #define SHAPE_DTYPE                                                                                                    \
     {OP_ATTR(random_attrs, shape), .kind = OP_INTS, .max_count = SHAPE_MAX_RANK, .required = true},                    \
-        {OP_ATTR(random_attrs, dtype), .kind = OP_INT, .def = DTYPE_FLOAT}
-#define LIKE_DTYPE {OP_ATTR(random_attrs, dtype), .kind = OP_INT}
+    {                                                                                                                  \
+        OP_ATTR(random_attrs, dtype), .kind = OP_INT, .def = DTYPE_FLOAT                                               \
+    }
+#define LIKE_DTYPE                                                                                                     \
+    {                                                                                                                  \
+        OP_ATTR(random_attrs, dtype), .kind = OP_INT                                                                   \
+    }
 static const struct op_attr normal_attrs[] = {SHAPE_DTYPE, SEED, NORMAL, {0}};
 static const struct op_attr uniform_attrs[] = {SHAPE_DTYPE, SEED, UNIFORM, {0}};
 static const struct op_attr normal_like_attrs[] = {LIKE_DTYPE, SEED, NORMAL, {0}};
@@ -33,7 +50,8 @@ static const struct op_attr multinomial_attrs[] = {{OP_ATTR(random_attrs, dtype)
 /* ---- shapes ---- */
 static int check_dtype(int64_t dtype, const char *kinds, struct err *err)
 {
-    if (dtype > 0 && dtype < DTYPE_COUNT && strchr(kinds, dtype_kind((enum dtype)dtype)) && dtype_bits((enum dtype)dtype) >= 8)
+    if (dtype > 0 && dtype < DTYPE_COUNT && strchr(kinds, dtype_kind((enum dtype)dtype)) &&
+        dtype_bits((enum dtype)dtype) >= 8)
         return 0;
     return err_set(err, ERR_MODEL, "attribute 'dtype' is %" PRId64 "; it must be the number of a suitable type", dtype);
 }
@@ -47,7 +65,8 @@ static int infer_shaped(struct infer_ctx *c, struct err *err)
     for (int i = 0; i < out.rank; i++) {
         out.dim[i] = attrs->shape.at[i];
         if (out.dim[i] < 0)
-            return err_set(err, ERR_MODEL, "dimension %d of attribute 'shape' is %" PRId64 "; it must not be negative", i, out.dim[i]);
+            return err_set(err, ERR_MODEL, "dimension %d of attribute 'shape' is %" PRId64 "; it must not be negative",
+                           i, out.dim[i]);
     }
     if (shape_count(&out) < 0)
         return err_set(err, ERR_MODEL_TOO_LARGE, "the output would have more than 2^63 elements");
@@ -86,7 +105,8 @@ static int infer_multinomial(struct infer_ctx *c, struct err *err)
     if (x->rank >= 0 && x->rank != 2)
         return err_set(err, ERR_SHAPE, "the input has %d axes; it must be [batch, classes]", x->rank);
     if (attrs->sample_size < 0)
-        return err_set(err, ERR_MODEL, "attribute 'sample_size' is %" PRId64 "; it must not be negative", attrs->sample_size);
+        return err_set(err, ERR_MODEL, "attribute 'sample_size' is %" PRId64 "; it must not be negative",
+                       attrs->sample_size);
     infer_out(c, 0, (enum dtype)attrs->dtype, &SHAPE(x->rank == 2 ? x->dim[0] : DIM_UNKNOWN, attrs->sample_size));
     return 0;
 }
@@ -180,13 +200,19 @@ static int forward_multinomial(struct run_ctx *c, struct err *err)
 #define RANDOM(type_, since_, n_in_, table, infer_, forward_, doc_, ...)                                               \
     {                                                                                                                  \
         .type = type_, .domain = "", .since = since_, .doc = doc_, .in_min = n_in_, .in_max = n_in_, .out_min = 1,     \
-        .out_max = 1, .attrs = table, .attrs_size = sizeof(struct random_attrs), .infer = infer_,                      \
-        .forward = forward_, .nondeterministic = true, .samples = (const struct op_sample[]){__VA_ARGS__, {0}}         \
+        .out_max = 1, .attrs = table, .attrs_size = sizeof(struct random_attrs), .infer = infer_, .forward = forward_, \
+        .nondeterministic = true, .samples = (const struct op_sample[])                                                \
+        {                                                                                                              \
+            __VA_ARGS__,                                                                                               \
+            {                                                                                                          \
+                0                                                                                                      \
+            }                                                                                                          \
+        }                                                                                                              \
     }
-OP_CLASS(random_normal) = RANDOM("RandomNormal", 1, 0, normal_attrs, infer_shaped, forward_normal, "Normal random values.",
-                                 {"", "shape=2,3"});
-OP_CLASS(random_uniform) = RANDOM("RandomUniform", 1, 0, uniform_attrs, infer_shaped, forward_uniform, "Uniform random values.",
-                                  {"", "shape=2,3"});
+OP_CLASS(random_normal) = RANDOM("RandomNormal", 1, 0, normal_attrs, infer_shaped, forward_normal,
+                                 "Normal random values.", {"", "shape=2,3"});
+OP_CLASS(random_uniform) = RANDOM("RandomUniform", 1, 0, uniform_attrs, infer_shaped, forward_uniform,
+                                  "Uniform random values.", {"", "shape=2,3"});
 OP_CLASS(random_normal_like) = RANDOM("RandomNormalLike", 1, 1, normal_like_attrs, infer_like, forward_normal_like,
                                       "Normal random values in the input's shape.", {"f32[2,3]", ""});
 OP_CLASS(random_uniform_like) = RANDOM("RandomUniformLike", 1, 1, uniform_like_attrs, infer_like, forward_uniform_like,

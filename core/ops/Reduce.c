@@ -3,10 +3,11 @@
  *   ReduceSum  sum x          ReduceMean  sum x / n        ReduceProd  prod x       ReduceMax, ReduceMin
  *   ReduceL1   sum |x|        ReduceL2    sqrt(sum x^2)    ReduceSumSquare  sum x^2
  *   ReduceLogSum  log(sum x)  ReduceLogSumExp  m + log(sum exp(x - m)) with m = max x
- * Axes are an attribute, or from opset 13 (Sum) and 18 (the others) an input; none means all, unless noop_with_empty_axes.
- * Floats are summed in double, integers in 64 bits, wrapping. The order of summation is fixed: four interleaved partial sums in a row.
- * Idea: adjacent axes of one kind (kept or reduced) merge into groups. If the last group is reduced, an output is a sum of rows; if it is
- * kept, a tile of outputs accumulates rows side by side. Nothing of an empty set: 0 for sums, 1 for products, the lowest or highest value. */
+ * Axes are an attribute, or from opset 13 (Sum) and 18 (the others) an input; none means all, unless
+ * noop_with_empty_axes. Floats are summed in double, integers in 64 bits, wrapping. The order of summation is fixed:
+ * four interleaved partial sums in a row. Idea: adjacent axes of one kind (kept or reduced) merge into groups. If the
+ * last group is reduced, an output is a sum of rows; if it is kept, a tile of outputs accumulates rows side by side.
+ * Nothing of an empty set: 0 for sums, 1 for products, the lowest or highest value. */
 #include <math.h>
 #include <string.h>
 
@@ -14,7 +15,8 @@
 
 enum { TILE = 256, GRAIN = 1 << 14 };
 
-/* ---- kernels: row: *acc takes n values. cols: acc[i] takes x[i]. `m` is the maximum already known (LogSumExp). ---- */
+/* ---- kernels: row: *acc takes n values. cols: acc[i] takes x[i]. `m` is the maximum already known (LogSumExp). ----
+ */
 typedef void row_fn(void *acc, const void *x, int64_t n, double m);
 typedef void cols_fn(void *acc, const void *x, int64_t n, const double *m);
 typedef void start_fn(void *acc, int64_t n);
@@ -65,7 +67,10 @@ struct reducer {
         for (int64_t i = 0; i < n; i++)                                                                                \
             acc[i] = START;                                                                                            \
     }
-#define REDUCER(name) {name##_row, name##_cols, name##_start}
+#define REDUCER(name)                                                                                                  \
+    {                                                                                                                  \
+        name##_row, name##_cols, name##_start                                                                          \
+    }
 
 /* One block a formula; integers add unsigned so that they wrap. */
 #define U(v) ((uint64_t)(v))
@@ -154,8 +159,8 @@ REDUCER_BODY(min_i64, int64_t)
 struct kind {
     struct reducer f32, f64, i64, u64;
     double (*finish)(double acc, double n, double m); /* NULL: as it is */
-    bool needs_max;   /* LogSumExp */
-    bool in_double;   /* integers are computed in double */
+    bool needs_max;                                   /* LogSumExp */
+    bool in_double;                                   /* integers are computed in double */
     bool mean;
 };
 
@@ -185,11 +190,12 @@ static double finish_log_exp(double acc, double n, double m)
 static const struct kind kind_sum = {NUMBERS(sum)};
 static const struct kind kind_mean = {NUMBERS(sum), .finish = finish_mean, .mean = true};
 static const struct kind kind_prod = {NUMBERS(prod)};
-static const struct kind kind_l1 = {NUMBERS(l1)};
+static const struct kind kind_l1 = {FLOATS(l1), .i64 = REDUCER(l1_i64), .u64 = REDUCER(sum_i64)};
 static const struct kind kind_sum_square = {NUMBERS(square)};
 static const struct kind kind_l2 = {FLOATS(square), .finish = finish_root, .in_double = true};
 static const struct kind kind_log_sum = {FLOATS(sum), .finish = finish_log, .in_double = true};
-static const struct kind kind_log_sum_exp = {FLOATS(sumexp), .finish = finish_log_exp, .needs_max = true, .in_double = true};
+static const struct kind kind_log_sum_exp = {FLOATS(sumexp), .finish = finish_log_exp, .needs_max = true,
+                                             .in_double = true};
 static const struct kind kind_max = {FLOATS(max), .i64 = REDUCER(max_i64), .u64 = REDUCER(max_u64)};
 static const struct kind kind_min = {FLOATS(min), .i64 = REDUCER(min_i64), .u64 = REDUCER(min_u64)};
 
@@ -206,8 +212,8 @@ static const struct op_attr input_attrs[] = {{OP_ATTR(reduce_attrs, keepdims), .
                                              {0}};
 
 /* Which axes are reduced. `list` is the input's value, or NULL to take the attribute. */
-static int reduced_axes(const struct reduce_attrs *attrs, const struct tensor *list, int rank, bool mask[SHAPE_MAX_RANK],
-                        struct err *err)
+static int reduced_axes(const struct reduce_attrs *attrs, const struct tensor *list, int rank,
+                        bool mask[SHAPE_MAX_RANK], struct err *err)
 {
     int64_t axes[SHAPE_MAX_RANK];
     int count = attrs->axes.count;
@@ -475,12 +481,18 @@ REDUCE_FNS(sum_square, "fiu")
 
 /* ---- rows ---- */
 #define POSITIVE_24 "=1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24"
-static const struct op_sample by_attr[] = {{"f32[2,3,4]" POSITIVE_24, "axes=1 keepdims=0", 1, 11}, {"f32[2,3,4]" POSITIVE_24, "", 1, 11},
+static const struct op_sample by_attr[] = {{"f32[2,3,4]" POSITIVE_24, "axes=1 keepdims=0", 1, 11},
+                                           {"f32[2,3,4]" POSITIVE_24, "", 1, 11},
                                            {"f32[2,3,4]" POSITIVE_24, "axes=0,2", 1, 11},
-                                           {"f32[2,3,2,2]" POSITIVE_24, "axes=-1,-2 keepdims=0", 1, 12}, {0}};
-static const struct op_sample by_input[] = {{"f32[2,3,4]" POSITIVE_24 " !i64[1]=1", "keepdims=0"}, {"f32[2,3,4]" POSITIVE_24, ""},
-                                            {"f32[2,3,4]" POSITIVE_24 " !i64[2]=0,-1", ""}, {"f64[2,3,4]" POSITIVE_24 " !i64[1]=0", ""},
-                                            {"f32[2,3,4]" POSITIVE_24 " i64[1]=0", ""}, {"i32[2,3] !i64[1]=1", ""}, {0}};
+                                           {"f32[2,3,2,2]" POSITIVE_24, "axes=-1,-2 keepdims=0", 1, 12},
+                                           {0}};
+static const struct op_sample by_input[] = {{"f32[2,3,4]" POSITIVE_24 " !i64[1]=1", "keepdims=0"},
+                                            {"f32[2,3,4]" POSITIVE_24, ""},
+                                            {"f32[2,3,4]" POSITIVE_24 " !i64[2]=0,-1", ""},
+                                            {"f64[2,3,4]" POSITIVE_24 " !i64[1]=0", ""},
+                                            {"f32[2,3,4]" POSITIVE_24 " i64[1]=0", ""},
+                                            {"i32[2,3] !i64[1]=1", ""},
+                                            {0}};
 
 #define REDUCE_ROW(type_, fn, doc_, ...)                                                                               \
     {                                                                                                                  \
@@ -506,9 +518,9 @@ OP_CLASS(reduce_l2_1) = REDUCE_ROW("ReduceL2", l2, "Euclidean norm over axes.", 
 OP_CLASS(reduce_l2_18) = REDUCE_ROW("ReduceL2", l2, "Euclidean norm over axes.", BY_INPUT(18));
 OP_CLASS(reduce_log_sum_1) = REDUCE_ROW("ReduceLogSum", log_sum, "Logarithm of the sum over axes.", BY_ATTR(17));
 OP_CLASS(reduce_log_sum_18) = REDUCE_ROW("ReduceLogSum", log_sum, "Logarithm of the sum over axes.", BY_INPUT(18));
-OP_CLASS(reduce_log_sum_exp_1) = REDUCE_ROW("ReduceLogSumExp", log_sum_exp, "log(sum(exp(x))) over axes, without overflow.",
-                                            BY_ATTR(17));
-OP_CLASS(reduce_log_sum_exp_18) = REDUCE_ROW("ReduceLogSumExp", log_sum_exp, "log(sum(exp(x))) over axes, without overflow.",
-                                             BY_INPUT(18));
+OP_CLASS(reduce_log_sum_exp_1) = REDUCE_ROW("ReduceLogSumExp", log_sum_exp,
+                                            "log(sum(exp(x))) over axes, without overflow.", BY_ATTR(17));
+OP_CLASS(reduce_log_sum_exp_18) = REDUCE_ROW("ReduceLogSumExp", log_sum_exp,
+                                             "log(sum(exp(x))) over axes, without overflow.", BY_INPUT(18));
 OP_CLASS(reduce_sum_square_1) = REDUCE_ROW("ReduceSumSquare", sum_square, "Sum of squares over axes.", BY_ATTR(17));
 OP_CLASS(reduce_sum_square_18) = REDUCE_ROW("ReduceSumSquare", sum_square, "Sum of squares over axes.", BY_INPUT(18));

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Operators that only give the same elements another shape: Reshape, Flatten, Squeeze, Unsqueeze, Identity.
  * A plan may let such an output share its input's bytes; forward copies only when it must.
- * Reshape: 0 copies the input's dimension (unless allowzero), one -1 takes what is left. With symbolic dims the -1 is still known when
- * the unknown dims are copied one for one: they cancel on both sides. */
+ * Reshape: 0 copies the input's dimension (unless allowzero), one -1 takes what is left. With symbolic dims the -1 is
+ * still known when the unknown dims are copied one for one: they cancel on both sides. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -16,7 +16,8 @@ struct reshape_attrs {
 static const struct op_attr reshape_old_attrs[] = {{OP_ATTR(reshape_attrs, shape), .kind = OP_INTS}, {0}};
 static const struct op_attr reshape_attrs[] = {{OP_ATTR(reshape_attrs, allowzero), .kind = OP_BOOL}, {0}};
 
-/* The known dims' product of `s` without those dims of `other` that are the same symbol; -1 if an unknown dim remains. */
+/* The known dims' product of `s` without those dims of `other` that are the same symbol; -1 if an unknown dim remains.
+ */
 static int64_t product_without(const struct shape *s, const struct shape *other, int skip)
 {
     bool used[SHAPE_MAX_RANK] = {false};
@@ -59,7 +60,8 @@ static int find_rest(const struct shape *x, const struct shape *out, int at, int
     if (total < 0 || given < 0 || !symbols_cancel(x, out, at))
         return 0;
     if (given == 0 ? total != 0 : total % given != 0)
-        return err_set(err, ERR_SHAPE, "input %s does not divide by the other dimensions of the new shape (%" PRId64 ")",
+        return err_set(err, ERR_SHAPE,
+                       "input %s does not divide by the other dimensions of the new shape (%" PRId64 ")",
                        shape_text(x, text), given);
     *rest = given ? total / given : 0;
     return 0;
@@ -75,7 +77,8 @@ static int check_counts(const struct shape *x, const struct shape *out, struct e
     return 0;
 }
 
-static int reshape_to(const struct shape *x, const int64_t *dims, int rank, bool allowzero, struct shape *out, struct err *err)
+static int reshape_to(const struct shape *x, const int64_t *dims, int rank, bool allowzero, struct shape *out,
+                      struct err *err)
 {
     int rest = -1;
     out->rank = rank;
@@ -85,7 +88,8 @@ static int reshape_to(const struct shape *x, const int64_t *dims, int rank, bool
         out->dim[i] = dims[i];
         if (dims[i] == 0 && !allowzero) {
             if (x->rank >= 0 && i >= x->rank)
-                return err_set(err, ERR_SHAPE, "dimension %d is to be copied from the input, which has only %d axes", i, x->rank);
+                return err_set(err, ERR_SHAPE, "dimension %d is to be copied from the input, which has only %d axes", i,
+                               x->rank);
             out->dim[i] = x->rank < 0 ? DIM_UNKNOWN : x->dim[i];
             x_left.dim[i] = out_left.dim[i] = 1;
         } else if (dims[i] == -1) {
@@ -93,7 +97,8 @@ static int reshape_to(const struct shape *x, const int64_t *dims, int rank, bool
                 return err_set(err, ERR_MODEL, "the new shape has two -1, at %d and %d; one is allowed", rest, i);
             rest = i;
         } else if (dims[i] < -1) {
-            return err_set(err, ERR_MODEL, "dimension %d of the new shape is %" PRId64 "; it must be -1 or not negative", i, dims[i]);
+            return err_set(err, ERR_MODEL,
+                           "dimension %d of the new shape is %" PRId64 "; it must be -1 or not negative", i, dims[i]);
         }
     }
     if (x->rank < 0)
@@ -155,7 +160,8 @@ static int infer_flatten(struct infer_ctx *c, struct err *err)
     if (x->rank >= 0) {
         int64_t axis = attrs->axis < 0 ? attrs->axis + x->rank : attrs->axis;
         if (axis < 0 || axis > x->rank)
-            return err_set(err, ERR_MODEL, "axis %" PRId64 " is out of range; it must be in [%d, %d]", attrs->axis, -x->rank, x->rank);
+            return err_set(err, ERR_MODEL, "axis %" PRId64 " is out of range; it must be in [%d, %d]", attrs->axis,
+                           -x->rank, x->rank);
         out.dim[0] = product_of(x, 0, (int)axis);
         out.dim[1] = product_of(x, (int)axis, x->rank);
     }
@@ -167,7 +173,8 @@ static int infer_flatten(struct infer_ctx *c, struct err *err)
 struct axes_attrs {
     struct op_ints axes;
 };
-static const struct op_attr axes_attrs[] = {{OP_ATTR(axes_attrs, axes), .kind = OP_INTS, .max_count = SHAPE_MAX_RANK}, {0}};
+static const struct op_attr axes_attrs[] = {{OP_ATTR(axes_attrs, axes), .kind = OP_INTS, .max_count = SHAPE_MAX_RANK},
+                                            {0}};
 static const struct op_attr needed_axes_attrs[] = {
     {OP_ATTR(axes_attrs, axes), .kind = OP_INTS, .max_count = SHAPE_MAX_RANK, .required = true}, {0}};
 static const struct op_attr no_attrs[] = {{0}};
@@ -216,7 +223,8 @@ static int infer_squeeze(struct infer_ctx *c, struct err *err)
     struct shape out = {0};
     for (int i = 0; i < x->rank; i++) {
         if (mask[i] && x->dim[i] > 1)
-            return err_set(err, ERR_SHAPE, "axis %d has %" PRId64 " elements; only axes of one can be squeezed", i, x->dim[i]);
+            return err_set(err, ERR_SHAPE, "axis %d has %" PRId64 " elements; only axes of one can be squeezed", i,
+                           x->dim[i]);
         if (mask[i] && x->dim[i] == 0)
             return err_set(err, ERR_SHAPE, "axis %d has no elements; only axes of one can be squeezed", i);
         if (count == 0 && x->dim[i] < 0) { /* which axes go depends on their size */
@@ -275,39 +283,71 @@ static int forward_identity(struct run_ctx *c, struct err *err)
         .type = type_, .domain = "", .doc = doc_, .in_min = 1, .out_min = 1, .out_max = 1, .quant = {QUANT_PASS},      \
         __VA_ARGS__                                                                                                    \
     }
-OP_CLASS(reshape_1) = RESHAPE_ROW("Reshape", "The same elements in another shape, an attribute.", .since = 1, .until = 4, .in_max = 1,
-                                  .attrs = reshape_old_attrs, .attrs_size = sizeof(struct reshape_attrs), .infer = infer_reshape,
+OP_CLASS(reshape_1) = RESHAPE_ROW("Reshape", "The same elements in another shape, an attribute.", .since = 1,
+                                  .until = 4, .in_max = 1, .attrs = reshape_old_attrs,
+                                  .attrs_size = sizeof(struct reshape_attrs), .infer = infer_reshape,
                                   .forward = forward_reshape,
                                   .samples = (const struct op_sample[]){{"f32[2,3,4]", "shape=0,-1", 1, 4}, {0}});
-OP_CLASS(reshape_5) = {.type = "Reshape", .domain = "", .since = 5, .doc = "The same elements in another shape; 0 copies, -1 takes the rest.",
-                       .in_min = 2, .in_max = 2, .out_min = 1, .out_max = 1, .quant = {QUANT_PASS}, .attrs = reshape_attrs,
-                       .attrs_size = sizeof(struct reshape_attrs), .infer = infer_reshape, .forward = forward_reshape,
-                       .samples = (const struct op_sample[]){{"f32[2,3,4] !i64[2]=0,-1", ""}, {"f32[2,3,4] i64[3]=4,3,2", ""},
-                                                             {"f32[2,3,4] !i64[4]=2,0,2,-1", ""}, {"f32[1] !i64[0]", ""},
+OP_CLASS(reshape_5) = {.type = "Reshape",
+                       .domain = "",
+                       .since = 5,
+                       .doc = "The same elements in another shape; 0 copies, -1 takes the rest.",
+                       .in_min = 2,
+                       .in_max = 2,
+                       .out_min = 1,
+                       .out_max = 1,
+                       .quant = {QUANT_PASS},
+                       .attrs = reshape_attrs,
+                       .attrs_size = sizeof(struct reshape_attrs),
+                       .infer = infer_reshape,
+                       .forward = forward_reshape,
+                       .samples = (const struct op_sample[]){{"f32[2,3,4] !i64[2]=0,-1", ""},
+                                                             {"f32[2,3,4] i64[3]=4,3,2", ""},
+                                                             {"f32[2,3,4] !i64[4]=2,0,2,-1", ""},
+                                                             {"f32[1] !i64[0]", ""},
                                                              {"f32[0,3] !i64[2]=3,0", "allowzero=1"},
-                                                             {"i64[2,2] !i64[1]=-1", ""}, {0}}};
-OP_CLASS(flatten) = RESHAPE_ROW("Flatten", "The input as a matrix: axes before `axis`, and the others.", .since = 1, .in_max = 1,
-                                .attrs = flatten_attrs, .attrs_size = sizeof(struct axis_attrs), .infer = infer_flatten,
-                                .forward = forward_flatten,
-                                .samples = (const struct op_sample[]){{"f32[2,3,4]", ""}, {"f32[2,3,4]", "axis=0"},
-                                                                      {"f32[2,3,4]", "axis=-1"}, {"f32[2,3,4]", "axis=3"}, {0}});
-OP_CLASS(squeeze_1) = RESHAPE_ROW("Squeeze", "Axes of one element removed.", .since = 1, .until = 12, .in_max = 1, .attrs = axes_attrs,
-                                  .attrs_size = sizeof(struct axes_attrs), .infer = infer_squeeze, .forward = forward_squeeze,
+                                                             {"i64[2,2] !i64[1]=-1", ""},
+                                                             {0}}};
+OP_CLASS(flatten) = RESHAPE_ROW(
+    "Flatten", "The input as a matrix: axes before `axis`, and the others.", .since = 1, .in_max = 1,
+    .attrs = flatten_attrs, .attrs_size = sizeof(struct axis_attrs), .infer = infer_flatten, .forward = forward_flatten,
+    .samples = (const struct op_sample[]){
+        {"f32[2,3,4]", ""}, {"f32[2,3,4]", "axis=0"}, {"f32[2,3,4]", "axis=-1"}, {"f32[2,3,4]", "axis=3"}, {0}});
+OP_CLASS(squeeze_1) = RESHAPE_ROW("Squeeze", "Axes of one element removed.", .since = 1, .until = 12, .in_max = 1,
+                                  .attrs = axes_attrs, .attrs_size = sizeof(struct axes_attrs), .infer = infer_squeeze,
+                                  .forward = forward_squeeze,
                                   .samples = (const struct op_sample[]){{"f32[1,3,1]", "axes=0", 1, 11},
-                                                                        {"f32[1,3,1]", "axes=0,-1", 1, 11}, {"f32[1,3,1]", "", 1, 11}, {0}});
-OP_CLASS(squeeze_13) = RESHAPE_ROW("Squeeze", "Axes of one element removed.", .since = 13, .in_max = 2, .attrs = no_attrs,
-                                   .attrs_size = sizeof(struct axes_attrs), .infer = infer_squeeze, .forward = forward_squeeze,
-                                   .samples = (const struct op_sample[]){{"f32[1,3,1] !i64[1]=0", ""}, {"f32[1,3,1] i64[2]=0,-1", ""},
-                                                                         {"f32[1,3,1]", ""}, {0}});
+                                                                        {"f32[1,3,1]", "axes=0,-1", 1, 11},
+                                                                        {"f32[1,3,1]", "", 1, 11},
+                                                                        {0}});
+OP_CLASS(squeeze_13) = RESHAPE_ROW("Squeeze", "Axes of one element removed.", .since = 13, .in_max = 2,
+                                   .attrs = no_attrs, .attrs_size = sizeof(struct axes_attrs), .infer = infer_squeeze,
+                                   .forward = forward_squeeze,
+                                   .samples = (const struct op_sample[]){{"f32[1,3,1] !i64[1]=0", ""},
+                                                                         {"f32[1,3,1] i64[2]=0,-1", ""},
+                                                                         {"f32[1,3,1]", ""},
+                                                                         {0}});
 OP_CLASS(unsqueeze_1) = RESHAPE_ROW("Unsqueeze", "Axes of one element added.", .since = 1, .until = 12, .in_max = 1,
-                                    .attrs = needed_axes_attrs, .attrs_size = sizeof(struct axes_attrs), .infer = infer_unsqueeze,
-                                    .forward = forward_unsqueeze,
-                                    .samples = (const struct op_sample[]){{"f32[3,4]", "axes=0,3", 1, 11}, {"f32[3]", "axes=-1", 1, 11}, {0}});
-OP_CLASS(unsqueeze_13) = {.type = "Unsqueeze", .domain = "", .since = 13, .doc = "Axes of one element added.", .in_min = 2, .in_max = 2,
-                          .out_min = 1, .out_max = 1, .quant = {QUANT_PASS}, .attrs = no_attrs,
-                          .attrs_size = sizeof(struct axes_attrs), .infer = infer_unsqueeze, .forward = forward_unsqueeze,
-                          .samples = (const struct op_sample[]){{"f32[3,4] !i64[2]=0,3", ""}, {"f32[3] i64[1]=-1", ""},
-                                                                {"f32[] !i64[]=0", ""}, {0}}};
+                                    .attrs = needed_axes_attrs, .attrs_size = sizeof(struct axes_attrs),
+                                    .infer = infer_unsqueeze, .forward = forward_unsqueeze,
+                                    .samples = (const struct op_sample[]){
+                                        {"f32[3,4]", "axes=0,3", 1, 11}, {"f32[3]", "axes=-1", 1, 11}, {0}});
+OP_CLASS(unsqueeze_13) = {.type = "Unsqueeze",
+                          .domain = "",
+                          .since = 13,
+                          .doc = "Axes of one element added.",
+                          .in_min = 2,
+                          .in_max = 2,
+                          .out_min = 1,
+                          .out_max = 1,
+                          .quant = {QUANT_PASS},
+                          .attrs = no_attrs,
+                          .attrs_size = sizeof(struct axes_attrs),
+                          .infer = infer_unsqueeze,
+                          .forward = forward_unsqueeze,
+                          .samples = (const struct op_sample[]){
+                              {"f32[3,4] !i64[2]=0,3", ""}, {"f32[3] i64[1]=-1", ""}, {"f32[] !i64[]=0", ""}, {0}}};
 OP_CLASS(identity) = RESHAPE_ROW("Identity", "The input as it is.", .since = 1, .in_max = 1, .infer = op_infer_same,
                                  .forward = forward_identity,
-                                 .samples = (const struct op_sample[]){{"f32[2,3]", ""}, {"i64[3]", ""}, {"b[2]", ""}, {"f16[2]", ""}, {0}});
+                                 .samples = (const struct op_sample[]){
+                                     {"f32[2,3]", ""}, {"i64[3]", ""}, {"b[2]", ""}, {"f16[2]", ""}, {0}});

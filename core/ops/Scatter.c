@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * ScatterElements, Scatter (its old name) and ScatterND: a copy of the input with elements replaced, or combined by a reduction, at indices.
- *   ScatterElements: y[i0, .., index[i], ..] = updates[i]
- *   ScatterND:       y[index[k..., 0], ..., index[k..., m-1], :] = updates[k..., :]
- * Repeated indices are applied in order; so the loop is serial and the result does not depend on threads. */
+ * ScatterElements, Scatter (its old name) and ScatterND: a copy of the input with elements replaced, or combined by a
+ * reduction, at indices. ScatterElements: y[i0, .., index[i], ..] = updates[i] ScatterND:       y[index[k..., 0], ...,
+ * index[k..., m-1], :] = updates[k..., :] Repeated indices are applied in order; so the loop is serial and the result
+ * does not depend on threads. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -16,11 +16,13 @@ struct scatter_attrs {
     int reduction;
 };
 static const struct op_attr scatter_attrs[] = {{OP_ATTR(scatter_attrs, axis), .kind = OP_INT}, {0}};
-static const struct op_attr scatter_16_attrs[] = {{OP_ATTR(scatter_attrs, axis), .kind = OP_INT},
-                                                  {OP_ATTR(scatter_attrs, reduction), .kind = OP_ENUM, .choices = reductions},
-                                                  {0}};
+static const struct op_attr scatter_16_attrs[] = {
+    {OP_ATTR(scatter_attrs, axis), .kind = OP_INT},
+    {OP_ATTR(scatter_attrs, reduction), .kind = OP_ENUM, .choices = reductions},
+    {0}};
 static const struct op_attr nd_attrs[] = {{0}};
-static const struct op_attr nd_16_attrs[] = {{OP_ATTR(scatter_attrs, reduction), .kind = OP_ENUM, .choices = reductions}, {0}};
+static const struct op_attr nd_16_attrs[] = {
+    {OP_ATTR(scatter_attrs, reduction), .kind = OP_ENUM, .choices = reductions}, {0}};
 
 /* ---- combining runs of elements ---- */
 typedef void combine_fn(void *dst, const void *src, int64_t n);
@@ -64,7 +66,10 @@ COMBINE_ALL(u64, uint64_t, uint64_t)
 COMBINE_HALF(f16, dtype_f16_to_f32, dtype_f32_to_f16)
 COMBINE_HALF(bf16, dtype_bf16_to_f32, dtype_f32_to_bf16)
 
-#define FNS(t) {NULL, add_##t, mul_##t, max_##t, min_##t}
+#define FNS(t)                                                                                                         \
+    {                                                                                                                  \
+        NULL, add_##t, mul_##t, max_##t, min_##t                                                                       \
+    }
 static combine_fn *const combine_fns[DTYPE_COUNT][5] = {
     [DTYPE_FLOAT] = FNS(f32), [DTYPE_DOUBLE] = FNS(f64), [DTYPE_INT8] = FNS(i8),     [DTYPE_UINT8] = FNS(u8),
     [DTYPE_INT16] = FNS(i16), [DTYPE_UINT16] = FNS(u16), [DTYPE_INT32] = FNS(i32),   [DTYPE_UINT32] = FNS(u32),
@@ -100,7 +105,8 @@ static int start_target(struct run_ctx *c, struct target *t, struct err *err)
     if (!t->elem)
         return -1;
     if (t->reduction != REPLACE && !combine_fns[x->dtype][t->reduction])
-        return err_set(err, ERR_OPERATOR, "reduction '%s' is not possible on %s", reductions[t->reduction], dtype_name(x->dtype));
+        return err_set(err, ERR_OPERATOR, "reduction '%s' is not possible on %s", reductions[t->reduction],
+                       dtype_name(x->dtype));
     t->dst = c->out[0]->data;
     if (tensor_count(x))
         memcpy(t->dst, x->data, (size_t)tensor_count(x) * t->elem);
@@ -130,10 +136,12 @@ static int infer_elements(struct infer_ctx *c, struct err *err)
             return err_set(err, ERR_SHAPE, "input #%d has %d axes; it must have %d as the data", k, s->rank, x->rank);
         for (int i = 0; s->rank >= 0 && i < x->rank; i++)
             if (i != axis && x->dim[i] >= 0 && s->dim[i] > x->dim[i])
-                return err_set(err, ERR_SHAPE, "axis %d of input #%d has %" PRId64 " elements; the data has only %" PRId64, i, k,
+                return err_set(err, ERR_SHAPE,
+                               "axis %d of input #%d has %" PRId64 " elements; the data has only %" PRId64, i, k,
                                s->dim[i], x->dim[i]);
     }
-    if (shape_known(infer_shape(c, 1)) && shape_known(infer_shape(c, 2)) && !shape_equal(infer_shape(c, 1), infer_shape(c, 2)))
+    if (shape_known(infer_shape(c, 1)) && shape_known(infer_shape(c, 2)) &&
+        !shape_equal(infer_shape(c, 1), infer_shape(c, 2)))
         return err_set(err, ERR_SHAPE, "indices and updates have different shapes; they must agree");
     struct infer_ctx pair = *c; /* data and updates have one type, the indices another */
     const struct type *const two[] = {c->in[0], c->in[2]};
@@ -195,7 +203,8 @@ static int infer_nd(struct infer_ctx *c, struct err *err)
     memcpy(want.dim + index->rank - 1, x->dim + m, (size_t)(x->rank - m) * sizeof *want.dim);
     char a[SHAPE_TEXT], b[SHAPE_TEXT];
     if (!shape_equal(&want, updates))
-        return err_set(err, ERR_SHAPE, "the updates are %s; they must be %s", shape_text(updates, a), shape_text(&want, b));
+        return err_set(err, ERR_SHAPE, "the updates are %s; they must be %s", shape_text(updates, a),
+                       shape_text(&want, b));
     return op_infer_same(c, err);
 }
 
@@ -237,20 +246,27 @@ static int forward_nd(struct run_ctx *c, struct err *err)
 #define DOC_ELEMENTS "A copy with elements replaced or combined at indices along an axis."
 #define DOC_ND "A copy with slices replaced or combined at tuples of indices."
 OP_CLASS(scatter_9) = SCATTER("Scatter", elements, DOC_ELEMENTS, .since = 9, .until = 10, .attrs = scatter_attrs,
-                              .samples = (const struct op_sample[]){{"f32[3,3] i64[2,3]=1,0,2,0,2,1 f32[2,3]", "", 1, 9}, {0}});
-OP_CLASS(scatter_elements_11) = SCATTER("ScatterElements", elements, DOC_ELEMENTS, .since = 11, .until = 15, .attrs = scatter_attrs,
+                              .samples = (const struct op_sample[]){
+                                  {"f32[3,3] i64[2,3]=1,0,2,0,2,1 f32[2,3]", "", 1, 9}, {0}});
+OP_CLASS(scatter_elements_11) = SCATTER("ScatterElements", elements, DOC_ELEMENTS, .since = 11, .until = 15,
+                                        .attrs = scatter_attrs,
                                         .samples = (const struct op_sample[]){
                                             {"f32[1,5] i64[1,2]=1,-2 f32[1,2]", "axis=1", 1, 13}, {0}});
-OP_CLASS(scatter_elements_16) = SCATTER("ScatterElements", elements, DOC_ELEMENTS, .since = 16, .attrs = scatter_16_attrs,
+OP_CLASS(scatter_elements_16) = SCATTER("ScatterElements", elements, DOC_ELEMENTS, .since = 16,
+                                        .attrs = scatter_16_attrs,
                                         .samples = (const struct op_sample[]){
                                             {"f32[1,5] i64[1,2]=1,1 f32[1,2]", "axis=1 reduction=add"},
                                             {"f32[3,3] !i64[2,3]=1,0,2,0,2,1 f32[2,3]", ""},
                                             {"f32[2,4] i32[2,2]=0,3,1,1 f32[2,2]", "axis=1 reduction=mul"},
                                             {"i64[4] i64[3]=0,0,3 i64[3]=5,7,9", "reduction=max"},
-                                            {"f32[4] i64[3]=0,0,3 f32[3]=-5,7,9", "reduction=min"}, {0}});
+                                            {"f32[4] i64[3]=0,0,3 f32[3]=-5,7,9", "reduction=min"},
+                                            {0}});
 OP_CLASS(scatter_nd_11) = SCATTER("ScatterND", nd, DOC_ND, .since = 11, .until = 15, .attrs = nd_attrs,
-                                  .samples = (const struct op_sample[]){{"f32[8] i64[4,1]=4,3,1,7 f32[4]", "", 1, 13}, {0}});
+                                  .samples = (const struct op_sample[]){{"f32[8] i64[4,1]=4,3,1,7 f32[4]", "", 1, 13},
+                                                                        {0}});
 OP_CLASS(scatter_nd_16) = SCATTER("ScatterND", nd, DOC_ND, .since = 16, .attrs = nd_16_attrs,
-                                  .samples = (const struct op_sample[]){{"f32[4,4,2] i64[2,1]=0,2 f32[2,4,2]", ""},
-                                                                        {"f32[4,4] i64[2,2]=0,1,0,1 f32[2]", "reduction=add"},
-                                                                        {"f32[4,2] !i64[2,1]=1,-1 f32[2,2]", "reduction=mul"}, {0}});
+                                  .samples = (const struct op_sample[]){
+                                      {"f32[4,4,2] i64[2,1]=0,2 f32[2,4,2]", ""},
+                                      {"f32[4,4] i64[2,2]=0,1,0,1 f32[2]", "reduction=add"},
+                                      {"f32[4,2] !i64[2,1]=1,-1 f32[2,2]", "reduction=mul"},
+                                      {0}});

@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Shape and Size: what is known of a tensor as int64 values.
- *   Shape: x[d0, ..., dn] -> [d_start, ..., d_(end-1)]; start and end (opset 15) count from the end when negative and are clamped.
- *   Size: the number of elements, a scalar. */
+ *   Shape: x[d0, ..., dn] -> [d_start, ..., d_(end-1)]; start and end (opset 15) count from the end when negative and
+ * are clamped. Size: the number of elements, a scalar. */
 #include "core/ops/op_util.h"
 
 struct shape_attrs {
     int64_t start, end;
 };
-static const struct op_attr shape_attrs[] = {{OP_ATTR(shape_attrs, start), .kind = OP_INT},
-                                             {OP_ATTR(shape_attrs, end), .kind = OP_INT, .def = INT64_MAX},
-                                             {0}};
+static const struct op_attr shape_attrs[] = {
+    {OP_ATTR(shape_attrs, start), .kind = OP_INT}, {OP_ATTR(shape_attrs, end), .kind = OP_INT, .def = INT64_MAX}, {0}};
 
 static int64_t clamp_axis(int64_t axis, int rank)
 {
@@ -70,15 +69,46 @@ static int forward_size(struct run_ctx *c, struct err *err)
     return 0;
 }
 
-OP_CLASS(shape_1) = {.type = "Shape", .domain = "", .since = 1, .until = 14, .doc = "Dimensions of the input.", .in_min = 1,
-                     .in_max = 1, .out_min = 1, .out_max = 1,
-                     .infer = infer_shape_op, .forward = forward_shape, .shape_only = true,
+OP_CLASS(shape_1) = {.type = "Shape",
+                     .domain = "",
+                     .since = 1,
+                     .until = 14,
+                     .doc = "Dimensions of the input.",
+                     .in_min = 1,
+                     .in_max = 1,
+                     .out_min = 1,
+                     .out_max = 1,
+                     .infer = infer_shape_op,
+                     .forward = forward_shape,
+                     .shape_only = true,
                      .samples = (const struct op_sample[]){{"f32[2,3,4]", "", 1, 13}, {"i32[0,2]", "", 1, 13}, {0}}};
-OP_CLASS(shape_15) = {.type = "Shape", .domain = "", .since = 15, .doc = "Dimensions of the input, from start to end.", .in_min = 1,
-                      .in_max = 1, .out_min = 1, .out_max = 1, .attrs = shape_attrs, .attrs_size = sizeof(struct shape_attrs),
-                      .infer = infer_shape_op, .forward = forward_shape, .shape_only = true,
-                      .samples = (const struct op_sample[]){{"f32[2,3,4]", ""}, {"f32[2,3,4]", "start=1"},
-                                                            {"f32[2,3,4]", "start=-2 end=-1"}, {"f32[2,3,4]", "start=2 end=1"}, {0}}};
-OP_CLASS(size) = {.type = "Size", .domain = "", .since = 1, .doc = "Number of elements of the input.", .in_min = 1, .in_max = 1,
-                  .out_min = 1, .out_max = 1, .infer = infer_size, .forward = forward_size, .shape_only = true,
+OP_CLASS(shape_15) = {.type = "Shape",
+                      .domain = "",
+                      .since = 15,
+                      .doc = "Dimensions of the input, from start to end.",
+                      .in_min = 1,
+                      .in_max = 1,
+                      .out_min = 1,
+                      .out_max = 1,
+                      .attrs = shape_attrs,
+                      .attrs_size = sizeof(struct shape_attrs),
+                      .infer = infer_shape_op,
+                      .forward = forward_shape,
+                      .shape_only = true,
+                      .samples = (const struct op_sample[]){{"f32[2,3,4]", ""},
+                                                            {"f32[2,3,4]", "start=1"},
+                                                            {"f32[2,3,4]", "start=-2 end=-1"},
+                                                            {"f32[2,3,4]", "start=2 end=1"},
+                                                            {0}}};
+OP_CLASS(size) = {.type = "Size",
+                  .domain = "",
+                  .since = 1,
+                  .doc = "Number of elements of the input.",
+                  .in_min = 1,
+                  .in_max = 1,
+                  .out_min = 1,
+                  .out_max = 1,
+                  .infer = infer_size,
+                  .forward = forward_size,
+                  .shape_only = true,
                   .samples = (const struct op_sample[]){{"f32[2,3,4]", ""}, {"f32[]", ""}, {"f32[0,2]", ""}, {0}}};

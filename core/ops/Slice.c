@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Slice: y[i] = x[start + i * step] on the axes named; starts and ends count from the end when negative and are clamped to the axis.
- * Opset 1 has them as attributes, opset 10 as inputs with steps, which may be negative. */
+ * Slice: y[i] = x[start + i * step] on the axes named; starts and ends count from the end when negative and are clamped
+ * to the axis. Opset 1 has them as attributes, opset 10 as inputs with steps, which may be negative. */
 #include <inttypes.h>
 
 #include "core/ops/op_util.h"
@@ -28,7 +28,8 @@ static int read_list(const struct tensor *t, const char *what, int64_t *out, int
     if (op_read_ints(t, what, out, SHAPE_MAX_RANK, &n, err) < 0)
         return -1;
     if (*count >= 0 && n != *count)
-        return err_set(err, ERR_MODEL, "%s has %d elements but the lists before it have %d; they must agree", what, n, *count);
+        return err_set(err, ERR_MODEL, "%s has %d elements but the lists before it have %d; they must agree", what, n,
+                       *count);
     *count = n;
     return 0;
 }
@@ -162,19 +163,44 @@ static int forward(struct run_ctx *c, struct err *err)
         offset += first[i] * stride[i];
         stride[i] = out.dim[i] == 1 ? 0 : stride[i] * step[i]; /* a huge step takes one element */
     }
-    op_copy_strided(c->pool, elem, y->data, (const char *)x->data + (size_t)offset * elem, x->shape.rank, y->shape.dim, stride);
+    op_copy_strided(c->pool, elem, y->data, (const char *)x->data + (size_t)offset * elem, x->shape.rank, y->shape.dim,
+                    stride);
     return 0;
 }
 
-OP_CLASS(slice_1) = {.type = "Slice", .domain = "", .since = 1, .until = 9, .doc = "A range of each axis.", .in_min = 1, .in_max = 1,
-                     .out_min = 1, .out_max = 1, .attrs = slice_attrs, .attrs_size = sizeof(struct slice_attrs), .infer = infer,
-                     .forward = forward, .quant = {QUANT_PASS},
+OP_CLASS(slice_1) = {.type = "Slice",
+                     .domain = "",
+                     .since = 1,
+                     .until = 9,
+                     .doc = "A range of each axis.",
+                     .in_min = 1,
+                     .in_max = 1,
+                     .out_min = 1,
+                     .out_max = 1,
+                     .attrs = slice_attrs,
+                     .attrs_size = sizeof(struct slice_attrs),
+                     .infer = infer,
+                     .forward = forward,
+                     .quant = {QUANT_PASS},
                      .samples = (const struct op_sample[]){{"f32[4,5]", "starts=1,0 ends=3,-1", 1, 9},
-                                                           {"f32[4,5]", "starts=-3 ends=1000 axes=1", 1, 9}, {0}}};
-OP_CLASS(slice_10) = {.type = "Slice", .domain = "", .since = 10, .doc = "A range of each axis, with steps.", .in_min = 3, .in_max = 5,
-                      .out_min = 1, .out_max = 1, .infer = infer, .forward = forward, .quant = {QUANT_PASS},
-                      .samples = (const struct op_sample[]){
-                          {"f32[4,5] !i64[2]=1,0 !i64[2]=3,-1", ""}, {"f32[4,5] i64[1]=1 i64[1]=4 i64[1]=-1 i64[1]=2", ""},
-                          {"f32[4,5] !i64[1]=-1 !i64[1]=-100 !i64[1]=1 !i64[1]=-2", ""},
-                          {"f32[20,10] !i64[2]=20,0 !i64[2]=0,9 none !i64[2]=-3,4", ""}, {"i64[5] !i32[1]=3 !i32[1]=2", ""},
-                          {"f32[3,4] !i64[1]=100 !i64[1]=1000 !i64[1]=0", ""}, {0}}};
+                                                           {"f32[4,5]", "starts=-3 ends=1000 axes=1", 1, 9},
+                                                           {0}}};
+OP_CLASS(slice_10) = {
+    .type = "Slice",
+    .domain = "",
+    .since = 10,
+    .doc = "A range of each axis, with steps.",
+    .in_min = 3,
+    .in_max = 5,
+    .out_min = 1,
+    .out_max = 1,
+    .infer = infer,
+    .forward = forward,
+    .quant = {QUANT_PASS},
+    .samples = (const struct op_sample[]){{"f32[4,5] !i64[2]=1,0 !i64[2]=3,-1", ""},
+                                          {"f32[4,5] i64[1]=1 i64[1]=4 i64[1]=-1 i64[1]=2", ""},
+                                          {"f32[4,5] !i64[1]=-1 !i64[1]=-100 !i64[1]=1 !i64[1]=-2", ""},
+                                          {"f32[20,10] !i64[2]=20,0 !i64[2]=0,9 none !i64[2]=-3,4", ""},
+                                          {"i64[5] !i32[1]=3 !i32[1]=2", ""},
+                                          {"f32[3,4] !i64[1]=100 !i64[1]=1000 !i64[1]=0", ""},
+                                          {0}}};

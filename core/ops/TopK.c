@@ -11,8 +11,9 @@ struct topk_attrs {
     int64_t axis, k;
     bool largest, sorted;
 };
-static const struct op_attr topk_1_attrs[] = {
-    {OP_ATTR(topk_attrs, axis), .kind = OP_INT, .def = -1}, {OP_ATTR(topk_attrs, k), .kind = OP_INT, .required = true}, {0}};
+static const struct op_attr topk_1_attrs[] = {{OP_ATTR(topk_attrs, axis), .kind = OP_INT, .def = -1},
+                                              {OP_ATTR(topk_attrs, k), .kind = OP_INT, .required = true},
+                                              {0}};
 static const struct op_attr topk_10_attrs[] = {{OP_ATTR(topk_attrs, axis), .kind = OP_INT, .def = -1}, {0}};
 static const struct op_attr topk_11_attrs[] = {{OP_ATTR(topk_attrs, axis), .kind = OP_INT, .def = -1},
                                                {OP_ATTR(topk_attrs, largest), .kind = OP_BOOL, .def = 1},
@@ -36,7 +37,8 @@ static int infer(struct infer_ctx *c, struct err *err)
         if (op_axis(&out, attrs->axis, &axis, err) < 0)
             return -1;
         if (known && out.dim[axis] >= 0 && k > out.dim[axis])
-            return err_set(err, ERR_SHAPE, "k is %" PRId64 " but axis %d has only %" PRId64 " elements", k, axis, out.dim[axis]);
+            return err_set(err, ERR_SHAPE, "k is %" PRId64 " but axis %d has only %" PRId64 " elements", k, axis,
+                           out.dim[axis]);
         out.dim[axis] = k;
     }
     infer_out(c, 0, op_dtype(c, 0), &out);
@@ -76,7 +78,7 @@ static void sift(struct entry64 *heap, int64_t n, int64_t at)
 struct topk_loop {
     int64_t n, k, inner;
     const uint64_t *keys;
-    uint64_t flip; /* inverts the order for the smallest */
+    uint64_t flip;         /* inverts the order for the smallest */
     struct entry64 *heaps; /* k for each row */
     const struct tensor *x;
     struct tensor *values, *indices;
@@ -114,7 +116,8 @@ static void topk_rows(void *opaque, int64_t begin, int64_t end)
         for (int64_t i = 0; i < l->k; i++) {
             int64_t to = (outer * l->k + i) * l->inner + at, from = base + heap[i].index * l->inner;
             if (l->values)
-                memcpy((char *)l->values->data + (size_t)to * l->elem, (const char *)l->x->data + (size_t)from * l->elem, l->elem);
+                memcpy((char *)l->values->data + (size_t)to * l->elem,
+                       (const char *)l->x->data + (size_t)from * l->elem, l->elem);
             if (l->indices)
                 tensor_i64(l->indices)[to] = heap[i].index;
         }
@@ -130,7 +133,8 @@ static int forward(struct run_ctx *c, struct err *err)
     if (!any || tensor_count(any) == 0)
         return 0;
     int axis = shape_axis(&x->shape, attrs->axis);
-    struct topk_loop l = {.n = x->shape.dim[axis], .k = any->shape.dim[axis], .x = x, .values = run_out(c, 0), .indices = run_out(c, 1)};
+    struct topk_loop l = {
+        .n = x->shape.dim[axis], .k = any->shape.dim[axis], .x = x, .values = run_out(c, 0), .indices = run_out(c, 1)};
     l.inner = shape_product(&x->shape, axis + 1, x->shape.rank);
     l.elem = op_elem(x->dtype, err);
     l.flip = c->opset >= 11 && !attrs->largest ? UINT64_MAX : 0;
@@ -157,6 +161,8 @@ OP_CLASS(topk_1) = TOPK(.since = 1, .until = 9, .in_min = 1, .in_max = 1, .attrs
 OP_CLASS(topk_10) = TOPK(.since = 10, .until = 10, .in_min = 2, .in_max = 2, .attrs = topk_10_attrs,
                          .samples = (const struct op_sample[]){{"f32[3,4] !i64[1]=2", "axis=0", 2, 10}, {0}});
 OP_CLASS(topk_11) = TOPK(.since = 11, .in_min = 2, .in_max = 2, .attrs = topk_11_attrs,
-                         .samples = (const struct op_sample[]){{"f32[3,4,2] !i64[1]=3", "axis=1", 2},
-                                                               {"f32[6]=1,3,3,2,3,1 i64[1]=4", "", 2},
-                                                               {"i64[2,5]=5,1,1,9,2,3,3,3,0,7 !i64[1]=2", "largest=0", 2}, {0}});
+                         .samples = (const struct op_sample[]){
+                             {"f32[3,4,2] !i64[1]=3", "axis=1", 2},
+                             {"f32[6]=1,3,3,2,3,1 i64[1]=4", "", 2},
+                             {"i64[2,5]=5,1,1,9,2,3,3,3,0,7 !i64[1]=2", "largest=0", 2},
+                             {0}});

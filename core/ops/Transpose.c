@@ -5,7 +5,8 @@
 struct transpose_attrs {
     struct op_ints perm;
 };
-static const struct op_attr transpose_attrs[] = {{OP_ATTR(transpose_attrs, perm), .kind = OP_INTS, .max_count = SHAPE_MAX_RANK}, {0}};
+static const struct op_attr transpose_attrs[] = {
+    {OP_ATTR(transpose_attrs, perm), .kind = OP_INTS, .max_count = SHAPE_MAX_RANK}, {0}};
 
 static int read_perm(const struct transpose_attrs *attrs, int rank, int perm[SHAPE_MAX_RANK], struct err *err)
 {
@@ -67,10 +68,25 @@ static int forward(struct run_ctx *c, struct err *err)
     return 0;
 }
 
-OP_CLASS(transpose) = {.type = "Transpose", .domain = "", .since = 1, .doc = "Axes in another order.", .in_min = 1, .in_max = 1,
-                       .out_min = 1, .out_max = 1, .attrs = transpose_attrs, .attrs_size = sizeof(struct transpose_attrs),
-                       .infer = infer, .forward = forward, .quant = {QUANT_PASS},
-                       .samples = (const struct op_sample[]){{"f32[2,3,4]", ""}, {"f32[2,3,4,5]", "perm=0,2,3,1"},
-                                                             {"f32[2,3,4,5]", "perm=0,3,1,2"}, {"f32[70,50]", "perm=1,0"},
-                                                             {"i64[2,3]", ""}, {"f16[5,6,7]", "perm=2,0,1"}, {"b[4,9]", ""},
-                                                             {"f32[]", ""}, {0}}};
+OP_CLASS(transpose) = {.type = "Transpose",
+                       .domain = "",
+                       .since = 1,
+                       .doc = "Axes in another order.",
+                       .in_min = 1,
+                       .in_max = 1,
+                       .out_min = 1,
+                       .out_max = 1,
+                       .attrs = transpose_attrs,
+                       .attrs_size = sizeof(struct transpose_attrs),
+                       .infer = infer,
+                       .forward = forward,
+                       .quant = {QUANT_PASS},
+                       .samples = (const struct op_sample[]){{"f32[2,3,4]", ""},
+                                                             {"f32[2,3,4,5]", "perm=0,2,3,1"},
+                                                             {"f32[2,3,4,5]", "perm=0,3,1,2"},
+                                                             {"f32[70,50]", "perm=1,0"},
+                                                             {"i64[2,3]", ""},
+                                                             {"f16[5,6,7]", "perm=2,0,1"},
+                                                             {"b[4,9]", ""},
+                                                             {"f32[]", ""},
+                                                             {0}}};

@@ -46,19 +46,33 @@ static int forward_trilu(struct run_ctx *c, struct err *err)
     memset(y->data, 0, (size_t)tensor_count(y) * elem);
     for (int64_t r = 0; r < tensor_count(y) / cols; r++) {
         /* upper keeps col >= row + k, lower col <= row + k */
-        int64_t edge = r % rows + k, from = attrs->upper ? i64_max(0, edge) : 0, to = attrs->upper ? cols : i64_min(cols, edge + 1);
+        int64_t edge = r % rows + k, from = attrs->upper ? i64_max(0, edge) : 0,
+                to = attrs->upper ? cols : i64_min(cols, edge + 1);
         if (to > from)
-            memcpy((char *)y->data + (size_t)(r * cols + from) * elem, (const char *)x->data + (size_t)(r * cols + from) * elem,
-                   (size_t)(to - from) * elem);
+            memcpy((char *)y->data + (size_t)(r * cols + from) * elem,
+                   (const char *)x->data + (size_t)(r * cols + from) * elem, (size_t)(to - from) * elem);
     }
     return 0;
 }
 
-OP_CLASS(trilu) = {.type = "Trilu", .domain = "", .since = 14, .doc = "The upper or lower triangle of matrices.", .in_min = 1,
-                   .in_max = 2, .out_min = 1, .out_max = 1, .attrs = trilu_attrs, .attrs_size = sizeof(struct trilu_attrs),
-                   .infer = infer_trilu, .forward = forward_trilu,
-                   .samples = (const struct op_sample[]){{"f32[3,4]", ""}, {"f32[2,3,3]", "upper=0"}, {"f32[4,5] !i64[]=1", ""},
-                                                         {"f32[4,5] i64[]=-2", "upper=0"}, {"i64[3,3] !i64[]=7", ""}, {0}}};
+OP_CLASS(trilu) = {.type = "Trilu",
+                   .domain = "",
+                   .since = 14,
+                   .doc = "The upper or lower triangle of matrices.",
+                   .in_min = 1,
+                   .in_max = 2,
+                   .out_min = 1,
+                   .out_max = 1,
+                   .attrs = trilu_attrs,
+                   .attrs_size = sizeof(struct trilu_attrs),
+                   .infer = infer_trilu,
+                   .forward = forward_trilu,
+                   .samples = (const struct op_sample[]){{"f32[3,4]", ""},
+                                                         {"f32[2,3,3]", "upper=0"},
+                                                         {"f32[4,5] !i64[]=1", ""},
+                                                         {"f32[4,5] i64[]=-2", "upper=0"},
+                                                         {"i64[3,3] !i64[]=7", ""},
+                                                         {0}}};
 
 /* ---- ReverseSequence ---- */
 struct reverse_attrs {
@@ -77,14 +91,16 @@ static int infer_reverse(struct infer_ctx *c, struct err *err)
         return err_set(err, ERR_MODEL, "sequence_lens is %s; it must be int64", dtype_name(op_dtype(c, 1)));
     bool fit = (attrs->batch_axis == 0 && attrs->time_axis == 1) || (attrs->batch_axis == 1 && attrs->time_axis == 0);
     if (!fit)
-        return err_set(err, ERR_MODEL, "batch_axis and time_axis are %" PRId64 " and %" PRId64 "; they must be 0 and 1 or 1 and 0",
+        return err_set(err, ERR_MODEL,
+                       "batch_axis and time_axis are %" PRId64 " and %" PRId64 "; they must be 0 and 1 or 1 and 0",
                        attrs->batch_axis, attrs->time_axis);
     const struct shape *x = infer_shape(c, 0), *lens = infer_shape(c, 1);
     if (x->rank >= 0 && x->rank < 2)
         return err_set(err, ERR_SHAPE, "the input has %d axes; it must have two or more", x->rank);
     if (x->rank >= 0 && shape_known(lens) && x->dim[attrs->batch_axis] >= 0 &&
         (lens->rank != 1 || lens->dim[0] != x->dim[attrs->batch_axis]))
-        return err_set(err, ERR_SHAPE, "sequence_lens must have one element for each of %" PRId64 " sequences", x->dim[attrs->batch_axis]);
+        return err_set(err, ERR_SHAPE, "sequence_lens must have one element for each of %" PRId64 " sequences",
+                       x->dim[attrs->batch_axis]);
     return op_infer_same(c, err);
 }
 
@@ -105,7 +121,9 @@ static int forward_reverse(struct run_ctx *c, struct err *err)
     for (int64_t b = 0; b < batch; b++) {
         int64_t len = tensor_i64(c->in[1])[b];
         if (len < 0 || len > steps)
-            return err_set(err, ERR_MODEL, "sequence %" PRId64 " has length %" PRId64 "; it must be in [0, %" PRId64 "]", b, len, steps);
+            return err_set(err, ERR_MODEL,
+                           "sequence %" PRId64 " has length %" PRId64 "; it must be in [0, %" PRId64 "]", b, len,
+                           steps);
         for (int64_t t = 0; t < steps; t++) {
             int64_t from = t < len ? len - 1 - t : t;
             bool batch_first = attrs->batch_axis == 0;
@@ -117,11 +135,21 @@ static int forward_reverse(struct run_ctx *c, struct err *err)
     return 0;
 }
 
-OP_CLASS(reverse_sequence) = {.type = "ReverseSequence", .domain = "", .since = 10, .doc = "The start of each sequence in reverse.",
-                              .in_min = 2, .in_max = 2, .out_min = 1, .out_max = 1, .attrs = reverse_attrs,
-                              .attrs_size = sizeof(struct reverse_attrs), .infer = infer_reverse, .forward = forward_reverse,
-                              .samples = (const struct op_sample[]){{"f32[4,3] i64[3]=4,0,2", ""},
-                                                                    {"f32[3,4,2] !i64[3]=1,2,3", "batch_axis=0 time_axis=1"}, {0}}};
+OP_CLASS(reverse_sequence) = {
+    .type = "ReverseSequence",
+    .domain = "",
+    .since = 10,
+    .doc = "The start of each sequence in reverse.",
+    .in_min = 2,
+    .in_max = 2,
+    .out_min = 1,
+    .out_max = 1,
+    .attrs = reverse_attrs,
+    .attrs_size = sizeof(struct reverse_attrs),
+    .infer = infer_reverse,
+    .forward = forward_reverse,
+    .samples = (const struct op_sample[]){
+        {"f32[4,3] i64[3]=4,0,2", ""}, {"f32[3,4,2] !i64[3]=1,2,3", "batch_axis=0 time_axis=1"}, {0}}};
 
 /* ---- Det ---- */
 static int infer_det(struct infer_ctx *c, struct err *err)
@@ -187,6 +215,14 @@ static int forward_det(struct run_ctx *c, struct err *err)
     return 0;
 }
 
-OP_CLASS(det) = {.type = "Det", .domain = "", .since = 11, .doc = "Determinants of square matrices.", .in_min = 1, .in_max = 1,
-                 .out_min = 1, .out_max = 1, .infer = infer_det, .forward = forward_det,
+OP_CLASS(det) = {.type = "Det",
+                 .domain = "",
+                 .since = 11,
+                 .doc = "Determinants of square matrices.",
+                 .in_min = 1,
+                 .in_max = 1,
+                 .out_min = 1,
+                 .out_max = 1,
+                 .infer = infer_det,
+                 .forward = forward_det,
                  .samples = (const struct op_sample[]){{"f32[3,3]", ""}, {"f32[2,4,4]", ""}, {0}}};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Operators of one operand, element by element: y[i] = f(x[i]). Kernels exist for float32, double and int64; float16 and bfloat16 go
- * through float32, other integers through int64, piece by piece on the stack. Integers wrap (Abs of INT_MIN is INT_MIN). Round goes
- * to the nearest even. Not, IsNaN, IsInf give bool. */
+ * Operators of one operand, element by element: y[i] = f(x[i]). Kernels exist for float32, double and int64; float16
+ * and bfloat16 go through float32, other integers through int64, piece by piece on the stack. Integers wrap (Abs of
+ * INT_MIN is INT_MIN). Round goes to the nearest even. Not, IsNaN, IsInf give bool. */
 #include <math.h>
 
 #include "core/ops/op_util.h"
@@ -118,7 +118,10 @@ static int run_unary(struct run_ctx *c, op_infer_fn *infer, const struct unary *
     if (carrier == DTYPE_UINT64)
         carrier = DTYPE_INT64; /* same bits; only Abs and Sign care, which leave unsigned values alone (run_unsigned) */
     struct loop l = {.from = x->dtype, .carrier = carrier, .to = y->dtype, .s = x->data, .d = y->data};
-    l.fn = carrier == DTYPE_FLOAT ? op->f32 : carrier == DTYPE_DOUBLE ? op->f64 : carrier == DTYPE_INT64 ? op->i64 : NULL;
+    l.fn = carrier == DTYPE_FLOAT    ? op->f32
+           : carrier == DTYPE_DOUBLE ? op->f64
+           : carrier == DTYPE_INT64  ? op->i64
+                                     : NULL;
     l.carrier_to = op->to_bool ? DTYPE_BOOL : carrier;
     l.elem_s = op_elem(x->dtype, err);
     l.elem_d = op_elem(y->dtype, err);
@@ -209,16 +212,19 @@ static int infer_isinf(struct infer_ctx *c, struct err *err)
 static int forward_isinf(struct run_ctx *c, struct err *err)
 {
     const struct isinf_attrs *attrs = c->attrs;
-    return run_unary(c, infer_isinf, &unary_isinf[(attrs->detect_negative ? 1 : 0) + (attrs->detect_positive ? 2 : 0)], err);
+    return run_unary(c, infer_isinf, &unary_isinf[(attrs->detect_negative ? 1 : 0) + (attrs->detect_positive ? 2 : 0)],
+                     err);
 }
 
 /* ---- rows ---- */
 static const struct op_sample any[] = {{"f32[2,3,4]", ""}, {"f32[]=0.5", ""}, {"f64[3]", ""}, {0}};
-static const struct op_sample exact[] = {{"f32[2,3]", ""}, {"f64[3]", ""}, {"f16[5]=-1.5,0.5,1.5,2.5,-2.5", ""}, {"f32[0]", ""}, {0}};
+static const struct op_sample exact[] = {
+    {"f32[2,3]", ""}, {"f64[3]", ""}, {"f16[5]=-1.5,0.5,1.5,2.5,-2.5", ""}, {"f32[0]", ""}, {0}};
 static const struct op_sample positive[] = {{"f32[2,3]=0.1,0.5,1,2,3,40", ""}, {"f64[2]=1,2", ""}, {0}};
 static const struct op_sample unit[] = {{"f32[2,3]=-0.9,-0.5,0,0.3,0.5,0.9", ""}, {0}};
 static const struct op_sample above_one[] = {{"f32[4]=1,1.5,2,10", ""}, {0}};
-static const struct op_sample integers[] = {{"f32[2,3]", ""}, {"i32[4]=-3,0,4,7", ""}, {"i64[3]=-9,8,0", ""}, {"i8[3]=-9,8,0", ""}, {0}};
+static const struct op_sample integers[] = {
+    {"f32[2,3]", ""}, {"i32[4]=-3,0,4,7", ""}, {"i64[3]=-9,8,0", ""}, {"i8[3]=-9,8,0", ""}, {0}};
 
 #define UNARY(type_, since_, fn, infer_, samples_, doc_)                                                               \
     {                                                                                                                  \
@@ -247,14 +253,27 @@ OP_CLASS(cosh) = UNARY("Cosh", 9, forward_cosh, infer_cosh, unit, "Hyperbolic co
 OP_CLASS(asinh) = UNARY("Asinh", 9, forward_asinh, infer_asinh, unit, "Inverse hyperbolic sine.");
 OP_CLASS(acosh) = UNARY("Acosh", 9, forward_acosh, infer_acosh, above_one, "Inverse hyperbolic cosine.");
 OP_CLASS(atanh) = UNARY("Atanh", 9, forward_atanh, infer_atanh, unit, "Inverse hyperbolic tangent.");
-OP_CLASS(not) = UNARY("Not", 1, forward_not, infer_not, ((const struct op_sample[]){{"b[2,3]", ""}, {0}}), "Logical not.");
+OP_CLASS(logical_not) = UNARY("Not", 1, forward_not, infer_not, ((const struct op_sample[]){{"b[2,3]", ""}, {0}}),
+                              "Logical not.");
 OP_CLASS(bitwise_not) = UNARY("BitwiseNot", 18, forward_invert, infer_invert,
-                              ((const struct op_sample[]){{"i32[3]=1,-2,3", ""}, {"u8[4]", ""}, {0}}), "Every bit inverted.");
+                              ((const struct op_sample[]){{"i32[3]=1,-2,3", ""}, {"u8[4]", ""}, {0}}),
+                              "Every bit inverted.");
 OP_CLASS(is_nan) = UNARY("IsNaN", 9, forward_isnan, infer_isnan,
-                         ((const struct op_sample[]){{"f32[4]=nan,1,inf,-inf", ""}, {"f64[2]=nan,0", ""}, {0}}), "x is not a number.");
-OP_CLASS(is_inf) = {.type = "IsInf", .domain = "", .since = 10, .doc = "x is infinite, of the signs asked for.", .in_min = 1,
-                    .in_max = 1, .out_min = 1, .out_max = 1, .attrs = isinf_attrs, .attrs_size = sizeof(struct isinf_attrs),
-                    .infer = infer_isinf, .forward = forward_isinf,
+                         ((const struct op_sample[]){{"f32[4]=nan,1,inf,-inf", ""}, {"f64[2]=nan,0", ""}, {0}}),
+                         "x is not a number.");
+OP_CLASS(is_inf) = {.type = "IsInf",
+                    .domain = "",
+                    .since = 10,
+                    .doc = "x is infinite, of the signs asked for.",
+                    .in_min = 1,
+                    .in_max = 1,
+                    .out_min = 1,
+                    .out_max = 1,
+                    .attrs = isinf_attrs,
+                    .attrs_size = sizeof(struct isinf_attrs),
+                    .infer = infer_isinf,
+                    .forward = forward_isinf,
                     .samples = (const struct op_sample[]){{"f32[4]=nan,1,inf,-inf", ""},
                                                           {"f32[4]=nan,1,inf,-inf", "detect_positive=0"},
-                                                          {"f64[3]=inf,-inf,0", "detect_negative=0"}, {0}}};
+                                                          {"f64[3]=inf,-inf,0", "detect_negative=0"},
+                                                          {0}}};

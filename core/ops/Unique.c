@@ -2,8 +2,8 @@
  * Outputs whose size depends on values: NonZero, Compress, Unique.
  *   NonZero:  [rank, count], the coordinates of elements that are not zero, in row-major order.
  *   Compress: the slices of an axis (or of the flattened input) where the condition is true.
- *   Unique:   distinct elements, or slices of an axis, ascending or in order of appearance, with the index of the first of each,
- *             the inverse mapping and counts. */
+ *   Unique:   distinct elements, or slices of an axis, ascending or in order of appearance, with the index of the first
+ * of each, the inverse mapping and counts. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -46,9 +46,18 @@ static int forward_nonzero(struct run_ctx *c, struct err *err)
     return 0;
 }
 
-OP_CLASS(non_zero) = {.type = "NonZero", .domain = "", .since = 9, .doc = "Coordinates of the elements that are not zero.", .in_min = 1,
-                      .in_max = 1, .out_min = 1, .out_max = 1, .infer = infer_nonzero, .forward = forward_nonzero,
-                      .samples = (const struct op_sample[]){{"b[2,3]=1,0,0,1,1,0", ""}, {"f32[2,2]=0,1,2,0", ""}, {"i64[3]=0,0,0", ""}, {0}}};
+OP_CLASS(non_zero) = {.type = "NonZero",
+                      .domain = "",
+                      .since = 9,
+                      .doc = "Coordinates of the elements that are not zero.",
+                      .in_min = 1,
+                      .in_max = 1,
+                      .out_min = 1,
+                      .out_max = 1,
+                      .infer = infer_nonzero,
+                      .forward = forward_nonzero,
+                      .samples = (const struct op_sample[]){
+                          {"b[2,3]=1,0,0,1,1,0", ""}, {"f32[2,2]=0,1,2,0", ""}, {"i64[3]=0,0,0", ""}, {0}}};
 
 /* ---- Compress ---- */
 #define NO_AXIS INT64_MIN
@@ -87,7 +96,8 @@ static int forward_compress(struct run_ctx *c, struct err *err)
     size_t elem = op_elem(x->dtype, err);
     if (!elem)
         return -1;
-    int64_t n = shape.dim[axis], outer = shape_product(&shape, 0, axis), inner = shape_product(&shape, axis + 1, shape.rank), count = 0;
+    int64_t n = shape.dim[axis], outer = shape_product(&shape, 0, axis),
+            inner = shape_product(&shape, axis + 1, shape.rank), count = 0;
     if (tensor_count(c->in[1]) > n)
         return err_set(err, ERR_SHAPE, "the condition has %lld elements but the axis only %lld",
                        (long long)tensor_count(c->in[1]), (long long)n);
@@ -111,11 +121,21 @@ static int forward_compress(struct run_ctx *c, struct err *err)
     return 0;
 }
 
-OP_CLASS(compress) = {.type = "Compress", .domain = "", .since = 9, .doc = "Slices where a condition is true.", .in_min = 2, .in_max = 2,
-                      .out_min = 1, .out_max = 1, .attrs = compress_attrs, .attrs_size = sizeof(struct axis_attrs),
-                      .infer = infer_compress, .forward = forward_compress,
-                      .samples = (const struct op_sample[]){{"f32[3,2] b[3]=0,1,1", "axis=0"}, {"f32[3,2] b[2]=0,1", "axis=1"},
-                                                            {"f32[3,2] b[5]=0,1,0,0,1", ""}, {0}}};
+OP_CLASS(compress) = {
+    .type = "Compress",
+    .domain = "",
+    .since = 9,
+    .doc = "Slices where a condition is true.",
+    .in_min = 2,
+    .in_max = 2,
+    .out_min = 1,
+    .out_max = 1,
+    .attrs = compress_attrs,
+    .attrs_size = sizeof(struct axis_attrs),
+    .infer = infer_compress,
+    .forward = forward_compress,
+    .samples = (const struct op_sample[]){
+        {"f32[3,2] b[3]=0,1,1", "axis=0"}, {"f32[3,2] b[2]=0,1", "axis=1"}, {"f32[3,2] b[5]=0,1,0,0,1", ""}, {0}}};
 
 /* ---- Unique ---- */
 struct unique_attrs {
@@ -195,8 +215,8 @@ static int64_t find_groups(struct items *it, bool sorted, int64_t *order, int64_
 }
 
 /* Outputs 1 to 3: first indices, inverse, counts. `place` has n entries of scratch. */
-static int write_lists(struct run_ctx *c, int64_t n, int64_t count, const int64_t *first, const int64_t *group, int64_t *place,
-                       struct err *err)
+static int write_lists(struct run_ctx *c, int64_t n, int64_t count, const int64_t *first, const int64_t *group,
+                       int64_t *place, struct err *err)
 {
     const int64_t sizes[] = {0, count, n, count};
     for (int i = 1; i < 4; i++)
@@ -230,7 +250,8 @@ static int forward_unique(struct run_ctx *c, struct err *err)
     const uint64_t *keys = elem ? order_keys(c, x, err) : NULL;
     if (!keys)
         return -1;
-    struct items it = {keys, shape.dim[axis], shape_product(&shape, 0, axis), shape_product(&shape, axis + 1, shape.rank)};
+    struct items it = {keys, shape.dim[axis], shape_product(&shape, 0, axis),
+                       shape_product(&shape, axis + 1, shape.rank)};
     if (!size_mul((size_t)it.n, 4 * sizeof(int64_t), &bytes))
         return err_set(err, ERR_MODEL_TOO_LARGE, "the input has too many elements");
     int64_t *work = run_scratch(c, bytes + 8, err);
@@ -249,9 +270,20 @@ static int forward_unique(struct run_ctx *c, struct err *err)
     return write_lists(c, it.n, count, first, group, place, err);
 }
 
-OP_CLASS(unique) = {.type = "Unique", .domain = "", .since = 11, .doc = "Distinct elements or slices.", .in_min = 1, .in_max = 1,
-                    .out_min = 1, .out_max = 4, .attrs = unique_attrs, .attrs_size = sizeof(struct unique_attrs), .infer = infer_unique,
+OP_CLASS(unique) = {.type = "Unique",
+                    .domain = "",
+                    .since = 11,
+                    .doc = "Distinct elements or slices.",
+                    .in_min = 1,
+                    .in_max = 1,
+                    .out_min = 1,
+                    .out_max = 4,
+                    .attrs = unique_attrs,
+                    .attrs_size = sizeof(struct unique_attrs),
+                    .infer = infer_unique,
                     .forward = forward_unique,
-                    .samples = (const struct op_sample[]){{"f32[6]=2,1,1,3,4,3", "", 4}, {"f32[6]=2,1,1,3,4,3", "sorted=0", 4},
+                    .samples = (const struct op_sample[]){{"f32[6]=2,1,1,3,4,3", "", 4},
+                                                          {"f32[6]=2,1,1,3,4,3", "sorted=0", 4},
                                                           {"f32[3,3]=1,0,0,1,0,0,2,3,4", "axis=0", 4},
-                                                          {"i64[2,4]=1,1,2,1,1,1,3,1", "axis=1", 1}, {0}}};
+                                                          {"i64[2,4]=1,1,2,1,1,1,3,1", "axis=1", 1},
+                                                          {0}}};

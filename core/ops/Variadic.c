@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Sum, Mean, Max, Min of any number of inputs, with numpy broadcasting (before opset 8: equal shapes, which broadcast too).
- *   y = ((x0 op x1) op x2) ...; Mean divides by their number. The output is the accumulator. */
+ * Sum, Mean, Max, Min of any number of inputs, with numpy broadcasting (before opset 8: equal shapes, which broadcast
+ * too). y = ((x0 op x1) op x2) ...; Mean divides by their number. The output is the accumulator. */
 #include "core/ops/elementwise.h"
 
 static int infer(struct infer_ctx *c, struct err *err)
@@ -24,8 +24,9 @@ static int accumulate(struct run_ctx *c, const struct binary *op, int i, struct 
 {
     const struct tensor *a = i == 1 ? c->in[0] : c->out[0], *b = c->in[i];
     struct tensor *d = c->out[0];
-    struct binary_call call = {op,      op_carrier(d->dtype), a->dtype,  b->dtype,  d->dtype, a->data,
-                               b->data, d->data,              &a->shape, &b->shape, &d->shape};
+    struct binary_call call = {
+        op,       op_carrier(d->dtype), a->dtype, b->dtype, d->dtype, a->data, b->data, d->data, &a->shape, &b->shape,
+        &d->shape};
     return binary_apply(c->pool, &call, err);
 }
 
@@ -76,8 +77,12 @@ static int forward_mean(struct run_ctx *c, struct err *err)
         .type = type_, .domain = "", .since = 1, .doc = doc_, .in_min = 1, .in_max = -1, .out_min = 1, .out_max = 1,   \
         .infer = infer, .forward = forward_##fn, .samples = samples                                                    \
     }
-static const struct op_sample samples[] = {{"f32[2,3]", ""}, {"f32[2,3] f32[2,3]", ""}, {"f32[2,3] f32[3] f32[1,1]", ""},
-                                           {"f64[4] f64[4] f64[4]", ""}, {"f16[4] f16[4]", ""}, {0}};
+static const struct op_sample samples[] = {{"f32[2,3]", ""},
+                                           {"f32[2,3] f32[2,3]", ""},
+                                           {"f32[2,3] f32[3] f32[1,1]", ""},
+                                           {"f64[4] f64[4] f64[4]", ""},
+                                           {"f16[4] f16[4]", ""},
+                                           {0}};
 
 OP_CLASS(sum) = VARIADIC("Sum", sum, "Sum of the inputs.");
 OP_CLASS(mean) = VARIADIC("Mean", mean, "Arithmetic mean of the inputs.");

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Loops over broadcast operands: see elementwise.h. Work is cut at fixed numbers of output elements, so a piece may begin and end
- * inside a row. */
+ * Loops over broadcast operands: see elementwise.h. Work is cut at fixed numbers of output elements, so a piece may
+ * begin and end inside a row. */
 #include "core/ops/elementwise.h"
 
 #include <inttypes.h>
@@ -56,7 +56,9 @@ void op_walk_init(struct op_walk *w, int operands, const struct shape *const *in
 void op_walk_at(const struct op_walk *w, int64_t row, int64_t offset[OP_WALK_MAX])
 {
     for (int k = 0; k < w->operands; k++)
-        offset[k] = 0;
+        offset[k] = w->rank == 2 ? row * w->stride[k][0] : 0;
+    if (w->rank <= 2) /* the usual case, without divisions */
+        return;
     for (int i = w->rank - 2; i >= 0; i--) {
         int64_t at = row % w->dim[i];
         row /= w->dim[i];
@@ -142,7 +144,8 @@ static int refuse_zeros(const struct binary_call *k, struct err *err)
     int64_t n = shape_count(k->shape_b);
     for (int64_t i = 0; i < n; i++)
         if (dtype_get_i64(k->dtype_b, k->b, i) == 0)
-            return err_set(err, ERR_MODEL, "integer division by zero: element %" PRId64 " of the second operand is 0", i);
+            return err_set(err, ERR_MODEL, "integer division by zero: element %" PRId64 " of the second operand is 0",
+                           i);
     return 0;
 }
 

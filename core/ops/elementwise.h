@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  * elementwise.h - loops over broadcast operands, and the arithmetic of two operands that several families share.
- * Idea       Kernels exist for a few carrier types only (op_carrier: float32, double, int64, uint64, and bool); other dtypes are converted
- *            piece by piece on the stack, so a family is four lines of formulas and every dtype of the standard works. */
+ * Idea       Kernels exist for a few carrier types only (op_carrier: float32, double, int64, uint64, and bool); other
+ * dtypes are converted piece by piece on the stack, so a family is four lines of formulas and every dtype of the
+ * standard works. */
 #ifndef PARED_OPS_ELEMENTWISE_H
 #define PARED_OPS_ELEMENTWISE_H
 
 #include "core/ops/op_util.h"
 
-/* Up to three operands against one output shape, adjacent axes merged: rows of `row` elements, in which each operand has stride 1
- * or 0, at offsets from op_walk_at. */
+/* Up to three operands against one output shape, adjacent axes merged: rows of `row` elements, in which each operand
+ * has stride 1 or 0, at offsets from op_walk_at. */
 enum { OP_WALK_MAX = 3 };
 struct op_walk {
     int operands, rank;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A node's attributes into the operator's own struct, driven by the row's attribute table: kinds, list lengths, choices and required ones
- * are checked here once, so that no operator checks them again. Lists and strings are borrowed from the model. */
+ * A node's attributes into the operator's own struct, driven by the row's attribute table: kinds, list lengths, choices
+ * and required ones are checked here once, so that no operator checks them again. Lists and strings are borrowed from
+ * the model. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -51,7 +52,8 @@ static bool is_list(enum op_attr_kind kind)
     return kind == OP_INTS || kind == OP_FLOATS || kind == OP_STRINGS;
 }
 
-/* `consumed_inputs` was a hint for in-place work before opset 6; a leading underscore marks exporters' private notes. */
+/* `consumed_inputs` was a hint for in-place work before opset 6; a leading underscore marks exporters' private notes.
+ */
 static bool is_ignorable(const char *name)
 {
     return name[0] == '_' || strcmp(name, "consumed_inputs") == 0;
@@ -129,7 +131,8 @@ static int set_list(const struct op_attr *row, const struct attr *a, void *field
 {
     int limit = row->max_count ? row->max_count : SHAPE_MAX_RANK * 2;
     if (a->count > limit)
-        return err_set(err, ERR_MODEL, "attribute '%s' has %d elements; at most %d are allowed", a->name, a->count, limit);
+        return err_set(err, ERR_MODEL, "attribute '%s' has %d elements; at most %d are allowed", a->name, a->count,
+                       limit);
     if (row->kind == OP_INTS)
         *(struct op_ints *)field = (struct op_ints){a->ints, a->count};
     else if (row->kind == OP_FLOATS)
@@ -171,8 +174,9 @@ static int set_attr(const struct op_attr *row, const struct attr *a, void *attrs
 {
     void *field = (char *)attrs + row->offset;
     if (a->ref_name)
-        return err_set(err, ERR_MODEL, "attribute '%s' refers to the function attribute '%s', which the call does not give",
-                       a->name, a->ref_name);
+        return err_set(err, ERR_MODEL,
+                       "attribute '%s' refers to the function attribute '%s', which the call does not give", a->name,
+                       a->ref_name);
     /* A list of nothing has no payload to tell its type from. */
     if (is_list(row->kind) && a->type == ATTR_UNDEFINED && a->count == 0)
         return 0;
@@ -190,7 +194,8 @@ static int refuse_unknown(const struct op_class *op, const char *name, struct er
         int n = snprintf(list + used, sizeof list - used, "%s%s", used ? ", " : "", row->name);
         used = n < 0 || (size_t)n >= sizeof list - used ? sizeof list - 1 : used + (size_t)n;
     }
-    return err_set(err, ERR_MODEL, "attribute '%.60s' is unknown; %s since opset %d takes %s", name, op->type, op->since, list);
+    return err_set(err, ERR_MODEL, "attribute '%.60s' is unknown; %s since opset %d takes %s", name, op->type,
+                   op->since, list);
 }
 
 int op_parse_attrs(const struct op_class *op, const struct model *m, const struct node *node, void *attrs,
@@ -219,7 +224,8 @@ int op_parse_attrs(const struct op_class *op, const struct model *m, const struc
         for (int i = 0; i < node->n_attr && !found; i++)
             found = strcmp(node->attr[i].name, row->name) == 0;
         if (!found)
-            return err_set(err, ERR_MODEL, "attribute '%s' is missing; it must be %s", row->name, kinds[row->kind].name);
+            return err_set(err, ERR_MODEL, "attribute '%s' is missing; it must be %s", row->name,
+                           kinds[row->kind].name);
     }
     return 0;
 }

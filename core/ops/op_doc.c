@@ -8,7 +8,7 @@
 #include "core/ops/op.h"
 
 static const char *const quant_words[] = {
-    [QUANT_KEEP_FLOAT] = "float",        [QUANT_COMPUTE] = "8-bit product",     [QUANT_PASS] = "same scale",
+    [QUANT_KEEP_FLOAT] = "float",        [QUANT_COMPUTE] = "8-bit product",    [QUANT_PASS] = "same scale",
     [QUANT_OUTPUT] = "scale of its own", [QUANT_ABSORB] = "into the producer",
 };
 
@@ -53,21 +53,29 @@ static void put_row(struct buf *out, const struct op_class *op)
         put_default(out, a);
         buf_puts(out, "`");
     }
-    buf_printf(out, " | %s | %s | %s | %s |\n", quant_words[op->quant.kind], op->backward ? "yes" : "", op->couple ? "yes" : "", op->doc);
+    buf_printf(out, " | %s | %s | %s | ", quant_words[op->quant.kind], op->backward ? "yes" : "",
+               op->couple ? "yes" : "");
+    for (const char *p = op->doc; *p; p++) /* a bar would end the cell */
+        buf_printf(out, *p == '|' ? "\\%c" : "%c", *p);
+    buf_puts(out, " |\n");
 }
 
 static void put_intro(struct buf *out, int operators, int rows)
 {
-    buf_printf(out,
-               "<!-- Printed from the operator registry (core/ops); do not edit. -->\n"
-               "# Operators\n\n"
-               "%d operators in %d versions run in the engine. A model with others is still read, kept byte for byte, and changed by\n"
-               "steps that need only its weights.\n\n"
-               "- Opset: the versions of the operator set a row is for. An attribute without `=` is required or empty by default.\n"
-               "- Quantization: *8-bit product* (weights and activations become 8-bit), *same scale* (the output reuses the input's),\n"
-               "  *scale of its own*, *into the producer* (its range becomes the producer's), *float* (stays as it is).\n"
-               "- Gradient: can be trained through. Coupling: knows which channels must be pruned together.\n",
-               operators, rows);
+    buf_printf(
+        out,
+        "<!-- Printed from the operator registry (core/ops); do not edit. -->\n"
+        "# Operators\n\n"
+        "%d operators in %d versions run in the engine. A model with others is still read, kept byte for byte, and "
+        "changed by\n"
+        "steps that need only its weights.\n\n"
+        "- Opset: the versions of the operator set a row is for. An attribute without `=` is required or empty by "
+        "default.\n"
+        "- Quantization: *8-bit product* (weights and activations become 8-bit), *same scale* (the output reuses the "
+        "input's),\n"
+        "  *scale of its own*, *into the producer* (its range becomes the producer's), *float* (stays as it is).\n"
+        "- Gradient: can be trained through. Coupling: knows which channels must be pruned together.\n",
+        operators, rows);
 }
 
 static const char *domain_of(const struct op_class *op)
@@ -80,12 +88,14 @@ void ops_markdown(struct buf *out)
     const struct op_class *const *rows = op_all();
     int operators = 0, n = 0;
     for (; rows[n]; n++)
-        operators += n == 0 || strcmp(rows[n]->type, rows[n - 1]->type) != 0 || strcmp(domain_of(rows[n]), domain_of(rows[n - 1])) != 0;
+        operators += n == 0 || strcmp(rows[n]->type, rows[n - 1]->type) != 0 ||
+                     strcmp(domain_of(rows[n]), domain_of(rows[n - 1])) != 0;
     put_intro(out, operators, n);
     for (int i = 0; i < n; i++) {
         if (i == 0 || strcmp(domain_of(rows[i]), domain_of(rows[i - 1])) != 0)
             buf_printf(out,
-                       "\n## %s\n\n| operator | opset | inputs | outputs | attributes | quantization | gradient | coupling | meaning |\n"
+                       "\n## %s\n\n| operator | opset | inputs | outputs | attributes | quantization | gradient | "
+                       "coupling | meaning |\n"
                        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
                        domain_of(rows[i]));
         put_row(out, rows[i]);

@@ -54,8 +54,9 @@ static const char *kind_words(const char *kinds)
 {
     static const struct {
         const char *kinds, *words;
-    } table[] = {{"f", "a float type"},          {"fiu", "a number type"},   {"iu", "an integer type"},
-                 {"b", "bool"},                  {"fiub", "a number or bool"}, {"u", "an unsigned integer type"},
+    } table[] = {{"f", "a float type"},          {"fiu", "a number type"},
+                 {"iu", "an integer type"},      {"b", "bool"},
+                 {"fiub", "a number or bool"},   {"u", "an unsigned integer type"},
                  {"fi", "a signed number type"}, {"i", "a signed integer type"}};
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
         if (strcmp(table[i].kinds, kinds) == 0)
@@ -96,7 +97,8 @@ int op_axis(const struct shape *s, int64_t axis, int *out, struct err *err)
 {
     *out = shape_axis(s, axis);
     if (*out < 0)
-        return err_set(err, ERR_MODEL, "axis %" PRId64 " is out of range; the input has %d axes, so it must be in [%d, %d]", axis,
+        return err_set(err, ERR_MODEL,
+                       "axis %" PRId64 " is out of range; the input has %d axes, so it must be in [%d, %d]", axis,
                        s->rank, -s->rank, s->rank - 1);
     return 0;
 }
@@ -104,7 +106,8 @@ int op_axis(const struct shape *s, int64_t axis, int *out, struct err *err)
 int op_rank_fits(int64_t rank, struct err *err)
 {
     if (rank < 0 || rank > SHAPE_MAX_RANK)
-        return err_set(err, ERR_MODEL, "the output would have %" PRId64 " axes; at most %d are supported", rank, SHAPE_MAX_RANK);
+        return err_set(err, ERR_MODEL, "the output would have %" PRId64 " axes; at most %d are supported", rank,
+                       SHAPE_MAX_RANK);
     return 0;
 }
 
@@ -203,8 +206,14 @@ static int infer_now(struct run_ctx *c, op_infer_fn *infer, bool settle, struct 
     fill_types(c, types, in);
     for (size_t i = 0; i < n_out; i++)
         out[i] = (struct type){.kind = TYPE_TENSOR, .shape = SHAPE_UNKNOWN};
-    struct infer_ctx ctx = {.node = c->node, .attrs = c->attrs, .opset = c->opset, .n_in = c->n_in, .n_out = c->n_out,
-                            .in = in, .in_value = c->in, .out = out};
+    struct infer_ctx ctx = {.node = c->node,
+                            .attrs = c->attrs,
+                            .opset = c->opset,
+                            .n_in = c->n_in,
+                            .n_out = c->n_out,
+                            .in = in,
+                            .in_value = c->in,
+                            .out = out};
     if (infer(&ctx, err) < 0)
         return -1;
     for (int i = 0; i < c->n_out && settle; i++)
@@ -306,8 +315,8 @@ int op_copy_whole(struct run_ctx *c, op_infer_fn *infer, struct err *err)
     if (!y)
         return 0;
     if (tensor_count(y) != tensor_count(c->in[0]))
-        return err_set(err, ERR_SHAPE, "the input has %" PRId64 " elements but the output %" PRId64, tensor_count(c->in[0]),
-                       tensor_count(y));
+        return err_set(err, ERR_SHAPE, "the input has %" PRId64 " elements but the output %" PRId64,
+                       tensor_count(c->in[0]), tensor_count(y));
     size_t bytes;
     if (!dtype_bytes(y->dtype, tensor_count(y), &bytes) || bytes > INT64_MAX)
         return err_set(err, ERR_MODEL_TOO_LARGE, "the tensor has too many elements");

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * op_util.h - what many operators share: checks of inputs, output shapes, parallel loops, strided copies.
- * Pattern    An operator says everything it knows about shapes and dtypes in `infer`. At run time every input is known, so `forward` calls
- *            op_outputs(c, infer, err) first: the same checks run again with full knowledge, and outputs whose shape was not known while
- *            planning get their bytes. What remains in `forward` is values.
- * Threads    Loops are cut into pieces of fixed size, whatever the thread count. */
+ * Pattern    An operator says everything it knows about shapes and dtypes in `infer`. At run time every input is known,
+ * so `forward` calls op_outputs(c, infer, err) first: the same checks run again with full knowledge, and outputs whose
+ * shape was not known while planning get their bytes. What remains in `forward` is values. Threads    Loops are cut
+ * into pieces of fixed size, whatever the thread count. */
 #ifndef PARED_OPS_OP_UTIL_H
 #define PARED_OPS_OP_UTIL_H
 
@@ -64,15 +64,17 @@ int op_copy_whole(struct run_ctx *c, op_infer_fn *infer, struct err *err);
 typedef void op_range_fn(void *arg, int64_t begin, int64_t end);
 void op_parallel(struct pool *pool, int64_t n, int64_t grain, op_range_fn *fn, void *arg);
 
-/* dst (contiguous, dims[rank]) takes src[sum(index * stride)] ; strides in elements, may be 0 or negative. elem: 1, 2, 4, 8 or 16. */
+/* dst (contiguous, dims[rank]) takes src[sum(index * stride)] ; strides in elements, may be 0 or negative. elem: 1, 2,
+ * 4, 8 or 16. */
 enum { OP_COPY_RANK = SHAPE_MAX_RANK * 2 };
 void op_copy_strided(struct pool *pool, size_t elem, void *dst, const void *src, int rank, const int64_t *dims,
                      const int64_t *strides);
 /* n elements of one value. */
 void op_fill(void *dst, const void *value, size_t elem, int64_t n);
 
-/* A dtype's values in a type that all its values fit in and that arithmetic is done in: float16 and bfloat16 in float32, integers and bool
- * in int64 (uint64 in itself). *data is the tensor's own bytes if nothing needs converting, else scratch. */
+/* A dtype's values in a type that all its values fit in and that arithmetic is done in: float16 and bfloat16 in
+ * float32, integers and bool in int64 (uint64 in itself). *data is the tensor's own bytes if nothing needs converting,
+ * else scratch. */
 enum dtype op_carrier(enum dtype dtype);
 int op_to_carrier(struct run_ctx *c, const struct tensor *t, const void **data, struct err *err);
 

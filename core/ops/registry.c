@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The table of all operators. The Makefile greps the rows "^OP_CLASS(name)" of core/ops/ into op_list.inc as X(name); here they become one
- * array, sorted once at first use so that a lookup is a binary search and documents list operators in order. */
+ * The table of all operators. The Makefile greps the rows "^OP_CLASS(name)" of core/ops/ into op_list.inc as X(name);
+ * here they become one array, sorted once at first use so that a lookup is a binary search and documents list operators
+ * in order. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>

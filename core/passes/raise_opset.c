@@ -284,3 +284,16 @@ out:
     edit_fini(&c.edit);
     return rc;
 }
+
+int raise_opset_for(struct model *m, int64_t to, const char *what, struct warnings *warnings, struct err *err)
+{
+    int64_t from = model_opset(m, "");
+    if (from >= to) return 0;
+    struct model *trial = model_clone(m, err);
+    if (!trial) return -1;
+    int rc = raise_opset(trial, to, err);
+    model_free(trial);
+    if (rc == 0) rc = raise_opset(m, to, err);
+    if (rc == 0) warnings_add(warnings, "the opset was raised from %lld to %lld, which %s needs", (long long)from, (long long)to, what);
+    return rc;
+}

@@ -55,30 +55,14 @@ static int calibrate(struct step_ctx *c, struct ranges *ranges, int64_t samples,
     return rc;
 }
 
-/* Raising is tried on a clone first, so that a refusal leaves the model whole. */
-static int raise_if_possible(struct step_ctx *c, int64_t to, struct err *err)
-{
-    int64_t from = model_opset(c->model, "");
-    if (from >= to) return 0;
-    struct model *trial = model_clone(c->model, err);
-    if (!trial) return -1;
-    int rc = raise_opset(trial, to, err);
-    model_free(trial);
-    if (rc == 0) rc = raise_opset(c->model, to, err);
-    if (rc == 0)
-        warnings_add(c->warnings, "the opset was raised from %lld to %lld, which %s needs", (long long)from, (long long)to,
-                     to >= 13 ? "DequantizeLinear with a scale per channel" : "QuantizeLinear");
-    return rc;
-}
-
 static int raise_for_quantization(struct step_ctx *c, struct quantize_static_params *o, struct err *err)
 {
     struct err why = {0};
-    if (o->per_channel && raise_if_possible(c, 13, &why)) {
+    if (o->per_channel && raise_opset_for(c->model, 13, "DequantizeLinear with a scale per channel", c->warnings, &why)) {
         warnings_add(c->warnings, "weights get one scale each instead of one per channel: %s", why.msg);
         o->per_channel = false;
     }
-    return o->per_channel ? 0 : raise_if_possible(c, 10, err);
+    return o->per_channel ? 0 : raise_opset_for(c->model, 10, "QuantizeLinear", c->warnings, err);
 }
 
 static void report_left_alone(const struct qdq *q)

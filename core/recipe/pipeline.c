@@ -193,11 +193,10 @@ static void warn_if_worse(struct pipeline *p)
 static json_t *make_report(struct pipeline *p, const char *artifact_sha256, struct err *err)
 {
     const struct pipeline_opts *o = p->o;
-    const char *slash = strrchr(o->model_path, '/');
     struct report_parts parts = {
         .seed = o->recipe->seed,
         .recipe = recipe_json(o->recipe),
-        .source_name = o->model_name ? o->model_name : slash ? slash + 1 : o->model_path,
+        .source_name = p->name,
         .source_sha256 = p->source_sha256,
         .artifact_name = "model.onnx",
         .artifact_sha256 = artifact_sha256,
@@ -245,7 +244,8 @@ static int finish(struct pipeline *p, struct pipeline_result *result, struct err
 
 int pipeline_run(const struct pipeline_opts *opts, struct pipeline_result *result, struct faults *faults, struct err *err)
 {
-    struct pipeline p = {.o = opts};
+    const char *slash = strrchr(opts->model_path, '/');
+    struct pipeline p = {.o = opts, .name = opts->model_name ? opts->model_name : slash ? slash + 1 : opts->model_path};
     struct model *made = NULL;
     struct err local = {0}; /* callers may pass NULL; the code matters in here */
     *result = (struct pipeline_result){0};

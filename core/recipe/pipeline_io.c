@@ -73,8 +73,9 @@ static int open_datasets(struct pipeline *p, struct err *err)
         return -1;
     if (o->eval_data.path && !(p->eval_data = open_dataset(p, "eval_dataset", &o->eval_data, err)))
         return -1;
+    p->split = p->eval_data ? "eval_dataset" : p->data ? "dataset" : "val_dataset";
     if (!p->eval_data)
-        p->eval_data = p->data;
+        p->eval_data = p->data ? p->data : p->val_data;
     return 0;
 }
 
@@ -84,11 +85,11 @@ int pipeline_open(struct pipeline *p, struct err *err)
     if (make_folders(p, err) || pipeline_tick(p, "read", 0, 0, err))
         return -1;
     if (hash_file(o->model_path, p->source_sha256, err))
-        return err_wrap(err, "the model: ");
+        return err_wrap(err, "%s: ", p->name);
     struct onnx_read_opts read = {.external_dir = o->external_dir, .resolve = o->resolve, .resolve_arg = o->resolve_arg};
     p->before.model = onnx_read_file(o->model_path, &read, err);
     if (!p->before.model || model_validate(p->before.model, err))
-        return -1;
+        return err_wrap(err, "%s: ", p->name);
     engine_missing_ops(p->before.model, p->missing, sizeof p->missing);
     return open_datasets(p, err);
 }
@@ -191,7 +192,7 @@ void pipeline_clean(struct pipeline *p)
     fidelity_free(p->fidelity);
     subject_fini(&p->after);
     subject_fini(&p->before);
-    if (p->eval_data != p->data)
+    if (p->eval_data != p->data && p->eval_data != p->val_data)
         dataset_close(p->eval_data);
     dataset_close(p->val_data);
     dataset_close(p->data);

@@ -76,20 +76,39 @@ static int measure_files(struct pipeline *p, struct subject *s, struct err *err)
 
 static bool is_fatal(const struct err *err)
 {
-    return err->code == ERR_NOMEM || err->code == ERR_CANCELED;
+    return err->code == ERR_NOMEM || err->code == ERR_MODEL_TOO_LARGE || err->code == ERR_CANCELED;
 }
 
-static int run_probe(struct pipeline *p, struct plan *plan, struct err *err)
+/* *classes (may be NULL): the longest row among the outputs, which is as many classes as labels can name. */
+static int run_probe(struct pipeline *p, struct plan *plan, int64_t *classes, struct err *err)
 {
     int n = plan_n_outputs(plan);
+    int64_t longest = 0;
     struct tensor *out = calloc((size_t)n + 1, sizeof *out);
     if (!out)
         return err_set(err, ERR_NOMEM, "no memory to run the model");
     int rc = plan_run(plan, p->probe, out, NULL, err);
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
+        int64_t row = rc == 0 && out[i].shape.rank > 0 ? shape_product(&out[i].shape, 1, out[i].shape.rank) : 0;
+        longest = row > longest ? row : longest;
         tensor_fini(&out[i]);
+    }
     free(out);
+    if (classes)
+        *classes = longest;
     return rc;
+}
+
+/* Said before any step runs, not when the result is measured at last. */
+static int check_labels(struct pipeline *p, int64_t classes, struct err *err)
+{
+    if (!p->eval_data || !dataset_has_labels(p->eval_data) || !dataset_labels_are_classes(p->eval_data))
+        return 0;
+    int64_t top = dataset_max_label(p->eval_data);
+    if (top < classes)
+        return 0;
+    return err_set(err, ERR_DATASET, "%s: label %lld is out of range: the model tells %lld classes apart (0 to %lld)", p->split, (long long)top,
+                   (long long)classes, (long long)classes - 1);
 }
 
 /* Are there dimensions besides the batch that neither model nor data fix? */
@@ -134,8 +153,11 @@ static void measure_cost(struct pipeline *p, struct subject *s)
 static int try_source(struct pipeline *p, struct err *err)
 {
     struct err why = {0};
+    int64_t classes = 0;
     p->before.plan = new_plan(p, p->before.model, &why);
-    if (p->before.plan && make_probe(p, &why) == 0 && run_probe(p, p->before.plan, &why) == 0) {
+    if (p->before.plan && make_probe(p, &why) == 0 && run_probe(p, p->before.plan, &classes, &why) == 0) {
+        if (check_labels(p, classes, err))
+            return -1;
         p->runs = true;
         measure_cost(p, &p->before);
         if (p->shapes_made_up)
@@ -172,7 +194,7 @@ static json_t *metrics_of(struct pipeline *p, const struct task_metrics *m)
     if (r.samples == 0)
         return NULL;
     json_t *o = task_metrics_json(m, false);
-    json_object_set_new(o, "split", json_string(p->o->eval_data.path ? "eval_dataset" : "dataset"));
+    json_object_set_new(o, "split", json_string(p->split));
     return o;
 }
 
@@ -204,7 +226,9 @@ static int compare(struct pipeline *p, struct err *err)
     }
     task_metrics_free(before);
     task_metrics_free(after);
-    if (!p->fidelity && (is_fatal(&why) || why.code == ERR_DATASET))
+    if (!p->fidelity && why.code == ERR_DATASET)
+        return err_set(err, why.code, "%s: %s", p->split, why.msg);
+    if (!p->fidelity && is_fatal(&why))
         return err_set(err, why.code, "%s", why.msg);
     if (!p->fidelity)
         return err_set(err, ERR_VERIFY, "the result could not be compared with the original: %s", why.msg);
@@ -242,7 +266,7 @@ int pipeline_measure_after(struct pipeline *p, struct err *err)
         return 0;
     }
     p->after.plan = new_plan(p, p->after.model, &why);
-    if (!p->after.plan || run_probe(p, p->after.plan, &why))
+    if (!p->after.plan || run_probe(p, p->after.plan, NULL, &why))
         return err_set(err, is_fatal(&why) ? why.code : ERR_VERIFY, "the result does not run: %s", why.msg);
     measure_cost(p, &p->after);
     return compare(p, err) || measure_latency(p, err) ? -1 : 0;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * op_doc: prints docs/OPS.md. */
-#include <stdio.h>
-
 #include "core/ops/op_doc.h"
+
+#include <stdio.h>
 
 int main(void)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * op_samples DIR: every sample of every operator as a folder in the layout of the ONNX backend tests, with the outputs of this engine:
- * DIR/<op>_<since>_<k>/model.onnx, test_data_set_0/{input,output}_K.pb. tests/e2e/test_ops_ort.py runs them in ONNX Runtime. */
+ * op_samples DIR: every sample of every operator as a folder in the layout of the ONNX backend tests, with the outputs
+ * of this engine: DIR/<op>_<since>_<k>/model.onnx, test_data_set_0/{input,output}_K.pb. tests/e2e/test_ops_ort.py runs
+ * them in ONNX Runtime. */
 #include <stdio.h>
 #include <sys/stat.h>
 
@@ -10,7 +11,8 @@
 #include "tests/op_case.h"
 
 /* slots: the number in each name, NULL: 0, 1, ... */
-static int write_tensors(const char *dir, const char *kind, const struct tensor *t, const int *slots, int n, struct err *err)
+static int write_tensors(const char *dir, const char *kind, const struct tensor *t, const int *slots, int n,
+                         struct err *err)
 {
     for (int i = 0; i < n; i++) {
         char path[1200], name[32];

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Every operator's samples: what inference says is exactly what forward makes; with one input dimension unknown the inferred shape
- * does not contradict; constants or fed values give the same result. Values are checked against ONNX Runtime by
- * tests/e2e/test_ops_ort.py over the same samples. Then hostile values: each answered by a sentence. */
-#include <stdarg.h>
+ * Every operator's samples: what inference says is exactly what forward makes; with one input dimension unknown the
+ * inferred shape does not contradict; constants or fed values give the same result. Values are checked against ONNX
+ * Runtime by tests/e2e/test_ops_ort.py over the same samples. Then hostile values: each answered by a sentence. */
+#include <cmocka.h>
 #include <setjmp.h>
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -54,8 +54,8 @@ static bool agrees(const struct shape *inferred, const struct shape *real)
 }
 
 /* Call the row's infer with these types and values. */
-static int infer_with(struct op_case *c, const struct op_class *op, const struct type *const *in, const struct tensor *const *value,
-                      struct type *out, struct err *err)
+static int infer_with(struct op_case *c, const struct op_class *op, const struct type *const *in,
+                      const struct tensor *const *value, struct type *out, struct err *err)
 {
     struct arena *arena = arena_new();
     void *attrs = arena_alloc(arena, op->attrs_size + 1);
@@ -63,35 +63,46 @@ static int infer_with(struct op_case *c, const struct op_class *op, const struct
     for (int i = 0; i < c->n_out; i++)
         out[i] = (struct type){.kind = TYPE_TENSOR, .shape = SHAPE_UNKNOWN};
     int rc = op_parse_attrs(op, c->m, node, attrs, arena, err);
-    struct infer_ctx ctx = {.node = node, .attrs = attrs, .opset = c->opset, .n_in = c->n_in, .n_out = c->n_out, .in = in,
-                            .in_value = value, .out = out, .arena = arena};
+    struct infer_ctx ctx = {.node = node,
+                            .attrs = attrs,
+                            .opset = c->opset,
+                            .n_in = c->n_in,
+                            .n_out = c->n_out,
+                            .in = in,
+                            .in_value = value,
+                            .out = out,
+                            .arena = arena};
     if (rc == 0)
         rc = op->infer(&ctx, err);
     arena_free(arena);
     return rc;
 }
 
-static void types_of(const struct op_case *c, struct type *types, const struct type **in, const struct tensor **value, bool values)
+static void types_of(const struct op_case *c, struct type *types, const struct type **in, const struct tensor **value,
+                     bool values)
 {
     for (int i = 0; i < c->n_in; i++) {
-        types[i] = (struct type){.kind = TYPE_TENSOR, .dtype = c->in[i].dtype, .has_dtype = true, .has_shape = true,
+        types[i] = (struct type){.kind = TYPE_TENSOR,
+                                 .dtype = c->in[i].dtype,
+                                 .has_dtype = true,
+                                 .has_shape = true,
                                  .shape = c->in[i].shape};
         in[i] = c->absent[i] ? NULL : &types[i];
         value[i] = !c->absent[i] && (values || c->weight[i]) ? &c->in[i] : NULL;
     }
 }
 
-static void check_inferred(const struct op_class *op, const struct op_sample *s, const struct op_case *c, const struct type *inferred,
-                           const struct tensor *out, const char *how)
+static void check_inferred(const struct op_class *op, const struct op_sample *s, const struct op_case *c,
+                           const struct type *inferred, const struct tensor *out, const char *how)
 {
     for (int i = 0; i < c->n_out; i++) {
         char a[SHAPE_TEXT], b[SHAPE_TEXT];
         if (inferred[i].dtype != DTYPE_NONE && inferred[i].dtype != out[i].dtype)
-            fail_msg(SAMPLE_FMT "output %d is inferred %s but is %s (%s)", SAMPLE_ARGS(op, s), i, dtype_name(inferred[i].dtype),
-                     dtype_name(out[i].dtype), how);
+            fail_msg(SAMPLE_FMT "output %d is inferred %s but is %s (%s)", SAMPLE_ARGS(op, s), i,
+                     dtype_name(inferred[i].dtype), dtype_name(out[i].dtype), how);
         if (!agrees(&inferred[i].shape, &out[i].shape))
-            fail_msg(SAMPLE_FMT "output %d is inferred %s but is %s (%s)", SAMPLE_ARGS(op, s), i, shape_text(&inferred[i].shape, a),
-                     shape_text(&out[i].shape, b), how);
+            fail_msg(SAMPLE_FMT "output %d is inferred %s but is %s (%s)", SAMPLE_ARGS(op, s), i,
+                     shape_text(&inferred[i].shape, a), shape_text(&out[i].shape, b), how);
     }
 }
 
@@ -174,7 +185,8 @@ static void constants_are_inputs(const struct op_class *op, const struct op_samp
     size_t n = 0;
     if (op->nondeterministic || strlen(s->inputs) > 400 || strstr(s->inputs, "none"))
         return;
-    for (const char *p = s->inputs; *p; p++) { /* "a !b" -> "!a b" would reseed random values, so compare by bytes fed below */
+    for (const char *p = s->inputs; *p;
+         p++) { /* "a !b" -> "!a b" would reseed random values, so compare by bytes fed below */
         bool start = p == s->inputs || p[-1] == ' ';
         if (start && *p != '!')
             inputs[n++] = '!';
@@ -269,7 +281,9 @@ static const struct {
     {"ScatterND", "f32[3] i64[1,1]=0 f32[2]", "", "the updates are [2]; they must be [1]", 13},
     {"Slice", "f32[3] i64[1]=0 i64[1]=3 i64[1]=0 i64[1]=0", "", "step 0 is 0", 13},
     {"Slice", "f32[3]=1,2,3 i64[1]=-9223372036854775808 i64[1]=9223372036854775807", "", "= 1,2,3", 13},
-    {"Slice", "f32[3]=1,2,3 i64[1]=9223372036854775807 i64[1]=-9223372036854775808 i64[1]=0 i64[1]=-9223372036854775808", "", "= 3", 13},
+    {"Slice",
+     "f32[3]=1,2,3 i64[1]=9223372036854775807 i64[1]=-9223372036854775808 i64[1]=0 i64[1]=-9223372036854775808", "",
+     "= 3", 13},
     {"Slice", "f32[3]=1,2,3 i64[1]=0 i64[1]=3 i64[1]=0 i64[1]=9223372036854775807", "", "= 1", 13},
     {"Slice", "f32[3] i64[2]=0,0 i64[1]=3", "", "they must agree", 13},
     {"Slice", "f32[3] i64[1]=0 i64[1]=3 i64[1]=7", "", "axis 7 is out of range", 13},
@@ -401,8 +415,8 @@ static void symbols_survive(void **state)
         assert_int_equal(out[0].shape.rank, cases[i].rank);
         for (int d = 0; d < cases[i].rank; d++)
             if (out[0].shape.dim[d] != cases[i].want[d])
-                fail_msg(SAMPLE_FMT "dimension %d is %lld, expected %lld", SAMPLE_ARGS(op, &s), d, (long long)out[0].shape.dim[d],
-                         (long long)cases[i].want[d]);
+                fail_msg(SAMPLE_FMT "dimension %d is %lld, expected %lld", SAMPLE_ARGS(op, &s), d,
+                         (long long)out[0].shape.dim[d], (long long)cases[i].want[d]);
         op_case_free(&c);
     }
 }

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The table of operators as a whole: unique rows, disjoint ranges, sane attribute tables, everything documented; and the attribute
- * parser, fault by fault. */
-#include <stdarg.h>
+ * The table of operators as a whole: unique rows, disjoint ranges, sane attribute tables, everything documented; and
+ * the attribute parser, fault by fault. */
+#include <cmocka.h>
 #include <setjmp.h>
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -32,7 +32,8 @@ static void rows_are_unique_and_disjoint(void **state)
         assert_true(row_last(rows[n]) >= rows[n]->since);
         if (n && same_op(rows[n - 1], rows[n])) {
             if (row_last(rows[n - 1]) >= rows[n]->since)
-                fail_msg("%s: opsets up to %d and from %d overlap", rows[n]->type, row_last(rows[n - 1]), rows[n]->since);
+                fail_msg("%s: opsets up to %d and from %d overlap", rows[n]->type, row_last(rows[n - 1]),
+                         rows[n]->since);
         } else {
             for (int k = 0; k < n - 1; k++)
                 assert_false(same_op(rows[k], rows[n])); /* sorted: versions of one operator are neighbours */
@@ -67,10 +68,16 @@ static void rows_are_complete(void **state)
 
 static size_t field_size(enum op_attr_kind kind)
 {
-    static const size_t sizes[] = {[OP_INT] = sizeof(int64_t), [OP_FLOAT] = sizeof(float), [OP_STRING] = sizeof(char *),
-                                   [OP_INTS] = sizeof(struct op_ints), [OP_FLOATS] = sizeof(struct op_floats),
-                                   [OP_STRINGS] = sizeof(struct op_strings), [OP_TENSOR] = sizeof(void *),
-                                   [OP_GRAPH] = sizeof(uint32_t), [OP_BOOL] = sizeof(bool), [OP_ENUM] = sizeof(int)};
+    static const size_t sizes[] = {[OP_INT] = sizeof(int64_t),
+                                   [OP_FLOAT] = sizeof(float),
+                                   [OP_STRING] = sizeof(char *),
+                                   [OP_INTS] = sizeof(struct op_ints),
+                                   [OP_FLOATS] = sizeof(struct op_floats),
+                                   [OP_STRINGS] = sizeof(struct op_strings),
+                                   [OP_TENSOR] = sizeof(void *),
+                                   [OP_GRAPH] = sizeof(uint32_t),
+                                   [OP_BOOL] = sizeof(bool),
+                                   [OP_ENUM] = sizeof(int)};
     return sizes[kind];
 }
 
@@ -132,17 +139,19 @@ struct sample_attrs {
     uint32_t body;
 };
 static const char *const modes[] = {"one", "two", NULL};
-static const struct op_attr sample_attrs[] = {{OP_ATTR(sample_attrs, axis), .kind = OP_INT, .required = true},
-                                              {OP_ATTR(sample_attrs, alpha), .kind = OP_FLOAT, .def_f = 0.5f},
-                                              {OP_ATTR(sample_attrs, keep), .kind = OP_BOOL, .def = 1},
-                                              {OP_ATTR(sample_attrs, mode), .kind = OP_ENUM, .choices = modes, .def = 1},
-                                              {OP_ATTR(sample_attrs, word), .kind = OP_STRING, .def_s = "none"},
-                                              {OP_ATTR(sample_attrs, pads), .kind = OP_INTS, .max_count = 3},
-                                              {OP_ATTR(sample_attrs, scales), .kind = OP_FLOATS},
-                                              {OP_ATTR(sample_attrs, value), .kind = OP_TENSOR},
-                                              {OP_ATTR(sample_attrs, body), .kind = OP_GRAPH},
-                                              {0}};
-static const struct op_class sample_op = {.type = "Sample", .since = 3, .attrs = sample_attrs, .attrs_size = sizeof(struct sample_attrs)};
+static const struct op_attr sample_attrs[] = {
+    {OP_ATTR(sample_attrs, axis), .kind = OP_INT, .required = true},
+    {OP_ATTR(sample_attrs, alpha), .kind = OP_FLOAT, .def_f = 0.5f},
+    {OP_ATTR(sample_attrs, keep), .kind = OP_BOOL, .def = 1},
+    {OP_ATTR(sample_attrs, mode), .kind = OP_ENUM, .choices = modes, .def = 1},
+    {OP_ATTR(sample_attrs, word), .kind = OP_STRING, .def_s = "none"},
+    {OP_ATTR(sample_attrs, pads), .kind = OP_INTS, .max_count = 3},
+    {OP_ATTR(sample_attrs, scales), .kind = OP_FLOATS},
+    {OP_ATTR(sample_attrs, value), .kind = OP_TENSOR},
+    {OP_ATTR(sample_attrs, body), .kind = OP_GRAPH},
+    {0}};
+static const struct op_class sample_op = {
+    .type = "Sample", .since = 3, .attrs = sample_attrs, .attrs_size = sizeof(struct sample_attrs)};
 
 static int64_t ints[] = {2, 3, 4, 5};
 static float floats[] = {1.5f};
@@ -160,10 +169,12 @@ static void parser_fills_and_defaults(void **state)
     (void)state;
     struct sample_attrs out;
     struct err err;
-    struct attr some[] = {{.name = "axis", .type = ATTR_INT, .count = 1, .ints = ints}, {.name = "consumed_inputs", .type = ATTR_INTS}};
+    struct attr some[] = {{.name = "axis", .type = ATTR_INT, .count = 1, .ints = ints},
+                          {.name = "consumed_inputs", .type = ATTR_INTS}};
     assert_int_equal(parse(some, 2, &out, &err), 0);
     assert_int_equal(out.axis, 2);
-    assert_true(out.alpha == 0.5f && out.keep && out.mode == 1 && out.pads.count == 0 && !out.value && out.body == GRAPH_NONE);
+    assert_true(out.alpha == 0.5f && out.keep && out.mode == 1 && out.pads.count == 0 && !out.value &&
+                out.body == GRAPH_NONE);
     assert_string_equal(out.word, "none");
     struct attr all[] = {{.name = "axis", .type = ATTR_INT, .count = 1, .ints = ints},
                          {.name = "alpha", .type = ATTR_FLOAT, .count = 1, .floats = floats},
@@ -183,20 +194,25 @@ static void parser_refuses(void **state)
         struct attr attr;
         const char *says;
     } cases[] = {
-        {{.name = "axis", .type = ATTR_FLOAT, .count = 1, .floats = floats}, "attribute 'axis' is a float; it must be an integer"},
-        {{.name = "axis", .type = (enum attr_type)99, .count = 1}, "attribute 'axis' is of an unknown type; it must be an integer"},
+        {{.name = "axis", .type = ATTR_FLOAT, .count = 1, .floats = floats},
+         "attribute 'axis' is a float; it must be an integer"},
+        {{.name = "axis", .type = (enum attr_type)99, .count = 1},
+         "attribute 'axis' is of an unknown type; it must be an integer"},
         {{.name = "axis", .type = ATTR_INT, .count = 0}, "attribute 'axis' has no value; it must be an integer"},
         {{.name = "axis", .ref_name = "outer", .type = ATTR_INT},
          "attribute 'axis' refers to the function attribute 'outer', which the call does not give"},
-        {{.name = "pads", .type = ATTR_INTS, .count = 4, .ints = ints}, "attribute 'pads' has 4 elements; at most 3 are allowed"},
+        {{.name = "pads", .type = ATTR_INTS, .count = 4, .ints = ints},
+         "attribute 'pads' has 4 elements; at most 3 are allowed"},
         {{.name = "mode", .type = ATTR_STRING, .count = 1, .strings = &text_bad},
          "attribute 'mode' is 'six'; it must be one of 'one', 'two'"},
         {{.name = "word", .type = ATTR_STRING, .count = 1, .strings = &text_nul},
          "attribute 'word' holds a NUL byte; it must be plain text"},
         {{.name = "keep", .type = ATTR_INT, .count = 1, .ints = ints}, "attribute 'keep' is 2; it must be 0 or 1"},
         {{.name = "size", .type = ATTR_INT, .count = 1, .ints = ints},
-         "attribute 'size' is unknown; Sample since opset 3 takes axis, alpha, keep, mode, word, pads, scales, value, body"},
-        {{.name = "alpha", .type = ATTR_FLOAT, .count = 1, .floats = floats}, "attribute 'axis' is missing; it must be an integer"},
+         "attribute 'size' is unknown; Sample since opset 3 takes axis, alpha, keep, mode, word, pads, scales, value, "
+         "body"},
+        {{.name = "alpha", .type = ATTR_FLOAT, .count = 1, .floats = floats},
+         "attribute 'axis' is missing; it must be an integer"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct sample_attrs out;

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dashboard in headless Chromium: upload, build a recipe, watch the job, read the report, errors in words, phone width, keyboard, keys.
+Screenshots are left in build/screenshots to be looked at."""
+import os
+import shutil
+
+import pytest
+from pared_server import ROOT, Server
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="skipped: no chromium")
+SHOTS = os.path.join(ROOT, "build", "screenshots")
+DIGITS = os.path.join(ROOT, "examples", "digits")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    os.makedirs(SHOTS, exist_ok=True)
+    with playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Server() as s:
+        yield s
+
+
+@pytest.fixture
+def page(browser, request):
+    """A page whose test fails on any console error."""
+    width, scheme = getattr(request, "param", (1280, "light"))
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    tab = context.new_page()
+    errors = []
+    tab.on("pageerror", lambda e: errors.append(str(e)))
+    tab.on("console", lambda m: errors.append(m.text) if m.type == "error" and "status of 4" not in m.text else None)
+    yield tab
+    context.close()
+    assert errors == []
+
+
+def fits(tab):
+    return tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
+def upload(tab, zone, path):
+    card = tab.locator(".drop").nth(zone)
+    card.locator("input[type=file]").set_input_files(path)
+    card.get_by_text("is ready").wait_for(timeout=20000)
+
+
+def shot(tab, name):
+    tab.screenshot(path=os.path.join(SHOTS, name + ".png"), full_page=True)
+
+
+def test_empty_server_says_what_to_do(page, server):
+    page.goto(server.url)
+    page.get_by_text("No job yet").wait_for()
+    page.get_by_role("link", name="Make the first job").click()
+    page.get_by_role("heading", name="New job").wait_for()
+
+
+def test_upload_preset_job_and_report(page, server):
+    page.goto(server.url + "/#/new")
+    upload(page, 0, os.path.join(DIGITS, "digits-cnn.onnx"))
+    upload(page, 1, os.path.join(DIGITS, "test.npz"))
+    page.get_by_role("radio", name="int8 8-bit weights and activations").check()
+    shot(page, "new_job")
+    page.get_by_role("button", name="Start job").click()
+    page.get_by_role("heading", name="Before and after").wait_for(timeout=60000)
+    assert page.locator(".state").first.inner_text() == "succeeded"
+    tile = page.locator(".tile", has_text="Bytes").first.inner_text()
+    assert "before 74.1 KB" in tile
+    assert page.locator("details table tbody tr").count() >= 6  # layers
+    assert page.locator(".bar.after").count() > 6
+    with page.expect_download() as got:
+        page.get_by_role("button", name="model.onnx").click()
+    assert os.path.getsize(got.value.path()) < 74069 / 2
+    assert fits(page)
+    shot(page, "job")
+    page.goto(server.url + "/#/jobs")
+    page.get_by_role("cell", name="succeeded").first.wait_for()
+    shot(page, "jobs")
+
+
+def test_own_recipe_faults_beside_their_fields(page, server):
+    page.goto(server.url + "/#/new")
+    page.locator("select").first.select_option(index=1)
+    page.get_by_role("radio", name="own recipe").check()
+    page.get_by_role("combobox", name="method").select_option("prune.weights")
+    page.get_by_role("button", name="Add step").click()
+    page.locator(".step input[type=number]").first.fill("2")
+    page.get_by_role("button", name="Start job").click()
+    fault = page.locator(".step .fault:visible").first
+    fault.wait_for()
+    assert len(fault.inner_text()) > 10
+    shot(page, "faults")
+    page.locator(".step input[type=number]").first.fill("0.5")
+    page.get_by_role("button", name="Start job").click()
+    page.get_by_role("heading", name="Before and after").wait_for(timeout=60000)
+
+
+def test_upload_of_no_model_is_explained(page, server, tmp_path):
+    bad = tmp_path / "not.onnx"
+    bad.write_text("hello")
+    page.goto(server.url + "/#/models")
+    page.locator(".drop input[type=file]").set_input_files(str(bad))
+    card = page.locator(".problem")
+    card.wait_for()
+    assert "not an ONNX model" in card.inner_text() or "ONNX" in card.inner_text()
+
+
+def test_strangers_names_are_text(page, server):
+    name = "<img src=x onerror=alert(1)>.onnx"
+    with open(os.path.join(DIGITS, "digits-cnn.onnx"), "rb") as f:
+        data = f.read()
+    import urllib.parse
+    answer = server.request("POST", "/v1/datasets?name=" + urllib.parse.quote(name), body=open(os.path.join(DIGITS, "train.npz"), "rb").read())
+    assert answer.status in (200, 201) and data
+    page.goto(server.url + "/#/datasets")
+    page.get_by_text(name).wait_for()
+    assert page.locator("main img").count() == 0
+
+
+@pytest.mark.parametrize("page", [(375, "dark")], indirect=True)
+def test_phone_width_in_the_dark(page, server):
+    for view in ["jobs", "new", "models", "datasets"]:
+        page.goto(f"{server.url}/#/{view}")
+        page.get_by_role("heading", level=1).wait_for()
+        page.wait_for_timeout(300)
+        assert fits(page), view
+        shot(page, f"phone_{view}")
+    page.goto(server.url + "/#/jobs")
+    page.locator("td a").first.click()
+    page.get_by_role("heading", name="Before and after").wait_for()
+    assert fits(page)
+    shot(page, "phone_job")
+    page.goto(server.url + "/#/models")
+    page.locator("td a").first.click()
+    page.get_by_role("heading", name="Layers with weights").wait_for()
+    assert fits(page)
+    shot(page, "phone_model")
+
+
+def test_keyboard_reaches_everything(page, server):
+    page.goto(server.url + "/#/new")
+    page.get_by_role("heading", name="New job").wait_for()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to content"
+    seen = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        seen.add(page.evaluate("document.activeElement.tagName + ':' + (document.activeElement.type || document.activeElement.textContent)"))
+    assert {"A:Jobs", "SELECT:select-one", "INPUT:file", "INPUT:radio", "BUTTON:submit"} <= seen
+
+
+def test_key_is_asked_for(browser, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("k" * 40 + "\n")
+    with Server("--api-key-file", str(keys)) as s:
+        tab = browser.new_context().new_page()
+        tab.goto(s.url)
+        tab.get_by_label("API key").fill("k" * 40)
+        tab.get_by_role("button", name="Continue").click()
+        tab.get_by_text("No job yet").wait_for()

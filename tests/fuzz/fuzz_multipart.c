@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Any bytes as a multipart body, fed whole and byte by byte: both ways must end alike and give the same parts. The first line
+ * of the input is the Content-Type. */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/buf.h"
+#include "server/multipart.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static int on_begin(void *arg, const char *name, const char *filename, struct err *err)
+{
+    (void)err;
+    buf_printf(arg, "<%s|%s>", name, filename);
+    return 0;
+}
+
+static int on_data(void *arg, const char *bytes, size_t len, struct err *err)
+{
+    (void)err;
+    buf_append(arg, bytes, len);
+    return 0;
+}
+
+static int on_end(void *arg, struct err *err)
+{
+    (void)err;
+    buf_puts(arg, ";");
+    return 0;
+}
+
+static int parse(const char *type, const char *body, size_t len, size_t piece, struct buf *out)
+{
+    struct err err = {0};
+    struct multipart_sink sink = {on_begin, on_data, on_end, out};
+    struct multipart *m = multipart_new(type, &sink, &err);
+    int rc = m ? 0 : -1;
+    for (size_t at = 0; rc == 0 && at < len; at += piece)
+        rc = multipart_feed(m, body + at, len - at < piece ? len - at : piece, &err);
+    if (rc == 0)
+        rc = multipart_end(m, &err);
+    multipart_free(m);
+    if ((rc == 0) != (err.code == ERR_NONE))
+        abort(); /* a failure without a sentence, or a sentence without a failure */
+    return rc;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    const uint8_t *end = memchr(data, '\n', size);
+    size_t head = end ? (size_t)(end - data) : size;
+    char *type = strndup((const char *)data, head);
+    const char *body = (const char *)data + head + (end != NULL);
+    size_t len = size - head - (end != NULL);
+    struct buf whole = {0}, pieces = {0};
+    if (!type)
+        return 0;
+    int a = parse(type, body, len, len ? len : 1, &whole), b = parse(type, body, len, 1, &pieces);
+    if (a != b)
+        abort();
+    if (a == 0 && (whole.len != pieces.len || (whole.len && memcmp(whole.data, pieces.data, whole.len))))
+        abort();
+    buf_fini(&whole);
+    buf_fini(&pieces);
+    free(type);
+    return 0;
+}

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * core/report and core/recipe/target: the report's form, targets judged from it, its text. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/recipe/target.h"
+#include "core/report/report.h"
+
+static const char sha[] = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+static json_t *sample_report(void)
+{
+    struct facts before, after;
+    facts_init(&before);
+    facts_init(&after);
+    before.bytes = 1000, before.zstd_bytes = 900, before.params = 250, before.nonzero = 250, before.macs = 5000;
+    after.bytes = 260, after.zstd_bytes = 200, after.params = 250, after.nonzero = 125, after.macs = 5000;
+    before.metrics = json_pack("{s:i, s:f}", "samples", 100, "top1", 0.99);
+    after.metrics = json_pack("{s:i, s:f}", "samples", 100, "top1", 0.98);
+    json_t *fidelity = json_pack("{s:i, s:s, s:[{s:s, s:f, s:f, s:f}, {s:s, s:f}]}", "samples", 100, "source", "dataset", "outputs", "name", "a\033[2J",
+                                 "max_abs", 0.5, "sqnr_db", 31.0, "top1_agreement", 0.97, "name", "b", "max_abs", 0.0);
+    struct report_parts parts = {.seed = 7, .recipe = json_pack("{s:[]}", "steps"), .source_name = "m\xff.onnx", .source_sha256 = sha,
+                                 .artifact_name = "model.onnx", .artifact_sha256 = sha, .before = &before, .after = &after, .fidelity = fidelity,
+                                 .threads = 2};
+    json_t *report = report_json(&parts);
+    facts_fini(&before);
+    facts_fini(&after);
+    return report;
+}
+
+static void keys_come_in_the_documented_order(void **state)
+{
+    (void)state;
+    static const char *const keys[] = {"pared", "seed", "recipe", "source", "artifact", "before", "after", "ratio", "fidelity", "targets", "steps",
+                                       "environment", "warnings"};
+    json_t *report = sample_report();
+    size_t i = 0;
+    const char *key;
+    json_t *v;
+    assert_non_null(report);
+    json_object_foreach (report, key, v)
+        assert_string_equal(key, keys[i++]);
+    assert_int_equal(i, sizeof keys / sizeof keys[0]);
+    assert_string_equal(json_string_value(json_object_get(json_object_get(report, "source"), "sha256")), sha);
+    assert_int_equal(report_targets_met(report), -1);
+    json_t *metrics = report_metrics_json(report);
+    assert_null(json_object_get(metrics, "steps"));
+    assert_non_null(json_object_get(metrics, "ratio"));
+    json_decref(metrics);
+    json_decref(report);
+}
+
+static void targets_are_judged_from_the_figures(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        double wanted;
+        int met; /* -1: not measured */
+    } rows[] = {
+        {"max_accuracy_drop", 0.01, 1}, /* 0.99 - 0.98 is a little more than 0.01 in binary */
+        {"max_accuracy_drop", 0.009, 0}, {"min_accuracy", 0.98, 1},        {"min_accuracy", 0.985, 0},
+        {"max_bytes_ratio", 0.26, 1},    {"max_bytes_ratio", 0.25, 0},     {"max_zstd_bytes_ratio", 0.3, 1},
+        {"max_params_ratio", 0.9, 0},    {"max_nonzero_ratio", 0.5, 1},    {"max_macs_ratio", 1, 1},
+        {"max_latency_ratio", 10, -1},   {"min_sqnr_db", 30, 1},           {"min_sqnr_db", 32, 0},
+        {"min_top1_agreement", 0.97, 1}, {"min_top1_agreement", 0.98, 0},
+    };
+    json_t *report = sample_report();
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        const struct target *t = target_find(rows[i].name);
+        assert_non_null(t);
+        json_t *judged = target_judge(t, rows[i].wanted, report);
+        assert_int_equal(json_is_true(json_object_get(judged, "met")), rows[i].met == 1);
+        assert_int_equal(json_object_get(judged, "got") != NULL, rows[i].met >= 0);
+        assert_string_equal(json_string_value(json_object_get(judged, "target")), rows[i].name);
+        json_array_append_new(json_object_get(report, "targets"), judged);
+    }
+    assert_int_equal(report_targets_met(report), 0);
+    json_decref(report);
+}
+
+static void every_target_row_is_whole(void **state)
+{
+    (void)state;
+    json_t *empty = json_object();
+    int n = 0;
+    for (const struct target *t = target_all(); t->name; t++, n++) {
+        assert_true(t->min < t->max);
+        assert_non_null(t->doc);
+        assert_ptr_equal(target_find(t->name), t);
+        json_t *judged = target_judge(t, 0.5, empty); /* nothing was measured: never met */
+        assert_true(json_is_false(json_object_get(judged, "met")));
+        assert_null(json_object_get(judged, "got"));
+        json_decref(judged);
+    }
+    json_t *catalogue = target_catalogue();
+    assert_int_equal(json_array_size(catalogue), n);
+    json_decref(catalogue);
+    json_decref(empty);
+}
+
+static void text_shows_figures_and_no_control_characters(void **state)
+{
+    (void)state;
+    json_t *report = sample_report();
+    json_array_append_new(json_object_get(report, "targets"), target_judge(target_find("max_bytes_ratio"), 0.25, report));
+    char *text = report_text(report);
+    assert_non_null(text);
+    assert_non_null(strstr(text, "0.260x"));
+    assert_non_null(strstr(text, "99.00 %"));
+    assert_non_null(strstr(text, "max_bytes_ratio: wanted 0.25, got 0.26: missed"));
+    assert_null(strstr(text, "latency"));
+    assert_null(strchr(text, '\033'));
+    free(text);
+    json_decref(report);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(keys_come_in_the_documented_order),
+        cmocka_unit_test(targets_are_judged_from_the_figures),
+        cmocka_unit_test(every_target_row_is_whole),
+        cmocka_unit_test(text_shows_figures_and_no_control_characters),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
