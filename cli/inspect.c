@@ -18,7 +18,8 @@ static json_t *opsets_json(const struct model *m)
 {
     json_t *a = json_array();
     for (int i = 0; i < m->n_opsets; i++)
-        json_array_append_new(a, json_pack("{s:o, s:I}", "domain", inspect_text(m->opsets[i].domain), "version", (json_int_t)m->opsets[i].version));
+        json_array_append_new(a, json_pack("{s:o, s:I}", "domain", inspect_text(m->opsets[i].domain), "version",
+                                           (json_int_t)m->opsets[i].version));
     return a;
 }
 
@@ -29,7 +30,8 @@ static json_t *values_json(const struct model *m, const struct value_info *infos
     for (int i = 0; i < n; i++) {
         if (m->values[infos[i].value].weight)
             continue;
-        json_t *o = inspect_type_json(m, &infos[i].type), *named = json_pack("{s:o}", "name", inspect_text(m->values[infos[i].value].name));
+        json_t *o = inspect_type_json(m, &infos[i].type),
+               *named = json_pack("{s:o}", "name", inspect_text(m->values[infos[i].value].name));
         json_object_update(named, o);
         json_decref(o);
         json_array_append_new(a, named);
@@ -84,7 +86,9 @@ static json_t *metadata_json(const struct model *m)
     for (int i = 0; i < m->metadata.count && i < 1000; i++) {
         const struct entry *e = &m->metadata.at[i];
         json_t *key = inspect_text(e->key);
-        json_object_set_new(o, json_string_value(key), e->value && strlen(e->value) > 4096 ? json_string("(more than 4096 bytes)") : inspect_text(e->value));
+        json_object_set_new(o, json_string_value(key),
+                            e->value && strlen(e->value) > 4096 ? json_string("(more than 4096 bytes)")
+                                                                : inspect_text(e->value));
         json_decref(key);
     }
     return o;
@@ -103,11 +107,13 @@ static int open_beside(const struct inspect_opts *opts, const char *name)
     return fd;
 }
 
-static int add_files(const struct inspect_opts *opts, const struct model *m, struct facts *facts, json_t *external, struct err *err)
+static int add_files(const struct inspect_opts *opts, const struct model *m, struct facts *facts, json_t *external,
+                     struct err *err)
 {
     const char **names = NULL;
     int n = 0, fd = open(opts->path, O_RDONLY | O_CLOEXEC);
-    int rc = fd < 0 ? err_set_errno(err, ERR_IO, "the model cannot be opened") : facts_add_file(facts, fd, NULL, NULL, err);
+    int rc =
+        fd < 0 ? err_set_errno(err, ERR_IO, "the model cannot be opened") : facts_add_file(facts, fd, NULL, NULL, err);
     if (fd >= 0)
         close(fd);
     if (rc || facts_external_files(m, &names, &n, err))
@@ -150,13 +156,15 @@ static struct plan *plan_of(const struct model *m)
     return NULL;
 }
 
-static json_t *facts_of(const struct model *m, const struct facts *facts, const char *sha256, json_t *external, const char *missing)
+static json_t *facts_of(const struct model *m, const struct facts *facts, const char *sha256, json_t *external,
+                        const char *missing)
 {
     json_int_t nodes;
     json_t *ops = ops_json(m, &nodes), *measured = facts_json(facts);
     const struct graph *g = model_main(m);
-    json_t *o = json_pack("{s:s, s:I, s:o, s:o, s:o, s:o, s:I, s:o}", "sha256", sha256, "ir_version", (json_int_t)m->ir_version, "opsets", opsets_json(m),
-                          "producer", inspect_text(m->producer_name), "inputs", values_json(m, g->inputs, g->n_inputs), "outputs",
+    json_t *o = json_pack("{s:s, s:I, s:o, s:o, s:o, s:o, s:I, s:o}", "sha256", sha256, "ir_version",
+                          (json_int_t)m->ir_version, "opsets", opsets_json(m), "producer",
+                          inspect_text(m->producer_name), "inputs", values_json(m, g->inputs, g->n_inputs), "outputs",
                           values_json(m, g->outputs, g->n_outputs), "nodes", nodes, "ops", ops);
     json_object_update(o, measured);
     json_decref(measured);
@@ -173,7 +181,8 @@ int inspect_file(const struct inspect_opts *opts, struct inspect_result *result,
     struct facts facts;
     struct plan *plan = NULL;
     json_t *external = json_array();
-    struct onnx_read_opts read = {.external_dir = opts->external_dir, .resolve = opts->resolve, .resolve_arg = opts->resolve_arg};
+    struct onnx_read_opts read = {
+        .external_dir = opts->external_dir, .resolve = opts->resolve, .resolve_arg = opts->resolve_arg};
     struct model *m = NULL;
     int rc = -1;
     facts_init(&facts);
@@ -190,7 +199,9 @@ int inspect_file(const struct inspect_opts *opts, struct inspect_result *result,
     result->layers = inspect_layers_json(m, plan);
     if (opts->graph)
         result->graph = inspect_graph_json(m);
-    rc = result->facts && result->layers && (!opts->graph || result->graph) ? 0 : err_set(err, ERR_NOMEM, "no memory for the answer");
+    rc = result->facts && result->layers && (!opts->graph || result->graph)
+             ? 0
+             : err_set(err, ERR_NOMEM, "no memory for the answer");
 out:
     plan_free(plan);
     model_free(m);
@@ -213,7 +224,8 @@ void inspect_result_fini(struct inspect_result *r)
 
 static const char help[] =
     "Usage: pared inspect MODEL [--layers] [--json] [--external-dir DIR]\n\n"
-    "Inputs, outputs, operators, parameters, multiply-accumulates and bytes of an ONNX model; with --layers also a row a\n"
+    "Inputs, outputs, operators, parameters, multiply-accumulates and bytes of an ONNX model; with --layers also a row "
+    "a\n"
     "layer: what it holds, and whether it can be pruned or quantized and why not. MACs are of batch 1.\n";
 
 /* Names are a stranger's: none may drive the terminal. */
@@ -321,8 +333,11 @@ static void print_layers(const json_t *layers)
 
 int cmd_inspect(int argc, char **argv)
 {
-    static const struct option options[] = {{"layers", no_argument, NULL, 'l'}, {"json", no_argument, NULL, 'j'},
-                                            {"external-dir", required_argument, NULL, 'e'}, {"help", no_argument, NULL, 'h'}, {0}};
+    static const struct option options[] = {{"layers", no_argument, NULL, 'l'},
+                                            {"json", no_argument, NULL, 'j'},
+                                            {"external-dir", required_argument, NULL, 'e'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {0}};
     struct inspect_opts opts = {0};
     struct inspect_result r;
     struct err err = {0};

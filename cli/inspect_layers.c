@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * inspect_layers.c - the nodes of a model as rows and as a drawing. What can be pruned or quantized is asked where the methods ask:
- * product_weight says which weight, or why none. */
+ * inspect_layers.c - the nodes of a model as rows and as a drawing. What can be pruned or quantized is asked where the
+ * methods ask: product_weight says which weight, or why none. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -113,7 +113,8 @@ static json_t *layer_row(const struct model *m, const struct plan *plan, uint32_
     if (params == 0 && macs <= 0 && known)
         return NULL;
     char label[300];
-    json_t *row = json_pack("{s:o, s:o}", "node", inspect_text(node_label(m, id, label, sizeof label)), "op_type", inspect_text(n->op_type));
+    json_t *row = json_pack("{s:o, s:o}", "node", inspect_text(node_label(m, id, label, sizeof label)), "op_type",
+                            inspect_text(n->op_type));
     add_verdicts(m, id, row);
     json_object_set_new(row, "params", json_integer(params));
     json_object_set_new(row, "bytes", json_integer(bytes));

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pared __job: one piece of work in a process of its own. core/recipe/job_spec.h is the contract with the server. The process ties itself
- * down (limits, no new privileges) before it looks at any input, tells progress on a pipe, and its exit status says how it ended. */
+ * pared __job: one piece of work in a process of its own. core/recipe/job_spec.h is the contract with the server. The
+ * process ties itself down (limits, no new privileges) before it looks at any input, tells progress on a pipe, and its
+ * exit status says how it ended. */
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -38,7 +39,8 @@ struct job {
 
 /* ---- the status pipe ---- */
 
-/* Takes the reference. A line that is too long is the fault of a hostile input: it becomes an error, not a truncated line. */
+/* Takes the reference. A line that is too long is the fault of a hostile input: it becomes an error, not a truncated
+ * line. */
 static int say(json_t *line, struct err *err)
 {
     char *text = line ? json_dumps(line, JSON_COMPACT | JSON_TEXT_DUMP) : NULL;
@@ -48,7 +50,8 @@ static int say(json_t *line, struct err *err)
     size_t len = strlen(text);
     int rc = 0;
     if (len + 1 > JOB_LINE_MAX) {
-        rc = err_set(err, ERR_MODEL_TOO_LARGE, "its description takes %zu bytes; at most %d are allowed", len, JOB_LINE_MAX);
+        rc = err_set(err, ERR_MODEL_TOO_LARGE, "its description takes %zu bytes; at most %d are allowed", len,
+                     JOB_LINE_MAX);
     } else {
         text[len] = '\n';
         rc = file_write_all(JOB_FD_STATUS, text, len + 1, err);
@@ -67,8 +70,8 @@ static int on_progress(void *arg, const struct pipeline_progress *p)
     job->said = now;
     job->step = p->step;
     job->stage = p->stage;
-    json_t *line = json_pack("{s:s, s:s, s:i, s:i, s:I, s:I}", "type", "progress", "stage", p->stage, "step", p->step, "steps", p->steps, "done",
-                             (json_int_t)p->done, "total", (json_int_t)p->total);
+    json_t *line = json_pack("{s:s, s:s, s:i, s:i, s:I, s:I}", "type", "progress", "stage", p->stage, "step", p->step,
+                             "steps", p->steps, "done", (json_int_t)p->done, "total", (json_int_t)p->total);
     if (line && p->method)
         json_object_set_new(line, "method", json_string(p->method));
     if (line && isfinite(p->eta_s))
@@ -81,7 +84,9 @@ static void on_log(void *arg, const char *level, const char *message)
 {
     (void)arg;
     json_t *text = json_string(message);
-    say(json_pack("{s:s, s:s, s:o}", "type", "log", "level", level, "message", text ? text : json_string("(not UTF-8)")), NULL);
+    say(json_pack("{s:s, s:s, s:o}", "type", "log", "level", level, "message",
+                  text ? text : json_string("(not UTF-8)")),
+        NULL);
 }
 
 static int refuse(struct job *job, const struct err *err)
@@ -89,9 +94,11 @@ static int refuse(struct job *job, const struct err *err)
     bool memory = err->code == ERR_NOMEM || err->code == ERR_MEMORY_LIMIT;
     json_t *detail = json_string(err->msg), *errors = json_array();
     for (int i = 0; i < job->faults.count; i++)
-        json_array_append_new(errors, json_pack("{s:s, s:s}", "pointer", job->faults.at[i].pointer, "detail", job->faults.at[i].detail));
-    json_t *line = json_pack("{s:s, s:s, s:o, s:o}", "type", "error", "code", err_slug(memory ? ERR_MEMORY_LIMIT : err->code), "detail",
-                             detail ? detail : json_string("(not UTF-8)"), "errors", errors);
+        json_array_append_new(
+            errors, json_pack("{s:s, s:s}", "pointer", job->faults.at[i].pointer, "detail", job->faults.at[i].detail));
+    json_t *line =
+        json_pack("{s:s, s:s, s:o, s:o}", "type", "error", "code", err_slug(memory ? ERR_MEMORY_LIMIT : err->code),
+                  "detail", detail ? detail : json_string("(not UTF-8)"), "errors", errors);
     if (line && job->faults.count == 0)
         json_object_del(line, "errors");
     struct err ignored = {0};
@@ -125,10 +132,12 @@ static int read_spec(struct job *job, struct err *err)
         return -1;
     json_error_t e;
     job->die_with_parent = job->latency = 1;
-    if (json_unpack_ex(job->spec, &e, JSON_STRICT, "{s:s, s:s, s?s, s?I, s?I, s?I, s?I, s?b, s?b, s?o, s?o, s?o, s?o, s?o, s?o}", "kind", &job->kind,
-                       "work", &job->work, "out", &job->out, "threads", &job->threads, "memory_bytes", &job->memory_bytes, "file_bytes",
-                       &job->file_bytes, "cpu_s", &job->cpu_s, "die_with_parent", &job->die_with_parent, "latency", &job->latency, "model",
-                       &job->model, "external", &job->external, "dataset", &job->dataset, "val_dataset", &job->val_dataset, "eval_dataset",
+    if (json_unpack_ex(job->spec, &e, JSON_STRICT,
+                       "{s:s, s:s, s?s, s?I, s?I, s?I, s?I, s?b, s?b, s?o, s?o, s?o, s?o, s?o, s?o}", "kind",
+                       &job->kind, "work", &job->work, "out", &job->out, "threads", &job->threads, "memory_bytes",
+                       &job->memory_bytes, "file_bytes", &job->file_bytes, "cpu_s", &job->cpu_s, "die_with_parent",
+                       &job->die_with_parent, "latency", &job->latency, "model", &job->model, "external",
+                       &job->external, "dataset", &job->dataset, "val_dataset", &job->val_dataset, "eval_dataset",
                        &job->eval_dataset, "recipe", &job->recipe))
         return err_set(err, ERR_INTERNAL, "the spec is wrong: %s", e.text);
     return 0;
@@ -141,7 +150,9 @@ static int set_limit(int resource, json_int_t value, const char *name, struct er
         return 0;
     if (want.rlim_max > now.rlim_max) /* never more than what it was given */
         want.rlim_cur = want.rlim_max = now.rlim_max;
-    return setrlimit((__rlimit_resource_t)resource, &want) ? err_set_errno(err, ERR_INTERNAL, "the limit on %s cannot be set", name) : 0;
+    return setrlimit((__rlimit_resource_t)resource, &want)
+               ? err_set_errno(err, ERR_INTERNAL, "the limit on %s cannot be set", name)
+               : 0;
 }
 
 static int tie_down(const struct job *job, struct err *err)
@@ -152,14 +163,16 @@ static int tie_down(const struct job *job, struct err *err)
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         return err_set_errno(err, ERR_INTERNAL, "privileges cannot be given up");
     setrlimit(RLIMIT_CORE, &none);
-    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC); /* the kernel takes this process first; best effort */
+    int fd =
+        open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC); /* the kernel takes this process first; best effort */
     if (fd >= 0 && write(fd, "1000", 4) < 0) {
     }
     if (fd >= 0)
         close(fd);
     if (job->memory_bytes > 0)
         tensor_set_limit((size_t)job->memory_bytes);
-    return set_limit(RLIMIT_DATA, job->memory_bytes, "memory", err) || set_limit(RLIMIT_FSIZE, job->file_bytes, "file sizes", err) ||
+    return set_limit(RLIMIT_DATA, job->memory_bytes, "memory", err) ||
+                   set_limit(RLIMIT_FSIZE, job->file_bytes, "file sizes", err) ||
                    set_limit(RLIMIT_CPU, job->cpu_s, "processor time", err)
                ? -1
                : 0;
@@ -182,7 +195,8 @@ static int resolve_external(void *arg, const char *location)
     size_t i;
     json_t *file;
     json_array_foreach (job->external, i, file) {
-        const char *name = json_string_value(json_object_get(file, "name")), *path = json_string_value(json_object_get(file, "path"));
+        const char *name = json_string_value(json_object_get(file, "name")),
+                   *path = json_string_value(json_object_get(file, "path"));
         if (name && path && !strcmp(name, location))
             return open(path, O_RDONLY | O_CLOEXEC);
     }
@@ -193,7 +207,8 @@ static int resolve_external(void *arg, const char *location)
 /* ---- datasets ---- */
 
 /* The files of a dataset under their own names in work/KEY; *path is its main file (malloc'ed). */
-static int lay_out_files(const struct job *job, const char *key, const json_t *files, const char *main_name, char **path, struct err *err)
+static int lay_out_files(const struct job *job, const char *key, const json_t *files, const char *main_name,
+                         char **path, struct err *err)
 {
     char *dir = NULL;
     size_t i;
@@ -225,15 +240,16 @@ static int lay_out_files(const struct job *job, const char *key, const json_t *f
 }
 
 /* *owned: to be freed by the caller after the pipeline. */
-static int dataset_of(const struct job *job, const char *key, const json_t *json, struct pipeline_dataset *out, char **owned, struct err *err)
+static int dataset_of(const struct job *job, const char *key, const json_t *json, struct pipeline_dataset *out,
+                      char **owned, struct err *err)
 {
     json_t *files = NULL;
     const char *main_name = NULL;
     json_error_t e;
     if (!json)
         return 0;
-    if (json_unpack_ex((json_t *)json, &e, JSON_STRICT, "{s?s, s?o, s?s, s?s}", "path", &out->path, "files", &files, "main", &main_name, "cache",
-                       &out->cache_dir) ||
+    if (json_unpack_ex((json_t *)json, &e, JSON_STRICT, "{s?s, s?o, s?s, s?s}", "path", &out->path, "files", &files,
+                       "main", &main_name, "cache", &out->cache_dir) ||
         !out->path == !files)
         return err_set(err, ERR_INTERNAL, "the spec is wrong: '%s' needs either files or path", key);
     out->confined = true;
@@ -252,15 +268,23 @@ static int do_run(struct job *job, struct err *err)
     char *owned[3] = {0};
     struct pipeline_result result = {0};
     struct recipe *recipe = NULL;
-    struct pipeline_opts o = {.resolve = resolve_external, .resolve_arg = job, .out_dir = job->out, .work_dir = job->work,
-                              .threads = (int)job->threads, .max_memory_bytes = (size_t)job->memory_bytes, .no_latency = !job->latency,
-                              .progress = on_progress, .log = on_log, .arg = job};
+    struct pipeline_opts o = {.resolve = resolve_external,
+                              .resolve_arg = job,
+                              .out_dir = job->out,
+                              .work_dir = job->work,
+                              .threads = (int)job->threads,
+                              .max_memory_bytes = (size_t)job->memory_bytes,
+                              .no_latency = !job->latency,
+                              .progress = on_progress,
+                              .log = on_log,
+                              .arg = job};
     int rc = -1;
     if (!job->out || !job->model || !job->recipe) {
         err_set(err, ERR_INTERNAL, "the spec is wrong: a job needs model, recipe and out");
         goto out;
     }
-    if (file_of(job->model, "model", &name, &path, err) || dataset_of(job, "dataset", job->dataset, &o.data, &owned[0], err) ||
+    if (file_of(job->model, "model", &name, &path, err) ||
+        dataset_of(job, "dataset", job->dataset, &o.data, &owned[0], err) ||
         dataset_of(job, "val_dataset", job->val_dataset, &o.val_data, &owned[1], err) ||
         dataset_of(job, "eval_dataset", job->eval_dataset, &o.eval_data, &owned[2], err) ||
         !(recipe = recipe_parse(job->recipe, "/recipe", &job->faults, err)))
@@ -271,8 +295,9 @@ static int do_run(struct job *job, struct err *err)
     if (pipeline_run(&o, &result, &job->faults, err))
         goto out;
     json_t *met = result.targets_met < 0 ? json_null() : json_boolean(result.targets_met);
-    rc = say(json_pack("{s:s, s:s, s:O, s:o, s:o}", "type", "result", "kind", "job", "artifacts", result.artifacts, "targets_met", met, "metrics",
-                       report_metrics_json(result.report)), err);
+    rc = say(json_pack("{s:s, s:s, s:O, s:o, s:o}", "type", "result", "kind", "job", "artifacts", result.artifacts,
+                       "targets_met", met, "metrics", report_metrics_json(result.report)),
+             err);
 out:
     pipeline_result_fini(&result);
     recipe_free(recipe);
@@ -323,9 +348,11 @@ static int do_inspect_dataset(struct job *job, struct err *err)
         err_set(err, ERR_NOMEM, "no memory for a path");
         goto out;
     }
-    ds = dataset_open(from.path, &(struct dataset_opts){.cache_dir = from.cache_dir ? from.cache_dir : cache, .confined = true}, err);
-    if (ds)
-        rc = say(json_pack("{s:s, s:s, s:o}", "type", "result", "kind", "inspect_dataset", "facts", dataset_facts(ds)), err);
+    ds = dataset_open(
+        from.path, &(struct dataset_opts){.cache_dir = from.cache_dir ? from.cache_dir : cache, .confined = true}, err);
+    if (ds && dataset_check_values(ds, err) == 0)
+        rc = say(json_pack("{s:s, s:s, s:o}", "type", "result", "kind", "inspect_dataset", "facts", dataset_facts(ds)),
+                 err);
 out:
     dataset_close(ds);
     free(owned);

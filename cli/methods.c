@@ -15,7 +15,8 @@ static const char help[] =
 static void print_param(const struct param *p)
 {
     static const char *const kinds[] = {
-        [PARAM_INT] = "integer", [PARAM_NUMBER] = "number", [PARAM_BOOL] = "true|false", [PARAM_STRING] = "string", [PARAM_GLOBS] = "globs",
+        [PARAM_INT] = "integer",   [PARAM_NUMBER] = "number", [PARAM_BOOL] = "true|false",
+        [PARAM_STRING] = "string", [PARAM_GLOBS] = "globs",
     };
     printf("  %-14s ", p->name);
     if (p->kind == PARAM_ENUM)
@@ -43,8 +44,9 @@ static void print_method(const struct method *m)
         fputs("\nParameters:\n", stdout);
     for (const struct param *p = m->params; p && p->name; p++)
         print_param(p);
-    printf("\nNeeds:%s%s%s%s\n", m->needs & NEEDS_DATA ? " a dataset" : "", m->needs & NEEDS_LABELS ? " with labels" : "",
-           m->needs & NEEDS_RUN ? " a model that can run" : "", m->needs ? "" : " nothing but the model");
+    printf("\nNeeds:%s%s%s%s\n", m->needs & NEEDS_DATA ? " a dataset" : "",
+           m->needs & NEEDS_LABELS ? " with labels" : "", m->needs & NEEDS_RUN ? " a model that can run" : "",
+           m->needs ? "" : " nothing but the model");
 }
 
 static void print_all(void)

@@ -28,8 +28,8 @@ void progress_init(struct progress *p, bool quiet)
 static void where(char *out, size_t size, const struct pipeline_progress *at)
 {
     if (at->method)
-        snprintf(out, size, "step %d/%d %s%s%s", at->step, at->steps, at->method, strcmp(at->stage, at->method) ? ": " : "",
-                 strcmp(at->stage, at->method) ? at->stage : "");
+        snprintf(out, size, "step %d/%d %s%s%s", at->step, at->steps, at->method,
+                 strcmp(at->stage, at->method) ? ": " : "", strcmp(at->stage, at->method) ? at->stage : "");
     else
         snprintf(out, size, "%s", at->stage);
 }

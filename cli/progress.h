@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * progress.h - progress of a pipeline on stderr: a bar that redraws itself on a terminal, otherwise a line a stage. SIGINT and SIGTERM ask the
- * pipeline to stop at its next tick, so that nothing unfinished is left behind; a second signal kills at once. */
+ * progress.h - progress of a pipeline on stderr: a bar that redraws itself on a terminal, otherwise a line a stage.
+ * SIGINT and SIGTERM ask the pipeline to stop at its next tick, so that nothing unfinished is left behind; a second
+ * signal kills at once. */
 #ifndef PARED_CLI_PROGRESS_H
 #define PARED_CLI_PROGRESS_H
 

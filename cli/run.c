@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pared run: a recipe on a model, without a server. The recipe is put together as JSON from --recipe, --step, --target and --seed, and then
- * takes the same way as one that came by HTTP. */
+ * pared run: a recipe on a model, without a server. The recipe is put together as JSON from --recipe, --step, --target
+ * and --seed, and then takes the same way as one that came by HTTP. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -47,18 +47,41 @@ struct run_args {
     struct pipeline_opts pipeline;
 };
 
-enum { OPT_RECIPE = 256, OPT_STEP, OPT_DATA, OPT_VAL, OPT_EVAL, OPT_TEACHER, OPT_TARGET, OPT_OUT, OPT_SEED, OPT_THREADS, OPT_EXTERNAL, OPT_NO_LATENCY,
-       OPT_JSON, OPT_QUIET, OPT_HELP };
+enum {
+    OPT_RECIPE = 256,
+    OPT_STEP,
+    OPT_DATA,
+    OPT_VAL,
+    OPT_EVAL,
+    OPT_TEACHER,
+    OPT_TARGET,
+    OPT_OUT,
+    OPT_SEED,
+    OPT_THREADS,
+    OPT_EXTERNAL,
+    OPT_NO_LATENCY,
+    OPT_JSON,
+    OPT_QUIET,
+    OPT_HELP
+};
 
 static const struct option options[] = {
-    {"recipe", required_argument, NULL, OPT_RECIPE}, {"step", required_argument, NULL, OPT_STEP},
-    {"data", required_argument, NULL, OPT_DATA},     {"val-data", required_argument, NULL, OPT_VAL},
-    {"eval-data", required_argument, NULL, OPT_EVAL}, {"teacher", required_argument, NULL, OPT_TEACHER},
-    {"target", required_argument, NULL, OPT_TARGET}, {"out", required_argument, NULL, OPT_OUT},
-    {"seed", required_argument, NULL, OPT_SEED},     {"threads", required_argument, NULL, OPT_THREADS},
-    {"external-dir", required_argument, NULL, OPT_EXTERNAL}, {"no-latency", no_argument, NULL, OPT_NO_LATENCY},
-    {"json", no_argument, NULL, OPT_JSON},           {"quiet", no_argument, NULL, OPT_QUIET},
-    {"help", no_argument, NULL, OPT_HELP},           {0},
+    {"recipe", required_argument, NULL, OPT_RECIPE},
+    {"step", required_argument, NULL, OPT_STEP},
+    {"data", required_argument, NULL, OPT_DATA},
+    {"val-data", required_argument, NULL, OPT_VAL},
+    {"eval-data", required_argument, NULL, OPT_EVAL},
+    {"teacher", required_argument, NULL, OPT_TEACHER},
+    {"target", required_argument, NULL, OPT_TARGET},
+    {"out", required_argument, NULL, OPT_OUT},
+    {"seed", required_argument, NULL, OPT_SEED},
+    {"threads", required_argument, NULL, OPT_THREADS},
+    {"external-dir", required_argument, NULL, OPT_EXTERNAL},
+    {"no-latency", no_argument, NULL, OPT_NO_LATENCY},
+    {"json", no_argument, NULL, OPT_JSON},
+    {"quiet", no_argument, NULL, OPT_QUIET},
+    {"help", no_argument, NULL, OPT_HELP},
+    {0},
 };
 
 static int add_target(json_t *targets, const char *text, struct err *err)
@@ -66,7 +89,8 @@ static int add_target(json_t *targets, const char *text, struct err *err)
     const char *eq = strchr(text, '=');
     char *key = eq ? strndup(text, (size_t)(eq - text)) : NULL;
     if (!eq || eq == text)
-        return err_set(err, ERR_USAGE, "--target '%.100s' is not of the form key=value, as in max_bytes_ratio=0.25", text);
+        return err_set(err, ERR_USAGE, "--target '%.100s' is not of the form key=value, as in max_bytes_ratio=0.25",
+                       text);
     json_t *value = json_loads(eq + 1, JSON_DECODE_ANY, NULL);
     if (!value)
         value = json_string(eq + 1);

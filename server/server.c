@@ -106,10 +106,19 @@ static void changed(void *arg, enum store_change change, const char *job_id)
         http_wake(http, job_id);
 }
 
+/* After each answer, in a thread of libmicrohttpd. */
 static void record(void *app, const struct http_record *r)
 {
     (void)app;
     metrics_http(r->method, r->route, r->status, r->seconds);
+    if (strcmp(r->method, "POST") && strcmp(r->method, "PUT"))
+        return;
+    if (!strcmp(r->route, "/v1/jobs") && r->status == 202)
+        metrics_add(METRIC_JOBS_ACCEPTED, 1);
+    if (!strcmp(r->route, "/v1/models") || !strcmp(r->route, "/v1/datasets")) {
+        metrics_add(METRIC_UPLOAD_BYTES, r->bytes_in);
+        metrics_add(METRIC_UPLOADS_REFUSED, r->status == 422);
+    }
 }
 
 static int open_storage(struct run *run, struct err *err)

@@ -58,7 +58,7 @@ static struct sql_conn *open_conn(const char *dsn, bool read_only, struct err *e
     sqlite3_busy_timeout(conn->db, BUSY_MS);
     int keep = 1; /* the log stays when the last connection closes */
     sqlite3_file_control(conn->db, NULL, SQLITE_FCNTL_PERSIST_WAL, &keep);
-    if (exec(conn, "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=8000; PRAGMA journal_size_limit=16777216;"
+    if (exec(conn, "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=8000; "
                    "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-1024;",
              err) ||
         (read_only && exec(conn, "PRAGMA query_only=1", err))) {

@@ -41,6 +41,10 @@ check-layers: ## lower layers never include higher ones
 cppcheck: ## static analysis
 	cppcheck --quiet --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=1 -I. -I$(GEN) --suppress='*:build/*' core server api cli
 
+bench: all $(VENV)/ok ## the figures of docs/benchmarks.md, on this machine (peers in the same run)
+	@tools/deps.sh bench
+	@$(VENV)/bin/python tests/bench/bench.py
+
 chaos: all $(VENV)/ok ## 200 jobs while the server is killed 20 times: every job ends exactly once
 	$(VENV)/bin/python tests/e2e/chaos.py
 
@@ -67,3 +71,6 @@ image: ## build the container image without a daemon, and start it once (root)
 
 conformance: $(BUILD)/tools/conformance ## the ONNX backend tests of libonnx-testdata, counted (V=1: every failure; T=name for some)
 	@$< $(if $(V),-v) $(T)
+
+# the reader's test that lets every allocation fail in turn
+$(BUILD)/tests/test_onnx_chaos: LDFLAGS += -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc

@@ -232,7 +232,9 @@ int unpack_gzip(struct file_map *out, const char *path, const char *cache_dir, c
         rc = sink_write(&s, chunk, (size_t)n, err);
     if (rc == 0) {
         int code;
-        const char *why = gzerror(gz, &code);
+        const char *why = gzerror(gz, &code), *colon = why ? strrchr(why, ':') : NULL;
+        if (colon && colon[1] == ' ') /* zlib puts the path before its reason: no business of a client */
+            why = colon + 2;
         if (n < 0 || (code != Z_OK && code != Z_STREAM_END))
             rc = err_set(err, ERR_DATASET, "damaged gzip file: %s", why && *why ? why : "cut short");
     }

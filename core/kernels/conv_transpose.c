@@ -34,39 +34,39 @@ bool conv_transpose_scratch(const struct conv *cv, size_t elem_bytes, int lanes,
     return plan_make(&p, cv, elem_bytes) && size_mul(p.lane, elem_bytes, bytes) && size_mul(*bytes, (size_t)lanes, bytes);
 }
 
-#define DEFINE(suffix, T)                                                                                              \
-    struct job_##suffix {                                                                                              \
-        const struct conv *cv;                                                                                         \
-        struct plan plan;                                                                                              \
-        const T *x, *weight, *bias;                                                                                    \
-        T *y, *scratch;                                                                                                \
-    };                                                                                                                 \
-    static void run_##suffix(void *arg, int64_t task, int lane)                                                        \
-    {                                                                                                                  \
-        const struct job_##suffix *job = arg;                                                                          \
-        const struct plan *p = &job->plan;                                                                             \
-        const struct conv *cv = job->cv;                                                                               \
-        const int64_t part = task % p->parts, group = task / p->parts % cv->groups, n = task / p->parts / cv->groups;  \
-        const int64_t first = part * p->part, count = i64_min(p->part, p->m - first), c = cv->c_in / cv->groups;       \
-        const int64_t cells = window_count(cv->w.in, cv->w.rank), channel = group * p->m + first;                      \
-        T *col = job->scratch + (size_t)lane * p->lane, *y = job->y + (n * cv->c_out + channel) * cells;               \
-        struct gemm g = gemm_plain(true, false, count * p->taps, p->positions, c);                                     \
-                                                                                                                       \
-        g.lda = p->m * p->taps;                                                                                        \
-        gemm_##suffix##_tile(&g, job->weight + (group * c * p->m + first) * p->taps,                                   \
-                             job->x + (n * cv->c_in + group * c) * p->positions, col);                                 \
-        for (int64_t m = 0; m < count; m++)                                                                            \
-            for (int64_t i = 0; i < cells; i++)                                                                        \
-                y[m * cells + i] = job->bias ? job->bias[channel + m] : 0;                                             \
-        col2im_##suffix(&cv->w, count, col, y);                                                                        \
-    }                                                                                                                  \
+#define DEFINE(suffix, T)                                                                                            \
+    struct job_##suffix {                                                                                            \
+        const struct conv *cv;                                                                                       \
+        struct plan plan;                                                                                            \
+        const T *x, *weight, *bias;                                                                                  \
+        T *y, *scratch;                                                                                              \
+    };                                                                                                               \
+    static void run_##suffix(void *arg, int64_t task, int lane)                                                      \
+    {                                                                                                                \
+        const struct job_##suffix *job = arg;                                                                        \
+        const struct plan *p = &job->plan;                                                                           \
+        const struct conv *cv = job->cv;                                                                             \
+        const int64_t part = task % p->parts, group = task / p->parts % cv->groups, n = task / p->parts / cv->groups; \
+        const int64_t first = part * p->part, count = i64_min(p->part, p->m - first), c = cv->c_in / cv->groups;     \
+        const int64_t cells = window_count(cv->w.in, cv->w.rank), channel = group * p->m + first;                    \
+        T *col = job->scratch + (size_t)lane * p->lane, *y = job->y + (n * cv->c_out + channel) * cells;             \
+        struct gemm g = gemm_plain(true, false, count * p->taps, p->positions, c);                                   \
+                                                                                                                     \
+        g.lda = p->m * p->taps;                                                                                      \
+        gemm_##suffix##_tile(&g, job->weight + (group * c * p->m + first) * p->taps,                                 \
+                             job->x + (n * cv->c_in + group * c) * p->positions, col);                               \
+        for (int64_t m = 0; m < count; m++)                                                                          \
+            for (int64_t i = 0; i < cells; i++)                                                                      \
+                y[m * cells + i] = job->bias ? job->bias[channel + m] : 0;                                           \
+        col2im_##suffix(&cv->w, count, col, y);                                                                      \
+    }                                                                                                                \
     void conv_transpose_##suffix(struct pool *pool, const struct conv *cv, const T *x, const T *weight, const T *bias, \
-                                 T *y, T *scratch)                                                                     \
-    {                                                                                                                  \
-        struct job_##suffix job = {.cv = cv, .x = x, .weight = weight, .bias = bias, .y = y, .scratch = scratch};      \
-        if (!plan_make(&job.plan, cv, sizeof(T)) || cv->c_out == 0)                                                    \
-            return; /* conv_transpose_scratch has refused it before */                                                 \
-        pool_run(pool, cv->batch *cv->groups *job.plan.parts, run_##suffix, &job);                                     \
+                                 T *y, T *scratch)                                                                   \
+    {                                                                                                                \
+        struct job_##suffix job = {.cv = cv, .x = x, .weight = weight, .bias = bias, .y = y, .scratch = scratch};    \
+        if (!plan_make(&job.plan, cv, sizeof(T)) || cv->c_out == 0)                                                  \
+            return; /* conv_transpose_scratch has refused it before */                                               \
+        pool_run(pool, cv->batch *cv->groups *job.plan.parts, run_##suffix, &job);                                   \
     }
 
 DEFINE(f32, float)

@@ -58,79 +58,79 @@ static struct grid grid_of(const struct gemm *g)
 }
 
 /* Everything that is the same for float and double but the names of BLAS. */
-#define DEFINE_GEMM(T, suffix, blas_gemm, blas_gemv)                                                                     \
-    void gemm_##suffix##_naive(const struct gemm *g, const T *a, const T *b, T *c)                                       \
-    {                                                                                                                    \
-        for (int64_t i = 0; i < g->m; i++) {                                                                             \
-            for (int64_t j = 0; j < g->n; j++) {                                                                         \
-                double sum = 0;                                                                                          \
-                for (int64_t p = 0; p < g->k; p++)                                                                       \
-                    sum += (double)a[g->trans_a ? p * g->lda + i : i * g->lda + p] *                                     \
-                           (double)b[g->trans_b ? j * g->ldb + p : p * g->ldb + j];                                      \
-                T *out = &c[i * g->ldc + j];                                                                             \
-                *out = (T)(g->alpha * sum + (g->beta != 0 ? g->beta * (double)*out : 0));                                \
-            }                                                                                                            \
-        }                                                                                                                \
-    }                                                                                                                    \
-                                                                                                                         \
-    void gemm_##suffix##_tile(const struct gemm *g, const T *a, const T *b, T *c)                                        \
-    {                                                                                                                    \
-        const int m = (int)g->m, n = (int)g->n, k = (int)g->k;                                                           \
-        const int lda = (int)g->lda, ldb = (int)g->ldb, ldc = (int)g->ldc;                                               \
-        const T alpha = (T)g->alpha, beta = (T)g->beta;                                                                  \
-                                                                                                                         \
-        if (!fits_blas(g) || k == 0) {                                                                                   \
-            gemm_##suffix##_naive(g, a, b, c);                                                                           \
-        } else if (m == 1 && (!g->trans_a || lda == 1)) { /* c = op(B)^T a */                                            \
-            blas_gemv(CblasRowMajor, g->trans_b ? CblasNoTrans : CblasTrans, g->trans_b ? n : k, g->trans_b ? k : n,     \
-                      alpha, b, ldb, a, 1, beta, c, 1);                                                                  \
-        } else if (n == 1) { /* c = op(A) b */                                                                           \
-            blas_gemv(CblasRowMajor, g->trans_a ? CblasTrans : CblasNoTrans, g->trans_a ? k : m, g->trans_a ? m : k,     \
-                      alpha, a, lda, b, g->trans_b ? 1 : ldb, beta, c, ldc);                                             \
-        } else {                                                                                                         \
-            blas_gemm(CblasRowMajor, g->trans_a ? CblasTrans : CblasNoTrans, g->trans_b ? CblasTrans : CblasNoTrans, m,  \
-                      n, k, alpha, a, lda, b, ldb, beta, c, ldc);                                                        \
-        }                                                                                                                \
-    }                                                                                                                    \
-                                                                                                                         \
-    struct job_##suffix {                                                                                                \
-        const struct gemm *g;                                                                                            \
-        struct grid grid;                                                                                                \
-        const struct gemm_batch *batch;                                                                                  \
-        const T *a, *b;                                                                                                  \
-        T *c;                                                                                                            \
-    };                                                                                                                   \
-                                                                                                                         \
-    static void run_##suffix(void *arg, int64_t task, int lane)                                                          \
-    {                                                                                                                    \
-        const struct job_##suffix *job = arg;                                                                            \
-        const int64_t per = job->grid.rows * job->grid.cols, item = task / per, tile = task % per;                       \
-        const int64_t i = tile / job->grid.cols * job->grid.tile_rows, j = tile % job->grid.cols * job->grid.tile_cols;  \
-        struct gemm g = *job->g;                                                                                         \
-        const T *a = job->a + (job->batch ? job->batch->a_at[item] : 0);                                                 \
-        const T *b = job->b + (job->batch ? job->batch->b_at[item] : 0);                                                 \
-        T *c = job->c + (job->batch ? item * job->batch->c_step : 0);                                                    \
-                                                                                                                         \
-        (void)lane;                                                                                                      \
-        g.m = i64_min(job->grid.tile_rows, g.m - i);                                                                     \
-        g.n = i64_min(job->grid.tile_cols, g.n - j);                                                                     \
-        gemm_##suffix##_tile(&g, a + (g.trans_a ? i : i * g.lda), b + (g.trans_b ? j * g.ldb : j), c + i * g.ldc + j);   \
-    }                                                                                                                    \
-                                                                                                                         \
-    void gemm_##suffix(struct pool *pool, const struct gemm *g, const T *a, const T *b, T *c)                            \
-    {                                                                                                                    \
-        struct job_##suffix job = {.g = g, .grid = grid_of(g), .a = a, .b = b, .c = c};                                  \
-        const int64_t tasks = job.grid.rows * job.grid.cols;                                                             \
-        pool_run(tasks > 1 ? pool : NULL, tasks, run_##suffix, &job);                                                    \
-    }                                                                                                                    \
-                                                                                                                         \
-    void gemm_batch_##suffix(struct pool *pool, const struct gemm *g, const struct gemm_batch *batch, const T *a,        \
-                             const T *b, T *c)                                                                           \
-    {                                                                                                                    \
-        struct job_##suffix job = {.g = g, .grid = grid_of(g), .batch = batch, .a = a, .b = b, .c = c};                  \
-        const int64_t tasks = batch->count * job.grid.rows * job.grid.cols;                                              \
-        const bool small = (double)g->m * (double)g->n * (double)g->k * (double)batch->count < 262144.0;                 \
-        pool_run(tasks > 1 && !small ? pool : NULL, tasks, run_##suffix, &job);                                          \
+#define DEFINE_GEMM(T, suffix, blas_gemm, blas_gemv)                                                                 \
+    void gemm_##suffix##_naive(const struct gemm *g, const T *a, const T *b, T *c)                                   \
+    {                                                                                                                \
+        for (int64_t i = 0; i < g->m; i++) {                                                                         \
+            for (int64_t j = 0; j < g->n; j++) {                                                                     \
+                double sum = 0;                                                                                      \
+                for (int64_t p = 0; p < g->k; p++)                                                                   \
+                    sum += (double)a[g->trans_a ? p * g->lda + i : i * g->lda + p] *                                 \
+                           (double)b[g->trans_b ? j * g->ldb + p : p * g->ldb + j];                                  \
+                T *out = &c[i * g->ldc + j];                                                                         \
+                *out = (T)(g->alpha * sum + (g->beta != 0 ? g->beta * (double)*out : 0));                            \
+            }                                                                                                        \
+        }                                                                                                            \
+    }                                                                                                                \
+                                                                                                                     \
+    void gemm_##suffix##_tile(const struct gemm *g, const T *a, const T *b, T *c)                                    \
+    {                                                                                                                \
+        const int m = (int)g->m, n = (int)g->n, k = (int)g->k;                                                       \
+        const int lda = (int)g->lda, ldb = (int)g->ldb, ldc = (int)g->ldc;                                           \
+        const T alpha = (T)g->alpha, beta = (T)g->beta;                                                              \
+                                                                                                                     \
+        if (!fits_blas(g) || k == 0) {                                                                               \
+            gemm_##suffix##_naive(g, a, b, c);                                                                       \
+        } else if (m == 1 && (!g->trans_a || lda == 1)) { /* c = op(B)^T a */                                        \
+            blas_gemv(CblasRowMajor, g->trans_b ? CblasNoTrans : CblasTrans, g->trans_b ? n : k, g->trans_b ? k : n, \
+                      alpha, b, ldb, a, 1, beta, c, 1);                                                              \
+        } else if (n == 1) { /* c = op(A) b */                                                                       \
+            blas_gemv(CblasRowMajor, g->trans_a ? CblasTrans : CblasNoTrans, g->trans_a ? k : m, g->trans_a ? m : k, \
+                      alpha, a, lda, b, g->trans_b ? 1 : ldb, beta, c, ldc);                                         \
+        } else {                                                                                                     \
+            blas_gemm(CblasRowMajor, g->trans_a ? CblasTrans : CblasNoTrans, g->trans_b ? CblasTrans : CblasNoTrans, m, \
+                      n, k, alpha, a, lda, b, ldb, beta, c, ldc);                                                    \
+        }                                                                                                            \
+    }                                                                                                                \
+                                                                                                                     \
+    struct job_##suffix {                                                                                            \
+        const struct gemm *g;                                                                                        \
+        struct grid grid;                                                                                            \
+        const struct gemm_batch *batch;                                                                              \
+        const T *a, *b;                                                                                              \
+        T *c;                                                                                                        \
+    };                                                                                                               \
+                                                                                                                     \
+    static void run_##suffix(void *arg, int64_t task, int lane)                                                      \
+    {                                                                                                                \
+        const struct job_##suffix *job = arg;                                                                        \
+        const int64_t per = job->grid.rows * job->grid.cols, item = task / per, tile = task % per;                   \
+        const int64_t i = tile / job->grid.cols * job->grid.tile_rows, j = tile % job->grid.cols * job->grid.tile_cols; \
+        struct gemm g = *job->g;                                                                                     \
+        const T *a = job->a + (job->batch ? job->batch->a_at[item] : 0);                                             \
+        const T *b = job->b + (job->batch ? job->batch->b_at[item] : 0);                                             \
+        T *c = job->c + (job->batch ? item * job->batch->c_step : 0);                                                \
+                                                                                                                     \
+        (void)lane;                                                                                                  \
+        g.m = i64_min(job->grid.tile_rows, g.m - i);                                                                 \
+        g.n = i64_min(job->grid.tile_cols, g.n - j);                                                                 \
+        gemm_##suffix##_tile(&g, a + (g.trans_a ? i : i * g.lda), b + (g.trans_b ? j * g.ldb : j), c + i * g.ldc + j); \
+    }                                                                                                                \
+                                                                                                                     \
+    void gemm_##suffix(struct pool *pool, const struct gemm *g, const T *a, const T *b, T *c)                        \
+    {                                                                                                                \
+        struct job_##suffix job = {.g = g, .grid = grid_of(g), .a = a, .b = b, .c = c};                              \
+        const int64_t tasks = job.grid.rows * job.grid.cols;                                                         \
+        pool_run(tasks > 1 ? pool : NULL, tasks, run_##suffix, &job);                                                \
+    }                                                                                                                \
+                                                                                                                     \
+    void gemm_batch_##suffix(struct pool *pool, const struct gemm *g, const struct gemm_batch *batch, const T *a,    \
+                             const T *b, T *c)                                                                       \
+    {                                                                                                                \
+        struct job_##suffix job = {.g = g, .grid = grid_of(g), .batch = batch, .a = a, .b = b, .c = c};              \
+        const int64_t tasks = batch->count * job.grid.rows * job.grid.cols;                                          \
+        const bool small = (double)g->m * (double)g->n * (double)g->k * (double)batch->count < 262144.0;             \
+        pool_run(tasks > 1 && !small ? pool : NULL, tasks, run_##suffix, &job);                                      \
     }
 
 DEFINE_GEMM(float, f32, cblas_sgemm, cblas_sgemv)

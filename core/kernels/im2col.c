@@ -82,79 +82,79 @@ static bool same_width(const struct window *w)
     return w->rank == 2 && w->stride[0] == 1 && w->stride[1] == 1 && w->in[1] == w->out[1];
 }
 
-#define DEFINE_IM2COL(T, suffix)                                                                                         \
-    /* One tap of one channel: row[i] = plane[from + i + shift] where that is inside the image. */                       \
-    static void unfold_same_##suffix(const struct window *w, const T *plane, int64_t ky, int64_t kx, T pad_value,        \
-                                     int64_t from, int64_t width, T *row)                                                \
-    {                                                                                                                    \
-        const int64_t w1 = w->in[1], dy = ky * w->dilation[0] - w->pad[0], dx = kx * w->dilation[1] - w->pad[1];         \
-        const int64_t low = i64_max(-dy * w1, 0), high = (w->in[0] - dy) * w1; /* positions whose image row exists */    \
-        const int64_t shift = dy * w1 + dx;                                                                              \
-        const int64_t first = i64_min(i64_max(i64_max(low, -shift) - from, 0), width);                                   \
-        const int64_t end = i64_max(i64_min(i64_min(high, w->in[0] * w1 - shift) - from, width), first);                 \
-                                                                                                                         \
-        for (int64_t i = 0; i < first; i++)                                                                              \
-            row[i] = pad_value;                                                                                          \
-        if (end > first)                                                                                                 \
-            memcpy(row + first, plane + from + first + shift, (size_t)(end - first) * sizeof(T));                        \
-        for (int64_t i = end; i < width; i++)                                                                            \
-            row[i] = pad_value;                                                                                          \
-        if (dx == 0)                                                                                                     \
-            return;                                                                                                      \
-        const int64_t edge = dx < 0 ? 0 : i64_max(w1 - dx, 0), cells = i64_min(dx < 0 ? -dx : dx, w1);                   \
-        for (int64_t line = from / w1 * w1 - from + edge; line < width; line += w1)                                      \
-            for (int64_t i = i64_max(line, 0); i < i64_min(line + cells, width); i++)                                    \
-                row[i] = pad_value;                                                                                      \
-    }                                                                                                                    \
-                                                                                                                         \
-    static void unfold_run_##suffix(const struct window *w, const struct run *run, const int64_t *k, const T *plane,     \
-                                    T pad_value, T *row)                                                                 \
-    {                                                                                                                    \
-        const int last = w->rank - 1;                                                                                    \
-        const int64_t base = row_base(w, run, k), s = w->stride[last];                                                   \
-        const int64_t shift = k[last] * w->dilation[last] - w->pad[last];                                                \
-        int64_t first, end, i = 0;                                                                                       \
-                                                                                                                         \
-        window_valid(w, last, k[last], &first, &end);                                                                    \
-        first = base < 0 ? run->length : i64_min(i64_max(first - run->at[last], 0), run->length);                        \
-        end = base < 0 ? run->length : i64_max(i64_min(end - run->at[last], run->length), first);                        \
-        for (; i < first; i++)                                                                                           \
-            row[i] = pad_value;                                                                                          \
-        if (end > first) {                                                                                               \
-            const T *src = plane + base + (run->at[last] + first) * s + shift;                                           \
-            if (s == 1)                                                                                                  \
-                memcpy(row + first, src, (size_t)(end - first) * sizeof(T));                                             \
-            else                                                                                                         \
-                for (int64_t j = 0; j < end - first; j++)                                                                \
-                    row[first + j] = src[j * s];                                                                         \
-        }                                                                                                                \
-        for (i = end; i < run->length; i++)                                                                              \
-            row[i] = pad_value;                                                                                          \
-    }                                                                                                                    \
-                                                                                                                         \
-    static void unfold_##suffix(const struct window *w, int64_t channels, const T *image, T pad_value, int64_t from,     \
-                                int64_t width, T *col, int64_t ld)                                                       \
-    {                                                                                                                    \
-        const int64_t plane = window_count(w->in, w->rank), taps = window_count(w->kernel, w->rank);                     \
-        struct run run;                                                                                                  \
-                                                                                                                         \
-        if (same_width(w)) {                                                                                             \
-            for (int64_t c = 0; c < channels; c++, image += plane)                                                       \
-                for (int64_t t = 0; t < taps; t++, col += ld)                                                            \
-                    unfold_same_##suffix(w, image, t / w->kernel[1], t % w->kernel[1], pad_value, from, width, col);     \
-            return;                                                                                                      \
-        }                                                                                                                \
-        for (run_start(&run, w, from); run.offset < width; run_next(&run, w)) {                                          \
-            run.length = i64_min(w->out[w->rank - 1] - run.at[w->rank - 1], width - run.offset);                         \
-            T *row = col + run.offset;                                                                                   \
-            for (int64_t c = 0; c < channels; c++) {                                                                     \
-                int64_t k[SHAPE_MAX_RANK] = {0};                                                                         \
-                for (int64_t t = 0; t < taps; t++, row += ld) {                                                          \
-                    unfold_run_##suffix(w, &run, k, image + c * plane, pad_value, row);                                  \
-                    offset_next(k, w);                                                                                   \
-                }                                                                                                        \
-            }                                                                                                            \
-        }                                                                                                                \
+#define DEFINE_IM2COL(T, suffix)                                                                                     \
+    /* One tap of one channel: row[i] = plane[from + i + shift] where that is inside the image. */                   \
+    static void unfold_same_##suffix(const struct window *w, const T *plane, int64_t ky, int64_t kx, T pad_value,    \
+                                     int64_t from, int64_t width, T *row)                                            \
+    {                                                                                                                \
+        const int64_t w1 = w->in[1], dy = ky * w->dilation[0] - w->pad[0], dx = kx * w->dilation[1] - w->pad[1];     \
+        const int64_t low = i64_max(-dy * w1, 0), high = (w->in[0] - dy) * w1; /* positions whose image row exists */ \
+        const int64_t shift = dy * w1 + dx;                                                                          \
+        const int64_t first = i64_min(i64_max(i64_max(low, -shift) - from, 0), width);                               \
+        const int64_t end = i64_max(i64_min(i64_min(high, w->in[0] * w1 - shift) - from, width), first);             \
+                                                                                                                     \
+        for (int64_t i = 0; i < first; i++)                                                                          \
+            row[i] = pad_value;                                                                                      \
+        if (end > first)                                                                                             \
+            memcpy(row + first, plane + from + first + shift, (size_t)(end - first) * sizeof(T));                    \
+        for (int64_t i = end; i < width; i++)                                                                        \
+            row[i] = pad_value;                                                                                      \
+        if (dx == 0)                                                                                                 \
+            return;                                                                                                  \
+        const int64_t edge = dx < 0 ? 0 : i64_max(w1 - dx, 0), cells = i64_min(dx < 0 ? -dx : dx, w1);               \
+        for (int64_t line = from / w1 * w1 - from + edge; line < width; line += w1)                                  \
+            for (int64_t i = i64_max(line, 0); i < i64_min(line + cells, width); i++)                                \
+                row[i] = pad_value;                                                                                  \
+    }                                                                                                                \
+                                                                                                                     \
+    static void unfold_run_##suffix(const struct window *w, const struct run *run, const int64_t *k, const T *plane, \
+                                    T pad_value, T *row)                                                             \
+    {                                                                                                                \
+        const int last = w->rank - 1;                                                                                \
+        const int64_t base = row_base(w, run, k), s = w->stride[last];                                               \
+        const int64_t shift = k[last] * w->dilation[last] - w->pad[last];                                            \
+        int64_t first, end, i = 0;                                                                                   \
+                                                                                                                     \
+        window_valid(w, last, k[last], &first, &end);                                                                \
+        first = base < 0 ? run->length : i64_min(i64_max(first - run->at[last], 0), run->length);                    \
+        end = base < 0 ? run->length : i64_max(i64_min(end - run->at[last], run->length), first);                    \
+        for (; i < first; i++)                                                                                       \
+            row[i] = pad_value;                                                                                      \
+        if (end > first) {                                                                                           \
+            const T *src = plane + base + (run->at[last] + first) * s + shift;                                       \
+            if (s == 1)                                                                                              \
+                memcpy(row + first, src, (size_t)(end - first) * sizeof(T));                                         \
+            else                                                                                                     \
+                for (int64_t j = 0; j < end - first; j++)                                                            \
+                    row[first + j] = src[j * s];                                                                     \
+        }                                                                                                            \
+        for (i = end; i < run->length; i++)                                                                          \
+            row[i] = pad_value;                                                                                      \
+    }                                                                                                                \
+                                                                                                                     \
+    static void unfold_##suffix(const struct window *w, int64_t channels, const T *image, T pad_value, int64_t from, \
+                                int64_t width, T *col, int64_t ld)                                                   \
+    {                                                                                                                \
+        const int64_t plane = window_count(w->in, w->rank), taps = window_count(w->kernel, w->rank);                 \
+        struct run run;                                                                                              \
+                                                                                                                     \
+        if (same_width(w)) {                                                                                         \
+            for (int64_t c = 0; c < channels; c++, image += plane)                                                   \
+                for (int64_t t = 0; t < taps; t++, col += ld)                                                        \
+                    unfold_same_##suffix(w, image, t / w->kernel[1], t % w->kernel[1], pad_value, from, width, col); \
+            return;                                                                                                  \
+        }                                                                                                            \
+        for (run_start(&run, w, from); run.offset < width; run_next(&run, w)) {                                      \
+            run.length = i64_min(w->out[w->rank - 1] - run.at[w->rank - 1], width - run.offset);                     \
+            T *row = col + run.offset;                                                                               \
+            for (int64_t c = 0; c < channels; c++) {                                                                 \
+                int64_t k[SHAPE_MAX_RANK] = {0};                                                                     \
+                for (int64_t t = 0; t < taps; t++, row += ld) {                                                      \
+                    unfold_run_##suffix(w, &run, k, image + c * plane, pad_value, row);                              \
+                    offset_next(k, w);                                                                               \
+                }                                                                                                    \
+            }                                                                                                        \
+        }                                                                                                            \
     }
 
 DEFINE_IM2COL(float, f32)
@@ -179,30 +179,30 @@ void im2col_u8(const struct window *w, int64_t channels, const uint8_t *image, u
     unfold_u8(w, channels, image, pad_value, from, width, col, ld);
 }
 
-#define DEFINE_COL2IM(T, suffix)                                                                                         \
-    void col2im_##suffix(const struct window *w, int64_t channels, const T *col, T *image)                               \
-    {                                                                                                                    \
-        const int last = w->rank - 1;                                                                                    \
-        const int64_t plane = window_count(w->in, w->rank), taps = window_count(w->kernel, w->rank);                     \
-        const int64_t width = window_count(w->out, w->rank);                                                             \
-        struct run run;                                                                                                  \
-                                                                                                                         \
-        for (int64_t c = 0; c < channels; c++) {                                                                         \
-            int64_t k[SHAPE_MAX_RANK] = {0};                                                                             \
-            for (int64_t t = 0; t < taps; t++, col += width, offset_next(k, w)) {                                        \
-                int64_t first, end;                                                                                      \
-                window_valid(w, last, k[last], &first, &end);                                                            \
-                const int64_t s = w->stride[last], shift = k[last] * w->dilation[last] - w->pad[last];                   \
-                for (run_start(&run, w, 0); run.offset < width; run_next(&run, w)) {                                     \
-                    run.length = w->out[last];                                                                           \
-                    const int64_t base = row_base(w, &run, k);                                                           \
-                    if (base < 0)                                                                                        \
-                        continue;                                                                                        \
-                    for (int64_t o = first; o < end; o++)                                                                \
-                        image[c * plane + base + o * s + shift] += col[run.offset + o];                                  \
-                }                                                                                                        \
-            }                                                                                                            \
-        }                                                                                                                \
+#define DEFINE_COL2IM(T, suffix)                                                                                     \
+    void col2im_##suffix(const struct window *w, int64_t channels, const T *col, T *image)                           \
+    {                                                                                                                \
+        const int last = w->rank - 1;                                                                                \
+        const int64_t plane = window_count(w->in, w->rank), taps = window_count(w->kernel, w->rank);                 \
+        const int64_t width = window_count(w->out, w->rank);                                                         \
+        struct run run;                                                                                              \
+                                                                                                                     \
+        for (int64_t c = 0; c < channels; c++) {                                                                     \
+            int64_t k[SHAPE_MAX_RANK] = {0};                                                                         \
+            for (int64_t t = 0; t < taps; t++, col += width, offset_next(k, w)) {                                    \
+                int64_t first, end;                                                                                  \
+                window_valid(w, last, k[last], &first, &end);                                                        \
+                const int64_t s = w->stride[last], shift = k[last] * w->dilation[last] - w->pad[last];               \
+                for (run_start(&run, w, 0); run.offset < width; run_next(&run, w)) {                                 \
+                    run.length = w->out[last];                                                                       \
+                    const int64_t base = row_base(w, &run, k);                                                       \
+                    if (base < 0)                                                                                    \
+                        continue;                                                                                    \
+                    for (int64_t o = first; o < end; o++)                                                            \
+                        image[c * plane + base + o * s + shift] += col[run.offset + o];                              \
+                }                                                                                                    \
+            }                                                                                                        \
+        }                                                                                                            \
     }
 
 DEFINE_COL2IM(float, f32)

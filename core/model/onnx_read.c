@@ -62,7 +62,7 @@ static const char *recognise(const unsigned char *bytes, size_t len)
 static int explain(const struct wire *w, struct err *err)
 {
     const char *what = recognise(w->bytes, w->len);
-    if (err && what && (w->foreign || w->truncated || err->code == ERR_NONE)) {
+    if (what) {
         *err = (struct err){0};
         return err_set(err, ERR_MODEL, "this is %s, not an ONNX model", what);
     }

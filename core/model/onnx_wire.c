@@ -302,10 +302,10 @@ static int walk_message(struct level *l, size_t at, size_t end)
                 return err_set(l->err, ERR_MODEL, "%s appears twice; at most one is allowed", place(l, c.field, at, where));
             seen |= bit;
         }
-        if (f ? walk_known(l, f, &c) : emit_cut(l, c))
-            return -1;
         if (l->depth == 1 && f && !is_number(f))
             l->w->foreign = false;
+        if (f ? walk_known(l, f, &c) : emit_cut(l, c))
+            return -1;
         at = c.end;
     }
     return 0;

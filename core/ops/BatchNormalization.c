@@ -15,8 +15,8 @@ struct bn_attrs {
     bool is_test, spatial, training_mode;
 };
 
-#define BN_COMMON                                                                                                      \
-    {OP_ATTR(bn_attrs, epsilon), .kind = OP_FLOAT, .def_f = 1e-5f},                                                    \
+#define BN_COMMON                                                                                                    \
+    {OP_ATTR(bn_attrs, epsilon), .kind = OP_FLOAT, .def_f = 1e-5f},                                                  \
         {OP_ATTR(bn_attrs, momentum), .kind = OP_FLOAT, .def_f = 0.9f}
 #define BN_SPATIAL {OP_ATTR(bn_attrs, spatial), .kind = OP_BOOL, .def = 1}
 
@@ -180,7 +180,7 @@ static const struct op_sample samples[] = {
     {NULL},
 };
 
-#define ROW(since_, until_, table, outputs, ...)                                                                       \
+#define ROW(since_, until_, table, outputs, ...)                                                                     \
     {.type = "BatchNormalization", .domain = "", .since = since_, .until = until_, .doc = "Normalizes each channel by its statistics.", \
      .in_min = 5, .in_max = 5, .out_min = 1, .out_max = outputs, .attrs = table, .attrs_size = sizeof(struct bn_attrs), \
      .infer = infer, .forward = forward, __VA_ARGS__}

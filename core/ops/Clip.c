@@ -53,13 +53,13 @@ KERNEL_CLONES static void clip_f32(const float *restrict x, float *restrict y, i
     }
 }
 
-#define DEFINE_CLIP(name, T)                                                                                           \
-    static void name(const T *x, T *y, int64_t n, T low, T high)                                                       \
-    {                                                                                                                  \
-        for (int64_t i = 0; i < n; i++) {                                                                              \
-            const T v = x[i] < low ? low : x[i];                                                                       \
-            y[i] = v > high ? high : v;                                                                                \
-        }                                                                                                              \
+#define DEFINE_CLIP(name, T)                                                                                         \
+    static void name(const T *x, T *y, int64_t n, T low, T high)                                                     \
+    {                                                                                                                \
+        for (int64_t i = 0; i < n; i++) {                                                                            \
+            const T v = x[i] < low ? low : x[i];                                                                     \
+            y[i] = v > high ? high : v;                                                                              \
+        }                                                                                                            \
     }
 DEFINE_CLIP(clip_f64, double)
 DEFINE_CLIP(clip_i64, int64_t)

@@ -76,9 +76,9 @@ static int forward(struct run_ctx *c, struct err *err)
 
 static const struct op_sample samples[] = {{"f32[2,3]", NULL, 2}, {"f32[2,3] f32[]=0.3", NULL}, {NULL}};
 
-#define ROW(since_, until_, inputs, table, ...)                                                                        \
+#define ROW(since_, until_, inputs, table, ...)                                                                      \
     {.type = "Dropout", .domain = "", .since = since_, .until = until_, .doc = "Identity, unless training.", .in_min = 1, \
-     .in_max = inputs, .out_min = 1, .out_max = 2, .attrs = table, .attrs_size = sizeof(struct dropout_attrs),          \
+     .in_max = inputs, .out_min = 1, .out_max = 2, .attrs = table, .attrs_size = sizeof(struct dropout_attrs),       \
      .infer = infer, .forward = forward, .quant = {QUANT_PASS}, __VA_ARGS__}
 OP_CLASS(dropout_1) = ROW(1, 6, 1, attrs_1, .samples = NULL);
 OP_CLASS(dropout_7) = ROW(7, 11, 1, attrs_7, .samples = NULL);

@@ -14,7 +14,7 @@ struct gemm_attrs {
     bool transA, transB, broadcast;
 };
 
-#define GEMM_ATTRS                                                                                                     \
+#define GEMM_ATTRS                                                                                                   \
     {OP_ATTR(gemm_attrs, alpha), .kind = OP_FLOAT, .def_f = 1}, {OP_ATTR(gemm_attrs, beta), .kind = OP_FLOAT, .def_f = 1}, \
         {OP_ATTR(gemm_attrs, transA), .kind = OP_BOOL}, {OP_ATTR(gemm_attrs, transB), .kind = OP_BOOL}
 
@@ -174,8 +174,8 @@ static const struct op_sample gemm_samples[] = {
     {NULL},
 };
 
-#define GEMM_ROW                                                                                                       \
-    .type = "Gemm", .domain = "", .doc = "General matrix product: alpha * op(A) op(B) + beta * C.",                    \
+#define GEMM_ROW                                                                                                     \
+    .type = "Gemm", .domain = "", .doc = "General matrix product: alpha * op(A) op(B) + beta * C.",                  \
     .out_min = 1, .out_max = 1, .attrs_size = sizeof(struct gemm_attrs), .infer = infer, .forward = forward, .cost = cost, \
     .quant = {QUANT_COMPUTE, .weight = 1, .bias = 2, .channel_axis = 1, .channel_axis_of = channel_axis}
 

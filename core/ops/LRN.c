@@ -37,31 +37,31 @@ struct job {
 };
 
 /* One image of one channel: squares of the neighbours are summed into y, then y is finished. */
-#define DEFINE_PLANE(suffix, T, power, root)                                                                           \
-    static void plane_##suffix(const struct job *k, int64_t plane)                                                     \
-    {                                                                                                                  \
-        const int64_t c = plane % k->channels, n = k->cells, size = k->attrs->size;                                    \
-        const int64_t first = i64_max(0, c - (size - 1) / 2), last = i64_min(k->channels - 1, c + size / 2);           \
-        const T *image = (const T *)k->x->data + (plane - c) * n, *x = image + c * n;                                  \
-        const T alpha = (T)k->attrs->alpha / (T)size, bias = (T)k->attrs->bias, beta = (T)k->attrs->beta;              \
-        T *restrict y = (T *)k->y->data + plane * n;                                                                   \
-                                                                                                                       \
-        for (int64_t i = 0; i < n; i++)                                                                                \
-            y[i] = 0;                                                                                                  \
-        for (int64_t j = first; j <= last; j++) {                                                                      \
-            const T *restrict v = image + j * n;                                                                       \
-            for (int64_t i = 0; i < n; i++)                                                                            \
-                y[i] += v[i] * v[i];                                                                                   \
-        }                                                                                                              \
-        if (beta == (T)0.75) {                                                                                         \
-            for (int64_t i = 0; i < n; i++) {                                                                          \
-                const T r = root(bias + alpha * y[i]);                                                                 \
-                y[i] = x[i] / (r * root(r));                                                                           \
-            }                                                                                                          \
-        } else {                                                                                                       \
-            for (int64_t i = 0; i < n; i++)                                                                            \
-                y[i] = x[i] * power(bias + alpha * y[i], -beta);                                                       \
-        }                                                                                                              \
+#define DEFINE_PLANE(suffix, T, power, root)                                                                         \
+    static void plane_##suffix(const struct job *k, int64_t plane)                                                   \
+    {                                                                                                                \
+        const int64_t c = plane % k->channels, n = k->cells, size = k->attrs->size;                                  \
+        const int64_t first = i64_max(0, c - (size - 1) / 2), last = i64_min(k->channels - 1, c + size / 2);         \
+        const T *image = (const T *)k->x->data + (plane - c) * n, *x = image + c * n;                                \
+        const T alpha = (T)k->attrs->alpha / (T)size, bias = (T)k->attrs->bias, beta = (T)k->attrs->beta;            \
+        T *restrict y = (T *)k->y->data + plane * n;                                                                 \
+                                                                                                                     \
+        for (int64_t i = 0; i < n; i++)                                                                              \
+            y[i] = 0;                                                                                                \
+        for (int64_t j = first; j <= last; j++) {                                                                    \
+            const T *restrict v = image + j * n;                                                                     \
+            for (int64_t i = 0; i < n; i++)                                                                          \
+                y[i] += v[i] * v[i];                                                                                 \
+        }                                                                                                            \
+        if (beta == (T)0.75) {                                                                                       \
+            for (int64_t i = 0; i < n; i++) {                                                                        \
+                const T r = root(bias + alpha * y[i]);                                                               \
+                y[i] = x[i] / (r * root(r));                                                                         \
+            }                                                                                                        \
+        } else {                                                                                                     \
+            for (int64_t i = 0; i < n; i++)                                                                          \
+                y[i] = x[i] * power(bias + alpha * y[i], -beta);                                                     \
+        }                                                                                                            \
     }
 DEFINE_PLANE(f32, float, powf, sqrtf)
 DEFINE_PLANE(f64, double, pow, sqrt)

@@ -146,21 +146,21 @@ static int infer_dequantize(struct infer_ctx *c, struct err *err)
 
 /* ---- lines: n values that share a scale ---- */
 /* Clamped first (NaN to the low bound), then rounded by the 2^23 trick: exact because the bounds are small. */
-#define DEFINE_QUANTIZE(name, T, low, high)                                                                            \
-    KERNEL_CLONES static void name(const float *restrict x, T *restrict y, int64_t n, float scale, float zero)         \
-    {                                                                                                                  \
-        for (int64_t i = 0; i < n; i++) {                                                                              \
-            float v = x[i] / scale;                                                                                    \
-            v = v > (low)-zero ? v : (low)-zero;                                                                       \
-            v = v < (high)-zero ? v : (high)-zero;                                                                     \
-            y[i] = (T)((int32_t)(v + 12582912.0f - 12582912.0f) + (int32_t)zero);                                      \
-        }                                                                                                              \
+#define DEFINE_QUANTIZE(name, T, low, high)                                                                          \
+    KERNEL_CLONES static void name(const float *restrict x, T *restrict y, int64_t n, float scale, float zero)       \
+    {                                                                                                                \
+        for (int64_t i = 0; i < n; i++) {                                                                            \
+            float v = x[i] / scale;                                                                                  \
+            v = v > (low)-zero ? v : (low)-zero;                                                                     \
+            v = v < (high)-zero ? v : (high)-zero;                                                                   \
+            y[i] = (T)((int32_t)(v + 12582912.0f - 12582912.0f) + (int32_t)zero);                                    \
+        }                                                                                                            \
     }
-#define DEFINE_DEQUANTIZE(name, T)                                                                                     \
-    KERNEL_CLONES static void name(const T *restrict x, float *restrict y, int64_t n, float scale, int32_t zero)       \
-    {                                                                                                                  \
-        for (int64_t i = 0; i < n; i++)                                                                                \
-            y[i] = (float)(x[i] - zero) * scale;                                                                       \
+#define DEFINE_DEQUANTIZE(name, T)                                                                                   \
+    KERNEL_CLONES static void name(const T *restrict x, float *restrict y, int64_t n, float scale, int32_t zero)     \
+    {                                                                                                                \
+        for (int64_t i = 0; i < n; i++)                                                                              \
+            y[i] = (float)(x[i] - zero) * scale;                                                                     \
     }
 DEFINE_QUANTIZE(quantize_i8, int8_t, -128.0f, 127.0f)
 DEFINE_QUANTIZE(quantize_u8, uint8_t, 0.0f, 255.0f)
@@ -353,7 +353,7 @@ static const struct op_sample dequantize_samples[] = {{"u8[2,3,4] f32[]=0.05 u8[
                                                       {NULL}};
 static const struct op_sample dynamic_samples[] = {{"f32[3,4,5]", NULL, 3}, {NULL}};
 
-#define ROW(type_, since_, until_, table, name, ...)                                                                   \
+#define ROW(type_, since_, until_, table, name, ...)                                                                 \
     {.type = type_, .domain = "", .since = since_, .until = until_, .in_min = 2, .in_max = 3, .out_min = 1, .out_max = 1, \
      .attrs = table, .attrs_size = sizeof(struct quantize_attrs), .infer = infer_##name, .forward = forward_##name, __VA_ARGS__}
 #define QUANTIZE_DOC .doc = "Integers from floats: saturate(round(x / scale) + zero)."

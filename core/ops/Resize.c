@@ -32,11 +32,11 @@ struct resize_attrs {
     struct op_floats scales;
 };
 #define MODE(table) {OP_ATTR(resize_attrs, mode), .kind = OP_ENUM, .choices = table}
-#define SINCE_11                                                                                                       \
-    MODE(modes), {OP_ATTR(resize_attrs, coordinate_transformation_mode), .kind = OP_ENUM, .choices = transforms},      \
-        {OP_ATTR(resize_attrs, nearest_mode), .kind = OP_ENUM, .choices = nearests},                                   \
-        {OP_ATTR(resize_attrs, cubic_coeff_a), .kind = OP_FLOAT, .def_f = -0.75f},                                     \
-        {OP_ATTR(resize_attrs, extrapolation_value), .kind = OP_FLOAT},                                                \
+#define SINCE_11                                                                                                     \
+    MODE(modes), {OP_ATTR(resize_attrs, coordinate_transformation_mode), .kind = OP_ENUM, .choices = transforms},    \
+        {OP_ATTR(resize_attrs, nearest_mode), .kind = OP_ENUM, .choices = nearests},                                 \
+        {OP_ATTR(resize_attrs, cubic_coeff_a), .kind = OP_FLOAT, .def_f = -0.75f},                                   \
+        {OP_ATTR(resize_attrs, extrapolation_value), .kind = OP_FLOAT},                                              \
         {OP_ATTR(resize_attrs, exclude_outside), .kind = OP_BOOL}
 static const struct op_attr upsample_1[] = {MODE(modes_1),
                                             {OP_ATTR(resize_attrs, height_scale), .kind = OP_FLOAT, .required = true},
@@ -312,25 +312,25 @@ static int64_t taps_of(const struct rules *r, float scale, int64_t in)
     const float stretch = stretch_of(r, scale), support = fminf((r->mode == CUBIC ? 2 : 1) / stretch, 1e9f);
     if (r->mode == NEAREST)
         return 1;
-    return stretch < 1 ? i64_min(2 * (int64_t)ceilf(support), 2 * in + 4) : 2 * (int64_t)support;
+    return stretch < 1 ? i64_min(2 * (int64_t)ceilf(support), 4 * in + 4) : 2 * (int64_t)support;
 }
 
 static void fill_taps(struct taps *t, const struct rules *r, float scale, float x, int64_t j)
 {
     const int64_t first = (int64_t)floorf(x) - t->count / 2 + 1;
     const float stretch = stretch_of(r, scale);
-    const bool drop = r->exclude_outside || stretch < 1;
+    const bool scale_up = r->exclude_outside || stretch < 1; /* weights have to be brought back to sum 1 */
     float *weight = t->weight + j * t->count, sum = 0;
     int64_t *index = t->index + j * t->count;
 
     for (int64_t k = 0; k < t->count; k++) {
         const int64_t i = first + k;
         const bool out = i < 0 || i >= t->in;
-        weight[k] = out && drop ? 0 : kernel(r, ((float)i - x) * stretch);
+        weight[k] = out && r->exclude_outside ? 0 : kernel(r, ((float)i - x) * stretch);
         index[k] = i64_max(0, i64_min(i, t->in - 1));
         sum += weight[k];
     }
-    for (int64_t k = 0; k < t->count && drop && sum != 0; k++)
+    for (int64_t k = 0; k < t->count && scale_up && sum != 0; k++)
         weight[k] /= sum;
 }
 
@@ -370,21 +370,21 @@ struct pass {
     bool wide; /* double */
 };
 
-#define DEFINE_PASS(name, T)                                                                                           \
-    static void name(const struct pass *k, int64_t row)                                                                \
-    {                                                                                                                  \
-        const struct taps *t = k->t;                                                                                   \
-        const int64_t o = row / t->out, j = row % t->out, inner = k->inner;                                            \
-        const T *x = (const T *)k->x + o * t->in * inner;                                                              \
-        T *restrict y = (T *)k->y + row * inner;                                                                       \
-        for (int64_t i = 0; i < inner; i++)                                                                            \
-            y[i] = 0;                                                                                                  \
-        for (int64_t s = 0; s < t->count; s++) {                                                                       \
-            const T *restrict src = x + t->index[j * t->count + s] * inner;                                            \
-            const T weight = (T)t->weight[j * t->count + s];                                                           \
-            for (int64_t i = 0; i < inner; i++)                                                                        \
-                y[i] += weight * src[i];                                                                               \
-        }                                                                                                              \
+#define DEFINE_PASS(name, T)                                                                                         \
+    static void name(const struct pass *k, int64_t row)                                                              \
+    {                                                                                                                \
+        const struct taps *t = k->t;                                                                                 \
+        const int64_t o = row / t->out, j = row % t->out, inner = k->inner;                                          \
+        const T *x = (const T *)k->x + o * t->in * inner;                                                            \
+        T *restrict y = (T *)k->y + row * inner;                                                                     \
+        for (int64_t i = 0; i < inner; i++)                                                                          \
+            y[i] = 0;                                                                                                \
+        for (int64_t s = 0; s < t->count; s++) {                                                                     \
+            const T *restrict src = x + t->index[j * t->count + s] * inner;                                          \
+            const T weight = (T)t->weight[j * t->count + s];                                                         \
+            for (int64_t i = 0; i < inner; i++)                                                                      \
+                y[i] += weight * src[i];                                                                             \
+        }                                                                                                            \
     }
 DEFINE_PASS(row_f32, float)
 DEFINE_PASS(row_f64, double)
@@ -439,8 +439,8 @@ struct gather {
     size_t elem;
 };
 
-#define GATHER(T)                                                                                                      \
-    for (int64_t j = 0; j < last->out; j++)                                                                            \
+#define GATHER(T)                                                                                                    \
+    for (int64_t j = 0; j < last->out; j++)                                                                          \
         ((T *)(void *)dst)[j] = ((const T *)(const void *)src)[last->index[j]];
 
 static void gather_rows(void *arg, int64_t begin, int64_t end)
@@ -567,9 +567,9 @@ static const struct op_sample samples[] = {
     {NULL},
 };
 
-#define ROW(type_, since_, until_, inputs_min, inputs_max, table, name, ...)                                           \
+#define ROW(type_, since_, until_, inputs_min, inputs_max, table, name, ...)                                         \
     {.type = type_, .domain = "", .since = since_, .until = until_, .doc = "Resamples axes: nearest, linear or cubic.", \
-     .in_min = inputs_min, .in_max = inputs_max, .out_min = 1, .out_max = 1, .attrs = table,                           \
+     .in_min = inputs_min, .in_max = inputs_max, .out_min = 1, .out_max = 1, .attrs = table,                         \
      .attrs_size = sizeof(struct resize_attrs), .infer = infer_##name, .forward = forward_##name, .quant = {QUANT_PASS}, __VA_ARGS__}
 OP_CLASS(upsample_1) = ROW("Upsample", 1, 6, 1, 1, upsample_1, upsample, .samples = NULL);
 OP_CLASS(upsample_7) = ROW("Upsample", 7, 8, 1, 1, upsample_7, upsample, .samples = NULL);

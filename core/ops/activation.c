@@ -19,21 +19,21 @@ struct activation {
 };
 
 /* x: the element; a, b, g: alpha, beta, gamma; expr32 and expr64 give y. */
-#define LOOP(name, T, qualifier, expr)                                                                                 \
-    qualifier static void name(void *yv, const void *xv, int64_t n, const struct activation_attrs *at)                 \
-    {                                                                                                                  \
-        T *restrict y = yv;                                                                                            \
-        const T *restrict src = xv;                                                                                    \
-        const T a = (T)at->alpha, b = (T)at->beta, g = (T)at->gamma;                                                   \
-        (void)a, (void)b, (void)g;                                                                                     \
-        for (int64_t i = 0; i < n; i++) {                                                                              \
-            const T x = src[i];                                                                                        \
-            y[i] = (expr);                                                                                             \
-        }                                                                                                              \
+#define LOOP(name, T, qualifier, expr)                                                                               \
+    qualifier static void name(void *yv, const void *xv, int64_t n, const struct activation_attrs *at)               \
+    {                                                                                                                \
+        T *restrict y = yv;                                                                                          \
+        const T *restrict src = xv;                                                                                  \
+        const T a = (T)at->alpha, b = (T)at->beta, g = (T)at->gamma;                                                 \
+        (void)a, (void)b, (void)g;                                                                                   \
+        for (int64_t i = 0; i < n; i++) {                                                                            \
+            const T x = src[i];                                                                                      \
+            y[i] = (expr);                                                                                           \
+        }                                                                                                            \
     }
-#define KERNEL(name, expr32, expr64)                                                                                   \
-    LOOP(name##_f32, float, KERNEL_CLONES, expr32)                                                                     \
-    LOOP(name##_f64, double, , expr64)                                                                                 \
+#define KERNEL(name, expr32, expr64)                                                                                 \
+    LOOP(name##_f32, float, KERNEL_CLONES, expr32)                                                                   \
+    LOOP(name##_f64, double, , expr64)                                                                               \
     static const struct activation activation_##name = {name##_f32, name##_f64};
 
 static inline float softplus32(float x)
@@ -133,11 +133,11 @@ static int infer_celu(struct infer_ctx *c, struct err *err)
     return infer(c, err);
 }
 
-#define FORWARD(name, infer)                                                                                           \
-    static int compute_##name(struct run_ctx *c, struct err *err) { return run(c, &activation_##name, err); }          \
-    static int forward_##name(struct run_ctx *c, struct err *err)                                                      \
-    {                                                                                                                  \
-        return op_run_widened(c, infer, compute_##name, err);                                                          \
+#define FORWARD(name, infer)                                                                                         \
+    static int compute_##name(struct run_ctx *c, struct err *err) { return run(c, &activation_##name, err); }        \
+    static int forward_##name(struct run_ctx *c, struct err *err)                                                    \
+    {                                                                                                                \
+        return op_run_widened(c, infer, compute_##name, err);                                                        \
     }
 FORWARD(leaky_relu, infer)
 FORWARD(thresholded_relu, infer)
@@ -208,8 +208,8 @@ static const struct op_sample selu_samples[] = {{"f32[2,3,5]", NULL}, {"f32[2,3,
 static const struct op_sample hard_sigmoid_samples[] = {{"f32[2,3,5]", NULL}, {"f32[2,3,5]", "alpha=0.5f beta=0.4f"}, {NULL}};
 static const struct op_sample gelu_samples[] = {{"f32[2,3,5]", NULL}, {"f32[2,3,5]", "approximate=tanh"}, {NULL}};
 
-#define ACTIVATION(type_, since_, name, attrs_, ...)                                                                   \
-    {.type = type_, .domain = "", .since = since_, .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1, attrs_,       \
+#define ACTIVATION(type_, since_, name, attrs_, ...)                                                                 \
+    {.type = type_, .domain = "", .since = since_, .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1, attrs_,     \
      .infer = infer, .forward = forward_##name, __VA_ARGS__}
 
 OP_CLASS(relu) = {.type = "Relu", .domain = "", .since = 1, .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1, .doc = "max(x, 0).",

@@ -34,31 +34,31 @@ struct norm {
     bool rms;
 };
 
-#define DEFINE_ROW(suffix, T)                                                                                          \
-    static void normalize_##suffix(const struct norm *k, int64_t i)                                                    \
-    {                                                                                                                  \
-        const T *x = (const T *)k->x->data + i * k->row;                                                               \
-        const T *scale = (const T *)k->scale->data + i % k->period * k->step;                                          \
-        const T *bias = k->bias ? (const T *)k->bias->data + i % k->period * k->step : NULL;                           \
-        T *y = k->y ? (T *)k->y->data + i * k->row : NULL;                                                             \
-        double mean = 0, variance;                                                                                     \
-                                                                                                                       \
-        if (k->rms)                                                                                                    \
-            variance = norm_mean_square_##suffix(x, k->row);                                                           \
-        else                                                                                                           \
-            norm_moments_##suffix(x, k->row, &mean, &variance);                                                        \
-        const double inverse = 1 / sqrt(variance + k->epsilon);                                                        \
-        if (k->mean)                                                                                                   \
-            dtype_set(k->mean->dtype, k->mean->data, i, mean);                                                         \
-        if (k->inverse)                                                                                                \
-            dtype_set(k->inverse->dtype, k->inverse->data, i, inverse);                                                \
-        for (int64_t j = 0; y && j < k->row; j += k->spread, scale++) {                                                \
-            const double factor = inverse * (double)*scale, shift = (bias ? (double)*bias++ : 0) - mean * factor;      \
-            if (k->spread == 1)                                                                                        \
-                y[j] = (T)((double)x[j] * factor + shift);                                                             \
-            else                                                                                                       \
-                norm_affine_##suffix(x + j, k->spread, (T)factor, (T)shift, y + j);                                    \
-        }                                                                                                              \
+#define DEFINE_ROW(suffix, T)                                                                                        \
+    static void normalize_##suffix(const struct norm *k, int64_t i)                                                  \
+    {                                                                                                                \
+        const T *x = (const T *)k->x->data + i * k->row;                                                             \
+        const T *scale = (const T *)k->scale->data + i % k->period * k->step;                                        \
+        const T *bias = k->bias ? (const T *)k->bias->data + i % k->period * k->step : NULL;                         \
+        T *y = k->y ? (T *)k->y->data + i * k->row : NULL;                                                           \
+        double mean = 0, variance;                                                                                   \
+                                                                                                                     \
+        if (k->rms)                                                                                                  \
+            variance = norm_mean_square_##suffix(x, k->row);                                                         \
+        else                                                                                                         \
+            norm_moments_##suffix(x, k->row, &mean, &variance);                                                      \
+        const double inverse = 1 / sqrt(variance + k->epsilon);                                                      \
+        if (k->mean)                                                                                                 \
+            dtype_set(k->mean->dtype, k->mean->data, i, mean);                                                       \
+        if (k->inverse)                                                                                              \
+            dtype_set(k->inverse->dtype, k->inverse->data, i, inverse);                                              \
+        for (int64_t j = 0; y && j < k->row; j += k->spread, scale++) {                                              \
+            const double factor = inverse * (double)*scale, shift = (bias ? (double)*bias++ : 0) - mean * factor;    \
+            if (k->spread == 1)                                                                                      \
+                y[j] = (T)((double)x[j] * factor + shift);                                                           \
+            else                                                                                                     \
+                norm_affine_##suffix(x + j, k->spread, (T)factor, (T)shift, y + j);                                  \
+        }                                                                                                            \
     }
 DEFINE_ROW(f32, float)
 DEFINE_ROW(f64, double)
@@ -262,10 +262,10 @@ static int compute_rms(struct run_ctx *c, struct err *err)
     return compute_rows(c, &k, err);
 }
 
-#define FORWARD(name)                                                                                                  \
-    static int forward_##name(struct run_ctx *c, struct err *err)                                                      \
-    {                                                                                                                  \
-        return op_run_widened(c, infer_##name, compute_##name, err);                                                   \
+#define FORWARD(name)                                                                                                \
+    static int forward_##name(struct run_ctx *c, struct err *err)                                                    \
+    {                                                                                                                \
+        return op_run_widened(c, infer_##name, compute_##name, err);                                                 \
     }
 FORWARD(instance)
 FORWARD(group)
@@ -277,9 +277,9 @@ static const struct op_sample group_samples[] = {{"f32[2,6,4,5] !f32[6] !f32[6]"
 static const struct op_sample layer_samples[] = {
     {"f32[2,3,8] !f32[8] !f32[8]", NULL}, {"f32[2,3,8] !f32[3,8]", "axis=1", 3}, {"f64[2,8] !f64[8] !f64[8]", NULL}, {NULL}};
 
-#define ROW(type_, since_, until_, inputs_min, inputs_max, outputs, table, name, ...)                                  \
-    {.type = type_, .domain = "", .since = since_, .until = until_, .in_min = inputs_min, .in_max = inputs_max,        \
-     .out_min = 1, .out_max = outputs, .attrs = table, .attrs_size = sizeof(struct norm_attrs), .infer = infer_##name,  \
+#define ROW(type_, since_, until_, inputs_min, inputs_max, outputs, table, name, ...)                                \
+    {.type = type_, .domain = "", .since = since_, .until = until_, .in_min = inputs_min, .in_max = inputs_max,      \
+     .out_min = 1, .out_max = outputs, .attrs = table, .attrs_size = sizeof(struct norm_attrs), .infer = infer_##name, \
      .forward = forward_##name, __VA_ARGS__}
 
 OP_CLASS(instance_normalization) = ROW("InstanceNormalization", 1, 0, 3, 3, 1, instance_attrs, instance,

@@ -208,10 +208,10 @@ static int compute_global_lp(struct run_ctx *c, struct err *err)
     return run_global(c, POOL_NORM, norm_of(c->attrs, c->opset), err);
 }
 
-#define FORWARD(name)                                                                                                  \
-    static int forward_##name(struct run_ctx *c, struct err *err)                                                      \
-    {                                                                                                                  \
-        return op_run_widened(c, infer_##name, compute_##name, err);                                                   \
+#define FORWARD(name)                                                                                                \
+    static int forward_##name(struct run_ctx *c, struct err *err)                                                    \
+    {                                                                                                                \
+        return op_run_widened(c, infer_##name, compute_##name, err);                                                 \
     }
 #define infer_global_max infer_global
 #define infer_global_average infer_global
@@ -248,11 +248,11 @@ static const struct op_sample lp_samples[] = {
 static const struct op_sample global_samples[] = {{"f32[2,3,4,5]", NULL}, {"f32[2,3,7]", NULL}, {"f32[1,2,2,3,4]", NULL}, {NULL}};
 static const struct op_sample global_lp_samples[] = {{"f32[2,3,4,5]", NULL}, {"f32[2,3,7]", "p=1"}, {NULL}};
 
-#define WINDOW(type_, since_, until_, table, name, outputs, ...)                                                       \
-    {.type = type_, .domain = "", .since = since_, .until = until_, .in_min = 1, .in_max = 1, .out_min = 1,            \
-     .out_max = outputs, .attrs = table, .attrs_size = sizeof(struct pool_attrs), .infer = infer_##name,               \
+#define WINDOW(type_, since_, until_, table, name, outputs, ...)                                                     \
+    {.type = type_, .domain = "", .since = since_, .until = until_, .in_min = 1, .in_max = 1, .out_min = 1,          \
+     .out_max = outputs, .attrs = table, .attrs_size = sizeof(struct pool_attrs), .infer = infer_##name,             \
      .forward = forward_##name, __VA_ARGS__}
-#define GLOBAL(type_, since_, until_, name, ...)                                                                       \
+#define GLOBAL(type_, since_, until_, name, ...)                                                                     \
     {.type = type_, .domain = "", .since = since_, .until = until_, .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1, \
      .infer = infer_##name, .forward = forward_##name, __VA_ARGS__}
 #define MAX_DOC .doc = "Maximum over sliding windows.", .quant = {QUANT_PASS}

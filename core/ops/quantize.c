@@ -39,17 +39,17 @@ int quantize_check_count(const struct infer_ctx *c, int i, const char *name, int
 }
 
 /* Comparisons written so that NaN ends at the low bound. */
-#define DEFINE_ROW(name, T, low, high)                                                                                 \
-    KERNEL_CLONES static void name(const int32_t *restrict sum, T *restrict out, int64_t n, int32_t bias,              \
-                                   float multiplier, float zero)                                                       \
-    {                                                                                                                  \
-        for (int64_t i = 0; i < n; i++) {                                                                              \
-            float v = (float)(int32_t)((uint32_t)sum[i] + (uint32_t)bias) * multiplier;                                \
-            v = v > (low)-zero ? v : (low)-zero;                                                                       \
-            v = v < (high)-zero ? v : (high)-zero;                                                                     \
-            /* adding 1.5 * 2^23 rounds to the nearest integer, halves to even */                                      \
-            out[i] = (T)((int32_t)(v + 12582912.0f - 12582912.0f) + (int32_t)zero);                                    \
-        }                                                                                                              \
+#define DEFINE_ROW(name, T, low, high)                                                                               \
+    KERNEL_CLONES static void name(const int32_t *restrict sum, T *restrict out, int64_t n, int32_t bias,            \
+                                   float multiplier, float zero)                                                     \
+    {                                                                                                                \
+        for (int64_t i = 0; i < n; i++) {                                                                            \
+            float v = (float)(int32_t)((uint32_t)sum[i] + (uint32_t)bias) * multiplier;                              \
+            v = v > (low)-zero ? v : (low)-zero;                                                                     \
+            v = v < (high)-zero ? v : (high)-zero;                                                                   \
+            /* adding 1.5 * 2^23 rounds to the nearest integer, halves to even */                                    \
+            out[i] = (T)((int32_t)(v + 12582912.0f - 12582912.0f) + (int32_t)zero);                                  \
+        }                                                                                                            \
     }
 DEFINE_ROW(row_i8, int8_t, -128.0f, 127.0f)
 DEFINE_ROW(row_u8, uint8_t, 0.0f, 255.0f)

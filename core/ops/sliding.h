@@ -16,9 +16,9 @@ struct sliding_attrs {
 };
 /* Rows of an attribute table for a struct that holds `struct sliding_attrs s`. */
 #define SLIDING_ATTR(struct_type, name_, kind_) .name = #name_, .kind = kind_, .offset = offsetof(struct struct_type, s.name_)
-#define SLIDING_ATTRS_PLAIN(struct_type)                                                                               \
-    {SLIDING_ATTR(struct_type, kernel_shape, OP_INTS)}, {SLIDING_ATTR(struct_type, strides, OP_INTS)},                 \
-        {SLIDING_ATTR(struct_type, pads, OP_INTS)},                                                                    \
+#define SLIDING_ATTRS_PLAIN(struct_type)                                                                             \
+    {SLIDING_ATTR(struct_type, kernel_shape, OP_INTS)}, {SLIDING_ATTR(struct_type, strides, OP_INTS)},               \
+        {SLIDING_ATTR(struct_type, pads, OP_INTS)},                                                                  \
         {SLIDING_ATTR(struct_type, auto_pad, OP_ENUM), .choices = sliding_auto_pads}
 #define SLIDING_ATTRS(struct_type) SLIDING_ATTRS_PLAIN(struct_type), {SLIDING_ATTR(struct_type, dilations, OP_INTS)}
 

@@ -59,29 +59,29 @@ static void softmax_line(const float *x, float *y, int64_t n)
         y[i] *= inverse;
 }
 
-#define DEFINE_LINE(suffix, T, expT, logT)                                                                             \
-    static void line_##suffix(enum mode mode, const T *x, T *y, int64_t n, int64_t step)                               \
-    {                                                                                                                  \
-        T most = x[0], sum = 0;                                                                                        \
-        int64_t place = 0;                                                                                             \
-        for (int64_t i = 1; i < n; i++)                                                                                \
-            if (x[i * step] > most) {                                                                                  \
-                most = x[i * step];                                                                                    \
-                place = i;                                                                                             \
-            }                                                                                                          \
-        if (mode == HARDMAX) {                                                                                         \
-            for (int64_t i = 0; i < n; i++)                                                                            \
-                y[i * step] = i == place ? 1 : 0;                                                                      \
-            return;                                                                                                    \
-        }                                                                                                              \
-        for (int64_t i = 0; i < n; i++) {                                                                              \
-            const T e = expT(x[i * step] - most);                                                                      \
-            y[i * step] = mode == SOFTMAX ? e : x[i * step] - most;                                                    \
-            sum += e;                                                                                                  \
-        }                                                                                                              \
-        const T log_sum = logT(sum), inverse = 1 / sum;                                                                \
-        for (int64_t i = 0; i < n; i++)                                                                                \
-            y[i * step] = mode == SOFTMAX ? y[i * step] * inverse : y[i * step] - log_sum;                             \
+#define DEFINE_LINE(suffix, T, expT, logT)                                                                           \
+    static void line_##suffix(enum mode mode, const T *x, T *y, int64_t n, int64_t step)                             \
+    {                                                                                                                \
+        T most = x[0], sum = 0;                                                                                      \
+        int64_t place = 0;                                                                                           \
+        for (int64_t i = 1; i < n; i++)                                                                              \
+            if (x[i * step] > most) {                                                                                \
+                most = x[i * step];                                                                                  \
+                place = i;                                                                                           \
+            }                                                                                                        \
+        if (mode == HARDMAX) {                                                                                       \
+            for (int64_t i = 0; i < n; i++)                                                                          \
+                y[i * step] = i == place ? 1 : 0;                                                                    \
+            return;                                                                                                  \
+        }                                                                                                            \
+        for (int64_t i = 0; i < n; i++) {                                                                            \
+            const T e = expT(x[i * step] - most);                                                                    \
+            y[i * step] = mode == SOFTMAX ? e : x[i * step] - most;                                                  \
+            sum += e;                                                                                                \
+        }                                                                                                            \
+        const T log_sum = logT(sum), inverse = 1 / sum;                                                              \
+        for (int64_t i = 0; i < n; i++)                                                                              \
+            y[i * step] = mode == SOFTMAX ? y[i * step] * inverse : y[i * step] - log_sum;                           \
     }
 DEFINE_LINE(f32, float, vmath_exp, logf)
 DEFINE_LINE(f64, double, exp, log)
@@ -134,11 +134,11 @@ static int run(struct run_ctx *c, enum mode mode, struct err *err)
     return 0;
 }
 
-#define FORWARD(name, mode)                                                                                            \
-    static int compute_##name(struct run_ctx *c, struct err *err) { return run(c, mode, err); }                        \
-    static int forward_##name(struct run_ctx *c, struct err *err)                                                      \
-    {                                                                                                                  \
-        return op_run_widened(c, infer, compute_##name, err);                                                          \
+#define FORWARD(name, mode)                                                                                          \
+    static int compute_##name(struct run_ctx *c, struct err *err) { return run(c, mode, err); }                      \
+    static int forward_##name(struct run_ctx *c, struct err *err)                                                    \
+    {                                                                                                                \
+        return op_run_widened(c, infer, compute_##name, err);                                                        \
     }
 FORWARD(softmax, SOFTMAX)
 FORWARD(log_softmax, LOG_SOFTMAX)
@@ -149,7 +149,7 @@ static const struct op_sample old_samples[] = {
 static const struct op_sample samples[] = {
     {"f32[2,3,40]", NULL}, {"f32[2,30,4]", "axis=1"}, {"f32[5,3]", "axis=0"}, {"f64[2,3]", NULL}, {NULL}};
 
-#define ROW(type_, since_, until_, table, name, doc_, cases)                                                           \
+#define ROW(type_, since_, until_, table, name, doc_, cases)                                                         \
     {.type = type_, .domain = "", .since = since_, .until = until_, .doc = doc_, .in_min = 1, .in_max = 1, .out_min = 1, \
      .out_max = 1, .attrs = table, .attrs_size = sizeof(struct softmax_attrs), .infer = infer, .forward = forward_##name, \
      .samples = cases}

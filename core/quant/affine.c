@@ -24,7 +24,7 @@ struct qparams affine_params(double lo, double hi, enum dtype dtype, bool symmet
         lo = -hi;
         qmin += 1; /* as many codes below the zero point as above */
     }
-    double scale = (double)(float)((hi - lo) / (qmax - qmin));
+    double scale = (hi - lo) / (qmax - qmin);
     if (!(scale >= (double)FLT_MIN)) {
         scale = 1;
         lo = 0;

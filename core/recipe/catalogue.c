@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * catalogue.c - the METHOD rows of all families as one sorted table. The Makefile greps the rows' ids into method_list.inc; ids
- * sort like names except for '.' against '_', so the table is sorted by name once, when first asked for. */
+ * catalogue.c - the METHOD rows of all families as one sorted table. The Makefile greps the rows' ids into
+ * method_list.inc; ids sort like names except for '.' against '_', so the table is sorted by name once, when first
+ * asked for. */
 #include "core/recipe/catalogue.h"
 
 #include <math.h>
@@ -45,8 +46,8 @@ const struct method *method_find(const char *name)
 }
 
 static const char *const kind_names[] = {
-    [PARAM_INT] = "integer", [PARAM_NUMBER] = "number", [PARAM_BOOL] = "boolean",
-    [PARAM_STRING] = "string", [PARAM_ENUM] = "enum", [PARAM_GLOBS] = "globs",
+    [PARAM_INT] = "integer",   [PARAM_NUMBER] = "number", [PARAM_BOOL] = "boolean",
+    [PARAM_STRING] = "string", [PARAM_ENUM] = "enum",     [PARAM_GLOBS] = "globs",
 };
 
 /* Bounds this far out only mean "no bound". */

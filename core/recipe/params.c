@@ -55,7 +55,8 @@ static bool in_range(struct reading *r, double v)
     if (!low && !high)
         return true;
     if (p->max >= 9e15) /* only means "no bound" */
-        faults_add(r->faults, r->pointer, "'%s' must be %s %.15g, found %.15g", p->name, p->above_min ? "greater than" : "at least", p->min, v);
+        faults_add(r->faults, r->pointer, "'%s' must be %s %.15g, found %.15g", p->name,
+                   p->above_min ? "greater than" : "at least", p->min, v);
     else
         faults_add(r->faults, r->pointer, "'%s' must be between %.15g%s and %.15g%s, found %.15g", p->name, p->min,
                    p->above_min ? " (excluded)" : "", p->max, p->below_max ? " (excluded)" : "", v);
@@ -126,8 +127,8 @@ static json_t *read_enum(struct reading *r, const json_t *v)
         goto out;
     }
     char hint[80], brief[JSON_TEXT_BRIEF];
-    faults_add(r->faults, r->pointer, "'%s' must be one of %s, found %s%s", r->p->name, names, json_text_brief(v, brief),
-               nearest_hint(&near, hint, sizeof hint));
+    faults_add(r->faults, r->pointer, "'%s' must be one of %s, found %s%s", r->p->name, names,
+               json_text_brief(v, brief), nearest_hint(&near, hint, sizeof hint));
 out:
     buf_fini(&list);
     return out;
@@ -166,11 +167,11 @@ static void unknown_key(const struct method *method, const char *key, const char
     }
     char hint[80], at[POINTER_TEXT];
     if (near.best)
-        faults_add(faults, pointer_join(at, pointer, key), "%s has no parameter '%.*s'%s", method->name, json_text_cut(key, 60), key,
-                   nearest_hint(&near, hint, sizeof hint));
+        faults_add(faults, pointer_join(at, pointer, key), "%s has no parameter '%.*s'%s", method->name,
+                   json_text_cut(key, 60), key, nearest_hint(&near, hint, sizeof hint));
     else
-        faults_add(faults, pointer_join(at, pointer, key), "%s has no parameter '%.*s'; %s%s", method->name, json_text_cut(key, 60), key,
-                   list.len ? "it takes " : "it takes none", list.data ? list.data : "");
+        faults_add(faults, pointer_join(at, pointer, key), "%s has no parameter '%.*s'; %s%s", method->name,
+                   json_text_cut(key, 60), key, list.len ? "it takes " : "it takes none", list.data ? list.data : "");
     buf_fini(&list);
 }
 
@@ -204,8 +205,8 @@ static void read_param(struct reading *r, const json_t *step, void *params, json
     json_decref(def);
 }
 
-int params_parse(const struct method *method, const json_t *step, const char *pointer, struct arena *arena, void **params,
-                 json_t **normalised, struct faults *faults, struct err *err)
+int params_parse(const struct method *method, const json_t *step, const char *pointer, struct arena *arena,
+                 void **params, json_t **normalised, struct faults *faults, struct err *err)
 {
     int before = faults->count;
     char at[POINTER_TEXT];

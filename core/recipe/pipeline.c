@@ -106,11 +106,20 @@ static int run_step(struct pipeline *p, int index, struct model *m, struct err *
     struct layer_report *layers = layer_report_new();
     uint64_t seed = (uint64_t)p->o->recipe->seed;
     rng_init(&rng, seed, (uint64_t)index + 1);
-    struct step_ctx ctx = {.model = m, .params = step->params, .data = p->data, .pool = p->pool, .seed = seed, .rng = &rng, .layers = layers,
-                           .warnings = p->warnings, .progress = step_progress, .host = p};
+    struct step_ctx ctx = {.model = m,
+                           .params = step->params,
+                           .data = p->data,
+                           .pool = p->pool,
+                           .seed = seed,
+                           .rng = &rng,
+                           .layers = layers,
+                           .warnings = p->warnings,
+                           .progress = step_progress,
+                           .host = p};
     p->step = index + 1;
     p->stage = NULL;
-    int rc = layers ? pipeline_tick(p, step->method->name, 0, 0, err) : err_set(err, ERR_NOMEM, "no memory for the report of a step");
+    int rc = layers ? pipeline_tick(p, step->method->name, 0, 0, err)
+                    : err_set(err, ERR_NOMEM, "no memory for the report of a step");
     peak_rss_reset();
     double start = clock_seconds();
     if (rc == 0)
@@ -122,9 +131,10 @@ static int run_step(struct pipeline *p, int index, struct model *m, struct err *
         err_wrap(err, "step %d (%s): ", index + 1, step->method->name);
     if (rc == 0) {
         json_t *rows = layer_report_json(layers);
-        pipeline_log(p, "info", "step %d of %d, %s: %zu layers reported, %.2f s", index + 1, p->o->recipe->n_steps, step->method->name,
-                     json_array_size(rows), seconds);
-        json_array_append_new(p->steps, report_step_json(step->method->name, json_incref(step->json), seconds, peak_rss_bytes(), rows));
+        pipeline_log(p, "info", "step %d of %d, %s: %zu layers reported, %.2f s", index + 1, p->o->recipe->n_steps,
+                     step->method->name, json_array_size(rows), seconds);
+        json_array_append_new(
+            p->steps, report_step_json(step->method->name, json_incref(step->json), seconds, peak_rss_bytes(), rows));
     }
     layer_report_free(layers);
     return rc;
@@ -174,7 +184,9 @@ static bool has_class_labels(const struct dataset *ds)
 
 static int check_needs(struct pipeline *p, struct faults *faults, struct err *err)
 {
-    struct recipe_given given = {.data = p->data, .labels = p->data && dataset_has_labels(p->data), .eval_labels = has_class_labels(p->eval_data),
+    struct recipe_given given = {.data = p->data,
+                                 .labels = p->data && dataset_has_labels(p->data),
+                                 .eval_labels = has_class_labels(p->eval_data),
                                  .missing_ops = p->missing};
     return recipe_check_needs(p->o->recipe, &given, faults, err);
 }
@@ -185,9 +197,11 @@ static void warn_if_worse(struct pipeline *p)
     if (p->o->recipe->n_steps == 0)
         return;
     if (b->bytes >= 0 && a->bytes > b->bytes)
-        pipeline_warn(p, "the result is larger than the source: %lld bytes instead of %lld", (long long)a->bytes, (long long)b->bytes);
+        pipeline_warn(p, "the result is larger than the source: %lld bytes instead of %lld", (long long)a->bytes,
+                      (long long)b->bytes);
     if (b->has_latency && a->has_latency && a->latency.p50_ms > b->latency.p50_ms * 1.05)
-        pipeline_warn(p, "the result is slower than the source: median %.3f ms instead of %.3f ms", a->latency.p50_ms, b->latency.p50_ms);
+        pipeline_warn(p, "the result is slower than the source: median %.3f ms instead of %.3f ms", a->latency.p50_ms,
+                      b->latency.p50_ms);
 }
 
 static json_t *make_report(struct pipeline *p, const char *artifact_sha256, struct err *err)
@@ -214,7 +228,8 @@ static json_t *make_report(struct pipeline *p, const char *artifact_sha256, stru
     }
     json_t *targets = json_array();
     for (int i = 0; i < o->recipe->n_targets; i++)
-        json_array_append_new(targets, target_judge(o->recipe->targets[i].target, o->recipe->targets[i].wanted, report));
+        json_array_append_new(targets,
+                              target_judge(o->recipe->targets[i].target, o->recipe->targets[i].wanted, report));
     json_object_set_new(report, "targets", targets);
     return report;
 }
@@ -242,7 +257,8 @@ static int finish(struct pipeline *p, struct pipeline_result *result, struct err
     return pipeline_publish(p, result, err);
 }
 
-int pipeline_run(const struct pipeline_opts *opts, struct pipeline_result *result, struct faults *faults, struct err *err)
+int pipeline_run(const struct pipeline_opts *opts, struct pipeline_result *result, struct faults *faults,
+                 struct err *err)
 {
     const char *slash = strrchr(opts->model_path, '/');
     struct pipeline p = {.o = opts, .name = opts->model_name ? opts->model_name : slash ? slash + 1 : opts->model_path};

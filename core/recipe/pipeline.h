@@ -13,11 +13,11 @@
 #include "core/recipe/recipe.h"
 
 struct pipeline_progress {
-    const char *stage; /* "read", "measure", a step's own word, "write", "verify", "latency" */
-    const char *method; /* of the running step; NULL outside */
-    int step, steps;   /* 0 before the first step, steps + 1 behind the last */
+    const char *stage;   /* "read", "measure", a step's own word, "write", "verify", "latency" */
+    const char *method;  /* of the running step; NULL outside */
+    int step, steps;     /* 0 before the first step, steps + 1 behind the last */
     int64_t done, total; /* total 0: not known */
-    double eta_s;      /* of this stage; NAN: not known */
+    double eta_s;        /* of this stage; NAN: not known */
 };
 
 struct pipeline_dataset {
@@ -34,9 +34,9 @@ struct pipeline_opts {
     void *resolve_arg;
     const struct recipe *recipe;
     struct pipeline_dataset data, val_data, eval_data;
-    const char *out_dir;  /* made if absent */
-    const char *work_dir; /* temporary files; NULL: a private folder in out_dir, removed at the end */
-    int threads;          /* 0: all cores */
+    const char *out_dir;     /* made if absent */
+    const char *work_dir;    /* temporary files; NULL: a private folder in out_dir, removed at the end */
+    int threads;             /* 0: all cores */
     size_t max_memory_bytes; /* activations; 0: the engine's default */
     bool no_latency;
     /* -1: cancel. May be NULL. Called often; throttling is the callee's business. */
@@ -53,7 +53,8 @@ struct pipeline_result {
 };
 
 /* faults may be NULL. On success *result is filled; free with pipeline_result_fini. */
-int pipeline_run(const struct pipeline_opts *opts, struct pipeline_result *result, struct faults *faults, struct err *err);
+int pipeline_run(const struct pipeline_opts *opts, struct pipeline_result *result, struct faults *faults,
+                 struct err *err);
 void pipeline_result_fini(struct pipeline_result *result);
 
 #endif

@@ -24,14 +24,14 @@ struct pipeline {
     bool own_work;
     char source_sha256[SHA256_HEX];
     struct dataset *data, *val_data, *eval_data; /* eval_data may be one of the others */
-    const char *split;  /* which one it is */
-    const char *name;   /* of the source, for people */
+    const char *split;                           /* which one it is */
+    const char *name;                            /* of the source, for people */
     struct subject before, after;
-    char missing[600];      /* operators of the source that cannot run; "" */
-    bool runs;              /* the source was run once */
-    struct tensor *probe;   /* one feed of batch 1 for the source's inputs; NULL: none */
+    char missing[600];    /* operators of the source that cannot run; "" */
+    bool runs;            /* the source was run once */
+    struct tensor *probe; /* one feed of batch 1 for the source's inputs; NULL: none */
     int n_probe;
-    bool shapes_made_up;    /* the probe has dimensions the model does not fix and no data tells */
+    bool shapes_made_up; /* the probe has dimensions the model does not fix and no data tells */
     struct fidelity *fidelity;
     json_t *steps;
     /* of the running stage */
@@ -48,14 +48,19 @@ void pipeline_log(struct pipeline *p, const char *level, const char *fmt, ...) _
 /* Adds a warning to the report and to the log. */
 void pipeline_warn(struct pipeline *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* Say which dataset a sentence of data/ is about: "eval_dataset: sample 3: ...". Returns -1. */
+int pipeline_name_dataset(const char *key, struct err *err);
+
 /* pipeline_io.c */
-int pipeline_open(struct pipeline *p, struct err *err);   /* folders, source model, datasets */
-int pipeline_write(struct pipeline *p, struct model *result, struct err *err); /* into stage_dir, read back as after.model */
+int pipeline_open(struct pipeline *p, struct err *err); /* folders, source model, datasets */
+int pipeline_write(struct pipeline *p, struct model *result,
+                   struct err *err); /* into stage_dir, read back as after.model */
 int pipeline_publish(struct pipeline *p, struct pipeline_result *result, struct err *err); /* stage_dir -> out_dir */
 void pipeline_clean(struct pipeline *p);
 
 /* pipeline_measure.c */
 int pipeline_measure_before(struct pipeline *p, struct err *err);
-int pipeline_measure_after(struct pipeline *p, struct err *err); /* facts, fidelity, metrics, latency of both, warnings */
+int pipeline_measure_after(struct pipeline *p,
+                           struct err *err); /* facts, fidelity, metrics, latency of both, warnings */
 
 #endif

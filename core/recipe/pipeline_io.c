@@ -37,7 +37,17 @@ static int make_folders(struct pipeline *p, struct err *err)
     return file_make_dirs(p->work, err);
 }
 
-static struct dataset *open_dataset(struct pipeline *p, const char *key, const struct pipeline_dataset *from, struct err *err)
+int pipeline_name_dataset(const char *key, struct err *err)
+{
+    static const char general[] = "dataset: ";
+    size_t n = sizeof general - 1;
+    if (!strncmp(err->msg, general, n)) /* the reader's own word for it */
+        memmove(err->msg, err->msg + n, strlen(err->msg + n) + 1);
+    return err_wrap(err, "%s: ", key);
+}
+
+static struct dataset *open_dataset(struct pipeline *p, const char *key, const struct pipeline_dataset *from,
+                                    struct err *err)
 {
     char *cache = NULL;
     struct dataset *ds = NULL;
@@ -45,7 +55,9 @@ static struct dataset *open_dataset(struct pipeline *p, const char *key, const s
         err_set(err, ERR_NOMEM, "no memory for a path");
         return NULL;
     }
-    struct dataset_opts opts = {.cache_dir = from->cache_dir ? from->cache_dir : cache, .seed = (uint64_t)p->o->recipe->seed, .pool = p->pool,
+    struct dataset_opts opts = {.cache_dir = from->cache_dir ? from->cache_dir : cache,
+                                .seed = (uint64_t)p->o->recipe->seed,
+                                .pool = p->pool,
                                 .confined = from->confined};
     if (!pipeline_tick(p, "read", 0, 0, err))
         ds = dataset_open(from->path, &opts, err);
@@ -59,7 +71,7 @@ static struct dataset *open_dataset(struct pipeline *p, const char *key, const s
         ds = NULL;
     }
     if (!ds && err->code != ERR_CANCELED)
-        err_wrap(err, "%s: ", key);
+        pipeline_name_dataset(key, err);
     free(cache);
     return ds;
 }
@@ -86,7 +98,8 @@ int pipeline_open(struct pipeline *p, struct err *err)
         return -1;
     if (hash_file(o->model_path, p->source_sha256, err))
         return err_wrap(err, "%s: ", p->name);
-    struct onnx_read_opts read = {.external_dir = o->external_dir, .resolve = o->resolve, .resolve_arg = o->resolve_arg};
+    struct onnx_read_opts read = {
+        .external_dir = o->external_dir, .resolve = o->resolve, .resolve_arg = o->resolve_arg};
     p->before.model = onnx_read_file(o->model_path, &read, err);
     if (!p->before.model || model_validate(p->before.model, err))
         return err_wrap(err, "%s: ", p->name);
@@ -108,7 +121,8 @@ int pipeline_write(struct pipeline *p, struct model *result, struct err *err)
     if (rc == 0) {
         p->after.model = onnx_read_file(path, &(struct onnx_read_opts){0}, &why);
         if (!p->after.model || model_validate(p->after.model, &why))
-            rc = err_set(err, why.code == ERR_NOMEM ? ERR_NOMEM : ERR_VERIFY, "the result could not be read back: %s", why.msg);
+            rc = err_set(err, why.code == ERR_NOMEM ? ERR_NOMEM : ERR_VERIFY, "the result could not be read back: %s",
+                         why.msg);
     }
     free(path);
     return rc;
@@ -140,8 +154,8 @@ static int describe(struct pipeline *p, json_t *artifacts, const char *name, con
     else
         rc = hash_file(path, sha256, err);
     if (rc == 0)
-        json_array_append_new(artifacts, json_pack("{s:s, s:s, s:I, s:s}", "name", name, "media_type", media_type, "bytes",
-                                                   (json_int_t)st.st_size, "sha256", sha256));
+        json_array_append_new(artifacts, json_pack("{s:s, s:s, s:I, s:s}", "name", name, "media_type", media_type,
+                                                   "bytes", (json_int_t)st.st_size, "sha256", sha256));
     free(path);
     return rc;
 }

@@ -65,7 +65,8 @@ static int measure_files(struct pipeline *p, struct subject *s, struct err *err)
     int fd = source ? open(p->o->model_path, O_RDONLY | O_CLOEXEC) : open_in(p->stage_dir, "model.onnx");
     int rc = add_file(p, &s->facts, fd, "model.onnx", err);
     for (int i = 0; rc == 0 && i < n; i++)
-        rc = add_file(p, &s->facts, source ? open_external(p, names[i]) : open_in(p->stage_dir, names[i]), names[i], err);
+        rc = add_file(p, &s->facts, source ? open_external(p, names[i]) : open_in(p->stage_dir, names[i]), names[i],
+                      err);
     free(names);
     if (rc == 0)
         facts_weights(&s->facts, s->model);
@@ -107,8 +108,8 @@ static int check_labels(struct pipeline *p, int64_t classes, struct err *err)
     int64_t top = dataset_max_label(p->eval_data);
     if (top < classes)
         return 0;
-    return err_set(err, ERR_DATASET, "%s: label %lld is out of range: the model tells %lld classes apart (0 to %lld)", p->split, (long long)top,
-                   (long long)classes, (long long)classes - 1);
+    return err_set(err, ERR_DATASET, "%s: label %lld is out of range: the model tells %lld classes apart (0 to %lld)",
+                   p->split, (long long)top, (long long)classes, (long long)classes - 1);
 }
 
 /* Are there dimensions besides the batch that neither model nor data fix? */
@@ -135,7 +136,8 @@ static int make_probe(struct pipeline *p, struct err *err)
     if (p->eval_data)
         return dataset_read_range(p->eval_data, 0, 1, p->probe, NULL, err);
     p->shapes_made_up = has_free_dims(p->before.model, plan);
-    return generate_inputs(plan, &(struct generate_opts){.batch = 1, .seed = (uint64_t)p->o->recipe->seed}, p->probe, err);
+    return generate_inputs(plan, &(struct generate_opts){.batch = 1, .seed = (uint64_t)p->o->recipe->seed}, p->probe,
+                           err);
 }
 
 static struct plan *new_plan(struct pipeline *p, const struct model *m, struct err *err)
@@ -161,9 +163,14 @@ static int try_source(struct pipeline *p, struct err *err)
         p->runs = true;
         measure_cost(p, &p->before);
         if (p->shapes_made_up)
-            pipeline_warn(p, "inputs have dimensions that the model does not fix and no dataset tells: MACs and peak memory are not given, "
+            pipeline_warn(p, "inputs have dimensions that the model does not fix and no dataset tells: MACs and peak "
+                             "memory are not given, "
                              "latency is of a small made-up shape");
         return 0;
+    }
+    if (why.code == ERR_DATASET && p->eval_data) {
+        err_set(err, why.code, "%s", why.msg);
+        return pipeline_name_dataset(p->split, err);
     }
     if (is_fatal(&why) || p->eval_data || (recipe_needs(p->o->recipe) & NEEDS_RUN))
         return err_set(err, why.code, "the model does not run: %s", why.msg);
@@ -176,7 +183,10 @@ int pipeline_measure_before(struct pipeline *p, struct err *err)
     if (pipeline_tick(p, "measure", 0, 0, err) || measure_files(p, &p->before, err))
         return -1;
     if (p->missing[0]) {
-        pipeline_warn(p, "the model was not run, these operators are not supported: %s; the structure of the result was verified instead", p->missing);
+        pipeline_warn(p,
+                      "the model was not run, these operators are not supported: %s; the structure of the result was "
+                      "verified instead",
+                      p->missing);
         return 0;
     }
     return try_source(p, err);
@@ -205,10 +215,13 @@ static int check_finite(struct pipeline *p, struct err *err)
         fidelity_result(p->fidelity, i, &r);
         if (r.nonfinite > 0)
             return err_set(err, ERR_NON_FINITE,
-                           "output '%.200s' of the result holds %lld elements of %lld that are not finite where the original's are", r.name,
-                           (long long)r.nonfinite, (long long)r.elements);
+                           "output '%.200s' of the result holds %lld elements of %lld that are not finite where the "
+                           "original's are",
+                           r.name, (long long)r.nonfinite, (long long)r.elements);
         if (r.partial)
-            pipeline_warn(p, "output '%.200s' depends on the data in its size: only the rows both models gave were compared", r.name);
+            pipeline_warn(
+                p, "output '%.200s' depends on the data in its size: only the rows both models gave were compared",
+                r.name);
     }
     return 0;
 }
@@ -217,8 +230,12 @@ static int compare(struct pipeline *p, struct err *err)
 {
     struct task_metrics *before = NULL, *after = NULL;
     struct err why = {0};
-    struct evaluate_opts opts = {.pool = p->pool, .max_memory_bytes = p->o->max_memory_bytes, .progress = pipeline_tick_stage, .progress_arg = p};
-    struct evaluate_compare_opts pair = {.seed = (uint64_t)p->o->recipe->seed, .metrics_a = &before, .metrics_b = &after};
+    struct evaluate_opts opts = {.pool = p->pool,
+                                 .max_memory_bytes = p->o->max_memory_bytes,
+                                 .progress = pipeline_tick_stage,
+                                 .progress_arg = p};
+    struct evaluate_compare_opts pair = {
+        .seed = (uint64_t)p->o->recipe->seed, .metrics_a = &before, .metrics_b = &after};
     p->fidelity = evaluate_compare(p->before.model, p->after.model, p->eval_data, &opts, &pair, &why);
     if (p->fidelity) {
         p->before.facts.metrics = metrics_of(p, before);
@@ -226,8 +243,10 @@ static int compare(struct pipeline *p, struct err *err)
     }
     task_metrics_free(before);
     task_metrics_free(after);
-    if (!p->fidelity && why.code == ERR_DATASET)
-        return err_set(err, why.code, "%s: %s", p->split, why.msg);
+    if (!p->fidelity && why.code == ERR_DATASET) {
+        err_set(err, why.code, "%s", why.msg);
+        return pipeline_name_dataset(p->split, err);
+    }
     if (!p->fidelity && is_fatal(&why))
         return err_set(err, why.code, "%s", why.msg);
     if (!p->fidelity)
@@ -239,8 +258,13 @@ static int measure_latency(struct pipeline *p, struct err *err)
 {
     struct plan *plans[2] = {p->before.plan, p->after.plan};
     struct latency got[2];
-    struct latency_opts opts = {.budget_s = 2, .batch = 1, .threads = pool_threads(p->pool), .seed = (uint64_t)p->o->recipe->seed, .in = p->probe,
-                                .progress = pipeline_tick_stage, .progress_arg = p};
+    struct latency_opts opts = {.budget_s = 2,
+                                .batch = 1,
+                                .threads = pool_threads(p->pool),
+                                .seed = (uint64_t)p->o->recipe->seed,
+                                .in = p->probe,
+                                .progress = pipeline_tick_stage,
+                                .progress_arg = p};
     if (p->o->no_latency)
         return 0;
     if (pipeline_tick(p, "latency", 0, 0, err) || latency_measure(plans, 2, &opts, got, err))
@@ -262,7 +286,9 @@ int pipeline_measure_after(struct pipeline *p, struct err *err)
     if (!p->runs)
         return 0;
     if (engine_missing_ops(p->after.model, missing, sizeof missing) > 0) {
-        pipeline_warn(p, "the result was not run, these operators are not supported: %s; its structure was verified instead", missing);
+        pipeline_warn(
+            p, "the result was not run, these operators are not supported: %s; its structure was verified instead",
+            missing);
         return 0;
     }
     p->after.plan = new_plan(p, p->after.model, &why);

@@ -12,7 +12,8 @@
 
 PRESET(optimize) = {
     .name = "optimize",
-    .summary = "Same results, fewer nodes: folds BatchNormalization and constants, removes what does nothing. Needs no data.",
+    .summary =
+        "Same results, fewer nodes: folds BatchNormalization and constants, removes what does nothing. Needs no data.",
     .recipe = "{\"steps\": [{\"method\": \"graph.optimize\"}]}",
 };
 
@@ -24,20 +25,24 @@ PRESET(int8) = {
 
 PRESET(int8_dynamic) = {
     .name = "int8-dynamic",
-    .summary = "8-bit weights of the matrix products, activations quantized while running. Needs no data; for transformers.",
+    .summary =
+        "8-bit weights of the matrix products, activations quantized while running. Needs no data; for transformers.",
     .recipe = "{\"steps\": [{\"method\": \"graph.optimize\"}, {\"method\": \"quantize.dynamic\"}]}",
 };
 
 PRESET(fp16) = {
     .name = "fp16",
-    .summary = "Half-precision weights and arithmetic, half the bytes. Needs no data; for runtimes that compute in float16.",
+    .summary =
+        "Half-precision weights and arithmetic, half the bytes. Needs no data; for runtimes that compute in float16.",
     .recipe = "{\"steps\": [{\"method\": \"graph.optimize\"}, {\"method\": \"quantize.fp16\"}]}",
 };
 
 PRESET(prune_weights) = {
     .name = "prune-weights",
-    .summary = "Sets half of the weights to zero, smallest first: same layout, compresses better. Needs no data.",
-    .recipe = "{\"steps\": [{\"method\": \"graph.optimize\"}, {\"method\": \"prune.weights\", \"sparsity\": 0.5}]}",
+    .summary = "Sets half of all weights to zero, the smallest of the whole model: same layout, compresses better. "
+               "Needs no data.",
+    .recipe = "{\"steps\": [{\"method\": \"graph.optimize\"}, {\"method\": \"prune.weights\", \"sparsity\": 0.5, "
+              "\"scope\": \"global\"}]}",
 };
 
 static const struct preset *rows[] = {
@@ -77,8 +82,8 @@ json_t *preset_json(const struct preset *preset)
     struct recipe *r = recipe_parse_text(preset->recipe, strlen(preset->recipe), NULL, NULL);
     if (!r)
         return NULL;
-    json_t *json = json_pack("{s:s, s:s, s:o, s:o}", "name", preset->name, "summary", preset->summary, "recipe", recipe_json(r), "needs",
-                             method_needs_json(recipe_needs(r)));
+    json_t *json = json_pack("{s:s, s:s, s:o, s:o}", "name", preset->name, "summary", preset->summary, "recipe",
+                             recipe_json(r), "needs", method_needs_json(recipe_needs(r)));
     recipe_free(r);
     return json;
 }

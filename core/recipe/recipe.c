@@ -109,7 +109,8 @@ static void parse_target(struct parsing *p, const char *key, const json_t *v, co
         for (t = target_all(); t->name; t++)
             nearest_offer(&near, t->name);
         char hint[80];
-        faults_add(p->faults, pointer, "there is no target '%.*s'%s", json_text_cut(key, 60), key, nearest_hint(&near, hint, sizeof hint));
+        faults_add(p->faults, pointer, "there is no target '%.*s'%s", json_text_cut(key, 60), key,
+                   nearest_hint(&near, hint, sizeof hint));
         return;
     }
     double wanted = json_number_value(v);
@@ -163,10 +164,12 @@ static void parse_recipe(struct parsing *p, const json_t *json, const char *base
             nearest_offer(&near, keys[i]);
         }
         if (!known)
-            faults_add(p->faults, pointer_join(at, base, key), "a recipe has no key '%.*s'; it takes steps, targets and seed%s",
-                       json_text_cut(key, 60), key, nearest_hint(&near, hint, sizeof hint));
+            faults_add(p->faults, pointer_join(at, base, key),
+                       "a recipe has no key '%.*s'; it takes steps, targets and seed%s", json_text_cut(key, 60), key,
+                       nearest_hint(&near, hint, sizeof hint));
     }
-    const json_t *steps = json_object_get(json, "steps"), *targets = json_object_get(json, "targets"), *seed = json_object_get(json, "seed");
+    const json_t *steps = json_object_get(json, "steps"), *targets = json_object_get(json, "targets"),
+                 *seed = json_object_get(json, "seed");
     pointer_join(at, base, "steps");
     if (steps)
         parse_steps(p, steps, at, false);
@@ -183,7 +186,8 @@ static int faults_to_err(const struct faults *faults, enum err_code code, struct
 {
     const struct fault *f = &faults->at[0];
     if (faults->count > 1)
-        return err_set(err, code, "%s%s%s (and %d more)", f->pointer, *f->pointer ? ": " : "", f->detail, faults->count - 1);
+        return err_set(err, code, "%s%s%s (and %d more)", f->pointer, *f->pointer ? ": " : "", f->detail,
+                       faults->count - 1);
     return err_set(err, code, "%s%s%s", f->pointer, *f->pointer ? ": " : "", f->detail);
 }
 
@@ -235,7 +239,8 @@ json_t *recipe_json(const struct recipe *recipe)
         json_object_update(step, recipe->steps[i].json);
         json_array_append_new(steps, step);
     }
-    for (const struct target *t = target_all(); t->name; t++) /* in the order of the rows, whatever order they were given in */
+    for (const struct target *t = target_all(); t->name;
+         t++) /* in the order of the rows, whatever order they were given in */
         for (int i = 0; i < recipe->n_targets; i++)
             if (recipe->targets[i].target == t)
                 json_object_set_new(targets, t->name, json_real(recipe->targets[i].wanted));
@@ -250,7 +255,8 @@ unsigned recipe_needs(const struct recipe *recipe)
     return needs;
 }
 
-int recipe_check_needs(const struct recipe *recipe, const struct recipe_given *given, struct faults *faults, struct err *err)
+int recipe_check_needs(const struct recipe *recipe, const struct recipe_given *given, struct faults *faults,
+                       struct err *err)
 {
     struct faults own = {0}, *to = faults ? faults : &own;
     int before = to->count;
@@ -266,8 +272,8 @@ int recipe_check_needs(const struct recipe *recipe, const struct recipe_given *g
         if (no_data || no_labels)
             only_operators = false;
         if ((s->method->needs & NEEDS_RUN) && given->missing_ops && *given->missing_ops)
-            faults_add(to, s->pointer, "%s must run the model, and these operators are not supported: %s", s->method->name,
-                       given->missing_ops);
+            faults_add(to, s->pointer, "%s must run the model, and these operators are not supported: %s",
+                       s->method->name, given->missing_ops);
     }
     for (int i = 0; i < recipe->n_targets; i++) {
         char at[POINTER_TEXT], targets[POINTER_TEXT];
@@ -322,7 +328,8 @@ json_t *recipe_step_from_words(const char *text, struct err *err)
         goto out;
     }
     if (!next_word(&at, word) || strchr(word, '=')) {
-        err_set(err, ERR_USAGE, "a step starts with its method, as in 'prune.weights sparsity=0.9'; found '%.100s'", text);
+        err_set(err, ERR_USAGE, "a step starts with its method, as in 'prune.weights sparsity=0.9'; found '%.100s'",
+                text);
         goto out;
     }
     json_object_set_new(step, "method", json_string(word));
@@ -337,7 +344,8 @@ json_t *recipe_step_from_words(const char *text, struct err *err)
         if (!value)
             value = json_string(eq + 1);
         if (!value || json_object_get(step, word) || json_object_set(step, word, value)) {
-            err_set(err, ERR_USAGE, "step '%.100s': '%.100s' %s", text, word, value ? "is given twice" : "is not UTF-8");
+            err_set(err, ERR_USAGE, "step '%.100s': '%.100s' %s", text, word,
+                    value ? "is given twice" : "is not UTF-8");
             json_decref(value);
             goto out;
         }

@@ -51,7 +51,8 @@ struct recipe_given {
     bool eval_labels;  /* the set the report is measured on has labels */
     const char *missing_ops;
 };
-int recipe_check_needs(const struct recipe *recipe, const struct recipe_given *given, struct faults *faults, struct err *err);
+int recipe_check_needs(const struct recipe *recipe, const struct recipe_given *given, struct faults *faults,
+                       struct err *err);
 
 /* "prune.weights sparsity=0.9 include='conv*'" as step object: a value is JSON or, failing that, a string; single or double
  * quotes keep spaces together. New reference; NULL with ERR_USAGE. */

@@ -26,10 +26,10 @@ static double accuracy(const json_t *report)
     return metric(report, "after", "top1");
 }
 
-#define RATIO(key)                                                                                                                \
-    static double ratio_##key(const json_t *report)                                                                               \
-    {                                                                                                                             \
-        return number_at(report, "ratio", #key);                                                                                  \
+#define RATIO(key)                                                                                                     \
+    static double ratio_##key(const json_t *report)                                                                    \
+    {                                                                                                                  \
+        return number_at(report, "ratio", #key);                                                                       \
     }
 RATIO(bytes)
 RATIO(zstd_bytes)
@@ -48,7 +48,8 @@ static double worst_sqnr(const json_t *report)
     json_array_foreach (json_object_get(json_object_get(report, "fidelity"), "outputs"), i, o) {
         const json_t *v = json_object_get(o, "sqnr_db");
         double got = json_is_number(v) ? json_number_value(v) : NAN;
-        if (isnan(got) && json_is_number(json_object_get(o, "max_abs")) && json_number_value(json_object_get(o, "max_abs")) == 0)
+        if (isnan(got) && json_is_number(json_object_get(o, "max_abs")) &&
+            json_number_value(json_object_get(o, "max_abs")) == 0)
             got = 999;
         if (isnan(worst) || got < worst)
             worst = got;
@@ -70,16 +71,20 @@ static double worst_agreement(const json_t *report)
 }
 
 static const struct target rows[] = {
-    {"max_accuracy_drop", "top-1 before minus top-1 after, as a fraction", -1, 1, .needs_labels = true, .got = accuracy_drop},
+    {"max_accuracy_drop", "top-1 before minus top-1 after, as a fraction", -1, 1, .needs_labels = true,
+     .got = accuracy_drop},
     {"min_accuracy", "top-1 after, as a fraction", 0, 1, .at_least = true, .needs_labels = true, .got = accuracy},
     {"max_bytes_ratio", "bytes after / before, external data included", 0, 100, .got = ratio_bytes},
     {"max_zstd_bytes_ratio", "bytes after / before, both compressed by zstd", 0, 100, .got = ratio_zstd_bytes},
     {"max_params_ratio", "parameters after / before", 0, 100, .got = ratio_params},
     {"max_nonzero_ratio", "non-zero parameters after / before", 0, 100, .got = ratio_nonzero},
     {"max_macs_ratio", "multiply-accumulates after / before", 0, 100, .got = ratio_macs},
-    {"max_latency_ratio", "median latency after / before on the machine that runs the job", 0, 100, .got = ratio_latency},
-    {"min_sqnr_db", "signal to noise of the worst output against the original, in dB", -100, 999, .at_least = true, .got = worst_sqnr},
-    {"min_top1_agreement", "share of samples whose top class is the original's, worst output", 0, 1, .at_least = true, .got = worst_agreement},
+    {"max_latency_ratio", "median latency after / before on the machine that runs the job", 0, 100,
+     .got = ratio_latency},
+    {"min_sqnr_db", "signal to noise of the worst output against the original, in dB", -100, 999, .at_least = true,
+     .got = worst_sqnr},
+    {"min_top1_agreement", "share of samples whose top class is the original's, worst output", 0, 1, .at_least = true,
+     .got = worst_agreement},
     {0},
 };
 _Static_assert(sizeof rows / sizeof rows[0] - 1 <= TARGET_MAX, "TARGET_MAX");
@@ -113,6 +118,7 @@ json_t *target_catalogue(void)
 {
     json_t *all = json_array();
     for (const struct target *t = rows; t->name; t++)
-        json_array_append_new(all, json_pack("{s:s, s:s, s:f, s:f}", "name", t->name, "summary", t->doc, "min", t->min, "max", t->max));
+        json_array_append_new(
+            all, json_pack("{s:s, s:s, s:f, s:f}", "name", t->name, "summary", t->doc, "min", t->min, "max", t->max));
     return all;
 }

@@ -10,9 +10,9 @@ enum { TARGET_MAX = 16 };
 
 struct target {
     const char *name, *doc;
-    double min, max;    /* of the wanted figure, inclusive */
-    bool at_least;      /* met when got >= wanted; otherwise got <= wanted */
-    bool needs_labels;  /* compares metrics of a labelled dataset */
+    double min, max;   /* of the wanted figure, inclusive */
+    bool at_least;     /* met when got >= wanted; otherwise got <= wanted */
+    bool needs_labels; /* compares metrics of a labelled dataset */
     /* The figure from a report object (before, after, ratio, fidelity are there); NAN: not measured. */
     double (*got)(const json_t *report);
 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * facts.c - figures are taken from what is stored: bytes from the files, parameters from the constants of the graph. What counts as a
- * parameter must not change when a model is quantized, or ratios would lie: a weight counts in whatever dtype it is stored, its scales
- * and zero points do not. */
+ * facts.c - figures are taken from what is stored: bytes from the files, parameters from the constants of the graph.
+ * What counts as a parameter must not change when a model is quantized, or ratios would lie: a weight counts in
+ * whatever dtype it is stored, its scales and zero points do not. */
 #include "core/report/facts.h"
 
 #include <stdlib.h>
@@ -12,7 +12,8 @@
 
 void facts_init(struct facts *facts)
 {
-    *facts = (struct facts){.bytes = -1, .zstd_bytes = -1, .params = -1, .nonzero = -1, .macs = -1, .peak_activation_bytes = -1};
+    *facts = (struct facts){
+        .bytes = -1, .zstd_bytes = -1, .params = -1, .nonzero = -1, .macs = -1, .peak_activation_bytes = -1};
 }
 
 void facts_fini(struct facts *facts)
@@ -22,8 +23,8 @@ void facts_fini(struct facts *facts)
 }
 
 /* One whole stream: a piece is at most a mebibyte, so that a tick comes often. */
-static int compressed_size(ZSTD_CCtx *ctx, const struct file_map *map, int64_t *out, int (*tick)(void *, struct err *), void *arg,
-                           struct err *err)
+static int compressed_size(ZSTD_CCtx *ctx, const struct file_map *map, int64_t *out, int (*tick)(void *, struct err *),
+                           void *arg, struct err *err)
 {
     enum { PIECE = 1 << 20, ROOM = 1 << 16 };
     static const char empty[1];
@@ -78,8 +79,8 @@ int facts_add_file(struct facts *facts, int fd, int (*tick)(void *arg, struct er
 
 /* What the readers of a constant say about it. */
 struct role {
-    bool quantizer;    /* only ever a scale or a zero point */
-    bool dequantized;  /* input 0 of a DequantizeLinear: a weight or bias in integers */
+    bool quantizer;   /* only ever a scale or a zero point */
+    bool dequantized; /* input 0 of a DequantizeLinear: a weight or bias in integers */
     const struct tensor *zero_point;
 };
 
@@ -89,7 +90,8 @@ static struct role role_of(const struct model *m, const struct uses *uses, uint3
     for (uint32_t i = uses->first[v]; i < uses->first[v + 1]; i++) {
         const struct use *u = &uses->all[i];
         const struct node *n = u->node == NODE_NONE ? NULL : &m->nodes[u->node];
-        bool linear = n && n->op_type && (!strcmp(n->op_type, "QuantizeLinear") || !strcmp(n->op_type, "DequantizeLinear"));
+        bool linear =
+            n && n->op_type && (!strcmp(n->op_type, "QuantizeLinear") || !strcmp(n->op_type, "DequantizeLinear"));
         if (!linear || u->slot == 0)
             r.quantizer = false;
         if (linear && u->slot == 0 && n->op_type[0] == 'D') {

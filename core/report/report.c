@@ -14,12 +14,13 @@ static json_t *name_json(const char *name)
 
 json_t *report_json(const struct report_parts *p)
 {
-    json_t *environment = json_pack("{s:s, s:s, s:i, s:s, s:s}", "cpu", engine_cpu(), "isa", engine_isa(), "threads", p->threads, "blas",
-                                    engine_blas(), "version", PARED_VERSION);
-    json_t *r = json_pack("{s:s, s:I, s:o?, s:{s:o, s:s}, s:{s:s, s:s}, s:o, s:o, s:o}", "pared", PARED_VERSION, "seed", (json_int_t)p->seed,
-                          "recipe", p->recipe, "source", "name", name_json(p->source_name), "sha256", p->source_sha256, "artifact", "name",
-                          p->artifact_name, "sha256", p->artifact_sha256, "before", facts_json(p->before), "after", facts_json(p->after), "ratio",
-                          facts_ratio_json(p->before, p->after));
+    json_t *environment = json_pack("{s:s, s:s, s:i, s:s, s:s}", "cpu", engine_cpu(), "isa", engine_isa(), "threads",
+                                    p->threads, "blas", engine_blas(), "version", PARED_VERSION);
+    json_t *r =
+        json_pack("{s:s, s:I, s:o?, s:{s:o, s:s}, s:{s:s, s:s}, s:o, s:o, s:o}", "pared", PARED_VERSION, "seed",
+                  (json_int_t)p->seed, "recipe", p->recipe, "source", "name", name_json(p->source_name), "sha256",
+                  p->source_sha256, "artifact", "name", p->artifact_name, "sha256", p->artifact_sha256, "before",
+                  facts_json(p->before), "after", facts_json(p->after), "ratio", facts_ratio_json(p->before, p->after));
     if (p->fidelity)
         json_object_set_new(r, "fidelity", p->fidelity);
     json_object_set_new(r, "targets", json_array());

@@ -6,7 +6,8 @@
 #include "core/base/hash.h"
 #include "core/report/facts.h"
 
-/* Everything is borrowed but the JSON values, which are stolen; NULL leaves the key out (`steps`, `warnings`: empty list). */
+/* Everything is borrowed but the JSON values, which are stolen; NULL leaves the key out (`steps`, `warnings`: empty
+ * list). */
 struct report_parts {
     int64_t seed;
     json_t *recipe; /* normalised */
@@ -19,13 +20,14 @@ struct report_parts {
 json_t *report_json(const struct report_parts *parts);
 
 /* One element of steps. parameters and layers are stolen. peak_rss_bytes < 0: not known. */
-json_t *report_step_json(const char *method, json_t *parameters, double seconds, int64_t peak_rss_bytes, json_t *layers);
+json_t *report_step_json(const char *method, json_t *parameters, double seconds, int64_t peak_rss_bytes,
+                         json_t *layers);
 /* What a job's resource shows of its report: before, after, ratio, fidelity, targets. New reference. */
 json_t *report_metrics_json(const json_t *report);
 /* -1: no targets; else whether all are met. */
 int report_targets_met(const json_t *report);
-/* The report as a table for people: file sizes, parameters, MACs, metrics and latency before, after and their ratio; fidelity; targets;
- * warnings. malloc'ed text; NULL when memory is out. */
+/* The report as a table for people: file sizes, parameters, MACs, metrics and latency before, after and their ratio;
+ * fidelity; targets; warnings. malloc'ed text; NULL when memory is out. */
 char *report_text(const json_t *report);
 
 #endif

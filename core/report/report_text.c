@@ -78,7 +78,8 @@ static void print_fidelity(struct buf *b, const json_t *fidelity)
     if (fidelity)
         buf_printf(b, "\nAgainst the original on %" JSON_INTEGER_FORMAT " samples (%s):\n",
                    json_integer_value(json_object_get(fidelity, "samples")),
-                   strcmp(json_string_value(json_object_get(fidelity, "source")), "dataset") ? "generated inputs" : "dataset");
+                   strcmp(json_string_value(json_object_get(fidelity, "source")), "dataset") ? "generated inputs"
+                                                                                             : "dataset");
     json_array_foreach (json_object_get(fidelity, "outputs"), i, o) {
         buf_printf(b, "  %s:", json_string_value(json_object_get(o, "name")));
         if ((v = json_object_get(o, "max_abs")))
@@ -105,7 +106,8 @@ char *report_text(const json_t *report)
         buf_puts(&b, "\nTargets:\n");
     json_array_foreach (targets, i, o) {
         const json_t *got = json_object_get(o, "got");
-        buf_printf(&b, "  %s: wanted %.6g, ", json_string_value(json_object_get(o, "target")), json_number_value(json_object_get(o, "wanted")));
+        buf_printf(&b, "  %s: wanted %.6g, ", json_string_value(json_object_get(o, "target")),
+                   json_number_value(json_object_get(o, "wanted")));
         if (got)
             buf_printf(&b, "got %.6g: ", json_number_value(got));
         else

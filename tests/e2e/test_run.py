@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -214,12 +215,40 @@ def test_bad_datasets(tmp_path, classifier):
         "labels": tiny.npz({"x": tiny.npy(tiny.weights(0, 64), [4, 16]), "y": tiny.npy([0, 1, 2, 99], [4], "<i8")}),
         "count": tiny.npz({"x": tiny.npy(tiny.weights(0, 64), [4, 16]), "y": tiny.npy([0, 1, 2], [3], "<i8")}),
         "nothing": b"",
+        "nan": tiny.npz({"x": tiny.npy([float("nan")] + [1.0] * 63, [4, 16]), "y": tiny.npy([0, 1, 2, 3], [4], "<i8")}),
     }
     for name, data in arrays.items():
         (tmp_path / "d.npz").write_bytes(data)
         done = call("run", classifier / "m.onnx", "--data", tmp_path / "d.npz", "--quiet", "--out", tmp_path / "out", status=1)
-        assert done.stderr.startswith("pared: dataset: "), (name, done.stderr)
+        assert done.stderr.startswith("pared: dataset: ") and "dataset: dataset" not in done.stderr, (name, done.stderr)
     call("run", classifier / "m.onnx", "--data", tmp_path / "nowhere.npz", "--quiet", "--out", tmp_path / "out", status=1)
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_outputs_that_are_not_finite_fail_the_job(tmp_path):
+    w = tiny.tensor("w", [4, 4], [30000.0] * 16)  # fits float16; its products with the evaluation data do not
+    (tmp_path / "m.onnx").write_bytes(tiny.model([tiny.node("MatMul", ["x", "w"], ["y"], "fc")], [w], [tiny.value_info("x", ["N", 4])], [tiny.value_info("y", ["N", 4])]))
+    (tmp_path / "small.npz").write_bytes(tiny.npz({"x": tiny.npy([0.01] * 32, [8, 4])}))
+    (tmp_path / "d.npz").write_bytes(tiny.npz({"x": tiny.npy([100.0] * 32, [8, 4])}))
+    done = call("run", tmp_path / "m.onnx", "--recipe", "fp16", "--data", tmp_path / "small.npz", "--eval-data", tmp_path / "d.npz", "--quiet", "--out", tmp_path / "out", status=1)
+    assert "not finite" in done.stderr and "'y'" in done.stderr and os.listdir(tmp_path / "out") == []
+    # what the original gives too is no fault of the result
+    zero = tiny.tensor("zero", [4], [0.0] * 4)
+    (tmp_path / "m.onnx").write_bytes(tiny.model([tiny.node("Div", ["x", "zero"], ["y"])], [zero], [tiny.value_info("x", ["N", 4])], [tiny.value_info("y", ["N", 4])]))
+    call("run", tmp_path / "m.onnx", "--step", "graph.optimize", "--data", tmp_path / "d.npz", "--no-latency", "--out", tmp_path / "out")
+    assert report_of(tmp_path / "out")["fidelity"]["samples"] == 8
+
+
+def test_interrupting_leaves_nothing_behind(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(tiny.slow_model(depth=1000))
+    (tmp_path / "d.npz").write_bytes(tiny.npz({"x": tiny.npy([0.5] * 512 * 1000, [1000, 512])}))
+    run = subprocess.Popen([PARED, "run", tmp_path / "m.onnx", "--data", tmp_path / "d.npz", "--out", tmp_path / "out"], stderr=subprocess.PIPE, text=True)
+    for line in run.stderr:
+        if "verify" in line:
+            break
+    run.send_signal(signal.SIGINT)
+    assert run.wait(timeout=60) == 1 and "canceled during 'verify'" in run.stderr.read()
+    run.stderr.close()
     assert os.listdir(tmp_path / "out") == []
 
 

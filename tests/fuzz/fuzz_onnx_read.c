@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * libFuzzer target: any bytes are read, validated, described, cloned and written, and what was written is read again.
- * Build and run: tests/fuzz/run_onnx_read.sh [seconds]. Without libFuzzer (-DFUZZ_REPLAY) main() replays files named on the command line. */
-#include <stdio.h>
+ * Run by `make fuzz-smoke`; what once crashed lies in regression/onnx_read/ and is replayed first. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,19 +59,3 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     model_free(clone);
     return 0;
 }
-
-#ifdef FUZZ_REPLAY
-int main(int argc, char **argv)
-{
-    for (int i = 1; i < argc; i++) {
-        FILE *f = fopen(argv[i], "rb");
-        static uint8_t data[1 << 22];
-        size_t n = f ? fread(data, 1, sizeof data, f) : 0;
-        if (f)
-            fclose(f);
-        LLVMFuzzerTestOneInput(data, n);
-    }
-    printf("%d inputs replayed\n", argc - 1);
-    return 0;
-}
-#endif

@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "core/base/file.h"
 #include "core/base/log.h"
 #include "server/config.h"
 
@@ -168,12 +169,28 @@ static void documents_name_every_setting(void **state)
     config_fini(&c);
 }
 
+static void the_document_is_up_to_date(void **state)
+{
+    (void)state;
+    struct buf markdown = {0};
+    struct err err = {0};
+    char *kept = file_read("docs/CONFIG.md", 1 << 20, NULL, &err);
+    if (!kept)
+        skip(); /* not run from the root of the source */
+    config_markdown(&markdown);
+    if (strcmp(kept, markdown.data))
+        fail_msg("docs/CONFIG.md is old: build/pared serve --markdown > docs/CONFIG.md");
+    buf_fini(&markdown);
+    free(kept);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults),  cmocka_unit_test(order_of_sources),
         cmocka_unit_test(refusals),  cmocka_unit_test(file_lines_are_named),
         cmocka_unit_test(addresses), cmocka_unit_test(documents_name_every_setting),
+        cmocka_unit_test(the_document_is_up_to_date),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

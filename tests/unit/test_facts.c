@@ -15,7 +15,8 @@
 
 #include "core/report/facts.h"
 
-static uint32_t add_weight(struct model *m, const char *name, enum dtype dtype, const struct shape *shape, const double *values, int n)
+static uint32_t add_weight(struct model *m, const char *name, enum dtype dtype, const struct shape *shape,
+                           const double *values, int n)
 {
     struct tensor t = {0};
     struct err err = {0};
@@ -62,8 +63,10 @@ static void quantizing_does_not_change_the_count(void **state)
     struct facts f;
     const double codes[] = {128, 129, 126, 131, 128, 133}, zero[] = {128, 128}, bias[] = {7, 0};
     uint32_t w = add_weight(m, "w", DTYPE_UINT8, &SHAPE(2, 3), codes, 6);
-    uint32_t s = add_weight(m, "s", DTYPE_FLOAT, &SHAPE(2), ones, 2), z = add_weight(m, "z", DTYPE_UINT8, &SHAPE(1), zero, 1);
-    uint32_t b = add_weight(m, "b", DTYPE_INT32, &SHAPE(2), bias, 2), bs = add_weight(m, "bs", DTYPE_FLOAT, &SHAPE(2), ones, 2);
+    uint32_t s = add_weight(m, "s", DTYPE_FLOAT, &SHAPE(2), ones, 2),
+             z = add_weight(m, "z", DTYPE_UINT8, &SHAPE(1), zero, 1);
+    uint32_t b = add_weight(m, "b", DTYPE_INT32, &SHAPE(2), bias, 2),
+             bs = add_weight(m, "bs", DTYPE_FLOAT, &SHAPE(2), ones, 2);
     uint32_t wf = model_add_value(m, 0, "wf", true), bf = model_add_value(m, 0, "bf", true);
     model_add_node(m, 0, "DequantizeLinear", NULL, "dq", (uint32_t[]){w, s, z}, 3, &wf, 1);
     model_add_node(m, 0, "DequantizeLinear", NULL, "dqb", (uint32_t[]){b, bs}, 2, &bf, 1);
@@ -153,7 +156,7 @@ static void external_files_are_named_once(void **state)
     const char **names, *const locations[] = {"a.bin", "b.bin", "a.bin"};
     int n;
     for (int i = 0; i < 3; i++) {
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "w%d", i);
         uint32_t v = add_weight(m, name, DTYPE_FLOAT, &SHAPE(2), ones, 2);
         struct weight *w = m->values[v].weight;
@@ -173,8 +176,8 @@ static void external_files_are_named_once(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(floats_count_and_shapes_do_not),  cmocka_unit_test(quantizing_does_not_change_the_count),
-        cmocka_unit_test(files_are_measured_by_streaming), cmocka_unit_test(compressing_can_be_stopped),
+        cmocka_unit_test(floats_count_and_shapes_do_not),   cmocka_unit_test(quantizing_does_not_change_the_count),
+        cmocka_unit_test(files_are_measured_by_streaming),  cmocka_unit_test(compressing_can_be_stopped),
         cmocka_unit_test(ratios_only_of_what_was_measured), cmocka_unit_test(external_files_are_named_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,11 +2,15 @@
  * Every operator's samples: what inference says is exactly what forward makes; with one input dimension unknown the
  * inferred shape does not contradict; constants or fed values give the same result. Values are checked against ONNX
  * Runtime by tests/e2e/test_ops_ort.py over the same samples. Then hostile values: each answered by a sentence. */
-#include <cmocka.h>
-#include <setjmp.h>
+/* clang-format off: cmocka.h wants these before it */
 #include <stdarg.h>
+#include <setjmp.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <cmocka.h>
+/* clang-format on */
+
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -421,13 +425,97 @@ static void symbols_survive(void **state)
     }
 }
 
+/* ---- samples spoiled at random ---- */
+static int64_t nasty(struct rng *rng)
+{
+    static const int64_t values[] = {0,         1,          -1,         2,         -2,        3,
+                                     16,        17,         -17,        INT32_MAX, INT32_MIN, INT64_MAX,
+                                     INT64_MIN, 1LL << 62,  -(1LL << 62), 1LL << 40, 100000,  4611686018427387905};
+    return values[rng_below(rng, sizeof values / sizeof values[0])];
+}
+
+static void spoil_attr(struct attr *a, struct rng *rng)
+{
+    if ((a->type == ATTR_INT || a->type == ATTR_INTS) && a->count)
+        a->ints[rng_below(rng, (uint64_t)a->count)] = nasty(rng);
+    if (a->type == ATTR_INTS && a->count > 1 && rng_below(rng, 4) == 0)
+        a->count--;
+    if (a->type == ATTR_FLOAT)
+        a->floats[0] = rng_below(rng, 2) ? (float)nasty(rng) : (float)NAN;
+}
+
+/* Another extent for one axis; the bytes follow (zeros). */
+static void spoil_shape(struct op_case *c, int k, struct rng *rng)
+{
+    struct shape s = c->fed[k].shape;
+    struct err err = {0};
+    int slot = c->fed_slot[k];
+    if (s.rank == 0 || rng_below(rng, 4) == 0)
+        s = rng_below(rng, 2) ? SHAPE(2) : SHAPE_SCALAR;
+    else
+        s.dim[rng_below(rng, (uint64_t)s.rank)] = (int64_t)rng_below(rng, 5);
+    struct tensor t = {0};
+    assert_int_equal(tensor_alloc(&t, c->in[slot].dtype, &s, &err), 0);
+    tensor_fini(&c->in[slot]);
+    c->in[slot] = t;
+    c->fed[k] = t;
+    model_main(c->m)->inputs[k].type.shape = s;
+}
+
+static void spoil_value(struct tensor *t, struct rng *rng)
+{
+    int64_t n = tensor_count(t), v = nasty(rng);
+    if (n == 0 || dtype_bits(t->dtype) < 8)
+        return;
+    char *at = (char *)t->data + (size_t)rng_below(rng, (uint64_t)n) * (size_t)(dtype_bits(t->dtype) / 8);
+    dtype_convert(t->dtype, at, DTYPE_INT64, &v, 1);
+}
+
+static struct rng spoil_rng;
+
+/* Whatever is refused is refused with a sentence; the sanitizers watch the rest. */
+static void spoiled_samples_survive(const struct op_class *op, const struct op_sample *s)
+{
+    for (int round = 0; round < 40; round++) {
+        struct op_case c;
+        struct err err = {0};
+        struct tensor out[OP_CASE_OUTPUTS] = {0};
+        build(&c, op, s);
+        struct node *node = &c.m->nodes[c.node];
+        uint64_t what = rng_below(&spoil_rng, 3);
+        if (what == 0 && node->n_attr)
+            spoil_attr(&node->attr[rng_below(&spoil_rng, (uint64_t)node->n_attr)], &spoil_rng);
+        if (what == 1 && c.n_fed)
+            spoil_shape(&c, (int)rng_below(&spoil_rng, (uint64_t)c.n_fed), &spoil_rng);
+        for (int k = 0; k < c.n_in; k++)
+            if (!c.absent[k] && !dtype_is_float(c.in[k].dtype) && rng_below(&spoil_rng, 2))
+                spoil_value(&c.in[k], &spoil_rng);
+        struct plan_opts opts = {.max_memory_bytes = 1 << 20};
+        struct plan *plan = plan_new(c.m, &opts, &err);
+        if ((!plan || plan_run(plan, c.fed, out, NULL, &err) < 0) && err.msg[0] == 0)
+            fail_msg(SAMPLE_FMT "refused without a sentence", SAMPLE_ARGS(op, s));
+        for (int k = 0; k < c.n_out; k++)
+            tensor_fini(&out[k]);
+        plan_free(plan);
+        op_case_free(&c);
+    }
+}
+
+static void test_spoiled_samples_survive(void **state)
+{
+    (void)state;
+    const char *seed = getenv("OPS_SEED");
+    rng_init(&spoil_rng, seed ? strtoull(seed, NULL, 10) : 1, 0);
+    each_sample(spoiled_samples_survive);
+}
+
 int main(void)
 {
     engine_init();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_infer_is_forward),     cmocka_unit_test(test_infer_never_contradicts),
         cmocka_unit_test(test_constants_are_inputs), cmocka_unit_test(odd_values_get_an_answer),
-        cmocka_unit_test(symbols_survive),
+        cmocka_unit_test(symbols_survive),           cmocka_unit_test(test_spoiled_samples_survive),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

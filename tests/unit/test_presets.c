@@ -51,6 +51,7 @@ static void only_calibration_needs_data(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_preset_is_a_recipe), cmocka_unit_test(only_calibration_needs_data)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_preset_is_a_recipe),
+                                       cmocka_unit_test(only_calibration_needs_data)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

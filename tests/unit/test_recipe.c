@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * core/recipe: text to recipe, every fault with its place, needs, steps from words; the whole method table walked generically. */
+ * core/recipe: text to recipe, every fault with its place, needs, steps from words; the whole method table walked
+ * generically. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -28,45 +29,58 @@ static const struct {
     {"[]", "", "a recipe must be an object with 'steps', found an array", 1},
     {"7", "", "a recipe must be an object with 'steps', found an integer", 1},
     {"{}", "/steps", "'steps' is missing; an empty list is allowed and leaves the model as it is", 1},
-    {"{\"step\":[]}", "/step", "a recipe has no key 'step'; it takes steps, targets and seed; did you mean 'steps'?", 2},
+    {"{\"step\":[]}", "/step", "a recipe has no key 'step'; it takes steps, targets and seed; did you mean 'steps'?",
+     2},
     {"{\"steps\":{}}", "/steps", "'steps' must be an array of steps, found an object", 1},
     {"{\"steps\":null}", "/steps", "'steps' must be an array of steps, found null", 1},
     {"{\"steps\":[1]}", "/steps/0", "a step must be an object with a 'method', found an integer", 1},
-    {"{\"steps\":[{}]}", "/steps/0/method", "'method' is missing; it names the step, as in {\"method\": \"graph.optimize\"}", 1},
+    {"{\"steps\":[{}]}", "/steps/0/method",
+     "'method' is missing; it names the step, as in {\"method\": \"graph.optimize\"}", 1},
     {"{\"steps\":[{\"method\":3}]}", "/steps/0/method", "'method' must be a string, found an integer", 1},
     {"{\"steps\":[{\"method\":\"graph.optimise\"}]}", "/steps/0/method",
      "there is no method \"graph.optimise\"; did you mean 'graph.optimize'?", 1},
-    {"{\"steps\":[{\"method\":\"qqq\"}]}", "/steps/0/method", "there is no method \"qqq\"; the catalogue of methods lists them", 1},
+    {"{\"steps\":[{\"method\":\"qqq\"}]}", "/steps/0/method",
+     "there is no method \"qqq\"; the catalogue of methods lists them", 1},
     {"{\"steps\":[{\"method\":\"graph.optimize\"},{\"method\":\"prune.weights\",\"sparsty\":0.5}]}", "/steps/1/sparsty",
      "prune.weights has no parameter 'sparsty'; did you mean 'sparsity'?", 1},
-    {"{\"steps\":[{\"method\":\"graph.optimize\",\"xyz\":0.5}]}", "/steps/0/xyz", "graph.optimize has no parameter 'xyz'; it takes none", 1},
+    {"{\"steps\":[{\"method\":\"graph.optimize\",\"xyz\":0.5}]}", "/steps/0/xyz",
+     "graph.optimize has no parameter 'xyz'; it takes none", 1},
     {"{\"steps\":[{\"method\":\"prune.weights\",\"a/b~\":0.5,\"sparsity\":1}]}", "/steps/0/a~1b~0",
      "prune.weights has no parameter 'a/b~'; it takes sparsity, threshold, keep, drop, scope, include, exclude", 1},
     {"{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":\"a\"}]}", "/steps/0/sparsity",
      "'sparsity' must be a number, found a string (\"a\")", 1},
-    {"{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":null}]}", "/steps/0/sparsity", "'sparsity' must be a number, found null", 1},
-    {"{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":1.5}]}", "/steps/0/sparsity", "'sparsity' must be between 0 and 1, found 1.5", 1},
-    {"{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":-0.1}]}", "/steps/0/sparsity", "'sparsity' must be between 0 and 1, found -0.1", 1},
-    {"{\"steps\":[{\"method\":\"prune.weights\",\"keep\":1.5}]}", "/steps/0/keep", "'keep' must be an integer, found a number (1.5)", 1},
-    {"{\"steps\":[{\"method\":\"prune.weights\",\"keep\":-1}]}", "/steps/0/keep", "'keep' must be at least 0, found -1", 1},
+    {"{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":null}]}", "/steps/0/sparsity",
+     "'sparsity' must be a number, found null", 1},
+    {"{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":1.5}]}", "/steps/0/sparsity",
+     "'sparsity' must be between 0 and 1, found 1.5", 1},
+    {"{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":-0.1}]}", "/steps/0/sparsity",
+     "'sparsity' must be between 0 and 1, found -0.1", 1},
+    {"{\"steps\":[{\"method\":\"prune.weights\",\"keep\":1.5}]}", "/steps/0/keep",
+     "'keep' must be an integer, found a number (1.5)", 1},
+    {"{\"steps\":[{\"method\":\"prune.weights\",\"keep\":-1}]}", "/steps/0/keep", "'keep' must be at least 0, found -1",
+     1},
     {"{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":0.5,\"scope\":\"globl\"}]}", "/steps/0/scope",
      "'scope' must be one of layer, global, found \"globl\"; did you mean 'global'?", 1},
     {"{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":0.5,\"include\":[\"a\",1]}]}", "/steps/0/include",
      "'include' must be a glob or a list of globs over node names, found an integer (1)", 1},
     {"{\"steps\":[{\"method\":\"prune.weights\"}]}", "/steps/0",
      "prune.weights needs exactly one of sparsity, threshold, keep and drop; 0 are given", 1},
-    {"{\"steps\":[{\"method\":\"iterate\",\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":2},5]}]}", "/steps/0/method",
-     "there is no method \"iterate\"; the catalogue of methods lists them", 3},
-    {"{\"steps\":[{\"method\":\"graph.optimize\",\"steps\":[]}]}", "/steps/0/steps", "graph.optimize holds no steps of its own", 1},
+    {"{\"steps\":[{\"method\":\"iterate\",\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":2},5]}]}",
+     "/steps/0/method", "there is no method \"iterate\"; the catalogue of methods lists them", 3},
+    {"{\"steps\":[{\"method\":\"graph.optimize\",\"steps\":[]}]}", "/steps/0/steps",
+     "graph.optimize holds no steps of its own", 1},
     {"{\"steps\":[],\"targets\":[]}", "/targets", "'targets' must be an object, found an array", 1},
     {"{\"steps\":[],\"targets\":{\"max_byte_ratio\":1}}", "/targets/max_byte_ratio",
      "there is no target 'max_byte_ratio'; did you mean 'max_bytes_ratio'?", 1},
-    {"{\"steps\":[],\"targets\":{\"max_bytes_ratio\":\"x\"}}", "/targets/max_bytes_ratio", "'max_bytes_ratio' must be a number, found a string", 1},
-    {"{\"steps\":[],\"targets\":{\"max_bytes_ratio\":-1}}", "/targets/max_bytes_ratio", "'max_bytes_ratio' must be between 0 and 100, found -1", 1},
+    {"{\"steps\":[],\"targets\":{\"max_bytes_ratio\":\"x\"}}", "/targets/max_bytes_ratio",
+     "'max_bytes_ratio' must be a number, found a string", 1},
+    {"{\"steps\":[],\"targets\":{\"max_bytes_ratio\":-1}}", "/targets/max_bytes_ratio",
+     "'max_bytes_ratio' must be between 0 and 100, found -1", 1},
     {"{\"steps\":[],\"seed\":1.5}", "/seed", "'seed' must be an integer, found a number", 1},
     {"{\"steps\":[],\"seed\":-1}", "/seed", "'seed' must be at least 0, found -1", 1},
-    {"{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":9,\"keep\":\"x\"},{\"method\":\"no\"}],\"seed\":true,\"targets\":{\"a\":1}}", "/steps/0/sparsity",
-     "'sparsity' must be between 0 and 1, found 9", 5},
+    {"{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":9,\"keep\":\"x\"},{\"method\":\"no\"}],\"seed\":true,"
+     "\"targets\":{\"a\":1}}",
+     "/steps/0/sparsity", "'sparsity' must be between 0 and 1, found 9", 5},
 };
 
 static void faults_name_place_and_remedy(void **state)
@@ -91,14 +105,17 @@ static void faults_name_place_and_remedy(void **state)
 static void pointers_go_down_and_carry_their_base(void **state)
 {
     (void)state;
-    json_t *json = json_loads("{\"steps\":[{\"method\":\"iterate\",\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":2}]}]}", 0, NULL);
+    json_t *json = json_loads(
+        "{\"steps\":[{\"method\":\"iterate\",\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":2}]}]}", 0, NULL);
     struct faults faults = {0};
     struct err err = {0};
     assert_null(recipe_parse(json, "/recipe", &faults, &err));
     assert_int_equal(faults.count, 2);
     assert_string_equal(faults.at[0].pointer, "/recipe/steps/0/method");
     assert_string_equal(faults.at[1].pointer, "/recipe/steps/0/steps/0/sparsity");
-    assert_string_equal(err.msg, "/recipe/steps/0/method: there is no method \"iterate\"; the catalogue of methods lists them (and 1 more)");
+    assert_string_equal(
+        err.msg,
+        "/recipe/steps/0/method: there is no method \"iterate\"; the catalogue of methods lists them (and 1 more)");
     faults_fini(&faults);
     json_decref(json);
 }
@@ -157,16 +174,20 @@ static void normalised_recipes_are_canonical(void **state)
 {
     (void)state;
     static const char *const same[] = {
-        "{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":0.9,\"include\":\"conv*\"}],\"targets\":{\"max_bytes_ratio\":0.25,\"max_accuracy_drop\":0.01},\"seed\":7}",
-        "{\"seed\":7,\"targets\":{\"max_accuracy_drop\":0.01,\"max_bytes_ratio\":0.25},\"steps\":[{\"include\":[\"conv*\"],\"scope\":\"layer\",\"sparsity\":0.9,\"method\":\"prune.weights\"}]}",
+        "{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":0.9,\"include\":\"conv*\"}],\"targets\":{\"max_bytes_"
+        "ratio\":0.25,\"max_accuracy_drop\":0.01},\"seed\":7}",
+        "{\"seed\":7,\"targets\":{\"max_accuracy_drop\":0.01,\"max_bytes_ratio\":0.25},\"steps\":[{\"include\":[\"conv*"
+        "\"],\"scope\":\"layer\",\"sparsity\":0.9,\"method\":\"prune.weights\"}]}",
     };
     for (size_t i = 0; i < 2; i++) {
         struct err err = {0};
         struct recipe *r = parse(same[i], NULL, &err);
         assert_non_null(r);
         char *text = dump(recipe_json(r));
-        assert_string_equal(text, "{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":0.9,\"scope\":\"layer\",\"include\":[\"conv*\"]}],"
-                                  "\"targets\":{\"max_accuracy_drop\":0.01,\"max_bytes_ratio\":0.25},\"seed\":7}");
+        assert_string_equal(
+            text,
+            "{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":0.9,\"scope\":\"layer\",\"include\":[\"conv*\"]}],"
+            "\"targets\":{\"max_accuracy_drop\":0.01,\"max_bytes_ratio\":0.25},\"seed\":7}");
         struct recipe *again = parse(text, NULL, &err); /* what the report shows can be run again */
         assert_non_null(again);
         char *twice = dump(recipe_json(again));
@@ -197,8 +218,10 @@ static void words_make_steps(void **state)
         const char *words, *json;
     } rows[] = {
         {"graph.optimize", "{\"method\":\"graph.optimize\"}"},
-        {"  prune.weights  sparsity=0.9 scope=global ", "{\"method\":\"prune.weights\",\"sparsity\":0.9,\"scope\":\"global\"}"},
-        {"p include=conv* exclude=[\"a b\",\"c\"] x=true", "{\"method\":\"p\",\"include\":\"conv*\",\"exclude\":[\"a b\",\"c\"],\"x\":true}"},
+        {"  prune.weights  sparsity=0.9 scope=global ",
+         "{\"method\":\"prune.weights\",\"sparsity\":0.9,\"scope\":\"global\"}"},
+        {"p include=conv* exclude=[\"a b\",\"c\"] x=true",
+         "{\"method\":\"p\",\"include\":\"conv*\",\"exclude\":[\"a b\",\"c\"],\"x\":true}"},
         {"p a='x y' b=\"u v\" c= d=1=2", "{\"method\":\"p\",\"a\":\"x y\",\"b\":\"u v\",\"c\":\"\",\"d\":\"1=2\"}"},
         {"p a=[1, 2] b={\"k\": 1}", "{\"method\":\"p\",\"a\":[1,2],\"b\":{\"k\":1}}"},
     };
@@ -281,10 +304,17 @@ static void every_parameter_refuses_what_is_wrong(void **state)
         for (const struct param *p = (*at)->params; p && p->name; p++) {
             char pointer[100];
             snprintf(pointer, sizeof pointer, "/s/%s", p->name);
-            json_t *types[] = {json_null(), json_object(), json_integer(3), json_real(0.5), json_true(), json_string("~ no such ~"), json_pack("[i]", 1)};
+            json_t *types[] = {json_null(),        json_object(), json_integer(3),
+                               json_real(0.5),     json_true(),   json_string("~ no such ~"),
+                               json_pack("[i]", 1)};
             bool number = p->kind == PARAM_INT || p->kind == PARAM_NUMBER;
-            const bool right[] = {false, false, number, p->kind == PARAM_NUMBER, p->kind == PARAM_BOOL,
-                                  p->kind == PARAM_STRING || p->kind == PARAM_GLOBS, false};
+            const bool right[] = {false,
+                                  false,
+                                  number,
+                                  p->kind == PARAM_NUMBER,
+                                  p->kind == PARAM_BOOL,
+                                  p->kind == PARAM_STRING || p->kind == PARAM_GLOBS,
+                                  false};
             for (size_t t = 0; t < sizeof types / sizeof types[0]; t++) {
                 if (right[t])
                     json_decref(types[t]);
@@ -293,7 +323,8 @@ static void every_parameter_refuses_what_is_wrong(void **state)
             }
             if (!number || !(p->min < p->max))
                 continue;
-            double low = p->above_min ? p->min : p->min - 1, high = p->below_max ? p->max : p->max + fmax(1, fabs(p->max) * 0.5);
+            double low = p->above_min ? p->min : p->min - 1,
+                   high = p->below_max ? p->max : p->max + fmax(1, fabs(p->max) * 0.5);
             assert_int_equal(faults_with(*at, p->name, json_real(low), pointer), 1);
             assert_int_equal(faults_with(*at, p->name, json_real(high), pointer), 1);
         }
@@ -305,8 +336,8 @@ static void needs_are_faults_before_anything_runs(void **state)
 {
     (void)state;
     for (const struct method *const *at = method_all(); *at; at++) {
-        struct recipe_step step = {.method = *at, .pointer = (char *)(uintptr_t)"/recipe/steps/0"};
-        struct recipe r = {.steps = &step, .n_steps = 1, .base = (char *)(uintptr_t)"/recipe"};
+        struct recipe_step step = {.method = *at, .pointer = (char *)(uintptr_t) "/recipe/steps/0"};
+        struct recipe r = {.steps = &step, .n_steps = 1, .base = (char *)(uintptr_t) "/recipe"};
         struct faults faults = {0};
         struct err err = {0};
         unsigned needs = (*at)->needs;
@@ -318,7 +349,9 @@ static void needs_are_faults_before_anything_runs(void **state)
         }
         faults_fini(&faults);
         err = (struct err){0};
-        rc = recipe_check_needs(&r, &(struct recipe_given){.data = true, .labels = true, .missing_ops = "Frob (com.x, opset 1) x2"}, &faults, &err);
+        rc = recipe_check_needs(
+            &r, &(struct recipe_given){.data = true, .labels = true, .missing_ops = "Frob (com.x, opset 1) x2"},
+            &faults, &err);
         assert_int_equal(rc, needs & NEEDS_RUN ? -1 : 0);
         if (rc) {
             assert_int_equal(err.code, ERR_OPERATOR);

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The table of operators as a whole: unique rows, disjoint ranges, sane attribute tables, everything documented; and
  * the attribute parser, fault by fault. */
-#include <cmocka.h>
-#include <setjmp.h>
+/* clang-format off: cmocka.h wants these before it */
 #include <stdarg.h>
+#include <setjmp.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <cmocka.h>
+/* clang-format on */
+
 #include <stdio.h>
 #include <string.h>
 

@@ -22,10 +22,18 @@ static json_t *sample_report(void)
     after.bytes = 260, after.zstd_bytes = 200, after.params = 250, after.nonzero = 125, after.macs = 5000;
     before.metrics = json_pack("{s:i, s:f}", "samples", 100, "top1", 0.99);
     after.metrics = json_pack("{s:i, s:f}", "samples", 100, "top1", 0.98);
-    json_t *fidelity = json_pack("{s:i, s:s, s:[{s:s, s:f, s:f, s:f}, {s:s, s:f}]}", "samples", 100, "source", "dataset", "outputs", "name", "a\033[2J",
-                                 "max_abs", 0.5, "sqnr_db", 31.0, "top1_agreement", 0.97, "name", "b", "max_abs", 0.0);
-    struct report_parts parts = {.seed = 7, .recipe = json_pack("{s:[]}", "steps"), .source_name = "m\xff.onnx", .source_sha256 = sha,
-                                 .artifact_name = "model.onnx", .artifact_sha256 = sha, .before = &before, .after = &after, .fidelity = fidelity,
+    json_t *fidelity = json_pack("{s:i, s:s, s:[{s:s, s:f, s:f, s:f}, {s:s, s:f}]}", "samples", 100, "source",
+                                 "dataset", "outputs", "name", "a\033[2J", "max_abs", 0.5, "sqnr_db", 31.0,
+                                 "top1_agreement", 0.97, "name", "b", "max_abs", 0.0);
+    struct report_parts parts = {.seed = 7,
+                                 .recipe = json_pack("{s:[]}", "steps"),
+                                 .source_name = "m\xff.onnx",
+                                 .source_sha256 = sha,
+                                 .artifact_name = "model.onnx",
+                                 .artifact_sha256 = sha,
+                                 .before = &before,
+                                 .after = &after,
+                                 .fidelity = fidelity,
                                  .threads = 2};
     json_t *report = report_json(&parts);
     facts_fini(&before);
@@ -36,8 +44,8 @@ static json_t *sample_report(void)
 static void keys_come_in_the_documented_order(void **state)
 {
     (void)state;
-    static const char *const keys[] = {"pared", "seed", "recipe", "source", "artifact", "before", "after", "ratio", "fidelity", "targets", "steps",
-                                       "environment", "warnings"};
+    static const char *const keys[] = {"pared", "seed",     "recipe",  "source", "artifact",    "before",  "after",
+                                       "ratio", "fidelity", "targets", "steps",  "environment", "warnings"};
     json_t *report = sample_report();
     size_t i = 0;
     const char *key;
@@ -64,10 +72,10 @@ static void targets_are_judged_from_the_figures(void **state)
         int met; /* -1: not measured */
     } rows[] = {
         {"max_accuracy_drop", 0.01, 1}, /* 0.99 - 0.98 is a little more than 0.01 in binary */
-        {"max_accuracy_drop", 0.009, 0}, {"min_accuracy", 0.98, 1},        {"min_accuracy", 0.985, 0},
-        {"max_bytes_ratio", 0.26, 1},    {"max_bytes_ratio", 0.25, 0},     {"max_zstd_bytes_ratio", 0.3, 1},
-        {"max_params_ratio", 0.9, 0},    {"max_nonzero_ratio", 0.5, 1},    {"max_macs_ratio", 1, 1},
-        {"max_latency_ratio", 10, -1},   {"min_sqnr_db", 30, 1},           {"min_sqnr_db", 32, 0},
+        {"max_accuracy_drop", 0.009, 0}, {"min_accuracy", 0.98, 1},       {"min_accuracy", 0.985, 0},
+        {"max_bytes_ratio", 0.26, 1},    {"max_bytes_ratio", 0.25, 0},    {"max_zstd_bytes_ratio", 0.3, 1},
+        {"max_params_ratio", 0.9, 0},    {"max_nonzero_ratio", 0.5, 1},   {"max_macs_ratio", 1, 1},
+        {"max_latency_ratio", 10, -1},   {"min_sqnr_db", 30, 1},          {"min_sqnr_db", 32, 0},
         {"min_top1_agreement", 0.97, 1}, {"min_top1_agreement", 0.98, 0},
     };
     json_t *report = sample_report();
@@ -108,7 +116,8 @@ static void text_shows_figures_and_no_control_characters(void **state)
 {
     (void)state;
     json_t *report = sample_report();
-    json_array_append_new(json_object_get(report, "targets"), target_judge(target_find("max_bytes_ratio"), 0.25, report));
+    json_array_append_new(json_object_get(report, "targets"),
+                          target_judge(target_find("max_bytes_ratio"), 0.25, report));
     char *text = report_text(report);
     assert_non_null(text);
     assert_non_null(strstr(text, "0.260x"));

@@ -1,0 +1,378 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * RNN, GRU and LSTM in float32: any direction, sequence lengths, clipping, peepholes, both layouts.
+ *   X [T, N, I] (layout 0; [N, T, I] in layout 1), W [D, G H, I], R [D, G H, H], B [D, 2 G H] = Wb then Rb, D directions, G gates.
+ *   RNN   h' = f(x W + h R + b)
+ *   GRU   gates z r h: z, r = f(x W + h R + b); n = g(x Wh + (r h) Rh + b), or g(x Wh + Wb + r (h Rh + Rb)) if linear_before_reset;
+ *         h' = (1 - z) n + z h
+ *   LSTM  gates i o f c: i, f = f(x W + h R + P c + b); c' = f c + i g(x Wc + h Rc + b); o = f(x Wo + h Ro + Po c' + b); h' = o h(c')
+ * The product of all of X with W is one matrix product; the one with R is one a step. Steps beyond a sequence's length give zeros in Y
+ * and leave the state as it is. */
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+#include <strings.h>
+
+#include "core/kernels/gemm.h"
+#include "core/ops/op_util.h"
+
+enum { FORWARD, REVERSE, BIDIRECTIONAL, MAX_GATES = 4, MAX_FUNCTIONS = 3 };
+static const char *const directions[] = {"forward", "reverse", "bidirectional", NULL};
+
+struct rnn_attrs {
+    int direction;
+    int64_t hidden_size, layout;
+    float clip;
+    bool input_forget, linear_before_reset, output_sequence;
+    struct op_strings activations;
+    struct op_floats activation_alpha, activation_beta;
+};
+#define SHARED_ATTRS                                                                                                  \
+    {OP_ATTR(rnn_attrs, direction), .kind = OP_ENUM, .choices = directions}, {OP_ATTR(rnn_attrs, hidden_size), .kind = OP_INT}, \
+        {OP_ATTR(rnn_attrs, layout), .kind = OP_INT}, {OP_ATTR(rnn_attrs, clip), .kind = OP_FLOAT},                   \
+        {OP_ATTR(rnn_attrs, activations), .kind = OP_STRINGS}, {OP_ATTR(rnn_attrs, activation_alpha), .kind = OP_FLOATS}, \
+        {OP_ATTR(rnn_attrs, activation_beta), .kind = OP_FLOATS}, {OP_ATTR(rnn_attrs, output_sequence), .kind = OP_BOOL}
+static const struct op_attr rnn_table[] = {SHARED_ATTRS, {NULL}};
+static const struct op_attr gru_table[] = {SHARED_ATTRS, {OP_ATTR(rnn_attrs, linear_before_reset), .kind = OP_BOOL}, {NULL}};
+static const struct op_attr lstm_table[] = {SHARED_ATTRS, {OP_ATTR(rnn_attrs, input_forget), .kind = OP_BOOL}, {NULL}};
+
+/* ---- activations ---- */
+struct squash {
+    const char *name;
+    float (*f)(float x, float alpha, float beta);
+    float alpha, beta; /* defaults */
+};
+static float fn_sigmoid(float x, float a, float b) { (void)a; (void)b; return 1 / (1 + expf(-x)); }
+static float fn_tanh(float x, float a, float b) { (void)a; (void)b; return tanhf(x); }
+static float fn_relu(float x, float a, float b) { (void)a; (void)b; return x > 0 ? x : 0; }
+static float fn_affine(float x, float a, float b) { return a * x + b; }
+static float fn_leaky(float x, float a, float b) { (void)b; return x >= 0 ? x : a * x; }
+static float fn_thresholded(float x, float a, float b) { (void)b; return x >= a ? x : 0; }
+static float fn_scaled_tanh(float x, float a, float b) { return a * tanhf(b * x); }
+static float fn_hard_sigmoid(float x, float a, float b) { return fminf(fmaxf(a * x + b, 0), 1); }
+static float fn_elu(float x, float a, float b) { (void)b; return x >= 0 ? x : a * (expf(x) - 1); }
+static float fn_softsign(float x, float a, float b) { (void)a; (void)b; return x / (1 + fabsf(x)); }
+static float fn_softplus(float x, float a, float b) { (void)a; (void)b; return x > 0 ? x + log1pf(expf(-x)) : log1pf(expf(x)); }
+static const struct squash functions[] = {
+    {"Sigmoid", fn_sigmoid, 0, 0}, {"Tanh", fn_tanh, 0, 0}, {"Relu", fn_relu, 0, 0}, {"Affine", fn_affine, 1, 0},
+    {"LeakyRelu", fn_leaky, 0.01f, 0}, {"ThresholdedRelu", fn_thresholded, 1, 0}, {"ScaledTanh", fn_scaled_tanh, 1, 1},
+    {"HardSigmoid", fn_hard_sigmoid, 0.2f, 0.5f}, {"Elu", fn_elu, 1, 0}, {"Softsign", fn_softsign, 0, 0},
+    {"Softplus", fn_softplus, 0, 0}};
+enum { SIGMOID, TANH, N_FUNCTIONS = sizeof functions / sizeof functions[0] };
+
+/* ---- one direction ---- */
+struct cell {
+    int gates, n_functions;
+    int defaults[MAX_FUNCTIONS];
+    bool has_c;
+};
+static const struct cell rnn_cell = {1, 1, {TANH}, false}, gru_cell = {3, 2, {SIGMOID, TANH}, false},
+                         lstm_cell = {4, 3, {SIGMOID, TANH, TANH}, true};
+
+struct run {
+    const struct cell *cell;
+    const struct rnn_attrs *a;
+    struct pool *pool;
+    int64_t t, n, in, h, d; /* sizes */
+    struct squash f[MAX_FUNCTIONS];
+    const float *w, *r, *b, *p; /* of this direction; b, p may be NULL */
+    float *xw;    /* [T N, G H] */
+    float *hr;    /* [N, G H] of this step */
+    float *state, *c, *reset; /* [N, H] */
+};
+
+static float act(const struct run *u, int which, float x)
+{
+    if (u->a->clip > 0)
+        x = fminf(fmaxf(x, -u->a->clip), u->a->clip);
+    return u->f[which].f(x, u->f[which].alpha, u->f[which].beta);
+}
+
+static float bias(const struct run *u, int gate, int64_t j, bool recurrent)
+{
+    return u->b ? u->b[((recurrent ? u->cell->gates : 0) + gate) * u->h + j] : 0;
+}
+
+/* x W + h R + b of one gate, place j of sequence n; x and hr point at its G H sums. */
+static float gate_sum(const struct run *u, const float *x, const float *hr, int gate, int64_t j)
+{
+    return x[gate * u->h + j] + hr[gate * u->h + j] + bias(u, gate, j, false) + bias(u, gate, j, true);
+}
+
+static void step_rnn(const struct run *u, const float *x, int64_t n)
+{
+    for (int64_t j = 0; j < u->h; j++)
+        u->state[n * u->h + j] = act(u, 0, gate_sum(u, x, u->hr + n * u->h, 0, j));
+}
+
+static void step_lstm(const struct run *u, const float *x, int64_t n)
+{
+    const float *hr = u->hr + n * 4 * u->h, *p = u->p;
+    for (int64_t j = 0, h = u->h; j < h; j++) {
+        float c = u->c[n * h + j];
+        float i = act(u, 0, gate_sum(u, x, hr, 0, j) + (p ? p[j] * c : 0));
+        float f = u->a->input_forget ? 1 - i : act(u, 0, gate_sum(u, x, hr, 2, j) + (p ? p[2 * h + j] * c : 0));
+        c = f * c + i * act(u, 1, gate_sum(u, x, hr, 3, j));
+        float o = act(u, 0, gate_sum(u, x, hr, 1, j) + (p ? p[h + j] * c : 0));
+        u->c[n * h + j] = c;
+        u->state[n * h + j] = o * u->f[2].f(c, u->f[2].alpha, u->f[2].beta);
+    }
+}
+
+/* z into hr's place, then r h (linear_before_reset: everything) for the second product. */
+static void gru_gates(const struct run *u, const float *x, int64_t n)
+{
+    float *hr = u->hr + n * 3 * u->h;
+    for (int64_t j = 0, h = u->h; j < h; j++) {
+        float r = act(u, 0, gate_sum(u, x, hr, 1, j));
+        hr[j] = act(u, 0, gate_sum(u, x, hr, 0, j));
+        hr[h + j] = r;
+        u->reset[n * h + j] = r * u->state[n * h + j];
+    }
+}
+
+static void step_gru(const struct run *u, const float *x, int64_t n)
+{
+    const float *hr = u->hr + n * 3 * u->h;
+    for (int64_t j = 0, h = u->h; j < h; j++) {
+        float z = hr[j], rec = hr[2 * h + j];
+        if (u->a->linear_before_reset)
+            rec = hr[h + j] * (rec + bias(u, 2, j, true));
+        else
+            rec += bias(u, 2, j, true);
+        float next = act(u, 1, x[2 * h + j] + bias(u, 2, j, false) + rec);
+        u->state[n * h + j] = (1 - z) * next + z * u->state[n * h + j];
+    }
+}
+
+static int64_t row_of(const struct run *u, int64_t t, int64_t n)
+{
+    return u->a->layout ? n * u->t + t : t * u->n + n;
+}
+
+/* The time step that sequence n is at in round k; -1: it is over. */
+static int64_t time_of(int64_t k, int64_t length, bool backward)
+{
+    return k >= length ? -1 : backward ? length - 1 - k : k;
+}
+
+static void product(const struct run *u, const float *state, int64_t from, int64_t gates)
+{
+    struct gemm g = gemm_plain(false, true, u->n, gates * u->h, u->h);
+    g.ldc = u->cell->gates * u->h;
+    gemm_f32(u->pool, &g, state, u->r + from * u->h * u->h, u->hr + from * u->h);
+}
+
+static void run_direction(const struct run *u, bool backward, const int32_t *lengths, float *y, int64_t dir)
+{
+    int64_t gh = u->cell->gates * u->h;
+    bool gru = u->cell == &gru_cell, late = gru && !u->a->linear_before_reset;
+    for (int64_t k = 0; k < u->t; k++) {
+        product(u, u->state, 0, late ? 2 : u->cell->gates);
+        for (int64_t n = 0; n < u->n && gru; n++) {
+            int64_t t = time_of(k, lengths ? lengths[n] : u->t, backward);
+            if (t >= 0)
+                gru_gates(u, u->xw + row_of(u, t, n) * gh, n);
+        }
+        if (late)
+            product(u, u->reset, 2, 1);
+        for (int64_t n = 0; n < u->n; n++) {
+            int64_t t = time_of(k, lengths ? lengths[n] : u->t, backward);
+            if (t < 0)
+                continue;
+            const float *x = u->xw + row_of(u, t, n) * gh;
+            (gru ? step_gru : u->cell->has_c ? step_lstm : step_rnn)(u, x, n);
+            int64_t at = u->a->layout ? (n * u->t + t) * u->d + dir : (t * u->d + dir) * u->n + n;
+            if (y)
+                memcpy(y + at * u->h, u->state + n * u->h, (size_t)u->h * sizeof(float));
+        }
+    }
+}
+
+/* ---- inference ---- */
+static const struct cell *cell_of(const char *type)
+{
+    return !strcmp(type, "LSTM") ? &lstm_cell : !strcmp(type, "GRU") ? &gru_cell : &rnn_cell;
+}
+
+static int64_t n_directions(const struct rnn_attrs *a)
+{
+    return a->direction == BIDIRECTIONAL ? 2 : 1;
+}
+
+/* An optional input of exactly this shape, as far as it is known. */
+static int check_shape(const struct infer_ctx *c, int i, const char *what, struct shape want, struct err *err)
+{
+    char x[SHAPE_TEXT], y[SHAPE_TEXT];
+    if (!infer_has(c, i) || infer_shape(c, i)->rank < 0)
+        return 0;
+    const struct shape *s = infer_shape(c, i);
+    bool fits = s->rank == want.rank;
+    for (int d = 0; fits && d < s->rank; d++)
+        fits = s->dim[d] < 0 || want.dim[d] < 0 || s->dim[d] == want.dim[d];
+    return fits ? 0 : err_set(err, ERR_SHAPE, "%s is %s, must be %s", what, shape_text(s, x), shape_text(&want, y));
+}
+
+static int check_inputs(const struct infer_ctx *c, const struct cell *cell, int64_t t, int64_t n, int64_t in, int64_t h, struct err *err)
+{
+    const struct rnn_attrs *a = c->attrs;
+    int64_t d = n_directions(a), g = dim_mul(cell->gates, h);
+    struct shape state = a->layout ? SHAPE(n, d, h) : SHAPE(d, n, h);
+    (void)t;
+    if (check_shape(c, 1, "W", SHAPE(d, g, in), err) || check_shape(c, 2, "R", SHAPE(d, g, h), err) ||
+        check_shape(c, 3, "B", SHAPE(d, dim_mul(2, g)), err) || check_shape(c, 4, "sequence_lens", SHAPE(n), err) ||
+        check_shape(c, 5, "initial_h", state, err))
+        return -1;
+    return cell->has_c && (check_shape(c, 6, "initial_c", state, err) || check_shape(c, 7, "P", SHAPE(d, dim_mul(3, h)), err)) ? -1 : 0;
+}
+
+static int infer(struct infer_ctx *c, struct err *err)
+{
+    const struct rnn_attrs *a = c->attrs;
+    const struct cell *cell = cell_of(c->node->op_type);
+    const int floats[] = {0, 1, 2, 3, 5, 6, 7};
+    if (op_need(c, 3, err))
+        return -1;
+    for (size_t k = 0; k < sizeof floats / sizeof floats[0]; k++)
+        if (op_dtype(c, floats[k]) != DTYPE_NONE && op_dtype(c, floats[k]) != DTYPE_FLOAT)
+            return err_set(err, ERR_OPERATOR, "input %d is %s; only float32 is computed", floats[k], dtype_name(op_dtype(c, floats[k])));
+    if (op_dtype(c, 4) != DTYPE_NONE && op_dtype(c, 4) != DTYPE_INT32)
+        return err_set(err, ERR_SHAPE, "sequence_lens must be int32");
+    if (a->layout < 0 || a->layout > 1 || a->hidden_size < 0)
+        return err_set(err, ERR_MODEL, "layout is %" PRId64 " and hidden_size %" PRId64 "; 0 or 1, and a size, are allowed", a->layout, a->hidden_size);
+    const struct shape *x = infer_shape(c, 0), *r = infer_shape(c, 2);
+    if ((x->rank >= 0 && x->rank != 3) || (r->rank >= 0 && r->rank != 3))
+        return err_set(err, ERR_SHAPE, "X and R must have 3 dims");
+    int64_t t = x->rank == 3 ? x->dim[a->layout ? 1 : 0] : DIM_UNKNOWN, n = x->rank == 3 ? x->dim[a->layout ? 0 : 1] : DIM_UNKNOWN;
+    int64_t h = r->rank == 3 ? r->dim[2] : a->hidden_size ? a->hidden_size : DIM_UNKNOWN, d = n_directions(a);
+    if (check_inputs(c, cell, t, n, x->rank == 3 ? x->dim[2] : DIM_UNKNOWN, h, err))
+        return -1;
+    struct shape y = a->layout ? SHAPE(n, t, d, h) : SHAPE(t, d, n, h), last = a->layout ? SHAPE(n, d, h) : SHAPE(d, n, h);
+    infer_out(c, 0, DTYPE_FLOAT, &y);
+    for (int i = 1; i < c->n_out; i++)
+        infer_out(c, i, DTYPE_FLOAT, &last);
+    return 0;
+}
+
+static void cost(const struct infer_ctx *c, struct op_cost *cost)
+{
+    const struct shape *x = infer_shape(c, 0), *w = infer_shape(c, 1), *r = infer_shape(c, 2);
+    cost->macs = dim_mul(dim_mul(x->dim[0], x->dim[1]), shape_count(w) + shape_count(r));
+}
+
+/* ---- forward ---- */
+static int choose_functions(struct run *u, int64_t dir, struct err *err)
+{
+    const struct rnn_attrs *a = u->a;
+    for (int i = 0; i < u->cell->n_functions; i++) {
+        int at = (int)dir * u->cell->n_functions + i;
+        u->f[i] = functions[u->cell->defaults[i]];
+        if (at < a->activations.count) {
+            const struct attr_string *name = &a->activations.at[at];
+            int k = 0;
+            while (k < N_FUNCTIONS && strcasecmp(functions[k].name, name->data))
+                k++;
+            if (k == N_FUNCTIONS)
+                return err_set(err, ERR_OPERATOR, "activation '%s' is not known", name->data);
+            u->f[i] = functions[k];
+        }
+        if (at < a->activation_alpha.count)
+            u->f[i].alpha = a->activation_alpha.at[at];
+        if (at < a->activation_beta.count)
+            u->f[i].beta = a->activation_beta.at[at];
+    }
+    return 0;
+}
+
+static int check_lengths(const struct tensor *t, int64_t steps, struct err *err)
+{
+    for (int64_t i = 0; t && i < tensor_count(t); i++)
+        if (((const int32_t *)t->data)[i] < 0 || ((const int32_t *)t->data)[i] > steps)
+            return err_set(err, ERR_MODEL, "sequence_lens[%" PRId64 "] is %" PRId32 ", X has %" PRId64 " steps", i,
+                           ((const int32_t *)t->data)[i], steps);
+    return 0;
+}
+
+/* Rows [N, H] of one direction between a dense buffer and the layout of the states. */
+static void copy_state(const struct run *u, float *dense, float *stored, int64_t dir, bool load)
+{
+    for (int64_t n = 0; n < u->n; n++) {
+        float *at = stored + (u->a->layout ? n * u->d + dir : dir * u->n + n) * u->h, *mine = dense + n * u->h;
+        memcpy(load ? mine : at, load ? at : mine, (size_t)u->h * sizeof(float));
+    }
+}
+
+static const float *weights_of(const struct tensor *t, int64_t dir, int64_t each)
+{
+    return t ? tensor_f32(t) + dir * each : NULL;
+}
+
+static int run_one(struct run_ctx *c, struct run *u, int64_t dir, struct err *err)
+{
+    int64_t g = u->cell->gates, gh = g * u->h;
+    const struct tensor *lens = run_in(c, 4), *h0 = run_in(c, 5), *c0 = u->cell->has_c ? run_in(c, 6) : NULL;
+    struct tensor *y = run_out(c, 0), *yh = run_out(c, 1), *yc = u->cell->has_c ? run_out(c, 2) : NULL;
+    u->w = weights_of(c->in[1], dir, gh * u->in);
+    u->r = weights_of(c->in[2], dir, gh * u->h);
+    u->b = weights_of(run_in(c, 3), dir, 2 * gh);
+    u->p = u->cell->has_c ? weights_of(run_in(c, 7), dir, 3 * u->h) : NULL;
+    if (choose_functions(u, dir, err))
+        return -1;
+    size_t state_bytes = (size_t)(u->n * u->h) * sizeof(float);
+    memset(u->state, 0, state_bytes);
+    memset(u->c, 0, state_bytes);
+    if (h0)
+        copy_state(u, u->state, tensor_f32(h0), dir, true);
+    if (c0)
+        copy_state(u, u->c, tensor_f32(c0), dir, true);
+    struct gemm all = gemm_plain(false, true, u->t * u->n, gh, u->in);
+    gemm_f32(u->pool, &all, tensor_f32(c->in[0]), u->w, u->xw);
+    run_direction(u, u->a->direction == REVERSE || dir == 1, lens ? lens->data : NULL, y ? tensor_f32(y) : NULL, dir);
+    if (yh)
+        copy_state(u, u->state, tensor_f32(yh), dir, false);
+    if (yc)
+        copy_state(u, u->c, tensor_f32(yc), dir, false);
+    return 0;
+}
+
+static int forward(struct run_ctx *c, struct err *err)
+{
+    const struct rnn_attrs *a = c->attrs;
+    if (op_outputs(c, infer, err))
+        return -1;
+    const struct shape *x = &c->in[0]->shape;
+    struct run u = {.cell = cell_of(c->node->op_type), .a = a, .pool = c->pool, .t = x->dim[a->layout ? 1 : 0],
+                    .n = x->dim[a->layout ? 0 : 1], .in = x->dim[2], .h = c->in[2]->shape.dim[2], .d = n_directions(a)};
+    struct shape sums = SHAPE(u.t, u.n, u.cell->gates, u.h), step = SHAPE(u.n, u.cell->gates, u.h);
+    size_t sums_bytes, step_bytes, state_bytes = 0;
+    if (!dtype_bytes(DTYPE_FLOAT, shape_count(&sums), &sums_bytes) || !dtype_bytes(DTYPE_FLOAT, shape_count(&step), &step_bytes) ||
+        !dtype_bytes(DTYPE_FLOAT, u.n * u.h, &state_bytes) || shape_count(&sums) < 0)
+        return err_set(err, ERR_MODEL_TOO_LARGE, "sums of %" PRId64 " steps are too large", u.t);
+    if (check_lengths(run_in(c, 4), u.t, err))
+        return -1;
+    u.xw = run_scratch(c, sums_bytes, err);
+    u.hr = run_scratch(c, step_bytes, err);
+    u.state = run_scratch(c, state_bytes, err);
+    u.c = run_scratch(c, state_bytes, err);
+    u.reset = run_scratch(c, state_bytes, err);
+    if (!u.xw || !u.hr || !u.state || !u.c || !u.reset)
+        return -1;
+    memset(u.reset, 0, state_bytes);
+    if (run_out(c, 0) && run_out(c, 0)->bytes)
+        memset(run_out(c, 0)->data, 0, run_out(c, 0)->bytes);
+    for (int64_t dir = 0; dir < u.d; dir++)
+        if (run_one(c, &u, dir, err))
+            return -1;
+    return 0;
+}
+
+static const struct op_sample lstm_samples[] = {{"f32[3,2,4] f32[1,20,4] f32[1,20,5] f32[1,40]", "hidden_size=5", 3, 0}, {NULL}};
+static const struct op_sample gru_samples[] = {{"f32[3,2,4] f32[1,15,4] f32[1,15,5] f32[1,30]", "hidden_size=5", 2, 0}, {NULL}};
+static const struct op_sample rnn_samples[] = {{"f32[3,2,4] f32[1,5,4] f32[1,5,5] f32[1,10]", "hidden_size=5", 2, 0}, {NULL}};
+
+#define RECURRENT(table, most_in, most_out, text, cases)                                                              \
+    .domain = "", .since = 7, .doc = text, .in_min = 3, .in_max = most_in, .out_min = 0, .out_max = most_out, .attrs = table, \
+    .attrs_size = sizeof(struct rnn_attrs), .infer = infer, .forward = forward, .cost = cost, .samples = cases
+
+OP_CLASS(rnn) = {.type = "RNN", RECURRENT(rnn_table, 6, 2, "Simple recurrent network.", rnn_samples)};
+OP_CLASS(gru) = {.type = "GRU", RECURRENT(gru_table, 6, 2, "Gated recurrent unit.", gru_samples)};
+OP_CLASS(lstm) = {.type = "LSTM", RECURRENT(lstm_table, 8, 3, "Long short-term memory.", lstm_samples)};

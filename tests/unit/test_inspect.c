@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Facts of a small model built here, and of a shared one against what its authors published. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "core/model/inspect.h"
+#include "core/model/onnx_read.h"
+
+static struct model *small_model(void)
+{
+    struct model *m = model_new();
+    struct tensor w, shape;
+    assert_int_equal(tensor_alloc(&w, DTYPE_FLOAT, &SHAPE(2, 3), NULL), 0);
+    tensor_f32(&w)[1] = 2;
+    tensor_f32(&w)[2] = -0.0f;
+    assert_int_equal(tensor_alloc(&shape, DTYPE_INT64, &SHAPE(2), NULL), 0);
+    uint32_t x = model_add_value(m, 0, "x\xff", false), y = model_add_value(m, 0, "y", false);
+    uint32_t v = model_add_weight(m, 0, "w", &w), s = model_add_weight(m, 0, "s", &shape), z = model_add_value(m, 0, "z", false);
+    model_add_node(m, 0, "MatMul", NULL, "mm", (uint32_t[]){x, v}, 2, &y, 1);
+    model_add_node(m, 0, "Reshape", NULL, "rs", (uint32_t[]){y, s}, 2, &z, 1);
+    struct graph *g = model_main(m);
+    struct shape symbolic = {2, {DIM_SYMBOL(model_symbol(m, "N")), 2}};
+    g->inputs = model_alloc(m, 1, sizeof *g->inputs);
+    g->outputs = model_alloc(m, 1, sizeof *g->outputs);
+    g->inputs[0] = (struct value_info){.value = x, .has_type = true, .type = type_tensor(DTYPE_FLOAT, &symbolic)};
+    g->outputs[0] = (struct value_info){.value = z};
+    g->n_inputs = g->n_outputs = 1;
+    model_set_opset(m, "", 13);
+    tensor_fini(&w);
+    tensor_fini(&shape);
+    return m;
+}
+
+static void assert_json(json_t *got, const char *expected)
+{
+    json_error_t error;
+    json_t *want = json_loads(expected, JSON_DECODE_ANY, &error);
+    assert_non_null(want);
+    if (!json_equal(got, want)) {
+        char *text = json_dumps(got, JSON_ENCODE_ANY);
+        printf("got %s\nwant %s\n", text, expected);
+        free(text);
+    }
+    assert_true(json_equal(got, want));
+    json_decref(want);
+}
+
+static void test_facts(void **state)
+{
+    (void)state;
+    struct model *m = small_model();
+    json_t *facts = model_inspect(m, true);
+    assert_json(facts,
+                "{\"ir_version\":0,\"opset\":13,\"opsets\":[{\"domain\":\"ai.onnx\",\"version\":13}],\"metadata\":{},"
+                "\"inputs\":[{\"name\":\"x\\ufffd\",\"dtype\":\"float32\",\"shape\":[\"N\",2]}],\"outputs\":[{\"name\":\"z\"}],"
+                "\"nodes\":2,\"ops\":{\"MatMul\":1,\"Reshape\":1},\"subgraphs\":0,\"functions\":[],\"params\":6,"
+                "\"weight_bytes\":40,\"dtypes\":{\"float32\":6},\"external_files\":[],"
+                "\"layers\":[{\"node\":\"mm\",\"op_type\":\"MatMul\",\"params\":6,\"bytes\":24,\"weights\":[{\"name\":\"w\","
+                "\"shape\":[2,3],\"dtype\":\"float32\",\"params\":6,\"bytes\":24}]}]}");
+    json_decref(facts);
+    assert_int_equal(model_nonzero(m), 1); /* -0 is zero */
+    model_free(m);
+}
+
+static void test_drawing(void **state)
+{
+    (void)state;
+    struct model *m = small_model();
+    json_t *graph = model_graph_json(m, 1);
+    assert_json(json_object_get(graph, "nodes"), "[{\"id\":0,\"name\":\"mm\",\"op_type\":\"MatMul\",\"params\":6}]");
+    assert_json(json_object_get(graph, "truncated"), "true");
+    assert_json(json_object_get(graph, "edges"),
+                "[{\"from\":\"input:x\\ufffd\",\"to\":0,\"value\":\"x\\ufffd\"},{\"from\":1,\"to\":\"output:z\",\"value\":\"z\"}]");
+    json_decref(graph);
+    model_free(m);
+}
+
+/* mnist-8 as the ONNX model zoo describes it: 12 nodes, 5,994 floats, Input3 [1,1,28,28]. */
+static void test_mnist(void **state)
+{
+    (void)state;
+    char path[1024];
+    struct err err = {0};
+    const char *shared = getenv("PARED_SHARED");
+    snprintf(path, sizeof path, "%s/models/mnist-8.onnx", shared ? shared : "../shared");
+    if (access(path, R_OK)) {
+        printf("skipped: no shared data\n");
+        skip();
+    }
+    struct model *m = onnx_read_file(path, &(struct onnx_read_opts){.keep_unaligned = true}, &err);
+    assert_non_null(m);
+    json_t *facts = model_inspect(m, false);
+    assert_json(json_object_get(facts, "inputs"),
+                "[{\"name\":\"Input3\",\"dtype\":\"float32\",\"shape\":[1,1,28,28]}]");
+    assert_json(json_object_get(facts, "nodes"), "12");
+    assert_json(json_object_get(facts, "params"), "5994");
+    assert_json(json_object_get(facts, "opset"), "8");
+    json_decref(facts);
+    model_free(m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_facts), cmocka_unit_test(test_drawing), cmocka_unit_test(test_mnist)};
+    return cmocka_run_group_tests_name("inspect", tests, NULL, NULL);
+}
