@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "api/api.h"
 
+#include <nettle/base64.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#include <nettle/base64.h>
 
 #include "core/base/buf.h"
 #include "core/base/clock.h"
@@ -35,7 +34,8 @@ int api_page(struct req *req, const char *prefix, struct store_page *page, struc
         return -1;
     if (cursor && !id_is(cursor, prefix)) {
         faults_add(&req->faults, "?cursor", "is no cursor of this list; take next_cursor of the page before");
-        return err_set(err, ERR_INVALID, "The parameter `cursor` is no cursor of this list; take next_cursor of the page before.");
+        return err_set(err, ERR_INVALID,
+                       "The parameter `cursor` is no cursor of this list; take next_cursor of the page before.");
     }
     *page = (struct store_page){req->owner, cursor, (int)limit};
     return 0;
@@ -150,7 +150,8 @@ int api_faults(const struct req *req, struct err *err)
     const char *place = faults->at[0].pointer;
     if (faults->count == 1)
         return err_set(err, ERR_INVALID, "%s %s.", place[0] ? place : "The body", faults->at[0].detail);
-    return err_set(err, ERR_INVALID, "%s %s. (%d faults in all: see errors)", place[0] ? place : "The body", faults->at[0].detail, faults->count);
+    return err_set(err, ERR_INVALID, "%s %s. (%d faults in all: see errors)", place[0] ? place : "The body",
+                   faults->at[0].detail, faults->count);
 }
 
 bool api_good_name(const char *name)
@@ -186,7 +187,8 @@ static void set_disposition(struct res *res, const char *name, bool shown)
     char plain[256], coded[3 * 256 + 1];
     size_t n = 0, m = 0;
     for (const char *c = name; *c && n < sizeof plain - 1 && m < sizeof coded - 4; c++) {
-        bool safe = (*c >= '0' && *c <= '9') || (*c >= 'A' && *c <= 'Z') || (*c >= 'a' && *c <= 'z') || strchr("-._", *c);
+        bool safe =
+            (*c >= '0' && *c <= '9') || (*c >= 'A' && *c <= 'Z') || (*c >= 'a' && *c <= 'z') || strchr("-._", *c);
         plain[n++] = safe || *c == ' ' ? *c : '_';
         if (safe)
             coded[m++] = *c;
@@ -194,7 +196,8 @@ static void set_disposition(struct res *res, const char *name, bool shown)
             m += (size_t)snprintf(coded + m, 4, "%%%02X", (unsigned char)*c);
     }
     plain[n] = coded[m] = 0;
-    res_header(res, "Content-Disposition", "%s; filename=\"%s\"; filename*=UTF-8''%s", shown ? "inline" : "attachment", plain, coded);
+    res_header(res, "Content-Disposition", "%s; filename=\"%s\"; filename*=UTF-8''%s", shown ? "inline" : "attachment",
+               plain, coded);
 }
 
 int api_download(struct req *req, struct res *res, const struct api_download *what, struct err *err)
@@ -226,7 +229,8 @@ int api_download(struct req *req, struct res *res, const struct api_download *wh
     set_digest(res, what->sha256);
     set_disposition(res, what->name, what->inline_);
     if (kind == RANGE_PART)
-        res_header(res, "Content-Range", "bytes %llu-%llu/%lld", (unsigned long long)first, (unsigned long long)(first + len - 1), (long long)bytes);
+        res_header(res, "Content-Range", "bytes %llu-%llu/%lld", (unsigned long long)first,
+                   (unsigned long long)(first + len - 1), (long long)bytes);
     return res_file(res, kind == RANGE_PART ? 206 : 200, what->media_type, fd, first, len);
 }
 

@@ -10,7 +10,10 @@
 #include "server/server.h"
 #include "server/store.h"
 
-static inline struct server *api_server(const struct req *req) { return req->app; }
+static inline struct server *api_server(const struct req *req)
+{
+    return req->app;
+}
 
 /* ERR_NOT_FOUND unless param[0] has the form of an id of this kind; `noun`: "model". */
 int api_id(const struct req *req, const char *prefix, const char *noun, const char **id, struct err *err);
@@ -18,7 +21,8 @@ int api_id(const struct req *req, const char *prefix, const char *noun, const ch
 /* ---- lists: ?limit=1..200 (50) and ?cursor=, the id of the last row seen */
 enum { API_PAGE_MAX = 200 };
 int api_page(struct req *req, const char *prefix, struct store_page *page, struct err *err);
-/* {"data": rows, "next_cursor": id of the last row, or null}. `rows` is stolen; `last` may be NULL when there is no more. */
+/* {"data": rows, "next_cursor": id of the last row, or null}. `rows` is stolen; `last` may be NULL when there is no
+ * more. */
 json_t *api_page_json(json_t *rows, bool more, const char *last);
 
 /* ---- JSON */
@@ -30,7 +34,8 @@ json_t *api_stored(const char *text);
 void api_known_keys(const json_t *object, const char *pointer, const char *const *allowed, struct faults *faults);
 /* object[key] of the right kind, or NULL / def with a fault at pointer/key when it is of another. */
 const char *api_get_text(const json_t *object, const char *key, struct faults *faults);
-int64_t api_get_int(const json_t *object, const char *key, int64_t def, int64_t min, int64_t max, struct faults *faults);
+int64_t api_get_int(const json_t *object, const char *key, int64_t def, int64_t min, int64_t max,
+                    struct faults *faults);
 /* "/a~1b" for a key "a/b", in the arena. */
 const char *api_pointer(struct arena *arena, const char *base, const char *key);
 /* -1 with ERR_INVALID and a sentence of the first fault if there is one. */

@@ -30,7 +30,8 @@ int artifacts_list(struct req *req, struct res *res, struct err *err)
     enum job_state state;
     struct store_artifact *rows = NULL;
     int count = 0;
-    if (api_id(req, "job", "job", &id, err) != 0 || store_job_version(server->store, req->owner, id, &version, &state, err) != 0 ||
+    if (api_id(req, "job", "job", &id, err) != 0 ||
+        store_job_version(server->store, req->owner, id, &version, &state, err) != 0 ||
         store_artifact_list(server->store, req->owner, id, req->arena, &rows, &count, err) != 0)
         return -1;
     json_t *list = json_array();
@@ -46,10 +47,12 @@ static int find(struct req *req, const char *name, struct store_artifact *out, s
     const char *id;
     int64_t version;
     enum job_state state;
-    if (api_id(req, "job", "job", &id, err) != 0 || store_job_version(server->store, req->owner, id, &version, &state, err) != 0)
+    if (api_id(req, "job", "job", &id, err) != 0 ||
+        store_job_version(server->store, req->owner, id, &version, &state, err) != 0)
         return -1;
     if (!job_state_ended(state))
-        return err_set(err, ERR_WRONG_STATE, "The job is %s; its files exist once it has succeeded. GET /v1/jobs/%s?wait=25 waits.",
+        return err_set(err, ERR_WRONG_STATE,
+                       "The job is %s; its files exist once it has succeeded. GET /v1/jobs/%s?wait=25 waits.",
                        job_state_name(state), id);
     struct err missing = {0};
     if (store_artifact_by_name(server->store, req->owner, id, name, req->arena, out, &missing) == 0)
@@ -73,6 +76,7 @@ int jobs_report(struct req *req, struct res *res, struct err *err)
     struct store_artifact artifact;
     if (find(req, "report.json", &artifact, err) != 0)
         return -1;
-    struct api_download what = {.sha256 = artifact.sha256, .name = artifact.name, .media_type = "application/json", .inline_ = true};
+    struct api_download what = {
+        .sha256 = artifact.sha256, .name = artifact.name, .media_type = "application/json", .inline_ = true};
     return api_download(req, res, &what, err);
 }

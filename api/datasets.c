@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * datasets.c - /v1/datasets. An upload is one file that describes itself, or multipart: the part `data` is the JSON that describes
- * the others, which are named as the keys of its `files`. The others get the file names that the description gives them. */
+ * datasets.c - /v1/datasets. An upload is one file that describes itself, or multipart: the part `data` is the JSON
+ * that describes the others, which are named as the keys of its `files`. The others get the file names that the
+ * description gives them. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,7 +20,8 @@ static void take_part(struct req *req, const char *key, const json_t *value, boo
     struct upload *upload = req->upload;
     const char *pointer = api_pointer(req->arena, "/data/files", key), *path = json_string_value(value);
     if (!path || !api_good_name(path) || strcmp(path, description_name) == 0) {
-        faults_add(&req->faults, pointer, "must be a plain file name, without slashes: in an upload all files lie side by side");
+        faults_add(&req->faults, pointer,
+                   "must be a plain file name, without slashes: in an upload all files lie side by side");
         return;
     }
     for (int i = 0; i < upload->count; i++) {
@@ -28,7 +30,8 @@ static void take_part(struct req *req, const char *key, const json_t *value, boo
         used[i] = true;
         for (int k = 1; k < draft->count; k++) {
             if (strcmp(draft->files[k].name, path) == 0) {
-                faults_add(&req->faults, pointer, "names '%s', as another key does; upload the file once a key and name them apart", path);
+                faults_add(&req->faults, pointer,
+                           "names '%s', as another key does; upload the file once a key and name them apart", path);
                 return;
             }
         }
@@ -48,7 +51,9 @@ static json_t *read_description(const struct upload_file *part, struct err *err)
     char *text = file_read(blob_put_path(part->put), JSON_TEXT_MAX, &len, &fault);
     if (!text) {
         if (fault.code == ERR_TOO_LARGE)
-            err_set(err, ERR_TOO_LARGE, "The part `data` is larger than %d bytes; it is the JSON that describes the other parts.", JSON_TEXT_MAX);
+            err_set(err, ERR_TOO_LARGE,
+                    "The part `data` is larger than %d bytes; it is the JSON that describes the other parts.",
+                    JSON_TEXT_MAX);
         else
             err_set(err, fault.code, "%s", fault.msg);
         return NULL;
@@ -67,11 +72,11 @@ static int gather(struct req *req, const json_t *json, bool *used, struct resour
     const char *key;
     if (!json_is_object(files))
         faults_add(&req->faults, "/data/files", "must be an object: names of parts and the file names they go by");
-    json_object_foreach(files, key, value)
-        take_part(req, key, value, used, draft);
+    json_object_foreach(files, key, value) take_part(req, key, value, used, draft);
     for (int i = 0; i < req->upload->count; i++)
         if (!used[i])
-            faults_add(&req->faults, api_pointer(req->arena, "", req->upload->files[i].field), "is no key of `files` in the part `data`");
+            faults_add(&req->faults, api_pointer(req->arena, "", req->upload->files[i].field),
+                       "is no key of `files` in the part `data`");
     return req->faults.count ? -1 : 0;
 }
 
@@ -98,7 +103,8 @@ static int from_parts(struct req *req, struct res *res, struct err *err)
     json_t *json = read_description(&upload->files[data], err);
     if (!json)
         return -1;
-    int rc = gather(req, json, used, &draft) == 0 ? resource_create(&resource_dataset, &draft, req, res, err) : api_faults(req, err);
+    int rc = gather(req, json, used, &draft) == 0 ? resource_create(&resource_dataset, &draft, req, res, err)
+                                                  : api_faults(req, err);
     json_decref(json); /* the draft's names point into it */
     return rc;
 }
@@ -107,7 +113,8 @@ int datasets_create(struct req *req, struct res *res, struct err *err)
 {
     if (!req->upload)
         return err_set(err, ERR_MEDIA_TYPE,
-                       "A dataset is uploaded as its bytes (any Content-Type but JSON), or as multipart/form-data with the description in the part `data`.");
+                       "A dataset is uploaded as its bytes (any Content-Type but JSON), or as multipart/form-data with "
+                       "the description in the part `data`.");
     metrics_add(METRIC_UPLOAD_BYTES, req->upload->bytes);
     if (req->upload->multipart)
         return from_parts(req, res, err);

@@ -7,9 +7,9 @@
 
 static json_t *progress_json(const struct store_progress *progress)
 {
-    json_t *object = json_pack("{s:I, s:I, s:o, s:I, s:I}", "step", (json_int_t)progress->step, "steps", (json_int_t)progress->steps,
-                               "stage", json_text(progress->stage ? progress->stage : ""), "done", (json_int_t)progress->done, "total",
-                               (json_int_t)progress->total);
+    json_t *object = json_pack("{s:I, s:I, s:o, s:I, s:I}", "step", (json_int_t)progress->step, "steps",
+                               (json_int_t)progress->steps, "stage", json_text(progress->stage ? progress->stage : ""),
+                               "done", (json_int_t)progress->done, "total", (json_int_t)progress->total);
     if (object && progress->eta_s >= 0)
         json_object_set_new(object, "eta_s", json_real(progress->eta_s));
     return object ? object : json_null();
@@ -40,7 +40,8 @@ static void set_links(json_t *object, const struct store_job *job)
 static json_t *error_json(const char *stored)
 {
     json_t *problem = api_stored(stored);
-    enum err_code code = err_code_from_slug(json_string_value(json_object_get(problem, "code")) ? json_string_value(json_object_get(problem, "code")) : "");
+    enum err_code code = err_code_from_slug(
+        json_string_value(json_object_get(problem, "code")) ? json_string_value(json_object_get(problem, "code")) : "");
     char type[80];
     if (!json_is_object(problem) || code == ERR_NONE)
         return problem;

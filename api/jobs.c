@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * jobs.c - /v1/jobs. Everything that can be known to be wrong with a job is found before it is queued: keys, types, references,
- * the recipe against the method table, and what its steps need of data and model; all faults are listed at once. */
+ * jobs.c - /v1/jobs. Everything that can be known to be wrong with a job is found before it is queued: keys, types,
+ * references, the recipe against the method table, and what its steps need of data and model; all faults are listed at
+ * once. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -56,7 +57,8 @@ static int read_role(struct draft *d, enum job_role role, struct err *err)
     }
     struct store_resource row;
     struct err fault = {0};
-    if (store_resource_get(api_server(req)->store, job_role_kind(role), req->owner, id, req->arena, &row, &fault) == 0) {
+    if (store_resource_get(api_server(req)->store, job_role_kind(role), req->owner, id, req->arena, &row, &fault) ==
+        0) {
         d->job.inputs[role] = row.id;
         d->facts[role] = api_resource_facts(&row);
         return 0;
@@ -82,7 +84,8 @@ static json_t *named_recipe(struct draft *d, const char *name, struct err *err)
     if (store_recipe_get(api_server(req)->store, req->owner, name, req->arena, &row, &fault) == 0)
         return api_stored(row.body);
     if (fault.code == ERR_NOT_FOUND)
-        faults_add(&req->faults, "/recipe", "names no recipe: '%.60s' is neither a preset nor one of yours (GET /v1/recipes)", name);
+        faults_add(&req->faults, "/recipe",
+                   "names no recipe: '%.60s' is neither a preset nor one of yours (GET /v1/recipes)", name);
     else
         err_set(err, fault.code, "%s", fault.msg);
     return NULL;
@@ -113,9 +116,8 @@ static const char *missing_operators(struct draft *d)
     const json_t *list = json_object_get(d->facts[JOB_ROLE_MODEL], "missing_operators"), *item;
     struct buf text = {0};
     size_t i;
-    json_array_foreach(list, i, item)
-        if (json_is_string(item))
-            buf_printf(&text, "%s%s", text.len ? ", " : "", json_string_value(item));
+    json_array_foreach(list, i, item) if (json_is_string(item))
+        buf_printf(&text, "%s%s", text.len ? ", " : "", json_string_value(item));
     const char *out = text.data ? arena_strdup(d->req->arena, text.data) : "";
     buf_fini(&text);
     return out ? out : "";
@@ -131,7 +133,7 @@ static bool has_labels(const json_t *facts)
 static int check_needs(struct draft *d, struct err *err)
 {
     json_t *const *facts = d->facts;
-    const json_t *judged = facts[JOB_ROLE_EVAL_DATASET] ? facts[JOB_ROLE_EVAL_DATASET]
+    const json_t *judged = facts[JOB_ROLE_EVAL_DATASET]  ? facts[JOB_ROLE_EVAL_DATASET]
                            : facts[JOB_ROLE_VAL_DATASET] ? facts[JOB_ROLE_VAL_DATASET]
                                                          : facts[JOB_ROLE_DATASET];
     struct recipe_given given = {
@@ -154,10 +156,11 @@ static void read_labels(struct draft *d)
         return;
     }
     if (json_object_size(labels) > LABELS_MAX)
-        faults_add(&d->req->faults, "/labels", "has %zu entries; at most %d are kept", json_object_size(labels), LABELS_MAX);
-    json_object_foreach(labels, key, value)
-        if (!json_is_string(value) || strlen(json_string_value(value)) > 1000)
-            faults_add(&d->req->faults, api_pointer(d->req->arena, "/labels", key), "must be a string of at most 1000 bytes");
+        faults_add(&d->req->faults, "/labels", "has %zu entries; at most %d are kept", json_object_size(labels),
+                   LABELS_MAX);
+    json_object_foreach(labels, key, value) if (!json_is_string(value) || strlen(json_string_value(value)) > 1000)
+        faults_add(&d->req->faults, api_pointer(d->req->arena, "/labels", key),
+                   "must be a string of at most 1000 bytes");
     d->labels = labels;
 }
 
@@ -169,8 +172,9 @@ static void read_numbers(struct draft *d)
     d->job.priority = api_get_int(json, "priority", 0, -1000, 1000, faults);
     d->job.timeout_s = api_get_int(json, "timeout_s", 0, 1, config->job_timeout_s, faults);
     d->job.threads = api_get_int(json, "threads", 0, 1, 256, faults);
-    d->job.memory_bytes = api_get_int(json, "memory_bytes", 0, 64 << 20,
-                                      config->job_memory_bytes > 0 ? config->job_memory_bytes : INT64_C(1) << 50, faults);
+    d->job.memory_bytes =
+        api_get_int(json, "memory_bytes", 0, 64 << 20,
+                    config->job_memory_bytes > 0 ? config->job_memory_bytes : INT64_C(1) << 50, faults);
 }
 
 static int read_key(struct draft *d, char sha256[SHA256_HEX], struct err *err)
@@ -208,7 +212,8 @@ static int check(struct draft *d, struct err *err)
                                        "priority", "timeout_s", "threads",     "memory_bytes", "labels",  NULL};
     struct req *req = d->req;
     if (!json_is_object(req->json))
-        return err_set(err, ERR_INVALID, "The body must be an object like {\"model\": \"mdl_...\", \"recipe\": {\"steps\": [...]}}.");
+        return err_set(err, ERR_INVALID,
+                       "The body must be an object like {\"model\": \"mdl_...\", \"recipe\": {\"steps\": [...]}}.");
     api_known_keys(req->json, "", keys, &req->faults);
     for (int role = 0; role < JOB_ROLE_COUNT; role++)
         if (read_role(d, (enum job_role)role, err) != 0)
@@ -260,7 +265,8 @@ int jobs_list(struct req *req, struct res *res, struct err *err)
     bool more = false;
     if (name && state < 0) {
         faults_add(&req->faults, "?state", "must be queued, running, succeeded, failed or canceled, not '%.60s'", name);
-        return err_set(err, ERR_INVALID, "There is no job state '%.60s'; it is queued, running, succeeded, failed or canceled.", name);
+        return err_set(err, ERR_INVALID,
+                       "There is no job state '%.60s'; it is queued, running, succeeded, failed or canceled.", name);
     }
     if (api_page(req, "job", &page, err) != 0)
         return -1;

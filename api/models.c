@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * models.c - /v1/models. An upload is the raw file, or multipart with the part `model` and the files of its external data, or JSON
- * that names an artifact of a job, which becomes a model without travelling through the client. */
+ * models.c - /v1/models. An upload is the raw file, or multipart with the part `model` and the files of its external
+ * data, or JSON that names an artifact of a job, which becomes a model without travelling through the client. */
 #include <string.h>
 
 #include "api/handlers.h"
@@ -41,7 +41,8 @@ static int from_upload(struct req *req, struct res *res, struct err *err)
         if (strcmp(upload->files[i].field, resource_model.main_part) == 0)
             main_at = i;
     if (main_at < 0) {
-        faults_add(&req->faults, "/model", "is missing: the part `model` is the ONNX file, all other parts are its external data");
+        faults_add(&req->faults, "/model",
+                   "is missing: the part `model` is the ONNX file, all other parts are its external data");
         return api_faults(req, err);
     }
     if (upload->files[main_at].filename[0])
@@ -66,7 +67,8 @@ static bool is_external(const struct store_artifact *artifact, const struct stor
            !(dot && strcmp(dot, ".onnx") == 0);
 }
 
-static int adopt(struct req *req, struct res *res, const struct store_artifact *model, const char *name, struct err *err)
+static int adopt(struct req *req, struct res *res, const struct store_artifact *model, const char *name,
+                 struct err *err)
 {
     struct server *server = api_server(req);
     struct store_artifact *all;
@@ -80,7 +82,8 @@ static int adopt(struct req *req, struct res *res, const struct store_artifact *
     draft.files[0] = (struct resource_source){.name = name, .sha256 = model->sha256, .bytes = model->bytes};
     for (int i = 0; i < count; i++)
         if (is_external(&all[i], model))
-            draft.files[draft.count++] = (struct resource_source){.name = all[i].name, .sha256 = all[i].sha256, .bytes = all[i].bytes};
+            draft.files[draft.count++] =
+                (struct resource_source){.name = all[i].name, .sha256 = all[i].sha256, .bytes = all[i].bytes};
     int pinned = 0;
     while (pinned < draft.count && blob_pin(server->blobs, draft.files[pinned].sha256, err) == 0)
         pinned++;
@@ -96,7 +99,8 @@ static int from_json(struct req *req, struct res *res, struct err *err)
     if (!json_is_object(req->json))
         return err_set(err, ERR_INVALID, "The body must be an object like {\"artifact\": \"art_...\"}.");
     api_known_keys(req->json, "", keys, &req->faults);
-    const char *id = api_get_text(req->json, "artifact", &req->faults), *name = api_get_text(req->json, "name", &req->faults);
+    const char *id = api_get_text(req->json, "artifact", &req->faults),
+               *name = api_get_text(req->json, "name", &req->faults);
     if (!json_object_get(req->json, "artifact"))
         faults_add(&req->faults, "/artifact", "is missing: the id of a job's artifact");
     if (name && !api_good_name(name))

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pages.c - files embedded in the binary: the dashboard and the contract. `/` is index.html, and what it needs lies beside it. */
+ * pages.c - files embedded in the binary: the dashboard and the contract. `/` is index.html, and what it needs lies
+ * beside it. */
 #include <string.h>
 
 #include "api/api.h"
@@ -11,10 +12,17 @@
 static const struct {
     const char *suffix, *media_type;
 } types[] = {
-    {".html", "text/html; charset=utf-8"}, {".css", "text/css; charset=utf-8"},       {".js", "text/javascript; charset=utf-8"},
-    {".svg", "image/svg+xml"},             {".png", "image/png"},                     {".ico", "image/x-icon"},
-    {".json", "application/json"},         {".yaml", "application/yaml"},             {".txt", "text/plain; charset=utf-8"},
-    {".woff2", "font/woff2"},              {".webmanifest", "application/manifest+json"},
+    {".html", "text/html; charset=utf-8"},
+    {".css", "text/css; charset=utf-8"},
+    {".js", "text/javascript; charset=utf-8"},
+    {".svg", "image/svg+xml"},
+    {".png", "image/png"},
+    {".ico", "image/x-icon"},
+    {".json", "application/json"},
+    {".yaml", "application/yaml"},
+    {".txt", "text/plain; charset=utf-8"},
+    {".woff2", "font/woff2"},
+    {".webmanifest", "application/manifest+json"},
 };
 
 static const char *type_of(const char *name)
@@ -26,11 +34,13 @@ static const char *type_of(const char *name)
     return "application/octet-stream";
 }
 
-/* Names and tensors shown on the page are strangers' text: nothing from elsewhere is loaded or run, nothing is framed. */
+/* Names and tensors shown on the page are strangers' text: nothing from elsewhere is loaded or run, nothing is framed.
+ */
 static void security_headers(struct res *res)
 {
     res_header(res, "Content-Security-Policy",
-               "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; img-src 'self' data: blob:; object-src 'none'");
+               "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; img-src 'self' data: "
+               "blob:; object-src 'none'");
     res_header(res, "X-Frame-Options", "DENY");
     res_header(res, "Referrer-Policy", "no-referrer");
     res_header(res, "Cross-Origin-Opener-Policy", "same-origin");

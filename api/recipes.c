@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * recipes.c - /v1/recipes: presets that ship with the binary, then the owner's named recipes. A name means one recipe for ever:
- * jobs refer to it by name, so another recipe under the same name is refused (409) until the old one is deleted. */
+ * recipes.c - /v1/recipes: presets that ship with the binary, then the owner's named recipes. A name means one recipe
+ * for ever: jobs refer to it by name, so another recipe under the same name is refused (409) until the old one is
+ * deleted. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -88,7 +89,8 @@ int recipes_create(struct req *req, struct res *res, struct err *err)
     struct err fault = {0};
     bool existed = false;
     if (!json_is_object(req->json))
-        return err_set(err, ERR_INVALID, "The body must be an object like {\"name\": \"...\", \"recipe\": {\"steps\": [...]}}.");
+        return err_set(err, ERR_INVALID,
+                       "The body must be an object like {\"name\": \"...\", \"recipe\": {\"steps\": [...]}}.");
     api_known_keys(req->json, "", keys, &req->faults);
     const char *name = api_get_text(req->json, "name", &req->faults);
     const json_t *recipe = json_object_get(req->json, "recipe");
@@ -112,7 +114,8 @@ int recipes_create(struct req *req, struct res *res, struct err *err)
 int recipes_delete(struct req *req, struct res *res, struct err *err)
 {
     if (preset_find(req->param[0]))
-        return err_set(err, ERR_FORBIDDEN, "The preset '%s' ships with the server and cannot be deleted.", req->param[0]);
+        return err_set(err, ERR_FORBIDDEN, "The preset '%s' ships with the server and cannot be deleted.",
+                       req->param[0]);
     if (store_recipe_delete(api_server(req)->store, req->owner, req->param[0], err) != 0)
         return -1;
     return res_empty(res, 204);

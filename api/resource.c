@@ -93,13 +93,15 @@ int resource_content(const struct resource_kind *kind, struct req *req, struct r
         const struct store_file *file = &row.files[i];
         if (wanted ? strcmp(file->name, wanted) != 0 : i != 0)
             continue;
-        struct api_download what = {.sha256 = file->sha256, .name = file->name, .media_type = "application/octet-stream"};
+        struct api_download what = {
+            .sha256 = file->sha256, .name = file->name, .media_type = "application/octet-stream"};
         return api_download(req, res, &what, err);
     }
     return err_set(err, ERR_NOT_FOUND, "The %s has no file '%.200s'.", kind->noun, wanted ? wanted : "");
 }
 
-int resource_detail(const struct resource_kind *kind, const char *what, struct req *req, struct res *res, struct err *err)
+int resource_detail(const struct resource_kind *kind, const char *what, struct req *req, struct res *res,
+                    struct err *err)
 {
     const char *id, *json;
     if (api_id(req, kind->prefix, kind->noun, &id, err) != 0 ||

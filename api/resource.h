@@ -11,7 +11,8 @@ struct resource_kind {
     const char *prefix, *noun, *path; /* "mdl", "model", "/v1/models" */
     const char *default_name;         /* of an upload that brings none */
     const char *main_part;            /* name of the multipart part that is the first file */
-    int (*inspect)(const struct config *config, const struct child_file *files, int count, struct child_inspection *out, struct err *err);
+    int (*inspect)(const struct config *config, const struct child_file *files, int count, struct child_inspection *out,
+                   struct err *err);
 };
 extern const struct resource_kind resource_model, resource_dataset;
 
@@ -22,25 +23,26 @@ int resource_get(const struct resource_kind *kind, struct req *req, struct res *
 int resource_delete(const struct resource_kind *kind, struct req *req, struct res *res, struct err *err);
 int resource_content(const struct resource_kind *kind, struct req *req, struct res *res, struct err *err);
 /* A stored detail ("layers", "graph") as it is. */
-int resource_detail(const struct resource_kind *kind, const char *what, struct req *req, struct res *res, struct err *err);
+int resource_detail(const struct resource_kind *kind, const char *what, struct req *req, struct res *res,
+                    struct err *err);
 
 /* ---- creation (resource_create.c) */
 /* One file to be, by the name the others know it by: an upload under way, or a stored blob. */
 struct resource_source {
     const char *name;
-    struct blob_put *put;   /* or NULL and ... */
-    const char *sha256;     /* ... this blob, pinned by the caller */
+    struct blob_put *put; /* or NULL and ... */
+    const char *sha256;   /* ... this blob, pinned by the caller */
     int64_t bytes;
 };
 struct resource_draft {
     const char *name;
-    const char *parent_job; /* or NULL */
+    const char *parent_job;        /* or NULL */
     struct resource_source *files; /* the first is the main file */
     int count;
 };
 /* Inspect in a child, store, answer 201 (or 200: the owner has it already) with Location. */
-int resource_create(const struct resource_kind *kind, const struct resource_draft *draft, struct req *req, struct res *res,
-                    struct err *err);
+int resource_create(const struct resource_kind *kind, const struct resource_draft *draft, struct req *req,
+                    struct res *res, struct err *err);
 /* ?name=, else `given` (a file name, may be ""), else the kind's default. NULL with a fault when it is no good name. */
 const char *resource_name(const struct resource_kind *kind, struct req *req, const char *given, struct err *err);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * resource_create.c - from received bytes to a resource. The bytes lie in temporary files; a child reads them there; only what it
- * understood is committed, so that a refused upload leaves nothing. Between commit and row the blobs are pinned by their puts. */
+ * resource_create.c - from received bytes to a resource. The bytes lie in temporary files; a child reads them there;
+ * only what it understood is committed, so that a refused upload leaves nothing. Between commit and row the blobs are
+ * pinned by their puts. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,13 +18,14 @@ const char *resource_name(const struct resource_kind *kind, struct req *req, con
     if (api_good_name(name))
         return name;
     faults_add(&req->faults, "?name", "must be 1 to 200 characters without slashes and control characters");
-    err_set(err, ERR_INVALID, "A %s's name must be 1 to 200 characters without slashes and control characters.", kind->noun);
+    err_set(err, ERR_INVALID, "A %s's name must be 1 to 200 characters without slashes and control characters.",
+            kind->noun);
     return NULL;
 }
 
 /* Where each file's bytes are now. `paths` holds those of stored blobs. */
-static int child_files(struct server *server, struct arena *arena, const struct resource_draft *draft, struct child_file *files,
-                       struct err *err)
+static int child_files(struct server *server, struct arena *arena, const struct resource_draft *draft,
+                       struct child_file *files, struct err *err)
 {
     enum { PATH_BYTES = 4096 };
     for (int i = 0; i < draft->count; i++) {
@@ -70,7 +72,8 @@ static int inspect(const struct resource_kind *kind, const struct resource_draft
 }
 
 /* Commits the puts; fills the rows of files. */
-static int commit(const struct resource_draft *draft, struct req *req, struct store_file *files, int64_t *bytes, struct err *err)
+static int commit(const struct resource_draft *draft, struct req *req, struct store_file *files, int64_t *bytes,
+                  struct err *err)
 {
     *bytes = 0;
     for (int i = 0; i < draft->count; i++) {
@@ -90,8 +93,9 @@ static int commit(const struct resource_draft *draft, struct req *req, struct st
     return 0;
 }
 
-static int insert(const struct resource_kind *kind, const struct resource_draft *draft, const struct child_inspection *found,
-                  struct req *req, struct store_file *files, struct store_resource *row, bool *existed, struct err *err)
+static int insert(const struct resource_kind *kind, const struct resource_draft *draft,
+                  const struct child_inspection *found, struct req *req, struct store_file *files,
+                  struct store_resource *row, bool *existed, struct err *err)
 {
     int64_t bytes;
     struct store_detail details[3] = {0};
@@ -105,15 +109,21 @@ static int insert(const struct resource_kind *kind, const struct resource_draft 
     char *facts = json_dumps(found->facts, JSON_COMPACT | JSON_REAL_PRECISION(15));
     if (!facts)
         return err_set(err, ERR_NOMEM, "Out of memory.");
-    struct store_resource in = {.owner = req->owner, .name = draft->name, .sha256 = files[0].sha256, .parent_job = draft->parent_job,
-                                .facts = facts, .bytes = bytes, .files = files, .file_count = draft->count};
+    struct store_resource in = {.owner = req->owner,
+                                .name = draft->name,
+                                .sha256 = files[0].sha256,
+                                .parent_job = draft->parent_job,
+                                .facts = facts,
+                                .bytes = bytes,
+                                .files = files,
+                                .file_count = draft->count};
     int rc = store_resource_insert(api_server(req)->store, kind->kind, &in, details, req->arena, row, existed, err);
     free(facts);
     return rc;
 }
 
-int resource_create(const struct resource_kind *kind, const struct resource_draft *draft, struct req *req, struct res *res,
-                    struct err *err)
+int resource_create(const struct resource_kind *kind, const struct resource_draft *draft, struct req *req,
+                    struct res *res, struct err *err)
 {
     struct server *server = api_server(req);
     struct child_inspection found = {0};
@@ -130,7 +140,8 @@ int resource_create(const struct resource_kind *kind, const struct resource_draf
         if (rc == 0)
             res_header(res, "Location", "%s/%s", kind->path, row.id);
         upload_free(req->upload);
-        for (int i = 0; i < draft->count; i++) /* what no row refers to: after a failed insert, or of other names than the row's */
+        for (int i = 0; i < draft->count;
+             i++) /* what no row refers to: after a failed insert, or of other names than the row's */
             if (files[i].sha256 && draft->files[i].put)
                 gc_blob(server->store, server->blobs, files[i].sha256);
     }

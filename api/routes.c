@@ -4,7 +4,7 @@
 #include "api/handlers.h"
 
 static const struct route routes[] = {
-#define ROUTE(method, path, handler, body, answer, auth, lane, query, summary) \
+#define ROUTE(method, path, handler, body, answer, auth, lane, query, summary)                                         \
     {#method, path, handler, BODY_##body, ANSWER_##answer, AUTH_##auth, LANE_##lane, query, summary},
 #include "api/routes.def"
 #undef ROUTE

@@ -5,14 +5,13 @@
 #include "cli/commands.h"
 #include "core/stats/latency.h"
 
-static const char help[] =
-    "Usage: pared bench MODEL [OPTION]...\n"
-    "Time a model on inputs made up for its declared shapes.\n\n"
-    "  --threads N   threads to run with (default: all cores)\n"
-    "  --batch N     size of a first dim that is not fixed (default 1)\n"
-    "  --runs N      runs to time (default: as many as fit in 2 seconds, at least 10)\n"
-    "  --json        print one JSON object: p50_ms, p90_ms, p99_ms, runs, threads, batch\n"
-    "  --help        this text\n";
+static const char help[] = "Usage: pared bench MODEL [OPTION]...\n"
+                           "Time a model on inputs made up for its declared shapes.\n\n"
+                           "  --threads N   threads to run with (default: all cores)\n"
+                           "  --batch N     size of a first dim that is not fixed (default 1)\n"
+                           "  --runs N      runs to time (default: as many as fit in 2 seconds, at least 10)\n"
+                           "  --json        print one JSON object: p50_ms, p90_ms, p99_ms, runs, threads, batch\n"
+                           "  --help        this text\n";
 
 struct options {
     const char *model;
@@ -25,7 +24,8 @@ static int measure(const struct options *o, struct latency *l, struct err *err)
     struct model *m = cli_read_model(o->model, err);
     struct pool *pool = m ? cli_pool(o->threads, err) : NULL;
     struct plan *plan = pool ? plan_new(m, &(struct plan_opts){.pool = pool}, err) : NULL;
-    struct latency_opts lo = {.batch = o->batch, .threads = pool_threads(pool), .min_runs = (int)o->runs, .max_runs = (int)o->runs};
+    struct latency_opts lo = {
+        .batch = o->batch, .threads = pool_threads(pool), .min_runs = (int)o->runs, .max_runs = (int)o->runs};
     int rc = plan ? latency_measure(&plan, 1, &lo, l, err) : -1;
     plan_free(plan);
     pool_free(pool);
@@ -35,9 +35,10 @@ static int measure(const struct options *o, struct latency *l, struct err *err)
 
 static int parse(int argc, char **argv, struct options *o, struct err *err)
 {
-    static const struct option longs[] = {{"threads", required_argument, NULL, 't'}, {"batch", required_argument, NULL, 'b'},
-                                          {"runs", required_argument, NULL, 'r'},    {"json", no_argument, NULL, 'j'},
-                                          {"help", no_argument, NULL, 'h'},          {0}};
+    static const struct option longs[] = {
+        {"threads", required_argument, NULL, 't'}, {"batch", required_argument, NULL, 'b'},
+        {"runs", required_argument, NULL, 'r'},    {"json", no_argument, NULL, 'j'},
+        {"help", no_argument, NULL, 'h'},          {0}};
     int c, rc = 0;
     while (!rc && (c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
         if (c == 't')
@@ -68,9 +69,10 @@ int cmd_bench(int argc, char **argv)
     if (rc || measure(&o, &l, &err))
         return cli_fail(&err);
     if (o.json)
-        return cli_print_json(json_pack("{s:f, s:f, s:f, s:i, s:i, s:I}", "p50_ms", l.p50_ms, "p90_ms", l.p90_ms, "p99_ms", l.p99_ms,
-                                        "runs", l.runs, "threads", l.threads, "batch", (json_int_t)l.batch));
-    printf("p50 %.3f ms, p90 %.3f ms, p99 %.3f ms (%d runs, %d threads, batch %lld)\n", l.p50_ms, l.p90_ms, l.p99_ms, l.runs, l.threads,
-           (long long)l.batch);
+        return cli_print_json(json_pack("{s:f, s:f, s:f, s:i, s:i, s:I}", "p50_ms", l.p50_ms, "p90_ms", l.p90_ms,
+                                        "p99_ms", l.p99_ms, "runs", l.runs, "threads", l.threads, "batch",
+                                        (json_int_t)l.batch));
+    printf("p50 %.3f ms, p90 %.3f ms, p99 %.3f ms (%d runs, %d threads, batch %lld)\n", l.p50_ms, l.p90_ms, l.p99_ms,
+           l.runs, l.threads, (long long)l.batch);
     return CLI_OK;
 }

@@ -53,7 +53,8 @@ int cli_int(const char *option, const char *text, int64_t min, int64_t max, int6
     errno = 0;
     long long n = strtoll(text, &end, 10);
     if (errno || end == text || *end || n < min || n > max)
-        return err_set(err, ERR_USAGE, "%s takes a whole number from %" PRId64 " to %" PRId64 ", got '%s'", option, min, max, text);
+        return err_set(err, ERR_USAGE, "%s takes a whole number from %" PRId64 " to %" PRId64 ", got '%s'", option, min,
+                       max, text);
     *out = n;
     return 0;
 }

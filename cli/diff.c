@@ -10,7 +10,8 @@
 
 static const char help[] =
     "Usage: pared diff A B [OPTION]...\n"
-    "Run two models on the same inputs; print fidelity per output, per layer (values of the same name), and the first layer\n"
+    "Run two models on the same inputs; print fidelity per output, per layer (values of the same name), and the first "
+    "layer\n"
     "where they part: whose largest difference exceeds the tolerance times its largest value.\n\n"
     "  --data D          a dataset (default: 4 made-up inputs)\n"
     "  --limit N         samples of the dataset (default 32)\n"
@@ -122,10 +123,14 @@ static int parse_tolerance(const char *text, double *out, struct err *err)
 
 static int parse(int argc, char **argv, struct options *o, struct err *err)
 {
-    static const struct option longs[] = {{"data", required_argument, NULL, 'd'},    {"limit", required_argument, NULL, 'l'},
-                                          {"threads", required_argument, NULL, 't'}, {"seed", required_argument, NULL, 's'},
-                                          {"tolerance", required_argument, NULL, 'x'}, {"json", no_argument, NULL, 'j'},
-                                          {"help", no_argument, NULL, 'h'},          {0}};
+    static const struct option longs[] = {{"data", required_argument, NULL, 'd'},
+                                          {"limit", required_argument, NULL, 'l'},
+                                          {"threads", required_argument, NULL, 't'},
+                                          {"seed", required_argument, NULL, 's'},
+                                          {"tolerance", required_argument, NULL, 'x'},
+                                          {"json", no_argument, NULL, 'j'},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {0}};
     int c, rc = 0;
     while (!rc && (c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
         if (c == 'd')

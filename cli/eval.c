@@ -68,7 +68,8 @@ static int on_batch(void *arg, const struct evaluate_batch *b, struct err *err)
 {
     struct session *s = arg;
     if (s->folder && b->first > 0)
-        return err_set(err, ERR_USAGE, "--outputs DIR/ keeps the outputs of one run; the data has more: use FILE.npz, or --limit");
+        return err_set(err, ERR_USAGE,
+                       "--outputs DIR/ keeps the outputs of one run; the data has more: use FILE.npz, or --limit");
     if (evaluate_judge(s->metrics, b, plan_n_outputs(s->plan), err))
         return -1;
     return keep_outputs(s, b, err);
@@ -90,16 +91,16 @@ static int print_result(const struct session *s, int64_t samples, double seconds
     struct task_metrics_result r;
     task_metrics_result(s->metrics, &r);
     if (s->o->json) {
-        json_t *o = json_pack("{s:I, s:f, s:I}", "samples", (json_int_t)samples, "seconds", seconds, "peak_activation_bytes",
-                              (json_int_t)plan_slab_bytes(plan));
+        json_t *o = json_pack("{s:I, s:f, s:I}", "samples", (json_int_t)samples, "seconds", seconds,
+                              "peak_activation_bytes", (json_int_t)plan_slab_bytes(plan));
         if (r.samples)
             json_object_set_new(o, "metrics", task_metrics_json(s->metrics, true));
         return cli_print_json(o);
     }
     printf("%" PRId64 " samples in %.2f s", samples, seconds);
     if (r.samples && r.classes)
-        printf(", top-1 %.2f %%, top-5 %.2f %%, precision %.4f, recall %.4f, F1 %.4f\n", 100 * r.top1, 100 * r.top5, r.precision,
-               r.recall, r.f1);
+        printf(", top-1 %.2f %%, top-5 %.2f %%, precision %.4f, recall %.4f, F1 %.4f\n", 100 * r.top1, 100 * r.top5,
+               r.precision, r.recall, r.f1);
     else if (r.samples)
         printf(", mean squared error %g, PSNR %.2f dB\n", r.mse, r.psnr_db);
     else
@@ -148,10 +149,11 @@ out:
 
 static int parse(int argc, char **argv, struct options *o, struct err *err)
 {
-    static const struct option longs[] = {{"data", required_argument, NULL, 'd'},  {"outputs", required_argument, NULL, 'o'},
-                                          {"limit", required_argument, NULL, 'l'}, {"batch", required_argument, NULL, 'b'},
-                                          {"threads", required_argument, NULL, 't'}, {"json", no_argument, NULL, 'j'},
-                                          {"help", no_argument, NULL, 'h'},        {0}};
+    static const struct option longs[] = {
+        {"data", required_argument, NULL, 'd'},    {"outputs", required_argument, NULL, 'o'},
+        {"limit", required_argument, NULL, 'l'},   {"batch", required_argument, NULL, 'b'},
+        {"threads", required_argument, NULL, 't'}, {"json", no_argument, NULL, 'j'},
+        {"help", no_argument, NULL, 'h'},          {0}};
     int c, rc = 0;
     while (!rc && (c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
         if (c == 'd')

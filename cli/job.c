@@ -4,6 +4,7 @@
  * exit status says how it ended. */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -20,6 +21,8 @@
 #include "core/base/clock.h"
 #include "core/base/file.h"
 #include "core/base/hash.h"
+#include "core/base/pool.h"
+#include "core/kernels/blas_buffers.h"
 #include "core/recipe/job_spec.h"
 #include "core/recipe/json_text.h"
 #include "core/recipe/pipeline.h"
@@ -155,6 +158,31 @@ static int set_limit(int resource, json_int_t value, const char *name, struct er
                : 0;
 }
 
+/* Bytes that count against RLIMIT_DATA now (the sixth number of statm is data and stacks, in pages). */
+static json_int_t data_bytes(void)
+{
+    long long pages = 0;
+    FILE *f = fopen("/proc/self/statm", "re");
+    if (!f)
+        return 0;
+    if (fscanf(f, "%*s %*s %*s %*s %*s %lld", &pages) != 1)
+        pages = 0;
+    fclose(f);
+    return pages * sysconf(_SC_PAGESIZE);
+}
+
+/* The job's memory comes on top of what the process has by then: its libraries and BLAS's buffers, which are address
+ * space only. */
+static int limit_memory(const struct job *job, struct err *err)
+{
+    if (job->memory_bytes <= 0)
+        return 0;
+    tensor_set_limit((size_t)job->memory_bytes);
+    if (!strcmp(job->kind, "job"))
+        blas_buffers_reserve(job->threads > 0 && job->threads < INT_MAX ? (int)job->threads : pool_default_threads());
+    return set_limit(RLIMIT_DATA, data_bytes() + job->memory_bytes, "memory", err);
+}
+
 static int tie_down(const struct job *job, struct err *err)
 {
     struct rlimit none = {0, 0};
@@ -169,9 +197,7 @@ static int tie_down(const struct job *job, struct err *err)
     }
     if (fd >= 0)
         close(fd);
-    if (job->memory_bytes > 0)
-        tensor_set_limit((size_t)job->memory_bytes);
-    return set_limit(RLIMIT_DATA, job->memory_bytes, "memory", err) ||
+    return limit_memory(job, err) ||
                    set_limit(RLIMIT_FSIZE, job->file_bytes, "file sizes", err) ||
                    set_limit(RLIMIT_CPU, job->cpu_s, "processor time", err)
                ? -1

@@ -2,9 +2,9 @@
  * work/JOB/            given to every attempt, so that a checkpoint survives
  * work/JOB/out-N/      results of attempt N alone: a child that outlives its lease cannot write into its successor's
  *
- * After the child ended its files are taken into the blob store under their hashes (the sizes and hashes it claims are compared),
- * then one transaction makes artifacts and the end of the job visible together. If the lease was lost meanwhile that transaction
- * changes nothing and the blobs, which nothing refers to, are removed. */
+ * After the child ended its files are taken into the blob store under their hashes (the sizes and hashes it claims are
+ * compared), then one transaction makes artifacts and the end of the job visible together. If the lease was lost
+ * meanwhile that transaction changes nothing and the blobs, which nothing refers to, are removed. */
 #include "server/attempt.h"
 
 #include <dirent.h>
@@ -23,7 +23,14 @@
 #include "server/gc.h"
 #include "server/metrics.h"
 
-enum { MAX_ARTIFACTS = 100, MAX_NAME = 120, MAX_MESSAGE = 2000, MAX_LOGS = 2000, SETTLE_TRIES = 20, SETTLE_PAUSE_US = 250000 };
+enum {
+    MAX_ARTIFACTS = 100,
+    MAX_NAME = 120,
+    MAX_MESSAGE = 2000,
+    MAX_LOGS = 2000,
+    SETTLE_TRIES = 20,
+    SETTLE_PAUSE_US = 250000
+};
 static const double PROGRESS_S = 0.25, STAGE_S = 0.02;
 
 struct attempt {
@@ -40,7 +47,8 @@ struct attempt {
     int artifact_count;
 };
 
-/* ---- what the child says while it runs ------------------------------------------------------------------------------ */
+/* ---- what the child says while it runs ------------------------------------------------------------------------------
+ */
 
 static void lost_or_failed(const struct attempt *a, int rc, const struct err *err)
 {
@@ -118,7 +126,8 @@ static void take_log(struct attempt *a, json_t *line)
         return;
     a->logs++;
     const char *known = level && !strcmp(level, "error") ? "error" : level && !strcmp(level, "warn") ? "warn" : "info";
-    tell_event(a, "log", json_pack("{s:s, s:s%}", "level", known, "message", message, (size_t)cut(message, MAX_MESSAGE)));
+    tell_event(a, "log",
+               json_pack("{s:s, s:s%}", "level", known, "message", message, (size_t)cut(message, MAX_MESSAGE)));
 }
 
 static void take_line(void *arg, const char *type, json_t *line)
@@ -134,15 +143,19 @@ static enum child_tick tick(void *arg)
 {
     const struct attempt *a = arg;
     switch ((enum attempt_order)atomic_load(a->ctx->order)) {
-    case ATTEMPT_GO_ON: return CHILD_GO_ON;
-    case ATTEMPT_CANCEL: return CHILD_CANCEL;
+    case ATTEMPT_GO_ON:
+        return CHILD_GO_ON;
+    case ATTEMPT_CANCEL:
+        return CHILD_CANCEL;
     case ATTEMPT_RELEASE:
-    case ATTEMPT_LOST: return CHILD_ABANDON;
+    case ATTEMPT_LOST:
+        return CHILD_ABANDON;
     }
     return CHILD_GO_ON;
 }
 
-/* ---- the spec ----------------------------------------------------------------------------------------------------- */
+/* ---- the spec -----------------------------------------------------------------------------------------------------
+ */
 
 static json_t *file_json(struct attempt *a, const struct store_file *file, struct err *err)
 {
@@ -230,7 +243,8 @@ out:
     return spec;
 }
 
-/* ---- the results -------------------------------------------------------------------------------------------------- */
+/* ---- the results --------------------------------------------------------------------------------------------------
+ */
 
 static bool plain_name(const char *name)
 {
@@ -281,7 +295,8 @@ static int take_artifacts(struct attempt *a, json_t *result, struct err *err)
     json_t *list = json_object_get(result, "artifacts");
     size_t count = json_array_size(list);
     if (count == 0 || count > MAX_ARTIFACTS)
-        return err_set(err, ERR_VERIFY, "the job's process named %zu artifacts; 1 to %d are allowed", count, (int)MAX_ARTIFACTS);
+        return err_set(err, ERR_VERIFY, "the job's process named %zu artifacts; 1 to %d are allowed", count,
+                       (int)MAX_ARTIFACTS);
     a->artifacts = arena_calloc(a->ctx->arena, count, sizeof *a->artifacts);
     if (!a->artifacts)
         return err_set(err, ERR_NOMEM, "out of memory");
@@ -304,11 +319,13 @@ static void drop_artifacts(struct attempt *a, bool published)
     a->artifact_count = 0;
 }
 
-/* ---- the end ------------------------------------------------------------------------------------------------------ */
+/* ---- the end ------------------------------------------------------------------------------------------------------
+ */
 
 static char *problem_text(const struct err *err, json_t *said)
 {
-    json_t *problem = json_pack("{s:s, s:s, s:s}", "code", err_slug(err->code), "title", err_title(err->code), "detail", err->msg);
+    json_t *problem =
+        json_pack("{s:s, s:s, s:s}", "code", err_slug(err->code), "title", err_title(err->code), "detail", err->msg);
     json_t *faults = json_object_get(said, "faults");
     if (json_is_array(faults) && json_array_size(faults))
         json_object_set(problem, "errors", faults);
@@ -338,7 +355,8 @@ static void count_end(const struct attempt *a, enum job_state state)
     log_info("job %s attempt %lld: %s", a->claim->id, (long long)a->claim->attempt, job_state_name(state));
 }
 
-/* The catalogue may be away for a moment: try again while the lease can still be ours. Returns whether it was written. */
+/* The catalogue may be away for a moment: try again while the lease can still be ours. Returns whether it was written.
+ */
 static bool settle(struct attempt *a, const struct store_outcome *outcome)
 {
     enum job_state state = JOB_RUNNING;
@@ -353,7 +371,8 @@ static bool settle(struct attempt *a, const struct store_outcome *outcome)
         }
         if (rc == 0) {
             metrics_add(METRIC_LEASES_LOST, 1);
-            log_warn("job %s attempt %lld: lease lost, nothing is published", a->claim->id, (long long)a->claim->attempt);
+            log_warn("job %s attempt %lld: lease lost, nothing is published", a->claim->id,
+                     (long long)a->claim->attempt);
             return false;
         }
         lost_or_failed(a, rc, &err);
@@ -395,8 +414,12 @@ static void settle_outcome(struct attempt *a, const struct child_outcome *out)
     if (out->end != CHILD_RESULT)
         log_info("job %s attempt %lld: %s", a->claim->id, (long long)a->claim->attempt, out->err.msg);
     switch (out->end) {
-    case CHILD_RESULT: settle_result(a, out->result); break;
-    case CHILD_ERROR: settle_failed(a, STORE_FAILED, &out->err, out->problem); break;
+    case CHILD_RESULT:
+        settle_result(a, out->result);
+        break;
+    case CHILD_ERROR:
+        settle_failed(a, STORE_FAILED, &out->err, out->problem);
+        break;
     case CHILD_CRASHED:
         metrics_add(METRIC_CHILD_CRASHES, 1);
         settle_failed(a, STORE_CRASHED, &out->err, NULL);
@@ -409,14 +432,18 @@ static void settle_outcome(struct attempt *a, const struct child_outcome *out)
         metrics_add(METRIC_CHILD_TIMEOUTS, 1);
         settle_failed(a, STORE_FAILED, &out->err, NULL);
         break;
-    case CHILD_CANCELED: settle(a, &canceled); break;
+    case CHILD_CANCELED:
+        settle(a, &canceled);
+        break;
     case CHILD_ABANDONED:
         if (atomic_load(a->ctx->order) == ATTEMPT_RELEASE)
             settle(a, &released);
         else
             metrics_add(METRIC_LEASES_LOST, 1);
         break;
-    case CHILD_NOT_STARTED: settle_failed(a, STORE_RETRY, &out->err, NULL); break;
+    case CHILD_NOT_STARTED:
+        settle_failed(a, STORE_RETRY, &out->err, NULL);
+        break;
     }
 }
 

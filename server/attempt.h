@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * attempt.h - one attempt at one job: folder, spec, child process, artifacts, the fenced end. Private to the worker pool.
- * Life cycle (zeroed, claim filled in) -> attempt_run, in the worker's thread. */
+ * attempt.h - one attempt at one job: folder, spec, child process, artifacts, the fenced end. Private to the worker
+ * pool. Life cycle (zeroed, claim filled in) -> attempt_run, in the worker's thread. */
 #ifndef PARED_SERVER_ATTEMPT_H
 #define PARED_SERVER_ATTEMPT_H
 

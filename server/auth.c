@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "server/auth.h"
 
+#include <nettle/memops.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-
-#include <nettle/memops.h>
 
 #include "core/base/file.h"
 #include "core/base/hash.h"
@@ -34,12 +33,14 @@ static int add_line(struct http_auth *auth, char *line, int number, struct err *
         return 0;
     const char *owner = second ? first : AUTH_LOCAL, *key = second ? second : first;
     if (second && strtok_r(NULL, blanks, &save))
-        return err_set(err, ERR_USAGE, "api_key_file, line %d: more than two words; a line is `KEY` or `OWNER KEY`.", number);
+        return err_set(err, ERR_USAGE, "api_key_file, line %d: more than two words; a line is `KEY` or `OWNER KEY`.",
+                       number);
     if (strlen(key) < KEY_MIN || strlen(key) > KEY_MAX)
-        return err_set(err, ERR_USAGE, "api_key_file, line %d: a key needs %d to %d characters, this one has %zu.", number,
-                       KEY_MIN, KEY_MAX, strlen(key));
+        return err_set(err, ERR_USAGE, "api_key_file, line %d: a key needs %d to %d characters, this one has %zu.",
+                       number, KEY_MIN, KEY_MAX, strlen(key));
     if (strlen(owner) > OWNER_MAX)
-        return err_set(err, ERR_USAGE, "api_key_file, line %d: an owner's name has at most %d characters.", number, OWNER_MAX);
+        return err_set(err, ERR_USAGE, "api_key_file, line %d: an owner's name has at most %d characters.", number,
+                       OWNER_MAX);
     struct key *grown = realloc(auth->keys, ((size_t)auth->count + 1) * sizeof *grown);
     if (!grown)
         return err_set(err, ERR_NOMEM, "Out of memory.");
@@ -91,10 +92,11 @@ struct http_auth *http_auth_new(const struct config *config, struct err *err)
     if (rc == 0 && config->api_key_file[0])
         rc = read_keys(auth, config->api_key_file, err);
     if (rc == 0 && !address.loopback && auth->count == 0)
-        rc = err_set(err, ERR_USAGE,
-                     "Listening on %s lets other machines in, so API keys are needed: set api_key_file (PARED_API_KEY_FILE) "
-                     "to a file of keys, one a line, or listen on 127.0.0.1.",
-                     config->listen);
+        rc = err_set(
+            err, ERR_USAGE,
+            "Listening on %s lets other machines in, so API keys are needed: set api_key_file (PARED_API_KEY_FILE) "
+            "to a file of keys, one a line, or listen on 127.0.0.1.",
+            config->listen);
     auth->hosts = list_of(&config->allowed_hosts);
     auth->origins = list_of(&config->allowed_origins);
     if (rc == 0 && (!auth->hosts || !auth->origins))
@@ -103,7 +105,8 @@ struct http_auth *http_auth_new(const struct config *config, struct err *err)
         http_auth_free(auth);
         return NULL;
     }
-    auth->names = (struct guard_names){address.loopback, (const char *const *)auth->hosts, (const char *const *)auth->origins};
+    auth->names =
+        (struct guard_names){address.loopback, (const char *const *)auth->hosts, (const char *const *)auth->origins};
     return auth;
 }
 

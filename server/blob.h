@@ -2,11 +2,11 @@
  * blob.h - immutable files by the SHA-256 of their content.
  * Why        Uploads and artifacts are stored once however often they come; a name cannot lie about its content; a
  *            half-written file is never seen. The interface fits a local disk and an object store alike.
- * Life cycle blob_put_begin -> blob_put_write* -> blob_put_commit -> (insert the rows that refer to it) -> blob_put_free
- * Pins       From commit to blob_put_free the object is pinned: blob_collect leaves it alone, although no row refers to it
- *            yet. Reading code that must keep an object across calls uses blob_pin / blob_unpin.
- * Threads    All calls from any thread; one put belongs to one thread at a time.
- * Errors     ERR_DISK_FULL (nothing is left behind), ERR_IO, ERR_NOT_FOUND. Messages carry no path. */
+ * Life cycle blob_put_begin -> blob_put_write* -> blob_put_commit -> (insert the rows that refer to it) ->
+ * blob_put_free Pins       From commit to blob_put_free the object is pinned: blob_collect leaves it alone, although no
+ * row refers to it yet. Reading code that must keep an object across calls uses blob_pin / blob_unpin. Threads    All
+ * calls from any thread; one put belongs to one thread at a time. Errors     ERR_DISK_FULL (nothing is left behind),
+ * ERR_IO, ERR_NOT_FOUND. Messages carry no path. */
 #ifndef PARED_SERVER_BLOB_H
 #define PARED_SERVER_BLOB_H
 
@@ -43,8 +43,8 @@ int blob_path(struct blobs *blobs, const char *sha256, char *out, size_t size, s
 int blob_pin(struct blobs *blobs, const char *sha256, struct err *err); /* ERR_NOMEM */
 void blob_unpin(struct blobs *blobs, const char *sha256);
 
-/* Remove the object unless it is pinned or used(arg, sha256) is not 0 (1 used, -1 not known). Nothing can pin it between
- * question and removal. 1 removed, 0 kept, -1. */
+/* Remove the object unless it is pinned or used(arg, sha256) is not 0 (1 used, -1 not known). Nothing can pin it
+ * between question and removal. 1 removed, 0 kept, -1. */
 typedef int blob_used_fn(void *arg, const char *sha256);
 int blob_collect(struct blobs *blobs, const char *sha256, blob_used_fn *used, void *arg, struct err *err);
 /* blob_collect over every object there is, for a start after a crash. *removed counts. */

@@ -4,9 +4,9 @@
  *   tmp/put_ID              a write under way; whatever lies here at start is of a crashed run and is removed
  *   objects/aa/bb/SHA256    immutable; appears by rename after fsync, so it is whole or not there
  *
- * One mutex orders what changes names: the rename of a commit, the pins, the removal of a collect. That makes "not pinned, not
- * used, remove" one step, and the second of two equal uploads finds either the first one's object or none. Content is written and
- * synced outside it. */
+ * One mutex orders what changes names: the rename of a commit, the pins, the removal of a collect. That makes "not
+ * pinned, not used, remove" one step, and the second of two equal uploads finds either the first one's object or none.
+ * Content is written and synced outside it. */
 #include "server/blob.h"
 
 #include <dirent.h>
@@ -50,7 +50,8 @@ struct blob_put {
     char sha256[SHA256_HEX];
 };
 
-/* ---- pins: few at a time, so an array ----------------------------------------------------------------------------- */
+/* ---- pins: few at a time, so an array -----------------------------------------------------------------------------
+ */
 
 static struct pin *pin_find(struct blobs *blobs, const char *sha256)
 {
@@ -97,7 +98,8 @@ void blob_unpin(struct blobs *blobs, const char *sha256)
     pthread_mutex_unlock(&blobs->lock);
 }
 
-/* ---- names -------------------------------------------------------------------------------------------------------- */
+/* ---- names --------------------------------------------------------------------------------------------------------
+ */
 
 static bool is_sha256(const char *text)
 {
@@ -150,7 +152,8 @@ static int make_object_dir(struct blobs *blobs, const char *sha256, struct err *
     return 0;
 }
 
-/* ---- open and close ----------------------------------------------------------------------------------------------- */
+/* ---- open and close -----------------------------------------------------------------------------------------------
+ */
 
 static int make_layout(struct blobs *blobs, struct err *err)
 {
@@ -203,10 +206,12 @@ static int check_space(struct blobs *blobs, struct err *err)
 {
     if (blob_free_bytes(blobs) > 0)
         return 0;
-    return err_set(err, ERR_DISK_FULL, "the server's disk is full; delete models, datasets or jobs, or give it more space");
+    return err_set(err, ERR_DISK_FULL,
+                   "the server's disk is full; delete models, datasets or jobs, or give it more space");
 }
 
-/* ---- writing ------------------------------------------------------------------------------------------------------ */
+/* ---- writing ------------------------------------------------------------------------------------------------------
+ */
 
 static struct blob_put *put_new(struct blobs *blobs, struct err *err)
 {
@@ -348,7 +353,8 @@ int blob_put_take(struct blobs *blobs, const char *path, char sha256[SHA256_HEX]
     return rc;
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------ */
+/* ---- reading ------------------------------------------------------------------------------------------------------
+ */
 
 int blob_open(struct blobs *blobs, const char *sha256, int64_t *bytes, struct err *err)
 {
@@ -369,7 +375,8 @@ int blob_open(struct blobs *blobs, const char *sha256, int64_t *bytes, struct er
     return fd;
 }
 
-/* ---- removing ----------------------------------------------------------------------------------------------------- */
+/* ---- removing -----------------------------------------------------------------------------------------------------
+ */
 
 /* Under the lock. Folders that became empty go too; rmdir refuses the others. */
 static int remove_object(struct blobs *blobs, const char *sha256, struct err *err)

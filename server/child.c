@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * posix_spawn instead of fork: the cost of fork grows with the server's memory, posix_spawn's does not. The parent waits in one
- * poll() for three things: the child's end (pidfd, so no SIGCHLD handler), its status lines, and a wish of the caller (wake_fd).
+ * posix_spawn instead of fork: the cost of fork grows with the server's memory, posix_spawn's does not. The parent
+ * waits in one poll() for three things: the child's end (pidfd, so no SIGCHLD handler), its status lines, and a wish of
+ * the caller (wake_fd).
  *
- * A child that is to stop gets SIGTERM and, half a second later, SIGKILL, both for its whole process group. What it managed to
- * say before is kept: a result that was complete when the cancel came is a result. */
+ * A child that is to stop gets SIGTERM and, half a second later, SIGKILL, both for its whole process group. What it
+ * managed to say before is kept: a result that was complete when the cancel came is a result. */
 #include "server/child.h"
 
 #include <errno.h>
@@ -42,7 +43,8 @@ struct child {
     enum child_end stopped;             /* why we stopped it; CHILD_RESULT = we did not */
 };
 
-/* ---- start -------------------------------------------------------------------------------------------------------- */
+/* ---- start --------------------------------------------------------------------------------------------------------
+ */
 
 /* Move a descriptor above those the child gets, so that dup2 to 3 and 4 cannot hit one that is still needed. */
 static int raise_fd(int fd)
@@ -63,7 +65,8 @@ static int spec_fd(json_t *spec, struct err *err)
     int fd = -1;
     size_t len = strlen(text);
     if (len > JOB_SPEC_MAX) {
-        err_set(err, ERR_TOO_LARGE, "the job's description has %zu bytes; at most %d are allowed", len, (int)JOB_SPEC_MAX);
+        err_set(err, ERR_TOO_LARGE, "the job's description has %zu bytes; at most %d are allowed", len,
+                (int)JOB_SPEC_MAX);
         goto out;
     }
     fd = raise_fd(memfd_create("spec", MFD_CLOEXEC | MFD_ALLOW_SEALING));
@@ -163,7 +166,8 @@ out:
     return rc;
 }
 
-/* ---- what the child says ------------------------------------------------------------------------------------------ */
+/* ---- what the child says ------------------------------------------------------------------------------------------
+ */
 
 static void keep(json_t **slot, json_t *value)
 {
@@ -236,7 +240,8 @@ static void read_status(struct child *child, int rounds)
     }
 }
 
-/* ---- waiting ------------------------------------------------------------------------------------------------------ */
+/* ---- waiting ------------------------------------------------------------------------------------------------------
+ */
 
 static void stop(struct child *child, enum child_end why)
 {
@@ -253,9 +258,14 @@ static void tick(struct child *child)
     if (!child->opts->tick || child->stopped != CHILD_RESULT)
         return;
     switch (child->opts->tick(child->opts->arg)) {
-    case CHILD_GO_ON: break;
-    case CHILD_CANCEL: stop(child, CHILD_CANCELED); break;
-    case CHILD_ABANDON: stop(child, CHILD_ABANDONED); break;
+    case CHILD_GO_ON:
+        break;
+    case CHILD_CANCEL:
+        stop(child, CHILD_CANCELED);
+        break;
+    case CHILD_ABANDON:
+        stop(child, CHILD_ABANDONED);
+        break;
     }
 }
 
@@ -291,7 +301,8 @@ static void watch(struct child *child)
 {
     for (;;) {
         int wait_ms = look_at_clock(child);
-        struct pollfd fds[3] = {{child->pidfd, POLLIN, 0}, {child->status_fd, POLLIN, 0}, {child->opts->wake_fd, POLLIN, 0}};
+        struct pollfd fds[3] = {
+            {child->pidfd, POLLIN, 0}, {child->status_fd, POLLIN, 0}, {child->opts->wake_fd, POLLIN, 0}};
         int n = poll(fds, 3, wait_ms);
         if (n < 0 && errno != EINTR)
             return;
@@ -326,17 +337,18 @@ static void reap(struct child *child)
     child->out->max_rss_bytes = (int64_t)usage.ru_maxrss * 1024;
 }
 
-/* ---- what it means ------------------------------------------------------------------------------------------------ */
+/* ---- what it means ------------------------------------------------------------------------------------------------
+ */
 
 static enum child_end crashed(struct child_outcome *out)
 {
     const char *in = out->stage[0] ? " in stage " : "";
     if (out->signal)
-        err_set(&out->err, ERR_CRASHED, "the job's process died by signal %d (%s)%s%s", out->signal, strsignal(out->signal), in,
-                out->stage);
+        err_set(&out->err, ERR_CRASHED, "the job's process died by signal %d (%s)%s%s", out->signal,
+                strsignal(out->signal), in, out->stage);
     else
-        err_set(&out->err, ERR_CRASHED, "the job's process ended with status %d and without a result%s%s", out->status, in,
-                out->stage);
+        err_set(&out->err, ERR_CRASHED, "the job's process ended with status %d and without a result%s%s", out->status,
+                in, out->stage);
     return CHILD_CRASHED;
 }
 
@@ -354,7 +366,8 @@ static enum child_end refused(struct child_outcome *out)
     enum err_code code = slug ? err_code_from_slug(slug) : ERR_NONE;
     if (code == ERR_MEMORY_LIMIT || code == ERR_NOMEM)
         return memory_limit(out);
-    err_set(&out->err, code == ERR_NONE ? ERR_INTERNAL : code, "%.900s", detail ? detail : "the job was refused without a reason");
+    err_set(&out->err, code == ERR_NONE ? ERR_INTERNAL : code, "%.900s",
+            detail ? detail : "the job was refused without a reason");
     return CHILD_ERROR;
 }
 
@@ -374,10 +387,16 @@ static enum child_end judge(const struct child *child)
     if (out->status == JOB_EXIT_REFUSED && out->problem)
         return refused(out);
     switch (child->stopped) {
-    case CHILD_CANCELED: err_set(&out->err, ERR_CANCELED, "the job was canceled"); return CHILD_CANCELED;
-    case CHILD_ABANDONED: err_set(&out->err, ERR_LOST, "the job was taken from this worker"); return CHILD_ABANDONED;
-    case CHILD_TIMEOUT: return timeout(child);
-    default: break;
+    case CHILD_CANCELED:
+        err_set(&out->err, ERR_CANCELED, "the job was canceled");
+        return CHILD_CANCELED;
+    case CHILD_ABANDONED:
+        err_set(&out->err, ERR_LOST, "the job was taken from this worker");
+        return CHILD_ABANDONED;
+    case CHILD_TIMEOUT:
+        return timeout(child);
+    default:
+        break;
     }
     if (out->signal == SIGXCPU)
         return timeout(child);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * child.h - one short-lived process of this binary that does what the server must not: parse models, archives, pictures.
- * Contract   `/proc/self/exe __job`: descriptor 3 = the spec (JSON, sealed memfd), 4 = status pipe (one JSON object a line),
- *            everything else closed; environment nearly empty; limits from the spec (core/base/limits.h) set by the child
- *            itself before it reads any input. The form of spec and lines is in core/recipe/job_spec.h.
- * Trust      What the child says is hostile input: lines are capped, malformed ones are counted and dropped.
- * Threads    A call blocks its thread until the child is gone; any number of threads at once. The child dies with the thread
- *            that made it (PR_SET_PDEATHSIG), so `kill -9` of the server leaves nothing running. */
+ * child.h - one short-lived process of this binary that does what the server must not: parse models, archives,
+ * pictures. Contract   `/proc/self/exe __job`: descriptor 3 = the spec (JSON, sealed memfd), 4 = status pipe (one JSON
+ * object a line), everything else closed; environment nearly empty; limits from the spec (core/base/limits.h) set by
+ * the child itself before it reads any input. The form of spec and lines is in core/recipe/job_spec.h. Trust      What
+ * the child says is hostile input: lines are capped, malformed ones are counted and dropped. Threads    A call blocks
+ * its thread until the child is gone; any number of threads at once. The child dies with the thread that made it
+ * (PR_SET_PDEATHSIG), so `kill -9` of the server leaves nothing running. */
 #ifndef PARED_SERVER_CHILD_H
 #define PARED_SERVER_CHILD_H
 
@@ -22,8 +22,8 @@ enum child_end {
     CHILD_CRASHED,      /* a signal, or an exit without result and error */
     CHILD_MEMORY_LIMIT, /* said so itself, or was killed for its memory */
     CHILD_TIMEOUT,
-    CHILD_CANCELED, /* the tick said so */
-    CHILD_ABANDONED, /* the tick said so: lease lost or server stops; killed at once */
+    CHILD_CANCELED,    /* the tick said so */
+    CHILD_ABANDONED,   /* the tick said so: lease lost or server stops; killed at once */
     CHILD_NOT_STARTED, /* the server's fault, in err */
 };
 enum child_tick { CHILD_GO_ON, CHILD_CANCEL, CHILD_ABANDON };
@@ -42,9 +42,9 @@ struct child_opts {
 };
 struct child_outcome {
     enum child_end end;
-    json_t *result;  /* CHILD_RESULT: the result line; owned */
-    struct err err;  /* a sentence for every end but CHILD_RESULT */
-    json_t *problem; /* CHILD_ERROR: the error line (may carry "errors"); owned */
+    json_t *result;     /* CHILD_RESULT: the result line; owned */
+    struct err err;     /* a sentence for every end but CHILD_RESULT */
+    json_t *problem;    /* CHILD_ERROR: the error line (may carry "errors"); owned */
     int signal, status; /* how it went */
     int dropped_lines;
     char stage[64]; /* the last one it told of */
@@ -66,8 +66,9 @@ struct child_inspection {
     json_t *problem;      /* after a failure: the child's error line ("code", "detail", "faults"?), owned, or NULL */
 };
 /* Read an uploaded model (files[0], the others are its external data) or dataset (files[0] is data.json or the
- * self-describing file) in a child with the limits of config. -1 with *err: what the child said, or ERR_MODEL_UNREADABLE /
- * ERR_DATASET_UNREADABLE when it died or ran out of time or memory. Nothing is left on disk. Blocks; any thread. */
+ * self-describing file) in a child with the limits of config. -1 with *err: what the child said, or
+ * ERR_MODEL_UNREADABLE / ERR_DATASET_UNREADABLE when it died or ran out of time or memory. Nothing is left on disk.
+ * Blocks; any thread. */
 int child_inspect_model(const struct config *config, const struct child_file *files, int count,
                         struct child_inspection *out, struct err *err);
 int child_inspect_dataset(const struct config *config, const struct child_file *files, int count,

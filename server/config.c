@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Every row of config.def becomes a `struct setting` with the offset of its field; one parser a type, chosen by the row. The same
- * parser reads defaults, file, environment and flags, so a value that is refused in one place is refused in all. */
+ * Every row of config.def becomes a `struct setting` with the offset of its field; one parser a type, chosen by the
+ * row. The same parser reads defaults, file, environment and flags, so a value that is refused in one place is refused
+ * in all. */
 #include "server/config.h"
 
 #include <ctype.h>
@@ -61,7 +62,8 @@ static const struct setting *find(const char *name, size_t len)
     return NULL;
 }
 
-/* ---- one parser a type -------------------------------------------------------------------------------------------- */
+/* ---- one parser a type --------------------------------------------------------------------------------------------
+ */
 
 static void list_fini(config_list *list)
 {
@@ -144,11 +146,13 @@ static bool parse_bytes(const char *text, int64_t *out)
 
 static int refuse_number(const struct setting *s, const char *value, const char *source, struct err *err)
 {
-    return err_set(err, ERR_USAGE, "%s: %s is '%.100s'; it must be a %s from %" PRId64 " to %" PRId64, source, s->name, value,
-                   s->type == TYPE_BYTES ? "number of bytes (suffix k, m, g, t allowed)" : "whole number", s->min, s->max);
+    return err_set(err, ERR_USAGE, "%s: %s is '%.100s'; it must be a %s from %" PRId64 " to %" PRId64, source, s->name,
+                   value, s->type == TYPE_BYTES ? "number of bytes (suffix k, m, g, t allowed)" : "whole number",
+                   s->min, s->max);
 }
 
-static int set_field(struct config *config, const struct setting *s, const char *value, const char *source, struct err *err)
+static int set_field(struct config *config, const struct setting *s, const char *value, const char *source,
+                     struct err *err)
 {
     int64_t number = 0;
     const char *rest = "";
@@ -162,14 +166,16 @@ static int set_field(struct config *config, const struct setting *s, const char 
         *text = copy;
         return 0;
     }
-    case TYPE_LIST: return parse_list(value, field(config, s)) ? err_set(err, ERR_NOMEM, "out of memory") : 0;
+    case TYPE_LIST:
+        return parse_list(value, field(config, s)) ? err_set(err, ERR_NOMEM, "out of memory") : 0;
     case TYPE_LEVEL:
         for (int i = 0; i < N_LEVELS; i++)
             if (!strcmp(value, levels[i])) {
                 *(int *)field(config, s) = i;
                 return 0;
             }
-        return err_set(err, ERR_USAGE, "%s: %s is '%.100s'; it must be error, warn, info or debug", source, s->name, value);
+        return err_set(err, ERR_USAGE, "%s: %s is '%.100s'; it must be error, warn, info or debug", source, s->name,
+                       value);
     case TYPE_INT:
     case TYPE_BYTES:
         if (s->type == TYPE_INT ? !parse_number(value, &number, &rest) || *rest : !parse_bytes(value, &number))
@@ -186,11 +192,13 @@ int config_set(struct config *config, const char *name, const char *value, const
 {
     const struct setting *s = find(name, strlen(name));
     if (!s)
-        return err_set(err, ERR_USAGE, "%s: there is no setting '%.100s'; `pared serve --help` lists them", source, name);
+        return err_set(err, ERR_USAGE, "%s: there is no setting '%.100s'; `pared serve --help` lists them", source,
+                       name);
     return set_field(config, s, value, source, err);
 }
 
-/* ---- sources ------------------------------------------------------------------------------------------------------ */
+/* ---- sources ------------------------------------------------------------------------------------------------------
+ */
 
 static char *trim(char *text)
 {
@@ -325,17 +333,19 @@ void config_fini(struct config *config)
     *config = (struct config){0};
 }
 
-/* ---- documents ---------------------------------------------------------------------------------------------------- */
+/* ---- documents ----------------------------------------------------------------------------------------------------
+ */
 
 static const char *const type_names[] = {
     [TYPE_TEXT] = "text", [TYPE_LIST] = "list", [TYPE_INT] = "number", [TYPE_BYTES] = "bytes", [TYPE_LEVEL] = "level"};
 
 void config_help(struct buf *out)
 {
-    buf_puts(out, "Usage: pared serve [--config FILE] [--SETTING VALUE]...\n\n"
-                  "Serves the HTTP API and the dashboard, and runs jobs. Each setting is a flag, an environment variable\n"
-                  "(PARED_ and the name in capitals) and a line `name = value` of the configuration file; the flag wins,\n"
-                  "then the environment.\n\n");
+    buf_puts(out,
+             "Usage: pared serve [--config FILE] [--SETTING VALUE]...\n\n"
+             "Serves the HTTP API and the dashboard, and runs jobs. Each setting is a flag, an environment variable\n"
+             "(PARED_ and the name in capitals) and a line `name = value` of the configuration file; the flag wins,\n"
+             "then the environment.\n\n");
     for (int i = 0; i < N_SETTINGS; i++) {
         const struct setting *s = &settings[i];
         buf_printf(out, "  --%s %s", s->name, type_names[s->type]);
@@ -347,11 +357,13 @@ void config_help(struct buf *out)
 
 void config_markdown(struct buf *out)
 {
-    buf_puts(out, "# Settings\n\nPrinted from `server/config.def` by `pared serve --markdown`; do not edit.\n\n"
-                  "Each setting is a flag `--name VALUE`, an environment variable `PARED_NAME` and a line `name = value` of the\n"
-                  "file given by `--config FILE` or `PARED_CONFIG`. The flag wins, then the environment, then the file. Bytes\n"
-                  "take the suffixes k, m, g, t (powers of 1024); lists are separated by commas.\n\n"
-                  "| setting | environment | type | default | allowed | meaning |\n| --- | --- | --- | --- | --- | --- |\n");
+    buf_puts(
+        out,
+        "# Settings\n\nPrinted from `server/config.def` by `pared serve --markdown`; do not edit.\n\n"
+        "Each setting is a flag `--name VALUE`, an environment variable `PARED_NAME` and a line `name = value` of the\n"
+        "file given by `--config FILE` or `PARED_CONFIG`. The flag wins, then the environment, then the file. Bytes\n"
+        "take the suffixes k, m, g, t (powers of 1024); lists are separated by commas.\n\n"
+        "| setting | environment | type | default | allowed | meaning |\n| --- | --- | --- | --- | --- | --- |\n");
     for (int i = 0; i < N_SETTINGS; i++) {
         const struct setting *s = &settings[i];
         buf_printf(out, "| `%s` | `PARED_", s->name);
@@ -359,7 +371,8 @@ void config_markdown(struct buf *out)
             char c = (char)toupper((unsigned char)*p);
             buf_append(out, &c, 1);
         }
-        buf_printf(out, "` | %s | %s%s%s | ", type_names[s->type], *s->preset ? "`" : "", s->preset, *s->preset ? "`" : "");
+        buf_printf(out, "` | %s | %s%s%s | ", type_names[s->type], *s->preset ? "`" : "", s->preset,
+                   *s->preset ? "`" : "");
         if (s->type == TYPE_INT || s->type == TYPE_BYTES)
             buf_printf(out, "%" PRId64 " to %" PRId64, s->min, s->max);
         buf_printf(out, " | %s |\n", s->doc);
@@ -385,7 +398,8 @@ void config_print(const struct config *config, struct buf *out)
     }
 }
 
-/* ---- addresses ---------------------------------------------------------------------------------------------------- */
+/* ---- addresses ----------------------------------------------------------------------------------------------------
+ */
 
 int config_address(const char *text, struct config_address *address, struct err *err)
 {
@@ -403,11 +417,13 @@ int config_address(const char *text, struct config_address *address, struct err 
     }
     int64_t number = 0;
     const char *rest = "";
-    if (!port || end == host || (size_t)(end - host) >= sizeof address->host || !parse_number(port, &number, &rest) || *rest ||
-        number > 65535)
-        return err_set(err, ERR_USAGE, "listen is '%.200s'; it must be HOST:PORT or [IPV6]:PORT with a port from 0 to 65535", text);
+    if (!port || end == host || (size_t)(end - host) >= sizeof address->host || !parse_number(port, &number, &rest) ||
+        *rest || number > 65535)
+        return err_set(err, ERR_USAGE,
+                       "listen is '%.200s'; it must be HOST:PORT or [IPV6]:PORT with a port from 0 to 65535", text);
     memcpy(address->host, host, (size_t)(end - host));
     address->port = (uint16_t)number;
-    address->loopback = !strncmp(address->host, "127.", 4) || !strcmp(address->host, "::1") || !strcmp(address->host, "localhost");
+    address->loopback =
+        !strncmp(address->host, "127.", 4) || !strcmp(address->host, "::1") || !strcmp(address->host, "localhost");
     return 0;
 }

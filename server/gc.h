@@ -6,7 +6,8 @@
 #include "server/blob.h"
 #include "server/store.h"
 
-/* After store_resource_delete / store_job_delete, or for a committed put whose row was not inserted. Failures are logged. */
+/* After store_resource_delete / store_job_delete, or for a committed put whose row was not inserted. Failures are
+ * logged. */
 void gc_blobs(struct store *store, struct blobs *blobs, const struct store_orphans *orphans);
 void gc_blob(struct store *store, struct blobs *blobs, const char *sha256);
 /* All objects. Call while no upload is under way. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * guard.c - see guard.h. Everything here works on what the client sent, before routing; nothing is repaired, because a repaired
- * request is one that two parties may read differently. */
+ * guard.c - see guard.h. Everything here works on what the client sent, before routing; nothing is repaired, because a
+ * repaired request is one that two parties may read differently. */
 #include "server/guard.h"
 
 #include <stdint.h>
@@ -17,7 +17,8 @@ static bool name_is(const char *name, size_t len, const char *wanted)
 /* RFC 9110 5.6.2 */
 static bool token_char(unsigned char c)
 {
-    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c && strchr("!#$%&'*+-.^_`|~", c));
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
+           (c && strchr("!#$%&'*+-.^_`|~", c));
 }
 
 void guard_header(struct guard *guard, const char *name, size_t name_len, const char *value, size_t value_len)
@@ -49,13 +50,15 @@ void guard_header(struct guard *guard, const char *name, size_t name_len, const 
 int guard_verdict(const struct guard *guard, const char *version, struct err *err)
 {
     if (guard->bad_name)
-        return err_set(err, ERR_BAD_REQUEST, "A header name has characters that no header name may have (a space before the colon?).");
+        return err_set(err, ERR_BAD_REQUEST,
+                       "A header name has characters that no header name may have (a space before the colon?).");
     if (guard->bad_value)
         return err_set(err, ERR_BAD_REQUEST, "A header value has control characters.");
     if (guard->lengths > 1)
         return err_set(err, ERR_BAD_REQUEST, "Content-Length is given %d times; send it once.", guard->lengths);
     if (guard->lengths && guard->encodings)
-        return err_set(err, ERR_BAD_REQUEST, "Content-Length and Transfer-Encoding exclude each other; send one of them.");
+        return err_set(err, ERR_BAD_REQUEST,
+                       "Content-Length and Transfer-Encoding exclude each other; send one of them.");
     if (guard->encodings > 1 || guard->bad_encoding)
         return err_set(err, ERR_BAD_REQUEST, "The only Transfer-Encoding understood here is `chunked`, given once.");
     if (guard->bad_length)
@@ -71,7 +74,10 @@ int guard_verdict(const struct guard *guard, const char *version, struct err *er
 
 static int hex(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
 }
 
 /* Continuation bytes that follow a lead byte, and the least code point of that length; -1: not a lead byte. */
@@ -103,7 +109,8 @@ bool guard_utf8(const char *text, size_t len)
 }
 
 /* Decodes raw[0..len) in arena memory. `plus` is a space in queries. -1: broken escape. */
-static int decode(struct arena *arena, const char *raw, size_t len, bool plus, char **out, size_t *out_len, struct err *err)
+static int decode(struct arena *arena, const char *raw, size_t len, bool plus, char **out, size_t *out_len,
+                  struct err *err)
 {
     char *text = arena_alloc(arena, len + 1);
     if (!text)
@@ -115,7 +122,8 @@ static int decode(struct arena *arena, const char *raw, size_t len, bool plus, c
             int hi = len - i > 2 ? hex(raw[i + 1]) : -1;
             int lo = len - i > 2 ? hex(raw[i + 2]) : -1;
             if (hi < 0 || lo < 0)
-                return err_set(err, ERR_BAD_REQUEST, "The URL has a %% that is not followed by two hexadecimal digits.");
+                return err_set(err, ERR_BAD_REQUEST,
+                               "The URL has a %% that is not followed by two hexadecimal digits.");
             c = (char)(hi * 16 + lo);
             i += 2;
         } else if (c == '+' && plus) {
@@ -131,7 +139,9 @@ static int decode(struct arena *arena, const char *raw, size_t len, bool plus, c
 
 static int nowhere(struct err *err)
 {
-    return err_set(err, ERR_NOT_FOUND, "There is nothing at this path: no name here has a slash, a dot segment or control characters in it.");
+    return err_set(
+        err, ERR_NOT_FOUND,
+        "There is nothing at this path: no name here has a slash, a dot segment or control characters in it.");
 }
 
 static int add_segment(struct arena *arena, const char *raw, size_t len, struct route_path *target, struct err *err)
@@ -174,8 +184,8 @@ static int split_query(struct arena *arena, const char *raw, struct query *query
     return 0;
 }
 
-int guard_target(struct arena *arena, const char *raw, struct route_path *target, struct query *query, const char **path,
-                 const char **authority, struct err *err)
+int guard_target(struct arena *arena, const char *raw, struct route_path *target, struct query *query,
+                 const char **path, const char **authority, struct err *err)
 {
     *target = (struct route_path){0};
     *query = (struct query){0};
@@ -240,14 +250,17 @@ int guard_host(const struct guard_names *names, const char *host, struct err *er
     bool any = !names->loopback && (!names->hosts || !names->hosts[0]);
     if (len && (any || listed(names->hosts, host, len) || listed(loopback, host, len)))
         return 0;
-    return err_set(err, ERR_FORBIDDEN,
-                   "The server does not answer to the name in the Host header. Call it by localhost or 127.0.0.1, or list "
-                   "the name in the setting `allowed_hosts`.");
+    return err_set(
+        err, ERR_FORBIDDEN,
+        "The server does not answer to the name in the Host header. Call it by localhost or 127.0.0.1, or list "
+        "the name in the setting `allowed_hosts`.");
 }
 
 static bool same_origin(const char *host, const char *origin)
 {
-    const char *rest = strncasecmp(origin, "http://", 7) == 0 ? origin + 7 : strncasecmp(origin, "https://", 8) == 0 ? origin + 8 : NULL;
+    const char *rest = strncasecmp(origin, "http://", 7) == 0    ? origin + 7
+                       : strncasecmp(origin, "https://", 8) == 0 ? origin + 8
+                                                                 : NULL;
     return rest && host && strcasecmp(rest, host) == 0;
 }
 
@@ -258,10 +271,12 @@ int guard_origin(const struct guard_names *names, const char *method, const char
         return 0;
     if (origin && (same_origin(host, origin) || listed(names->origins, origin, strlen(origin))))
         return 0;
-    bool foreign = fetch_site && (strcasecmp(fetch_site, "cross-site") == 0 || strcasecmp(fetch_site, "same-site") == 0);
+    bool foreign =
+        fetch_site && (strcasecmp(fetch_site, "cross-site") == 0 || strcasecmp(fetch_site, "same-site") == 0);
     if (!origin && !foreign)
         return 0;
-    return err_set(err, ERR_FORBIDDEN,
-                   "A page of another origin may not change anything here. Use the dashboard of this server, or list the "
-                   "origin in the setting `allowed_origins`.");
+    return err_set(
+        err, ERR_FORBIDDEN,
+        "A page of another origin may not change anything here. Use the dashboard of this server, or list the "
+        "origin in the setting `allowed_origins`.");
 }

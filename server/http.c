@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * http.c - start and stop of the daemon, and its sockets. The socket is ours, made before the daemon: libmicrohttpd cannot tell
- * an address that is in use from any other failure. */
+ * http.c - start and stop of the daemon, and its sockets. The socket is ours, made before the daemon: libmicrohttpd
+ * cannot tell an address that is in use from any other failure. */
 #include "server/http.h"
 
 #include <errno.h>
@@ -15,7 +15,8 @@
 #include "core/base/log.h"
 #include "server/http_internal.h"
 
-static void connection_event(void *cls, struct MHD_Connection *conn, void **state, enum MHD_ConnectionNotificationCode code)
+static void connection_event(void *cls, struct MHD_Connection *conn, void **state,
+                             enum MHD_ConnectionNotificationCode code)
 {
     struct http *http = cls;
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
@@ -54,7 +55,8 @@ static int listen_at(const struct addrinfo *at, uint16_t *port)
     struct sockaddr_storage bound;
     socklen_t len = sizeof bound;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-    if (bind(fd, at->ai_addr, at->ai_addrlen) != 0 || listen(fd, 1024) != 0 || getsockname(fd, (struct sockaddr *)&bound, &len) != 0) {
+    if (bind(fd, at->ai_addr, at->ai_addrlen) != 0 || listen(fd, 1024) != 0 ||
+        getsockname(fd, (struct sockaddr *)&bound, &len) != 0) {
         int saved = errno;
         close(fd);
         errno = saved;
@@ -70,7 +72,10 @@ static int open_socket(const struct http_opts *opts, uint16_t *port, struct err 
 {
     char service[8];
     snprintf(service, sizeof service, "%u", opts->port);
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *list;
+    struct addrinfo hints = {.ai_family = AF_UNSPEC,
+                             .ai_socktype = SOCK_STREAM,
+                             .ai_flags = AI_PASSIVE | AI_NUMERICSERV},
+                    *list;
     int rc = getaddrinfo(opts->host, service, &hints, &list);
     if (rc != 0)
         return err_set(err, ERR_USAGE, "listen: the address '%s' is not known: %s.", opts->host, gai_strerror(rc));
@@ -100,11 +105,13 @@ static int start_daemon(struct http *http, struct err *err)
     struct MHD_OptionItem pool[] = {{MHD_OPTION_THREAD_POOL_SIZE, http->opts.threads, NULL}, {MHD_OPTION_END, 0, NULL}};
     if (http->opts.threads < 2)
         pool[0].option = MHD_OPTION_END;
-    http->daemon = MHD_start_daemon(
-        flags, 0, NULL, NULL, exchange_step, http, MHD_OPTION_EXTERNAL_LOGGER, daemon_log, NULL, MHD_OPTION_LISTEN_SOCKET, fd,
-        MHD_OPTION_ARRAY, pool, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HTTP_CONNECTION_MEMORY, MHD_OPTION_CONNECTION_LIMIT, limit,
-        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)http->opts.idle_timeout_s, MHD_OPTION_URI_LOG_CALLBACK, exchange_open, http,
-        MHD_OPTION_NOTIFY_COMPLETED, exchange_close, http, MHD_OPTION_NOTIFY_CONNECTION, connection_event, http, MHD_OPTION_END);
+    http->daemon =
+        MHD_start_daemon(flags, 0, NULL, NULL, exchange_step, http, MHD_OPTION_EXTERNAL_LOGGER, daemon_log, NULL,
+                         MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_ARRAY, pool, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+                         (size_t)HTTP_CONNECTION_MEMORY, MHD_OPTION_CONNECTION_LIMIT, limit,
+                         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)http->opts.idle_timeout_s,
+                         MHD_OPTION_URI_LOG_CALLBACK, exchange_open, http, MHD_OPTION_NOTIFY_COMPLETED, exchange_close,
+                         http, MHD_OPTION_NOTIFY_CONNECTION, connection_event, http, MHD_OPTION_END);
     if (http->daemon)
         return 0;
     close(fd);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * http.h - the HTTP server: libmicrohttpd in front, small executor pools behind it.
- * Why        libmicrohttpd runs a few epoll threads; a handler that blocks there (catalogue, disk, a child that reads an
- *            upload) would stall every other connection of its thread. So an event thread only parses, guards and routes;
- *            then the connection is suspended, an executor thread runs the handler, and the connection is resumed with
- *            the answer. Bodies are passed to the disk the same way, a bounded buffer at a time.
+ * Why        libmicrohttpd runs a few epoll threads; a handler that blocks there (catalogue, disk, a child that
+ *            reads an upload) would stall every other connection of its thread. So an event thread only parses,
+ *            guards and routes; then the connection is suspended, an executor thread runs the handler, and the
+ *            connection is resumed with the answer. Bodies are passed to the disk the same way, a bounded buffer at
+ *            a time.
  * A request  is owned by exactly one thread at a time: the event thread, or, while suspended, one executor thread.
  *            Handlers get a `struct req` (read) and a `struct res` (write) and return 0, or -1 with *err filled, which
  *            becomes problem+json. Everything allocated in req->arena lives until the answer has been sent.
@@ -28,20 +29,20 @@ struct upload;
 struct req {
     struct arena *arena;
     struct http *http;
-    void *app;                 /* http_opts.app */
+    void *app; /* http_opts.app */
     const struct route *route;
-    const char *method;        /* as sent; HEAD arrives at the handler of GET */
-    const char *path;          /* raw path without query, as sent */
+    const char *method;              /* as sent; HEAD arrives at the handler of GET */
+    const char *path;                /* raw path without query, as sent */
     const char *param[ROUTE_PARAMS]; /* decoded {segments} of the route's path, in order */
-    const char *request_id;    /* echoed as X-Request-Id */
-    const char *owner;         /* whose resources: "local" without keys, else the key's id */
-    json_t *json;              /* BODY_JSON, and BODY_UPLOAD sent as application/json; else NULL. Freed by the server */
-    const char *body;          /* the bytes of a JSON body, to be hashed; NUL-terminated */
+    const char *request_id;          /* echoed as X-Request-Id */
+    const char *owner;               /* whose resources: "local" without keys, else the key's id */
+    json_t *json;     /* BODY_JSON, and BODY_UPLOAD sent as application/json; else NULL. Freed by the server */
+    const char *body; /* the bytes of a JSON body, to be hashed; NUL-terminated */
     size_t body_len;
-    struct upload *upload;     /* BODY_UPLOAD sent raw or as multipart; else NULL. See server/upload.h */
-    struct faults faults;      /* a handler adds faults here and returns -1: they become errors[] of the problem */
-    int round;                 /* how often the handler was woken for this request (res_wait) */
-    double started;            /* clock_seconds() of the request line */
+    struct upload *upload; /* BODY_UPLOAD sent raw or as multipart; else NULL. See server/upload.h */
+    struct faults faults;  /* a handler adds faults here and returns -1: they become errors[] of the problem */
+    int round;             /* how often the handler was woken for this request (res_wait) */
+    double started;        /* clock_seconds() of the request line */
 };
 
 /* First value of a header, or NULL. Valid while the request lives. */
@@ -49,7 +50,8 @@ const char *req_header(const struct req *req, const char *name);
 /* Decoded value of a query parameter, or NULL. The route's `query` column names all that are allowed. */
 const char *req_query(const struct req *req, const char *name);
 /* Integer query parameter in [min, max]; `def` when absent; -1 with a fault when it is no such number. */
-int req_query_int(struct req *req, const char *name, int64_t def, int64_t min, int64_t max, int64_t *out, struct err *err);
+int req_query_int(struct req *req, const char *name, int64_t def, int64_t min, int64_t max, int64_t *out,
+                  struct err *err);
 
 /* ---- what a handler writes */
 struct res {
@@ -59,8 +61,8 @@ struct res {
     struct res_header *headers;
     char *bytes;
     size_t len;
-    bool borrowed;    /* bytes live for ever: not freed */
-    int fd;           /* a file to send; -1: none */
+    bool borrowed; /* bytes live for ever: not freed */
+    int fd;        /* a file to send; -1: none */
     uint64_t offset;
     double wait_until; /* > 0: park until http_wake(wait_key) or this monotonic time, then run the handler again */
     char *wait_key;
@@ -95,16 +97,16 @@ struct http_auth; /* server/auth.h */
 struct blobs;
 
 struct http_opts {
-    const char *host;    /* "127.0.0.1", "::1", "localhost", ...: a numeric address or a name that resolves to one */
-    uint16_t port;       /* 0: any free one */
-    int threads;         /* event threads */
-    int executors;       /* threads of the fast lane, 0: 4; the slow lane (uploads) has half as many, at least 2 */
+    const char *host; /* "127.0.0.1", "::1", "localhost", ...: a numeric address or a name that resolves to one */
+    uint16_t port;    /* 0: any free one */
+    int threads;      /* event threads */
+    int executors;    /* threads of the fast lane, 0: 4; the slow lane (uploads) has half as many, at least 2 */
     int connection_limit, idle_timeout_s;
     int64_t max_upload_bytes, max_json_bytes;
-    const struct http_auth *auth; /* borrowed: keys, Host and Origin */
-    const struct router *router;  /* borrowed */
-    struct blobs *blobs;          /* where uploads go; borrowed */
-    void *app;                    /* req->app */
+    const struct http_auth *auth;                                /* borrowed: keys, Host and Origin */
+    const struct router *router;                                 /* borrowed */
+    struct blobs *blobs;                                         /* where uploads go; borrowed */
+    void *app;                                                   /* req->app */
     void (*record)(void *app, const struct http_record *record); /* may be NULL */
 };
 

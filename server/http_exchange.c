@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * http_exchange.c - the event thread's side of a request: guard, target, Host and Origin, route, key, Accept, body; each step may
- * refuse. Nothing here touches disk or catalogue.
+ * http_exchange.c - the event thread's side of a request: guard, target, Host and Origin, route, key, Accept, body;
+ * each step may refuse. Nothing here touches disk or catalogue.
  *
- * A refusal of a request with a body: libmicrohttpd can answer before the body was read, but then it closes the connection while
- * the client still sends, and the client may see a reset instead of the answer. So unless the client waits for "100 Continue", up
- * to HTTP_DISCARD_BYTES of the body are read and dropped first. */
+ * A refusal of a request with a body: libmicrohttpd can answer before the body was read, but then it closes the
+ * connection while the client still sends, and the client may see a reset instead of the answer. So unless the client
+ * waits for "100 Continue", up to HTTP_DISCARD_BYTES of the body are read and dropped first. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +31,8 @@ const char *req_query(const struct req *req, const char *name)
     return NULL;
 }
 
-int req_query_int(struct req *req, const char *name, int64_t def, int64_t min, int64_t max, int64_t *out, struct err *err)
+int req_query_int(struct req *req, const char *name, int64_t def, int64_t min, int64_t max, int64_t *out,
+                  struct err *err)
 {
     const char *text = req_query(req, name);
     *out = def;
@@ -40,13 +41,15 @@ int req_query_int(struct req *req, const char *name, int64_t def, int64_t min, i
     char *end;
     size_t len = strlen(text);
     long long value = strtoll(text, &end, 10);
-    if (len && len < 19 && strspn(text + (text[0] == '-'), "0123456789") == len - (text[0] == '-') && value >= min && value <= max) {
+    if (len && len < 19 && strspn(text + (text[0] == '-'), "0123456789") == len - (text[0] == '-') && value >= min &&
+        value <= max) {
         *out = value;
         return 0;
     }
     char pointer[80];
     snprintf(pointer, sizeof pointer, "?%s", name);
-    faults_add(&req->faults, pointer, "must be a whole number from %lld to %lld, not '%s'", (long long)min, (long long)max, text);
+    faults_add(&req->faults, pointer, "must be a whole number from %lld to %lld, not '%s'", (long long)min,
+               (long long)max, text);
     return err_set(err, ERR_INVALID, "The parameter `%s` must be a whole number from %lld to %lld, not '%s'.", name,
                    (long long)min, (long long)max, text);
 }
@@ -55,7 +58,8 @@ int req_query_int(struct req *req, const char *name, int64_t def, int64_t min, i
 
 static bool id_char(unsigned char c)
 {
-    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '-' || c == '_' || c == '.';
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '-' || c == '_' ||
+           c == '.';
 }
 
 static void set_request_id(struct exchange *x)
@@ -115,8 +119,9 @@ void exchange_close(void *cls, struct MHD_Connection *conn, void **state, enum M
         atomic_store(&x->socket->since, clock_seconds());
     }
     if (http->opts.record && x->phase == PHASE_DONE) {
-        struct http_record record = {x->req.route ? x->req.route->method : "", x->route_text, x->request_id, x->res.status,
-                                     clock_seconds() - x->req.started, x->body_bytes};
+        struct http_record record = {
+            x->req.route ? x->req.route->method : "", x->route_text, x->request_id, x->res.status,
+            clock_seconds() - x->req.started,         x->body_bytes};
         http->opts.record(http->opts.app, &record);
     }
     upload_free(x->req.upload);
@@ -141,7 +146,8 @@ static const char *header_of(const struct exchange *x, const char *name)
     return MHD_lookup_connection_value(x->conn, MHD_HEADER_KIND, name);
 }
 
-static enum MHD_Result feed_guard(void *cls, enum MHD_ValueKind kind, const char *name, size_t name_len, const char *value, size_t value_len)
+static enum MHD_Result feed_guard(void *cls, enum MHD_ValueKind kind, const char *name, size_t name_len,
+                                  const char *value, size_t value_len)
 {
     (void)kind;
     guard_header(cls, name, name_len, value ? value : "", value_len);
@@ -170,13 +176,15 @@ static int check_query(struct exchange *x)
         bool known = query_allowed(x->req.route->query, name);
         bool twice = known && req_query(&x->req, name) != x->query.at[i].value;
         if (!known)
-            faults_add(&x->req.faults, pointer, "is no parameter of this call; it takes %s", x->req.route->query[0] ? x->req.route->query : "none");
+            faults_add(&x->req.faults, pointer, "is no parameter of this call; it takes %s",
+                       x->req.route->query[0] ? x->req.route->query : "none");
         if (twice)
             faults_add(&x->req.faults, pointer, "is given twice");
     }
     if (x->req.faults.count == 0)
         return 0;
-    return err_set(&x->err, ERR_INVALID, "The query parameter `%s` %s.", x->req.faults.at[0].pointer + 1, x->req.faults.at[0].detail);
+    return err_set(&x->err, ERR_INVALID, "The query parameter `%s` %s.", x->req.faults.at[0].pointer + 1,
+                   x->req.faults.at[0].detail);
 }
 
 /* RFC 9110 12.5.1, as far as it asks: may the answer be JSON? */
@@ -184,7 +192,8 @@ static bool accepts_json(const char *accept)
 {
     for (const char *at = accept; at && *at;) {
         size_t len = strcspn(at, ","), type = strcspn(at, ",; \t");
-        bool fits = (type == 3 && strncmp(at, "*/*", 3) == 0) || (type == 13 && strncasecmp(at, "application/*", 13) == 0) ||
+        bool fits = (type == 3 && strncmp(at, "*/*", 3) == 0) ||
+                    (type == 13 && strncasecmp(at, "application/*", 13) == 0) ||
                     (type == 16 && strncasecmp(at, "application/json", 16) == 0);
         const char *q = strstr(at, "q=");
         bool none = q && q < at + len && strtod(q + 2, NULL) <= 0;
@@ -216,7 +225,8 @@ static int json_body(struct exchange *x)
 {
     int64_t limit = x->http->opts.max_json_bytes;
     if (x->length > limit)
-        return err_set(&x->err, ERR_TOO_LARGE, "The JSON body has %lld bytes; at most %lld are taken.", (long long)x->length, (long long)limit);
+        return err_set(&x->err, ERR_TOO_LARGE, "The JSON body has %lld bytes; at most %lld are taken.",
+                       (long long)x->length, (long long)limit);
     x->mode = MODE_JSON;
     return 0;
 }
@@ -225,7 +235,8 @@ static int upload_body(struct exchange *x, const char *type)
 {
     int64_t limit = x->http->opts.max_upload_bytes;
     if (x->length > limit)
-        return err_set(&x->err, ERR_TOO_LARGE, "The upload has %lld bytes; this server takes at most %lld (max_upload_bytes).",
+        return err_set(&x->err, ERR_TOO_LARGE,
+                       "The upload has %lld bytes; this server takes at most %lld (max_upload_bytes).",
                        (long long)x->length, (long long)limit);
     x->req.upload = upload_new(x->req.arena, x->http->opts.blobs, type, limit, &x->err);
     x->mode = MODE_UPLOAD;
@@ -238,7 +249,8 @@ static int check_body(struct exchange *x)
     bool any = x->length != 0;
     enum body_kind kind = x->req.route->body;
     if (kind != BODY_NONE && atomic_load(&x->http->draining))
-        return err_set(&x->err, ERR_UNAVAILABLE, "The server is stopping and takes nothing new. Try again in a few seconds.");
+        return err_set(&x->err, ERR_UNAVAILABLE,
+                       "The server is stopping and takes nothing new. Try again in a few seconds.");
     if (any && coding && strcasecmp(coding, "identity") != 0)
         return err_set(&x->err, ERR_MEDIA_TYPE, "The body has Content-Encoding `%s`; send it as it is.", coding);
     switch (kind) {
@@ -248,12 +260,14 @@ static int check_body(struct exchange *x)
     case BODY_JSON:
         if (!is_type(type, "application/json"))
             return err_set(&x->err, ERR_MEDIA_TYPE,
-                           "The body must be JSON, and Content-Type must say so: `application/json`%s%s%s. With curl, use --json instead of -d.",
+                           "The body must be JSON, and Content-Type must say so: `application/json`%s%s%s. With curl, "
+                           "use --json instead of -d.",
                            type ? ", not `" : "", type ? type : "", type ? "`" : "");
         return json_body(x);
     case BODY_UPLOAD:
         if (!any)
-            return err_set(&x->err, ERR_LENGTH_REQUIRED, "An upload needs a body: send Content-Length and the bytes, or a chunked body.");
+            return err_set(&x->err, ERR_LENGTH_REQUIRED,
+                           "An upload needs a body: send Content-Length and the bytes, or a chunked body.");
         return is_type(type, "application/json") ? json_body(x) : upload_body(x, type);
     }
     return 0;
@@ -303,7 +317,8 @@ static int admit(struct exchange *x, const char *method, const char *version)
     if (req->route->auth == AUTH_KEY && !req->owner)
         return -1;
     if (req->route->answer == ANSWER_JSON && !accepts_json(header_of(x, "Accept")))
-        return err_set(&x->err, ERR_NOT_ACCEPTABLE, "The answer is application/json, which the header Accept leaves out.");
+        return err_set(&x->err, ERR_NOT_ACCEPTABLE,
+                       "The answer is application/json, which the header Accept leaves out.");
     return check_query(x) == 0 ? check_body(x) : -1;
 }
 
@@ -342,7 +357,8 @@ static enum MHD_Result refuse(struct exchange *x, const char *method)
 {
     bool body = x->length != 0, waits = header_of(x, "Expect") != NULL;
     if (!x->close && (!body || (!waits && x->length <= HTTP_DISCARD_BYTES))) {
-        x->mode = body ? MODE_DISCARD : MODE_NONE; /* then answer; an answer from this call would close the connection */
+        x->mode =
+            body ? MODE_DISCARD : MODE_NONE; /* then answer; an answer from this call would close the connection */
         x->phase = PHASE_BODY;
         if (x->socket)
             atomic_store(&x->socket->receiving, body);
@@ -352,8 +368,9 @@ static enum MHD_Result refuse(struct exchange *x, const char *method)
     return answer_refused(x, method);
 }
 
-/* Bytes for an upload go into the chunk. What does not fit stays with libmicrohttpd, and the connection is suspended in this very call:
- * left over bytes without suspending would wait for the next event of the socket, which never comes once the client has sent all. */
+/* Bytes for an upload go into the chunk. What does not fit stays with libmicrohttpd, and the connection is suspended in
+ * this very call: left over bytes without suspending would wait for the next event of the socket, which never comes
+ * once the client has sent all. */
 static enum MHD_Result receive_upload(struct exchange *x, const char *data, size_t *size)
 {
     if (!x->chunk && !(x->chunk = malloc(HTTP_CHUNK_BYTES)))
@@ -375,7 +392,8 @@ static enum MHD_Result receive(struct exchange *x, const char *data, size_t *siz
         return receive_upload(x, data, size);
     if (x->mode == MODE_JSON) {
         if ((int64_t)(x->json.len + take) > x->http->opts.max_json_bytes) {
-            err_set(&x->err, ERR_TOO_LARGE, "The JSON body is larger than %lld bytes.", (long long)x->http->opts.max_json_bytes);
+            err_set(&x->err, ERR_TOO_LARGE, "The JSON body is larger than %lld bytes.",
+                    (long long)x->http->opts.max_json_bytes);
             x->mode = MODE_DISCARD;
         } else {
             buf_append(&x->json, data, take);
@@ -387,7 +405,8 @@ static enum MHD_Result receive(struct exchange *x, const char *data, size_t *siz
     *size = 0;
     if (x->mode == MODE_DISCARD)
         x->discarded += (int64_t)take;
-    return x->length < 0 && x->discarded > HTTP_DISCARD_BYTES ? MHD_NO : MHD_YES; /* a refused stream may not go on for ever */
+    return x->length < 0 && x->discarded > HTTP_DISCARD_BYTES ? MHD_NO
+                                                              : MHD_YES; /* a refused stream may not go on for ever */
 }
 
 static enum MHD_Result complete(struct exchange *x, const char *method)

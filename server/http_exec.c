@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * http_exec.c - two lanes of threads that may block, the parking place of long polls, and a clock.
  *
- * Suspending comes before handing over: the executor may resume the connection before exec_submit returns. A connection that
- * is suspended when the daemon stops would abort the process, so `suspended` counts them and `closing` forbids new ones.
- * A parked exchange waits for http_wake(key). So that no change is lost between the handler's look and the parking, wakes are
- * counted: if one came meanwhile, whatever its key, the handler just runs again. */
+ * Suspending comes before handing over: the executor may resume the connection before exec_submit returns. A connection
+ * that is suspended when the daemon stops would abort the process, so `suspended` counts them and `closing` forbids new
+ * ones. A parked exchange waits for http_wake(key). So that no change is lost between the handler's look and the
+ * parking, wakes are counted: if one came meanwhile, whatever its key, the handler just runs again. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>

@@ -9,7 +9,8 @@
  *    |                                                              +--> parked --woken------+ (handler runs again)
  *    +--refused: answer at once, or DISCARD the body first and then answer
  *
- * In brackets the connection is suspended and the exchange belongs to an executor thread; otherwise to the event thread. */
+ * In brackets the connection is suspended and the exchange belongs to an executor thread; otherwise to the event
+ * thread. */
 #ifndef PARED_SERVER_HTTP_INTERNAL_H
 #define PARED_SERVER_HTTP_INTERNAL_H
 
@@ -23,12 +24,12 @@
 #include "server/upload.h"
 
 enum {
-    HTTP_CHUNK_BYTES = 256 << 10,         /* buffer between socket and disk, one an upload */
-    HTTP_CONNECTION_MEMORY = 256 << 10,   /* libmicrohttpd's pool of a connection */
-    HTTP_DISCARD_BYTES = 64 << 20,        /* so much of a refused body is read before the answer, and no more */
-    HTTP_HEADER_SECONDS = 15,             /* a new connection sends its first header within this time */
-    HTTP_SLOW_BODY_SECONDS = 30,          /* after so long ... */
-    HTTP_SLOW_BODY_RATE = 1 << 10,        /* ... a body must have come at least at so many bytes a second */
+    HTTP_CHUNK_BYTES = 256 << 10,       /* buffer between socket and disk, one an upload */
+    HTTP_CONNECTION_MEMORY = 256 << 10, /* libmicrohttpd's pool of a connection */
+    HTTP_DISCARD_BYTES = 64 << 20,      /* so much of a refused body is read before the answer, and no more */
+    HTTP_HEADER_SECONDS = 15,           /* a new connection sends its first header within this time */
+    HTTP_SLOW_BODY_SECONDS = 30,        /* after so long ... */
+    HTTP_SLOW_BODY_RATE = 1 << 10,      /* ... a body must have come at least at so many bytes a second */
     HTTP_TEXT_BYTES = 160,
 };
 
@@ -64,7 +65,7 @@ struct exchange {
     char *chunk; /* HTTP_CHUNK_BYTES, or NULL */
     size_t chunk_len;
     struct buf json;
-    int64_t length;     /* of the body; -1: chunked */
+    int64_t length; /* of the body; -1: chunked */
     int64_t body_bytes, discarded;
     /* executor */
     enum task task;
@@ -95,8 +96,8 @@ struct http {
     struct connection *connections;
     int suspended, live;
     uint64_t wakes;
-    bool closing;  /* suspend nothing more */
-    bool stop;     /* ends the clock thread */
+    bool closing; /* suspend nothing more */
+    bool stop;    /* ends the clock thread */
     atomic_bool draining;
     pthread_t clock;
     bool clock_runs;

@@ -158,7 +158,8 @@ static struct MHD_Response *response_of(struct res *res)
             res->fd = -1; /* now libmicrohttpd's */
         return response;
     }
-    response = MHD_create_response_from_buffer(res->len, res->bytes, res->borrowed || !res->bytes ? MHD_RESPMEM_PERSISTENT : MHD_RESPMEM_MUST_FREE);
+    response = MHD_create_response_from_buffer(
+        res->len, res->bytes, res->borrowed || !res->bytes ? MHD_RESPMEM_PERSISTENT : MHD_RESPMEM_MUST_FREE);
     if (response)
         res->bytes = NULL;
     return response;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * As ULID: 48 bits of time, 80 random bits. Within one millisecond the random part of the id before is counted up, so that a page
- * sorted by id is a page sorted by creation. */
+ * As ULID: 48 bits of time, 80 random bits. Within one millisecond the random part of the id before is counted up, so
+ * that a page sorted by id is a page sorted by creation. */
 #include "server/id.h"
 
 #include <pthread.h>

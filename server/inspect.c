@@ -30,7 +30,8 @@ static json_t *base_spec(const struct config *config, const char *kind, const ch
                      (json_int_t)config->inspect_memory_bytes, "file_bytes", (json_int_t)config->job_file_bytes);
 }
 
-/* Run the child; its facts go to out->facts. Every way to die is the upload's fault: `unreadable` says which kind it was. */
+/* Run the child; its facts go to out->facts. Every way to die is the upload's fault: `unreadable` says which kind it
+ * was. */
 static int run(const struct config *config, json_t *spec, const char *dir, enum err_code unreadable,
                struct child_inspection *out, struct err *err)
 {
@@ -49,7 +50,9 @@ static int run(const struct config *config, json_t *spec, const char *dir, enum 
         *err = outcome.err;
         out->problem = json_incref(outcome.problem);
         break;
-    case CHILD_NOT_STARTED: *err = outcome.err; break;
+    case CHILD_NOT_STARTED:
+        *err = outcome.err;
+        break;
     case CHILD_TIMEOUT:
         err_set(err, unreadable, "reading the file took longer than %lld s", (long long)config->inspect_timeout_s);
         break;
@@ -98,8 +101,8 @@ static void remove_dir(const char *dir)
         log_warn("work folder: %s", err.msg);
 }
 
-int child_inspect_model(const struct config *config, const struct child_file *files, int count, struct child_inspection *out,
-                        struct err *err)
+int child_inspect_model(const struct config *config, const struct child_file *files, int count,
+                        struct child_inspection *out, struct err *err)
 {
     char dir[DIR_SIZE], out_dir[PATH_MAX];
     *out = (struct child_inspection){0};
@@ -128,7 +131,8 @@ int child_inspect_dataset(const struct config *config, const struct child_file *
     if (make_dir(config, dir, out_dir, err))
         return -1;
     json_t *spec = base_spec(config, "inspect_dataset", dir);
-    json_object_set_new(spec, "dataset", json_pack("{s:o, s:s}", "files", files_json(files, count), "main", files[0].name));
+    json_object_set_new(spec, "dataset",
+                        json_pack("{s:o, s:s}", "files", files_json(files, count), "main", files[0].name));
     int rc = run(config, spec, dir, ERR_DATASET_UNREADABLE, out, err);
     json_decref(spec);
     remove_dir(dir);

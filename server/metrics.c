@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Rows of the table are atomic words. HTTP requests have two labels more, so they have a small table of their own under a lock:
- * one row for each (method, route, status) seen, found again by content. */
+ * Rows of the table are atomic words. HTTP requests have two labels more, so they have a small table of their own under
+ * a lock: one row for each (method, route, status) seen, found again by content. */
 #include "server/metrics.h"
 
 #include <inttypes.h>
@@ -73,8 +73,8 @@ void metrics_http(const char *method, const char *route, int status, double seco
     observe(&http_seconds, seconds);
     pthread_mutex_lock(&http_lock);
     int i = 0;
-    while (i < http_count && (http_rows[i].status != status || strcmp(http_rows[i].method, method) ||
-                              strcmp(http_rows[i].route, route)))
+    while (i < http_count &&
+           (http_rows[i].status != status || strcmp(http_rows[i].method, method) || strcmp(http_rows[i].route, route)))
         i++;
     if (i == http_count && i < HTTP_ROWS)
         http_rows[http_count++] = (struct http_row){method, route, status, 0};
@@ -105,8 +105,8 @@ static void render_http(struct buf *out)
     head(out, "pared_http_requests_total", "counter", "HTTP requests answered.");
     pthread_mutex_lock(&http_lock);
     for (int i = 0; i < http_count; i++)
-        buf_printf(out, "pared_http_requests_total{method=\"%s\",route=\"%s\",code=\"%d\"} %" PRId64 "\n", http_rows[i].method,
-                   http_rows[i].route, http_rows[i].status, http_rows[i].count);
+        buf_printf(out, "pared_http_requests_total{method=\"%s\",route=\"%s\",code=\"%d\"} %" PRId64 "\n",
+                   http_rows[i].method, http_rows[i].route, http_rows[i].status, http_rows[i].count);
     pthread_mutex_unlock(&http_lock);
     head(out, "pared_http_request_duration_seconds", "histogram", "From request line to answer.");
     render_histogram(out, "pared_http_request_duration_seconds", &http_seconds);

@@ -3,9 +3,10 @@
  *
  *   PREAMBLE --delimiter--> AFTER --CRLF--> HEADERS --empty line--> BODY --delimiter--> AFTER --"--"--> EPILOGUE
  *
- * The delimiter is CRLF "--" boundary. A CR occurs in it only as its first byte, so when a match breaks off, no shorter match can
- * hide in what was matched: the matched bytes are data, and the byte that broke it is looked at again. The line end before a body's
- * first byte counts as matched but not as data, so that an empty part and the first delimiter need no case of their own. */
+ * The delimiter is CRLF "--" boundary. A CR occurs in it only as its first byte, so when a match breaks off, no shorter
+ * match can hide in what was matched: the matched bytes are data, and the byte that broke it is looked at again. The
+ * line end before a body's first byte counts as matched but not as data, so that an empty part and the first delimiter
+ * need no case of their own. */
 #include "server/multipart.h"
 
 #include <stdbool.h>
@@ -21,9 +22,9 @@ struct multipart {
     enum state state;
     char delimiter[DELIMITER_MAX + 1];
     size_t delimiter_len;
-    size_t matched;  /* bytes of the delimiter seen last */
-    size_t unsent;   /* of these, the ones that are no data: the line end before the body's first byte */
-    char after[2];   /* what follows a delimiter: CRLF or "--" */
+    size_t matched; /* bytes of the delimiter seen last */
+    size_t unsent;  /* of these, the ones that are no data: the line end before the body's first byte */
+    char after[2];  /* what follows a delimiter: CRLF or "--" */
     size_t after_len;
     char header[MULTIPART_HEADER_BYTES + 1];
     size_t header_len;
@@ -82,7 +83,8 @@ struct multipart *multipart_new(const char *content_type, const struct multipart
 {
     char boundary[BOUNDARY_MAX + 1];
     if (parameter(content_type, "boundary", boundary, sizeof boundary) != 1 || !boundary[0]) {
-        err_set(err, ERR_BAD_REQUEST, "Content-Type multipart/form-data needs a boundary of 1 to %d characters.", BOUNDARY_MAX);
+        err_set(err, ERR_BAD_REQUEST, "Content-Type multipart/form-data needs a boundary of 1 to %d characters.",
+                BOUNDARY_MAX);
         return NULL;
     }
     for (const char *c = boundary; *c; c++) {
@@ -128,7 +130,8 @@ static int scan(struct multipart *m, const char *bytes, size_t len, size_t *used
                 break;
         }
         if (bytes[i] != m->delimiter[m->matched]) { /* not a delimiter after all */
-            size_t real = m->matched - m->unsent, before = real > i - start ? real - (i - start) : 0; /* held back from former pieces */
+            size_t real = m->matched - m->unsent,
+                   before = real > i - start ? real - (i - start) : 0; /* held back from former pieces */
             if (emit(m, m->delimiter + m->unsent, before, err) != 0)
                 return -1;
             m->matched = m->unsent = 0;
@@ -185,12 +188,15 @@ static int begin(struct multipart *m, struct err *err)
                 found = -1;
         } else if (strncasecmp(line, "Content-Transfer-Encoding:", 26) == 0 &&
                    strcasecmp(line + 26 + strspn(line + 26, " \t"), "binary") != 0) {
-            return err_set(err, ERR_BAD_REQUEST, "Multipart body: part %d has a Content-Transfer-Encoding; send the bytes as they are.", m->parts);
+            return err_set(err, ERR_BAD_REQUEST,
+                           "Multipart body: part %d has a Content-Transfer-Encoding; send the bytes as they are.",
+                           m->parts);
         }
     }
     if (found != 1)
         return err_set(err, ERR_BAD_REQUEST,
-                       "Multipart body: part %d needs a `Content-Disposition: form-data; name=\"...\"` with a name and a file name of less than %d bytes.",
+                       "Multipart body: part %d needs a `Content-Disposition: form-data; name=\"...\"` with a name and "
+                       "a file name of less than %d bytes.",
                        m->parts, MULTIPART_NAME);
     unescape(name);
     unescape(filename);
@@ -202,7 +208,8 @@ static int begin(struct multipart *m, struct err *err)
 static int header(struct multipart *m, char c, struct err *err)
 {
     if (m->header_len == MULTIPART_HEADER_BYTES)
-        return err_set(err, ERR_BAD_REQUEST, "Multipart body: the headers of part %d are longer than %d bytes.", m->parts, MULTIPART_HEADER_BYTES);
+        return err_set(err, ERR_BAD_REQUEST, "Multipart body: the headers of part %d are longer than %d bytes.",
+                       m->parts, MULTIPART_HEADER_BYTES);
     if (c == 0)
         return err_set(err, ERR_BAD_REQUEST, "Multipart body: the headers of part %d have a NUL in them.", m->parts);
     m->header[m->header_len++] = c;

@@ -2,8 +2,8 @@
  * multipart.h - multipart/form-data (RFC 7578), parsed as it arrives, in constant memory.
  * Why        parts may be gigabytes: nothing is kept but an unfinished header line and an unfinished delimiter.
  * Life cycle multipart_new -> multipart_feed* -> multipart_end -> multipart_free
- * Strict     CRLF line ends, boundary of 1 to 70 characters, header block of a part at most 8 KiB, every part named. What is
- *            not so is ERR_BAD_REQUEST. A callback that fails (-1, err set) ends the parse with its error.
+ * Strict     CRLF line ends, boundary of 1 to 70 characters, header block of a part at most 8 KiB, every part named.
+ *            What is not so is ERR_BAD_REQUEST. A callback that fails (-1, err set) ends the parse with its error.
  * Threads    one parser a thread. */
 #ifndef PARED_SERVER_MULTIPART_H
 #define PARED_SERVER_MULTIPART_H

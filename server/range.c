@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * range.c - several ranges in one request are answered by the whole body, which RFC 9110 14.2 allows: multipart/byteranges is an
- * invitation to amplification, and no client of ours needs it. */
+ * range.c - several ranges in one request are answered by the whole body, which RFC 9110 14.2 allows:
+ * multipart/byteranges is an invitation to amplification, and no client of ours needs it. */
 #include "server/range.h"
 
 #include <string.h>

@@ -14,7 +14,8 @@ enum range_kind {
 /* `value` is the Range header or NULL. On RANGE_PART [*first, *first + *len) lies within size. */
 enum range_kind range_parse(const char *value, uint64_t size, uint64_t *first, uint64_t *len);
 
-/* True if the list of an If-None-Match or If-Match header names `etag` (with its quotes), or is "*". weak: W/ does not matter. */
+/* True if the list of an If-None-Match or If-Match header names `etag` (with its quotes), or is "*". weak: W/ does not
+ * matter. */
 bool etag_listed(const char *header, const char *etag, bool weak);
 
 #endif

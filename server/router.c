@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * router.c - the rows are cut into segments once; a lookup compares segment by segment. There are a few dozen rows, and all but
- * one or two differ in the number of segments or in the first ones, so a linear walk costs less than hashing the path would. */
+ * router.c - the rows are cut into segments once; a lookup compares segment by segment. There are a few dozen rows, and
+ * all but one or two differ in the number of segments or in the first ones, so a linear walk costs less than hashing
+ * the path would. */
 #include "server/router.h"
 
 #include <stdbool.h>
@@ -83,7 +84,8 @@ static bool matches(const struct pattern *pattern, const struct route_path *targ
         return false;
     for (int i = 0; i < pattern->count; i++) {
         const char *segment = target->segment[i];
-        bool fits = pattern->any[i] ? segment[0] && (!pattern->dotted[i] || strchr(segment, '.')) : strcmp(pattern->segment[i], segment) == 0;
+        bool fits = pattern->any[i] ? segment[0] && (!pattern->dotted[i] || strchr(segment, '.'))
+                                    : strcmp(pattern->segment[i], segment) == 0;
         if (!fits)
             return false;
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * router.h - from method and path to a row of the route table.
- * Why        one table (api/routes.def) says everything about a route: dispatch, authentication, body, 405's Allow and the
- *            contract test are derived from its rows.
+ * Why        one table (api/routes.def) says everything about a route: dispatch, authentication, body, 405's Allow
+ *            and the contract test are derived from its rows.
  * Paths      "/v1/jobs/{id}/artifacts/{name}": a {segment} matches one non-empty segment, {file.ext} one
  *            with a dot in it. Literal segments win over {segments}. */
 #ifndef PARED_SERVER_ROUTER_H
@@ -41,7 +41,7 @@ struct route {
     enum answer_kind answer;
     enum auth_kind auth;
     enum lane lane;
-    const char *query;   /* names of the allowed query parameters, separated by spaces */
+    const char *query; /* names of the allowed query parameters, separated by spaces */
     const char *summary;
 };
 
@@ -57,8 +57,8 @@ struct route_path {
     int count;
 };
 
-/* NULL with *allow "" when no route has this path; NULL with *allow "GET, HEAD, OPTIONS" when one has, but not this method.
- * HEAD finds GET's row. On success param[] holds borrowed segments of the target. */
+/* NULL with *allow "" when no route has this path; NULL with *allow "GET, HEAD, OPTIONS" when one has, but not this
+ * method. HEAD finds GET's row. On success param[] holds borrowed segments of the target. */
 const struct route *router_find(const struct router *router, const char *method, const struct route_path *target,
                                 const char *param[ROUTE_PARAMS], char allow[ROUTE_ALLOW]);
 

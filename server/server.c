@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * One libuv loop, in the thread of main, owns signals and clocks: reaper and upkeep, and the steps of a stop. Everything else has
- * threads of its own (HTTP, workers), so nothing here is in a hurry.
+ * One libuv loop, in the thread of main, owns signals and clocks: reaper and upkeep, and the steps of a stop.
+ * Everything else has threads of its own (HTTP, workers), so nothing here is in a hurry.
  *
  * The data folder: lock (held while a server runs), node (its id), catalogue.db, blobs/, work/. */
 #include "server/server.h"
@@ -44,7 +44,8 @@ struct run {
     double phase_started;
 };
 
-/* ---- the data folder ---------------------------------------------------------------------------------------------- */
+/* ---- the data folder ----------------------------------------------------------------------------------------------
+ */
 
 static int data_path(const struct config *config, const char *name, char out[PATH_MAX], struct err *err)
 {
@@ -69,7 +70,8 @@ static int lock_data(struct run *run, struct err *err)
     if (flock(run->lock_fd, LOCK_EX | LOCK_NB) == 0)
         return 0;
     if (errno == EWOULDBLOCK)
-        return err_set(err, ERR_IN_USE, "data: '%s' is in use by another pared server; stop it or choose another folder", config->data);
+        return err_set(err, ERR_IN_USE,
+                       "data: '%s' is in use by another pared server; stop it or choose another folder", config->data);
     return err_set_errno(err, ERR_IO, "data folder '%s' cannot be locked", config->data);
 }
 
@@ -92,7 +94,8 @@ static int read_node(struct server *server, struct err *err)
     return file_write_atomic(path, server->node, strlen(server->node), err);
 }
 
-/* ---- start -------------------------------------------------------------------------------------------------------- */
+/* ---- start --------------------------------------------------------------------------------------------------------
+ */
 
 /* After a commit, in the thread that made it. */
 static void changed(void *arg, enum store_change change, const char *job_id)
@@ -182,7 +185,8 @@ static int announce(struct run *run, struct err *err)
     return 0;
 }
 
-/* ---- the loop ----------------------------------------------------------------------------------------------------- */
+/* ---- the loop -----------------------------------------------------------------------------------------------------
+ */
 
 static void store_failed(const char *what, const struct err *err)
 {
@@ -225,8 +229,8 @@ static void on_drain(uv_timer_t *timer)
     double in_phase = clock_seconds() - run->phase_started;
     if (run->phase == ANNOUNCED && in_phase >= (double)config->drain_delay_s)
         enter(run, DRAINING);
-    if (run->phase == DRAINING &&
-        (workers_busy(atomic_load(&run->server.workers)) == 0 || clock_seconds() - run->phase_started >= (double)config->drain_s))
+    if (run->phase == DRAINING && (workers_busy(atomic_load(&run->server.workers)) == 0 ||
+                                   clock_seconds() - run->phase_started >= (double)config->drain_s))
         enter(run, STOPPED);
     if (run->phase == STOPPED)
         uv_stop(&run->loop);
@@ -276,8 +280,8 @@ static void close_loop(struct run *run)
     uv_loop_close(&run->loop);
 }
 
-/* Workers end first, while clients can still see what became of their jobs; their pool is freed when no handler is left to
- * poke it. */
+/* Workers end first, while clients can still see what became of their jobs; their pool is freed when no handler is left
+ * to poke it. */
 static void stop_all(struct run *run)
 {
     struct server *server = &run->server;

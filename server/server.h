@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * server.h - the running server: everything that lives from start to stop, and the order of both.
- * Start      lock the data folder, open catalogue and blobs, sweep, start HTTP (server/http.h), start workers, write the
- *            address file.  Stop (SIGTERM, SIGINT): /readyz says 503, nothing more is claimed, running jobs get drain_s,
- *            what still runs goes back to the queue, HTTP stops, exit status 0.
- * Handlers   of api/ find the server in req->app. After a committed change of a job the server calls
- *            http_wake(http, job_id): long polls and event streams wait with res_wait(res, job_id, until). */
+ * Start      lock the data folder, open catalogue and blobs, sweep, start HTTP (server/http.h), start workers, write
+ * the address file.  Stop (SIGTERM, SIGINT): /readyz says 503, nothing more is claimed, running jobs get drain_s, what
+ * still runs goes back to the queue, HTTP stops, exit status 0. Handlers   of api/ find the server in req->app. After a
+ * committed change of a job the server calls http_wake(http, job_id): long polls and event streams wait with
+ * res_wait(res, job_id, until). */
 #ifndef PARED_SERVER_SERVER_H
 #define PARED_SERVER_SERVER_H
 
@@ -26,12 +26,12 @@ struct server {
     struct store *store;
     struct blobs *blobs;
     struct workers *_Atomic workers; /* NULL until started */
-    struct http *_Atomic http; /* NULL until started */
+    struct http *_Atomic http;       /* NULL until started */
     struct http_auth *auth;
     struct router *router;
-    char node[40];           /* id of the data folder: whoever holds its lock is this node */
-    atomic_bool draining;    /* no new jobs and uploads: 503 with Retry-After */
-    double started;          /* clock_seconds() */
+    char node[40];        /* id of the data folder: whoever holds its lock is this node */
+    atomic_bool draining; /* no new jobs and uploads: 503 with Retry-After */
+    double started;       /* clock_seconds() */
 };
 
 /* Serve until a signal says stop. `routes` are the layer above (api/). 0, or -1 with *err when it could not start. */

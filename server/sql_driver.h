@@ -37,12 +37,13 @@ struct sql_driver {
     double (*column_real)(struct sql_stmt *stmt, int column);
     /* Statements without parameters and rows. */
     int (*exec)(struct sql_conn *conn, const char *sql, struct err *err);
-    /* `durable`: the commit is on disk when it returns; else a power cut (not a crash of the process) may take it back. */
+    /* `durable`: the commit is on disk when it returns; else a power cut (not a crash of the process) may take it back.
+     */
     int (*begin)(struct sql_conn *conn, bool write, bool durable, struct err *err);
     /* Once, when the schema is there: what makes commits quick. Best effort. */
     void (*prepare_writes)(struct sql_conn *conn);
-    /* Work the database wants done about once a second, on a connection of its own. *alone: it should be called once more while
-     * nobody writes. */
+    /* Work the database wants done about once a second, on a connection of its own. *alone: it should be called once
+     * more while nobody writes. */
     int (*maintain)(struct sql_conn *conn, bool *alone, struct err *err);
 };
 

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * SQLite in WAL mode: readers see the last commit and never wait; one connection writes, under sqlstore.c's fair lock, because
- * SQLite's own busy handler lets a writer starve for seconds. Checkpoints run on a connection of their own (maintain): in the
- * commit path they would cost a client tens of milliseconds now and then.
+ * SQLite in WAL mode: readers see the last commit and never wait; one connection writes, under sqlstore.c's fair lock,
+ * because SQLite's own busy handler lets a writer starve for seconds. Checkpoints run on a connection of their own
+ * (maintain): in the commit path they would cost a client tens of milliseconds now and then.
  *
- * A commit is one fdatasync of the write-ahead log. Where the log grows, that sync also commits the file system's journal: measured
- * on ext4, 99 of 100 syncs took < 13 ms appending, < 4 ms overwriting. So the log is brought to its working size at start, and kept. */
+ * A commit is one fdatasync of the write-ahead log. Where the log grows, that sync also commits the file system's
+ * journal: measured on ext4, 99 of 100 syncs took < 13 ms appending, < 4 ms overwriting. So the log is brought to its
+ * working size at start, and kept. */
 #include "server/sql_driver.h"
 
 #include <sqlite3.h>
@@ -58,8 +59,9 @@ static struct sql_conn *open_conn(const char *dsn, bool read_only, struct err *e
     sqlite3_busy_timeout(conn->db, BUSY_MS);
     int keep = 1; /* the log stays when the last connection closes */
     sqlite3_file_control(conn->db, NULL, SQLITE_FCNTL_PERSIST_WAL, &keep);
-    if (exec(conn, "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=8000; "
-                   "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-1024;",
+    if (exec(conn,
+             "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=8000; "
+             "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-1024;",
              err) ||
         (read_only && exec(conn, "PRAGMA query_only=1", err))) {
         close_conn(conn);
@@ -87,7 +89,8 @@ static void finalize(struct sql_stmt *stmt)
     sqlite3_finalize(raw(stmt));
 }
 
-/* The index of "$3" is the order of its first appearance, not its digit. 0 (a parameter no statement uses) is refused. */
+/* The index of "$3" is the order of its first appearance, not its digit. 0 (a parameter no statement uses) is refused.
+ */
 static int position(struct sql_stmt *stmt, int index)
 {
     char name[16];
@@ -167,7 +170,8 @@ static void prepare_writes(struct sql_conn *conn)
         (int64_t)disk.f_bavail * (int64_t)disk.f_frsize < (int64_t)WAL_BYTES * WAL_DISK_SHARE)
         return;
     char sql[200];
-    snprintf(sql, sizeof sql, "BEGIN IMMEDIATE; CREATE TABLE filler(x); INSERT INTO filler VALUES(zeroblob(%d)); COMMIT;", WAL_BYTES);
+    snprintf(sql, sizeof sql,
+             "BEGIN IMMEDIATE; CREATE TABLE filler(x); INSERT INTO filler VALUES(zeroblob(%d)); COMMIT;", WAL_BYTES);
     struct err ignored = {0};
     if (exec(conn, sql, &ignored))
         exec(conn, "ROLLBACK", &ignored);
@@ -175,8 +179,8 @@ static void prepare_writes(struct sql_conn *conn)
     sqlite3_wal_checkpoint_v2(conn->db, NULL, SQLITE_CHECKPOINT_RESTART, NULL, NULL);
 }
 
-/* Under steady writing a checkpoint always ends behind the newest commit, and only a log that is folded in completely is begun
- * anew. So when it has grown, the few frames that are left are done with the writer standing still. */
+/* Under steady writing a checkpoint always ends behind the newest commit, and only a log that is folded in completely
+ * is begun anew. So when it has grown, the few frames that are left are done with the writer standing still. */
 static int maintain(struct sql_conn *conn, bool *alone, struct err *err)
 {
     int frames = 0, done = 0;

@@ -26,7 +26,8 @@ struct store {
     pthread_mutex_t maintaining;
 };
 
-/* ---- sessions ----------------------------------------------------------------------------------------------------- */
+/* ---- sessions -----------------------------------------------------------------------------------------------------
+ */
 
 static int db_connect(struct store *store, struct db *db, bool read_only, struct err *err)
 {
@@ -135,13 +136,15 @@ void db_changed(struct store *store, enum store_change change, const char *job_i
         store->changed(store->arg, change, job_id);
 }
 
-/* ---- queries ------------------------------------------------------------------------------------------------------ */
+/* ---- queries ------------------------------------------------------------------------------------------------------
+ */
 
 static char *substitute(const struct sql_driver *driver, const char *sql)
 {
     const struct {
         const char *token, *text;
-    } tokens[] = {{"@NOW@", driver->now}, {"@LOCK@", driver->lock}, {"@SKIP@", driver->skip}, {"@KEYED@", driver->keyed}};
+    } tokens[] = {
+        {"@NOW@", driver->now}, {"@LOCK@", driver->lock}, {"@SKIP@", driver->skip}, {"@KEYED@", driver->keyed}};
     struct buf out = {0};
     while (*sql) {
         size_t i = 0, n = sizeof tokens / sizeof tokens[0];
@@ -180,7 +183,8 @@ static struct sql_stmt *statement(struct db *db, const char *sql, struct err *er
     return stmt;
 }
 
-void query_start(struct query *q, struct db *db, const char *sql, const struct sql_value *values, int count, struct err *err)
+void query_start(struct query *q, struct db *db, const char *sql, const struct sql_value *values, int count,
+                 struct err *err)
 {
     *q = (struct query){.db = db, .err = err};
     q->stmt = statement(db, sql, err);
@@ -289,7 +293,8 @@ int sqlstore_column(struct db *db, const char *sql, const char *id, struct arena
     return query_end(&q);
 }
 
-/* ---- open, close, upkeep ------------------------------------------------------------------------------------------ */
+/* ---- open, close, upkeep ------------------------------------------------------------------------------------------
+ */
 
 static int run_migration(struct db *db, const char *sql, struct err *err)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * sqlstore.h - what the parts of the SQL store (sqlstore*.c) share: sessions, transactions, queries. Private to them.
  * A call     store_X: open a session (read or write) -> queries -> db_end / db_commit -> db_changed for woken waiters.
- * A query    struct query q; query_start(&q, db, SQL, BIND(T("a"), I(1)), err); while (query_row(&q)) ...; query_end(&q)
- *            Errors are kept in the query's *err; query_end tells: 0 or -1. */
+ * A query    struct query q; query_start(&q, db, SQL, BIND(T("a"), I(1)), err); while (query_row(&q)) ...;
+ * query_end(&q) Errors are kept in the query's *err; query_end tells: 0 or -1. */
 #ifndef PARED_SERVER_SQLSTORE_H
 #define PARED_SERVER_SQLSTORE_H
 
@@ -41,11 +41,16 @@ struct sql_value {
     int64_t i;
     double real;
 };
-static inline struct sql_value T(const char *text) { return (struct sql_value){.type = SQL_TEXT, .text = text}; }
-static inline struct sql_value I(int64_t i) { return (struct sql_value){.type = SQL_INT, .i = i}; }
-static inline struct sql_value R(double real) { return (struct sql_value){.type = SQL_REAL, .real = real}; }
-#define BIND(...) \
-    (const struct sql_value[]){__VA_ARGS__}, (int)(sizeof((const struct sql_value[]){__VA_ARGS__}) / sizeof(struct sql_value))
+static inline struct sql_value T(const char *text) {
+    return (struct sql_value){.type = SQL_TEXT, .text = text};
+} static inline struct sql_value I(int64_t i) {
+    return (struct sql_value){.type = SQL_INT, .i = i};
+} static inline struct sql_value R(double real) {
+    return (struct sql_value){.type = SQL_REAL, .real = real};
+}
+#define BIND(...)                                                                                                      \
+    (const struct sql_value[]){__VA_ARGS__},                                                                           \
+        (int)(sizeof((const struct sql_value[]){__VA_ARGS__}) / sizeof(struct sql_value))
 #define BIND_NOTHING NULL, 0
 
 struct query {
@@ -55,7 +60,8 @@ struct query {
     bool failed;
 };
 /* `sql` must be a constant: the statement is kept by its address. */
-void query_start(struct query *q, struct db *db, const char *sql, const struct sql_value *values, int count, struct err *err);
+void query_start(struct query *q, struct db *db, const char *sql, const struct sql_value *values, int count,
+                 struct err *err);
 bool query_row(struct query *q);
 int query_end(struct query *q);
 int64_t query_int(const struct query *q, int column);
@@ -82,7 +88,8 @@ int sqlstore_resource(struct db *db, enum store_kind kind, const char *owner, co
 int sqlstore_event(struct db *db, const char *id, const char *type, const char *data, struct err *err);
 /* {"state":"..."} event of a job that changed. */
 int sqlstore_state_event(struct db *db, const char *id, enum job_state state, struct err *err);
-int sqlstore_job(struct db *db, const char *owner, const char *id, struct arena *arena, struct store_job *out, struct err *err);
+int sqlstore_job(struct db *db, const char *owner, const char *id, struct arena *arena, struct store_job *out,
+                 struct err *err);
 /* Those of `hashes` that nothing refers to. */
 int sqlstore_orphans(struct db *db, const char **hashes, int count, struct arena *arena, struct store_orphans *orphans,
                      struct err *err);

@@ -48,7 +48,8 @@ enum store_kind job_role_kind(enum job_role role)
     return roles[role].kind;
 }
 
-/* ---- events ------------------------------------------------------------------------------------------------------- */
+/* ---- events -------------------------------------------------------------------------------------------------------
+ */
 
 int sqlstore_event(struct db *db, const char *id, const char *type, const char *data, struct err *err)
 {
@@ -83,18 +84,20 @@ int store_event_list(struct store *store, const char *owner, const char *job_id,
                 "SELECT seq,at,type,data FROM job_event WHERE job_id=$1 AND owner=$2 AND seq>$3 ORDER BY seq LIMIT $4",
                 BIND(T(job_id), T(owner), I(after), I(limit)), err);
     while (*count < limit && query_row(&q))
-        rows[(*count)++] =
-            (struct store_event){query_int(&q, 0), query_int(&q, 1), query_text(&q, 2, arena), query_text(&q, 3, arena)};
+        rows[(*count)++] = (struct store_event){query_int(&q, 0), query_int(&q, 1), query_text(&q, 2, arena),
+                                                query_text(&q, 3, arena)};
     int rc = query_end(&q);
     db_end(db);
     return rc;
 }
 
-/* ---- read --------------------------------------------------------------------------------------------------------- */
+/* ---- read ---------------------------------------------------------------------------------------------------------
+ */
 
-#define JOB_COLUMNS                                                                                                   \
-    "job.id,job.owner,state,request,result,error,priority,timeout_s,memory_bytes,threads,attempt,crashes,losses,"     \
-    "job.version+p.version,created_at,started_at,finished_at,cancel_requested_at,step,steps,stage,done,total,eta_s,updated_at"
+#define JOB_COLUMNS                                                                                                    \
+    "job.id,job.owner,state,request,result,error,priority,timeout_s,memory_bytes,threads,attempt,crashes,losses,"      \
+    "job.version+p.version,created_at,started_at,finished_at,cancel_requested_at,step,steps,stage,done,total,eta_s,"   \
+    "updated_at"
 #define JOB_TABLES " FROM job JOIN job_progress p ON p.job_id=job.id "
 
 static void read_job(struct query *q, struct arena *arena, struct store_job *out)
@@ -145,10 +148,12 @@ static int queue_position(struct db *db, struct store_job *job, struct err *err)
                   BIND(T(job->id)), 0, &job->queue_position, err);
 }
 
-int sqlstore_job(struct db *db, const char *owner, const char *id, struct arena *arena, struct store_job *out, struct err *err)
+int sqlstore_job(struct db *db, const char *owner, const char *id, struct arena *arena, struct store_job *out,
+                 struct err *err)
 {
     struct query q;
-    query_start(&q, db, "SELECT " JOB_COLUMNS JOB_TABLES "WHERE job.id=$1 AND job.owner=$2", BIND(T(id), T(owner)), err);
+    query_start(&q, db, "SELECT " JOB_COLUMNS JOB_TABLES "WHERE job.id=$1 AND job.owner=$2", BIND(T(id), T(owner)),
+                err);
     bool found = query_row(&q);
     if (found)
         read_job(&q, arena, out);
@@ -195,10 +200,10 @@ int store_job_version(struct store *store, const char *owner, const char *id, in
 int store_job_list(struct store *store, const struct store_page *page, int state, struct arena *arena,
                    struct store_job *rows, int *count, bool *more, struct err *err)
 {
-    static const char all[] = "SELECT " JOB_COLUMNS JOB_TABLES
-                              "WHERE job.owner=$1 AND job.id<$2 ORDER BY job.id DESC LIMIT $3";
-    static const char one[] = "SELECT " JOB_COLUMNS JOB_TABLES
-                              "WHERE job.owner=$1 AND state=$4 AND job.id<$2 ORDER BY job.id DESC LIMIT $3";
+    static const char all[] =
+        "SELECT " JOB_COLUMNS JOB_TABLES "WHERE job.owner=$1 AND job.id<$2 ORDER BY job.id DESC LIMIT $3";
+    static const char one[] =
+        "SELECT " JOB_COLUMNS JOB_TABLES "WHERE job.owner=$1 AND state=$4 AND job.id<$2 ORDER BY job.id DESC LIMIT $3";
     struct db *db = db_read(store, err);
     if (!db)
         return -1;
@@ -222,7 +227,8 @@ int store_job_list(struct store *store, const struct store_page *page, int state
     return rc;
 }
 
-/* ---- insert ------------------------------------------------------------------------------------------------------- */
+/* ---- insert -------------------------------------------------------------------------------------------------------
+ */
 
 /* 1: the key was used with the same body, `id` is the job of then. */
 static int find_replay(struct db *db, const struct store_job_new *in, char id[ID_SIZE], struct err *err)
@@ -239,7 +245,8 @@ static int find_replay(struct db *db, const struct store_job_new *in, char id[ID
     if (query_end(&q))
         return -1;
     if (found && !same)
-        return err_set(err, ERR_INVALID, "Idempotency-Key was used before with another body; use a new key for a new request");
+        return err_set(err, ERR_INVALID,
+                       "Idempotency-Key was used before with another body; use a new key for a new request");
     return found;
 }
 
@@ -249,7 +256,8 @@ static int check_inputs(struct db *db, const struct store_job_new *in, struct er
                                       "SELECT 1 FROM dataset WHERE id=$1 AND owner=$2"};
     for (int role = 0; role < JOB_ROLE_COUNT; role++) {
         int64_t there = 1;
-        if (in->inputs[role] && db_int(db, sql[roles[role].kind], BIND(T(in->inputs[role]), T(in->owner)), 0, &there, err))
+        if (in->inputs[role] &&
+            db_int(db, sql[roles[role].kind], BIND(T(in->inputs[role]), T(in->owner)), 0, &there, err))
             return -1;
         if (!there)
             return err_set(err, ERR_REFERENCE, "%s: there is no %s '%.60s'", roles[role].name,
@@ -268,8 +276,8 @@ static int check_room(struct db *db, const struct store_job_new *in, struct err 
     if (db_int(db, "SELECT count(*) FROM job WHERE state='queued'", BIND_NOTHING, 0, &queued, err))
         return -1;
     if (queued >= in->max_queued)
-        return err_set(err, ERR_UNAVAILABLE, "%lld jobs are waiting, which is the limit of this server; try again later",
-                       (long long)queued);
+        return err_set(err, ERR_UNAVAILABLE,
+                       "%lld jobs are waiting, which is the limit of this server; try again later", (long long)queued);
     return 0;
 }
 
@@ -278,7 +286,8 @@ static int insert_rows(struct db *db, const struct store_job_new *in, const char
     if (db_run(db,
                "INSERT INTO job(id,owner,state,priority,run_at,timeout_s,memory_bytes,threads,request,created_at)"
                " VALUES($1,$2,'queued',$3,@NOW@,$4,$5,$6,$7,@NOW@)",
-               BIND(T(id), T(in->owner), I(in->priority), I(in->timeout_s), I(in->memory_bytes), I(in->threads), T(in->request)),
+               BIND(T(id), T(in->owner), I(in->priority), I(in->timeout_s), I(in->memory_bytes), I(in->threads),
+                    T(in->request)),
                err) < 0 ||
         db_run(db,
                "INSERT INTO job_progress(job_id,owner,step,steps,stage,done,total,eta_s,version,updated_at)"
@@ -290,9 +299,10 @@ static int insert_rows(struct db *db, const struct store_job_new *in, const char
                                        BIND(T(id), T(roles[role].name), T(in->owner), T(in->inputs[role])), err) < 0)
             return -1;
     if (in->idempotency_key &&
-        db_run(db, "INSERT INTO idempotency(owner,key,request_sha256,job_id,expires_at) VALUES($1,$2,$3,$4,@NOW@+$5)",
-               BIND(T(in->owner), T(in->idempotency_key), T(in->request_sha256), T(id), I(in->idempotency_ttl_s * 1000)),
-               err) < 0)
+        db_run(
+            db, "INSERT INTO idempotency(owner,key,request_sha256,job_id,expires_at) VALUES($1,$2,$3,$4,@NOW@+$5)",
+            BIND(T(in->owner), T(in->idempotency_key), T(in->request_sha256), T(id), I(in->idempotency_ttl_s * 1000)),
+            err) < 0)
         return -1;
     return sqlstore_state_event(db, id, JOB_QUEUED, err);
 }
@@ -326,7 +336,8 @@ fail:
     return -1;
 }
 
-/* ---- cancel, delete ----------------------------------------------------------------------------------------------- */
+/* ---- cancel, delete -----------------------------------------------------------------------------------------------
+ */
 
 static int cancel_job(struct db *db, struct store_job *job, struct err *err)
 {
@@ -335,7 +346,8 @@ static int cancel_job(struct db *db, struct store_job *job, struct err *err)
                        job_state_name(job->state));
     if (job->state == JOB_RUNNING)
         return db_run(db,
-                      "UPDATE job SET cancel_requested_at=coalesce(cancel_requested_at,@NOW@),version=version+1 WHERE id=$1",
+                      "UPDATE job SET cancel_requested_at=coalesce(cancel_requested_at,@NOW@),version=version+1 WHERE "
+                      "id=$1",
                       BIND(T(job->id)), err) < 0
                    ? -1
                    : 0;
@@ -365,8 +377,8 @@ int store_job_cancel(struct store *store, const char *owner, const char *id, str
     return 0;
 }
 
-static int delete_job(struct db *db, const char *owner, const char *id, struct arena *arena, struct store_orphans *orphans,
-                      struct err *err)
+static int delete_job(struct db *db, const char *owner, const char *id, struct arena *arena,
+                      struct store_orphans *orphans, struct err *err)
 {
     static const char *const parts[] = {
         "DELETE FROM artifact WHERE job_id=$1",     "DELETE FROM job_event WHERE job_id=$1",
@@ -403,7 +415,8 @@ int store_job_delete(struct store *store, const char *owner, const char *id, str
     return db_commit(db, err);
 }
 
-/* ---- artifacts ---------------------------------------------------------------------------------------------------- */
+/* ---- artifacts ----------------------------------------------------------------------------------------------------
+ */
 
 #define ARTIFACT_COLUMNS "id,owner,job_id,name,media_type,sha256,bytes,created_at"
 

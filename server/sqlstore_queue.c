@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The queue as workers see it. Execution is at least once: a worker may die, or be so slow that its lease ends and another one
- * takes over. The effect is exactly once, because every write here has the condition
+ * The queue as workers see it. Execution is at least once: a worker may die, or be so slow that its lease ends and
+ * another one takes over. The effect is exactly once, because every write here has the condition
  *
  *     WHERE id = the job AND attempt = the number given out with the claim AND state = 'running'
  *
- * and a claim counts `attempt` up: the words of a former holder match no row. A result becomes visible, with its artifacts, in
- * the one transaction that also ends the job. */
+ * and a claim counts `attempt` up: the words of a former holder match no row. A result becomes visible, with its
+ * artifacts, in the one transaction that also ends the job. */
 #include <string.h>
 
 #include "server/sqlstore.h"
 
 enum { REAP_AT_ONCE = 100, BACKOFF_MAX_S = 1024 };
 
-/* ---- claim -------------------------------------------------------------------------------------------------------- */
+/* ---- claim --------------------------------------------------------------------------------------------------------
+ */
 
 static const char claim_sql[] =
     "WITH c AS MATERIALIZED(SELECT id FROM job WHERE state='queued' AND run_at<=@NOW@"
@@ -32,7 +33,8 @@ static int claim_inputs(struct db *db, struct arena *arena, struct store_claim *
         struct store_resource *resource = arena_alloc(arena, sizeof *resource);
         if (!resource)
             return err_set(err, ERR_NOMEM, "out of memory");
-        if (sqlstore_resource(db, job_role_kind((enum job_role)role), out->owner, job.inputs[role], arena, resource, err))
+        if (sqlstore_resource(db, job_role_kind((enum job_role)role), out->owner, job.inputs[role], arena, resource,
+                              err))
             return -1;
         out->inputs[role] = resource;
     }
@@ -70,7 +72,8 @@ int store_job_claim(struct store *store, const char *worker, int64_t lease_ms, s
     if (!db)
         return -1;
     int64_t any;
-    int rc = db_int(db, "SELECT EXISTS(SELECT 1 FROM job WHERE state='queued' AND run_at<=@NOW@)", BIND_NOTHING, 0, &any, err);
+    int rc = db_int(db, "SELECT EXISTS(SELECT 1 FROM job WHERE state='queued' AND run_at<=@NOW@)", BIND_NOTHING, 0,
+                    &any, err);
     db_end(db);
     if (rc || !any)
         return rc;
@@ -88,7 +91,8 @@ int store_job_claim(struct store *store, const char *worker, int64_t lease_ms, s
     return 1;
 }
 
-/* ---- while it runs ------------------------------------------------------------------------------------------------ */
+/* ---- while it runs ------------------------------------------------------------------------------------------------
+ */
 
 enum store_beat store_job_beat(struct store *store, const char *id, int64_t attempt, int64_t lease_ms, struct err *err)
 {
@@ -112,8 +116,8 @@ enum store_beat store_job_beat(struct store *store, const char *id, int64_t atte
 static int holds(struct db *db, const char *id, int64_t attempt, struct err *err)
 {
     int64_t there;
-    if (db_int(db, "SELECT 1 FROM job WHERE id=$1 AND attempt=$2 AND state='running' @LOCK@", BIND(T(id), I(attempt)), 0,
-               &there, err))
+    if (db_int(db, "SELECT 1 FROM job WHERE id=$1 AND attempt=$2 AND state='running' @LOCK@", BIND(T(id), I(attempt)),
+               0, &there, err))
         return -1;
     return there != 0;
 }
@@ -132,17 +136,19 @@ static int fenced(struct db *db, int rc, const char *id, struct err *err)
     return 1;
 }
 
-int store_job_progress(struct store *store, const char *id, int64_t attempt, const struct store_progress *p, struct err *err)
+int store_job_progress(struct store *store, const char *id, int64_t attempt, const struct store_progress *p,
+                       struct err *err)
 {
     struct db *db = db_write(store, false, err);
     if (!db)
         return -1;
     int rc = holds(db, id, attempt, err);
-    if (rc > 0 && db_run(db,
-                         "UPDATE job_progress SET step=$2,steps=$3,stage=$4,done=$5,total=$6,eta_s=$7,version=version+1,"
-                         "updated_at=@NOW@ WHERE job_id=$1",
-                         BIND(T(id), I(p->step), I(p->steps), T(p->stage ? p->stage : ""), I(p->done), I(p->total), R(p->eta_s)),
-                         err) < 0)
+    if (rc > 0 &&
+        db_run(db,
+               "UPDATE job_progress SET step=$2,steps=$3,stage=$4,done=$5,total=$6,eta_s=$7,version=version+1,"
+               "updated_at=@NOW@ WHERE job_id=$1",
+               BIND(T(id), I(p->step), I(p->steps), T(p->stage ? p->stage : ""), I(p->done), I(p->total), R(p->eta_s)),
+               err) < 0)
         rc = -1;
     return fenced(db, rc, id, err);
 }
@@ -160,7 +166,8 @@ int store_event_append(struct store *store, const char *id, int64_t attempt, con
     return fenced(db, rc, id, err);
 }
 
-/* ---- the end of an attempt ---------------------------------------------------------------------------------------- */
+/* ---- the end of an attempt ----------------------------------------------------------------------------------------
+ */
 
 /* What is known of the attempt when it ends. */
 struct attempt {
@@ -195,9 +202,15 @@ static struct next decide(const struct attempt *a, enum store_outcome_kind kind)
 {
     struct next next = {JOB_CANCELED, a->crashes, a->losses, -1};
     switch (kind) {
-    case STORE_SUCCEEDED: next.state = JOB_SUCCEEDED; break;
-    case STORE_FAILED: next.state = JOB_FAILED; break;
-    case STORE_CANCELED: next.state = JOB_CANCELED; break;
+    case STORE_SUCCEEDED:
+        next.state = JOB_SUCCEEDED;
+        break;
+    case STORE_FAILED:
+        next.state = JOB_FAILED;
+        break;
+    case STORE_CANCELED:
+        next.state = JOB_CANCELED;
+        break;
     case STORE_CRASHED:
         next = again(a, a->crashes + 1 >= JOB_CRASH_LIMIT, backoff_ms(a));
         next.crashes++;
@@ -206,7 +219,9 @@ static struct next decide(const struct attempt *a, enum store_outcome_kind kind)
         next = again(a, a->losses + 1 >= JOB_LOSS_LIMIT, backoff_ms(a));
         next.losses++;
         break;
-    case STORE_RELEASED: next = again(a, false, -1); break;
+    case STORE_RELEASED:
+        next = again(a, false, -1);
+        break;
     }
     return next;
 }
@@ -230,22 +245,25 @@ static int read_attempt(struct db *db, const char *id, int64_t attempt, struct a
     return query_end(&q) ? -1 : found;
 }
 
-static int write_next(struct db *db, const struct attempt *a, const struct next *next, const char *result, const char *error,
-                      struct err *err)
+static int write_next(struct db *db, const struct attempt *a, const struct next *next, const char *result,
+                      const char *error, struct err *err)
 {
-    static const char ended[] = "UPDATE job SET state=$3,crashes=$4,losses=$5,result=$6,error=$7,lease_owner=NULL,lease_until=NULL,"
-                                "finished_at=@NOW@,version=version+1 WHERE id=$1 AND attempt=$2 AND state='running' RETURNING id";
+    static const char ended[] =
+        "UPDATE job SET state=$3,crashes=$4,losses=$5,result=$6,error=$7,lease_owner=NULL,lease_until=NULL,"
+        "finished_at=@NOW@,version=version+1 WHERE id=$1 AND attempt=$2 AND state='running' RETURNING id";
     static const char queued[] = "UPDATE job SET state='queued',crashes=$3,losses=$4,lease_owner=NULL,lease_until=NULL,"
                                  "run_at=CASE WHEN $5<0 THEN run_at ELSE @NOW@+$5 END,version=version+1"
                                  " WHERE id=$1 AND attempt=$2 AND state='running' RETURNING id";
     int rows;
     if (next->state == JOB_QUEUED)
-        rows = db_run(db, queued, BIND(T(a->id), I(a->attempt), I(next->crashes), I(next->losses), I(next->delay_ms)), err);
-    else
-        rows = db_run(db, ended,
-                      BIND(T(a->id), I(a->attempt), T(job_state_name(next->state)), I(next->crashes), I(next->losses),
-                           T(next->state == JOB_SUCCEEDED ? result : NULL), T(next->state == JOB_FAILED ? error : NULL)),
+        rows = db_run(db, queued, BIND(T(a->id), I(a->attempt), I(next->crashes), I(next->losses), I(next->delay_ms)),
                       err);
+    else
+        rows =
+            db_run(db, ended,
+                   BIND(T(a->id), I(a->attempt), T(job_state_name(next->state)), I(next->crashes), I(next->losses),
+                        T(next->state == JOB_SUCCEEDED ? result : NULL), T(next->state == JOB_FAILED ? error : NULL)),
+                   err);
     if (rows <= 0)
         return rows;
     if (next->state == JOB_QUEUED && db_run(db, /* the next attempt begins anew */
@@ -265,7 +283,8 @@ static int publish(struct db *db, const char *job_id, const struct store_outcome
         if (db_run(db,
                    "INSERT INTO artifact(id,owner,job_id,name,media_type,sha256,bytes,created_at)"
                    " SELECT $1,owner,id,$3,$4,$5,$6,@NOW@ FROM job WHERE id=$2",
-                   BIND(T(id), T(job_id), T(artifact->name), T(artifact->media_type), T(artifact->sha256), I(artifact->bytes)),
+                   BIND(T(id), T(job_id), T(artifact->name), T(artifact->media_type), T(artifact->sha256),
+                        I(artifact->bytes)),
                    err) < 0)
             return -1;
     }
@@ -296,17 +315,19 @@ int store_job_settle(struct store *store, const char *id, int64_t attempt, const
     return rc;
 }
 
-/* ---- the reaper --------------------------------------------------------------------------------------------------- */
+/* ---- the reaper ---------------------------------------------------------------------------------------------------
+ */
 
 static int find_lost(struct db *db, const char *node, struct attempt *list, int *count, struct err *err)
 {
     struct query q;
     *count = 0;
-    query_start(&q, db,
-                "SELECT id,attempt,crashes,losses,cancel_requested_at IS NOT NULL FROM job"
-                " WHERE state='running' AND (lease_until<@NOW@ OR ($1<>'' AND substr(lease_owner,1,length($1)+1)=$1||':'))"
-                " ORDER BY id LIMIT $2 @SKIP@",
-                BIND(T(node ? node : ""), I(REAP_AT_ONCE)), err);
+    query_start(
+        &q, db,
+        "SELECT id,attempt,crashes,losses,cancel_requested_at IS NOT NULL FROM job"
+        " WHERE state='running' AND (lease_until<@NOW@ OR ($1<>'' AND substr(lease_owner,1,length($1)+1)=$1||':'))"
+        " ORDER BY id LIMIT $2 @SKIP@",
+        BIND(T(node ? node : ""), I(REAP_AT_ONCE)), err);
     while (*count < REAP_AT_ONCE && query_row(&q)) {
         struct attempt *a = &list[(*count)++];
         query_copy(&q, 0, a->id, sizeof a->id);
@@ -319,9 +340,11 @@ static int find_lost(struct db *db, const char *node, struct attempt *list, int 
 }
 
 /* One page of lost jobs: found, decided and written in one transaction. */
-static int reap_page(struct store *store, const char *node, struct attempt *list, bool *queued, int *count, struct err *err)
+static int reap_page(struct store *store, const char *node, struct attempt *list, bool *queued, int *count,
+                     struct err *err)
 {
-    static const char lost[] = "{\"code\":\"lost\",\"detail\":\"The job was interrupted too often: its worker stopped 20 times.\"}";
+    static const char lost[] =
+        "{\"code\":\"lost\",\"detail\":\"The job was interrupted too often: its worker stopped 20 times.\"}";
     struct db *db = db_write(store, true, err);
     if (!db)
         return -1;

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Models, datasets, recipes, and which blobs rows refer to. Models and datasets are two tables of the same columns: each
- * statement is written once and compiled for both. */
+ * Models, datasets, recipes, and which blobs rows refer to. Models and datasets are two tables of the same columns:
+ * each statement is written once and compiled for both. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/base/hash.h"
 #include "server/sqlstore.h"
 
-#define BOTH(macro) {macro("model"), macro("dataset")}
+#define BOTH(macro)                                                                                                    \
+    {                                                                                                                  \
+        macro("model"), macro("dataset")                                                                               \
+    }
 static const char *const prefix[] = {"mdl", "dst"};
 static const char *const noun[] = {"model", "dataset"};
 
@@ -36,7 +39,8 @@ int sqlstore_files(struct db *db, const char *id, struct arena *arena, struct st
     if (!out->files)
         return err_set(err, ERR_NOMEM, "out of memory");
     struct query q;
-    query_start(&q, db, "SELECT name,sha256,bytes FROM resource_file WHERE resource_id=$1 ORDER BY seq", BIND(T(id)), err);
+    query_start(&q, db, "SELECT name,sha256,bytes FROM resource_file WHERE resource_id=$1 ORDER BY seq", BIND(T(id)),
+                err);
     while (out->file_count < count && query_row(&q))
         out->files[out->file_count++] =
             (struct store_file){query_text(&q, 0, arena), query_text(&q, 1, arena), query_int(&q, 2)};
@@ -60,14 +64,16 @@ int sqlstore_resource(struct db *db, enum store_kind kind, const char *owner, co
     return sqlstore_files(db, id, arena, out, err);
 }
 
-/* ---- insert ------------------------------------------------------------------------------------------------------- */
+/* ---- insert -------------------------------------------------------------------------------------------------------
+ */
 
 static int by_name(const void *a, const void *b)
 {
     return strcmp((*(const struct store_file *const *)a)->name, (*(const struct store_file *const *)b)->name);
 }
 
-/* One hash over all files: the first, then the others by name. Equal content has equal keys, however it was named and ordered. */
+/* One hash over all files: the first, then the others by name. Equal content has equal keys, however it was named and
+ * ordered. */
 static int content_key(const struct store_resource *in, char key[SHA256_HEX], struct err *err)
 {
     struct hash hash;
@@ -89,8 +95,8 @@ static int content_key(const struct store_resource *in, char key[SHA256_HEX], st
     return 0;
 }
 
-static int insert_parts(struct db *db, const char *id, const struct store_resource *in, const struct store_detail *details,
-                        struct err *err)
+static int insert_parts(struct db *db, const char *id, const struct store_resource *in,
+                        const struct store_detail *details, struct err *err)
 {
     for (int i = 0; i < in->file_count; i++)
         if (db_run(db, "INSERT INTO resource_file(resource_id,seq,owner,name,sha256,bytes) VALUES($1,$2,$3,$4,$5,$6)",
@@ -109,8 +115,8 @@ static int insert_resource(struct db *db, enum store_kind kind, const struct sto
                            const struct store_detail *details, char id[ID_SIZE], bool *existed, struct err *err)
 {
 #define SELECT_SAME(table) "SELECT id FROM " table " WHERE owner=$1 AND content=$2"
-#define INSERT_ONE(table)                                                                                       \
-    "INSERT INTO " table "(id,owner,name,sha256,content,bytes,facts,parent_job,created_at)"                     \
+#define INSERT_ONE(table)                                                                                              \
+    "INSERT INTO " table "(id,owner,name,sha256,content,bytes,facts,parent_job,created_at)"                            \
     " VALUES($1,$2,$3,$4,$5,$6,$7,$8,@NOW@) ON CONFLICT(owner,content) DO NOTHING RETURNING id"
     static const char *const same[] = BOTH(SELECT_SAME), *const insert[] = BOTH(INSERT_ONE);
     int64_t bytes = 0;
@@ -134,8 +140,8 @@ static int insert_resource(struct db *db, enum store_kind kind, const struct sto
 }
 
 int store_resource_insert(struct store *store, enum store_kind kind, const struct store_resource *in,
-                          const struct store_detail *details, struct arena *arena, struct store_resource *out, bool *existed,
-                          struct err *err)
+                          const struct store_detail *details, struct arena *arena, struct store_resource *out,
+                          bool *existed, struct err *err)
 {
     char key[SHA256_HEX], id[ID_SIZE];
     if (in->file_count < 1)
@@ -153,10 +159,11 @@ int store_resource_insert(struct store *store, enum store_kind kind, const struc
     return db_commit(db, err);
 }
 
-/* ---- read --------------------------------------------------------------------------------------------------------- */
+/* ---- read ---------------------------------------------------------------------------------------------------------
+ */
 
-int store_resource_get(struct store *store, enum store_kind kind, const char *owner, const char *id, struct arena *arena,
-                       struct store_resource *out, struct err *err)
+int store_resource_get(struct store *store, enum store_kind kind, const char *owner, const char *id,
+                       struct arena *arena, struct store_resource *out, struct err *err)
 {
     struct db *db = db_read(store, err);
     if (!db)
@@ -166,8 +173,8 @@ int store_resource_get(struct store *store, enum store_kind kind, const char *ow
     return rc;
 }
 
-int store_resource_details(struct store *store, enum store_kind kind, const char *owner, const char *id, const char *what,
-                           struct arena *arena, const char **json, struct err *err)
+int store_resource_details(struct store *store, enum store_kind kind, const char *owner, const char *id,
+                           const char *what, struct arena *arena, const char **json, struct err *err)
 {
     struct db *db = db_read(store, err);
     if (!db)
@@ -211,13 +218,15 @@ int store_resource_list(struct store *store, enum store_kind kind, const struct 
     return rc;
 }
 
-/* ---- delete ------------------------------------------------------------------------------------------------------- */
+/* ---- delete -------------------------------------------------------------------------------------------------------
+ */
 
 static int blob_used(struct db *db, const char *sha256, int64_t *used, struct err *err)
 {
-    return db_int(db,
-                  "SELECT EXISTS(SELECT 1 FROM resource_file WHERE sha256=$1) OR EXISTS(SELECT 1 FROM artifact WHERE sha256=$1)",
-                  BIND(T(sha256)), 0, used, err);
+    return db_int(
+        db,
+        "SELECT EXISTS(SELECT 1 FROM resource_file WHERE sha256=$1) OR EXISTS(SELECT 1 FROM artifact WHERE sha256=$1)",
+        BIND(T(sha256)), 0, used, err);
 }
 
 int store_blob_used(struct store *store, const char *sha256, struct err *err)
@@ -260,8 +269,9 @@ static int refuse_if_used(struct db *db, enum store_kind kind, const char *id, s
     if (query_end(&q))
         return -1;
     if (*job)
-        return err_set(err, ERR_IN_USE, "the %s is needed by job '%s', which has not ended; cancel the job or wait for it",
-                       noun[kind], job);
+        return err_set(err, ERR_IN_USE,
+                       "the %s is needed by job '%s', which has not ended; cancel the job or wait for it", noun[kind],
+                       job);
     return 0;
 }
 
@@ -275,15 +285,16 @@ static int delete_resource(struct db *db, enum store_kind kind, const char *owne
     if (rows == 0)
         return err_set(err, ERR_NOT_FOUND, "there is no %s '%.60s'", noun[kind], id);
     if (rows < 0 || refuse_if_used(db, kind, id, err) ||
-        sqlstore_column(db, "SELECT DISTINCT sha256 FROM resource_file WHERE resource_id=$1", id, arena, &hashes, &count, err) ||
+        sqlstore_column(db, "SELECT DISTINCT sha256 FROM resource_file WHERE resource_id=$1", id, arena, &hashes,
+                        &count, err) ||
         db_run(db, "DELETE FROM resource_file WHERE resource_id=$1", BIND(T(id)), err) < 0 ||
         db_run(db, "DELETE FROM resource_detail WHERE resource_id=$1", BIND(T(id)), err) < 0)
         return -1;
     return sqlstore_orphans(db, hashes, count, arena, orphans, err);
 }
 
-int store_resource_delete(struct store *store, enum store_kind kind, const char *owner, const char *id, struct arena *arena,
-                          struct store_orphans *orphans, struct err *err)
+int store_resource_delete(struct store *store, enum store_kind kind, const char *owner, const char *id,
+                          struct arena *arena, struct store_orphans *orphans, struct err *err)
 {
     *orphans = (struct store_orphans){0};
     struct db *db = db_write(store, true, err);
@@ -296,7 +307,8 @@ int store_resource_delete(struct store *store, enum store_kind kind, const char 
     return db_commit(db, err);
 }
 
-/* ---- recipes ------------------------------------------------------------------------------------------------------ */
+/* ---- recipes ------------------------------------------------------------------------------------------------------
+ */
 
 #define RECIPE_COLUMNS "id,owner,name,body,created_at"
 
@@ -310,7 +322,8 @@ static int get_recipe(struct db *db, const char *owner, const char *name, struct
                       struct err *err)
 {
     struct query q;
-    query_start(&q, db, "SELECT " RECIPE_COLUMNS " FROM recipe WHERE owner=$1 AND name=$2", BIND(T(owner), T(name)), err);
+    query_start(&q, db, "SELECT " RECIPE_COLUMNS " FROM recipe WHERE owner=$1 AND name=$2", BIND(T(owner), T(name)),
+                err);
     bool found = query_row(&q);
     if (found)
         read_recipe(&q, arena, out);
@@ -335,7 +348,8 @@ int store_recipe_insert(struct store *store, const char *owner, const char *name
     if (rows < 0 || get_recipe(db, owner, name, arena, out, err))
         goto fail;
     if (*existed && strcmp(out->body, body)) {
-        err_set(err, ERR_WRONG_STATE, "there is another recipe named '%.100s'; delete it first or choose another name", name);
+        err_set(err, ERR_WRONG_STATE, "there is another recipe named '%.100s'; delete it first or choose another name",
+                name);
         goto fail;
     }
     return db_commit(db, err);
@@ -344,8 +358,8 @@ fail:
     return -1;
 }
 
-int store_recipe_get(struct store *store, const char *owner, const char *name, struct arena *arena, struct store_recipe *out,
-                     struct err *err)
+int store_recipe_get(struct store *store, const char *owner, const char *name, struct arena *arena,
+                     struct store_recipe *out, struct err *err)
 {
     struct db *db = db_read(store, err);
     if (!db)
@@ -355,8 +369,8 @@ int store_recipe_get(struct store *store, const char *owner, const char *name, s
     return rc;
 }
 
-int store_recipe_list(struct store *store, const struct store_page *page, struct arena *arena, struct store_recipe *rows,
-                      int *count, bool *more, struct err *err)
+int store_recipe_list(struct store *store, const struct store_page *page, struct arena *arena,
+                      struct store_recipe *rows, int *count, bool *more, struct err *err)
 {
     struct db *db = db_read(store, err);
     if (!db)

@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * store.h - the catalogue: models, datasets, recipes, jobs, artifacts, and the durable queue of jobs.
- * Why        Every accepted job survives `kill -9`; a job is never lost and never finished twice. So all state is in one
- *            SQL database, and every write of a worker is fenced by the attempt it was given (see store_job_*).
- * Not here   bytes of files (blob.h), running jobs (worker.h), JSON of the API (api/).
- * Life cycle store_open -> any calls, from any thread -> store_close
- * Ownership  Rows are copied into the arena given; pointers in them live as long as it. Inputs are borrowed for the call.
- * Errors     0 or -1 with *err: ERR_NOT_FOUND (no such row, or another owner's), ERR_STORE (database), ERR_DISK_FULL.
- * Times      epoch milliseconds of the database's clock; 0 = not yet.
- * Owners     Every row has one; every query of a client names it. "" is no owner: a server without keys uses "local". */
+ * Why        Every accepted job survives `kill -9`; a job is never lost and never finished twice. So all state is in
+ * one SQL database, and every write of a worker is fenced by the attempt it was given (see store_job_*). Not here bytes
+ * of files (blob.h), running jobs (worker.h), JSON of the API (api/). Life cycle store_open -> any calls, from any
+ * thread -> store_close Ownership  Rows are copied into the arena given; pointers in them live as long as it. Inputs
+ * are borrowed for the call. Errors     0 or -1 with *err: ERR_NOT_FOUND (no such row, or another owner's), ERR_STORE
+ * (database), ERR_DISK_FULL. Times      epoch milliseconds of the database's clock; 0 = not yet. Owners     Every row
+ * has one; every query of a client names it. "" is no owner: a server without keys uses "local". */
 #ifndef PARED_SERVER_STORE_H
 #define PARED_SERVER_STORE_H
 
@@ -30,7 +29,7 @@ enum store_change {
 typedef void store_changed_fn(void *arg, enum store_change change, const char *job_id);
 
 struct store_opts {
-    const char *path; /* of the SQLite file */
+    const char *path;          /* of the SQLite file */
     store_changed_fn *changed; /* may be NULL */
     void *arg;
 };
@@ -41,7 +40,8 @@ int store_ping(struct store *store, struct err *err);
 /* To be called about once a second: write-ahead log into the file, expired idempotency keys away. */
 int store_maintain(struct store *store, struct err *err);
 
-/* ---- models and datasets: the same columns, two kinds ------------------------------------------------------------- */
+/* ---- models and datasets: the same columns, two kinds -------------------------------------------------------------
+ */
 
 enum store_kind { STORE_MODEL, STORE_DATASET };
 
@@ -62,18 +62,19 @@ struct store_resource {
     int file_count;
 };
 /* Insert `in`; id and created_at are the store's. `details` are larger JSON texts, ended by {NULL, NULL}, read only by
- * store_resource_details ("layers", "graph"); NULL for none. If the owner already has the same content (all files: names
- * and hashes; the first file's name does not count) nothing is inserted, *existed is true and *out is the old row. */
+ * store_resource_details ("layers", "graph"); NULL for none. If the owner already has the same content (all files:
+ * names and hashes; the first file's name does not count) nothing is inserted, *existed is true and *out is the old
+ * row. */
 struct store_detail {
     const char *what, *json;
 };
 int store_resource_insert(struct store *store, enum store_kind kind, const struct store_resource *in,
                           const struct store_detail *details, struct arena *arena, struct store_resource *out,
                           bool *existed, struct err *err);
-int store_resource_get(struct store *store, enum store_kind kind, const char *owner, const char *id, struct arena *arena,
-                       struct store_resource *out, struct err *err);
-int store_resource_details(struct store *store, enum store_kind kind, const char *owner, const char *id, const char *what,
-                           struct arena *arena, const char **json, struct err *err);
+int store_resource_get(struct store *store, enum store_kind kind, const char *owner, const char *id,
+                       struct arena *arena, struct store_resource *out, struct err *err);
+int store_resource_details(struct store *store, enum store_kind kind, const char *owner, const char *id,
+                           const char *what, struct arena *arena, const char **json, struct err *err);
 /* Newest first. `after` is the id of the last row of the page before, or NULL. *more: there is a next page.
  * `rows` has room for `limit`. facts and files are filled in. */
 struct store_page {
@@ -93,7 +94,8 @@ int store_resource_delete(struct store *store, enum store_kind kind, const char 
 /* Does any row refer to this blob? 1, 0 or -1. */
 int store_blob_used(struct store *store, const char *sha256, struct err *err);
 
-/* ---- named recipes ------------------------------------------------------------------------------------------------ */
+/* ---- named recipes ------------------------------------------------------------------------------------------------
+ */
 
 struct store_recipe {
     const char *id, *owner, *name;
@@ -105,8 +107,8 @@ int store_recipe_insert(struct store *store, const char *owner, const char *name
                         struct store_recipe *out, bool *existed, struct err *err);
 int store_recipe_get(struct store *store, const char *owner, const char *name, struct arena *arena,
                      struct store_recipe *out, struct err *err);
-int store_recipe_list(struct store *store, const struct store_page *page, struct arena *arena, struct store_recipe *rows,
-                      int *count, bool *more, struct err *err);
+int store_recipe_list(struct store *store, const struct store_page *page, struct arena *arena,
+                      struct store_recipe *rows, int *count, bool *more, struct err *err);
 int store_recipe_delete(struct store *store, const char *owner, const char *name, struct err *err);
 
 /* ---- jobs ---------------------------------------------------------------------------------------------------------
@@ -118,11 +120,11 @@ int store_recipe_delete(struct store *store, const char *owner, const char *name
  *                      |  +---> canceled     |
  *                      +---------------------+
  */
-#define JOB_STATE_MAP(X)    \
-    X(QUEUED, "queued")     \
-    X(RUNNING, "running")   \
-    X(SUCCEEDED, "succeeded") \
-    X(FAILED, "failed")     \
+#define JOB_STATE_MAP(X)                                                                                               \
+    X(QUEUED, "queued")                                                                                                \
+    X(RUNNING, "running")                                                                                              \
+    X(SUCCEEDED, "succeeded")                                                                                          \
+    X(FAILED, "failed")                                                                                                \
     X(CANCELED, "canceled")
 enum job_state {
 #define X(id, name) JOB_##id,
@@ -138,11 +140,11 @@ bool job_state_ended(enum job_state state);
 enum { JOB_CRASH_LIMIT = 2, JOB_LOSS_LIMIT = 20 };
 
 /* The resources a job reads, by role. */
-#define JOB_ROLE_MAP(X)                          \
-    X(MODEL, "model", STORE_MODEL)               \
-    X(DATASET, "dataset", STORE_DATASET)         \
-    X(VAL_DATASET, "val_dataset", STORE_DATASET) \
-    X(EVAL_DATASET, "eval_dataset", STORE_DATASET) \
+#define JOB_ROLE_MAP(X)                                                                                                \
+    X(MODEL, "model", STORE_MODEL)                                                                                     \
+    X(DATASET, "dataset", STORE_DATASET)                                                                               \
+    X(VAL_DATASET, "val_dataset", STORE_DATASET)                                                                       \
+    X(EVAL_DATASET, "eval_dataset", STORE_DATASET)                                                                     \
     X(TEACHER, "teacher", STORE_MODEL)
 enum job_role {
 #define X(id, name, kind) JOB_ROLE_##id,
@@ -155,10 +157,10 @@ enum store_kind job_role_kind(enum job_role role);
 
 struct store_job_new {
     const char *owner;
-    const char *request;                /* JSON text as the API shows it again; its `recipe` (object) is what workers run */
-    const char *inputs[JOB_ROLE_COUNT]; /* ids, NULL = none; the model is needed */
-    int64_t priority;                   /* larger first */
-    int64_t timeout_s, memory_bytes, threads; /* 0 = the server's */
+    const char *request; /* JSON text as the API shows it again; its `recipe` (object) is what workers run */
+    const char *inputs[JOB_ROLE_COUNT];           /* ids, NULL = none; the model is needed */
+    int64_t priority;                             /* larger first */
+    int64_t timeout_s, memory_bytes, threads;     /* 0 = the server's */
     const char *idempotency_key, *request_sha256; /* both or none */
     int64_t idempotency_ttl_s;
     int64_t max_queued; /* 0 = no limit; ERR_UNAVAILABLE when so many wait */
@@ -183,8 +185,8 @@ struct store_job {
     struct store_progress progress;
     int64_t queue_position; /* 1 = next; 0 unless queued. Only store_job_get fills it in */
 };
-/* A new queued job. ERR_REFERENCE naming the role when an input does not exist; ERR_INVALID when the idempotency key was
- * used with another body; with the same body *replayed is true and *out is the job of then. */
+/* A new queued job. ERR_REFERENCE naming the role when an input does not exist; ERR_INVALID when the idempotency key
+ * was used with another body; with the same body *replayed is true and *out is the job of then. */
 int store_job_insert(struct store *store, const struct store_job_new *in, struct arena *arena, struct store_job *out,
                      bool *replayed, struct err *err);
 int store_job_get(struct store *store, const char *owner, const char *id, struct arena *arena, struct store_job *out,
@@ -209,7 +211,8 @@ struct store_counts {
 };
 int store_count(struct store *store, struct store_counts *counts, struct err *err);
 
-/* ---- artifacts ---------------------------------------------------------------------------------------------------- */
+/* ---- artifacts ----------------------------------------------------------------------------------------------------
+ */
 
 struct store_artifact {
     const char *id, *owner, *job_id, *name, *media_type, *sha256;
@@ -223,7 +226,8 @@ int store_artifact_by_name(struct store *store, const char *owner, const char *j
 int store_artifact_get(struct store *store, const char *owner, const char *id, struct arena *arena,
                        struct store_artifact *out, struct err *err);
 
-/* ---- events: what a job's SSE stream carries ---------------------------------------------------------------------- */
+/* ---- events: what a job's SSE stream carries ----------------------------------------------------------------------
+ */
 
 struct store_event {
     int64_t seq; /* 1, 2, ... within a job */
@@ -235,19 +239,21 @@ struct store_event {
 int store_event_list(struct store *store, const char *owner, const char *job_id, int64_t after, int limit,
                      struct arena *arena, struct store_event *rows, int *count, struct err *err);
 
-/* ---- the worker's side: every write below holds only while (job, attempt) is running ------------------------------- */
+/* ---- the worker's side: every write below holds only while (job, attempt) is running -------------------------------
+ */
 
 struct store_claim {
     const char *id, *owner, *request;
     int64_t attempt, timeout_s, memory_bytes, threads;
-    int64_t waited_ms; /* in the queue */
+    int64_t waited_ms;                                   /* in the queue */
     const struct store_resource *inputs[JOB_ROLE_COUNT]; /* with files; NULL = none */
 };
 /* 1: *out was claimed for lease_ms; 0: nothing to do; -1. `worker` is kept as lease_owner: "NODE:...". */
 int store_job_claim(struct store *store, const char *worker, int64_t lease_ms, struct arena *arena,
                     struct store_claim *out, struct err *err);
 enum store_beat { STORE_BEAT_ERROR = -1, STORE_BEAT_LOST, STORE_BEAT_OK, STORE_BEAT_CANCEL };
-/* Extend the lease and ask whether the job is to be canceled, in one statement. LOST: kill the child, publish nothing. */
+/* Extend the lease and ask whether the job is to be canceled, in one statement. LOST: kill the child, publish nothing.
+ */
 enum store_beat store_job_beat(struct store *store, const char *id, int64_t attempt, int64_t lease_ms, struct err *err);
 /* 1 written, 0 lease lost, -1. */
 int store_job_progress(struct store *store, const char *id, int64_t attempt, const struct store_progress *progress,
@@ -259,8 +265,9 @@ enum store_outcome_kind {
     STORE_SUCCEEDED, /* result and artifacts, published in the same transaction */
     STORE_FAILED,    /* error */
     STORE_CANCELED,
-    STORE_CRASHED,  /* the child died: crashes + 1; queued again below the limit, else failed with error */
-    STORE_RETRY,    /* disk or catalogue failed under it: losses + 1; queued again below the limit, else failed with error */
+    STORE_CRASHED, /* the child died: crashes + 1; queued again below the limit, else failed with error */
+    STORE_RETRY, /* disk or catalogue failed under it: losses + 1; queued again below the limit, else failed with error
+                  */
     STORE_RELEASED, /* handed back by a server that stops: queued, to be claimed at once, nothing counted */
 };
 struct store_outcome {
@@ -269,8 +276,8 @@ struct store_outcome {
     const struct store_artifact *artifacts; /* name, media_type, sha256, bytes */
     int artifact_count;
 };
-/* The end of an attempt, in one transaction. 1: done, *state is the job's state now; 0: lease lost, nothing was written;
- * -1. A success of a job that was asked to cancel is a success: the work was done before the word came. */
+/* The end of an attempt, in one transaction. 1: done, *state is the job's state now; 0: lease lost, nothing was
+ * written; -1. A success of a job that was asked to cancel is a success: the work was done before the word came. */
 int store_job_settle(struct store *store, const char *id, int64_t attempt, const struct store_outcome *outcome,
                      enum job_state *state, struct err *err);
 /* Jobs whose lease has ended go back to the queue (or end). `node` not NULL: those whose lease_owner starts with

@@ -33,7 +33,8 @@ static int begin(void *arg, const char *field, const char *filename, struct err 
         upload->files = files;
         upload->cap = cap;
     }
-    struct upload_file file = {arena_strdup(upload->arena, field), arena_strdup(upload->arena, last_component(filename)), NULL};
+    struct upload_file file = {arena_strdup(upload->arena, field),
+                               arena_strdup(upload->arena, last_component(filename)), NULL};
     if (!file.field || !file.filename)
         return out_of_memory(err);
     for (int i = 0; i < upload->count; i++)
@@ -59,7 +60,8 @@ static int end(void *arg, struct err *err)
     return 0;
 }
 
-struct upload *upload_new(struct arena *arena, struct blobs *blobs, const char *content_type, int64_t limit, struct err *err)
+struct upload *upload_new(struct arena *arena, struct blobs *blobs, const char *content_type, int64_t limit,
+                          struct err *err)
 {
     struct upload *upload = arena_alloc(arena, sizeof *upload);
     if (!upload) {
@@ -80,7 +82,9 @@ int upload_feed(struct upload *upload, const char *bytes, size_t len, struct err
 {
     upload->bytes += (int64_t)len;
     if (upload->bytes > upload->limit)
-        return err_set(err, ERR_TOO_LARGE, "The upload is larger than %lld bytes, the server's limit (max_upload_bytes).", (long long)upload->limit);
+        return err_set(err, ERR_TOO_LARGE,
+                       "The upload is larger than %lld bytes, the server's limit (max_upload_bytes).",
+                       (long long)upload->limit);
     if (upload->multipart)
         return multipart_feed(upload->multipart, bytes, len, err);
     if (upload->count == 0 && begin(upload, "", "", err) != 0)

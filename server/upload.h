@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * upload.h - the files of one upload while they arrive: raw (one file) or multipart (several), each a blob put under way.
- * Life cycle upload_new -> upload_feed* -> upload_end -> (handler: inspect the files by blob_put_path, commit, insert rows) ->
- *            upload_free. What the handler did not commit was never there: a cut upload leaves nothing behind.
+ * Life cycle upload_new -> upload_feed* -> upload_end -> (handler: inspect the files by blob_put_path, commit, insert
+ *            rows) -> upload_free. What the handler did not commit was never there: a cut upload leaves nothing behind.
  * Threads    one thread at a time. Blocks on disk. */
 #ifndef PARED_SERVER_UPLOAD_H
 #define PARED_SERVER_UPLOAD_H
@@ -33,7 +33,8 @@ struct upload {
 };
 
 /* Lives in the arena. `content_type` NULL or not multipart/form-data: raw. */
-struct upload *upload_new(struct arena *arena, struct blobs *blobs, const char *content_type, int64_t limit, struct err *err);
+struct upload *upload_new(struct arena *arena, struct blobs *blobs, const char *content_type, int64_t limit,
+                          struct err *err);
 /* ERR_TOO_LARGE beyond the limit, ERR_DISK_FULL, ERR_BAD_REQUEST (multipart). */
 int upload_feed(struct upload *upload, const char *bytes, size_t len, struct err *err);
 /* The body is complete. */

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Three kinds of threads meet at one lock:
  *   worker   sleeps until a job may be there, claims it, runs attempt_run (which blocks until the child is gone)
- *   beater   every third of a lease: beats for every running job, in one thread of its own, so that a worker that hashes
- *            gigabytes of artifacts does not lose its lease; its answers become orders to the attempt
- *   others   poke: wake an idle worker, or the beater when a job is to be canceled
- * An order is an atomic word and an eventfd that interrupts the worker's poll(). */
+ *   beater   every third of a lease: beats for every running job, in one thread of its own, so that a worker that
+ * hashes gigabytes of artifacts does not lose its lease; its answers become orders to the attempt others   poke: wake
+ * an idle worker, or the beater when a job is to be canceled An order is an atomic word and an eventfd that interrupts
+ * the worker's poll(). */
 #include "server/worker.h"
 
 #include <stdio.h>
@@ -49,7 +49,8 @@ struct workers {
     bool drain, stop;
 };
 
-/* ---- orders ------------------------------------------------------------------------------------------------------- */
+/* ---- orders -------------------------------------------------------------------------------------------------------
+ */
 
 /* Only a worse order replaces an order: what is lost stays lost. */
 static void give_order(struct worker *w, enum attempt_order order)
@@ -69,7 +70,8 @@ static void clear_wakes(struct worker *w)
     }
 }
 
-/* ---- the beater --------------------------------------------------------------------------------------------------- */
+/* ---- the beater ---------------------------------------------------------------------------------------------------
+ */
 
 static void beat_one(struct workers *pool, struct worker *w)
 {
@@ -119,7 +121,8 @@ static void beater_main(void *arg)
     uv_mutex_unlock(&pool->lock);
 }
 
-/* ---- a worker ----------------------------------------------------------------------------------------------------- */
+/* ---- a worker -----------------------------------------------------------------------------------------------------
+ */
 
 static void run(struct worker *w, struct arena *arena, const struct store_claim *claim, double claimed)
 {
@@ -193,7 +196,8 @@ static void worker_main(void *arg)
     uv_mutex_unlock(&pool->lock);
 }
 
-/* ---- the pool ----------------------------------------------------------------------------------------------------- */
+/* ---- the pool -----------------------------------------------------------------------------------------------------
+ */
 
 static void share_machine(struct workers *pool)
 {

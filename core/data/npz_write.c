@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Zip (PKWARE APPNOTE 6.3) with method "stored", and npy format 1.0. Sizes and CRCs are known when the members are copied in at the end, so every
+ * Zip (PKWARE APPNOTE 6.3) with method "stored", and npy format 1.0. Sizes and CRCs are known when the members are
+ * copied in at the end, so every
  * header is written once, and the same arrays give the same bytes. */
 #include "core/data/npz_write.h"
 
@@ -18,8 +19,8 @@ enum { NPY_HEADER = 256, ZIP64_LOCAL = 20, ZIP_DATE = 0x21 /* 1980-01-01 */ };
 enum { CHUNK = 1 << 14 };
 
 struct member {
-    char *name;  /* with .npy */
-    FILE *spool; /* the rows */
+    char *name;         /* with .npy */
+    FILE *spool;        /* the rows */
     struct tensor like; /* dtype and shape of the first piece */
     uint64_t rows, data_bytes, at, bytes;
     uint32_t crc;
@@ -174,7 +175,8 @@ static struct member *add_member(struct npz_writer *w, const char *name, const s
     struct member m = {.name = malloc(len), .like = {.dtype = t->dtype, .shape = t->shape}};
     if (!grown || !m.name || len > 60000) {
         free(m.name);
-        err_set(err, len > 60000 ? ERR_INVALID : ERR_NOMEM, len > 60000 ? "an output's name is too long for a zip file" : "out of memory");
+        err_set(err, len > 60000 ? ERR_INVALID : ERR_NOMEM,
+                len > 60000 ? "an output's name is too long for a zip file" : "out of memory");
         return NULL;
     }
     snprintf(m.name, len, "%s.npy", name);
@@ -240,9 +242,11 @@ static int check_piece(const struct member *w, const struct tensor *t, struct er
     for (int d = 1; fits && d < t->shape.rank; d++)
         fits = w->like.shape.dim[d] == t->shape.dim[d];
     char a[SHAPE_TEXT], b[SHAPE_TEXT];
-    return fits ? 0 : err_set(err, ERR_INVALID, "'%s' is %s%s in one batch and %s%s in another: they cannot be joined on axis 0",
-                              w->name, dtype_name(w->like.dtype), shape_text(&w->like.shape, a), dtype_name(t->dtype),
-                              shape_text(&t->shape, b));
+    return fits ? 0
+                : err_set(err, ERR_INVALID,
+                          "'%s' is %s%s in one batch and %s%s in another: they cannot be joined on axis 0", w->name,
+                          dtype_name(w->like.dtype), shape_text(&w->like.shape, a), dtype_name(t->dtype),
+                          shape_text(&t->shape, b));
 }
 
 static struct member *find_member(const struct npz_writer *w, const char *name)

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * engine.h - running a model: plan once, run many times.
- * Life cycle plan_new -> plan_run* -> plan_free. Shapes of the inputs may change between runs: the plan is re-inferred and its memory
+ * Life cycle plan_new -> plan_run* -> plan_free. Shapes of the inputs may change between runs: the plan is
+ *            re-inferred and its memory
  *            laid out anew when they do (dynamic batch, height, sequence).
- * Memory     Activations live in one slab: a value's bytes are reused after its last reader. Outputs handed to the caller are the
+ * Memory     Activations live in one slab: a value's bytes are reused after its last reader. Outputs handed to the
+ *            caller are the
  *            caller's own. Values whose shape depends on data are allocated on their own.
- * Ownership  The plan borrows the model, which must outlive it and not change. Threads: one run at a time a plan; the pool is used inside.
+ * Ownership  The plan borrows the model, which must outlive it and not change. Threads: one run at a time a plan;
+ *            the pool is used inside.
  * Errors     ERR_OPERATOR lists every operator that is missing, with how often; ERR_SHAPE and ERR_MODEL name the node;
  *            ERR_MODEL_TOO_LARGE names the node and the limit. */
 #ifndef PARED_ENGINE_ENGINE_H
@@ -23,7 +26,8 @@ struct plan_opts {
 
 struct plan *plan_new(const struct model *m, const struct plan_opts *opts, struct err *err);
 void plan_free(struct plan *plan);
-/* The model the value ids below belong to: the caller's, or a private copy with local functions inlined (the caller's ids hold in it). */
+/* The model the value ids below belong to: the caller's, or a private copy with local functions inlined (the
+ * caller's ids hold in it). */
 const struct model *plan_model(const struct plan *plan);
 
 /* Graph inputs that must be fed: those without an initializer. */
@@ -32,20 +36,25 @@ uint32_t plan_input(const struct plan *plan, int i); /* value id */
 int plan_n_outputs(const struct plan *plan);
 uint32_t plan_output(const struct plan *plan, int i);
 
-/* Called after each node for each of its outputs; the tensor is borrowed for the call. Return -1 to stop the run (err set). */
+/* Called after each node for each of its outputs; the tensor is borrowed for the call. Return -1 to stop the run
+ * (err set). */
 typedef int plan_observer(void *arg, uint32_t value, const struct tensor *t, struct err *err);
 
 struct plan_run_opts {
     plan_observer *observe; /* NULL: none; sees graph inputs too */
     void *observe_arg;
 };
-/* in: plan_n_inputs tensors, in order, borrowed. out: plan_n_outputs empty tensors; each gets bytes of its own (tensor_fini).
+/* in: plan_n_inputs tensors, in order, borrowed. out: plan_n_outputs empty tensors; each gets bytes of its own
+ * (tensor_fini).
  * opts may be NULL. An input of another dtype or rank than declared is refused with a sentence. */
-int plan_run(struct plan *plan, const struct tensor *in, struct tensor *out, const struct plan_run_opts *opts, struct err *err);
+int plan_run(struct plan *plan, const struct tensor *in, struct tensor *out, const struct plan_run_opts *opts,
+             struct err *err);
 
-/* Infer types for given input shapes (NULL: as declared, symbolic dims stay). Fills types[n_values] (borrowed until the next call). */
+/* Infer types for given input shapes (NULL: as declared, symbolic dims stay). Fills types[n_values] (borrowed until
+ * the next call). */
 int plan_infer(struct plan *plan, const struct shape *in, const struct type **types, struct err *err);
-/* Bytes of the activation slab, and the largest sum of live tensors (its lower bound), for the shapes of the last run or infer. */
+/* Bytes of the activation slab, and the largest sum of live tensors (its lower bound), for the shapes of the last
+ * run or infer. */
 size_t plan_slab_bytes(const struct plan *plan);
 size_t plan_slab_lower_bound(const struct plan *plan);
 /* MACs of one node, or of all (NODE_NONE), for the shapes of the last infer with known shapes; -1 if unknown. */

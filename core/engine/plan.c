@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Resolving a model: every graph's nodes in topological order, each with the row of its operator at its opset and its attributes
- * parsed. What is missing is gathered over the whole model, nested graphs and function bodies included, so that a person
+ * Resolving a model: every graph's nodes in topological order, each with the row of its operator at its opset and
+ * its attributes
+ * parsed. What is missing is gathered over the whole model, nested graphs and function bodies included, so that a
+ * person
  * sees the whole list at once and not one operator a try. */
 #include "core/engine/plan.h"
 
@@ -130,8 +132,8 @@ static int check_missing(const struct model *m, struct err *err)
         return 0;
     const char *newest = model_opset(m, "") > OP_OPSET_NEWEST ? "; the newest opset known here is 26" : "";
     _Static_assert(OP_OPSET_NEWEST == 26, "the sentence names the newest opset");
-    return err_set(err, ERR_OPERATOR, "cannot run this model: %d operator%s missing: %s%s", kinds, kinds == 1 ? " is" : "s are",
-                   text, newest);
+    return err_set(err, ERR_OPERATOR, "cannot run this model: %d operator%s missing: %s%s", kinds,
+                   kinds == 1 ? " is" : "s are", text, newest);
 }
 
 int plan_node_opset(const struct plan *plan, uint32_t node)
@@ -241,15 +243,16 @@ static int collect_weights(struct plan *plan, struct err *err)
     size_t steps = (size_t)plan->graph[0].n_steps;
     plan->die_first = calloc(steps + 2, sizeof *plan->die_first);
     plan->macs = calloc(steps + 1, sizeof *plan->macs);
-    if (!plan->type || !plan->known || !plan->known_always || !plan->slot || !plan->offset || !plan->last || !plan->die ||
-        !plan->die_first || !plan->macs)
+    if (!plan->type || !plan->known || !plan->known_always || !plan->slot || !plan->offset || !plan->last ||
+        !plan->die || !plan->die_first || !plan->macs)
         return err_set(err, ERR_NOMEM, "out of memory");
     for (uint32_t v = 0; v < plan->m->n_values; v++) {
         const struct weight *w = plan->m->values[v].weight;
         if (!w || !plan->m->values[v].name)
             continue;
         if (w->tensor.bytes && !w->tensor.data)
-            return err_set(err, ERR_MODEL, "weight '%s' is in an external file that is not there", plan->m->values[v].name);
+            return err_set(err, ERR_MODEL, "weight '%s' is in an external file that is not there",
+                           plan->m->values[v].name);
         tensor_ref(&plan->known[v], &w->tensor);
         plan->known_always[v] = true;
     }

@@ -1,10 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Binding a plan to input shapes. One walk over the nodes in order infers the types of all values and evaluates, then and
- * there, every deterministic node whose inputs are all known: weights arithmetic, Constant, and Shape of a known shape. So the chains of
+ * Binding a plan to input shapes. One walk over the nodes in order infers the types of all values and evaluates,
+ * then and
+ * there, every deterministic node whose inputs are all known: weights arithmetic, Constant, and Shape of a known
+ * shape. So the chains of
  * Shape - Gather - Concat - Reshape that exporters write disappear, and the shapes behind them become known.
- * Caps keep a hostile model from computing here instead of in the run, where limits hold: bytes of one result and of all,
- * multiply-accumulates. What does not fit is simply not folded. A node that fails on its constants is left for the run to report.
- * Then: which nodes are needed, the last reader of each value, and the layout of the slab. Declared value_info is not believed:
+ * Caps keep a hostile model from computing here instead of in the run, where limits hold: bytes of one result and of
+ * all,
+ * multiply-accumulates. What does not fit is simply not folded. A node that fails on its constants is left for the
+ * run to report.
+ * Then: which nodes are needed, the last reader of each value, and the layout of the slab. Declared value_info is
+ * not believed:
  * inference decides. */
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +17,7 @@
 #include "core/base/size.h"
 #include "core/engine/plan.h"
 
-#define FOLD_BYTES ((size_t)16 << 20)     /* of one node's outputs */
+#define FOLD_BYTES ((size_t)16 << 20)      /* of one node's outputs */
 #define FOLD_ALL_BYTES ((size_t)256 << 20) /* of all folded values */
 #define FOLD_INPUT_BYTES ((size_t)64 << 20)
 #define FOLD_MACS ((int64_t)64 << 20)
@@ -21,7 +26,8 @@ static const struct type unknown_type = {.kind = TYPE_TENSOR, .shape = {.rank = 
 
 static struct type type_of_tensor(const struct tensor *t)
 {
-    return (struct type){.kind = TYPE_TENSOR, .dtype = t->dtype, .has_dtype = true, .has_shape = true, .shape = t->shape};
+    return (struct type){
+        .kind = TYPE_TENSOR, .dtype = t->dtype, .has_dtype = true, .has_shape = true, .shape = t->shape};
 }
 
 static bool type_ready(const struct type *t)
@@ -55,8 +61,8 @@ static int call_infer(const struct model *m, const struct plan_step *step, struc
     return 0;
 }
 
-int plan_infer_step(const struct model *m, const struct plan_step *step, const struct tensor *const *in, int n_in, struct type *out,
-                    struct arena *arena, struct err *err)
+int plan_infer_step(const struct model *m, const struct plan_step *step, const struct tensor *const *in, int n_in,
+                    struct type *out, struct arena *arena, struct err *err)
 {
     struct type *types = arena_calloc(arena, (size_t)n_in + 1, sizeof *types);
     const struct type **ptr = arena_calloc(arena, (size_t)n_in + 1, sizeof *ptr);
@@ -68,7 +74,8 @@ int plan_infer_step(const struct model *m, const struct plan_step *step, const s
         types[i] = type_of_tensor(in[i]);
         ptr[i] = &types[i];
     }
-    struct infer_ctx c = {.n_in = n_in, .n_out = m->nodes[step->node].n_output, .in = ptr, .in_value = in, .out = out, .arena = arena};
+    struct infer_ctx c = {
+        .n_in = n_in, .n_out = m->nodes[step->node].n_output, .in = ptr, .in_value = in, .out = out, .arena = arena};
     return call_infer(m, step, &c, err);
 }
 
@@ -164,7 +171,11 @@ static void fold(struct walk *w, bool always)
         }
     }
     size_t room = FOLD_ALL_BYTES - plan->known_bytes;
-    struct plan_eval eval = {.m = plan->m, .step = w->step, .in = in, .n_in = (int)n_in, .pool = plan->pool,
+    struct plan_eval eval = {.m = plan->m,
+                             .step = w->step,
+                             .in = in,
+                             .n_in = (int)n_in,
+                             .pool = plan->pool,
                              .limit = room < FOLD_BYTES ? room : FOLD_BYTES};
     if (plan_evaluate(&eval, out, NULL))
         return;
@@ -215,8 +226,12 @@ static int infer_node(struct walk *w, struct err *err)
     }
     if (gather_inputs(w, err))
         return -1;
-    struct infer_ctx c = {.n_in = w->node->n_input, .n_out = w->node->n_output, .in = w->in, .in_value = w->value,
-                          .out = w->out, .arena = plan->bind_arena};
+    struct infer_ctx c = {.n_in = w->node->n_input,
+                          .n_out = w->node->n_output,
+                          .in = w->in,
+                          .in_value = w->value,
+                          .out = w->out,
+                          .arena = plan->bind_arena};
     if (call_infer(plan->m, w->step, &c, err))
         return -1;
     measure(w, &c);
@@ -342,7 +357,7 @@ struct layout {
     struct plan_interval *iv;
     uint32_t *value;
     int n;
-    size_t outputs; /* bytes of graph outputs */
+    size_t outputs;   /* bytes of graph outputs */
     uint32_t largest; /* node with the largest output */
     size_t largest_bytes;
 };
@@ -355,8 +370,8 @@ static int add_interval(struct plan *plan, struct layout *l, int s, uint32_t v, 
         return 0;
     if (!type_bytes(t, &bytes) || bytes > plan->limit) {
         char text[SHAPE_TEXT];
-        err_set(err, ERR_MODEL_TOO_LARGE, "output '%s' would be %s%s, over the limit of %zu bytes", plan->m->values[v].name,
-                dtype_name(t->dtype), shape_text(&t->shape, text), plan->limit);
+        err_set(err, ERR_MODEL_TOO_LARGE, "output '%s' would be %s%s, over the limit of %zu bytes",
+                plan->m->values[v].name, dtype_name(t->dtype), shape_text(&t->shape, text), plan->limit);
         plan_wrap(plan->m, plan->graph[0].steps[s].node, err);
         return -1;
     }
@@ -395,7 +410,8 @@ static int lay_out(struct plan *plan, struct err *err)
     for (int i = 0; i < l.n; i++)
         plan->offset[l.value[i]] = l.iv[i].offset;
     if (!size_add(plan->slab_bytes, l.outputs, &need) || need > plan->limit) {
-        err_set(err, ERR_MODEL_TOO_LARGE, "activations need %zu bytes and outputs %zu, over the limit of %zu; this node's output is the largest",
+        err_set(err, ERR_MODEL_TOO_LARGE,
+                "activations need %zu bytes and outputs %zu, over the limit of %zu; this node's output is the largest",
                 plan->slab_bytes, l.outputs, plan->limit);
         plan_wrap(plan->m, l.largest, err);
         return -1;

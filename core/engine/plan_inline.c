@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Local functions: each call is replaced by a copy of the function's body in a private clone of the model, until no call is left. Bodies
- * may call functions again, so the number of nodes is capped: a few lines of nested calls can ask for billions. Attributes of the
+ * Local functions: each call is replaced by a copy of the function's body in a private clone of the model, until no
+ * call is left. Bodies
+ * may call functions again, so the number of nodes is capped: a few lines of nested calls can ask for billions.
+ * Attributes of the
  * body that refer to the caller's (ref_attr_name) take its value, else the function's default, else are absent. */
 #include <stdlib.h>
 #include <string.h>
@@ -49,8 +51,8 @@ static const struct attr *find_attr(const struct attr *list, int n, const char *
 }
 
 /* The attributes of a body node, as the caller sets them. */
-static int copy_attrs(struct inliner *in, uint32_t to, const struct node *body, const struct node *call, const struct function *f,
-                      struct err *err)
+static int copy_attrs(struct inliner *in, uint32_t to, const struct node *body, const struct node *call,
+                      const struct function *f, struct err *err)
 {
     struct attr *attr = model_alloc(in->m, (size_t)body->n_attr + 1, sizeof *attr);
     int n = 0;
@@ -102,8 +104,8 @@ static uint32_t mapped(struct inliner *in, uint32_t *map, uint32_t v, uint32_t g
     return map[v];
 }
 
-static int add_body_node(struct inliner *in, const struct node *call, const struct function *f, uint32_t from, uint32_t *map,
-                         struct err *err)
+static int add_body_node(struct inliner *in, const struct node *call, const struct function *f, uint32_t from,
+                         uint32_t *map, struct err *err)
 {
     struct model *m = in->m;
     struct node body = m->nodes[from]; /* rows move when tables grow */
@@ -112,10 +114,12 @@ static int add_body_node(struct inliner *in, const struct node *call, const stru
     if (!io)
         return err_set(err, ERR_NOMEM, "out of memory");
     for (int i = 0; i < body.n_input; i++)
-        io[i] = mapped(in, map, body.input[i], call->graph, body.input[i] != VALUE_NONE && m->values[body.input[i]].producer != NODE_NONE);
+        io[i] = mapped(in, map, body.input[i], call->graph,
+                       body.input[i] != VALUE_NONE && m->values[body.input[i]].producer != NODE_NONE);
     for (int i = 0; i < body.n_output; i++)
         out[i] = mapped(in, map, body.output[i], call->graph, true);
-    uint32_t id = model_add_node(m, call->graph, body.op_type, body.domain, call->name, io, body.n_input, out, body.n_output);
+    uint32_t id =
+        model_add_node(m, call->graph, body.op_type, body.domain, call->name, io, body.n_input, out, body.n_output);
     free(io);
     if (id == ID_NONE)
         return err_set(err, ERR_NOMEM, "out of memory");
@@ -180,8 +184,9 @@ int plan_inline_functions(const struct model *m, struct model **out, int **opset
         return -1;
     int rc = 0;
     for (at = 0; !rc && (call = next_call(in.m, &at, &f)) != NODE_NONE;) {
-        rc = in.m->n_nodes > MAX_NODES ? err_set(err, ERR_MODEL_TOO_LARGE, "function calls expand to more than %d nodes", MAX_NODES)
-                                       : inline_call(&in, call, f, err);
+        rc = in.m->n_nodes > MAX_NODES
+                 ? err_set(err, ERR_MODEL_TOO_LARGE, "function calls expand to more than %d nodes", MAX_NODES)
+                 : inline_call(&in, call, f, err);
         if (rc)
             err_wrap(err, "function '%s': ", f->name);
     }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The slab. Buffers live from the step that writes them to the last step that reads them; two may share bytes unless their lives
+ * The slab. Buffers live from the step that writes them to the last step that reads them; two may share bytes unless
+ * their lives
  * overlap. Finding the smallest slab is NP-hard; placing the largest buffers first, each into the tightest gap left by
  * those already placed that live at the same time, comes within a few percent on real networks (Pisarchyk and Lee 2020,
  * "greedy by size"). The order depends only on sizes and places, so the plan is the same everywhere. */

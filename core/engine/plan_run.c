@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Running. The main graph follows its binding: buffers lie in the slab where the layout put them, outputs have bytes of their own, and what
- * could not be known before is inferred again from the actual tensors right before its node runs. A nested graph runs wholly in that
- * second way, with its values allocated one by one. Strings are freed only at the end of a run, because operators that move
+ * Running. The main graph follows its binding: buffers lie in the slab where the layout put them, outputs have bytes
+ * of their own, and what
+ * could not be known before is inferred again from the actual tensors right before its node runs. A nested graph
+ * runs wholly in that
+ * second way, with its values allocated one by one. Strings are freed only at the end of a run, because operators
+ * that move
  * strings around point into their inputs' bytes. */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -85,7 +88,8 @@ nomem:
     return NULL;
 }
 
-static int own_bytes(struct plan_host *host, struct tensor *t, enum dtype dtype, const struct shape *shape, struct err *err)
+static int own_bytes(struct plan_host *host, struct tensor *t, enum dtype dtype, const struct shape *shape,
+                     struct err *err)
 {
     size_t bytes = 0;
     int64_t n = shape_count(shape);
@@ -137,8 +141,15 @@ void run_drop(struct run_ctx *c, struct tensor *t)
 static int call_forward(struct plan_host *host, const struct plan_step *step, const struct tensor *const *in, int n_in,
                         struct tensor *const *out, int n_out, struct err *err)
 {
-    struct run_ctx c = {.node = &host->model->nodes[step->node], .attrs = step->attrs, .opset = step->opset, .n_in = n_in,
-                        .n_out = n_out, .in = in, .out = out, .pool = host->pool, .host = host};
+    struct run_ctx c = {.node = &host->model->nodes[step->node],
+                        .attrs = step->attrs,
+                        .opset = step->opset,
+                        .n_in = n_in,
+                        .n_out = n_out,
+                        .in = in,
+                        .out = out,
+                        .pool = host->pool,
+                        .host = host};
     host->depth++;
     int rc = step->op->forward(&c, err);
     release_scratch(host);
@@ -295,7 +306,8 @@ static int place_outputs(struct plan *plan, const struct node *node, struct tens
         if (plan->offset[v] != SIZE_MAX)
             tensor_view(out[i], t->dtype, &t->shape, (char *)plan->slab + plan->offset[v], NULL);
         else if (t->kind == TYPE_TENSOR && t->dtype != DTYPE_NONE && shape_known(&t->shape) &&
-                 (plan->last[v] == n_steps || t->dtype == DTYPE_STRING) && own_bytes(&plan->host, out[i], t->dtype, &t->shape, err))
+                 (plan->last[v] == n_steps || t->dtype == DTYPE_STRING) &&
+                 own_bytes(&plan->host, out[i], t->dtype, &t->shape, err))
             return -1;
     }
     return 0;
@@ -357,8 +369,8 @@ static void clear_graph(struct plan *plan, uint32_t graph)
     }
 }
 
-int run_graph(struct run_ctx *c, uint32_t graph, const struct tensor *const *in, int n_in, struct tensor *out, int n_out,
-              struct err *err)
+int run_graph(struct run_ctx *c, uint32_t graph, const struct tensor *const *in, int n_in, struct tensor *out,
+              int n_out, struct err *err)
 {
     struct plan_host *host = c->host;
     struct plan *plan = host->plan;
@@ -383,7 +395,8 @@ int run_graph(struct run_ctx *c, uint32_t graph, const struct tensor *const *in,
             goto out;
         }
         if (t->bytes > host->limit - (host->used < host->limit ? host->used : host->limit)) {
-            err_set(err, ERR_MODEL_TOO_LARGE, "nested graph '%s' needs more than the limit of %zu bytes", g->name ? g->name : "", host->limit);
+            err_set(err, ERR_MODEL_TOO_LARGE, "nested graph '%s' needs more than the limit of %zu bytes",
+                    g->name ? g->name : "", host->limit);
             goto out;
         }
         if (tensor_copy(&out[made], t, err))
@@ -413,16 +426,20 @@ static int check_feed(const struct plan *plan, int i, const struct tensor *t, st
     if (!vi || !vi->has_type)
         return 0;
     if (vi->type.kind != TYPE_TENSOR)
-        return err_set(err, ERR_OPERATOR, "input '%s' is not a tensor: sequences, maps and optionals cannot be fed yet", name);
+        return err_set(err, ERR_OPERATOR, "input '%s' is not a tensor: sequences, maps and optionals cannot be fed yet",
+                       name);
     if (vi->type.dtype != DTYPE_NONE && vi->type.dtype != t->dtype)
-        return err_set(err, ERR_SHAPE, "input '%s' is %s, got %s", name, dtype_name(vi->type.dtype), dtype_name(t->dtype));
+        return err_set(err, ERR_SHAPE, "input '%s' is %s, got %s", name, dtype_name(vi->type.dtype),
+                       dtype_name(t->dtype));
     const struct shape *s = &vi->type.shape;
     if (!vi->type.has_shape || s->rank < 0)
         return 0;
     bool fits = s->rank == t->shape.rank;
     for (int d = 0; fits && d < s->rank; d++)
         fits = s->dim[d] < 0 || s->dim[d] == t->shape.dim[d];
-    return fits ? 0 : err_set(err, ERR_SHAPE, "input '%s' is %s, got %s", name, shape_text(s, want), shape_text(&t->shape, got));
+    return fits ? 0
+                : err_set(err, ERR_SHAPE, "input '%s' is %s, got %s", name, shape_text(s, want),
+                          shape_text(&t->shape, got));
 }
 
 static int bind_feeds(struct plan *plan, const struct tensor *in, struct err *err)
@@ -487,7 +504,8 @@ static void clear_slots(struct plan *plan)
     plan->host.used = 0;
 }
 
-int plan_run(struct plan *plan, const struct tensor *in, struct tensor *out, const struct plan_run_opts *opts, struct err *err)
+int plan_run(struct plan *plan, const struct tensor *in, struct tensor *out, const struct plan_run_opts *opts,
+             struct err *err)
 {
     int rc = -1, made = 0;
     for (int i = 0; i < plan->n_output; i++)

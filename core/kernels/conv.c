@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * conv.c - convolution as matrix products over tiles of output positions.
- * Idea       For one group, y [M, P] = weight [M, K] * columns [K, P] with K = C/G * taps. The columns of a tile of positions are
- *            unfolded into a scratch buffer that fits the second-level cache and multiplied at once, so the unfolded image never
- *            exists as a whole.
- * Paths      depthwise: direct (depthwise.h). 1 x 1 with stride 1 and no padding: the image is its own column matrix, nothing is
- *            unfolded. Small images: a tile takes several images, so that the product stays wide; its result goes through a
- *            scratch tile. Everything else: unfold and multiply straight into y.
+ * Idea       For one group, y [M, P] = weight [M, K] * columns [K, P] with K = C/G * taps. The columns of a tile of
+ *            positions are unfolded into a scratch buffer that fits the second-level cache and multiplied at once, so
+ *            the unfolded image never exists as a whole.
+ * Paths      depthwise: direct (depthwise.h). 1 x 1 with stride 1 and no padding: the image is its own column matrix,
+ *            nothing is unfolded. Small images: a tile takes several images, so that the product stays wide; its
+ *            result goes through a scratch tile. Everything else: unfold and multiply straight into y.
  * Tasks      (tile of images, group, tile of positions, part of the rows). All bounds come from the shape. */
 #include "core/kernels/conv.h"
 
@@ -66,7 +66,8 @@ static bool plan_make(struct plan *p, const struct conv *cv, size_t elem)
     p->image_tiles = i64_ceil_div(cv->batch, p->images);
     p->position_tiles = i64_ceil_div(p->positions, p->tile);
     p->row_parts = 1;
-    if (p->image_tiles * p->position_tiles * cv->groups < SPLIT_ROWS_BELOW && p->k * p->tile * p->images * p->m > 1 << 20)
+    if (p->image_tiles * p->position_tiles * cv->groups < SPLIT_ROWS_BELOW &&
+        p->k * p->tile * p->images * p->m > 1 << 20)
         p->row_parts = i64_max(i64_min(p->m / 64, 4), 1);
     p->rows = i64_ceil_div(i64_ceil_div(p->m, p->row_parts), 8) * 8;
     p->row_parts = i64_ceil_div(p->m, i64_max(p->rows, 1));
@@ -106,7 +107,8 @@ static void fill_rows(char *y, size_t elem, int64_t ld, const char *bias, int64_
     }
 }
 
-static void unfold(const struct job *job, int64_t image, int64_t group, int64_t from, int64_t width, char *col, int64_t ld)
+static void unfold(const struct job *job, int64_t image, int64_t group, int64_t from, int64_t width, char *col,
+                   int64_t ld)
 {
     const struct conv *cv = job->cv;
     const int64_t channels = cv->c_in / cv->groups, plane = window_count(cv->w.in, cv->w.rank);
@@ -119,8 +121,8 @@ static void unfold(const struct job *job, int64_t image, int64_t group, int64_t 
 }
 
 /* c [rows, width] = rows of the weight from `channel` on * columns + bias */
-static void multiply(const struct job *job, int64_t channel, int64_t rows, const char *col, int64_t ld_col, int64_t width,
-                     char *c, int64_t ld_c)
+static void multiply(const struct job *job, int64_t channel, int64_t rows, const char *col, int64_t ld_col,
+                     int64_t width, char *c, int64_t ld_c)
 {
     const char *weight = job->weight + (size_t)(channel * job->plan.k) * job->elem;
     struct gemm g = gemm_plain(false, false, rows, width, job->plan.k);
@@ -138,7 +140,8 @@ static void multiply(const struct job *job, int64_t channel, int64_t rows, const
 }
 
 /* Several small images side by side: columns [K, images * positions], the product goes through `out`. */
-static void run_images(const struct job *job, int64_t first, int64_t group, int64_t channel, int64_t rows, char *col, char *out)
+static void run_images(const struct job *job, int64_t first, int64_t group, int64_t channel, int64_t rows, char *col,
+                       char *out)
 {
     const struct plan *p = &job->plan;
     const int64_t images = i64_min(p->images, job->cv->batch - first), width = images * p->positions;
@@ -154,7 +157,8 @@ static void run_images(const struct job *job, int64_t first, int64_t group, int6
 }
 
 /* A tile of positions of one image, straight into y. */
-static void run_tile(const struct job *job, int64_t image, int64_t group, int64_t from, int64_t channel, int64_t rows, char *col)
+static void run_tile(const struct job *job, int64_t image, int64_t group, int64_t from, int64_t channel, int64_t rows,
+                     char *col)
 {
     const struct plan *p = &job->plan;
     const struct conv *cv = job->cv;
@@ -196,8 +200,8 @@ static void conv_any(struct pool *pool, const struct conv *cv, struct job *job)
     pool_run(tasks > 1 && macs > 262144 ? pool : NULL, tasks, run, job);
 }
 
-void conv_f32(struct pool *pool, const struct conv *cv, const float *x, const float *weight, const float *bias, float *y,
-              void *scratch)
+void conv_f32(struct pool *pool, const struct conv *cv, const float *x, const float *weight, const float *bias,
+              float *y, void *scratch)
 {
     struct job job = {.cv = cv, .elem = sizeof *x, .x = (const char *)x, .weight = (const char *)weight,
                       .bias = (const char *)bias, .y = (char *)y, .scratch = scratch};
@@ -208,8 +212,8 @@ void conv_f32(struct pool *pool, const struct conv *cv, const float *x, const fl
         conv_any(pool, cv, &job);
 }
 
-void conv_f64(struct pool *pool, const struct conv *cv, const double *x, const double *weight, const double *bias, double *y,
-              void *scratch)
+void conv_f64(struct pool *pool, const struct conv *cv, const double *x, const double *weight, const double *bias,
+              double *y, void *scratch)
 {
     struct job job = {.cv = cv, .elem = sizeof *x, .x = (const char *)x, .weight = (const char *)weight,
                       .bias = (const char *)bias, .y = (char *)y, .scratch = scratch};
@@ -236,7 +240,8 @@ void conv_f32_naive(const struct conv *cv, const float *x, const float *weight, 
 {
     const struct window *w = &cv->w;
     const int64_t positions = window_count(w->out, w->rank), taps = window_count(w->kernel, w->rank);
-    const int64_t plane = window_count(w->in, w->rank), channels = cv->c_in / cv->groups, m_group = cv->c_out / cv->groups;
+    const int64_t plane = window_count(w->in, w->rank), channels = cv->c_in / cv->groups,
+                  m_group = cv->c_out / cv->groups;
 
     for (int64_t i = 0; i < cv->batch * cv->c_out * positions; i++) {
         const int64_t p = i % positions, m = i / positions % cv->c_out, n = i / positions / cv->c_out;

@@ -27,7 +27,8 @@ static bool plan(struct job *job, const struct conv_i8 *cv)
     job->tile = i64_min(i64_max(TILE_BYTES / i64_max(job->k, 1) / 16 * 16, TILE_MIN), TILE_MAX);
     job->tile = i64_max(i64_min(job->tile, job->positions), 1);
     job->tiles = i64_ceil_div(job->positions, job->tile);
-    return size_mul((size_t)job->k, (size_t)job->tile, &job->lane_bytes) && size_add(job->lane_bytes, 64, &job->lane_bytes);
+    return size_mul((size_t)job->k, (size_t)job->tile, &job->lane_bytes) &&
+           size_add(job->lane_bytes, 64, &job->lane_bytes);
 }
 
 bool conv_i8_scratch(const struct conv_i8 *cv, int lanes, size_t *bytes)
@@ -40,7 +41,8 @@ static void run(void *arg, int64_t task, int lane)
 {
     const struct job *job = arg;
     const struct conv *s = &job->cv->shape;
-    const int64_t tile = task % job->tiles, group = task / job->tiles % s->groups, image = task / job->tiles / s->groups;
+    const int64_t tile = task % job->tiles, group = task / job->tiles % s->groups,
+                  image = task / job->tiles / s->groups;
     const int64_t from = tile * job->tile, width = i64_min(job->tile, job->positions - from);
     const int64_t channels = s->c_in / s->groups, plane = window_count(s->w.in, s->w.rank);
     uint8_t *col = job->scratch + (size_t)lane * job->lane_bytes;
@@ -49,9 +51,10 @@ static void run(void *arg, int64_t task, int lane)
                         .a_zero = job->cv->w_zero + (job->cv->w_zero_channels ? group * job->m : 0),
                         .a_zero_rows = job->cv->w_zero_channels};
 
-    im2col_u8(&s->w, channels, job->x + (image * s->c_in + group * channels) * plane, (uint8_t)job->cv->x_zero, from, width, col,
-              width);
-    gemm_i8_tile(&g, job->weight + group * job->m * job->k, col, job->y + (image * s->c_out + group * job->m) * job->positions + from);
+    im2col_u8(&s->w, channels, job->x + (image * s->c_in + group * channels) * plane, (uint8_t)job->cv->x_zero, from,
+              width, col, width);
+    gemm_i8_tile(&g, job->weight + group * job->m * job->k, col,
+                 job->y + (image * s->c_out + group * job->m) * job->positions + from);
 }
 
 void conv_i8(struct pool *pool, const struct conv_i8 *cv, const void *x, const void *weight, int32_t *y, void *scratch)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * conv_i8.h - N-d convolution of 8-bit images and weights into exact int32 sums: (x - x_zero) * (w - w_zero), padding counts as x_zero.
- * Shapes and scratch as in conv.h. */
+ * conv_i8.h - N-d convolution of 8-bit images and weights into exact int32 sums: (x - x_zero) * (w - w_zero), padding
+ * counts as x_zero. Shapes and scratch as in conv.h. */
 #ifndef PARED_KERNELS_CONV_I8_H
 #define PARED_KERNELS_CONV_I8_H
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * conv_transpose.c - columns = weight^T * x, folded back into the image (col2im).
- * Tasks      (image, group, part of the output channels): the parts write disjoint planes, and each fits its columns into about a
- *            megabyte. Within a task the order of additions is fixed. */
+ * Tasks      (image, group, part of the output channels): the parts write disjoint planes, and each fits its columns
+ *            into about a megabyte. Within a task the order of additions is fixed. */
 #include "core/kernels/conv_transpose.h"
 
 #include "core/base/size.h"
@@ -31,7 +31,8 @@ static bool plan_make(struct plan *p, const struct conv *cv, size_t elem)
 bool conv_transpose_scratch(const struct conv *cv, size_t elem_bytes, int lanes, size_t *bytes)
 {
     struct plan p;
-    return plan_make(&p, cv, elem_bytes) && size_mul(p.lane, elem_bytes, bytes) && size_mul(*bytes, (size_t)lanes, bytes);
+    return plan_make(&p, cv, elem_bytes) && size_mul(p.lane, elem_bytes, bytes) &&
+           size_mul(*bytes, (size_t)lanes, bytes);
 }
 
 #define DEFINE(suffix, T)                                                                                            \

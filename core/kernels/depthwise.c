@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * depthwise.c - direct depthwise convolution, one plane after another.
- * Idea       An output row is kept in the first-level cache while each tap (ky, kx) adds weight * (a shifted row of the image) to it.
- *            The valid range of every tap is known in advance, so the inner loop has no test and vectorises. A 3 x 3 window with
- *            stride 1 or 2 takes its inside columns with nine taps at once.
- * Order      bias, then taps in row-major order, for every output: the same sum in the unrolled and in the general loop. */
+ * Idea       An output row is kept in the first-level cache while each tap (ky, kx) adds weight * (a shifted row of
+ *            the image) to it. The valid range of every tap is known in advance, so the inner loop has no test and
+ *            vectorises. A 3 x 3 window with stride 1 or 2 takes its inside columns with nine taps at once.
+ * Order      bias, then taps in row-major order, for every output: the same sum in the unrolled and in the general
+ *            loop. */
 #include "core/kernels/depthwise.h"
 
 #include "core/base/size.h"
@@ -28,8 +29,8 @@ KERNEL_CLONES static void add_tap(float *restrict y, const float *restrict x, in
 }
 
 /* Nine taps of an undilated 3 x 3 window whose three rows all lie inside the image. */
-KERNEL_CLONES static void add_3x3(float *restrict y, const float *restrict r0, const float *restrict r1, const float *restrict r2,
-                                  int64_t n, int64_t stride, const float *restrict k)
+KERNEL_CLONES static void add_3x3(float *restrict y, const float *restrict r0, const float *restrict r1,
+                                  const float *restrict r2, int64_t n, int64_t stride, const float *restrict k)
 {
     if (stride == 1) {
         for (int64_t i = 0; i < n; i++) {
@@ -63,7 +64,8 @@ KERNEL_CLONES static void add_3x3(float *restrict y, const float *restrict r0, c
     }
 }
 
-/* Valid outputs of each tap along a row, looked up instead of divided for; wider kernels than this compute theirs each time. */
+/* Valid outputs of each tap along a row, looked up instead of divided for; wider kernels than this compute theirs
+ * each time. */
 enum { REACH_MAX = 16 };
 struct reach {
     int64_t first[REACH_MAX], end[REACH_MAX];
@@ -100,7 +102,8 @@ static void add_taps(const struct window *w, const struct reach *reach, const fl
 static void plane(const struct window *w, const float *x, const float *weight, float bias, float *y)
 {
     const int64_t ow = w->out[1], s = w->stride[1];
-    const bool fast = w->kernel[0] == 3 && w->kernel[1] == 3 && w->dilation[0] == 1 && w->dilation[1] == 1 && (s == 1 || s == 2);
+    const bool fast =
+        w->kernel[0] == 3 && w->kernel[1] == 3 && w->dilation[0] == 1 && w->dilation[1] == 1 && (s == 1 || s == 2);
     int64_t first, end, ignore;
     struct reach reach;
 
@@ -139,7 +142,8 @@ static void run(void *arg, int64_t task, int lane)
     }
 }
 
-void depthwise_f32(struct pool *pool, const struct conv *cv, const float *x, const float *weight, const float *bias, float *y)
+void depthwise_f32(struct pool *pool, const struct conv *cv, const float *x, const float *weight, const float *bias,
+                   float *y)
 {
     const int64_t cost = i64_max(window_count(cv->w.out, 2) * window_count(cv->w.kernel, 2), 1);
     struct job job = {.cv = cv, .x = x, .weight = weight, .bias = bias, .y = y};

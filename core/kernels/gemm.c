@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * gemm.c - tiles over OpenBLAS.
- * Idea       C is cut into a grid of tiles; every tile is one call of single-threaded BLAS over the whole k, so no partial sums
- *            have to be joined and the order of summation inside a tile is BLAS's own. The grid depends on the shape alone.
- *            Small products are one tile: waking a thread costs more than they do.
+ * Idea       C is cut into a grid of tiles; every tile is one call of single-threaded BLAS over the whole k, so no
+ *            partial sums have to be joined and the order of summation inside a tile is BLAS's own. The grid depends
+ *            on the shape alone. Small products are one tile: waking a thread costs more than they do.
  * Rejected   BLAS's own threads: their split depends on the thread count, and so do the last bits of the result.
- * Vectors    A product with m = 1 or n = 1 is a matrix-vector product: BLAS's gemv reads the matrix once without packing it. */
+ * Vectors    A product with m = 1 or n = 1 is a matrix-vector product: BLAS's gemv reads the matrix once without
+ *            packing it. */
 #include "core/kernels/gemm.h"
 
 #include <cblas.h>
@@ -88,8 +89,8 @@ static struct grid grid_of(const struct gemm *g)
             blas_gemv(CblasRowMajor, g->trans_a ? CblasTrans : CblasNoTrans, g->trans_a ? k : m, g->trans_a ? m : k, \
                       alpha, a, lda, b, g->trans_b ? 1 : ldb, beta, c, ldc);                                         \
         } else {                                                                                                     \
-            blas_gemm(CblasRowMajor, g->trans_a ? CblasTrans : CblasNoTrans, g->trans_b ? CblasTrans : CblasNoTrans, m, \
-                      n, k, alpha, a, lda, b, ldb, beta, c, ldc);                                                    \
+            blas_gemm(CblasRowMajor, g->trans_a ? CblasTrans : CblasNoTrans,                                         \
+                      g->trans_b ? CblasTrans : CblasNoTrans, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);         \
         }                                                                                                            \
     }                                                                                                                \
                                                                                                                      \
@@ -105,7 +106,8 @@ static struct grid grid_of(const struct gemm *g)
     {                                                                                                                \
         const struct job_##suffix *job = arg;                                                                        \
         const int64_t per = job->grid.rows * job->grid.cols, item = task / per, tile = task % per;                   \
-        const int64_t i = tile / job->grid.cols * job->grid.tile_rows, j = tile % job->grid.cols * job->grid.tile_cols; \
+        const int64_t i = tile / job->grid.cols * job->grid.tile_rows,                                               \
+            j = tile % job->grid.cols * job->grid.tile_cols;                                                         \
         struct gemm g = *job->g;                                                                                     \
         const T *a = job->a + (job->batch ? job->batch->a_at[item] : 0);                                             \
         const T *b = job->b + (job->batch ? job->batch->b_at[item] : 0);                                             \

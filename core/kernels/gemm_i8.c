@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * gemm_i8.c - packing and blocking of 8-bit products; see gemm_i8.h.
- * Idea       A and B are packed block by block into int16 pairs (p, p + 1), so that one instruction (pmaddwd) does two
- *            multiply-adds a lane without saturation. A block of 64 rows x 256 deep of A and a sliver of 16 columns of B stay in the
- *            first-level cache. An odd k is padded by a pair whose second half is zero. */
+ * Idea       A and B are packed block by block into int16 pairs (p, p + 1), so that one instruction (pmaddwd) does
+ *            two multiply-adds a lane without saturation. A block of 64 rows x 256 deep of A and a sliver of 16
+ *            columns of B stay in the first-level cache. An odd k is padded by a pair whose second half is zero. */
 #include "core/kernels/gemm_i8.h"
 
 #include <string.h>
@@ -29,8 +29,10 @@ void gemm_i8_naive(const struct gemm_i8 *g, const void *a, const void *b, int32_
     }
 }
 
-/* Rows [row, row + rows) and depth [from, from + depth) of A, each row padded to whole pairs; missing rows of the last four are zero. */
-static void pack_a(const struct gemm_i8 *g, const void *a, int64_t row, int64_t rows, int64_t from, int64_t depth, int16_t *out)
+/* Rows [row, row + rows) and depth [from, from + depth) of A, each row padded to whole pairs; missing rows of the
+ * last four are zero. */
+static void pack_a(const struct gemm_i8 *g, const void *a, int64_t row, int64_t rows, int64_t from, int64_t depth,
+                   int16_t *out)
 {
     const int64_t padded = (depth + 1) / 2 * 2;
 
@@ -53,7 +55,8 @@ static void pack_a(const struct gemm_i8 *g, const void *a, int64_t row, int64_t 
 }
 
 /* Columns [col, col + cols), cols <= 16, as pairs; missing columns are zero. */
-static void pack_b(const struct gemm_i8 *g, const void *b, int64_t col, int64_t cols, int64_t from, int64_t depth, int16_t *out)
+static void pack_b(const struct gemm_i8 *g, const void *b, int64_t col, int64_t cols, int64_t from, int64_t depth,
+                   int16_t *out)
 {
     int32_t zero[GEMM_I8_COLS];
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * gemm_i8.h - exact products of 8-bit matrices: C[i,j] = sum over p of (A[i,p] - a_zero[i]) * (B[p,j] - b_zero[j]) in int32 (wrapping).
- * Exact      operands are widened to int16 after the zero point is taken off, and pairs are summed in int32, so nothing saturates
- *            (unlike maddubs). The same integers on every path and thread count.
+ * gemm_i8.h - exact products of 8-bit matrices: C[i,j] = sum over p of (A[i,p] - a_zero[i]) * (B[p,j] - b_zero[j]) in
+ * int32 (wrapping).
+ * Exact      operands are widened to int16 after the zero point is taken off, and pairs are summed in int32, so
+ *            nothing saturates (unlike maddubs). The same integers on every path and thread count.
  * Paths      portable C, and AVX2 where the CPU has it. gemm_i8() takes the best; tests name one.
  * Threads    `pool` may be NULL. Errors: none; sizes were checked by the caller. */
 #ifndef PARED_KERNELS_GEMM_I8_H
@@ -30,8 +31,8 @@ void gemm_i8_tile(const struct gemm_i8 *g, const void *a, const void *b, int32_t
 void gemm_i8_with(enum gemm_i8_path path, const struct gemm_i8 *g, const void *a, const void *b, int32_t *c);
 void gemm_i8_naive(const struct gemm_i8 *g, const void *a, const void *b, int32_t *c);
 
-/* Inner kernel: c [rows <= 4, GEMM_I8_COLS] += a pairs * b pairs. a: row r at a + r * 2 * pairs; b: pair p of column j at
- * b + (p * GEMM_I8_COLS + j) * 2. */
+/* Inner kernel: c [rows <= 4, GEMM_I8_COLS] += a pairs * b pairs. a: row r at a + r * 2 * pairs; b: pair p of column
+ * j at b + (p * GEMM_I8_COLS + j) * 2. */
 enum { GEMM_I8_ROWS = 4, GEMM_I8_COLS = 16 };
 void gemm_i8_block_avx2(const int16_t *a, const int16_t *b, int64_t pairs, int32_t c[GEMM_I8_ROWS * GEMM_I8_COLS]);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * gemm_i8_avx2.c - the inner kernel of 8-bit products for AVX2; compiled with -mavx2 and called only where the CPU has it.
- * Four rows times sixteen columns live in eight registers; each step loads sixteen pairs of B and broadcasts one pair of A a row. */
+ * gemm_i8_avx2.c - the inner kernel of 8-bit products for AVX2; compiled with -mavx2 and called only where the CPU
+ * has it. Four rows times sixteen columns live in eight registers; each step loads sixteen pairs of B and broadcasts
+ * one pair of A a row. */
 #include "core/kernels/gemm_i8.h"
 
 #if defined(__x86_64__)

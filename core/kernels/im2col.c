@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * im2col.c - unfolding by runs: the positions of a tile are walked as runs along the last axis, and for every kernel offset a run is
- * zeros, then a copy (memcpy when the stride is 1), then zeros. No position is tested on its own.
- * Same size  A 2-D window with stride 1 whose output is as wide as its input (the usual 3 x 3 with padding 1) sees the image shifted by a
- *            constant: a whole tile of a tap is one memcpy, then the few cells that fell over an edge are overwritten. */
+ * im2col.c - unfolding by runs: the positions of a tile are walked as runs along the last axis, and for every kernel
+ * offset a run is zeros, then a copy (memcpy when the stride is 1), then zeros. No position is tested on its own.
+ * Same size  A 2-D window with stride 1 whose output is as wide as its input (the usual 3 x 3 with padding 1) sees
+ *            the image shifted by a constant: a whole tile of a tap is one memcpy, then the few cells that fell over
+ *            an edge are overwritten. */
 #include "core/kernels/im2col.h"
 
 #include <string.h>
@@ -55,7 +56,8 @@ static void run_next(struct run *run, const struct window *w)
     }
 }
 
-/* Offset in the image of the row that kernel offsets k reach from run->at, without the last axis; -1 if it is padding. */
+/* Offset in the image of the row that kernel offsets k reach from run->at, without the last axis; -1 if it is
+ * padding. */
 static int64_t row_base(const struct window *w, const struct run *run, const int64_t *k)
 {
     int64_t base = 0;
@@ -173,8 +175,8 @@ void im2col_f64(const struct window *w, int64_t channels, const double *image, i
     unfold_f64(w, channels, image, 0, from, width, col, ld);
 }
 
-void im2col_u8(const struct window *w, int64_t channels, const uint8_t *image, uint8_t pad_value, int64_t from, int64_t width,
-               uint8_t *col, int64_t ld)
+void im2col_u8(const struct window *w, int64_t channels, const uint8_t *image, uint8_t pad_value, int64_t from,
+               int64_t width, uint8_t *col, int64_t ld)
 {
     unfold_u8(w, channels, image, pad_value, from, width, col, ld);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * norm.h - building blocks of normalizations over contiguous rows. Sums are kept in double, in eight lanes joined in a fixed order. */
+ * norm.h - building blocks of normalizations over contiguous rows. Sums are kept in double, in eight lanes joined in
+ * a fixed order. */
 #ifndef PARED_KERNELS_NORM_H
 #define PARED_KERNELS_NORM_H
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * pooling.c - pools tap by tap.
- * Idea       As in depthwise convolution, an output plane starts as the neutral value, then every tap of the window updates all
- *            outputs it reaches, row by row: y[i] = max(y[i], x[i * stride]). The reach of a tap is a range known in advance, so the
- *            inner loop has no test, whatever the number of axes; padding is simply never visited.
+ * Idea       As in depthwise convolution, an output plane starts as the neutral value, then every tap of the window
+ *            updates all outputs it reaches, row by row: y[i] = max(y[i], x[i * stride]). The reach of a tap is a
+ *            range known in advance, so the inner loop has no test, whatever the number of axes; padding is simply
+ *            never visited.
  * Average    The divisor is a product over the axes of how many cells of a window count along that axis. */
 #include "core/kernels/pooling.h"
 
@@ -66,11 +67,13 @@ struct job {
     bool column_major;
 };
 
-static void run_planes(struct pool *pool, const struct pooling *g, const void *x, void *y, bool column_major, pool_fn *fn)
+static void run_planes(struct pool *pool, const struct pooling *g, const void *x, void *y, bool column_major,
+                       pool_fn *fn)
 {
     struct job job = {.g = g, .x = x, .y = y, .column_major = column_major, .in = window_count(g->w.in, g->w.rank),
                       .out = window_count(g->w.out, g->w.rank)};
-    job.per_task = i64_max(1, (int64_t)(65536.0 / ((double)job.out * (double)window_count(g->w.kernel, g->w.rank) + 1)));
+    job.per_task =
+        i64_max(1, (int64_t)(65536.0 / ((double)job.out * (double)window_count(g->w.kernel, g->w.rank) + 1)));
     const int64_t tasks = i64_ceil_div(g->planes, job.per_task);
     if (job.out > 0)
         pool_run(tasks > 1 ? pool : NULL, tasks, fn, &job);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * simd.h - wide vectors for plain loops. A function marked KERNEL_CLONES is compiled for AVX2 and for the baseline; the loader picks one.
- * No clone may fuse multiplications and additions (-ffp-contract=off and no "fma" here), so every clone gives the same bits. */
+ * simd.h - wide vectors for plain loops. A function marked KERNEL_CLONES is compiled for AVX2 and for the baseline;
+ * the loader picks one. No clone may fuse multiplications and additions (-ffp-contract=off and no "fma" here), so
+ * every clone gives the same bits. */
 #ifndef PARED_KERNELS_SIMD_H
 #define PARED_KERNELS_SIMD_H
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * vmath.h - elementary functions for vector loops: no table, no branch, no call, so a loop over them vectorises.
- * Accuracy   vmath_exp: within 2e-7 relative of e^x where the result is normal, 0 and infinity beyond the range, NaN stays NaN.
- *            The bits are the same for every vector width. */
+ * Accuracy   vmath_exp: within 2e-7 relative of e^x where the result is normal, 0 and infinity beyond the range, NaN
+ *            stays NaN. The bits are the same for every vector width. */
 #ifndef PARED_KERNELS_VMATH_H
 #define PARED_KERNELS_VMATH_H
 
@@ -17,8 +17,8 @@ static inline float vmath_pow2(int32_t n)
     return out;
 }
 
-/* e^x = 2^n * e^r with n = round(x / ln 2), |r| <= ln 2 / 2; e^r by a Taylor sum of degree 7 (its error there is 5e-9), and the power of
- * two in two factors so that neither overflows nor becomes subnormal on its own. */
+/* e^x = 2^n * e^r with n = round(x / ln 2), |r| <= ln 2 / 2; e^r by a Taylor sum of degree 7 (its error there is
+ * 5e-9), and the power of two in two factors so that neither overflows nor becomes subnormal on its own. */
 static inline float vmath_exp(float x)
 {
     const float clamped = x < -104.0f ? -104.0f : x > 89.0f ? 89.0f : x; /* NaN passes through */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Facts are gathered by walking the tables once. Constants are found through one list (each_weight), so that params, bytes and
- * non-zeros cannot disagree about what a weight is. */
+ * Facts are gathered by walking the tables once. Constants are found through one list (each_weight), so that params,
+ * bytes and non-zeros cannot disagree about what a weight is. */
 #include "core/model/inspect.h"
 
 #include <stdlib.h>
@@ -18,9 +18,9 @@ static size_t utf8_len(const unsigned char *p)
         unsigned char first, last, second_min, second_max;
         size_t len;
     } rows[] = {
-        {0x01, 0x7f, 0, 0, 1},          {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3}, {0xe1, 0xec, 0x80, 0xbf, 3},
-        {0xed, 0xed, 0x80, 0x9f, 3},    {0xee, 0xef, 0x80, 0xbf, 3}, {0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4},
-        {0xf4, 0xf4, 0x80, 0x8f, 4},
+        {0x01, 0x7f, 0, 0, 1},       {0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3},
+        {0xe1, 0xec, 0x80, 0xbf, 3}, {0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3},
+        {0xf0, 0xf0, 0x90, 0xbf, 4}, {0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         if (*p < rows[i].first || *p > rows[i].last)
@@ -236,8 +236,11 @@ static json_t *shape_json(const struct model *m, const struct shape *shape)
 
 static void set_type(const struct model *m, json_t *object, const struct type *type)
 {
-    static const char *const kinds[] = {[TYPE_SPARSE_TENSOR] = "sparse_tensor", [TYPE_SEQUENCE] = "sequence",
-                                        [TYPE_MAP] = "map", [TYPE_OPTIONAL] = "optional", [TYPE_OPAQUE] = "opaque"};
+    static const char *const kinds[] = {[TYPE_SPARSE_TENSOR] = "sparse_tensor",
+                                        [TYPE_SEQUENCE] = "sequence",
+                                        [TYPE_MAP] = "map",
+                                        [TYPE_OPTIONAL] = "optional",
+                                        [TYPE_OPAQUE] = "opaque"};
     if (type->kind == TYPE_NONE)
         return;
     if (type->kind != TYPE_TENSOR)
@@ -286,7 +289,8 @@ static const struct weight *weight_behind(const struct model *m, uint32_t value,
             const struct attr *a = node_attr(n, "value");
             return a && a->type == ATTR_TENSOR && a->count == 1 ? a->tensors[0] : NULL;
         }
-        bool passes = node_is(n, "DequantizeLinear") || node_is(n, "Cast") || node_is(n, "Identity") || node_is(n, "Transpose");
+        bool passes =
+            node_is(n, "DequantizeLinear") || node_is(n, "Cast") || node_is(n, "Identity") || node_is(n, "Transpose");
         if (!passes || n->n_input < 1)
             return NULL;
         value = n->input[0];
@@ -374,7 +378,8 @@ static void set_header(const struct model *m, json_t *facts)
     json_t *metadata = json_object();
     for (int i = 0; i < m->metadata.count; i++)
         if (m->metadata.at[i].key)
-            set_named(metadata, m->metadata.at[i].key, text_json(m->metadata.at[i].value ? m->metadata.at[i].value : ""));
+            set_named(metadata, m->metadata.at[i].key,
+                      text_json(m->metadata.at[i].value ? m->metadata.at[i].value : ""));
     json_object_set_new(facts, "metadata", metadata);
 }
 
@@ -463,7 +468,8 @@ static void draw_node(const struct model *m, uint32_t id, json_t *nodes, json_t 
         if (v == VALUE_NONE)
             continue;
         if (m->values[v].weight)
-            add_saturated(&params, is_parameter(&m->values[v].weight->tensor) ? element_count(&m->values[v].weight->tensor) : 0);
+            add_saturated(&params,
+                          is_parameter(&m->values[v].weight->tensor) ? element_count(&m->values[v].weight->tensor) : 0);
         else
             add_edge(m, edges, source_json(m, v), json_integer(id), v);
     }
@@ -496,7 +502,8 @@ json_t *model_graph_json(const struct model *m, int max_nodes)
     for (int i = 0; i < g->n_nodes && i < max_nodes; i++)
         draw_node(m, g->nodes[i], nodes, edges);
     for (int i = 0; i < g->n_outputs; i++)
-        add_edge(m, edges, source_json(m, g->outputs[i].value), end_json(m, g->outputs[i].value, "output:"), g->outputs[i].value);
+        add_edge(m, edges, source_json(m, g->outputs[i].value), end_json(m, g->outputs[i].value, "output:"),
+                 g->outputs[i].value);
     json_object_set_new(out, "inputs", names_json(m, g->inputs, g->n_inputs, true));
     json_object_set_new(out, "outputs", names_json(m, g->outputs, g->n_outputs, false));
     json_object_set_new(out, "nodes", nodes);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Life cycle and tables of a model. The three tables (values, nodes, graphs) grow by doubling inside the arena: the old
- * copies stay behind until the model goes, at most as much again as the last one. Ids are positions, so they never move. */
+ * copies stay behind until the model goes, at most as much again as the last one. Ids are positions, so they never
+ * move. */
 #include "core/model/model.h"
 
 #include <stdarg.h>

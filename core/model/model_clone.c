@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A deep copy of everything but the bytes of weights: tables, lists, strings. The clone has an arena of its own, so either
- * model may go first. Weights and the mappings they lie in are shared by reference.
- * The copy is one pass of small functions, each of which replaces the pointers inside a row that was copied flat. A failed
- * allocation sets `failed` and leaves NULL with a count of 0; the half-made clone is freed at the end. */
+ * A deep copy of everything but the bytes of weights: tables, lists, strings. The clone has an arena of its own, so
+ * either model may go first. Weights and the mappings they lie in are shared by reference. The copy is one pass of
+ * small functions, each of which replaces the pointers inside a row that was copied flat. A failed allocation sets
+ * `failed` and leaves NULL with a count of 0; the half-made clone is freed at the end. */
 #include <string.h>
 
 #include "core/model/model.h"
@@ -41,8 +41,8 @@ static void fix_bytes(struct clone *c, struct bytes *b)
 }
 
 /* Copy an array and give the caller the rows to fix; 0 rows when memory is out. */
-#define FIX_ROWS(c, pointer, count, row)                                                                                 \
-    pointer = dup_array(c, pointer, (size_t)(count), sizeof *(pointer));                                                 \
+#define FIX_ROWS(c, pointer, count, row)                                                                               \
+    pointer = dup_array(c, pointer, (size_t)(count), sizeof *(pointer));                                               \
     for (int row = 0; pointer && row < (int)(count); row++)
 
 static void fix_entries(struct clone *c, struct entries *e)
@@ -113,7 +113,7 @@ static void fix_attr(struct clone *c, struct attr *a)
     case ATTR_STRING:
     case ATTR_STRINGS: {
         FIX_ROWS(c, a->strings, a->count, i)
-            a->strings[i].data = dup_array(c, a->strings[i].data, a->strings[i].len + 1, 1);
+        a->strings[i].data = dup_array(c, a->strings[i].data, a->strings[i].len + 1, 1);
         break;
     }
     case ATTR_TENSOR:

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Open addressing with linear probing over (hash, value id). The hash is seeded with a constant: collisions made on purpose
- * only slow down the one job that brought them, whose time is limited anyway; 64-bit FNV-1a keeps accidents away. */
+ * Open addressing with linear probing over (hash, value id). The hash is seeded with a constant: collisions made on
+ * purpose only slow down the one job that brought them, whose time is limited anyway; 64-bit FNV-1a keeps accidents
+ * away. */
 #include "core/model/model_names.h"
 
 #include <stdlib.h>

@@ -114,7 +114,8 @@ const struct tensor *value_const(const struct model *m, uint32_t value)
         return NULL;
     const struct value *v = &m->values[value];
     if (v->weight) {
-        /* Up to IR 3 every initializer had to be listed as an input too; since IR 4 that means "a default to override". */
+        /* Up to IR 3 every initializer had to be listed as an input too; since IR 4 that means "a default to override".
+         */
         if (v->weight->opaque.len || (m->ir_version >= 4 && value_is_graph_input(m, value)))
             return NULL;
         return &v->weight->tensor;
@@ -191,8 +192,8 @@ void uses_fini(struct uses *uses)
 
 /* --- topological order --- */
 
-/* What each node waits for, by node id (CSR). A node inside a nested graph that reads an outer value makes the node of the
- * outer graph wait which holds it; so every edge joins two nodes of one graph. */
+/* What each node waits for, by node id (CSR). A node inside a nested graph that reads an outer value makes the node of
+ * the outer graph wait which holds it; so every edge joins two nodes of one graph. */
 struct deps {
     const struct model *m;
     uint32_t *first; /* [n_nodes + 2] */
@@ -303,7 +304,8 @@ static int visit(struct sorter *s, uint32_t root, struct err *err)
         uint32_t dep = s->d.to[s->next[at]++];
         if (s->color[dep] == GREY) {
             char label[200];
-            return err_set(err, ERR_MODEL, "node '%.200s' (%.60s) is part of a cycle: its inputs depend on its own outputs",
+            return err_set(err, ERR_MODEL,
+                           "node '%.200s' (%.60s) is part of a cycle: its inputs depend on its own outputs",
                            node_label(m, at, label, sizeof label), m->nodes[at].op_type);
         }
         if (s->color[dep] == WHITE)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Fields are written in the order of their numbers, and unknown fields behind the known ones, as the protobuf libraries do: so a file
- * that came from one of them comes out byte for byte. Absent fields stay absent (NULL strings, has_*). */
+ * Fields are written in the order of their numbers, and unknown fields behind the known ones, as the protobuf libraries
+ * do: so a file that came from one of them comes out byte for byte. Absent fields stay absent (NULL strings, has_*). */
 #include "core/model/onnx_encode.h"
 
 #include <inttypes.h>
@@ -261,7 +261,8 @@ static void put_stored_external(struct encoder *e, const struct weight *w)
 {
     const char *location = entry_value(&w->external, "location"), *offset = entry_value(&w->external, "offset");
     if (w->tensor.data && location)
-        add_part(e, (struct external_part){location, offset ? strtoull(offset, NULL, 10) : 0, w->tensor.data, w->tensor.bytes});
+        add_part(e, (struct external_part){location, offset ? strtoull(offset, NULL, 10) : 0, w->tensor.data,
+                                           w->tensor.bytes});
     put_entries(e, 13, &w->external);
     put_int(e, 14, 1);
 }
@@ -315,29 +316,47 @@ static void put_graph(struct encoder *e, unsigned field, uint32_t id);
 
 /* Field numbers: of the payload of each attribute type, and of the fields that stand between them. */
 enum { ATTR_DOC = 13, ATTR_TYPE = 20, ATTR_REF = 21 };
-static const unsigned payload_field[] = {
-    [ATTR_FLOAT] = 2,   [ATTR_INT] = 3,     [ATTR_STRING] = 4,      [ATTR_TENSOR] = 5,         [ATTR_GRAPH] = 6,
-    [ATTR_FLOATS] = 7,  [ATTR_INTS] = 8,    [ATTR_STRINGS] = 9,     [ATTR_TENSORS] = 10,       [ATTR_GRAPHS] = 11,
-    [ATTR_TYPE_PROTO] = 14, [ATTR_TYPE_PROTOS] = 15, [ATTR_SPARSE_TENSOR] = 22, [ATTR_SPARSE_TENSORS] = 23};
+static const unsigned payload_field[] = {[ATTR_FLOAT] = 2,          [ATTR_INT] = 3,
+                                         [ATTR_STRING] = 4,         [ATTR_TENSOR] = 5,
+                                         [ATTR_GRAPH] = 6,          [ATTR_FLOATS] = 7,
+                                         [ATTR_INTS] = 8,           [ATTR_STRINGS] = 9,
+                                         [ATTR_TENSORS] = 10,       [ATTR_GRAPHS] = 11,
+                                         [ATTR_TYPE_PROTO] = 14,    [ATTR_TYPE_PROTOS] = 15,
+                                         [ATTR_SPARSE_TENSOR] = 22, [ATTR_SPARSE_TENSORS] = 23};
 
 static void put_element(struct encoder *e, unsigned field, const struct attr *a, int i)
 {
     switch (a->type) {
     case ATTR_FLOAT:
-    case ATTR_FLOATS: put_float(e, field, a->floats[i]); break;
+    case ATTR_FLOATS:
+        put_float(e, field, a->floats[i]);
+        break;
     case ATTR_INT:
-    case ATTR_INTS: put_int(e, field, a->ints[i]); break;
+    case ATTR_INTS:
+        put_int(e, field, a->ints[i]);
+        break;
     case ATTR_STRING:
-    case ATTR_STRINGS: put_bytes(e, field, a->strings[i].data, a->strings[i].len); break;
+    case ATTR_STRINGS:
+        put_bytes(e, field, a->strings[i].data, a->strings[i].len);
+        break;
     case ATTR_TENSOR:
-    case ATTR_TENSORS: put_tensor(e, field, a->tensors[i], a->tensors[i]->name); break;
+    case ATTR_TENSORS:
+        put_tensor(e, field, a->tensors[i], a->tensors[i]->name);
+        break;
     case ATTR_GRAPH:
-    case ATTR_GRAPHS: put_graph(e, field, a->graphs[i]); break;
+    case ATTR_GRAPHS:
+        put_graph(e, field, a->graphs[i]);
+        break;
     case ATTR_TYPE_PROTO:
-    case ATTR_TYPE_PROTOS: put_type(e, field, &a->types[i]); break;
+    case ATTR_TYPE_PROTOS:
+        put_type(e, field, &a->types[i]);
+        break;
     case ATTR_SPARSE_TENSOR:
-    case ATTR_SPARSE_TENSORS: put_payload(e, field, a->raw[i].data, a->raw[i].len); break;
-    case ATTR_UNDEFINED: break;
+    case ATTR_SPARSE_TENSORS:
+        put_payload(e, field, a->raw[i].data, a->raw[i].len);
+        break;
+    case ATTR_UNDEFINED:
+        break;
     }
 }
 

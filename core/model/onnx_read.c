@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The way in: map, walk, parse the skeleton, build the IR. What is no ONNX file at all is recognised by its first bytes, because
- * "this is a PNG picture" helps more than "field 9 has wire type 1". */
+ * The way in: map, walk, parse the skeleton, build the IR. What is no ONNX file at all is recognised by its first
+ * bytes, because "this is a PNG picture" helps more than "field 9 has wire type 1". */
 #include "core/model/onnx_read.h"
 
 #include <stdio.h>
@@ -30,7 +30,10 @@ static const struct {
     {0, "GGUF", 4, "a GGUF model"},
     {4, "TFL3", 4, "a TensorFlow Lite model"},
     {4, "ORTM", 4, "an ONNX Runtime .ort file; give the .onnx file it was made from"},
-    {0, "\x7f" "ELF", 4, "a program (ELF)"},
+    {0,
+     "\x7f"
+     "ELF",
+     4, "a program (ELF)"},
     {0, "\x80\2", 2, "a Python pickle"},
     {0, "\x80\4", 2, "a Python pickle"},
     {0, "version https://git-lfs", 23, "a git-lfs pointer; fetch the file itself with git lfs pull"},
@@ -279,8 +282,8 @@ struct model *onnx_read_bytes(struct tbuf *bytes, size_t len, const struct onnx_
         err_set(err, ERR_MODEL, "the model file is empty (0 bytes)");
         return NULL;
     }
-    return read_message(bytes, len, opts ? opts->external_dir : NULL, opts, &onnx__model_proto__descriptor, build_model, NULL,
-                        err);
+    return read_message(bytes, len, opts ? opts->external_dir : NULL, opts, &onnx__model_proto__descriptor, build_model,
+                        NULL, err);
 }
 
 struct model *onnx_read_file(const char *path, const struct onnx_read_opts *opts, struct err *err)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Weights in files beside the model. A location out of a model is never a path: it must be a plain file name, is opened relative to one
- * folder without following links, and must be a regular file. Each file is mapped once; weights are windows of the mapping. */
+ * Weights in files beside the model. A location out of a model is never a path: it must be a plain file name, is opened
+ * relative to one folder without following links, and must be a regular file. Each file is mapped once; weights are
+ * windows of the mapping. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -41,9 +42,10 @@ static int check_location(struct reader *r, const char *location)
         return err_set(r->err, ERR_MODEL, "is stored externally but names no location");
     if (!*location || strlen(location) > LOCATION_MAX || strchr(location, '/') || strchr(location, '\\') ||
         !strcmp(location, ".") || strstr(location, ".."))
-        return err_set(r->err, ERR_MODEL,
-                       "external data location '%.300s' is not allowed: it must be the plain name of a file beside the model",
-                       location);
+        return err_set(
+            r->err, ERR_MODEL,
+            "external data location '%.300s' is not allowed: it must be the plain name of a file beside the model",
+            location);
     return 0;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Graphs, nodes and attributes into the IR. A graph is read in two passes: first all names it defines (inputs, initializers, node
- * outputs), then what its nodes read, including their nested graphs: so a name is found whatever the order of the nodes. A name
- * nobody defines becomes a value without producer, which validate.h reports. */
+ * Graphs, nodes and attributes into the IR. A graph is read in two passes: first all names it defines (inputs,
+ * initializers, node outputs), then what its nodes read, including their nested graphs: so a name is found whatever the
+ * order of the nodes. A name nobody defines becomes a value without producer, which validate.h reports. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -96,21 +96,36 @@ int read_entries(struct reader *r, Onnx__StringStringEntryProto **pb, size_t cou
 static size_t payload_count(const Onnx__AttributeProto *pb, enum attr_type type)
 {
     switch (type) {
-    case ATTR_FLOAT: return pb->has_f != 0;
-    case ATTR_INT: return pb->has_i != 0;
-    case ATTR_STRING: return pb->has_s != 0;
-    case ATTR_TENSOR: return pb->t != NULL;
-    case ATTR_GRAPH: return pb->g != NULL;
-    case ATTR_FLOATS: return pb->n_floats;
-    case ATTR_INTS: return pb->n_ints;
-    case ATTR_STRINGS: return pb->n_strings;
-    case ATTR_TENSORS: return pb->n_tensors;
-    case ATTR_GRAPHS: return pb->n_graphs;
-    case ATTR_SPARSE_TENSOR: return pb->has_sparse_tensor != 0;
-    case ATTR_SPARSE_TENSORS: return pb->n_sparse_tensors;
-    case ATTR_TYPE_PROTO: return pb->tp != NULL;
-    case ATTR_TYPE_PROTOS: return pb->n_type_protos;
-    case ATTR_UNDEFINED: return 0;
+    case ATTR_FLOAT:
+        return pb->has_f != 0;
+    case ATTR_INT:
+        return pb->has_i != 0;
+    case ATTR_STRING:
+        return pb->has_s != 0;
+    case ATTR_TENSOR:
+        return pb->t != NULL;
+    case ATTR_GRAPH:
+        return pb->g != NULL;
+    case ATTR_FLOATS:
+        return pb->n_floats;
+    case ATTR_INTS:
+        return pb->n_ints;
+    case ATTR_STRINGS:
+        return pb->n_strings;
+    case ATTR_TENSORS:
+        return pb->n_tensors;
+    case ATTR_GRAPHS:
+        return pb->n_graphs;
+    case ATTR_SPARSE_TENSOR:
+        return pb->has_sparse_tensor != 0;
+    case ATTR_SPARSE_TENSORS:
+        return pb->n_sparse_tensors;
+    case ATTR_TYPE_PROTO:
+        return pb->tp != NULL;
+    case ATTR_TYPE_PROTOS:
+        return pb->n_type_protos;
+    case ATTR_UNDEFINED:
+        return 0;
     }
     return 0;
 }
@@ -118,21 +133,50 @@ static size_t payload_count(const Onnx__AttributeProto *pb, enum attr_type type)
 static void clear_payload(Onnx__AttributeProto *pb, enum attr_type type)
 {
     switch (type) {
-    case ATTR_FLOAT: pb->has_f = 0; break;
-    case ATTR_INT: pb->has_i = 0; break;
-    case ATTR_STRING: pb->has_s = 0; break;
-    case ATTR_TENSOR: pb->t = NULL; break;
-    case ATTR_GRAPH: pb->g = NULL; break;
-    case ATTR_FLOATS: pb->n_floats = 0; break;
-    case ATTR_INTS: pb->n_ints = 0; break;
-    case ATTR_STRINGS: pb->n_strings = 0; break;
-    case ATTR_TENSORS: pb->n_tensors = 0; break;
-    case ATTR_GRAPHS: pb->n_graphs = 0; break;
-    case ATTR_SPARSE_TENSOR: pb->has_sparse_tensor = 0; break;
-    case ATTR_SPARSE_TENSORS: pb->n_sparse_tensors = 0; break;
-    case ATTR_TYPE_PROTO: pb->tp = NULL; break;
-    case ATTR_TYPE_PROTOS: pb->n_type_protos = 0; break;
-    case ATTR_UNDEFINED: break;
+    case ATTR_FLOAT:
+        pb->has_f = 0;
+        break;
+    case ATTR_INT:
+        pb->has_i = 0;
+        break;
+    case ATTR_STRING:
+        pb->has_s = 0;
+        break;
+    case ATTR_TENSOR:
+        pb->t = NULL;
+        break;
+    case ATTR_GRAPH:
+        pb->g = NULL;
+        break;
+    case ATTR_FLOATS:
+        pb->n_floats = 0;
+        break;
+    case ATTR_INTS:
+        pb->n_ints = 0;
+        break;
+    case ATTR_STRINGS:
+        pb->n_strings = 0;
+        break;
+    case ATTR_TENSORS:
+        pb->n_tensors = 0;
+        break;
+    case ATTR_GRAPHS:
+        pb->n_graphs = 0;
+        break;
+    case ATTR_SPARSE_TENSOR:
+        pb->has_sparse_tensor = 0;
+        break;
+    case ATTR_SPARSE_TENSORS:
+        pb->n_sparse_tensors = 0;
+        break;
+    case ATTR_TYPE_PROTO:
+        pb->tp = NULL;
+        break;
+    case ATTR_TYPE_PROTOS:
+        pb->n_type_protos = 0;
+        break;
+    case ATTR_UNDEFINED:
+        break;
     }
 }
 
@@ -185,16 +229,22 @@ static size_t payload_size(enum attr_type type)
     const struct attr *a = NULL;
     switch (type) {
     case ATTR_FLOAT:
-    case ATTR_FLOATS: return sizeof *a->floats;
+    case ATTR_FLOATS:
+        return sizeof *a->floats;
     case ATTR_STRING:
-    case ATTR_STRINGS: return sizeof *a->strings;
+    case ATTR_STRINGS:
+        return sizeof *a->strings;
     case ATTR_GRAPH:
-    case ATTR_GRAPHS: return sizeof *a->graphs;
+    case ATTR_GRAPHS:
+        return sizeof *a->graphs;
     case ATTR_TYPE_PROTO:
-    case ATTR_TYPE_PROTOS: return sizeof *a->types;
+    case ATTR_TYPE_PROTOS:
+        return sizeof *a->types;
     case ATTR_SPARSE_TENSOR:
-    case ATTR_SPARSE_TENSORS: return sizeof *a->raw;
-    default: return sizeof(void *); /* ints, tensors */
+    case ATTR_SPARSE_TENSORS:
+        return sizeof *a->raw;
+    default:
+        return sizeof(void *); /* ints, tensors */
     }
 }
 
@@ -209,24 +259,41 @@ static int read_payload(struct reader *r, uint32_t graph, uint32_t node, Onnx__A
     if (!count)
         return 0;
     switch (a->type) {
-    case ATTR_FLOAT: a->floats[0] = pb->f; return 0;
-    case ATTR_INT: a->ints[0] = pb->i; return 0;
-    case ATTR_FLOATS: memcpy(a->floats, pb->floats, count * sizeof *a->floats); return 0;
-    case ATTR_INTS: memcpy(a->ints, pb->ints, count * sizeof *a->ints); return 0;
-    case ATTR_STRING: return read_strings_attr(r, &pb->s, a);
-    case ATTR_STRINGS: return read_strings_attr(r, pb->strings, a);
-    case ATTR_TENSOR: return read_tensors_attr(r, &pb->t, a);
-    case ATTR_TENSORS: return read_tensors_attr(r, pb->tensors, a);
-    case ATTR_GRAPH: return read_graphs_attr(r, graph, node, &pb->g, a);
-    case ATTR_GRAPHS: return read_graphs_attr(r, graph, node, pb->graphs, a);
-    case ATTR_TYPE_PROTO: return read_types_attr(r, &pb->tp, a);
-    case ATTR_TYPE_PROTOS: return read_types_attr(r, pb->type_protos, a);
+    case ATTR_FLOAT:
+        a->floats[0] = pb->f;
+        return 0;
+    case ATTR_INT:
+        a->ints[0] = pb->i;
+        return 0;
+    case ATTR_FLOATS:
+        memcpy(a->floats, pb->floats, count * sizeof *a->floats);
+        return 0;
+    case ATTR_INTS:
+        memcpy(a->ints, pb->ints, count * sizeof *a->ints);
+        return 0;
+    case ATTR_STRING:
+        return read_strings_attr(r, &pb->s, a);
+    case ATTR_STRINGS:
+        return read_strings_attr(r, pb->strings, a);
+    case ATTR_TENSOR:
+        return read_tensors_attr(r, &pb->t, a);
+    case ATTR_TENSORS:
+        return read_tensors_attr(r, pb->tensors, a);
+    case ATTR_GRAPH:
+        return read_graphs_attr(r, graph, node, &pb->g, a);
+    case ATTR_GRAPHS:
+        return read_graphs_attr(r, graph, node, pb->graphs, a);
+    case ATTR_TYPE_PROTO:
+        return read_types_attr(r, &pb->tp, a);
+    case ATTR_TYPE_PROTOS:
+        return read_types_attr(r, pb->type_protos, a);
     case ATTR_SPARSE_TENSOR:
     case ATTR_SPARSE_TENSORS:
         for (size_t i = 0; i < count; i++)
             a->raw[i] = reader_payload(r, single ? pb->sparse_tensor : pb->sparse_tensors[i]);
         return 0;
-    case ATTR_UNDEFINED: return 0;
+    case ATTR_UNDEFINED:
+        return 0;
     }
     return 0;
 }
@@ -273,7 +340,8 @@ static int read_attr(struct reader *r, uint32_t graph, uint32_t node, Onnx__Attr
     return 0;
 }
 
-int read_attrs(struct reader *r, uint32_t graph, uint32_t node, Onnx__AttributeProto **pb, size_t count, struct attr **out)
+int read_attrs(struct reader *r, uint32_t graph, uint32_t node, Onnx__AttributeProto **pb, size_t count,
+               struct attr **out)
 {
     *out = model_alloc(r->m, count, sizeof **out);
     if (!*out)
@@ -291,8 +359,8 @@ static uint32_t define(struct reader *r, uint32_t graph, const char *name, const
 {
     uint32_t v = model_find_value(r->m, graph, name);
     if (v != VALUE_NONE && r->m->values[v].graph == graph) {
-        err_set(r->err, ERR_MODEL, "%s '%.200s' defines '%.200s', a name that is taken already; names must be unique", what, who,
-                name);
+        err_set(r->err, ERR_MODEL, "%s '%.200s' defines '%.200s', a name that is taken already; names must be unique",
+                what, who, name);
         return VALUE_NONE;
     }
     v = model_add_value(r->m, graph, name, false);
@@ -358,7 +426,8 @@ static int read_initializer(struct reader *r, uint32_t graph, size_t i, const On
     if (!pb->name || !*pb->name)
         return err_set(r->err, ERR_MODEL, "initializer %zu has no name", i);
     uint32_t v = model_find_value(m, graph, pb->name);
-    /* Only inputs and initializers are defined by now. One may be both: always so up to IR 3, since then as a default. */
+    /* Only inputs and initializers are defined by now. One may be both: always so up to IR 3, since then as a default.
+     */
     if (v == VALUE_NONE || m->values[v].graph != graph || m->values[v].weight)
         v = define(r, graph, pb->name, "initializer", pb->name);
     struct weight *w = v == VALUE_NONE ? NULL : model_new_weight(m);
@@ -443,7 +512,8 @@ static int read_node_frame(struct reader *r, uint32_t graph, size_t i, const Onn
         if (out[k] == VALUE_NONE)
             return -1;
     }
-    uint32_t id = model_add_node(m, graph, pb->op_type, pb->domain, pb->name, in, (int)pb->n_input, out, (int)pb->n_output);
+    uint32_t id =
+        model_add_node(m, graph, pb->op_type, pb->domain, pb->name, in, (int)pb->n_input, out, (int)pb->n_output);
     if (id == NODE_NONE)
         return reader_nomem(r);
     struct node *n = &m->nodes[id];

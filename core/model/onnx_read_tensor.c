@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * TensorProto into a tensor. Elements stand in one of three places (raw_data, a typed list, an external file), each checked
- * against dims x dtype to the byte. Raw bytes become a window of the mapping where their address suits the element type; protobuf
- * aligns nothing, so others are copied, unless the caller only looks (opts->keep_unaligned). */
+ * TensorProto into a tensor. Elements stand in one of three places (raw_data, a typed list, an external file), each
+ * checked against dims x dtype to the byte. Raw bytes become a window of the mapping where their address suits the
+ * element type; protobuf aligns nothing, so others are copied, unless the caller only looks (opts->keep_unaligned). */
 #include <inttypes.h>
 #include <string.h>
 
@@ -18,8 +18,8 @@ struct list_kind {
     size_t width; /* bytes of a number on the wire; 0: varint */
 };
 static const struct list_kind list_kinds[LIST_COUNT] = {
-    [LIST_FLOAT] = {"float_data", WIRE_32BIT, 4},  [LIST_INT32] = {"int32_data", WIRE_VARINT, 0},
-    [LIST_INT64] = {"int64_data", WIRE_VARINT, 0}, [LIST_DOUBLE] = {"double_data", WIRE_64BIT, 8},
+    [LIST_FLOAT] = {"float_data", WIRE_32BIT, 4},    [LIST_INT32] = {"int32_data", WIRE_VARINT, 0},
+    [LIST_INT64] = {"int64_data", WIRE_VARINT, 0},   [LIST_DOUBLE] = {"double_data", WIRE_64BIT, 8},
     [LIST_UINT64] = {"uint64_data", WIRE_VARINT, 0},
 };
 
@@ -74,7 +74,6 @@ static int read_shape(struct reader *r, const Onnx__TensorProto *pb, struct tens
                        shape_text(&t->shape, text));
     return 0;
 }
-
 
 int read_window(struct reader *r, struct tensor *t, const unsigned char *data, struct tbuf *owner)
 {
@@ -141,7 +140,8 @@ static int keep_typed(struct reader *r, struct list list, struct weight *w)
     w->storage = STORAGE_TYPED;
     w->typed_of = w->tensor.data;
     w->typed = reader_fields(r, list.at, list.count, &failed);
-    /* A second reference: whoever wants to change the elements must make them private first, which typed_of then shows. */
+    /* A second reference: whoever wants to change the elements must make them private first, which typed_of then shows.
+     */
     if (!failed && w->tensor.buf && w->tensor.buf != r->file)
         failed = model_keep_file(r->m, tbuf_ref(w->tensor.buf)) != 0;
     return failed ? reader_nomem(r) : 0;
@@ -171,7 +171,8 @@ static int read_typed(struct reader *r, const Onnx__TensorProto *pb, struct weig
         have += n;
     }
     if (!list.count && want > 0)
-        return err_set(r->err, ERR_MODEL, "has no elements, but %s%s needs %" PRId64 " (a model saved without its weights?)",
+        return err_set(r->err, ERR_MODEL,
+                       "has no elements, but %s%s needs %" PRId64 " (a model saved without its weights?)",
                        dtype_name(t->dtype), shape_text(&t->shape, text), want);
     if (have != want)
         return err_set(r->err, ERR_MODEL, "%s holds %" PRId64 " numbers, but %s%s needs %" PRId64, kind->name, have,
@@ -207,8 +208,8 @@ static int read_strings(struct reader *r, const Onnx__TensorProto *pb, struct we
     struct shape shape = t->shape;
     int64_t want = shape_count(&shape);
     if ((uint64_t)want != pb->n_string_data)
-        return err_set(r->err, ERR_MODEL, "string_data holds %zu strings, but string%s needs %" PRId64, pb->n_string_data,
-                       shape_text(&shape, text), want);
+        return err_set(r->err, ERR_MODEL, "string_data holds %zu strings, but string%s needs %" PRId64,
+                       pb->n_string_data, shape_text(&shape, text), want);
     size_t total = (size_t)want * sizeof(struct dtype_string);
     for (size_t i = 0; i < pb->n_string_data; i++) {
         const struct wire_cut *c = wire_cut_of(r->w, pb->string_data[i]);
@@ -235,7 +236,8 @@ static int check_places(struct reader *r, const Onnx__TensorProto *pb, bool exte
 {
     const char *found = external ? "external data" : NULL;
     enum list_id own = list_of((enum dtype)pb->data_type);
-    if (pb->has_raw_data && (!external || wire_cut_of(r->w, pb->raw_data)->end > wire_cut_of(r->w, pb->raw_data)->start)) {
+    if (pb->has_raw_data &&
+        (!external || wire_cut_of(r->w, pb->raw_data)->end > wire_cut_of(r->w, pb->raw_data)->start)) {
         if (found)
             return err_set(r->err, ERR_MODEL, "has both raw_data and %s; one place holds the elements", found);
         found = "raw_data";
@@ -250,7 +252,8 @@ static int check_places(struct reader *r, const Onnx__TensorProto *pb, bool exte
         if (empty)
             continue;
         if (found)
-            return err_set(r->err, ERR_MODEL, "has both %s and %s; one place holds the elements", list_kinds[id].name, found);
+            return err_set(r->err, ERR_MODEL, "has both %s and %s; one place holds the elements", list_kinds[id].name,
+                           found);
         if ((enum list_id)id != own || pb->data_type == DTYPE_STRING)
             return err_set(r->err, ERR_MODEL, "is %s but has its elements in %s", dtype_name((enum dtype)pb->data_type),
                            list_kinds[id].name);

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * TypeProto. What struct type cannot say exactly is understood as far as possible and kept whole as wire bytes for writing. */
+ * TypeProto. What struct type cannot say exactly is understood as far as possible and kept whole as wire bytes for
+ * writing. */
 #include <inttypes.h>
 #include <string.h>
 
 #include "core/model/onnx_reader.h"
 
-static int read_dim(struct reader *r, const Onnx__TensorShapeProto__Dimension *pb, int axis, struct type *type, bool *odd)
+static int read_dim(struct reader *r, const Onnx__TensorShapeProto__Dimension *pb, int axis, struct type *type,
+                    bool *odd)
 {
     int64_t *dim = &type->shape.dim[axis];
     bool failed = false;
@@ -13,7 +15,8 @@ static int read_dim(struct reader *r, const Onnx__TensorShapeProto__Dimension *p
     *odd = *odd || pb->base.n_unknown_fields;
     if (pb->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_VALUE) {
         if (pb->dim_value < -1)
-            return err_set(r->err, ERR_MODEL, "dimension %d is %" PRId64 "; a dimension is at least 0", axis, pb->dim_value);
+            return err_set(r->err, ERR_MODEL, "dimension %d is %" PRId64 "; a dimension is at least 0", axis,
+                           pb->dim_value);
         *dim = pb->dim_value; /* -1: some exporters' "any size" */
         *odd = *odd || pb->dim_value < 0;
     } else if (pb->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_PARAM) {

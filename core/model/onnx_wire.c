@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The walk is driven by protobuf-c's descriptors of our schema, so what may stand where is said once, in onnx.proto.
  *
- * Lengths in the skeleton: a message shrinks when its payloads are cut out, and its length is not known before its end. Room
- * for a varint of 5 bytes is left and filled in afterwards (a varint may be padded with zero groups), so nothing is moved.
+ * Lengths in the skeleton: a message shrinks when its payloads are cut out, and its length is not known before its end.
+ * Room for a varint of 5 bytes is left and filled in afterwards (a varint may be padded with zero groups), so nothing
+ * is moved.
  *
- * Budget: an empty message is 2 bytes in the file and some 100 in memory. The cost of each parsed thing is added up as the walk
- * goes, and a file that asks for much more memory than its size explains is refused before the first byte is parsed. */
+ * Budget: an empty message is 2 bytes in the file and some 100 in memory. The cost of each parsed thing is added up as
+ * the walk goes, and a file that asks for much more memory than its size explains is refused before the first byte is
+ * parsed. */
 #include "core/model/onnx_wire.h"
 
 #include <inttypes.h>
@@ -22,7 +24,7 @@ static const struct {
     const char *name;
     enum wire_type wire;
 } typed_lists[] = {
-    {"float_data", WIRE_32BIT}, {"int32_data", WIRE_VARINT},  {"int64_data", WIRE_VARINT},
+    {"float_data", WIRE_32BIT},  {"int32_data", WIRE_VARINT},  {"int64_data", WIRE_VARINT},
     {"double_data", WIRE_64BIT}, {"uint64_data", WIRE_VARINT},
 };
 
@@ -176,10 +178,10 @@ static int read_field(struct level *l, size_t at, struct wire_cut *out, unsigned
     uint32_t field = (uint32_t)(tag >> 3);
     *wire = (unsigned)tag & 7;
     if (field == 0)
-        return err_set(l->err, ERR_MODEL, "the field of %s at byte %zu has number 0; numbers start at 1", l->desc->short_name,
-                       at);
+        return err_set(l->err, ERR_MODEL, "the field of %s at byte %zu has number 0; numbers start at 1",
+                       l->desc->short_name, at);
     place(l, field, at, where);
-    *out = (struct wire_cut){.at = at, .start = p, .end = p, .field = field, .wire = (enum wire_type)*wire};
+    *out = (struct wire_cut){.at = at, .start = p, .end = p, .field = field, .wire = (enum wire_type) * wire};
     uint64_t left = l->end - p, need = 0;
     switch (*wire) {
     case WIRE_VARINT:
@@ -202,12 +204,13 @@ static int read_field(struct level *l, size_t at, struct wire_cut *out, unsigned
         need = 4;
         break;
     default:
-        return err_set(l->err, ERR_MODEL, "%s has wire type %u (%s), which ONNX does not use", where, *wire, wire_name(*wire));
+        return err_set(l->err, ERR_MODEL, "%s has wire type %u (%s), which ONNX does not use", where, *wire,
+                       wire_name(*wire));
     }
     if (need > left) {
         l->w->truncated = l->depth == 1;
-        return err_set(l->err, ERR_MODEL, "%s announces %" PRIu64 " bytes, but only %" PRIu64 " are left%s", where, need, left,
-                       l->depth == 1 ? "" : " in the message around it");
+        return err_set(l->err, ERR_MODEL, "%s announces %" PRIu64 " bytes, but only %" PRIu64 " are left%s", where,
+                       need, left, l->depth == 1 ? "" : " in the message around it");
     }
     out->end += (size_t)need;
     return 0;
@@ -229,7 +232,8 @@ static int check_packed(struct level *l, const ProtobufCFieldDescriptor *f, cons
     }
     for (; wire == WIRE_VARINT && p < c->end; count++)
         if (!wire_varint(l->w->bytes, &p, c->end, &value))
-            return err_set(l->err, ERR_MODEL, "%s is a packed list that ends inside a number", place(l, c->field, c->at, where));
+            return err_set(l->err, ERR_MODEL, "%s is a packed list that ends inside a number",
+                           place(l, c->field, c->at, where));
     return spend(l, count * 8, c->at);
 }
 
@@ -238,8 +242,7 @@ static int walk_message(struct level *l, size_t at, size_t end);
 static int walk_submessage(struct level *l, const ProtobufCFieldDescriptor *f, const struct wire_cut *c)
 {
     struct buf *skeleton = &l->w->skeleton;
-    struct level inner = {
-        .w = l->w, .desc = f->descriptor, .end = c->end, .depth = l->depth + 1, .err = l->err};
+    struct level inner = {.w = l->w, .desc = f->descriptor, .end = c->end, .depth = l->depth + 1, .err = l->err};
     if (inner.depth > WIRE_MAX_DEPTH)
         return err_set(l->err, ERR_MODEL, "nested deeper than %d levels at byte offset %zu", WIRE_MAX_DEPTH, c->at);
     if (spend(l, inner.desc->sizeof_message * 2 + 64, c->at))
@@ -294,12 +297,14 @@ static int walk_message(struct level *l, size_t at, size_t end)
             return -1;
         const ProtobufCFieldDescriptor *f = find_field(l->desc, c.field);
         if (f && !wire_fits(f, wire))
-            return err_set(l->err, ERR_MODEL, "%s has wire type %u (%s), expected %u (%s)", place(l, c.field, at, where), wire,
-                           wire_name(wire), (unsigned)expected_wire(f), wire_name(expected_wire(f)));
+            return err_set(l->err, ERR_MODEL, "%s has wire type %u (%s), expected %u (%s)",
+                           place(l, c.field, at, where), wire, wire_name(wire), (unsigned)expected_wire(f),
+                           wire_name(expected_wire(f)));
         if (f && f->type == PROTOBUF_C_TYPE_MESSAGE && f->label != PROTOBUF_C_LABEL_REPEATED) {
             uint64_t bit = (uint64_t)1 << ((f - l->desc->fields) & 63);
             if (seen & bit)
-                return err_set(l->err, ERR_MODEL, "%s appears twice; at most one is allowed", place(l, c.field, at, where));
+                return err_set(l->err, ERR_MODEL, "%s appears twice; at most one is allowed",
+                               place(l, c.field, at, where));
             seen |= bit;
         }
         if (l->depth == 1 && f && !is_number(f))
@@ -311,7 +316,8 @@ static int walk_message(struct level *l, size_t at, size_t end)
     return 0;
 }
 
-int wire_walk(struct wire *w, const unsigned char *bytes, size_t len, const ProtobufCMessageDescriptor *root, struct err *err)
+int wire_walk(struct wire *w, const unsigned char *bytes, size_t len, const ProtobufCMessageDescriptor *root,
+              struct err *err)
 {
     *w = (struct wire){.bytes = bytes, .len = len, .foreign = true};
     w->budget = len < BUDGET_MAX / BUDGET_FACTOR ? (size_t)BUDGET_BASE + len * BUDGET_FACTOR : BUDGET_MAX;
@@ -342,7 +348,8 @@ static void arena_hook_free(void *arena, void *pointer)
     (void)arena, (void)pointer;
 }
 
-ProtobufCMessage *wire_unpack(const struct wire *w, const ProtobufCMessageDescriptor *root, struct arena *arena, struct err *err)
+ProtobufCMessage *wire_unpack(const struct wire *w, const ProtobufCMessageDescriptor *root, struct arena *arena,
+                              struct err *err)
 {
     ProtobufCAllocator allocator = {arena_hook_alloc, arena_hook_free, arena};
     ProtobufCMessage *message = protobuf_c_message_unpack(root, &allocator, w->skeleton.len,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Out into files. Every file is written under a temporary name beside its place and renamed, data files first: a reader of the
- * folder sees the old model or the new one. Weights go from where they lie to the file, without a copy in between. */
+ * Out into files. Every file is written under a temporary name beside its place and renamed, data files first: a reader
+ * of the folder sees the old model or the new one. Weights go from where they lie to the file, without a copy in
+ * between. */
 #include "core/model/onnx_write.h"
 
 #include <errno.h>
@@ -56,7 +57,8 @@ static int emit(const struct encoder *e, sink_fn *sink, void *arg, struct err *e
 {
     size_t at = 0;
     for (size_t i = 0; i < e->n_pieces; i++) {
-        if (sink(arg, e->text.data + at, e->pieces[i].at - at, err) || sink(arg, e->pieces[i].data, e->pieces[i].len, err))
+        if (sink(arg, e->text.data + at, e->pieces[i].at - at, err) ||
+            sink(arg, e->pieces[i].data, e->pieces[i].len, err))
             return -1;
         at = e->pieces[i].at;
     }
@@ -101,7 +103,8 @@ static int data_path(struct pending *p, const char *model_path, const char *loca
 {
     const char *slash = strrchr(model_path, '/');
     int dir = slash ? (int)(slash - model_path) + 1 : 0;
-    if (!*location || strchr(location, '/') || strchr(location, '\\') || strstr(location, "..") || !strcmp(location, "."))
+    if (!*location || strchr(location, '/') || strchr(location, '\\') || strstr(location, "..") ||
+        !strcmp(location, "."))
         return err_set(err, ERR_MODEL, "external data location '%.200s' is no plain file name", location);
     if (!strcmp(model_path + dir, location))
         return err_set(err, ERR_MODEL, "external data location '%.200s' is the model file itself", location);
@@ -133,7 +136,8 @@ static int write_external(const struct encoder *e, const char *model_path, struc
 /* --- entry points --- */
 
 /* Encode as asked; once more with weights outside when the message is too large for protobuf. */
-static int encode_for_file(struct encoder *e, const struct model *m, const struct onnx_write_opts *opts, struct err *err)
+static int encode_for_file(struct encoder *e, const struct model *m, const struct onnx_write_opts *opts,
+                           struct err *err)
 {
     const char *name = opts && opts->external_name ? opts->external_name : "model.onnx.data";
     size_t threshold = opts ? opts->external_threshold : 0;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Structure, in one pass each: what the file says of itself, names, scopes, weights, types, cycles, functions. All checks are linear in the
- * model's size. */
+ * Structure, in one pass each: what the file says of itself, names, scopes, weights, types, cycles, functions. All
+ * checks are linear in the model's size. */
 #include "core/model/validate.h"
 
 #include <inttypes.h>
@@ -22,25 +22,29 @@ static int check_opsets(const struct model *m, struct err *err)
     for (int i = 0; i < m->n_opsets; i++) {
         const struct opset *o = &m->opsets[i];
         if (o->version < 1)
-            return err_set(err, ERR_MODEL, "opset_import of domain '%.100s' has version %" PRId64 "; versions start at 1",
+            return err_set(err, ERR_MODEL,
+                           "opset_import of domain '%.100s' has version %" PRId64 "; versions start at 1",
                            text_of(o->domain), o->version);
     }
     int64_t version = model_opset(m, "");
     if (version > ONNX_NEWEST_OPSET)
         return err_set(err, ERR_MODEL,
-                       "the model is written for opset %" PRId64 " of the standard operators; the newest known is %d", version,
-                       ONNX_NEWEST_OPSET);
+                       "the model is written for opset %" PRId64 " of the standard operators; the newest known is %d",
+                       version, ONNX_NEWEST_OPSET);
     for (uint32_t n = 0; version == 0 && n < m->n_nodes; n++)
-        if (m->nodes[n].op_type && model_domain_is_default(m->nodes[n].domain) && m->ir_version >= 3 && m->n_functions == 0)
-            return err_set(err, ERR_MODEL,
-                           "the model imports no version of the standard operators (opset_import with an empty domain)");
+        if (m->nodes[n].op_type && model_domain_is_default(m->nodes[n].domain) && m->ir_version >= 3 &&
+            m->n_functions == 0)
+            return err_set(
+                err, ERR_MODEL,
+                "the model imports no version of the standard operators (opset_import with an empty domain)");
     return 0;
 }
 
 static int check_header(const struct model *m, struct err *err)
 {
     if (!m->has_ir_version || m->ir_version < 1)
-        return err_set(err, ERR_MODEL, "the model says no ir_version (field 1 of ModelProto); ONNX files need one from 1 to %d",
+        return err_set(err, ERR_MODEL,
+                       "the model says no ir_version (field 1 of ModelProto); ONNX files need one from 1 to %d",
                        ONNX_NEWEST_IR);
     if (m->ir_version > ONNX_NEWEST_IR)
         return err_set(err, ERR_MODEL, "the model has ir_version %" PRId64 "; the newest known is %d", m->ir_version,
@@ -75,10 +79,11 @@ static int check_inputs(const struct model *m, const unsigned char *is_input, ui
         if (v == VALUE_NONE)
             continue;
         if (v >= m->n_values || !is_defined(m, is_input, v) || !in_scope(m, v, n->graph))
-            return err_set(err, ERR_MODEL,
-                           "node '%.200s' (%.60s) reads '%.200s' (input %d), which no node, graph input or initializer defines",
-                           node_label(m, node, label, sizeof label), n->op_type,
-                           v < m->n_values ? text_of(m->values[v].name) : "", i);
+            return err_set(
+                err, ERR_MODEL,
+                "node '%.200s' (%.60s) reads '%.200s' (input %d), which no node, graph input or initializer defines",
+                node_label(m, node, label, sizeof label), n->op_type, v < m->n_values ? text_of(m->values[v].name) : "",
+                i);
     }
     for (int i = 0; i < n->n_output; i++) {
         uint32_t v = n->output[i];
@@ -166,7 +171,8 @@ static int check_type(const struct type *type, const char *what, const char *nam
     return 0;
 }
 
-static int check_infos(const struct model *m, const struct value_info *list, int count, const char *what, struct err *err)
+static int check_infos(const struct model *m, const struct value_info *list, int count, const char *what,
+                       struct err *err)
 {
     for (int i = 0; i < count; i++)
         if (list[i].has_type && check_type(&list[i].type, what, m->values[list[i].value].name, err))
@@ -238,12 +244,12 @@ static const struct function *callee(const struct calls *c, const struct node *n
 {
     struct function key = {.name = n->op_type, .domain = n->domain, .overload = n->overload};
     const struct function *at = &key;
-    const struct function **hit =
-        bsearch(&at, c->sorted, (size_t)c->m->n_functions, sizeof *c->sorted, by_identity);
+    const struct function **hit = bsearch(&at, c->sorted, (size_t)c->m->n_functions, sizeof *c->sorted, by_identity);
     return hit ? *hit : NULL;
 }
 
-/* Each node of a function body that calls a function: count the call, or take it away when `caller` (1 + index) is done. */
+/* Each node of a function body that calls a function: count the call, or take it away when `caller` (1 + index) is
+ * done. */
 static void each_call(struct calls *c, uint32_t caller, uint32_t *queue, uint32_t *queued)
 {
     const struct model *m = c->m;

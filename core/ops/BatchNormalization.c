@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * BatchNormalization: y = (x - mean) / sqrt(var + epsilon) * scale + bias, statistics a channel (axis 1).
- * Versions   Up to opset 8 spatial = 0 asks for statistics a single activation (all axes but the batch). From 14 on, training_mode = 1
- *            normalizes by the batch's own moments (population variance) and gives the moving averages
- *            running = running * momentum + batch * (1 - momentum). Before 14 only the form for inference is run; its further outputs are
- *            the statistics it was given. */
+ * Versions   Up to opset 8 spatial = 0 asks for statistics a single activation (all axes but the batch). From 14 on,
+ *            training_mode = 1 normalizes by the batch's own moments (population variance) and gives the moving
+ *            averages running = running * momentum + batch * (1 - momentum). Before 14 only the form for inference is
+ *            run; its further outputs are the statistics it was given. */
 #include <inttypes.h>
 #include <math.h>
 
@@ -45,7 +45,8 @@ static int check_statistics(const struct infer_ctx *c, const struct shape *x, st
         if (op_dtype_kinds(c, i, "f", err) < 0)
             return -1;
         if ((is_spatial(c) && s->rank != SHAPE_UNKNOWN_RANK && s->rank != 1) || (got >= 0 && want >= 0 && got != want))
-            return err_set(err, ERR_SHAPE, "input '%s' has shape %s; it must hold one value for each of the %" PRId64 " channels",
+            return err_set(err, ERR_SHAPE,
+                           "input '%s' has shape %s; it must hold one value for each of the %" PRId64 " channels",
                            statistic[i], shape_text(s, text), want);
     }
     return 0;
@@ -87,7 +88,8 @@ static struct geometry geometry_of(const struct run_ctx *c)
     return g;
 }
 
-static void batch_moments(const struct tensor *x, const struct geometry *g, int64_t channel, double *mean, double *variance)
+static void batch_moments(const struct tensor *x, const struct geometry *g, int64_t channel, double *mean,
+                          double *variance)
 {
     const double count = (double)(g->batch * g->cells);
     double sum = 0, squares = 0;
@@ -118,8 +120,8 @@ static void apply_planes(void *arg, int64_t begin, int64_t end)
     for (int64_t i = begin; i < end; i++) {
         const int64_t at = i * k->g.cells, channel = i % k->g.channels;
         if (k->x->dtype == DTYPE_FLOAT)
-            norm_affine_f32((const float *)k->x->data + at, k->g.cells, (float)k->factor[channel], (float)k->shift[channel],
-                            (float *)k->y->data + at);
+            norm_affine_f32((const float *)k->x->data + at, k->g.cells, (float)k->factor[channel],
+                            (float)k->shift[channel], (float *)k->y->data + at);
         else
             norm_affine_f64((const double *)k->x->data + at, k->g.cells, k->factor[channel], k->shift[channel],
                             (double *)k->y->data + at);
@@ -150,7 +152,8 @@ static int compute(struct run_ctx *c, struct err *err)
         return err_set(err, ERR_NOMEM, "out of memory");
     double *shift = factor + g.channels;
     for (int64_t i = 0; i < g.channels; i++) {
-        const double old_mean = dtype_get(in[3]->dtype, in[3]->data, i), old_var = dtype_get(in[4]->dtype, in[4]->data, i);
+        const double old_mean = dtype_get(in[3]->dtype, in[3]->data, i),
+                     old_var = dtype_get(in[4]->dtype, in[4]->data, i);
         double mean = old_mean, variance = old_var;
         if (a->training_mode) {
             const double keep = (double)a->momentum;
@@ -181,8 +184,10 @@ static const struct op_sample samples[] = {
 };
 
 #define ROW(since_, until_, table, outputs, ...)                                                                     \
-    {.type = "BatchNormalization", .domain = "", .since = since_, .until = until_, .doc = "Normalizes each channel by its statistics.", \
-     .in_min = 5, .in_max = 5, .out_min = 1, .out_max = outputs, .attrs = table, .attrs_size = sizeof(struct bn_attrs), \
+    {.type = "BatchNormalization", .domain = "", .since = since_, .until = until_,                                   \
+     .doc = "Normalizes each channel by its statistics.",                                                            \
+     .in_min = 5, .in_max = 5, .out_min = 1, .out_max = outputs, .attrs = table,                                     \
+     .attrs_size = sizeof(struct bn_attrs),                                                                          \
      .infer = infer, .forward = forward, __VA_ARGS__}
 
 OP_CLASS(batch_normalization_1) = ROW(1, 6, bn_1, 5, .samples = NULL);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Clip: y = min(max(x, low), high). The bounds are attributes up to opset 10, optional scalar inputs since 11. Numbers of every type since
- * 12. Where low exceeds high, high wins. */
+ * Clip: y = min(max(x, low), high). The bounds are attributes up to opset 10, optional scalar inputs since 11.
+ * Numbers of every type since 12. Where low exceeds high, high wins. */
 #include <float.h>
 #include <inttypes.h>
 #include <math.h>
@@ -92,7 +92,8 @@ static void run_range(void *arg, int64_t begin, int64_t end)
     const struct job *k = arg;
     switch (k->x->dtype) {
     case DTYPE_FLOAT:
-        clip_f32((const float *)k->x->data + begin, (float *)k->y->data + begin, end - begin, (float)k->low, (float)k->high);
+        clip_f32((const float *)k->x->data + begin, (float *)k->y->data + begin, end - begin, (float)k->low,
+                 (float)k->high);
         break;
     case DTYPE_DOUBLE:
         clip_f64((const double *)k->x->data + begin, (double *)k->y->data + begin, end - begin, k->low, k->high);
@@ -101,7 +102,8 @@ static void run_range(void *arg, int64_t begin, int64_t end)
         clip_i64((const int64_t *)k->x->data + begin, (int64_t *)k->y->data + begin, end - begin, k->low_i, k->high_i);
         break;
     case DTYPE_UINT64:
-        clip_u64((const uint64_t *)k->x->data + begin, (uint64_t *)k->y->data + begin, end - begin, k->low_u, k->high_u);
+        clip_u64((const uint64_t *)k->x->data + begin, (uint64_t *)k->y->data + begin, end - begin, k->low_u,
+                 k->high_u);
         break;
     default:
         for (int64_t i = begin; i < end; i += PIECE)
@@ -115,8 +117,14 @@ static int forward(struct run_ctx *c, struct err *err)
         return -1;
     const struct clip_attrs *a = c->attrs;
     const struct tensor *x = c->in[0], *low = run_in(c, 1), *high = run_in(c, 2);
-    struct job k = {.x = x, .y = run_out(c, 0), .low = -INFINITY, .high = INFINITY, .low_i = INT64_MIN, .high_i = INT64_MAX,
-                    .low_u = 0, .high_u = UINT64_MAX};
+    struct job k = {.x = x,
+                    .y = run_out(c, 0),
+                    .low = -INFINITY,
+                    .high = INFINITY,
+                    .low_i = INT64_MIN,
+                    .high_i = INT64_MAX,
+                    .low_u = 0,
+                    .high_u = UINT64_MAX};
 
     if (!k.y)
         return 0;
@@ -141,7 +149,8 @@ static int forward(struct run_ctx *c, struct err *err)
     return 0;
 }
 
-static const struct op_sample old_samples[] = {{"f32[2,3,4]", "min=-0.5f max=1f", 1, 6}, {"f32[2,3]", "max=0.5f", 1, 6}, {NULL}};
+static const struct op_sample old_samples[] = {
+    {"f32[2,3,4]", "min=-0.5f max=1f", 1, 6}, {"f32[2,3]", "max=0.5f", 1, 6}, {NULL}};
 static const struct op_sample samples[] = {{"f32[2,3,4] f32[]=-0.5 f32[]=1", NULL},
                                            {"f32[2,3,4] none f32[]=1", NULL},
                                            {"f32[2,3,4] f32[]=0", NULL},
@@ -149,10 +158,30 @@ static const struct op_sample samples[] = {{"f32[2,3,4] f32[]=-0.5 f32[]=1", NUL
                                            {"f64[2,3] f64[]=-1 f64[]=1", NULL},
                                            {NULL}};
 
-OP_CLASS(clip_1) = {.type = "Clip", .domain = "", .since = 1, .until = 10, .doc = "Values held between two bounds.",
-                    .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1, .attrs = clip_attrs,
-                    .attrs_size = sizeof(struct clip_attrs), .infer = infer, .forward = forward, .quant = {QUANT_ABSORB},
+OP_CLASS(clip_1) = {.type = "Clip",
+                    .domain = "",
+                    .since = 1,
+                    .until = 10,
+                    .doc = "Values held between two bounds.",
+                    .in_min = 1,
+                    .in_max = 1,
+                    .out_min = 1,
+                    .out_max = 1,
+                    .attrs = clip_attrs,
+                    .attrs_size = sizeof(struct clip_attrs),
+                    .infer = infer,
+                    .forward = forward,
+                    .quant = {QUANT_ABSORB},
                     .samples = old_samples};
-OP_CLASS(clip_11) = {.type = "Clip", .domain = "", .since = 11, .doc = "Values held between two bounds.", .in_min = 1,
-                     .in_max = 3, .out_min = 1, .out_max = 1, .infer = infer, .forward = forward, .quant = {QUANT_ABSORB},
+OP_CLASS(clip_11) = {.type = "Clip",
+                     .domain = "",
+                     .since = 11,
+                     .doc = "Values held between two bounds.",
+                     .in_min = 1,
+                     .in_max = 3,
+                     .out_min = 1,
+                     .out_max = 1,
+                     .infer = infer,
+                     .forward = forward,
+                     .quant = {QUANT_ABSORB},
                      .samples = samples};

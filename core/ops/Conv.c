@@ -26,14 +26,16 @@ static int check_channels(const struct shape *x, const struct shape *w, int64_t 
     if (w->rank == SHAPE_UNKNOWN_RANK)
         return 0;
     if (w->dim[0] >= 0 && w->dim[0] % group != 0)
-        return err_set(err, ERR_SHAPE, "the weight has %" PRId64 " output channels; they must be a multiple of the %" PRId64
-                       " groups", w->dim[0], group);
+        return err_set(err, ERR_SHAPE,
+                       "the weight has %" PRId64 " output channels; they must be a multiple of the %" PRId64 " groups",
+                       w->dim[0], group);
     int64_t channels;
     if (x->rank == SHAPE_UNKNOWN_RANK || x->dim[1] < 0 || w->dim[1] < 0)
         return 0;
     if (!i64_mul(w->dim[1], group, &channels) || channels != x->dim[1])
-        return err_set(err, ERR_SHAPE, "the input has %" PRId64 " channels; the weight takes %" PRId64 " in each of %" PRId64
-                       " groups", x->dim[1], w->dim[1], group);
+        return err_set(err, ERR_SHAPE,
+                       "the input has %" PRId64 " channels; the weight takes %" PRId64 " in each of %" PRId64 " groups",
+                       x->dim[1], w->dim[1], group);
     return 0;
 }
 
@@ -50,12 +52,14 @@ static int check_bias(const struct infer_ctx *c, int64_t channels, struct err *e
 }
 
 /* The geometry for known ranks. */
-static int resolve(const struct conv_attrs *a, const struct shape *x, const struct shape *w, struct conv *cv, struct err *err)
+static int resolve(const struct conv_attrs *a, const struct shape *x, const struct shape *w, struct conv *cv,
+                   struct err *err)
 {
     char x_text[SHAPE_TEXT], w_text[SHAPE_TEXT];
 
     if (x->rank != w->rank)
-        return err_set(err, ERR_SHAPE, "the input has shape %s and the weight %s; they must have the same number of axes",
+        return err_set(err, ERR_SHAPE,
+                       "the input has shape %s and the weight %s; they must have the same number of axes",
                        shape_text(x, x_text), shape_text(w, w_text));
     if (sliding_resolve(&cv->w, &a->s, x, w->dim + 2, false, err) < 0)
         return -1;
@@ -100,9 +104,11 @@ static int compute(struct run_ctx *c, struct err *err)
     if (resolve(c->attrs, &x->shape, &w->shape, &cv, err) < 0)
         return -1;
     if (x->dtype != DTYPE_FLOAT && x->dtype != DTYPE_DOUBLE)
-        return err_set(err, ERR_OPERATOR, "convolution of %s is not supported; float32, float64, float16 and bfloat16 are",
+        return err_set(err, ERR_OPERATOR,
+                       "convolution of %s is not supported; float32, float64, float16 and bfloat16 are",
                        dtype_name(x->dtype));
-    if (!conv_scratch(&cv, x->dtype == DTYPE_FLOAT ? sizeof(float) : sizeof(double), c->pool ? pool_threads(c->pool) : 1, &bytes))
+    if (!conv_scratch(&cv, x->dtype == DTYPE_FLOAT ? sizeof(float) : sizeof(double),
+                      c->pool ? pool_threads(c->pool) : 1, &bytes))
         return err_set(err, ERR_MODEL_TOO_LARGE, "the convolution's working buffer would overflow the address space");
     void *scratch = bytes ? run_scratch(c, bytes, err) : NULL;
     if (bytes && !scratch)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * ConvTranspose: X [N, C, D1...Dn], W [C, M/G, k1...kn], B [M], Y [N, M, O1...On].
- * Sizes      O = stride * (D - 1) + output_padding + (k - 1) * dilation + 1 - pads. With output_shape (or auto_pad SAME, where
- *            O = D * stride) the pads follow from the size; the odd one goes to the end for SAME_UPPER, else to the beginning. */
+ * Sizes      O = stride * (D - 1) + output_padding + (k - 1) * dilation + 1 - pads. With output_shape (or auto_pad
+ *            SAME, where O = D * stride) the pads follow from the size; the odd one goes to the end for SAME_UPPER,
+ *            else to the beginning. */
 #include "core/kernels/conv_transpose.h"
 
 #include <inttypes.h>
@@ -25,11 +26,13 @@ static const struct op_attr conv_transpose_attrs[] = {
 static int check_list(const struct op_ints *list, const char *name, int rank, struct err *err)
 {
     if (list->count != 0 && list->count != rank)
-        return err_set(err, ERR_MODEL, "attribute '%s' has %d elements; the input has %d spatial axes, so it must have %d", name,
+        return err_set(err, ERR_MODEL,
+                       "attribute '%s' has %d elements; the input has %d spatial axes, so it must have %d", name,
                        list->count, rank, rank);
     for (int i = 0; i < list->count; i++) {
         if (list->at[i] < 0 || list->at[i] > INT32_MAX)
-            return err_set(err, ERR_MODEL, "attribute '%s' has %" PRId64 " at position %d; it must be in [0, 2147483647]", name,
+            return err_set(err, ERR_MODEL,
+                           "attribute '%s' has %" PRId64 " at position %d; it must be in [0, 2147483647]", name,
                            list->at[i], i);
     }
     return 0;
@@ -46,7 +49,8 @@ static int resolve_axis(const struct conv_transpose_attrs *a, struct window *w, 
     if (w->out[axis] < 0 || w->kernel[axis] < 0)
         return 0;
     if (w->out[axis] == 0 || !i64_mul(w->out[axis] - 1, w->stride[axis], &reach) || reach > INT64_MAX / 4)
-        return err_set(err, ERR_SHAPE, "spatial axis %d has size %" PRId64 ", which gives no valid output size", axis, w->out[axis]);
+        return err_set(err, ERR_SHAPE, "spatial axis %d has size %" PRId64 ", which gives no valid output size", axis,
+                       w->out[axis]);
     size = reach + extra + (w->kernel[axis] - 1) * w->dilation[axis] + 1;
     if (a->output_shape.count || same) {
         const int64_t want = a->output_shape.count ? a->output_shape.at[axis] : reach + w->stride[axis];
@@ -58,25 +62,33 @@ static int resolve_axis(const struct conv_transpose_attrs *a, struct window *w, 
         w->in[axis] = size - w->pad[axis] - w->pad_end[axis];
     }
     if (w->in[axis] < 1)
-        return err_set(err, ERR_SHAPE, "the output would have size %" PRId64 " at spatial axis %d; pads %" PRId64 " and %" PRId64
-                       " take away too much", w->in[axis], axis, w->pad[axis], w->pad_end[axis]);
+        return err_set(err, ERR_SHAPE,
+                       "the output would have size %" PRId64 " at spatial axis %d; pads %" PRId64 " and %" PRId64
+                       " take away too much",
+                       w->in[axis], axis, w->pad[axis], w->pad_end[axis]);
     return 0;
 }
 
-static int resolve(const struct conv_transpose_attrs *a, const struct shape *x, const struct shape *w, struct conv *cv, struct err *err)
+static int resolve(const struct conv_transpose_attrs *a, const struct shape *x, const struct shape *w, struct conv *cv,
+                   struct err *err)
 {
     const int rank = x->rank - 2;
 
     if (x->rank != w->rank)
-        return err_set(err, ERR_SHAPE, "the input has %d axes and the weight %d; they must have the same number", x->rank, w->rank);
-    if (sliding_read(&cv->w, &a->s, rank, w->dim + 2, err) < 0 || check_list(&a->output_padding, "output_padding", rank, err) < 0 ||
+        return err_set(err, ERR_SHAPE, "the input has %d axes and the weight %d; they must have the same number",
+                       x->rank, w->rank);
+    if (sliding_read(&cv->w, &a->s, rank, w->dim + 2, err) < 0 ||
+        check_list(&a->output_padding, "output_padding", rank, err) < 0 ||
         check_list(&a->output_shape, "output_shape", rank, err) < 0)
         return -1;
     if (a->group < 1 || (x->dim[1] >= 0 && x->dim[1] % a->group != 0))
-        return err_set(err, ERR_MODEL, "attribute 'group' is %" PRId64 "; it must be positive and divide the %" PRId64 " input channels",
+        return err_set(err, ERR_MODEL,
+                       "attribute 'group' is %" PRId64 "; it must be positive and divide the %" PRId64
+                       " input channels",
                        a->group, x->dim[1]);
     if (x->dim[1] >= 0 && w->dim[0] >= 0 && x->dim[1] != w->dim[0])
-        return err_set(err, ERR_SHAPE, "the input has %" PRId64 " channels but the weight takes %" PRId64 "; they must be equal",
+        return err_set(err, ERR_SHAPE,
+                       "the input has %" PRId64 " channels but the weight takes %" PRId64 "; they must be equal",
                        x->dim[1], w->dim[0]);
     for (int i = 0; i < rank; i++) {
         cv->w.out[i] = x->dim[i + 2];
@@ -109,7 +121,8 @@ static int infer(struct infer_ctx *c, struct err *err)
             out.dim[i] = cv.w.in[i - 2];
         if (infer_has(c, 2) && shape_known(infer_shape(c, 2)) && cv.c_out >= 0 &&
             (infer_shape(c, 2)->rank != 1 || infer_shape(c, 2)->dim[0] != cv.c_out))
-            return err_set(err, ERR_SHAPE, "the bias has shape %s; it must be [%" PRId64 "], one value an output channel",
+            return err_set(err, ERR_SHAPE,
+                           "the bias has shape %s; it must be [%" PRId64 "], one value an output channel",
                            shape_text(infer_shape(c, 2), text), cv.c_out);
     }
     infer_out(c, 0, dtype, &out);
@@ -129,7 +142,8 @@ static int compute(struct run_ctx *c, struct err *err)
         return -1;
     if (x->dtype != DTYPE_FLOAT && x->dtype != DTYPE_DOUBLE)
         return err_set(err, ERR_OPERATOR, "convolution of %s is not supported", dtype_name(x->dtype));
-    if (!conv_transpose_scratch(&cv, x->dtype == DTYPE_FLOAT ? sizeof(float) : sizeof(double), c->pool ? pool_threads(c->pool) : 1, &bytes))
+    if (!conv_transpose_scratch(&cv, x->dtype == DTYPE_FLOAT ? sizeof(float) : sizeof(double),
+                                c->pool ? pool_threads(c->pool) : 1, &bytes))
         return err_set(err, ERR_MODEL_TOO_LARGE, "the convolution's working buffer would overflow the address space");
     void *scratch = run_scratch(c, bytes ? bytes : 1, err);
     if (!scratch)
@@ -167,8 +181,19 @@ static const struct op_sample samples[] = {
 };
 
 OP_CLASS(conv_transpose) = {
-    .type = "ConvTranspose", .domain = "", .since = 1, .doc = "Transposed convolution with strides, dilations, padding and groups.",
-    .in_min = 2, .in_max = 3, .out_min = 1, .out_max = 1, .attrs = conv_transpose_attrs,
-    .attrs_size = sizeof(struct conv_transpose_attrs), .infer = infer, .forward = forward, .cost = cost,
-    .quant = {QUANT_COMPUTE, .weight = 1, .bias = 2, .channel_axis = 1}, .samples = samples,
+    .type = "ConvTranspose",
+    .domain = "",
+    .since = 1,
+    .doc = "Transposed convolution with strides, dilations, padding and groups.",
+    .in_min = 2,
+    .in_max = 3,
+    .out_min = 1,
+    .out_max = 1,
+    .attrs = conv_transpose_attrs,
+    .attrs_size = sizeof(struct conv_transpose_attrs),
+    .infer = infer,
+    .forward = forward,
+    .cost = cost,
+    .quant = {QUANT_COMPUTE, .weight = 1, .bias = 2, .channel_axis = 1},
+    .samples = samples,
 };

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Dropout. Inference (always up to opset 11; from 12 on unless the input training_mode is true) is the identity and a mask of ones.
- * Training zeroes each value with probability `ratio` and scales the others by 1 / (1 - ratio); ratio 0 keeps everything. */
+ * Dropout. Inference (always up to opset 11; from 12 on unless the input training_mode is true) is the identity and a
+ * mask of ones. Training zeroes each value with probability `ratio` and scales the others by 1 / (1 - ratio); ratio 0
+ * keeps everything. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -24,12 +25,14 @@ static int infer(struct infer_ctx *c, struct err *err)
     for (int i = 1; i < 3 && i < c->n_in; i++) {
         const struct tensor *t = op_value(c, i);
         if (t && tensor_count(t) != 1)
-            return err_set(err, ERR_SHAPE, "input '%s' has %" PRId64 " values; it must be a scalar", i == 1 ? "ratio" : "training_mode",
-                           tensor_count(t));
+            return err_set(err, ERR_SHAPE, "input '%s' has %" PRId64 " values; it must be a scalar",
+                           i == 1 ? "ratio" : "training_mode", tensor_count(t));
     }
     const struct tensor *ratio = op_value(c, 1);
-    if (ratio && ratio->data && !(dtype_get(ratio->dtype, ratio->data, 0) >= 0 && dtype_get(ratio->dtype, ratio->data, 0) < 1))
-        return err_set(err, ERR_MODEL, "the ratio is %g; it must be in [0, 1)", dtype_get(ratio->dtype, ratio->data, 0));
+    if (ratio && ratio->data &&
+        !(dtype_get(ratio->dtype, ratio->data, 0) >= 0 && dtype_get(ratio->dtype, ratio->data, 0) < 1))
+        return err_set(err, ERR_MODEL, "the ratio is %g; it must be in [0, 1)",
+                       dtype_get(ratio->dtype, ratio->data, 0));
     infer_out(c, 0, c->in[0]->dtype, infer_shape(c, 0));
     if (c->n_out > 1) /* the mask has the data's type before opset 10 */
         infer_out(c, 1, c->opset < 10 ? c->in[0]->dtype : DTYPE_BOOL, infer_shape(c, 0));
@@ -77,7 +80,8 @@ static int forward(struct run_ctx *c, struct err *err)
 static const struct op_sample samples[] = {{"f32[2,3]", NULL, 2}, {"f32[2,3] f32[]=0.3", NULL}, {NULL}};
 
 #define ROW(since_, until_, inputs, table, ...)                                                                      \
-    {.type = "Dropout", .domain = "", .since = since_, .until = until_, .doc = "Identity, unless training.", .in_min = 1, \
+    {.type = "Dropout", .domain = "", .since = since_, .until = until_, .doc = "Identity, unless training.",         \
+     .in_min = 1,                                                                                                    \
      .in_max = inputs, .out_min = 1, .out_max = 2, .attrs = table, .attrs_size = sizeof(struct dropout_attrs),       \
      .infer = infer, .forward = forward, .quant = {QUANT_PASS}, __VA_ARGS__}
 OP_CLASS(dropout_1) = ROW(1, 6, 1, attrs_1, .samples = NULL);

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Einsum: sums of products named by labels, "bij,bjk->bik". Without "->" the output takes the labels that occur once, in alphabetical
- * order, after the axes of "..." . Repeated labels of one operand take its diagonal.
- * Way        Operands are joined from left to right. To join two, the labels fall into four classes: in both and still needed (batch), only
- *            in the left (rows), only in the right (columns), in both and needed no more (summed). Strided copies bring both into
- *            [batch, rows, summed] and [batch, summed, columns], and a batch of matrix products does the rest. Labels that only one
- *            operand has and nobody needs are summed away before. A strided copy at the end gives the asked order.
- * Labels     letters are their own; the axes of "..." become labels 52, 53, ... counted from the right, so that they broadcast. */
+ * Einsum: sums of products named by labels, "bij,bjk->bik". Without "->" the output takes the labels that occur once,
+ * in alphabetical order, after the axes of "..." . Repeated labels of one operand take its diagonal.
+ * Way        Operands are joined from left to right. To join two, the labels fall into four classes: in both and
+ *            still needed (batch), only in the left (rows), only in the right (columns), in both and needed no more
+ *            (summed). Strided copies bring both into [batch, rows, summed] and [batch, summed, columns], and a batch
+ *            of matrix products does the rest. Labels that only one operand has and nobody needs are summed away
+ *            before. A strided copy at the end gives the asked order.
+ * Labels     letters are their own; the axes of "..." become labels 52, 53, ... counted from the right, so that they
+ *            broadcast. */
 #include <ctype.h>
 #include <inttypes.h>
 #include <string.h>
@@ -18,7 +20,8 @@ enum { ELLIPSIS = 52, LABELS = ELLIPSIS + SHAPE_MAX_RANK, MAX_OPERANDS = 12 };
 struct einsum_attrs {
     const char *equation;
 };
-static const struct op_attr einsum_attrs[] = {{OP_ATTR(einsum_attrs, equation), .kind = OP_STRING, .required = true}, {NULL}};
+static const struct op_attr einsum_attrs[] = {{OP_ATTR(einsum_attrs, equation), .kind = OP_STRING, .required = true},
+                                              {NULL}};
 
 /* The labels of one term, before "..." is told apart: ELLIPSIS stands for it. */
 struct term {
@@ -49,14 +52,17 @@ static int parse_term(const char **text, struct term *t, struct err *err)
             return err_set(err, ERR_MODEL, "attribute 'equation' has a term of more than %d labels", SHAPE_MAX_RANK);
         if (c == '.') {
             if (strncmp(*text, "...", 3) != 0 || t->ellipsis)
-                return err_set(err, ERR_MODEL, "attribute 'equation' has a misplaced '.'; only one '...' a term is allowed");
+                return err_set(err, ERR_MODEL,
+                               "attribute 'equation' has a misplaced '.'; only one '...' a term is allowed");
             t->ellipsis = true;
             t->label[t->count++] = ELLIPSIS;
             *text += 2;
         } else if (isalpha((unsigned char)c)) {
             t->label[t->count++] = label_of(c);
         } else {
-            return err_set(err, ERR_MODEL, "attribute 'equation' has the byte 0x%02x; letters, ',', '...' and '->' are allowed", (unsigned char)c);
+            return err_set(err, ERR_MODEL,
+                           "attribute 'equation' has the byte 0x%02x; letters, ',', '...' and '->' are allowed",
+                           (unsigned char)c);
         }
     }
     return 0;
@@ -117,7 +123,9 @@ static int take_dim(struct plan *p, int label, int64_t dim, struct err *err)
     if (!p->used[label] || *d == 1)
         *d = dim;
     else if (dim >= 0 && dim != 1 && *d >= 0 && *d != dim)
-        return err_set(err, ERR_SHAPE, "a label of the equation has size %" PRId64 " in one operand and %" PRId64 " in another", *d, dim);
+        return err_set(err, ERR_SHAPE,
+                       "a label of the equation has size %" PRId64 " in one operand and %" PRId64 " in another", *d,
+                       dim);
     else if (*d < 0 && dim > 1)
         *d = dim;
     p->used[label] = true;
@@ -145,7 +153,8 @@ static void default_output(struct equation *e)
             e->out.label[e->out.count++] = l;
 }
 
-static int plan_make(const struct einsum_attrs *a, const struct shape *const *in, int n, struct plan *p, struct err *err)
+static int plan_make(const struct einsum_attrs *a, const struct shape *const *in, int n, struct plan *p,
+                     struct err *err)
 {
     int widest = 0;
 
@@ -153,14 +162,16 @@ static int plan_make(const struct einsum_attrs *a, const struct shape *const *in
     if (parse(a->equation, &p->e, err) < 0)
         return -1;
     if (p->e.operands != n)
-        return err_set(err, ERR_MODEL, "attribute 'equation' has %d operands but the node has %d inputs", p->e.operands, n);
+        return err_set(err, ERR_MODEL, "attribute 'equation' has %d operands but the node has %d inputs", p->e.operands,
+                       n);
     if (!p->e.has_out)
         default_output(&p->e);
     for (int i = 0; i < n; i++) {
         struct term *t = &p->e.in[i];
         const int axes = in[i]->rank - (t->count - (t->ellipsis ? 1 : 0));
         if ((!t->ellipsis && axes != 0) || expand(t, axes, err) < 0)
-            return err_set(err, ERR_SHAPE, "operand #%d has %d axes, which its term of the equation does not fit", i, in[i]->rank);
+            return err_set(err, ERR_SHAPE, "operand #%d has %d axes, which its term of the equation does not fit", i,
+                           in[i]->rank);
         widest = t->ellipsis && axes > widest ? axes : widest;
         for (int k = 0; k < t->count; k++)
             if (take_dim(p, t->label[k], in[i]->dim[k], err) < 0)
@@ -194,7 +205,8 @@ static int infer(struct infer_ctx *c, struct err *err)
     enum dtype dtype;
     bool known = true;
 
-    if (op_need(c, c->n_in, err) < 0 || op_same_dtype(c, 0, c->n_in, &dtype, err) < 0 || op_dtype_kinds(c, 0, "fiu", err) < 0)
+    if (op_need(c, c->n_in, err) < 0 || op_same_dtype(c, 0, c->n_in, &dtype, err) < 0 ||
+        op_dtype_kinds(c, 0, "fiu", err) < 0)
         return -1;
     if (c->n_in > MAX_OPERANDS)
         return err_set(err, ERR_OPERATOR, "%d operands; at most %d are supported", c->n_in, MAX_OPERANDS);
@@ -308,7 +320,8 @@ static int reduce(const struct job *j, struct view *v, const bool *needed, struc
 static int join(const struct job *j, struct view *a, struct view *b, const bool *needed, struct err *err)
 {
     bool wanted[LABELS];
-    int batch[LABELS], rows[LABELS], cols[LABELS], inner[LABELS], list[3 * LABELS], n_batch = 0, n_rows = 0, n_cols = 0, n_inner = 0;
+    int batch[LABELS], rows[LABELS], cols[LABELS], inner[LABELS], list[3 * LABELS], n_batch = 0, n_rows = 0, n_cols = 0,
+                                                                                    n_inner = 0;
     int64_t n_a, n_b, n_y, count = 1, m = 1, n = 1, k = 1;
 
     for (int l = 0; l < LABELS; l++)
@@ -476,6 +489,17 @@ static const struct op_sample samples[] = {
     {"f32[2,3,4]", "equation=ijk->j"},                  {"f64[2,3] f64[2,3]", "equation=ij,ij->"},
     {NULL}};
 
-OP_CLASS(einsum) = {.type = "Einsum", .domain = "", .since = 12, .doc = "Sums of products named by labels.", .in_min = 1,
-                    .in_max = -1, .out_min = 1, .out_max = 1, .attrs = einsum_attrs, .attrs_size = sizeof(struct einsum_attrs),
-                    .infer = infer, .forward = forward, .cost = cost, .samples = samples};
+OP_CLASS(einsum) = {.type = "Einsum",
+                    .domain = "",
+                    .since = 12,
+                    .doc = "Sums of products named by labels.",
+                    .in_min = 1,
+                    .in_max = -1,
+                    .out_min = 1,
+                    .out_max = 1,
+                    .attrs = einsum_attrs,
+                    .attrs_size = sizeof(struct einsum_attrs),
+                    .infer = infer,
+                    .forward = forward,
+                    .cost = cost,
+                    .samples = samples};

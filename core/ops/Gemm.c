@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Gemm: Y = alpha * op(A) op(B) + beta * C.
- * Shapes     op(A) [M, K], op(B) [K, N], C broadcasts to [M, N]. Before opset 7, C broadcasts only with attribute broadcast = 1;
- *            from 11 on, C may be absent. */
+ * Shapes     op(A) [M, K], op(B) [K, N], C broadcasts to [M, N]. Before opset 7, C broadcasts only with attribute
+ *            broadcast = 1; from 11 on, C may be absent. */
 #include "core/kernels/gemm.h"
 
 #include <inttypes.h>
@@ -15,7 +15,8 @@ struct gemm_attrs {
 };
 
 #define GEMM_ATTRS                                                                                                   \
-    {OP_ATTR(gemm_attrs, alpha), .kind = OP_FLOAT, .def_f = 1}, {OP_ATTR(gemm_attrs, beta), .kind = OP_FLOAT, .def_f = 1}, \
+    {OP_ATTR(gemm_attrs, alpha), .kind = OP_FLOAT, .def_f = 1}, {OP_ATTR(gemm_attrs, beta), .kind = OP_FLOAT,        \
+     .def_f = 1},                                                                                                    \
         {OP_ATTR(gemm_attrs, transA), .kind = OP_BOOL}, {OP_ATTR(gemm_attrs, transB), .kind = OP_BOOL}
 
 static const struct op_attr gemm_attrs_1[] = {GEMM_ATTRS, {OP_ATTR(gemm_attrs, broadcast), .kind = OP_BOOL}, {NULL}};
@@ -69,7 +70,9 @@ static int infer(struct infer_ctx *c, struct err *err)
         matrix_dims(c, 1, a->transB, &k2, &n, err) < 0)
         return -1;
     if (k >= 0 && k2 >= 0 && k != k2)
-        return err_set(err, ERR_SHAPE, "A has %" PRId64 " columns but B has %" PRId64 " rows (after transA and transB); they must be equal",
+        return err_set(err, ERR_SHAPE,
+                       "A has %" PRId64 " columns but B has %" PRId64
+                       " rows (after transA and transB); they must be equal",
                        k, k2);
     const struct shape out = SHAPE(m, n);
     if (check_addend(c, &out, err) < 0)
@@ -112,7 +115,8 @@ static int compute_integers(struct run_ctx *c, const struct gemm *g, struct err 
             if (addend) {
                 const struct shape *s = &addend->shape;
                 const int64_t cols = s->rank >= 1 ? s->dim[s->rank - 1] : 1, rows = s->rank == 2 ? s->dim[0] : 1;
-                value += g->beta * dtype_get(addend->dtype, addend->data, (rows == 1 ? 0 : i) * cols + (cols == 1 ? 0 : j));
+                value +=
+                    g->beta * dtype_get(addend->dtype, addend->data, (rows == 1 ? 0 : i) * cols + (cols == 1 ? 0 : j));
             }
             dtype_set(y->dtype, y->data, i * g->n + j, value);
         }
@@ -176,7 +180,8 @@ static const struct op_sample gemm_samples[] = {
 
 #define GEMM_ROW                                                                                                     \
     .type = "Gemm", .domain = "", .doc = "General matrix product: alpha * op(A) op(B) + beta * C.",                  \
-    .out_min = 1, .out_max = 1, .attrs_size = sizeof(struct gemm_attrs), .infer = infer, .forward = forward, .cost = cost, \
+    .out_min = 1, .out_max = 1, .attrs_size = sizeof(struct gemm_attrs), .infer = infer, .forward = forward,         \
+    .cost = cost,                                                                                                    \
     .quant = {QUANT_COMPUTE, .weight = 1, .bias = 2, .channel_axis = 1, .channel_axis_of = channel_axis}
 
 OP_CLASS(gemm_1) = {GEMM_ROW, .since = 1, .until = 6, .in_min = 3, .in_max = 3, .attrs = gemm_attrs_1};

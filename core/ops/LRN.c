@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * LRN, local response normalization across channels: y[c] = x[c] / (bias + alpha / size * sum of x[i]^2)^beta over the channels i in
- * [c - floor((size - 1) / 2), c + ceil((size - 1) / 2)]. */
+ * LRN, local response normalization across channels: y[c] = x[c] / (bias + alpha / size * sum of x[i]^2)^beta over
+ * the channels i in [c - floor((size - 1) / 2), c + ceil((size - 1) / 2)]. */
 #include <inttypes.h>
 #include <math.h>
 
@@ -25,7 +25,8 @@ static int infer(struct infer_ctx *c, struct err *err)
     if (a->size < 1)
         return err_set(err, ERR_MODEL, "attribute 'size' is %" PRId64 "; it must be at least 1", a->size);
     if (infer_shape(c, 0)->rank >= 0 && infer_shape(c, 0)->rank < 2)
-        return err_set(err, ERR_SHAPE, "the input has %d axes; it must be [batch, channels, ...]", infer_shape(c, 0)->rank);
+        return err_set(err, ERR_SHAPE, "the input has %d axes; it must be [batch, channels, ...]",
+                       infer_shape(c, 0)->rank);
     return op_infer_same(c, err);
 }
 

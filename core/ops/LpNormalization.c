@@ -68,6 +68,16 @@ static int forward(struct run_ctx *c, struct err *err)
 
 static const struct op_sample samples[] = {{"f32[2,3,4]", NULL}, {"f32[2,3,4]", "axis=1 p=1"}, {NULL}};
 
-OP_CLASS(lp_normalization) = {.type = "LpNormalization", .domain = "", .since = 1, .doc = "Lines divided by their norm.",
-                              .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1, .attrs = lp_attrs,
-                              .attrs_size = sizeof(struct lp_attrs), .infer = infer, .forward = forward, .samples = samples};
+OP_CLASS(lp_normalization) = {.type = "LpNormalization",
+                              .domain = "",
+                              .since = 1,
+                              .doc = "Lines divided by their norm.",
+                              .in_min = 1,
+                              .in_max = 1,
+                              .out_min = 1,
+                              .out_max = 1,
+                              .attrs = lp_attrs,
+                              .attrs_size = sizeof(struct lp_attrs),
+                              .infer = infer,
+                              .forward = forward,
+                              .samples = samples};

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * MatMul: Y = A B with numpy's rules: stacks of matrices broadcast, a vector is a row (left) or a column (right) whose axis vanishes
- * from the result. */
+ * MatMul: Y = A B with numpy's rules: stacks of matrices broadcast, a vector is a row (left) or a column (right)
+ * whose axis vanishes from the result. */
 #include "core/kernels/gemm.h"
 #include "core/ops/matmul_shape.h"
 #include "core/ops/widen.h"
@@ -30,7 +30,8 @@ static void compute_integers(const struct run_ctx *c, const struct matmul_plan *
             sum += (uint64_t)dtype_get_i64(a->dtype, a->data, p->a_at[item] + row * p->k + q) *
                    (uint64_t)dtype_get_i64(b->dtype, b->data, p->b_at[item] + q * p->n + col);
         const int64_t value = (int64_t)sum;
-        dtype_convert(y->dtype, (char *)y->data + (size_t)i * (size_t)(dtype_bits(y->dtype) / 8), DTYPE_INT64, &value, 1);
+        dtype_convert(y->dtype, (char *)y->data + (size_t)i * (size_t)(dtype_bits(y->dtype) / 8), DTYPE_INT64, &value,
+                      1);
     }
 }
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * MaxUnpool: zeros, with the values of X at the places that MaxPool's second output named (flat over the whole pooled tensor).
- * Size       (in - 1) * stride + kernel - pads by default; output_shape, when given, is the size instead, and the places still count in the default one. */
+ * MaxUnpool: zeros, with the values of X at the places that MaxPool's second output named (flat over the whole pooled
+ * tensor).
+ * Size       (in - 1) * stride + kernel - pads by default; output_shape, when given, is the size instead, and the
+ *            places still count in the default one. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -24,8 +26,10 @@ static int natural_size(const struct unpool_attrs *a, const struct shape *x, str
         return -1;
     for (int i = 0; i < w.rank; i++) {
         int64_t reach = DIM_UNKNOWN;
-        if (x->dim[i + 2] >= 0 && (x->dim[i + 2] < 1 || !i64_mul(x->dim[i + 2] - 1, w.stride[i], &reach) || reach > INT64_MAX / 4))
-            return err_set(err, ERR_SHAPE, "spatial axis %d has size %" PRId64 ", which gives no valid output size", i, x->dim[i + 2]);
+        if (x->dim[i + 2] >= 0 &&
+            (x->dim[i + 2] < 1 || !i64_mul(x->dim[i + 2] - 1, w.stride[i], &reach) || reach > INT64_MAX / 4))
+            return err_set(err, ERR_SHAPE, "spatial axis %d has size %" PRId64 ", which gives no valid output size", i,
+                           x->dim[i + 2]);
         out->dim[i + 2] = reach < 0 ? DIM_UNKNOWN : reach + w.kernel[i] - w.pad[i] - w.pad_end[i];
         if (reach >= 0 && out->dim[i + 2] < 1)
             return err_set(err, ERR_SHAPE, "the pads leave no output at spatial axis %d", i);
@@ -60,7 +64,8 @@ static int infer(struct infer_ctx *c, struct err *err)
             out.rank = count;
             for (int i = 0; i < count; i++) {
                 if (dims[i] < 0)
-                    return err_set(err, ERR_MODEL, "output_shape has %" PRId64 " at position %d; it must not be negative", dims[i], i);
+                    return err_set(err, ERR_MODEL,
+                                   "output_shape has %" PRId64 " at position %d; it must not be negative", dims[i], i);
                 out.dim[i] = dims[i];
             }
         }
@@ -101,12 +106,22 @@ static int forward(struct run_ctx *c, struct err *err)
     for (int64_t i = 0, n = tensor_count(x); i < n; i++) {
         const int64_t place = tensor_i64(places)[i], at = place < 0 ? -1 : translate(place, &natural, &y->shape);
         if (at < 0)
-            return err_set(err, ERR_MODEL, "place #%" PRId64 " is %" PRId64 "; it must lie inside the output", i, place);
+            return err_set(err, ERR_MODEL, "place #%" PRId64 " is %" PRId64 "; it must lie inside the output", i,
+                           place);
         memcpy((char *)y->data + (size_t)at * elem, (const char *)x->data + (size_t)i * elem, elem);
     }
     return 0;
 }
 
-OP_CLASS(max_unpool) = {.type = "MaxUnpool", .domain = "", .since = 9, .doc = "Values back to the places their maximum came from.",
-                        .in_min = 2, .in_max = 3, .out_min = 1, .out_max = 1, .attrs = unpool_attrs,
-                        .attrs_size = sizeof(struct unpool_attrs), .infer = infer, .forward = forward};
+OP_CLASS(max_unpool) = {.type = "MaxUnpool",
+                        .domain = "",
+                        .since = 9,
+                        .doc = "Values back to the places their maximum came from.",
+                        .in_min = 2,
+                        .in_max = 3,
+                        .out_min = 1,
+                        .out_max = 1,
+                        .attrs = unpool_attrs,
+                        .attrs_size = sizeof(struct unpool_attrs),
+                        .infer = infer,
+                        .forward = forward};

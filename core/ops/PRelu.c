@@ -28,8 +28,8 @@ static int infer(struct infer_ctx *c, struct err *err)
     if (x->rank != SHAPE_UNKNOWN_RANK && s->rank != SHAPE_UNKNOWN_RANK) {
         const struct shape slope = slope_shape(c->opset, x, s);
         if (!shape_broadcast(x, &slope, &both) || (shape_known(x) && shape_known(s) && !shape_equal(&both, x)))
-            return err_set(err, ERR_SHAPE, "the slope has shape %s; it must broadcast to the input's %s", shape_text(s, s_text),
-                           shape_text(x, x_text));
+            return err_set(err, ERR_SHAPE, "the slope has shape %s; it must broadcast to the input's %s",
+                           shape_text(s, s_text), shape_text(x, x_text));
     }
     infer_out(c, 0, dtype, x);
     return 0;
@@ -74,5 +74,14 @@ static int forward(struct run_ctx *c, struct err *err)
 static const struct op_sample samples[] = {
     {"f32[2,3,4,5] !f32[3,1,1]", NULL}, {"f32[2,3] !f32[1]", NULL}, {"f32[2,3,4] f32[2,3,4]", NULL}, {NULL}};
 
-OP_CLASS(prelu) = {.type = "PRelu", .domain = "", .since = 1, .doc = "x, or a learned slope times x where negative.",
-                   .in_min = 2, .in_max = 2, .out_min = 1, .out_max = 1, .infer = infer, .forward = forward, .samples = samples};
+OP_CLASS(prelu) = {.type = "PRelu",
+                   .domain = "",
+                   .since = 1,
+                   .doc = "x, or a learned slope times x where negative.",
+                   .in_min = 2,
+                   .in_max = 2,
+                   .out_min = 1,
+                   .out_max = 1,
+                   .infer = infer,
+                   .forward = forward,
+                   .samples = samples};

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * QuantizeLinear: y = saturate(round_half_even(x / scale) + zero). DequantizeLinear: y = (x - zero) * scale.
- * Scales     one for the tensor; or (opset 13) one for each index along `axis`; or (21) one for each block of `block_size` values along
- *            `axis`. A line is a run of values that share a scale: whole images of a channel when per axis, so loops are long.
+ * Scales     one for the tensor; or (opset 13) one for each index along `axis`; or (21) one for each block of
+ *            `block_size` values along `axis`. A line is a run of values that share a scale: whole images of a
+ *            channel when per axis, so loops are long.
  * Types      8, 16, 4 and 2 bit integers, int32 (dequantize), float8 and float4 by conversion with saturation.
- * DynamicQuantizeLinear: uint8, range widened to hold 0, scale = (max - min) / 255, zero = saturate(round(-min / scale)). */
+ * DynamicQuantizeLinear: uint8, range widened to hold 0, scale = (max - min) / 255, zero = saturate(round(-min /
+ * scale)). */
 #include <inttypes.h>
 #include <math.h>
 
@@ -26,7 +28,8 @@ static const struct op_attr dequantize_21[] = {AXIS, BLOCK, {NULL}};
 static const struct op_attr dequantize_23[] = {AXIS, BLOCK, OUTPUT, {NULL}};
 
 /* ---- layout ---- */
-/* x seen as [outer, length, inner]; index d of `length` takes the scale (o * scales + d / block) * scale_inner + i % scale_inner. */
+/* x seen as [outer, length, inner]; index d of `length` takes the scale (o * scales + d / block) * scale_inner + i %
+ * scale_inner. */
 struct layout {
     int64_t outer, length, inner, block, scales;
     enum { PER_TENSOR, PER_AXIS, PER_BLOCK } kind;
@@ -35,8 +38,8 @@ struct layout {
 static int scale_mismatch(const struct shape *x, const struct shape *scale, const char *want, struct err *err)
 {
     char x_text[SHAPE_TEXT], s_text[SHAPE_TEXT];
-    return err_set(err, ERR_SHAPE, "the scale has shape %s for an input of shape %s; it must be %s", shape_text(scale, s_text),
-                   shape_text(x, x_text), want);
+    return err_set(err, ERR_SHAPE, "the scale has shape %s for an input of shape %s; it must be %s",
+                   shape_text(scale, s_text), shape_text(x, x_text), want);
 }
 
 /* Scale against input, as far as both are known; `l` is complete only for known shapes. */
@@ -93,9 +96,12 @@ static int check_zero_point(const struct infer_ctx *c, struct err *err)
 
 static int dtype_attr(int64_t number, const char *kinds, enum dtype *dtype, struct err *err)
 {
-    if (number <= 0 || number >= DTYPE_COUNT || (dtype_kind((enum dtype)number) != kinds[0] && dtype_kind((enum dtype)number) != kinds[1] &&
-                                                 dtype_kind((enum dtype)number) != kinds[2]))
-        return err_set(err, ERR_MODEL, "attribute 'output_dtype' is %" PRId64 "; it must be the number of a fitting element type", number);
+    if (number <= 0 || number >= DTYPE_COUNT ||
+        (dtype_kind((enum dtype)number) != kinds[0] && dtype_kind((enum dtype)number) != kinds[1] &&
+         dtype_kind((enum dtype)number) != kinds[2]))
+        return err_set(err, ERR_MODEL,
+                       "attribute 'output_dtype' is %" PRId64 "; it must be the number of a fitting element type",
+                       number);
     *dtype = (enum dtype)number;
     return 0;
 }
@@ -116,7 +122,8 @@ static int infer_quantize(struct infer_ctx *c, struct err *err)
         if (dtype_attr(a->output_dtype, "fiu", &asked, err) < 0)
             return -1;
         if (infer_has(c, 2) && out != DTYPE_NONE && out != asked)
-            return err_set(err, ERR_MODEL, "attribute 'output_dtype' asks for %s but the zero point is %s; they must agree",
+            return err_set(err, ERR_MODEL,
+                           "attribute 'output_dtype' asks for %s but the zero point is %s; they must agree",
                            dtype_name(asked), dtype_name(out));
         out = asked;
     }
@@ -344,8 +351,10 @@ static int forward_dynamic(struct run_ctx *c, struct err *err)
 }
 
 /* ---- rows ---- */
-static const struct op_sample quantize_samples[] = {
-    {"f32[2,3,4] f32[]=0.05 u8[]=128", NULL}, {"f32[2,3,4] f32[3]=0.05,0.02,0.1 i8[3]=0,0,0", "axis=1"}, {"f32[4,5] f32[]=0.1", NULL}, {NULL}};
+static const struct op_sample quantize_samples[] = {{"f32[2,3,4] f32[]=0.05 u8[]=128", NULL},
+                                                    {"f32[2,3,4] f32[3]=0.05,0.02,0.1 i8[3]=0,0,0", "axis=1"},
+                                                    {"f32[4,5] f32[]=0.1", NULL},
+                                                    {NULL}};
 static const struct op_sample dequantize_samples[] = {{"u8[2,3,4] f32[]=0.05 u8[]=3", NULL},
                                                       {"i8[2,3,4] f32[3]=0.05,0.02,0.1 i8[3]=0,1,2", "axis=1"},
                                                       {"i32[4,5] f32[]=0.1", NULL},
@@ -354,20 +363,32 @@ static const struct op_sample dequantize_samples[] = {{"u8[2,3,4] f32[]=0.05 u8[
 static const struct op_sample dynamic_samples[] = {{"f32[3,4,5]", NULL, 3}, {NULL}};
 
 #define ROW(type_, since_, until_, table, name, ...)                                                                 \
-    {.type = type_, .domain = "", .since = since_, .until = until_, .in_min = 2, .in_max = 3, .out_min = 1, .out_max = 1, \
-     .attrs = table, .attrs_size = sizeof(struct quantize_attrs), .infer = infer_##name, .forward = forward_##name, __VA_ARGS__}
+    {                                                                                                                \
+        .type = type_, .domain = "", .since = since_, .until = until_, .in_min = 2, .in_max = 3, .out_min = 1,       \
+        .out_max = 1, .attrs = table, .attrs_size = sizeof(struct quantize_attrs), .infer = infer_##name,            \
+        .forward = forward_##name, __VA_ARGS__                                                                       \
+    }
 #define QUANTIZE_DOC .doc = "Integers from floats: saturate(round(x / scale) + zero)."
 #define DEQUANTIZE_DOC .doc = "Floats from integers: (x - zero) * scale."
 OP_CLASS(quantize_linear_10) = ROW("QuantizeLinear", 10, 12, NULL, quantize, QUANTIZE_DOC);
 OP_CLASS(quantize_linear_13) = ROW("QuantizeLinear", 13, 18, attrs_13, quantize, QUANTIZE_DOC);
 OP_CLASS(quantize_linear_19) = ROW("QuantizeLinear", 19, 20, quantize_19, quantize, QUANTIZE_DOC);
 OP_CLASS(quantize_linear_21) = ROW("QuantizeLinear", 21, 22, quantize_21, quantize, QUANTIZE_DOC);
-OP_CLASS(quantize_linear_23) = ROW("QuantizeLinear", 23, 0, quantize_23, quantize, QUANTIZE_DOC, .samples = quantize_samples);
+OP_CLASS(quantize_linear_23) = ROW("QuantizeLinear", 23, 0, quantize_23, quantize, QUANTIZE_DOC,
+                                   .samples = quantize_samples);
 OP_CLASS(dequantize_linear_10) = ROW("DequantizeLinear", 10, 12, NULL, dequantize, DEQUANTIZE_DOC);
 OP_CLASS(dequantize_linear_13) = ROW("DequantizeLinear", 13, 20, attrs_13, dequantize, DEQUANTIZE_DOC);
 OP_CLASS(dequantize_linear_21) = ROW("DequantizeLinear", 21, 22, dequantize_21, dequantize, DEQUANTIZE_DOC);
-OP_CLASS(dequantize_linear_23) = ROW("DequantizeLinear", 23, 0, dequantize_23, dequantize, DEQUANTIZE_DOC, .samples = dequantize_samples);
-OP_CLASS(dynamic_quantize_linear) = {
-    .type = "DynamicQuantizeLinear", .domain = "", .since = 11, .doc = "uint8 from floats, with scale and zero point from their range.",
-    .in_min = 1, .in_max = 1, .out_min = 3, .out_max = 3, .infer = infer_dynamic, .forward = forward_dynamic,
-    .samples = dynamic_samples};
+OP_CLASS(dequantize_linear_23) = ROW("DequantizeLinear", 23, 0, dequantize_23, dequantize, DEQUANTIZE_DOC,
+                                     .samples = dequantize_samples);
+OP_CLASS(dynamic_quantize_linear) = {.type = "DynamicQuantizeLinear",
+                                     .domain = "",
+                                     .since = 11,
+                                     .doc = "uint8 from floats, with scale and zero point from their range.",
+                                     .in_min = 1,
+                                     .in_max = 1,
+                                     .out_min = 3,
+                                     .out_max = 3,
+                                     .infer = infer_dynamic,
+                                     .forward = forward_dynamic,
+                                     .samples = dynamic_samples};

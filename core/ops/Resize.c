@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Resize and its ancestor Upsample: every axis is resampled on its own.
- * Idea       For an axis, each output index takes a few input indices with weights ("taps"): one for nearest, two for linear, four for
- *            cubic, more when antialiased. An N-d resize is one pass an axis, [outer, in, inner] -> [outer, out, inner]; axes that keep their
- *            size and positions are skipped. Nearest needs no arithmetic and is done in one pass for every element type.
- * Positions  coordinate_transformation_mode, computed in float32 like ONNX Runtime, so that ties of `nearest` fall the same way.
- * Old forms  Upsample and Resize 10 use x / scale; their nearest is the floor when enlarging and the ceiling when shrinking.
+ * Idea       For an axis, each output index takes a few input indices with weights ("taps"): one for nearest, two for
+ *            linear, four for cubic, more when antialiased. An N-d resize is one pass an axis, [outer, in, inner] ->
+ *            [outer, out, inner]; axes that keep their size and positions are skipped. Nearest needs no arithmetic
+ *            and is done in one pass for every element type.
+ * Positions  coordinate_transformation_mode, computed in float32 like ONNX Runtime, so that ties of `nearest` fall
+ *            the same way.
+ * Old forms  Upsample and Resize 10 use x / scale; their nearest is the floor when enlarging and the ceiling when
+ *            shrinking.
  * Outside    tf_crop_and_resize may point outside the image: those outputs take extrapolation_value. */
 #include <inttypes.h>
 #include <math.h>
@@ -13,7 +16,15 @@
 #include "core/ops/widen.h"
 
 enum mode { NEAREST, LINEAR, CUBIC };
-enum transform { HALF_PIXEL, HALF_PIXEL_SYMMETRIC, PYTORCH_HALF_PIXEL, ALIGN_CORNERS, ASYMMETRIC, TF_HALF_PIXEL_FOR_NN, TF_CROP_AND_RESIZE };
+enum transform {
+    HALF_PIXEL,
+    HALF_PIXEL_SYMMETRIC,
+    PYTORCH_HALF_PIXEL,
+    ALIGN_CORNERS,
+    ASYMMETRIC,
+    TF_HALF_PIXEL_FOR_NN,
+    TF_CROP_AND_RESIZE
+};
 enum nearest { ROUND_PREFER_FLOOR, ROUND_PREFER_CEIL, FLOOR, CEIL, SIMPLE };
 enum policy { STRETCH, NOT_LARGER, NOT_SMALLER };
 static const char *const modes[] = {"nearest", "linear", "cubic", NULL};
@@ -56,7 +67,8 @@ static const struct op_attr attrs_18[] = {
 /* ---- what is asked for ---- */
 struct geometry {
     int rank;
-    float scale[SHAPE_MAX_RANK], start[SHAPE_MAX_RANK], end[SHAPE_MAX_RANK]; /* region of interest, in [0, 1] of the axis */
+    float scale[SHAPE_MAX_RANK], start[SHAPE_MAX_RANK],
+        end[SHAPE_MAX_RANK]; /* region of interest, in [0, 1] of the axis */
     int64_t out[SHAPE_MAX_RANK];
 };
 
@@ -101,18 +113,20 @@ static int set_scale(struct geometry *g, const struct shape *x, int axis, float 
     return 0;
 }
 
-static int from_scales(struct geometry *g, const struct shape *x, const int *axes, int count, const struct tensor *t, struct err *err)
+static int from_scales(struct geometry *g, const struct shape *x, const int *axes, int count, const struct tensor *t,
+                       struct err *err)
 {
     if (tensor_count(t) != count)
-        return err_set(err, ERR_SHAPE, "'scales' has %" PRId64 " values; it must have one for each of the %d axes", tensor_count(t), count);
+        return err_set(err, ERR_SHAPE, "'scales' has %" PRId64 " values; it must have one for each of the %d axes",
+                       tensor_count(t), count);
     for (int i = 0; i < count; i++)
         if (set_scale(g, x, axes[i], (float)dtype_get(t->dtype, t->data, i), err) < 0)
             return -1;
     return 0;
 }
 
-static int from_sizes(struct geometry *g, const struct resize_attrs *a, const struct shape *x, const int *axes, int count,
-                      const struct tensor *t, struct err *err)
+static int from_sizes(struct geometry *g, const struct resize_attrs *a, const struct shape *x, const int *axes,
+                      int count, const struct tensor *t, struct err *err)
 {
     int64_t sizes[SHAPE_MAX_RANK];
     int given;
@@ -125,7 +139,8 @@ static int from_sizes(struct geometry *g, const struct resize_attrs *a, const st
     for (int i = 0; i < count; i++) {
         const int64_t in = x->dim[axes[i]];
         if (sizes[i] < 1)
-            return err_set(err, ERR_MODEL, "'sizes' has %" PRId64 " at position %d; it must be at least 1", sizes[i], i);
+            return err_set(err, ERR_MODEL, "'sizes' has %" PRId64 " at position %d; it must be at least 1", sizes[i],
+                           i);
         if (in == 0)
             return err_set(err, ERR_SHAPE, "axis %d has size 0 and cannot be resized", axes[i]);
         g->out[axes[i]] = sizes[i];
@@ -141,13 +156,14 @@ static int from_sizes(struct geometry *g, const struct resize_attrs *a, const st
     return 0;
 }
 
-static int from_attributes(struct geometry *g, const struct resize_attrs *a, const struct shape *x, bool first, struct err *err)
+static int from_attributes(struct geometry *g, const struct resize_attrs *a, const struct shape *x, bool first,
+                           struct err *err)
 {
     if (first && x->rank != 4)
         return err_set(err, ERR_SHAPE, "the input has %d axes; it must be [batch, channels, height, width]", x->rank);
     if (!first && a->scales.count != x->rank)
-        return err_set(err, ERR_MODEL, "attribute 'scales' has %d elements; it must have one for each of the %d axes", a->scales.count,
-                       x->rank);
+        return err_set(err, ERR_MODEL, "attribute 'scales' has %d elements; it must have one for each of the %d axes",
+                       a->scales.count, x->rank);
     const float hw[4] = {1, 1, a->height_scale, a->width_scale};
     for (int i = 0; i < x->rank; i++)
         if (set_scale(g, x, i, first ? hw[i] : a->scales.at[i], err) < 0)
@@ -161,8 +177,8 @@ static bool given(const struct tensor *t)
 }
 
 /* in[i]: constant contents of the inputs, NULL where absent or unknown. *known: whether the sizes could be told. */
-static int geometry_of(struct geometry *g, const struct resize_attrs *a, bool upsample, int opset, const struct shape *x,
-                       const struct tensor *const *in, int n_in, bool *known, struct err *err)
+static int geometry_of(struct geometry *g, const struct resize_attrs *a, bool upsample, int opset,
+                       const struct shape *x, const struct tensor *const *in, int n_in, bool *known, struct err *err)
 {
     const struct places at = places_of(upsample, opset);
     const struct tensor *roi = at.roi >= 0 && at.roi < n_in && in ? in[at.roi] : NULL;
@@ -181,7 +197,8 @@ static int geometry_of(struct geometry *g, const struct resize_attrs *a, bool up
         return -1;
     if (given(roi) && a->coordinate_transformation_mode == TF_CROP_AND_RESIZE) {
         if (tensor_count(roi) != 2 * count)
-            return err_set(err, ERR_SHAPE, "'roi' has %" PRId64 " values; it must have a start and an end for each of the %d axes",
+            return err_set(err, ERR_SHAPE,
+                           "'roi' has %" PRId64 " values; it must have a start and an end for each of the %d axes",
                            tensor_count(roi), count);
         for (int i = 0; i < count; i++) {
             g->start[axes[i]] = (float)dtype_get(roi->dtype, roi->data, i);
@@ -267,7 +284,8 @@ static float position(const struct rules *r, const struct geometry *g, int axis,
     case TF_HALF_PIXEL_FOR_NN:
         return (x + 0.5f) / scale;
     case TF_CROP_AND_RESIZE:
-        return out > 1 ? g->start[axis] * (float)(in - 1) + x * (g->end[axis] - g->start[axis]) * (float)(in - 1) / (float)(out - 1)
+        return out > 1 ? g->start[axis] * (float)(in - 1) +
+                             x * (g->end[axis] - g->start[axis]) * (float)(in - 1) / (float)(out - 1)
                        : 0.5f * (g->start[axis] + g->end[axis]) * (float)(in - 1);
     default:
         return (x + 0.5f) / scale - 0.5f;
@@ -334,12 +352,13 @@ static void fill_taps(struct taps *t, const struct rules *r, float scale, float 
         weight[k] /= sum;
 }
 
-static int make_taps(struct run_ctx *c, struct taps *t, const struct rules *r, const struct geometry *g, int axis, int64_t in,
-                     struct err *err)
+static int make_taps(struct run_ctx *c, struct taps *t, const struct rules *r, const struct geometry *g, int axis,
+                     int64_t in, struct err *err)
 {
     size_t cells, bytes;
 
-    *t = (struct taps){.in = in, .out = g->out[axis], .identity = in == g->out[axis], .count = taps_of(r, g->scale[axis], in)};
+    *t = (struct taps){.in = in, .out = g->out[axis], .count = taps_of(r, g->scale[axis], in)};
+    t->identity = in == t->out;
     if (!size_mul((size_t)t->out, (size_t)t->count, &cells) || !size_mul(cells, sizeof *t->index, &bytes))
         return err_set(err, ERR_MODEL_TOO_LARGE, "axis %d would need too many taps", axis);
     t->index = run_scratch(c, bytes + 1, err);
@@ -401,8 +420,8 @@ static void run_rows(void *arg, int64_t begin, int64_t end)
 }
 
 /* Interpolate axis after axis; the last pass writes into y. */
-static int interpolate(struct run_ctx *c, const struct taps *taps, const void *x, const struct shape *x_shape, void *y, bool wide,
-                       struct err *err)
+static int interpolate(struct run_ctx *c, const struct taps *taps, const void *x, const struct shape *x_shape, void *y,
+                       bool wide, struct err *err)
 {
     struct shape shape = *x_shape;
     const size_t elem = wide ? sizeof(double) : sizeof(float);
@@ -422,7 +441,8 @@ static int interpolate(struct run_ctx *c, const struct taps *taps, const void *x
         const int64_t count = shape_count(&shape), inner = shape_product(&shape, a + 1, shape.rank);
         if (count < 0 || !size_mul((size_t)count, elem, &bytes))
             return err_set(err, ERR_MODEL_TOO_LARGE, "the resized tensor would be too large");
-        struct pass k = {.t = &taps[a], .x = x, .y = a == last ? y : run_scratch(c, bytes + 1, err), .inner = inner, .wide = wide};
+        struct pass k = {
+            .t = &taps[a], .x = x, .y = a == last ? y : run_scratch(c, bytes + 1, err), .inner = inner, .wide = wide};
         if (!k.y)
             return -1;
         op_parallel(c->pool, count / inner, i64_max(1, 16384 / inner), run_rows, &k);
@@ -512,14 +532,15 @@ static int compute_any(struct run_ctx *c, bool upsample, struct err *err)
         if (x->shape.rank == 0)
             memcpy(y->data, x->data, k.elem);
         else
-            op_parallel(c->pool, tensor_count(y) / y->shape.dim[y->shape.rank - 1], i64_max(1, 16384 / y->shape.dim[y->shape.rank - 1]),
-                        gather_rows, &k);
+            op_parallel(c->pool, tensor_count(y) / y->shape.dim[y->shape.rank - 1],
+                        i64_max(1, 16384 / y->shape.dim[y->shape.rank - 1]), gather_rows, &k);
     } else if (x->dtype == DTYPE_FLOAT || x->dtype == DTYPE_DOUBLE) {
         if (interpolate(c, taps, x->data, &x->shape, y->data, x->dtype == DTYPE_DOUBLE, err) < 0)
             return -1;
     } else { /* integers: by way of float, cut off as ONNX Runtime does */
         size_t in_bytes, out_bytes;
-        if (!dtype_bytes(DTYPE_FLOAT, tensor_count(x), &in_bytes) || !dtype_bytes(DTYPE_FLOAT, tensor_count(y), &out_bytes))
+        if (!dtype_bytes(DTYPE_FLOAT, tensor_count(x), &in_bytes) ||
+            !dtype_bytes(DTYPE_FLOAT, tensor_count(y), &out_bytes))
             return err_set(err, ERR_MODEL_TOO_LARGE, "the resized tensor would be too large");
         float *in = run_scratch(c, in_bytes + 1, err), *out = in ? run_scratch(c, out_bytes + 1, err) : NULL;
         if (!out)
@@ -558,19 +579,24 @@ static int forward_upsample(struct run_ctx *c, struct err *err)
 /* ---- rows ---- */
 static const struct op_sample samples[] = {
     {"f32[1,2,4,5] none f32[4]=1,1,2,3", "mode=nearest"},
-    {"f32[1,2,4,5] none f32[4]=1,1,0.6,1.7", "mode=nearest coordinate_transformation_mode=asymmetric nearest_mode=floor"},
+    {"f32[1,2,4,5] none f32[4]=1,1,0.6,1.7",
+     "mode=nearest coordinate_transformation_mode=asymmetric nearest_mode=floor"},
     {"f32[1,2,4,5] none f32[4]=1,1,2,2", "mode=linear"},
     {"f32[1,2,4,5] none none i64[4]=1,2,7,3", "mode=linear coordinate_transformation_mode=align_corners"},
     {"f32[1,2,6,7] none none i64[4]=1,2,9,4", "mode=cubic"},
-    {"f32[1,2,6,7] none none i64[4]=1,2,3,14", "mode=cubic coordinate_transformation_mode=pytorch_half_pixel cubic_coeff_a=-0.5f exclude_outside=1"},
+    {"f32[1,2,6,7] none none i64[4]=1,2,3,14",
+     "mode=cubic coordinate_transformation_mode=pytorch_half_pixel cubic_coeff_a=-0.5f exclude_outside=1"},
     {"f32[1,1,8,8] none none i64[4]=1,1,3,5", "mode=linear antialias=1"},
     {NULL},
 };
 
 #define ROW(type_, since_, until_, inputs_min, inputs_max, table, name, ...)                                         \
-    {.type = type_, .domain = "", .since = since_, .until = until_, .doc = "Resamples axes: nearest, linear or cubic.", \
-     .in_min = inputs_min, .in_max = inputs_max, .out_min = 1, .out_max = 1, .attrs = table,                         \
-     .attrs_size = sizeof(struct resize_attrs), .infer = infer_##name, .forward = forward_##name, .quant = {QUANT_PASS}, __VA_ARGS__}
+    {                                                                                                                \
+        .type = type_, .domain = "", .since = since_, .until = until_,                                               \
+        .doc = "Resamples axes: nearest, linear or cubic.", .in_min = inputs_min, .in_max = inputs_max, .out_min = 1, \
+        .out_max = 1, .attrs = table, .attrs_size = sizeof(struct resize_attrs), .infer = infer_##name,              \
+        .forward = forward_##name, .quant = {QUANT_PASS}, __VA_ARGS__                                                \
+    }
 OP_CLASS(upsample_1) = ROW("Upsample", 1, 6, 1, 1, upsample_1, upsample, .samples = NULL);
 OP_CLASS(upsample_7) = ROW("Upsample", 7, 8, 1, 1, upsample_7, upsample, .samples = NULL);
 OP_CLASS(upsample_9) = ROW("Upsample", 9, 0, 2, 2, attrs_10, upsample, .samples = NULL);

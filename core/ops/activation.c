@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Activations: y[i] = f(x[i]) with at most three constants from attributes. One kernel for float32 and one for float64 each; halves go
- * by way of float32. The formulas stand in the KERNEL rows, in the words of the ONNX standard. */
+ * Activations: y[i] = f(x[i]) with at most three constants from attributes. One kernel for float32 and one for
+ * float64 each; halves go by way of float32. The formulas stand in the KERNEL rows, in the words of the ONNX
+ * standard. */
 #include <math.h>
 
 #include "core/kernels/simd.h"
@@ -49,6 +50,7 @@ static inline double softplus64(double x)
 KERNEL(relu, x < 0 ? 0 : x, x < 0 ? 0 : x)
 KERNEL(leaky_relu, x < 0 ? a * x : x, x < 0 ? a * x : x)
 KERNEL(thresholded_relu, x > a ? x : 0, x > a ? x : 0)
+KERNEL(shrink, x < -a ? x + b : x > a ? x - b : 0, x < -a ? x + b : x > a ? x - b : 0)
 KERNEL(elu, x < 0 ? a * expm1f(x) : x, x < 0 ? a * expm1(x) : x)
 KERNEL(celu, x < 0 ? a * expm1f(x / a) : x, x < 0 ? a * expm1(x / a) : x)
 KERNEL(selu, g * (x > 0 ? x : a * expm1f(x)), g * (x > 0 ? x : a * expm1(x)))
@@ -102,7 +104,8 @@ static int run(struct run_ctx *c, const struct activation *k, struct err *err)
     if (!y)
         return 0;
     if (x->dtype != DTYPE_FLOAT && x->dtype != DTYPE_DOUBLE)
-        return err_set(err, ERR_OPERATOR, "elements of type %s are not supported; float32, float64, float16 and bfloat16 are",
+        return err_set(err, ERR_OPERATOR,
+                       "elements of type %s are not supported; float32, float64, float16 and bfloat16 are",
                        dtype_name(x->dtype));
     struct loop l = {x->dtype == DTYPE_FLOAT ? k->f32 : k->f64, c->attrs ? c->attrs : &none, y->data, x->data,
                      x->dtype == DTYPE_FLOAT ? sizeof(float) : sizeof(double)};
@@ -141,6 +144,7 @@ static int infer_celu(struct infer_ctx *c, struct err *err)
     }
 FORWARD(leaky_relu, infer)
 FORWARD(thresholded_relu, infer)
+FORWARD(shrink, infer)
 FORWARD(elu, infer)
 FORWARD(celu, infer_celu)
 FORWARD(selu, infer)
@@ -163,7 +167,8 @@ static int compute_relu(struct run_ctx *c, struct err *err)
         return run(c, &activation_relu, err);
     for (int64_t i = 0, n = tensor_count(x); i < n; i++) {
         const int64_t v = dtype_get_i64(x->dtype, x->data, i), positive = v < 0 ? 0 : v;
-        dtype_convert(y->dtype, (char *)y->data + (size_t)i * (size_t)(dtype_bits(y->dtype) / 8), DTYPE_INT64, &positive, 1);
+        dtype_convert(y->dtype, (char *)y->data + (size_t)i * (size_t)(dtype_bits(y->dtype) / 8), DTYPE_INT64,
+                      &positive, 1);
     }
     return 0;
 }
@@ -195,8 +200,13 @@ static const char *const approximations[] = {"none", "tanh", NULL};
 static const struct op_attr leaky_attrs[] = {ALPHA(0.01f), {NULL}};
 static const struct op_attr one_attrs[] = {ALPHA(1.0f), {NULL}};
 static const struct op_attr selu_attrs_1[] = {ALPHA(1.6732f), GAMMA(1.0507f), {NULL}};
-static const struct op_attr selu_attrs_6[] = {ALPHA(1.67326319217681884765625f), GAMMA(1.05070102214813232421875f), {NULL}};
+static const struct op_attr selu_attrs_6[] = {
+    ALPHA(1.67326319217681884765625f), GAMMA(1.05070102214813232421875f), {NULL}};
 static const struct op_attr hard_sigmoid_attrs[] = {ALPHA(0.2f), BETA(0.5f), {NULL}};
+static const struct op_attr shrink_attrs[] = {
+    {.name = "lambd", .kind = OP_FLOAT, .offset = offsetof(struct activation_attrs, alpha), .def_f = 0.5f},
+    {.name = "bias", .kind = OP_FLOAT, .offset = offsetof(struct activation_attrs, beta)},
+    {NULL}};
 static const struct op_attr gelu_attrs[] = {
     {OP_ATTR(activation_attrs, approximate), .kind = OP_ENUM, .choices = approximations}, {NULL}};
 
@@ -205,26 +215,44 @@ static const struct op_sample relu_samples[] = {
     {"f32[2,3,5]", NULL}, {"f32[40000]", NULL}, {"f64[2,3]", NULL}, {"f16[2,3]", NULL}, {NULL}};
 static const struct op_sample alpha_samples[] = {{"f32[2,3,5]", NULL}, {"f32[2,3,5]", "alpha=0.3f"}, {NULL}};
 static const struct op_sample selu_samples[] = {{"f32[2,3,5]", NULL}, {"f32[2,3,5]", "alpha=1.5f gamma=1.2f"}, {NULL}};
-static const struct op_sample hard_sigmoid_samples[] = {{"f32[2,3,5]", NULL}, {"f32[2,3,5]", "alpha=0.5f beta=0.4f"}, {NULL}};
+static const struct op_sample hard_sigmoid_samples[] = {
+    {"f32[2,3,5]", NULL}, {"f32[2,3,5]", "alpha=0.5f beta=0.4f"}, {NULL}};
+static const struct op_sample shrink_samples[] = {
+    {"f32[2,3,5]", NULL}, {"f32[2,3,5]", "lambd=0.8f bias=0.3f"}, {NULL}};
 static const struct op_sample gelu_samples[] = {{"f32[2,3,5]", NULL}, {"f32[2,3,5]", "approximate=tanh"}, {NULL}};
 
 #define ACTIVATION(type_, since_, name, attrs_, ...)                                                                 \
     {.type = type_, .domain = "", .since = since_, .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1, attrs_,     \
      .infer = infer, .forward = forward_##name, __VA_ARGS__}
 
-OP_CLASS(relu) = {.type = "Relu", .domain = "", .since = 1, .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1, .doc = "max(x, 0).",
-                  .infer = infer_relu, .forward = forward_relu, .quant = {QUANT_ABSORB}, .samples = relu_samples};
-OP_CLASS(leaky_relu) = ACTIVATION("LeakyRelu", 1, leaky_relu, ATTRS(leaky_attrs), .doc = "x, or alpha x where negative.",
-                                  .quant = {QUANT_OUTPUT}, .samples = alpha_samples);
+OP_CLASS(relu) = {.type = "Relu",
+                  .domain = "",
+                  .since = 1,
+                  .in_min = 1,
+                  .in_max = 1,
+                  .out_min = 1,
+                  .out_max = 1,
+                  .doc = "max(x, 0).",
+                  .infer = infer_relu,
+                  .forward = forward_relu,
+                  .quant = {QUANT_ABSORB},
+                  .samples = relu_samples};
+OP_CLASS(leaky_relu) = ACTIVATION("LeakyRelu", 1, leaky_relu, ATTRS(leaky_attrs),
+                                  .doc = "x, or alpha x where negative.", .quant = {QUANT_OUTPUT},
+                                  .samples = alpha_samples);
 OP_CLASS(thresholded_relu) = ACTIVATION("ThresholdedRelu", 10, thresholded_relu, ATTRS(one_attrs),
                                         .doc = "x where above alpha, else 0.", .samples = alpha_samples);
+OP_CLASS(shrink) = ACTIVATION("Shrink", 9, shrink, ATTRS(shrink_attrs),
+                              .doc = "x moved towards 0 by bias, or 0 within [-lambd, lambd].",
+                              .samples = shrink_samples);
 OP_CLASS(elu) = ACTIVATION("Elu", 1, elu, ATTRS(one_attrs), .doc = "x, or alpha (e^x - 1) where negative.",
                            .samples = alpha_samples);
 OP_CLASS(celu) = {.type = "Celu", .domain = "", .since = 12, .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1,
                   ATTRS(one_attrs), .doc = "x, or alpha (e^(x / alpha) - 1) where negative.", .infer = infer_celu,
                   .forward = forward_celu, .samples = alpha_samples};
 OP_CLASS(selu_1) = ACTIVATION("Selu", 1, selu, ATTRS(selu_attrs_1), .until = 5, .doc = "gamma times an Elu.");
-OP_CLASS(selu_6) = ACTIVATION("Selu", 6, selu, ATTRS(selu_attrs_6), .doc = "gamma times an Elu.", .samples = selu_samples);
+OP_CLASS(selu_6) = ACTIVATION("Selu", 6, selu, ATTRS(selu_attrs_6), .doc = "gamma times an Elu.",
+                              .samples = selu_samples);
 OP_CLASS(sigmoid) = ACTIVATION("Sigmoid", 1, sigmoid, NO_ATTRS, .doc = "1 / (1 + e^-x).", .quant = {QUANT_OUTPUT},
                                .samples = plain_samples);
 OP_CLASS(swish) = ACTIVATION("Swish", 24, swish, ATTRS(one_attrs), .doc = "x times the sigmoid of alpha x.");
@@ -235,7 +263,7 @@ OP_CLASS(softsign) = ACTIVATION("Softsign", 1, softsign, NO_ATTRS, .doc = "x / (
 OP_CLASS(mish) = ACTIVATION("Mish", 18, mish, NO_ATTRS, .doc = "x tanh(softplus(x)).", .samples = plain_samples);
 OP_CLASS(hard_sigmoid) = ACTIVATION("HardSigmoid", 1, hard_sigmoid, ATTRS(hard_sigmoid_attrs),
                                     .doc = "alpha x + beta, held in [0, 1].", .samples = hard_sigmoid_samples);
-OP_CLASS(hard_swish) = ACTIVATION("HardSwish", 14, hard_swish, NO_ATTRS, .doc = "x times the HardSigmoid with 1/6 and 1/2.",
-                                  .samples = plain_samples);
+OP_CLASS(hard_swish) = ACTIVATION("HardSwish", 14, hard_swish, NO_ATTRS,
+                                  .doc = "x times the HardSigmoid with 1/6 and 1/2.", .samples = plain_samples);
 OP_CLASS(gelu) = ACTIVATION("Gelu", 20, gelu, ATTRS(gelu_attrs), .doc = "x times the normal distribution function.",
                             .samples = gelu_samples);

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * If, Loop and Scan: nodes that run graphs they hold as attributes.
  *   If    cond -> the outputs of then_branch or else_branch.
- *   Loop  (M, cond, v...) -> v..., scans...; body (i, cond, v...) -> (cond, v..., scans...), while i < M and cond; M and cond may be absent. A
+ *   Loop  (M, cond, v...) -> v..., scans...; body (i, cond, v...) -> (cond, v..., scans...), while i < M and cond; M
+ *         and cond may be absent. A
  *         scan output stacks the body's values of all rounds on a new axis 0.
- *   Scan  (v..., xs...) -> v..., ys...; body (v..., x...) -> (v..., y...), once for each slice of xs along its axis (opset 9 and later).
- * Types of the outputs are found by running: nothing is inferred here. What the body returns is counted against the run's memory limit. */
+ *   Scan  (v..., xs...) -> v..., ys...; body (v..., x...) -> (v..., y...), once for each slice of xs along its axis
+ *         (opset 9 and later).
+ * Types of the outputs are found by running: nothing is inferred here. What the body returns is counted against the
+ * run's memory limit. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,8 +54,17 @@ static int if_forward(struct run_ctx *c, struct err *err)
     return rc;
 }
 
-OP_CLASS(if) = {.type = "If", .domain = "", .since = 1, .doc = "Runs one of two nested graphs.", .in_min = 1, .in_max = 1,
-                .out_min = 1, .out_max = -1, .attrs = if_table, .attrs_size = sizeof(struct if_attrs), .infer = infer_nothing,
+OP_CLASS(if) = {.type = "If",
+                .domain = "",
+                .since = 1,
+                .doc = "Runs one of two nested graphs.",
+                .in_min = 1,
+                .in_max = 1,
+                .out_min = 1,
+                .out_max = -1,
+                .attrs = if_table,
+                .attrs_size = sizeof(struct if_attrs),
+                .infer = infer_nothing,
                 .forward = if_forward};
 
 /* ---- stacking ---- */
@@ -110,7 +122,8 @@ static int stack_join(struct run_ctx *c, int i, const struct stack *s, int64_t a
     size_t row = outer ? first->bytes / outer : 0, n = (size_t)s->n;
     for (size_t k = 0; k < n && row; k++)
         for (size_t o = 0; o < outer; o++)
-            memcpy((char *)c->out[i]->data + (o * n + (backward ? n - 1 - k : k)) * row, (char *)s->piece[k].data + o * row, row);
+            memcpy((char *)c->out[i]->data + (o * n + (backward ? n - 1 - k : k)) * row,
+                   (char *)s->piece[k].data + o * row, row);
     return 0;
 }
 
@@ -236,9 +249,18 @@ static int loop_forward(struct run_ctx *c, struct err *err)
     return rc;
 }
 
-OP_CLASS(loop) = {.type = "Loop", .domain = "", .since = 1, .doc = "Repeats a nested graph.", .in_min = 2, .in_max = -1,
-                  .out_min = 1, .out_max = -1, .attrs = loop_table, .attrs_size = sizeof(struct loop_attrs),
-                  .infer = infer_nothing, .forward = loop_forward};
+OP_CLASS(loop) = {.type = "Loop",
+                  .domain = "",
+                  .since = 1,
+                  .doc = "Repeats a nested graph.",
+                  .in_min = 2,
+                  .in_max = -1,
+                  .out_min = 1,
+                  .out_max = -1,
+                  .attrs = loop_table,
+                  .attrs_size = sizeof(struct loop_attrs),
+                  .infer = infer_nothing,
+                  .forward = loop_forward};
 
 /* ---- Scan ---- */
 struct scan_attrs {
@@ -280,14 +302,16 @@ struct scan_input {
     void *data;
 };
 
-static int scan_inputs(struct run_ctx *c, const struct scan_attrs *a, struct scan_input *xs, int n, int64_t *length, struct err *err)
+static int scan_inputs(struct run_ctx *c, const struct scan_attrs *a, struct scan_input *xs, int n, int64_t *length,
+                       struct err *err)
 {
     for (int i = 0; i < n; i++) {
         struct scan_input *x = &xs[i];
         x->t = c->in[c->n_in - n + i];
         x->axis = x->t ? shape_axis(&x->t->shape, int_at(&a->scan_input_axes, i)) : -1;
         if (x->axis < 0 || dtype_bits(x->t->dtype) < 8)
-            return err_set(err, ERR_SHAPE, "scan input %d has no axis %" PRId64 " to go along", i, int_at(&a->scan_input_axes, i));
+            return err_set(err, ERR_SHAPE, "scan input %d has no axis %" PRId64 " to go along", i,
+                           int_at(&a->scan_input_axes, i));
         if (i > 0 && x->t->shape.dim[x->axis] != *length)
             return err_set(err, ERR_SHAPE, "scan input %d has %" PRId64 " slices, the first has %" PRId64, i,
                            x->t->shape.dim[x->axis], *length);
@@ -317,7 +341,8 @@ static int scan_forward(struct run_ctx *c, struct err *err)
 {
     const struct scan_attrs *a = c->attrs;
     if (a->num_scan_inputs < 1 || a->num_scan_inputs > c->n_in)
-        return err_set(err, ERR_MODEL, "num_scan_inputs is %" PRId64 ", must be from 1 to %d", a->num_scan_inputs, c->n_in);
+        return err_set(err, ERR_MODEL, "num_scan_inputs is %" PRId64 ", must be from 1 to %d", a->num_scan_inputs,
+                       c->n_in);
     int n = (int)a->num_scan_inputs;
     int64_t length = 0;
     struct rounds r = {.c = c, .body = a->body, .n_state = c->n_in - n, .n_scan = c->n_out - (c->n_in - n)};
@@ -330,14 +355,26 @@ static int scan_forward(struct run_ctx *c, struct err *err)
         if (!c->in[i])
             rc = err_set(err, ERR_MODEL, "carried value %d is absent", i);
     }
-    rc = rc || scan_inputs(c, a, xs, n, &length, err) || scan_rounds(&r, xs, n, length, err) || rounds_state(&r, err) ? -1 : 0;
+    rc = rc || scan_inputs(c, a, xs, n, &length, err) || scan_rounds(&r, xs, n, length, err) || rounds_state(&r, err)
+             ? -1
+             : 0;
     for (int i = 0; i < r.n_scan && !rc; i++)
-        rc = stack_join(c, r.n_state + i, &r.scan[i], int_at(&a->scan_output_axes, i), int_at(&a->scan_output_directions, i) == 1, err);
+        rc = stack_join(c, r.n_state + i, &r.scan[i], int_at(&a->scan_output_axes, i),
+                        int_at(&a->scan_output_directions, i) == 1, err);
     rounds_fini(&r);
     free(xs);
     return rc;
 }
 
-OP_CLASS(scan) = {.type = "Scan", .domain = "", .since = 9, .doc = "Runs a nested graph over slices of its inputs.", .in_min = 1,
-                  .in_max = -1, .out_min = 1, .out_max = -1, .attrs = scan_table, .attrs_size = sizeof(struct scan_attrs),
-                  .infer = infer_nothing, .forward = scan_forward};
+OP_CLASS(scan) = {.type = "Scan",
+                  .domain = "",
+                  .since = 9,
+                  .doc = "Runs a nested graph over slices of its inputs.",
+                  .in_min = 1,
+                  .in_max = -1,
+                  .out_min = 1,
+                  .out_max = -1,
+                  .attrs = scan_table,
+                  .attrs_size = sizeof(struct scan_attrs),
+                  .infer = infer_nothing,
+                  .forward = scan_forward};

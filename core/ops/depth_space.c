@@ -14,7 +14,8 @@ enum { MODE_DCR, MODE_CRD };
 static const char *const modes[] = {"DCR", "CRD", NULL};
 #define BLOCKSIZE {OP_ATTR(depth_attrs, blocksize), .kind = OP_INT, .required = true}
 static const struct op_attr attrs_1[] = {BLOCKSIZE, {NULL}};
-static const struct op_attr attrs_11[] = {BLOCKSIZE, {OP_ATTR(depth_attrs, mode), .kind = OP_ENUM, .choices = modes}, {NULL}};
+static const struct op_attr attrs_11[] = {
+    BLOCKSIZE, {OP_ATTR(depth_attrs, mode), .kind = OP_ENUM, .choices = modes}, {NULL}};
 
 static int check(const struct infer_ctx *c, struct err *err)
 {
@@ -25,7 +26,8 @@ static int check(const struct infer_ctx *c, struct err *err)
         return -1;
     const struct shape *x = infer_shape(c, 0);
     if (x->rank != SHAPE_UNKNOWN_RANK && x->rank != 4)
-        return err_set(err, ERR_SHAPE, "the input has shape %s; it must be [batch, channels, height, width]", shape_text(x, text));
+        return err_set(err, ERR_SHAPE, "the input has shape %s; it must be [batch, channels, height, width]",
+                       shape_text(x, text));
     if (a->blocksize < 1 || a->blocksize > 65536)
         return err_set(err, ERR_MODEL, "attribute 'blocksize' is %" PRId64 "; it must be in [1, 65536]", a->blocksize);
     return 0;
@@ -45,7 +47,8 @@ static int infer_to_space(struct infer_ctx *c, struct err *err)
     struct shape out = SHAPE_UNKNOWN;
     if (x->rank == 4) {
         if (x->dim[1] >= 0 && x->dim[1] % (b * b) != 0)
-            return err_set(err, ERR_SHAPE, "the input has %" PRId64 " channels; they must be a multiple of blocksize squared, %" PRId64,
+            return err_set(err, ERR_SHAPE,
+                           "the input has %" PRId64 " channels; they must be a multiple of blocksize squared, %" PRId64,
                            x->dim[1], b * b);
         out = SHAPE(x->dim[0], divided(x->dim[1], b * b), dim_mul(x->dim[2], b), dim_mul(x->dim[3], b));
     }
@@ -62,7 +65,8 @@ static int infer_to_depth(struct infer_ctx *c, struct err *err)
     struct shape out = SHAPE_UNKNOWN;
     if (x->rank == 4) {
         if ((x->dim[2] >= 0 && x->dim[2] % b) || (x->dim[3] >= 0 && x->dim[3] % b))
-            return err_set(err, ERR_SHAPE, "the image is %" PRId64 " x %" PRId64 "; both must be multiples of blocksize %" PRId64,
+            return err_set(err, ERR_SHAPE,
+                           "the image is %" PRId64 " x %" PRId64 "; both must be multiples of blocksize %" PRId64,
                            x->dim[2], x->dim[3], b);
         out = SHAPE(x->dim[0], dim_mul(x->dim[1], b * b), divided(x->dim[2], b), divided(x->dim[3], b));
     }
@@ -89,7 +93,8 @@ static int forward_to_space(struct run_ctx *c, struct err *err)
         return -1;
     const struct depth_attrs *a = c->attrs;
     const int64_t *d = c->in[0]->shape.dim, b = a->blocksize, h = d[2], w = d[3], n = d[0], ch = d[1] / (b * b);
-    const int64_t plane = h * w, block = a->mode == MODE_CRD ? plane : ch * plane, channel = a->mode == MODE_CRD ? b * b * plane : plane;
+    const int64_t plane = h * w, block = a->mode == MODE_CRD ? plane : ch * plane,
+                  channel = a->mode == MODE_CRD ? b * b * plane : plane;
     return copy(c, (int64_t[]){n, ch, h, b, w, b}, (int64_t[]){d[1] * plane, channel, w, b * block, 1, block}, err);
 }
 
@@ -108,7 +113,8 @@ static const struct op_sample to_space_samples[] = {
 static const struct op_sample to_depth_samples[] = {{"f32[2,3,4,6]", "blocksize=2"}, {NULL}};
 
 #define ROW(type_, since_, until_, table, name, ...)                                                                 \
-    {.type = type_, .domain = "", .since = since_, .until = until_, .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1, \
+    {.type = type_, .domain = "", .since = since_, .until = until_, .in_min = 1, .in_max = 1, .out_min = 1,          \
+     .out_max = 1,                                                                                                   \
      .attrs = table, .attrs_size = sizeof(struct depth_attrs), .infer = infer_##name, .forward = forward_##name,     \
      .quant = {QUANT_PASS}, __VA_ARGS__}
 OP_CLASS(depth_to_space_1) = ROW("DepthToSpace", 1, 10, attrs_1, to_space, .doc = "Channels into blocks of pixels.");

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * NegativeLogLikelihoodLoss and SoftmaxCrossEntropyLoss, opset 12 on.
  *   x [N, C, d...], target [N, d...] of classes, weight [C] (absent: ones).
- *   Softmax cross entropy first takes log_prob = x - log(sum over C of exp x), stable by subtracting the maximum; its second output.
+ *   Softmax cross entropy first takes log_prob = x - log(sum over C of exp x), stable by subtracting the maximum;
+ *   its second output.
  *   l[n, d] = -weight[t] log_prob[n, t, d] with t = target[n, d]; targets equal to ignore_index count nothing.
  *   reduction: none -> l; sum -> sum of l; mean -> sum of l / sum of the weights that counted.
  * Sums are in double, in order. */
@@ -31,10 +32,12 @@ static int check_shapes(const struct shape *x, const struct shape *target, const
         fits = dx < 0 || dt < 0 || dx == dt;
     }
     if (!fits)
-        return err_set(err, ERR_SHAPE, "targets %s do not fit scores %s: [N, C, d...] needs targets [N, d...]", shape_text(target, b),
-                       shape_text(x, a));
-    if (weight && weight->rank >= 0 && (weight->rank != 1 || (weight->dim[0] >= 0 && x->dim[1] >= 0 && weight->dim[0] != x->dim[1])))
-        return err_set(err, ERR_SHAPE, "weights %s do not fit the %" PRId64 " classes of the scores", shape_text(weight, b), x->dim[1]);
+        return err_set(err, ERR_SHAPE, "targets %s do not fit scores %s: [N, C, d...] needs targets [N, d...]",
+                       shape_text(target, b), shape_text(x, a));
+    if (weight && weight->rank >= 0 &&
+        (weight->rank != 1 || (weight->dim[0] >= 0 && x->dim[1] >= 0 && weight->dim[0] != x->dim[1])))
+        return err_set(err, ERR_SHAPE, "weights %s do not fit the %" PRId64 " classes of the scores",
+                       shape_text(weight, b), x->dim[1]);
     return 0;
 }
 
@@ -43,7 +46,8 @@ static int infer(struct infer_ctx *c, struct err *err)
     const struct loss_attrs *a = c->attrs;
     if (op_need(c, 2, err) || op_dtype_kinds(c, 0, "f", err) || op_dtype_index(c, 1, err))
         return -1;
-    const struct shape *x = infer_shape(c, 0), *target = infer_shape(c, 1), *weight = infer_has(c, 2) ? infer_shape(c, 2) : NULL;
+    const struct shape *x = infer_shape(c, 0), *target = infer_shape(c, 1),
+                       *weight = infer_has(c, 2) ? infer_shape(c, 2) : NULL;
     if (x->rank >= 0 && target->rank >= 0 && check_shapes(x, target, weight, err))
         return -1;
     infer_out(c, 0, op_dtype(c, 0), a->reduction == REDUCE_NONE ? target : &SHAPE_SCALAR);
@@ -83,7 +87,8 @@ static int add_up(const struct loss *l, bool softmax, struct tensor *log_prob, s
         }
         if (t != l->ignore) {
             if (t < 0 || t >= l->classes)
-                return err_set(err, ERR_MODEL, "target %" PRId64 " is %" PRId64 ", there are %" PRId64 " classes", i, t, l->classes);
+                return err_set(err, ERR_MODEL, "target %" PRId64 " is %" PRId64 ", there are %" PRId64 " classes", i, t,
+                               l->classes);
             double w = l->weight ? dtype_get(l->weight->dtype, l->weight->data, t) : 1;
             loss = -w * (dtype_get(l->x->dtype, l->x->data, (n * l->classes + t) * l->inner + d) - shift);
             weights += w;
@@ -103,8 +108,14 @@ static int forward(struct run_ctx *c, bool softmax, struct err *err)
     if (op_outputs(c, infer, err))
         return -1;
     const struct tensor *x = c->in[0];
-    struct loss l = {.x = x, .target = c->in[1], .weight = run_in(c, 2), .n = x->shape.dim[0], .classes = x->shape.dim[1],
-                     .inner = shape_product(&x->shape, 2, x->shape.rank), .ignore = a->ignore_index, .out = run_out(c, 0),
+    struct loss l = {.x = x,
+                     .target = c->in[1],
+                     .weight = run_in(c, 2),
+                     .n = x->shape.dim[0],
+                     .classes = x->shape.dim[1],
+                     .inner = shape_product(&x->shape, 2, x->shape.rank),
+                     .ignore = a->ignore_index,
+                     .out = run_out(c, 0),
                      .reduction = a->reduction};
     return add_up(&l, softmax, run_out(c, 1), err);
 }
@@ -123,10 +134,29 @@ static const struct op_sample samples[] = {{"f32[2,5,3] i64[2,3]=0,1,2,3,4,0", "
                                            {"f32[2,5] i64[2]=4,1 f32[5]=1,2,3,4,5", "reduction=none", 1, 0},
                                            {NULL}};
 
-OP_CLASS(nll_loss) = {.type = "NegativeLogLikelihoodLoss", .domain = "", .since = 12, .doc = "Negative log likelihood of classes.",
-                      .in_min = 2, .in_max = 3, .out_min = 1, .out_max = 1, .attrs = loss_table, .attrs_size = sizeof(struct loss_attrs),
-                      .infer = infer, .forward = forward_nll, .samples = samples};
-OP_CLASS(softmax_cross_entropy_loss) = {.type = "SoftmaxCrossEntropyLoss", .domain = "", .since = 12,
-                                        .doc = "Softmax, then negative log likelihood of classes.", .in_min = 2, .in_max = 3,
-                                        .out_min = 1, .out_max = 2, .attrs = loss_table, .attrs_size = sizeof(struct loss_attrs),
-                                        .infer = infer, .forward = forward_softmax, .samples = samples};
+OP_CLASS(nll_loss) = {.type = "NegativeLogLikelihoodLoss",
+                      .domain = "",
+                      .since = 12,
+                      .doc = "Negative log likelihood of classes.",
+                      .in_min = 2,
+                      .in_max = 3,
+                      .out_min = 1,
+                      .out_max = 1,
+                      .attrs = loss_table,
+                      .attrs_size = sizeof(struct loss_attrs),
+                      .infer = infer,
+                      .forward = forward_nll,
+                      .samples = samples};
+OP_CLASS(softmax_cross_entropy_loss) = {.type = "SoftmaxCrossEntropyLoss",
+                                        .domain = "",
+                                        .since = 12,
+                                        .doc = "Softmax, then negative log likelihood of classes.",
+                                        .in_min = 2,
+                                        .in_max = 3,
+                                        .out_min = 1,
+                                        .out_max = 2,
+                                        .attrs = loss_table,
+                                        .attrs_size = sizeof(struct loss_attrs),
+                                        .infer = infer,
+                                        .forward = forward_softmax,
+                                        .samples = samples};

@@ -18,7 +18,8 @@ int matmul_output(const struct shape *a, const struct shape *b, struct shape *ou
 
     *out = SHAPE_UNKNOWN;
     if (a->rank == 0 || b->rank == 0)
-        return err_set(err, ERR_SHAPE, "an operand is a scalar (shapes %s and %s); vectors, matrices or stacks of them are allowed",
+        return err_set(err, ERR_SHAPE,
+                       "an operand is a scalar (shapes %s and %s); vectors, matrices or stacks of them are allowed",
                        shape_text(a, a_text), shape_text(b, b_text));
     if (a->rank == SHAPE_UNKNOWN_RANK || b->rank == SHAPE_UNKNOWN_RANK)
         return 0;
@@ -28,7 +29,8 @@ int matmul_output(const struct shape *a, const struct shape *b, struct shape *ou
                        shape_text(a, a_text), shape_text(b, b_text), k_a, k_b);
     const struct shape lead_a = leading(a), lead_b = leading(b);
     if (!shape_broadcast(&lead_a, &lead_b, out))
-        return err_set(err, ERR_SHAPE, "leading axes do not broadcast: %s times %s", shape_text(a, a_text), shape_text(b, b_text));
+        return err_set(err, ERR_SHAPE, "leading axes do not broadcast: %s times %s", shape_text(a, a_text),
+                       shape_text(b, b_text));
     if (a->rank > 1)
         out->dim[out->rank++] = a->dim[a->rank - 2];
     if (b->rank > 1)
@@ -53,7 +55,8 @@ static void fill_offsets(int64_t *at, const struct shape *own, const struct shap
     }
 }
 
-int matmul_plan(struct run_ctx *c, const struct shape *a, const struct shape *b, bool flatten, struct matmul_plan *p, struct err *err)
+int matmul_plan(struct run_ctx *c, const struct shape *a, const struct shape *b, bool flatten, struct matmul_plan *p,
+                struct err *err)
 {
     const struct shape lead_a = leading(a), lead_b = leading(b);
     struct shape lead;

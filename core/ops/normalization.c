@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Normalizations by the moments of contiguous rows: LayerNormalization (all axes from `axis` on), InstanceNormalization (one image of one
- * channel), GroupNormalization (the channels of a group together), RMSNormalization (mean square instead of variance).
- * Common     y = (x - mean) / sqrt(variance + epsilon) * scale + bias. They differ in what a row is and how scale and bias are spread. */
+ * Normalizations by the moments of contiguous rows: LayerNormalization (all axes from `axis` on),
+ * InstanceNormalization (one image of one channel), GroupNormalization (the channels of a group together),
+ * RMSNormalization (mean square instead of variance).
+ * Common     y = (x - mean) / sqrt(variance + epsilon) * scale + bias. They differ in what a row is and how scale and
+ *            bias are spread. */
 #include <inttypes.h>
 #include <math.h>
 
@@ -23,8 +25,8 @@ static const struct op_attr layer_attrs[] = {EPSILON, AXIS, STASH, {NULL}};
 static const struct op_attr group_attrs_18[] = {EPSILON, GROUPS, {NULL}};
 static const struct op_attr group_attrs_21[] = {EPSILON, GROUPS, STASH, {NULL}};
 
-/* ---- running ----
- * Rows of `row` values; value j of row i takes scale[scale_at(i, j)]: `spread` values in a row share one, starting at i % period * step. */
+/* ---- running ---- Rows of `row` values; value j of row i takes scale[scale_at(i, j)]: `spread` values in a row
+ * share one, starting at i % period * step. */
 struct norm {
     const struct tensor *x, *scale, *bias; /* bias may be NULL */
     struct tensor *y, *mean, *inverse;     /* may be NULL */
@@ -82,22 +84,24 @@ static int run(struct run_ctx *c, struct norm *k, struct err *err)
     if (k->x->dtype != DTYPE_FLOAT && k->x->dtype != DTYPE_DOUBLE)
         return err_set(err, ERR_OPERATOR, "normalization of %s is not supported", dtype_name(k->x->dtype));
     if (k->scale->dtype != k->x->dtype || (k->bias && k->bias->dtype != k->x->dtype))
-        return err_set(err, ERR_OPERATOR, "scale or bias is of another float type than the input; they must be the same");
+        return err_set(err, ERR_OPERATOR,
+                       "scale or bias is of another float type than the input; they must be the same");
     if (k->row > 0)
         op_parallel(c->pool, k->rows, i64_max(1, 16384 / k->row), normalize_rows, k);
     return 0;
 }
 
 /* ---- InstanceNormalization, GroupNormalization ---- */
-static int check_vector(const struct infer_ctx *c, int i, const char *name, int64_t want, const char *of, struct err *err)
+static int check_vector(const struct infer_ctx *c, int i, const char *name, int64_t want, const char *of,
+                        struct err *err)
 {
     const struct shape *s = infer_shape(c, i);
     char text[SHAPE_TEXT];
 
     if (s->rank == SHAPE_UNKNOWN_RANK || (s->rank == 1 && (s->dim[0] < 0 || want < 0 || s->dim[0] == want)))
         return 0;
-    return err_set(err, ERR_SHAPE, "input '%s' has shape %s; it must hold one value for each of the %" PRId64 " %s", name,
-                   shape_text(s, text), want, of);
+    return err_set(err, ERR_SHAPE, "input '%s' has shape %s; it must hold one value for each of the %" PRId64 " %s",
+                   name, shape_text(s, text), want, of);
 }
 
 static int infer_image(struct infer_ctx *c, int64_t per_channel, const char *of, struct err *err)
@@ -115,7 +119,8 @@ static int need_image(const struct infer_ctx *c, struct err *err)
     if (op_need(c, 3, err) < 0)
         return -1;
     if (infer_shape(c, 0)->rank >= 0 && infer_shape(c, 0)->rank < 2)
-        return err_set(err, ERR_SHAPE, "the input has %d axes; it must be [batch, channels, ...]", infer_shape(c, 0)->rank);
+        return err_set(err, ERR_SHAPE, "the input has %d axes; it must be [batch, channels, ...]",
+                       infer_shape(c, 0)->rank);
     return 0;
 }
 
@@ -136,7 +141,8 @@ static int infer_group(struct infer_ctx *c, struct err *err)
     const struct shape *x = infer_shape(c, 0);
     const int64_t channels = x->rank > 1 ? x->dim[1] : DIM_UNKNOWN;
     if (a->num_groups < 1 || (channels >= 0 && channels % a->num_groups != 0))
-        return err_set(err, ERR_MODEL, "attribute 'num_groups' is %" PRId64 "; it must be positive and divide the %" PRId64 " channels",
+        return err_set(err, ERR_MODEL,
+                       "attribute 'num_groups' is %" PRId64 "; it must be positive and divide the %" PRId64 " channels",
                        a->num_groups, channels);
     if (c->opset >= 21)
         return infer_image(c, channels, "channels", err);
@@ -272,10 +278,13 @@ FORWARD(group)
 FORWARD(layer)
 FORWARD(rms)
 
-static const struct op_sample instance_samples[] = {{"f32[2,3,4,5] !f32[3] !f32[3]", NULL}, {"f32[2,3,7] !f32[3] !f32[3]", NULL}, {NULL}};
+static const struct op_sample instance_samples[] = {
+    {"f32[2,3,4,5] !f32[3] !f32[3]", NULL}, {"f32[2,3,7] !f32[3] !f32[3]", NULL}, {NULL}};
 static const struct op_sample group_samples[] = {{"f32[2,6,4,5] !f32[6] !f32[6]", "num_groups=2"}, {NULL}};
-static const struct op_sample layer_samples[] = {
-    {"f32[2,3,8] !f32[8] !f32[8]", NULL}, {"f32[2,3,8] !f32[3,8]", "axis=1", 3}, {"f64[2,8] !f64[8] !f64[8]", NULL}, {NULL}};
+static const struct op_sample layer_samples[] = {{"f32[2,3,8] !f32[8] !f32[8]", NULL},
+                                                 {"f32[2,3,8] !f32[3,8]", "axis=1", 3},
+                                                 {"f64[2,8] !f64[8] !f64[8]", NULL},
+                                                 {NULL}};
 
 #define ROW(type_, since_, until_, inputs_min, inputs_max, outputs, table, name, ...)                                \
     {.type = type_, .domain = "", .since = since_, .until = until_, .in_min = inputs_min, .in_max = inputs_max,      \
@@ -287,7 +296,8 @@ OP_CLASS(instance_normalization) = ROW("InstanceNormalization", 1, 0, 3, 3, 1, i
 OP_CLASS(group_normalization_18) = ROW("GroupNormalization", 18, 20, 3, 3, 1, group_attrs_18, group,
                                        .doc = "Normalizes groups of channels; scale and bias a group.");
 OP_CLASS(group_normalization_21) = ROW("GroupNormalization", 21, 0, 3, 3, 1, group_attrs_21, group,
-                                       .doc = "Normalizes groups of channels; scale and bias a channel.", .samples = group_samples);
+                                       .doc = "Normalizes groups of channels; scale and bias a channel.",
+                                       .samples = group_samples);
 OP_CLASS(layer_normalization) = ROW("LayerNormalization", 17, 0, 2, 3, 3, layer_attrs, layer,
                                     .doc = "Normalizes the axes from `axis` on.", .samples = layer_samples);
 OP_CLASS(rms_normalization) = ROW("RMSNormalization", 23, 0, 2, 2, 1, layer_attrs, rms,

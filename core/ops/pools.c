@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Pools: MaxPool, AveragePool, LpPool over sliding windows of [N, C, D1...Dn], and their Global forms, whose window is the whole image.
+ * Pools: MaxPool, AveragePool, LpPool over sliding windows of [N, C, D1...Dn], and their Global forms, whose window
+ * is the whole image.
  * Sizes      sliding.c: floor or (ceil_mode) ceil; a window starting in the end padding is dropped.
  * Average    count_include_pad chooses the divisor: cells inside image and padding, or inside the image.
- * MaxPool    a second output holds the flat place of each maximum; storage_order 1 counts columns first. int8 and uint8 since opset 12. */
+ * MaxPool    a second output holds the flat place of each maximum; storage_order 1 counts columns first. int8 and
+ *            uint8 since opset 12. */
 #include <inttypes.h>
 
 #include "core/kernels/pooling.h"
@@ -245,7 +247,8 @@ static const struct op_sample average_samples[] = {
 };
 static const struct op_sample lp_samples[] = {
     {"f32[1,2,8,9]", "kernel_shape=2,2 strides=2,2"}, {"f32[1,2,8,9]", "kernel_shape=3,3 pads=1,1,1,1 p=3"}, {NULL}};
-static const struct op_sample global_samples[] = {{"f32[2,3,4,5]", NULL}, {"f32[2,3,7]", NULL}, {"f32[1,2,2,3,4]", NULL}, {NULL}};
+static const struct op_sample global_samples[] = {
+    {"f32[2,3,4,5]", NULL}, {"f32[2,3,7]", NULL}, {"f32[1,2,2,3,4]", NULL}, {NULL}};
 static const struct op_sample global_lp_samples[] = {{"f32[2,3,4,5]", NULL}, {"f32[2,3,7]", "p=1"}, {NULL}};
 
 #define WINDOW(type_, since_, until_, table, name, outputs, ...)                                                     \
@@ -253,7 +256,8 @@ static const struct op_sample global_lp_samples[] = {{"f32[2,3,4,5]", NULL}, {"f
      .out_max = outputs, .attrs = table, .attrs_size = sizeof(struct pool_attrs), .infer = infer_##name,             \
      .forward = forward_##name, __VA_ARGS__}
 #define GLOBAL(type_, since_, until_, name, ...)                                                                     \
-    {.type = type_, .domain = "", .since = since_, .until = until_, .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1, \
+    {.type = type_, .domain = "", .since = since_, .until = until_, .in_min = 1, .in_max = 1, .out_min = 1,          \
+     .out_max = 1,                                                                                                   \
      .infer = infer_##name, .forward = forward_##name, __VA_ARGS__}
 #define MAX_DOC .doc = "Maximum over sliding windows.", .quant = {QUANT_PASS}
 #define AVERAGE_DOC .doc = "Average over sliding windows.", .quant = {QUANT_OUTPUT}
@@ -265,14 +269,16 @@ OP_CLASS(max_pool_10) = WINDOW("MaxPool", 10, 0, max_10, max, 2, MAX_DOC, .sampl
 OP_CLASS(average_pool_1) = WINDOW("AveragePool", 1, 6, max_1, average, 1, AVERAGE_DOC);
 OP_CLASS(average_pool_7) = WINDOW("AveragePool", 7, 9, average_7, average, 1, AVERAGE_DOC);
 OP_CLASS(average_pool_10) = WINDOW("AveragePool", 10, 18, average_10, average, 1, AVERAGE_DOC);
-OP_CLASS(average_pool_19) = WINDOW("AveragePool", 19, 0, average_19, average, 1, AVERAGE_DOC, .samples = average_samples);
+OP_CLASS(average_pool_19) = WINDOW("AveragePool", 19, 0, average_19, average, 1, AVERAGE_DOC,
+                                   .samples = average_samples);
 OP_CLASS(lp_pool_1) = WINDOW("LpPool", 1, 1, lp_1, lp, 1, LP_DOC);
 OP_CLASS(lp_pool_2) = WINDOW("LpPool", 2, 17, lp_2, lp, 1, LP_DOC);
 OP_CLASS(lp_pool_18) = WINDOW("LpPool", 18, 0, lp_18, lp, 1, LP_DOC, .samples = lp_samples);
 OP_CLASS(global_max_pool) = GLOBAL("GlobalMaxPool", 1, 0, global_max, .doc = "Maximum of each channel's image.",
                                    .quant = {QUANT_PASS}, .samples = global_samples);
-OP_CLASS(global_average_pool) = GLOBAL("GlobalAveragePool", 1, 0, global_average, .doc = "Average of each channel's image.",
-                                       .quant = {QUANT_OUTPUT}, .samples = global_samples);
+OP_CLASS(global_average_pool) = GLOBAL("GlobalAveragePool", 1, 0, global_average,
+                                       .doc = "Average of each channel's image.", .quant = {QUANT_OUTPUT},
+                                       .samples = global_samples);
 OP_CLASS(global_lp_pool_1) = GLOBAL("GlobalLpPool", 1, 1, global_lp, .doc = "p-norm of each channel's image.",
                                     .attrs = global_lp_1, .attrs_size = sizeof(struct pool_attrs));
 OP_CLASS(global_lp_pool_2) = GLOBAL("GlobalLpPool", 2, 0, global_lp, .doc = "p-norm of each channel's image.",

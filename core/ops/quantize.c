@@ -14,7 +14,8 @@ int32_t *quantize_zeros(struct run_ctx *c, const struct tensor *zero, int64_t *c
 
     *count = n;
     if (zero && (n < 1 || dtype_is_float(zero->dtype) || dtype_bits(zero->dtype) > 32)) {
-        err_set(err, ERR_OPERATOR, "a zero point of type %s with %" PRId64 " values is not supported", dtype_name(zero->dtype), n);
+        err_set(err, ERR_OPERATOR, "a zero point of type %s with %" PRId64 " values is not supported",
+                dtype_name(zero->dtype), n);
         return NULL;
     }
     int32_t *out = size_mul((size_t)n, sizeof *out, &bytes) ? run_scratch(c, bytes, err) : NULL;
@@ -34,7 +35,8 @@ int quantize_check_count(const struct infer_ctx *c, int i, const char *name, int
     const int64_t count = shape_count(infer_shape(c, i));
     if (count == 1 || count == -1 || channels < 0 || count == channels)
         return 0;
-    return err_set(err, ERR_SHAPE, "input '%s' has shape %s; it must hold one value, or one for each of the %" PRId64 " channels", name,
+    return err_set(err, ERR_SHAPE,
+                   "input '%s' has shape %s; it must hold one value, or one for each of the %" PRId64 " channels", name,
                    shape_text(infer_shape(c, i), text), channels);
 }
 

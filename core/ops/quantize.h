@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * quantize.h - affine quantization as the operators of the standard compute it: q = saturate(round_half_even(x / scale) + zero). */
+ * quantize.h - affine quantization as the operators of the standard compute it: q = saturate(round_half_even(x /
+ * scale) + zero). */
 #ifndef PARED_OPS_QUANTIZE_H
 #define PARED_OPS_QUANTIZE_H
 
 #include "core/ops/op_util.h"
 
-/* Zero points of an integer tensor as int32; all must be in the type's range (they are, being of it). NULL tensor: one zero. */
+/* Zero points of an integer tensor as int32; all must be in the type's range (they are, being of it). NULL tensor:
+ * one zero. */
 int32_t *quantize_zeros(struct run_ctx *c, const struct tensor *zero, int64_t *count, struct err *err);
 /* A scale, or zero point, must have one value or `channels` of them (unknown: fine). */
 int quantize_check_count(const struct infer_ctx *c, int i, const char *name, int64_t channels, struct err *err);

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  * RNN, GRU and LSTM in float32: any direction, sequence lengths, clipping, peepholes, both layouts.
- *   X [T, N, I] (layout 0; [N, T, I] in layout 1), W [D, G H, I], R [D, G H, H], B [D, 2 G H] = Wb then Rb, D directions, G gates.
+ *   X [T, N, I] (layout 0; [N, T, I] in layout 1), W [D, G H, I], R [D, G H, H], B [D, 2 G H] = Wb then Rb, D
+ *     directions, G gates.
  *   RNN   h' = f(x W + h R + b)
- *   GRU   gates z r h: z, r = f(x W + h R + b); n = g(x Wh + (r h) Rh + b), or g(x Wh + Wb + r (h Rh + Rb)) if linear_before_reset;
+ *   GRU   gates z r h: z, r = f(x W + h R + b); n = g(x Wh + (r h) Rh + b), or g(x Wh + Wb + r (h Rh + Rb)) if
+ *         linear_before_reset;
  *         h' = (1 - z) n + z h
- *   LSTM  gates i o f c: i, f = f(x W + h R + P c + b); c' = f c + i g(x Wc + h Rc + b); o = f(x Wo + h Ro + Po c' + b); h' = o h(c')
- * The product of all of X with W is one matrix product; the one with R is one a step. Steps beyond a sequence's length give zeros in Y
+ *   LSTM  gates i o f c: i, f = f(x W + h R + P c + b); c' = f c + i g(x Wc + h Rc + b); o = f(x Wo + h Ro + Po c' +
+ *         b); h' = o h(c')
+ * The product of all of X with W is one matrix product; the one with R is one a step. Steps beyond a sequence's
+ * length give zeros in Y
  * and leave the state as it is. */
 #include <inttypes.h>
 #include <math.h>
@@ -26,13 +30,18 @@ struct rnn_attrs {
     struct op_strings activations;
     struct op_floats activation_alpha, activation_beta;
 };
-#define SHARED_ATTRS                                                                                                  \
-    {OP_ATTR(rnn_attrs, direction), .kind = OP_ENUM, .choices = directions}, {OP_ATTR(rnn_attrs, hidden_size), .kind = OP_INT}, \
-        {OP_ATTR(rnn_attrs, layout), .kind = OP_INT}, {OP_ATTR(rnn_attrs, clip), .kind = OP_FLOAT},                   \
-        {OP_ATTR(rnn_attrs, activations), .kind = OP_STRINGS}, {OP_ATTR(rnn_attrs, activation_alpha), .kind = OP_FLOATS}, \
-        {OP_ATTR(rnn_attrs, activation_beta), .kind = OP_FLOATS}, {OP_ATTR(rnn_attrs, output_sequence), .kind = OP_BOOL}
+#define SHARED_ATTRS                                                                                                   \
+    {OP_ATTR(rnn_attrs, direction), .kind = OP_ENUM, .choices = directions},                                           \
+        {OP_ATTR(rnn_attrs, hidden_size), .kind = OP_INT}, {OP_ATTR(rnn_attrs, layout), .kind = OP_INT},               \
+        {OP_ATTR(rnn_attrs, clip), .kind = OP_FLOAT}, {OP_ATTR(rnn_attrs, activations), .kind = OP_STRINGS},           \
+        {OP_ATTR(rnn_attrs, activation_alpha), .kind = OP_FLOATS},                                                     \
+        {OP_ATTR(rnn_attrs, activation_beta), .kind = OP_FLOATS},                                                      \
+    {                                                                                                                  \
+        OP_ATTR(rnn_attrs, output_sequence), .kind = OP_BOOL                                                           \
+    }
 static const struct op_attr rnn_table[] = {SHARED_ATTRS, {NULL}};
-static const struct op_attr gru_table[] = {SHARED_ATTRS, {OP_ATTR(rnn_attrs, linear_before_reset), .kind = OP_BOOL}, {NULL}};
+static const struct op_attr gru_table[] = {
+    SHARED_ATTRS, {OP_ATTR(rnn_attrs, linear_before_reset), .kind = OP_BOOL}, {NULL}};
 static const struct op_attr lstm_table[] = {SHARED_ATTRS, {OP_ATTR(rnn_attrs, input_forget), .kind = OP_BOOL}, {NULL}};
 
 /* ---- activations ---- */
@@ -41,22 +50,74 @@ struct squash {
     float (*f)(float x, float alpha, float beta);
     float alpha, beta; /* defaults */
 };
-static float fn_sigmoid(float x, float a, float b) { (void)a; (void)b; return 1 / (1 + expf(-x)); }
-static float fn_tanh(float x, float a, float b) { (void)a; (void)b; return tanhf(x); }
-static float fn_relu(float x, float a, float b) { (void)a; (void)b; return x > 0 ? x : 0; }
-static float fn_affine(float x, float a, float b) { return a * x + b; }
-static float fn_leaky(float x, float a, float b) { (void)b; return x >= 0 ? x : a * x; }
-static float fn_thresholded(float x, float a, float b) { (void)b; return x >= a ? x : 0; }
-static float fn_scaled_tanh(float x, float a, float b) { return a * tanhf(b * x); }
-static float fn_hard_sigmoid(float x, float a, float b) { return fminf(fmaxf(a * x + b, 0), 1); }
-static float fn_elu(float x, float a, float b) { (void)b; return x >= 0 ? x : a * (expf(x) - 1); }
-static float fn_softsign(float x, float a, float b) { (void)a; (void)b; return x / (1 + fabsf(x)); }
-static float fn_softplus(float x, float a, float b) { (void)a; (void)b; return x > 0 ? x + log1pf(expf(-x)) : log1pf(expf(x)); }
-static const struct squash functions[] = {
-    {"Sigmoid", fn_sigmoid, 0, 0}, {"Tanh", fn_tanh, 0, 0}, {"Relu", fn_relu, 0, 0}, {"Affine", fn_affine, 1, 0},
-    {"LeakyRelu", fn_leaky, 0.01f, 0}, {"ThresholdedRelu", fn_thresholded, 1, 0}, {"ScaledTanh", fn_scaled_tanh, 1, 1},
-    {"HardSigmoid", fn_hard_sigmoid, 0.2f, 0.5f}, {"Elu", fn_elu, 1, 0}, {"Softsign", fn_softsign, 0, 0},
-    {"Softplus", fn_softplus, 0, 0}};
+static float fn_sigmoid(float x, float a, float b)
+{
+    (void)a;
+    (void)b;
+    return 1 / (1 + expf(-x));
+}
+static float fn_tanh(float x, float a, float b)
+{
+    (void)a;
+    (void)b;
+    return tanhf(x);
+}
+static float fn_relu(float x, float a, float b)
+{
+    (void)a;
+    (void)b;
+    return x > 0 ? x : 0;
+}
+static float fn_affine(float x, float a, float b)
+{
+    return a * x + b;
+}
+static float fn_leaky(float x, float a, float b)
+{
+    (void)b;
+    return x >= 0 ? x : a * x;
+}
+static float fn_thresholded(float x, float a, float b)
+{
+    (void)b;
+    return x >= a ? x : 0;
+}
+static float fn_scaled_tanh(float x, float a, float b)
+{
+    return a * tanhf(b * x);
+}
+static float fn_hard_sigmoid(float x, float a, float b)
+{
+    return fminf(fmaxf(a * x + b, 0), 1);
+}
+static float fn_elu(float x, float a, float b)
+{
+    (void)b;
+    return x >= 0 ? x : a * (expf(x) - 1);
+}
+static float fn_softsign(float x, float a, float b)
+{
+    (void)a;
+    (void)b;
+    return x / (1 + fabsf(x));
+}
+static float fn_softplus(float x, float a, float b)
+{
+    (void)a;
+    (void)b;
+    return x > 0 ? x + log1pf(expf(-x)) : log1pf(expf(x));
+}
+static const struct squash functions[] = {{"Sigmoid", fn_sigmoid, 0, 0},
+                                          {"Tanh", fn_tanh, 0, 0},
+                                          {"Relu", fn_relu, 0, 0},
+                                          {"Affine", fn_affine, 1, 0},
+                                          {"LeakyRelu", fn_leaky, 0.01f, 0},
+                                          {"ThresholdedRelu", fn_thresholded, 1, 0},
+                                          {"ScaledTanh", fn_scaled_tanh, 1, 1},
+                                          {"HardSigmoid", fn_hard_sigmoid, 0.2f, 0.5f},
+                                          {"Elu", fn_elu, 1, 0},
+                                          {"Softsign", fn_softsign, 0, 0},
+                                          {"Softplus", fn_softplus, 0, 0}};
 enum { SIGMOID, TANH, N_FUNCTIONS = sizeof functions / sizeof functions[0] };
 
 /* ---- one direction ---- */
@@ -75,9 +136,9 @@ struct run {
     int64_t t, n, in, h, d; /* sizes */
     struct squash f[MAX_FUNCTIONS];
     const float *w, *r, *b, *p; /* of this direction; b, p may be NULL */
-    float *xw;    /* [T N, G H] */
-    float *hr;    /* [N, G H] of this step */
-    float *state, *c, *reset; /* [N, H] */
+    float *xw;                  /* [T N, G H] */
+    float *hr;                  /* [N, G H] of this step */
+    float *state, *c, *reset;   /* [N, H] */
 };
 
 static float act(const struct run *u, int which, float x)
@@ -212,7 +273,8 @@ static int check_shape(const struct infer_ctx *c, int i, const char *what, struc
     return fits ? 0 : err_set(err, ERR_SHAPE, "%s is %s, must be %s", what, shape_text(s, x), shape_text(&want, y));
 }
 
-static int check_inputs(const struct infer_ctx *c, const struct cell *cell, int64_t t, int64_t n, int64_t in, int64_t h, struct err *err)
+static int check_inputs(const struct infer_ctx *c, const struct cell *cell, int64_t t, int64_t n, int64_t in, int64_t h,
+                        struct err *err)
 {
     const struct rnn_attrs *a = c->attrs;
     int64_t d = n_directions(a), g = dim_mul(cell->gates, h);
@@ -222,7 +284,10 @@ static int check_inputs(const struct infer_ctx *c, const struct cell *cell, int6
         check_shape(c, 3, "B", SHAPE(d, dim_mul(2, g)), err) || check_shape(c, 4, "sequence_lens", SHAPE(n), err) ||
         check_shape(c, 5, "initial_h", state, err))
         return -1;
-    return cell->has_c && (check_shape(c, 6, "initial_c", state, err) || check_shape(c, 7, "P", SHAPE(d, dim_mul(3, h)), err)) ? -1 : 0;
+    return cell->has_c &&
+                   (check_shape(c, 6, "initial_c", state, err) || check_shape(c, 7, "P", SHAPE(d, dim_mul(3, h)), err))
+               ? -1
+               : 0;
 }
 
 static int infer(struct infer_ctx *c, struct err *err)
@@ -234,19 +299,24 @@ static int infer(struct infer_ctx *c, struct err *err)
         return -1;
     for (size_t k = 0; k < sizeof floats / sizeof floats[0]; k++)
         if (op_dtype(c, floats[k]) != DTYPE_NONE && op_dtype(c, floats[k]) != DTYPE_FLOAT)
-            return err_set(err, ERR_OPERATOR, "input %d is %s; only float32 is computed", floats[k], dtype_name(op_dtype(c, floats[k])));
+            return err_set(err, ERR_OPERATOR, "input %d is %s; only float32 is computed", floats[k],
+                           dtype_name(op_dtype(c, floats[k])));
     if (op_dtype(c, 4) != DTYPE_NONE && op_dtype(c, 4) != DTYPE_INT32)
         return err_set(err, ERR_SHAPE, "sequence_lens must be int32");
     if (a->layout < 0 || a->layout > 1 || a->hidden_size < 0)
-        return err_set(err, ERR_MODEL, "layout is %" PRId64 " and hidden_size %" PRId64 "; 0 or 1, and a size, are allowed", a->layout, a->hidden_size);
+        return err_set(err, ERR_MODEL,
+                       "layout is %" PRId64 " and hidden_size %" PRId64 "; 0 or 1, and a size, are allowed", a->layout,
+                       a->hidden_size);
     const struct shape *x = infer_shape(c, 0), *r = infer_shape(c, 2);
     if ((x->rank >= 0 && x->rank != 3) || (r->rank >= 0 && r->rank != 3))
         return err_set(err, ERR_SHAPE, "X and R must have 3 dims");
-    int64_t t = x->rank == 3 ? x->dim[a->layout ? 1 : 0] : DIM_UNKNOWN, n = x->rank == 3 ? x->dim[a->layout ? 0 : 1] : DIM_UNKNOWN;
+    int64_t t = x->rank == 3 ? x->dim[a->layout ? 1 : 0] : DIM_UNKNOWN,
+            n = x->rank == 3 ? x->dim[a->layout ? 0 : 1] : DIM_UNKNOWN;
     int64_t h = r->rank == 3 ? r->dim[2] : a->hidden_size ? a->hidden_size : DIM_UNKNOWN, d = n_directions(a);
     if (check_inputs(c, cell, t, n, x->rank == 3 ? x->dim[2] : DIM_UNKNOWN, h, err))
         return -1;
-    struct shape y = a->layout ? SHAPE(n, t, d, h) : SHAPE(t, d, n, h), last = a->layout ? SHAPE(n, d, h) : SHAPE(d, n, h);
+    struct shape y = a->layout ? SHAPE(n, t, d, h) : SHAPE(t, d, n, h),
+                 last = a->layout ? SHAPE(n, d, h) : SHAPE(d, n, h);
     infer_out(c, 0, DTYPE_FLOAT, &y);
     for (int i = 1; i < c->n_out; i++)
         infer_out(c, i, DTYPE_FLOAT, &last);
@@ -340,11 +410,18 @@ static int forward(struct run_ctx *c, struct err *err)
     if (op_outputs(c, infer, err))
         return -1;
     const struct shape *x = &c->in[0]->shape;
-    struct run u = {.cell = cell_of(c->node->op_type), .a = a, .pool = c->pool, .t = x->dim[a->layout ? 1 : 0],
-                    .n = x->dim[a->layout ? 0 : 1], .in = x->dim[2], .h = c->in[2]->shape.dim[2], .d = n_directions(a)};
+    struct run u = {.cell = cell_of(c->node->op_type),
+                    .a = a,
+                    .pool = c->pool,
+                    .t = x->dim[a->layout ? 1 : 0],
+                    .n = x->dim[a->layout ? 0 : 1],
+                    .in = x->dim[2],
+                    .h = c->in[2]->shape.dim[2],
+                    .d = n_directions(a)};
     struct shape sums = SHAPE(u.t, u.n, u.cell->gates, u.h), step = SHAPE(u.n, u.cell->gates, u.h);
     size_t sums_bytes, step_bytes, state_bytes = 0;
-    if (!dtype_bytes(DTYPE_FLOAT, shape_count(&sums), &sums_bytes) || !dtype_bytes(DTYPE_FLOAT, shape_count(&step), &step_bytes) ||
+    if (!dtype_bytes(DTYPE_FLOAT, shape_count(&sums), &sums_bytes) ||
+        !dtype_bytes(DTYPE_FLOAT, shape_count(&step), &step_bytes) ||
         !dtype_bytes(DTYPE_FLOAT, u.n * u.h, &state_bytes) || shape_count(&sums) < 0)
         return err_set(err, ERR_MODEL_TOO_LARGE, "sums of %" PRId64 " steps are too large", u.t);
     if (check_lengths(run_in(c, 4), u.t, err))
@@ -365,13 +442,17 @@ static int forward(struct run_ctx *c, struct err *err)
     return 0;
 }
 
-static const struct op_sample lstm_samples[] = {{"f32[3,2,4] f32[1,20,4] f32[1,20,5] f32[1,40]", "hidden_size=5", 3, 0}, {NULL}};
-static const struct op_sample gru_samples[] = {{"f32[3,2,4] f32[1,15,4] f32[1,15,5] f32[1,30]", "hidden_size=5", 2, 0}, {NULL}};
-static const struct op_sample rnn_samples[] = {{"f32[3,2,4] f32[1,5,4] f32[1,5,5] f32[1,10]", "hidden_size=5", 2, 0}, {NULL}};
+static const struct op_sample lstm_samples[] = {{"f32[3,2,4] f32[1,20,4] f32[1,20,5] f32[1,40]", "hidden_size=5", 3, 0},
+                                                {NULL}};
+static const struct op_sample gru_samples[] = {{"f32[3,2,4] f32[1,15,4] f32[1,15,5] f32[1,30]", "hidden_size=5", 2, 0},
+                                               {NULL}};
+static const struct op_sample rnn_samples[] = {{"f32[3,2,4] f32[1,5,4] f32[1,5,5] f32[1,10]", "hidden_size=5", 2, 0},
+                                               {NULL}};
 
-#define RECURRENT(table, most_in, most_out, text, cases)                                                              \
-    .domain = "", .since = 7, .doc = text, .in_min = 3, .in_max = most_in, .out_min = 0, .out_max = most_out, .attrs = table, \
-    .attrs_size = sizeof(struct rnn_attrs), .infer = infer, .forward = forward, .cost = cost, .samples = cases
+#define RECURRENT(table, most_in, most_out, text, cases)                                                               \
+    .domain = "", .since = 7, .doc = text, .in_min = 3, .in_max = most_in, .out_min = 0, .out_max = most_out,          \
+    .attrs = table, .attrs_size = sizeof(struct rnn_attrs), .infer = infer, .forward = forward, .cost = cost,          \
+    .samples = cases
 
 OP_CLASS(rnn) = {.type = "RNN", RECURRENT(rnn_table, 6, 2, "Simple recurrent network.", rnn_samples)};
 OP_CLASS(gru) = {.type = "GRU", RECURRENT(gru_table, 6, 2, "Gated recurrent unit.", gru_samples)};

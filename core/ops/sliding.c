@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Sliding windows: from attributes to a checked geometry. Every number is held below 2^31, so that sums and products of two of them
- * fit int64 without further checks.
- * Sizes      out = floor((in + pads - effective) / stride) + 1, effective = (kernel - 1) * dilation + 1. With ceil_mode the quotient is
- *            rounded up, but a window that would start in the padding at the end is dropped. SAME: out = ceil(in / stride), the
- *            missing cells are split, the odd one goes to the end (UPPER) or to the beginning (LOWER). */
+ * Sliding windows: from attributes to a checked geometry. Every number is held below 2^31, so that sums and products
+ * of two of them fit int64 without further checks.
+ * Sizes      out = floor((in + pads - effective) / stride) + 1, effective = (kernel - 1) * dilation + 1. With
+ *            ceil_mode the quotient is rounded up, but a window that would start in the padding at the end is
+ *            dropped. SAME: out = ceil(in / stride), the missing cells are split, the odd one goes to the end (UPPER)
+ *            or to the beginning (LOWER). */
 #include "core/ops/sliding.h"
 
 #include <inttypes.h>
@@ -11,16 +12,18 @@
 const char *const sliding_auto_pads[] = {"NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID", NULL};
 
 /* A list attribute of `rank` numbers in [low, 2^31), or `fallback` everywhere when absent. */
-static int read_list(int64_t *out, const struct op_ints *list, const char *name, int rank, int64_t low, int64_t fallback,
-                     struct err *err)
+static int read_list(int64_t *out, const struct op_ints *list, const char *name, int rank, int64_t low,
+                     int64_t fallback, struct err *err)
 {
     if (list->count != 0 && list->count != rank)
-        return err_set(err, ERR_MODEL, "attribute '%s' has %d elements; the input has %d spatial axes, so it must have %d", name,
+        return err_set(err, ERR_MODEL,
+                       "attribute '%s' has %d elements; the input has %d spatial axes, so it must have %d", name,
                        list->count, rank, rank);
     for (int a = 0; a < rank; a++) {
         out[a] = list->count ? list->at[a] : fallback;
         if (out[a] < low || out[a] > INT32_MAX)
-            return err_set(err, ERR_MODEL, "attribute '%s' has %" PRId64 " at position %d; it must be in [%" PRId64 ", 2147483647]",
+            return err_set(err, ERR_MODEL,
+                           "attribute '%s' has %" PRId64 " at position %d; it must be in [%" PRId64 ", 2147483647]",
                            name, out[a], a, low);
     }
     return 0;
@@ -31,12 +34,14 @@ static int read_pads(struct window *w, const struct sliding_attrs *a, int rank, 
     const struct op_ints *pads = &a->pads;
 
     if (pads->count != 0 && pads->count != 2 * rank)
-        return err_set(err, ERR_MODEL, "attribute 'pads' has %d elements; the input has %d spatial axes, so it must have %d",
+        return err_set(err, ERR_MODEL,
+                       "attribute 'pads' has %d elements; the input has %d spatial axes, so it must have %d",
                        pads->count, rank, 2 * rank);
     for (int i = 0; i < 2 * rank; i++) {
         const int64_t pad = pads->count && a->auto_pad == AUTO_PAD_NOTSET ? pads->at[i] : 0;
         if (pad < 0 || pad > INT32_MAX)
-            return err_set(err, ERR_MODEL, "attribute 'pads' has %" PRId64 " at position %d; it must be in [0, 2147483647]", pad, i);
+            return err_set(err, ERR_MODEL,
+                           "attribute 'pads' has %" PRId64 " at position %d; it must be in [0, 2147483647]", pad, i);
         *(i < rank ? &w->pad[i] : &w->pad_end[i - rank]) = pad;
     }
     return 0;
@@ -53,12 +58,15 @@ int sliding_read(struct window *w, const struct sliding_attrs *a, int rank, cons
         return err_set(err, ERR_MODEL, "attribute 'kernel_shape' is missing; it must have %d elements", rank);
     for (int i = 0; kernel && i < rank; i++) {
         if (a->kernel_shape.count && kernel[i] >= 0 && kernel[i] != w->kernel[i])
-            return err_set(err, ERR_SHAPE, "attribute 'kernel_shape' has %" PRId64 " at position %d but the weight has %" PRId64
-                           "; they must agree", w->kernel[i], i, kernel[i]);
+            return err_set(err, ERR_SHAPE,
+                           "attribute 'kernel_shape' has %" PRId64 " at position %d but the weight has %" PRId64
+                           "; they must agree",
+                           w->kernel[i], i, kernel[i]);
         if (!a->kernel_shape.count)
             w->kernel[i] = kernel[i];
         if (w->kernel[i] == 0 || w->kernel[i] > INT32_MAX)
-            return err_set(err, ERR_SHAPE, "the weight's kernel has size %" PRId64 " at spatial axis %d; it must be in [1, 2147483647]",
+            return err_set(err, ERR_SHAPE,
+                           "the weight's kernel has size %" PRId64 " at spatial axis %d; it must be in [1, 2147483647]",
                            w->kernel[i], i);
     }
     return 0;
@@ -87,21 +95,22 @@ static int resolve_axis(struct window *w, int a, bool ceil_mode, struct err *err
         return 0;
     }
     if (in > INT64_MAX / 4)
-        return err_set(err, ERR_SHAPE, "the input's spatial axis %d has size %" PRId64 ", too large for a window", a, in);
+        return err_set(err, ERR_SHAPE, "the input's spatial axis %d has size %" PRId64 ", too large for a window", a,
+                       in);
     const int64_t room = in + pads - ((w->kernel[a] - 1) * w->dilation[a] + 1);
     if (room < 0)
         return err_set(err, ERR_SHAPE,
-                       "the window does not fit at spatial axis %d: kernel %" PRId64 " with dilation %" PRId64 " spans %" PRId64
-                       " cells, the input with its pads has %" PRId64, a, w->kernel[a], w->dilation[a],
-                       (w->kernel[a] - 1) * w->dilation[a] + 1, in + pads);
+                       "the window does not fit at spatial axis %d: kernel %" PRId64 " with dilation %" PRId64
+                       " spans %" PRId64 " cells, the input with its pads has %" PRId64,
+                       a, w->kernel[a], w->dilation[a], (w->kernel[a] - 1) * w->dilation[a] + 1, in + pads);
     w->out[a] = (ceil_mode ? i64_ceil_div(room, s) : room / s) + 1;
     if (ceil_mode && (w->out[a] - 1) * s >= in + w->pad[a])
         w->out[a]--;
     return 0;
 }
 
-int sliding_resolve(struct window *w, const struct sliding_attrs *a, const struct shape *x, const int64_t *kernel, bool ceil_mode,
-                    struct err *err)
+int sliding_resolve(struct window *w, const struct sliding_attrs *a, const struct shape *x, const int64_t *kernel,
+                    bool ceil_mode, struct err *err)
 {
     const int rank = x->rank - 2;
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Softmax, LogSoftmax, Hardmax. Before opset 13 the input is seen as a matrix whose columns are all axes from `axis` (default 1) on;
- * from 13 on each line along `axis` (default -1) stands for itself.
+ * Softmax, LogSoftmax, Hardmax. Before opset 13 the input is seen as a matrix whose columns are all axes from `axis`
+ * (default 1) on; from 13 on each line along `axis` (default -1) stands for itself.
  * Stable     the largest value of a line is subtracted first, so no exponential overflows.
- * Layout     a line has `n` values `inner` apart; with inner > 1 whole rows of lines are handled together, so memory is read in order. */
+ * Layout     a line has `n` values `inner` apart; with inner > 1 whole rows of lines are handled together, so memory
+ *            is read in order. */
 #include <math.h>
 
 #include "core/kernels/simd.h"
@@ -150,8 +151,10 @@ static const struct op_sample samples[] = {
     {"f32[2,3,40]", NULL}, {"f32[2,30,4]", "axis=1"}, {"f32[5,3]", "axis=0"}, {"f64[2,3]", NULL}, {NULL}};
 
 #define ROW(type_, since_, until_, table, name, doc_, cases)                                                         \
-    {.type = type_, .domain = "", .since = since_, .until = until_, .doc = doc_, .in_min = 1, .in_max = 1, .out_min = 1, \
-     .out_max = 1, .attrs = table, .attrs_size = sizeof(struct softmax_attrs), .infer = infer, .forward = forward_##name, \
+    {.type = type_, .domain = "", .since = since_, .until = until_, .doc = doc_, .in_min = 1, .in_max = 1,           \
+     .out_min = 1,                                                                                                   \
+     .out_max = 1, .attrs = table, .attrs_size = sizeof(struct softmax_attrs), .infer = infer,                       \
+     .forward = forward_##name,                                                                                      \
      .samples = cases}
 OP_CLASS(softmax_1) = ROW("Softmax", 1, 12, attrs_1, softmax, "e^x, scaled to sum 1.", old_samples);
 OP_CLASS(softmax_13) = ROW("Softmax", 13, 0, attrs_13, softmax, "e^x, scaled to sum 1.", samples);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Halves by way of float32: see widen.h. The context's tables of inputs and outputs are swapped for the call and put back, so that
- * scratch and errors of the inner computation go where they always go. */
+ * Halves by way of float32: see widen.h. The context's tables of inputs and outputs are swapped for the call and put
+ * back, so that scratch and errors of the inner computation go where they always go. */
 #include "core/ops/widen.h"
 
 enum { MOST = 16 };

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * infer.h - what is proven about the values of a model, for rewriting it.
- * Types      follow from the declared inputs of the main graph, the weights and the operators' inference; what the file says of
- *            other values (value_info) is not believed. An operator nobody knows leaves its outputs unknown.
- * Contents   of small integer tensors are followed element by element through Shape, Gather, Concat, ...: each is a
- *            number, a symbolic dim, or unknown. So "Reshape to [batch of x, 640]" is seen for what it is.
- * Life cycle infer_run -> queries -> infer_fini. A snapshot: ids beyond it are unknown. */
+ * Types      follow from the declared inputs of the main graph, the weights and the operators' inference; what the file
+ * says of other values (value_info) is not believed. An operator nobody knows leaves its outputs unknown. Contents   of
+ * small integer tensors are followed element by element through Shape, Gather, Concat, ...: each is a number, a
+ * symbolic dim, or unknown. So "Reshape to [batch of x, 640]" is seen for what it is. Life cycle infer_run -> queries
+ * -> infer_fini. A snapshot: ids beyond it are unknown. */
 #ifndef PARED_PASSES_INFER_H
 #define PARED_PASSES_INFER_H
 
@@ -33,7 +33,10 @@ void infer_fini(struct infer *x);
 /* SHAPE_UNKNOWN and DTYPE_NONE if not known. Borrowed. */
 const struct shape *infer_shape_of(const struct infer *x, uint32_t value);
 enum dtype infer_dtype_of(const struct infer *x, uint32_t value);
-static inline int infer_rank_of(const struct infer *x, uint32_t value) { return infer_shape_of(x, value)->rank; }
+static inline int infer_rank_of(const struct infer *x, uint32_t value)
+{
+    return infer_shape_of(x, value)->rank;
+}
 const struct content *infer_content_of(const struct infer *x, uint32_t value); /* NULL: unknown */
 
 #endif

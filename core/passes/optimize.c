@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * optimize.c - graph.optimize: the ordered table of passes, run until a whole round changes nothing. Each pass sees a fresh index
- * of readers and freshly inferred types, so passes need no knowledge of each other. A cap on rounds guards against two passes
- * that would undo each other; ordinary models need three to five. */
+ * optimize.c - graph.optimize: the ordered table of passes, run until a whole round changes nothing. Each pass sees a
+ * fresh index of readers and freshly inferred types, so passes need no knowledge of each other. A cap on rounds guards
+ * against two passes that would undo each other; ordinary models need three to five. */
 #include <math.h>
 #include <stdio.h>
 
@@ -26,8 +26,12 @@ enum { N_PASSES = sizeof passes / sizeof passes[0] };
 
 /* What quantization wants to see: products with their BatchNormalization and bias inside, constants as initializers. */
 static const struct pass preparation[] = {
-    {"constant_inputs", "", pass_constant_inputs}, {"fold_constants", "", pass_fold_constants}, {"remove_noops", "", pass_remove_noops},
-    {"fold_batchnorm", "", pass_fold_batchnorm},   {"add_bias", "", pass_add_bias},             {"dead_code", "", pass_dead_code},
+    {"constant_inputs", "", pass_constant_inputs},
+    {"fold_constants", "", pass_fold_constants},
+    {"remove_noops", "", pass_remove_noops},
+    {"fold_batchnorm", "", pass_fold_batchnorm},
+    {"add_bias", "", pass_add_bias},
+    {"dead_code", "", pass_dead_code},
 };
 enum { N_PREPARATION = sizeof preparation / sizeof preparation[0] };
 
@@ -36,10 +40,12 @@ static int run_pass(const struct pass *pass, struct pass_ctx *c, struct model *m
     int rc = -1;
     c->opset = model_opset(m, "");
     c->changes = 0;
-    if (edit_init(&c->edit, m, err)) return -1;
+    if (edit_init(&c->edit, m, err))
+        return -1;
     if (infer_run(&c->infer, m, err) == 0) {
         rc = pass->run(c, err);
-        if (rc == 0) rc = edit_finish(&c->edit, err);
+        if (rc == 0)
+            rc = edit_finish(&c->edit, err);
         infer_fini(&c->infer);
     }
     edit_fini(&c->edit);
@@ -53,7 +59,8 @@ int passes_prepare(struct model *m, struct layer_report *layers, struct warnings
     for (int round = 0; changed && round < MAX_ROUNDS; round++) {
         changed = false;
         for (int p = 0; p < N_PREPARATION; p++) {
-            if (run_pass(&preparation[p], &c, m, err)) return -1;
+            if (run_pass(&preparation[p], &c, m, err))
+                return -1;
             changed = changed || c.changes > 0;
         }
     }
@@ -63,7 +70,8 @@ int passes_prepare(struct model *m, struct layer_report *layers, struct warnings
 static int64_t count_nodes(const struct model *m)
 {
     int64_t n = 0;
-    for (uint32_t g = 0; g < m->n_graphs; g++) n += m->graphs[g].n_nodes;
+    for (uint32_t g = 0; g < m->n_graphs; g++)
+        n += m->graphs[g].n_nodes;
     return n;
 }
 
@@ -71,7 +79,8 @@ static void report_totals(struct step_ctx *s, const int *totals)
 {
     for (int p = 0; p < N_PASSES; p++) {
         struct layer_row row = {.node = NODE_NONE, .label = passes[p].name, .weight = VALUE_NONE, .sqnr_db = NAN};
-        if (totals[p] == 0) continue;
+        if (totals[p] == 0)
+            continue;
         row.after = json_pack("{s:i}", "changes", totals[p]);
         layer_report_add(s->layers, s->model, &row);
     }
@@ -87,12 +96,15 @@ static int run(struct step_ctx *s, struct err *err)
         changed = false;
         for (int p = 0; p < N_PASSES; p++) {
             struct pass_ctx c = {.layers = s->layers, .warnings = s->warnings, .last = last};
-            if (s->progress && s->progress(s, passes[p].name, p, N_PASSES, err)) return -1;
-            if (run_pass(&passes[p], &c, s->model, err)) return -1;
+            if (s->progress && s->progress(s, passes[p].name, p, N_PASSES, err))
+                return -1;
+            if (run_pass(&passes[p], &c, s->model, err))
+                return -1;
             totals[p] += c.changes;
             changed = changed || c.changes > 0;
         }
-        if (round >= MAX_ROUNDS) break;
+        if (round >= MAX_ROUNDS)
+            break;
     }
     report_totals(s, totals);
     struct layer_row row = {.node = NODE_NONE, .label = "graph", .weight = VALUE_NONE, .sqnr_db = NAN};
@@ -107,8 +119,10 @@ static const struct param params[] = {{0}};
 METHOD(graph_optimize) = {
     .name = "graph.optimize",
     .summary = "the same computation with fewer nodes",
-    .doc = "Folds BatchNormalization and added constants into the products before them, evaluates constants, cancels Transposes, merges "
-           "duplicates, and removes what does nothing. Outputs stay equal to rounding; names of inputs and outputs stay.",
+    .doc =
+        "Folds BatchNormalization and added constants into the products before them, evaluates constants, cancels "
+        "Transposes, merges "
+        "duplicates, and removes what does nothing. Outputs stay equal to rounding; names of inputs and outputs stay.",
     .params = params,
     .params_size = 1,
     .needs = NEEDS_NOTHING,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * pass.h - a graph rewrite: one function, one row in the ordered table of optimize.c, run until none finds work.
- * Contract   a pass keeps what the model computes (to rounding), the names of its inputs and outputs, and the notes on weights. It
- *            looks only at facts that are proven (weights, inferred types), never at what the file's value_info claims. */
+ * Contract   a pass keeps what the model computes (to rounding), the names of its inputs and outputs, and the notes on
+ * weights. It looks only at facts that are proven (weights, inferred types), never at what the file's value_info
+ * claims. */
 #ifndef PARED_PASSES_PASS_H
 #define PARED_PASSES_PASS_H
 
@@ -34,24 +35,27 @@ int pass_reshapes(struct pass_ctx *c, struct err *err);
 int pass_merge_common(struct pass_ctx *c, struct err *err);
 int pass_dead_code(struct pass_ctx *c, struct err *err);
 
-/* The part of graph.optimize that quantization needs first: constants are initializers, BatchNormalization and added constants are inside
- * the products. Rows for what was folded. */
+/* The part of graph.optimize that quantization needs first: constants are initializers, BatchNormalization and added
+ * constants are inside the products. Rows for what was folded. */
 int passes_prepare(struct model *m, struct layer_report *layers, struct warnings *warnings, struct err *err);
 
 /* A row for a node that is about to go into another: {"folded_into": "conv1"}. */
 void pass_row_folded(struct pass_ctx *c, uint32_t node, uint32_t into, const char *pass);
 void pass_row_skipped(struct pass_ctx *c, uint32_t node, const char *why);
 
-/* Floating-point values of a constant as doubles (malloc'ed, [count]); NULL if it is not constant, not floating-point, or memory is out. */
+/* Floating-point values of a constant as doubles (malloc'ed, [count]); NULL if it is not constant, not floating-point,
+ * or memory is out. */
 double *const_doubles(const struct model *m, uint32_t value, int64_t *count);
 /* int64 or int32 contents of a small constant (at most `max` elements); -1: not constant, not integer, or more. */
 int const_ints(const struct model *m, uint32_t value, int64_t *out, int max);
-/* The axes / starts / ... of a node: attribute `name` (older opsets), else constant input `slot`. -1: absent or unknown. */
+/* The axes / starts / ... of a node: attribute `name` (older opsets), else constant input `slot`. -1: absent or
+ * unknown. */
 int node_ints(const struct model *m, const struct node *n, const char *name, int slot, int64_t *out, int max);
 /* A tensor of dtype `dtype` from doubles. */
-int tensor_from_doubles(struct tensor *t, enum dtype dtype, const struct shape *shape, const double *v, struct err *err);
-/* The weight's own copy for a change: if someone else reads it too (or it is another graph's), a duplicate is made and put at this input.
- * Returns the value id to give new bytes to; notes are copied. */
+int tensor_from_doubles(struct tensor *t, enum dtype dtype, const struct shape *shape, const double *v,
+                        struct err *err);
+/* The weight's own copy for a change: if someone else reads it too (or it is another graph's), a duplicate is made and
+ * put at this input. Returns the value id to give new bytes to; notes are copied. */
 uint32_t pass_private_weight(struct pass_ctx *c, uint32_t node, int slot);
 
 #endif

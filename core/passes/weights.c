@@ -4,10 +4,12 @@
 
 bool node_is_rewritable(const struct model *m, uint32_t node)
 {
-    if (node >= m->n_nodes || !m->nodes[node].op_type) return false;
+    if (node >= m->n_nodes || !m->nodes[node].op_type)
+        return false;
     uint32_t g = m->nodes[node].graph;
     for (uint32_t depth = 0; g < m->n_graphs && depth <= m->n_graphs; depth++) {
-        if (g == 0) return true;
+        if (g == 0)
+            return true;
         g = m->graphs[g].parent;
     }
     return false;
@@ -22,8 +24,10 @@ const struct op_class *node_class(const struct model *m, const struct node *n)
 static struct weight *bytes_of(const struct model *m, uint32_t value)
 {
     const struct value *v = &m->values[value];
-    if (v->weight) return v->weight;
-    if (v->producer == NODE_NONE || !m->nodes[v->producer].op_type || !node_is(&m->nodes[v->producer], "Constant")) return NULL;
+    if (v->weight)
+        return v->weight;
+    if (v->producer == NODE_NONE || !m->nodes[v->producer].op_type || !node_is(&m->nodes[v->producer], "Constant"))
+        return NULL;
     const struct attr *a = node_attr(&m->nodes[v->producer], "value");
     return a && a->type == ATTR_TENSOR && a->count == 1 ? a->tensors[0] : NULL;
 }
@@ -31,10 +35,13 @@ static struct weight *bytes_of(const struct model *m, uint32_t value)
 uint32_t weight_source(const struct model *m, uint32_t value)
 {
     for (int depth = 0; depth < 64 && value != VALUE_NONE && value < m->n_values; depth++) {
-        if (bytes_of(m, value)) return value;
+        if (bytes_of(m, value))
+            return value;
         uint32_t p = m->values[value].producer;
-        if (p == NODE_NONE || !m->nodes[p].op_type || m->nodes[p].n_input < 1) return VALUE_NONE;
-        if (!node_is(&m->nodes[p], "Identity") && !node_is(&m->nodes[p], "Transpose")) return VALUE_NONE;
+        if (p == NODE_NONE || !m->nodes[p].op_type || m->nodes[p].n_input < 1)
+            return VALUE_NONE;
+        if (!node_is(&m->nodes[p], "Identity") && !node_is(&m->nodes[p], "Transpose"))
+            return VALUE_NONE;
         value = m->nodes[p].input[0];
     }
     return VALUE_NONE;
@@ -44,10 +51,12 @@ bool product_weight(const struct model *m, uint32_t node, struct weight_ref *ref
 {
     const struct node *n = &m->nodes[node];
     const struct op_class *op = node_class(m, n);
-    if (!op || op->quant.kind != QUANT_COMPUTE || op->quant.weight < 1) return false;
+    if (!op || op->quant.kind != QUANT_COMPUTE || op->quant.weight < 1)
+        return false;
     *why = NULL;
     *ref = (struct weight_ref){.node = node, .value = VALUE_NONE, .slot = op->quant.weight};
-    if (op->quant.weight < n->n_input) ref->value = weight_source(m, n->input[op->quant.weight]);
+    if (op->quant.weight < n->n_input)
+        ref->value = weight_source(m, n->input[op->quant.weight]);
     if (ref->value == VALUE_NONE && node_is(n, "MatMul") && n->n_input == 2) { /* constant on the left */
         ref->slot = 0;
         ref->value = weight_source(m, n->input[0]);
@@ -57,10 +66,14 @@ bool product_weight(const struct model *m, uint32_t node, struct weight_ref *ref
         return true;
     }
     ref->tensor = &bytes_of(m, ref->value)->tensor;
-    if (bytes_of(m, ref->value)->opaque.len) *why = "its weight is stored in a way this version does not know";
-    else if (!dtype_is_float(ref->tensor->dtype)) *why = "its weight is not floating-point";
-    else if (tensor_count(ref->tensor) == 0) *why = "its weight is empty";
-    else if (!ref->tensor->data) *why = "its weight's external data file is missing";
+    if (bytes_of(m, ref->value)->opaque.len)
+        *why = "its weight is stored in a way this version does not know";
+    else if (!dtype_is_float(ref->tensor->dtype))
+        *why = "its weight is not floating-point";
+    else if (tensor_count(ref->tensor) == 0)
+        *why = "its weight is empty";
+    else if (!ref->tensor->data)
+        *why = "its weight's external data file is missing";
     return true;
 }
 

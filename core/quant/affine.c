@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * affine.c - scales, zero points and codes (affine.h).
  *
- * Pair guard. Without VNNI, x86 multiplies uint8 activations with int8 weights by vpmaddubsw, which adds two neighbouring products in
- * int16 and saturates: 255 * 127 * 2 = 64770 does not fit, and a sum that saturates is silently wrong. The usual cure is 7-bit weights
- * for all. Here only what can overflow is limited: codes w1, w2 of neighbours in the runtime's order of summation with |w1 + w2| <= 128
- * and the same sign are safe (255 * 128 = 32640), so a channel's scale is the larger of max|w| / 127 and max|w1 + w2| / 128. Rounding
- * may still make a sum of 129; then the code that was rounded up more goes down by one.
- * Order of summation: kernel positions outermost, input channels innermost (the runtimes' channels-last im2col); a matrix has but one. */
+ * Pair guard. Without VNNI, x86 multiplies uint8 activations with int8 weights by vpmaddubsw, which adds two
+ * neighbouring products in int16 and saturates: 255 * 127 * 2 = 64770 does not fit, and a sum that saturates is
+ * silently wrong. The usual cure is 7-bit weights for all. Here only what can overflow is limited: codes w1, w2 of
+ * neighbours in the runtime's order of summation with |w1 + w2| <= 128 and the same sign are safe (255 * 128 = 32640),
+ * so a channel's scale is the larger of max|w| / 127 and max|w1 + w2| / 128. Rounding may still make a sum of 129; then
+ * the code that was rounded up more goes down by one. Order of summation: kernel positions outermost, input channels
+ * innermost (the runtimes' channels-last im2col); a matrix has but one. */
 #include "core/quant/affine.h"
 
 #include <float.h>
@@ -30,8 +31,10 @@ struct qparams affine_params(double lo, double hi, enum dtype dtype, bool symmet
         lo = 0;
     }
     double zero = symmetric ? (qmin + qmax) / 2 : nearbyint(qmin - lo / scale);
-    if (zero < dtype_min(dtype)) zero = dtype_min(dtype);
-    if (zero > qmax) zero = qmax;
+    if (zero < dtype_min(dtype))
+        zero = dtype_min(dtype);
+    if (zero > qmax)
+        zero = qmax;
     return (struct qparams){.scale = (float)scale, .zero = (int32_t)zero};
 }
 
@@ -52,22 +55,28 @@ static int order_make(struct order *order, const struct shape *s, int axis, bool
     int64_t stride[SHAPE_MAX_RANK], index[SHAPE_MAX_RANK] = {0};
     int axes[SHAPE_MAX_RANK], n = 0; /* outermost first */
     shape_strides(s, false, stride);
-    for (int i = 2; i < s->rank; i++) axes[n++] = i;
+    for (int i = 2; i < s->rank; i++)
+        axes[n++] = i;
     for (int i = 0; i < s->rank && i < 2; i++)
-        if (i != axis || !per_channel) axes[n++] = i;
+        if (i != axis || !per_channel)
+            axes[n++] = i;
     if (per_channel && axis >= 2) { /* the channel axis is last: a batch of matrices */
         n = 0;
         for (int i = 0; i < s->rank; i++)
-            if (i != axis) axes[n++] = i;
+            if (i != axis)
+                axes[n++] = i;
     }
     order->channels = per_channel ? s->dim[axis] : 1;
     order->stride = per_channel ? stride[axis] : 0;
     order->count = shape_count(s) / order->channels;
     order->offset = calloc((size_t)order->count, sizeof *order->offset);
-    if (!order->offset) return err_set(err, ERR_NOMEM, "out of memory while quantizing a weight");
+    if (!order->offset)
+        return err_set(err, ERR_NOMEM, "out of memory while quantizing a weight");
     for (int64_t k = 0; k < order->count; k++) {
-        for (int i = 0; i < n; i++) order->offset[k] += index[i] * stride[axes[i]];
-        for (int i = n - 1; i >= 0 && ++index[i] == s->dim[axes[i]]; i--) index[i] = 0;
+        for (int i = 0; i < n; i++)
+            order->offset[k] += index[i] * stride[axes[i]];
+        for (int i = n - 1; i >= 0 && ++index[i] == s->dim[axes[i]]; i--)
+            index[i] = 0;
     }
     return 0;
 }
@@ -83,16 +92,20 @@ static double channel_scale(const float *w, const struct order *order, double fl
     double largest = 0, pair = 0;
     for (int64_t k = 0; k < order->count; k++) {
         double a = fabs((double)w[order->offset[k]]);
-        if (a > largest) largest = a;
+        if (a > largest)
+            largest = a;
     }
     for (int64_t k = 0; guard && k + 1 < order->count; k += 2) {
         double s = pair_sum(w, order->offset, k);
-        if (s > pair) pair = s;
+        if (s > pair)
+            pair = s;
     }
     *guarded = pair / 128 > largest / 127;
     double scale = *guarded ? pair / 128 : largest / 127;
-    if (scale < floor) scale = floor;
-    if (!(scale >= (double)FLT_MIN)) scale = 1;
+    if (scale < floor)
+        scale = floor;
+    if (!(scale >= (double)FLT_MIN))
+        scale = 1;
     return (double)(float)scale;
 }
 
@@ -102,7 +115,8 @@ static void fix_pairs(const float *w, const struct order *order, double scale, i
     for (int64_t k = 0; k + 1 < order->count; k += 2) {
         int64_t ia = order->offset[k], ib = order->offset[k + 1];
         int a = codes[ia], b = codes[ib];
-        if (zero != 0 || (a > 0) != (b > 0) || abs(a + b) <= 128) continue;
+        if (zero != 0 || (a > 0) != (b > 0) || abs(a + b) <= 128)
+            continue;
         double ga = fabs((double)a) - fabs((double)w[ia] / scale), gb = fabs((double)b) - fabs((double)w[ib] / scale);
         int64_t at = ga >= gb ? ia : ib;
         codes[at] = (int8_t)(codes[at] > 0 ? codes[at] - 1 : codes[at] + 1);
@@ -118,11 +132,16 @@ int qweight_make(struct qweight *q, const struct tensor *w, const struct qweight
     bool u8 = opts->dtype == DTYPE_UINT8, guard = opts->pair_guard && !u8;
     *q = (struct qweight){.zero = u8 ? 128 : 0, .sqnr_db = NAN};
     for (int64_t i = 0, n = tensor_count(w); i < n; i++)
-        if (!isfinite(x[i])) return err_set(err, ERR_MODEL, "element %lld is %s, which has no 8-bit code", (long long)i, isnan(x[i]) ? "NaN" : "infinite");
-    if (order_make(&order, &w->shape, opts->axis, opts->per_channel, err)) goto out;
-    if (tensor_alloc(&q->codes, opts->dtype, &w->shape, err)) goto out;
+        if (!isfinite(x[i]))
+            return err_set(err, ERR_MODEL, "element %lld is %s, which has no 8-bit code", (long long)i,
+                           isnan(x[i]) ? "NaN" : "infinite");
+    if (order_make(&order, &w->shape, opts->axis, opts->per_channel, err))
+        goto out;
+    if (tensor_alloc(&q->codes, opts->dtype, &w->shape, err))
+        goto out;
     struct shape scale_shape = opts->per_channel ? SHAPE(order.channels) : SHAPE_SCALAR;
-    if (tensor_alloc(&q->scale, DTYPE_FLOAT, &scale_shape, err)) goto out;
+    if (tensor_alloc(&q->scale, DTYPE_FLOAT, &scale_shape, err))
+        goto out;
     for (int64_t o = 0; o < order.channels; o++) {
         const float *wo = x + o * order.stride;
         bool guarded;
@@ -135,19 +154,23 @@ int qweight_make(struct qweight *q, const struct tensor *w, const struct qweight
             int32_t code = affine_quantize((double)wo[at], (struct qparams){(float)scale, 0}, -127, 127);
             codes[at] = (unsigned char)(code + q->zero);
         }
-        if (guard) fix_pairs(wo, &order, scale, q->zero, (int8_t *)codes);
+        if (guard)
+            fix_pairs(wo, &order, scale, q->zero, (int8_t *)codes);
         for (int64_t k = 0; k < order.count; k++) {
             int64_t at = order.offset[k];
-            double back = ((u8 ? (double)codes[at] : (double)(int8_t)codes[at]) - q->zero) * scale, d = (double)wo[at] - back;
+            double back = ((u8 ? (double)codes[at] : (double)(int8_t)codes[at]) - q->zero) * scale,
+                   d = (double)wo[at] - back;
             signal += (double)wo[at] * (double)wo[at];
             noise += d * d;
         }
     }
-    if (noise > 0) q->sqnr_db = 10 * log10(signal / noise);
+    if (noise > 0)
+        q->sqnr_db = 10 * log10(signal / noise);
     rc = 0;
 out:
     free(order.offset);
-    if (rc) qweight_fini(q);
+    if (rc)
+        qweight_fini(q);
     return rc;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * affine.h - affine quantization: q = clip(round_half_even(x / scale) + zero_point), x' = (q - zero_point) * scale.
- * Conventions are ONNX Runtime's: zero is always representable, scales are computed in double and stored as float32, a range too small
- * for a normal scale gets scale 1. */
+ * Conventions are ONNX Runtime's: zero is always representable, scales are computed in double and stored as float32, a
+ * range too small for a normal scale gets scale 1. */
 #ifndef PARED_QUANT_AFFINE_H
 #define PARED_QUANT_AFFINE_H
 
@@ -12,8 +12,8 @@ struct qparams {
     int32_t zero; /* zero point */
 };
 
-/* Scale and zero point of a dtype (uint8, int8, ...) for numbers in [lo, hi]. symmetric: the range is widened to [-a, a], the zero point
- * is 0 (signed) or the middle, 128 (unsigned), and the range uses 2^bits - 1 codes. */
+/* Scale and zero point of a dtype (uint8, int8, ...) for numbers in [lo, hi]. symmetric: the range is widened to [-a,
+ * a], the zero point is 0 (signed) or the middle, 128 (unsigned), and the range uses 2^bits - 1 codes. */
 struct qparams affine_params(double lo, double hi, enum dtype dtype, bool symmetric);
 int32_t affine_quantize(double x, struct qparams q, int32_t qmin, int32_t qmax);
 

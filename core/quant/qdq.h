@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qdq.h - private to quantize.static: which values and nodes are quantized (qdq_plan.c), and the QuantizeLinear / DequantizeLinear
- * pairs put into the model (qdq_rewrite.c). */
+ * qdq.h - private to quantize.static: which values and nodes are quantized (qdq_plan.c), and the QuantizeLinear /
+ * DequantizeLinear pairs put into the model (qdq_rewrite.c). */
 #ifndef PARED_QUANT_QDQ_H
 #define PARED_QUANT_QDQ_H
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * json_text.c - jansson does the parsing; what it cannot limit is checked on the text before: it recurses 2,048 levels deep, so the
- * depth is counted first, outside of strings. */
+ * json_text.c - jansson does the parsing; what it cannot limit is checked on the text before: it recurses 2,048
+ * levels deep, so the depth is counted first, outside of strings. */
 #include "core/recipe/json_text.h"
 
 #include <stdbool.h>
@@ -10,7 +10,8 @@
 
 #include "core/base/file.h"
 
-/* Byte offset of the first bracket deeper than JSON_TEXT_DEPTH levels, or -1. Brackets need not match: the parser sees to that. */
+/* Byte offset of the first bracket deeper than JSON_TEXT_DEPTH levels, or -1. Brackets need not match: the parser
+ * sees to that. */
 static long too_deep_at(const char *text, size_t len)
 {
     int depth = 0;

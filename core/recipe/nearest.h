@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * nearest.h - "did you mean": the known word nearest to a mistyped one, by optimal string alignment (edits and swapped neighbours). */
+ * nearest.h - "did you mean": the known word nearest to a mistyped one, by optimal string alignment (edits and
+ * swapped neighbours). */
 #ifndef PARED_RECIPE_NEAREST_H
 #define PARED_RECIPE_NEAREST_H
 

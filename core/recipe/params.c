@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * params.c - one reader a parameter kind: it checks the JSON value, stores it at the row's offset and says how the value looks normalised
- * (a single glob becomes a list, 8.0 becomes 8). Defaults go through the same readers, so a row with a wrong default cannot pass the tests. */
+ * params.c - one reader a parameter kind: it checks the JSON value, stores it at the row's offset and says how the
+ * value looks normalised (a single glob becomes a list, 8.0 becomes 8). Defaults go through the same readers, so a
+ * row with a wrong default cannot pass the tests. */
 #include "core/recipe/params.h"
 
 #include <inttypes.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pipeline.c - the order of things. The source model stays as it was read: steps work on a clone that shares its weights, and the artifact
- * is compared with the source after it was read back from the bytes that are published. */
+ * pipeline.c - the order of things. The source model stays as it was read: steps work on a clone that shares its
+ * weights, and the artifact is compared with the source after it was read back from the bytes that are published. */
 #include "core/recipe/pipeline.h"
 
 #include <fcntl.h>
@@ -70,7 +70,8 @@ void pipeline_warn(struct pipeline *p, const char *fmt, ...)
 
 /* ---- steps ---- */
 
-/* The kernel's high-water mark of resident memory; writing 5 to clear_refs starts it anew, so that each step has its own. */
+/* The kernel's high-water mark of resident memory; writing 5 to clear_refs starts it anew, so that each step has its
+ * own. */
 static void peak_rss_reset(void)
 {
     int fd = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);

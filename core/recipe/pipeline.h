@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pipeline.h - a recipe run on a model, whole: read, measure, step by step, write, reload, compare, measure again, judge, report.
+ * pipeline.h - a recipe run on a model, whole: read, measure, step by step, write, reload, compare, measure again,
+ * judge, report.
  * Why        One path for `pared run` and for the jobs of a server; the server only adds queue and isolation.
- * Contract   Nothing is in `out_dir` under its name before it was read back from its bytes, validated and compared with the original. Same
- *            input, recipe and seed: the same model bytes, at any thread count. No steps: the model's own bytes again.
- * Refused    before anything runs: a recipe whose needs are not met (faults with pointers), a model that is none, a dataset that does not
- *            fit. ERR_NON_FINITE: outputs that are not finite where the original's are. ERR_VERIFY: the artifact cannot be read or run.
+ * Contract   Nothing is in `out_dir` under its name before it was read back from its bytes, validated and compared
+ *            with the original. Same input, recipe and seed: the same model bytes, at any thread count. No steps: the
+ *            model's own bytes again.
+ * Refused    before anything runs: a recipe whose needs are not met (faults with pointers), a model that is none, a
+ *            dataset that does not fit. ERR_NON_FINITE: outputs that are not finite where the original's are.
+ *            ERR_VERIFY: the artifact cannot be read or run.
  *            ERR_CANCELED when the progress callback says stop.
  * Threads    one pipeline a process at a time is the intention (BLAS, peak RSS); it makes its own pool. */
 #ifndef PARED_RECIPE_PIPELINE_H

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pipeline_impl.h - what the parts of the pipeline share: pipeline.c (order of things), pipeline_io.c (files in and out),
- * pipeline_measure.c (before, after, fidelity). Not for others. */
+ * pipeline_impl.h - what the parts of the pipeline share: pipeline.c (order of things), pipeline_io.c (files in and
+ * out), pipeline_measure.c (before, after, fidelity). Not for others. */
 #ifndef PARED_RECIPE_PIPELINE_IMPL_H
 #define PARED_RECIPE_PIPELINE_IMPL_H
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pipeline_io.c - files in and out. The artifact is made in a folder of its own inside out_dir (same file system) and moved into place by
- * rename, model.onnx after its external data and report.json last: who sees the report finds all of it. */
+ * pipeline_io.c - files in and out. The artifact is made in a folder of its own inside out_dir (same file system) and
+ * moved into place by rename, model.onnx after its external data and report.json last: who sees the report finds all
+ * of it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * pipeline_measure.c - what is measured before and after, and how the two are compared.
- * Runs       The source is run once on one sample (or on generated inputs). If that works, the artifact must run too: from there on
- *            a failure is the artifact's. If an operator is missing or made-up inputs do not suit the model, structure is all that is
+ * Runs       The source is run once on one sample (or on generated inputs). If that works, the artifact must run too:
+ *            from there on a failure is the artifact's. If an operator is missing or made-up inputs do not suit the
+ *            model, structure is all that is
  *            verified, a warning says so, and what needs runs is absent.
  * One pass   Metrics before, metrics after and fidelity come from the same pass over the samples.
  * Latency    Both models in turn, at the end, when nothing else of ours runs. */
@@ -151,7 +152,8 @@ static void measure_cost(struct pipeline *p, struct subject *s)
         facts_cost(&s->facts, s->plan);
 }
 
-/* A source that does not run on made-up inputs is no reason to refuse weights-only work; one that does not run on its own data is. */
+/* A source that does not run on made-up inputs is no reason to refuse weights-only work; one that does not run on its
+ * own data is. */
 static int try_source(struct pipeline *p, struct err *err)
 {
     struct err why = {0};

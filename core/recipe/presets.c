@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * presets.c - the recipes that ship with the binary. Each is one row; the Makefile gathers the rows' ids into preset_list.inc. */
+ * presets.c - the recipes that ship with the binary. Each is one row; the Makefile gathers the rows' ids into
+ * preset_list.inc. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>

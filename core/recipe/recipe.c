@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * recipe.c - parsing never stops at the first fault: a step that is wrong is left out of the list and the next one is read, so that a
- * client sees everything at once. A recipe with faults is not handed out. Everything a recipe holds lies in its arena but the JSON. */
+ * recipe.c - parsing never stops at the first fault: a step that is wrong is left out of the list and the next one is
+ * read, so that a client sees everything at once. A recipe with faults is not handed out. Everything a recipe holds
+ * lies in its arena but the JSON. */
 #include "core/recipe/recipe.h"
 
 #include <math.h>
@@ -289,8 +290,9 @@ int recipe_check_needs(const struct recipe *recipe, const struct recipe_given *g
     return rc;
 }
 
-/* The next word at *at into out (NUL-terminated, quotes removed outside of JSON brackets); false at the end. Spaces part words, but not inside
- * quotes or brackets: include=["a", "b"] is one word. Single quotes are taken away, double quotes stay where they are JSON. */
+/* The next word at *at into out (NUL-terminated, quotes removed outside of JSON brackets); false at the end. Spaces
+ * part words, but not inside quotes or brackets: include=["a", "b"] is one word. Single quotes are taken away, double
+ * quotes stay where they are JSON. */
 static bool next_word(const char **at, char *out)
 {
     const char *p = *at;

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * recipe.h - a recipe: steps, targets and a seed, parsed and checked against the method table before anything runs.
- * Form       {"steps": [{"method": "prune.weights", "sparsity": 0.9}, ...], "targets": {"max_bytes_ratio": 0.25}, "seed": 7}
- *            steps is required and may be empty; a step may hold nested `steps`. Parameters are flat.
- * Errors     Every fault is listed with its JSON pointer (struct faults); *err then holds ERR_RECIPE and the first one as a sentence.
- *            Text that is no JSON: ERR_BAD_JSON; too long: ERR_TOO_LARGE. Then there are no faults.
- * Life cycle recipe_parse* -> recipe_check_needs -> (pipeline) -> recipe_free. Plain data, may be read by many threads. */
+ * Form       {"steps": [{"method": "prune.weights", "sparsity": 0.9}, ...], "targets": {"max_bytes_ratio": 0.25},
+ *            "seed": 7} steps is required and may be empty; a step may hold nested `steps`. Parameters are flat.
+ * Errors     Every fault is listed with its JSON pointer (struct faults); *err then holds ERR_RECIPE and the first
+ *            one as a sentence. Text that is no JSON: ERR_BAD_JSON; too long: ERR_TOO_LARGE. Then there are no faults.
+ * Life cycle recipe_parse* -> recipe_check_needs -> (pipeline) -> recipe_free. Plain data, may be read by many
+ *            threads. */
 #ifndef PARED_RECIPE_RECIPE_H
 #define PARED_RECIPE_RECIPE_H
 
@@ -38,14 +39,14 @@ struct recipe *recipe_parse(const json_t *json, const char *base, struct faults 
 struct recipe *recipe_parse_text(const char *text, size_t len, struct faults *faults, struct err *err);
 void recipe_free(struct recipe *recipe);
 
-/* The recipe with every default filled in: what the report shows and the artifact's metadata holds. Key order is fixed, so equal recipes
- * give equal text. New reference. */
+/* The recipe with every default filled in: what the report shows and the artifact's metadata holds. Key order is
+ * fixed, so equal recipes give equal text. New reference. */
 json_t *recipe_json(const struct recipe *recipe);
 
 /* enum method_needs of all steps together. */
 unsigned recipe_needs(const struct recipe *recipe);
-/* Faults for steps and targets that need what is not there. missing_ops: list as of engine_missing_ops, NULL or "": the model runs. 0, or
- * -1 with ERR_RECIPE (data) or ERR_OPERATOR (only operators are missing). */
+/* Faults for steps and targets that need what is not there. missing_ops: list as of engine_missing_ops, NULL or "":
+ * the model runs. 0, or -1 with ERR_RECIPE (data) or ERR_OPERATOR (only operators are missing). */
 struct recipe_given {
     bool data, labels; /* a dataset for the steps; it has labels */
     bool eval_labels;  /* the set the report is measured on has labels */
@@ -54,8 +55,8 @@ struct recipe_given {
 int recipe_check_needs(const struct recipe *recipe, const struct recipe_given *given, struct faults *faults,
                        struct err *err);
 
-/* "prune.weights sparsity=0.9 include='conv*'" as step object: a value is JSON or, failing that, a string; single or double
- * quotes keep spaces together. New reference; NULL with ERR_USAGE. */
+/* "prune.weights sparsity=0.9 include='conv*'" as step object: a value is JSON or, failing that, a string; single or
+ * double quotes keep spaces together. New reference; NULL with ERR_USAGE. */
 json_t *recipe_step_from_words(const char *text, struct err *err);
 
 /* ---- presets: PRESET(id) = {...}; rows, gathered by the Makefile ---- */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Counts first, fractions at the end. For up to 1000 classes the whole confusion matrix is kept; beyond that only the three counts a
+ * Counts first, fractions at the end. For up to 1000 classes the whole confusion matrix is kept; beyond that only
+ * the three counts a
  * class needs (true positives, predictions, labels). */
 #include "core/stats/classify.h"
 
@@ -65,8 +66,10 @@ static int64_t rank_of(const float *scores, int64_t n, int64_t label)
 static int start_classes(struct task_metrics *m, int64_t classes, struct err *err)
 {
     if (m->classes)
-        return m->classes == classes ? 0 : err_set(err, ERR_DATASET, "output has %" PRId64 " classes here, had %" PRId64 " before",
-                                                   classes, m->classes);
+        return m->classes == classes
+                   ? 0
+                   : err_set(err, ERR_DATASET, "output has %" PRId64 " classes here, had %" PRId64 " before", classes,
+                             m->classes);
     if (classes < 1 || classes > MAX_CLASSES)
         return err_set(err, ERR_DATASET, "an output of %" PRId64 " elements a sample is no classifier's", classes);
     size_t n = (size_t)classes;
@@ -94,7 +97,8 @@ static void widen_binary(float row[2])
     row[0] = 1.0f - row[1];
 }
 
-static int add_classes(struct task_metrics *m, const struct tensor *scores, const struct tensor *labels, int64_t first, struct err *err)
+static int add_classes(struct task_metrics *m, const struct tensor *scores, const struct tensor *labels, int64_t first,
+                       struct err *err)
 {
     int64_t n = tensor_count(labels), width = n ? tensor_count(scores) / n : 0;
     int64_t classes = width == 1 ? 2 : width;
@@ -105,8 +109,10 @@ static int add_classes(struct task_metrics *m, const struct tensor *scores, cons
     for (int64_t s = 0; s < n; s++) {
         int64_t label = dtype_get_i64(labels->dtype, labels->data, s);
         if (label < 0 || label >= classes)
-            return err_set(err, ERR_DATASET, "sample %" PRId64 ": label %" PRId64 " is out of range, the model has %" PRId64
-                           " classes (0 to %" PRId64 ")", first + s, label, classes, classes - 1);
+            return err_set(err, ERR_DATASET,
+                           "sample %" PRId64 ": label %" PRId64 " is out of range, the model has %" PRId64
+                           " classes (0 to %" PRId64 ")",
+                           first + s, label, classes, classes - 1);
         load_row(m->row, scores, s * width, width);
         if (width == 1)
             widen_binary(m->row);
@@ -123,7 +129,8 @@ static int add_classes(struct task_metrics *m, const struct tensor *scores, cons
     return 0;
 }
 
-static int add_targets(struct task_metrics *m, const struct tensor *scores, const struct tensor *labels, struct err *err)
+static int add_targets(struct task_metrics *m, const struct tensor *scores, const struct tensor *labels,
+                       struct err *err)
 {
     int64_t n = tensor_count(labels);
     char a[SHAPE_TEXT], b[SHAPE_TEXT];
@@ -141,14 +148,16 @@ static int add_targets(struct task_metrics *m, const struct tensor *scores, cons
     return 0;
 }
 
-int task_metrics_add(struct task_metrics *m, const struct tensor *scores, const struct tensor *labels, int64_t first, struct err *err)
+int task_metrics_add(struct task_metrics *m, const struct tensor *scores, const struct tensor *labels, int64_t first,
+                     struct err *err)
 {
     char kind = dtype_kind(scores->dtype);
     int64_t n = labels->shape.rank > 0 ? labels->shape.dim[0] : 1;
     if (kind == 's' || kind == 'c' || kind == 0)
         return err_set(err, ERR_DATASET, "outputs of dtype %s cannot be judged by labels", dtype_name(scores->dtype));
     if (n > 0 && (tensor_count(scores) <= 0 || tensor_count(scores) % n))
-        return err_set(err, ERR_DATASET, "%" PRId64 " labels do not fit an output of %" PRId64 " elements", n, tensor_count(scores));
+        return err_set(err, ERR_DATASET, "%" PRId64 " labels do not fit an output of %" PRId64 " elements", n,
+                       tensor_count(scores));
     bool classes = dtype_is_integer(labels->dtype);
     if (m->samples && classes != (m->classes > 0))
         return err_set(err, ERR_DATASET, "labels are classes in one batch and targets in another");
@@ -162,8 +171,11 @@ static double ratio(int64_t a, int64_t b)
 
 void task_metrics_result(const struct task_metrics *m, struct task_metrics_result *out)
 {
-    *out = (struct task_metrics_result){.samples = m->samples, .classes = m->classes > 0, .n_classes = m->classes,
-                                   .confusion = m->confusion, .psnr_db = NAN};
+    *out = (struct task_metrics_result){.samples = m->samples,
+                                        .classes = m->classes > 0,
+                                        .n_classes = m->classes,
+                                        .confusion = m->confusion,
+                                        .psnr_db = NAN};
     if (m->elements) {
         double range = m->highest - m->lowest;
         out->mse = m->squared / (double)m->elements;

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Two models side by side: each batch runs through a, then through b, and what is compared is thrown away before the next. For the
- * comparison by layer, a's values that b has under the same name too are kept for the one batch (as copies, up to a cap), and b's run
+ * Two models side by side: each batch runs through a, then through b, and what is compared is thrown away before the
+ *            next. For the
+ * comparison by layer, a's values that b has under the same name too are kept for the one batch (as copies, up to a
+ * cap), and b's run
  * is watched. */
 #include <stdlib.h>
 #include <string.h>
@@ -26,8 +28,8 @@ struct compare {
     const struct model *ma, *mb;
     struct fidelity *fidelity;
     struct task_metrics *metrics_a, *metrics_b;
-    int *input;  /* [inputs of b]: which of a's */
-    int *output; /* [outputs of a]: which of b's, -1 none */
+    int *input;                    /* [inputs of b]: which of a's */
+    int *output;                   /* [outputs of a]: which of b's, -1 none */
     struct tensor *in, *out, *cut; /* of b */
     struct layers layers;          /* n 0: outputs only */
 };
@@ -65,7 +67,8 @@ static int pair_names(struct compare *c, struct err *err)
 
 static int start_compare(struct compare *c, struct err *err)
 {
-    size_t in = (size_t)plan_n_inputs(c->b) + 1, oa = (size_t)plan_n_outputs(c->a) + 1, ob = (size_t)plan_n_outputs(c->b) + 1;
+    size_t in = (size_t)plan_n_inputs(c->b) + 1, oa = (size_t)plan_n_outputs(c->a) + 1,
+           ob = (size_t)plan_n_outputs(c->b) + 1;
     c->input = calloc(in, sizeof *c->input);
     c->output = calloc(oa, sizeof *c->output);
     c->in = calloc(in, sizeof *c->in);
@@ -211,18 +214,21 @@ static int compare_batch(void *arg, const struct evaluate_batch *b, struct err *
     return rc;
 }
 
-static int compare_generated(struct compare *c, const struct evaluate_opts *o, const struct evaluate_compare_opts *co, struct err *err)
+static int compare_generated(struct compare *c, const struct evaluate_opts *o, const struct evaluate_compare_opts *co,
+                             struct err *err)
 {
     int na = plan_n_inputs(c->a), rc = 0;
     int64_t batches = co && co->generated_batches > 0 ? co->generated_batches : DEFAULT_GENERATED;
     int64_t batch = evaluate_batch_size(c->a, NULL, 1, NULL);
-    struct tensor *in = calloc((size_t)na + 1, sizeof *in), *out = calloc((size_t)plan_n_outputs(c->a) + 1, sizeof *out);
+    struct tensor *in = calloc((size_t)na + 1, sizeof *in),
+                  *out = calloc((size_t)plan_n_outputs(c->a) + 1, sizeof *out);
     if (!in || !out)
         rc = err_set(err, ERR_NOMEM, "out of memory");
     for (int64_t k = 0; k < batches && !rc; k++) {
         struct generate_opts g = {.batch = batch, .seed = co ? co->seed : 0, .stream = (uint64_t)k};
         struct tensor labels = {0};
-        struct evaluate_batch b = {.first = k * batch, .n = (int)batch, .fed = (int)batch, .in = in, .out = out, .labels = &labels};
+        struct evaluate_batch b = {
+            .first = k * batch, .n = (int)batch, .fed = (int)batch, .in = in, .out = out, .labels = &labels};
         if (generate_inputs(c->a, &g, in, err)) {
             rc = -1;
             break;
@@ -253,8 +259,9 @@ static int compare_dataset(struct compare *c, struct dataset *ds, const struct e
     return evaluate_each(c->a, c->ma, ds, &opts, compare_batch, c, err) < 0 ? -1 : 0;
 }
 
-struct fidelity *evaluate_compare(const struct model *a, const struct model *b, struct dataset *ds, const struct evaluate_opts *opts,
-                                  const struct evaluate_compare_opts *compare, struct err *err)
+struct fidelity *evaluate_compare(const struct model *a, const struct model *b, struct dataset *ds,
+                                  const struct evaluate_opts *opts, const struct evaluate_compare_opts *compare,
+                                  struct err *err)
 {
     struct plan_opts po = {.pool = opts ? opts->pool : NULL, .max_memory_bytes = opts ? opts->max_memory_bytes : 0};
     struct compare c = {.ma = a, .mb = b};

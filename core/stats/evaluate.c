@@ -118,7 +118,8 @@ static int run_batch(struct loop *l, int64_t first, int64_t n, int64_t fed, eval
     for (int i = 0; i < l->n_out; i++)
         evaluate_cut_rows(&l->cut[i], &l->out[i], n, fed);
     evaluate_cut_rows(&labels, &l->labels, n, fed);
-    struct evaluate_batch b = {.first = first, .n = (int)n, .fed = (int)fed, .in = l->in, .out = l->cut, .labels = &labels};
+    struct evaluate_batch b = {
+        .first = first, .n = (int)n, .fed = (int)fed, .in = l->in, .out = l->cut, .labels = &labels};
     return fn ? fn(arg, &b, err) : 0;
 }
 
@@ -217,7 +218,8 @@ static int judge_batch(void *arg, const struct evaluate_batch *b, struct err *er
     return evaluate_judge(j->metrics, b, j->n_out, err);
 }
 
-struct task_metrics *evaluate_model(const struct model *m, struct dataset *ds, const struct evaluate_opts *opts, struct err *err)
+struct task_metrics *evaluate_model(const struct model *m, struct dataset *ds, const struct evaluate_opts *opts,
+                                    struct err *err)
 {
     struct plan_opts po = {.pool = opts ? opts->pool : NULL, .max_memory_bytes = opts ? opts->max_memory_bytes : 0};
     struct plan *plan = plan_new(m, &po, err);

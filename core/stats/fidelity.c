@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Sums in double, element by element in order: the same on every machine and for every batch size that yields the same samples in
+ * Sums in double, element by element in order: the same on every machine and for every batch size that yields the
+ * same samples in
  * the same order. */
 #include "core/stats/fidelity.h"
 
@@ -137,8 +138,8 @@ int fidelity_add(struct fidelity *f, int i, const struct tensor *a, const struct
     int64_t n = paired(a, b, &partial);
     if (n < 0 || numeric(a->dtype) != numeric(b->dtype)) {
         char x[SHAPE_TEXT], y[SHAPE_TEXT];
-        return err_set(err, ERR_SHAPE, "output '%s' is %s%s in one model and %s%s in the other", o->name, dtype_name(a->dtype),
-                       shape_text(&a->shape, x), dtype_name(b->dtype), shape_text(&b->shape, y));
+        return err_set(err, ERR_SHAPE, "output '%s' is %s%s in one model and %s%s in the other", o->name,
+                       dtype_name(a->dtype), shape_text(&a->shape, x), dtype_name(b->dtype), shape_text(&b->shape, y));
     }
     o->partial = o->partial || partial;
     if (!numeric(a->dtype)) {
@@ -176,8 +177,13 @@ int64_t fidelity_samples(const struct fidelity *f)
 void fidelity_result(const struct fidelity *f, int i, struct fidelity_result *out)
 {
     const struct output *o = &f->out[i];
-    *out = (struct fidelity_result){.name = o->name, .elements = o->elements, .max_abs = o->max_abs, .largest = o->largest,
-                                    .nonfinite = o->nonfinite, .nonfinite_b = o->nonfinite_b, .partial = o->partial};
+    *out = (struct fidelity_result){.name = o->name,
+                                    .elements = o->elements,
+                                    .max_abs = o->max_abs,
+                                    .largest = o->largest,
+                                    .nonfinite = o->nonfinite,
+                                    .nonfinite_b = o->nonfinite_b,
+                                    .partial = o->partial};
     out->top1_agreement = o->rows ? (double)o->agree / (double)o->rows : NAN;
     if (o->noise > 0)
         out->sqnr_db = o->signal > 0 ? 10 * log10(o->signal / o->noise) : -INFINITY;

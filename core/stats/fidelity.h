@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  * fidelity.h - how near the outputs of a changed model are to those of the original, over any number of batches.
- * Figures    max_abs: largest |a - b|; sqnr_db: 10 log10(sum a^2 / sum (a - b)^2); cosine: of all elements as one vector;
- *            top1_agreement: share of rows whose largest element has the same place (ties: the lowest index). Rows are axis 0; an
+ * Figures    max_abs: largest |a - b|; sqnr_db: 10 log10(sum a^2 / sum (a - b)^2); cosine: of all elements as one
+ *            vector;
+ *            top1_agreement: share of rows whose largest element has the same place (ties: the lowest index). Rows
+ *            are axis 0; an
  *            output has a top-1 if it is numeric and, axis 0 and axes of size 1 aside, one axis of at least 2 is left.
  * Life cycle fidelity_new -> fidelity_add* -> fidelity_result* / fidelity_json -> fidelity_free
- * Unequal    Outputs whose sizes depend on data may differ in axis 0: the rows both have are compared, and `partial` says so. Strings and
- *            other dtypes compare as equal or not (max_abs 0 or 1). Elements that are the same bit for bit or NaN on both sides differ by 0.
+ * Unequal    Outputs whose sizes depend on data may differ in axis 0: the rows both have are compared, and `partial`
+ *            says so. Strings and
+ *            other dtypes compare as equal or not (max_abs 0 or 1). Elements that are the same bit for bit or NaN on
+ *            both sides differ by 0.
  * Not finite Elements of b that are NaN or infinite where a's are finite are counted and make max_abs infinite.
  * Threads    one accumulator a thread. */
 #ifndef PARED_STATS_FIDELITY_H
@@ -38,7 +42,8 @@ struct fidelity_result {
 int fidelity_n_outputs(const struct fidelity *f);
 int64_t fidelity_samples(const struct fidelity *f);
 void fidelity_result(const struct fidelity *f, int i, struct fidelity_result *out);
-/* {"samples", "source", "outputs": [{"name", "max_abs", "sqnr_db", "cosine", "top1_agreement"}]}; what was not measured or is not
+/* {"samples", "source", "outputs": [{"name", "max_abs", "sqnr_db", "cosine", "top1_agreement"}]}; what was not
+ * measured or is not
  * finite is absent (no noise at all: sqnr_db absent, max_abs 0). source: "dataset" or "generated". New reference. */
 json_t *fidelity_json(const struct fidelity *f, const char *source);
 

@@ -9,7 +9,8 @@
 static const struct dtype_string letters[10] = {{"a", 1}, {"b", 1}, {"c", 1}, {"d", 1}, {"e", 1},
                                                 {"f", 1}, {"g", 1}, {"h", 1}, {"i", 1}, {"j", 1}};
 
-int generate_tensor(struct tensor *t, enum dtype dtype, const struct shape *shape, uint64_t seed, uint64_t stream, struct err *err)
+int generate_tensor(struct tensor *t, enum dtype dtype, const struct shape *shape, uint64_t seed, uint64_t stream,
+                    struct err *err)
 {
     struct rng rng;
     char kind = dtype_kind(dtype);
@@ -59,12 +60,14 @@ static int generate_input(struct plan *plan, int i, const struct generate_opts *
     struct shape shape;
     for (int k = 0; k < g->n_inputs; k++) {
         const struct value_info *vi = &g->inputs[k];
-        if (vi->value != plan_input(plan, i) || !vi->has_type || vi->type.kind != TYPE_TENSOR || vi->type.dtype == DTYPE_NONE)
+        if (vi->value != plan_input(plan, i) || !vi->has_type || vi->type.kind != TYPE_TENSOR ||
+            vi->type.dtype == DTYPE_NONE)
             continue;
         plan_input_shape(plan, i, o->batch, o->other_dim, &shape);
         return generate_tensor(t, vi->type.dtype, &shape, o->seed, o->stream * 1024 + (uint64_t)i, err);
     }
-    return err_set(err, ERR_OPERATOR, "input '%s' declares no tensor type to make up values for", m->values[plan_input(plan, i)].name);
+    return err_set(err, ERR_OPERATOR, "input '%s' declares no tensor type to make up values for",
+                   m->values[plan_input(plan, i)].name);
 }
 
 int generate_inputs(struct plan *plan, const struct generate_opts *opts, struct tensor *in, struct err *err)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Alternating rounds under one time budget. What others do to the machine meanwhile is read from /proc/stat: busy time of all CPUs, less our
+ * Alternating rounds under one time budget. What others do to the machine meanwhile is read from /proc/stat: busy
+ * time of all CPUs, less our
  * own, over the time that passed. */
 #include "core/stats/latency.h"
 
@@ -24,11 +25,14 @@ static struct load read_load(void)
     struct rusage own;
     FILE *f = fopen("/proc/stat", "re");
     double tick = (double)sysconf(_SC_CLK_TCK);
-    if (f && fscanf(f, "cpu %llu %llu %llu %llu %llu %llu %llu", &user, &nice, &system, &idle, &iowait, &irq, &softirq) == 7 &&
+    if (f &&
+        fscanf(f, "cpu %llu %llu %llu %llu %llu %llu %llu", &user, &nice, &system, &idle, &iowait, &irq, &softirq) ==
+            7 &&
         !getrusage(RUSAGE_SELF, &own)) {
         l.known = true;
         l.all_s = (double)(user + nice + system + irq + softirq) / tick;
-        l.own_s = (double)(own.ru_utime.tv_sec + own.ru_stime.tv_sec) + 1e-6 * (double)(own.ru_utime.tv_usec + own.ru_stime.tv_usec);
+        l.own_s = (double)(own.ru_utime.tv_sec + own.ru_stime.tv_sec) +
+                  1e-6 * (double)(own.ru_utime.tv_usec + own.ru_stime.tv_usec);
     }
     if (f)
         fclose(f);
@@ -98,7 +102,8 @@ static void finish(struct timing *t)
 }
 
 /* Rounds of one run each. Returns how many rounds were made, -1 on error. */
-static int time_rounds(struct timing *t, int n, const struct latency_opts *o, int max_runs, double end_s, struct err *err)
+static int time_rounds(struct timing *t, int n, const struct latency_opts *o, int max_runs, double end_s,
+                       struct err *err)
 {
     int min_runs = o->min_runs > 0 ? o->min_runs : 10, done = 0;
     while (done < max_runs && (done < min_runs || clock_seconds() < end_s)) {
@@ -112,7 +117,8 @@ static int time_rounds(struct timing *t, int n, const struct latency_opts *o, in
     return done;
 }
 
-int latency_measure(struct plan *const *plans, int n_plans, const struct latency_opts *opts, struct latency *out, struct err *err)
+int latency_measure(struct plan *const *plans, int n_plans, const struct latency_opts *opts, struct latency *out,
+                    struct err *err)
 {
     struct latency_opts o = opts ? *opts : (struct latency_opts){0};
     int max_runs = o.max_runs > 0 ? o.max_runs : 1000, runs = -1;
@@ -133,9 +139,13 @@ int latency_measure(struct plan *const *plans, int n_plans, const struct latency
     struct load after = read_load();
     for (int i = 0; i < n_plans && runs > 0; i++) {
         qsort(t[i].ms, (size_t)runs, sizeof *t[i].ms, ascending);
-        out[i] = (struct latency){.p50_ms = percentile(t[i].ms, runs, 0.50), .p90_ms = percentile(t[i].ms, runs, 0.90),
-                                  .p99_ms = percentile(t[i].ms, runs, 0.99), .min_ms = t[i].ms[0], .runs = runs,
-                                  .threads = o.threads > 0 ? o.threads : 1, .batch = o.batch > 0 ? o.batch : 1,
+        out[i] = (struct latency){.p50_ms = percentile(t[i].ms, runs, 0.50),
+                                  .p90_ms = percentile(t[i].ms, runs, 0.90),
+                                  .p99_ms = percentile(t[i].ms, runs, 0.99),
+                                  .min_ms = t[i].ms[0],
+                                  .runs = runs,
+                                  .threads = o.threads > 0 ? o.threads : 1,
+                                  .batch = o.batch > 0 ? o.batch : 1,
                                   .other_load = others(&before, &after)};
     }
 out:
@@ -147,8 +157,8 @@ out:
 
 json_t *latency_json(const struct latency *l)
 {
-    json_t *o = json_pack("{s:f, s:f, s:f, s:i, s:i, s:I}", "p50", l->p50_ms, "p90", l->p90_ms, "p99", l->p99_ms, "runs", l->runs,
-                          "threads", l->threads, "batch", (json_int_t)l->batch);
+    json_t *o = json_pack("{s:f, s:f, s:f, s:i, s:i, s:I}", "p50", l->p50_ms, "p90", l->p90_ms, "p99", l->p99_ms,
+                          "runs", l->runs, "threads", l->threads, "batch", (json_int_t)l->batch);
     if (isfinite(l->other_load))
         json_object_set_new(o, "other_load", json_real(l->other_load));
     return o;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * latency.h - how long one run takes: percentiles over repeated runs, of one plan or of several timed alternately.
- * Why        Two models timed one after the other measure the machine's mood; run in turn (a, b, a, b, ...) they share it.
+ * Why        Two models timed one after the other measure the machine's mood; run in turn (a, b, a, b, ...) they
+ *            share it.
  * How        Warm-up, then rounds until the time budget is used, at least min_runs each. Percentiles by nearest rank.
  *            The load of all CPUs during the measurement is recorded, this process's own work not counted. */
 #ifndef PARED_STATS_LATENCY_H
@@ -31,7 +32,8 @@ struct latency {
 };
 
 /* out[n_plans]. */
-int latency_measure(struct plan *const *plans, int n_plans, const struct latency_opts *opts, struct latency *out, struct err *err);
+int latency_measure(struct plan *const *plans, int n_plans, const struct latency_opts *opts, struct latency *out,
+                    struct err *err);
 /* {"p50", "p90", "p99", "runs", "threads", "batch", "other_load"} in ms (report.json); new reference. */
 json_t *latency_json(const struct latency *l);
 

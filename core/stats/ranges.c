@@ -33,7 +33,8 @@ void ranges_free(struct ranges *r)
     free(r);
 }
 
-/* Comparisons with NaN are false, so NaN never enters; infinities are noticed by the result and sorted out the slow way. */
+/* Comparisons with NaN are false, so NaN never enters; infinities are noticed by the result and sorted out the slow
+ * way. */
 void range_add(struct range *range, const float *x, int64_t n)
 {
     float lo = INFINITY, hi = -INFINITY;

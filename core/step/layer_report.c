@@ -28,7 +28,8 @@ struct layer_report *layer_report_new(void)
 
 void layer_report_free(struct layer_report *r)
 {
-    if (!r) return;
+    if (!r)
+        return;
     json_decref(r->rows);
     free(r);
 }
@@ -37,11 +38,14 @@ void layer_report_free(struct layer_report *r)
 static json_t *text(const char *s)
 {
     json_t *j = json_string(s);
-    if (j) return j;
+    if (j)
+        return j;
     char *copy = strdup(s);
-    if (!copy) return NULL;
+    if (!copy)
+        return NULL;
     for (char *p = copy; *p; p++)
-        if ((unsigned char)*p >= 0x80) *p = '?';
+        if ((unsigned char)*p >= 0x80)
+            *p = '?';
     j = json_string(copy);
     free(copy);
     return j;
@@ -50,7 +54,8 @@ static json_t *text(const char *s)
 static json_t *shape_json(const struct shape *s)
 {
     json_t *a = json_array();
-    for (int i = 0; a && i < s->rank; i++) json_array_append_new(a, s->dim[i] < 0 ? json_null() : json_integer(s->dim[i]));
+    for (int i = 0; a && i < s->rank; i++)
+        json_array_append_new(a, s->dim[i] < 0 ? json_null() : json_integer(s->dim[i]));
     return a;
 }
 
@@ -73,16 +78,24 @@ void layer_report_add(struct layer_report *r, const struct model *m, const struc
         const struct value *v = &m->values[row->weight];
         const struct tensor *t = v->weight ? &v->weight->tensor : value_const(m, row->weight);
         json_object_set_new(o, "weight", text(v->name));
-        if (t) json_object_set_new(o, "shape", shape_json(&t->shape));
+        if (t)
+            json_object_set_new(o, "shape", shape_json(&t->shape));
     }
-    if (row->before) json_object_set_new(o, "before", row->before);
-    if (row->after) json_object_set_new(o, "after", row->after);
-    if (isfinite(row->sqnr_db)) json_object_set_new(o, "sqnr_db", json_real(row->sqnr_db));
-    if (row->skipped) json_object_set_new(o, "skipped", text(row->skipped));
+    if (row->before)
+        json_object_set_new(o, "before", row->before);
+    if (row->after)
+        json_object_set_new(o, "after", row->after);
+    if (isfinite(row->sqnr_db))
+        json_object_set_new(o, "sqnr_db", json_real(row->sqnr_db));
+    if (row->skipped)
+        json_object_set_new(o, "skipped", text(row->skipped));
     json_array_append_new(r->rows, o);
 }
 
-json_t *layer_report_json(const struct layer_report *r) { return r ? json_incref(r->rows) : json_array(); }
+json_t *layer_report_json(const struct layer_report *r)
+{
+    return r ? json_incref(r->rows) : json_array();
+}
 
 struct warnings *warnings_new(void)
 {
@@ -96,14 +109,16 @@ struct warnings *warnings_new(void)
 
 void warnings_free(struct warnings *w)
 {
-    if (!w) return;
+    if (!w)
+        return;
     json_decref(w->rows);
     free(w);
 }
 
 void warnings_add(struct warnings *w, const char *fmt, ...)
 {
-    if (!w) return;
+    if (!w)
+        return;
     char said[1000];
     va_list ap;
     va_start(ap, fmt);
@@ -111,7 +126,8 @@ void warnings_add(struct warnings *w, const char *fmt, ...)
     va_end(ap);
     json_t *j = text(said), *old;
     size_t i;
-    json_array_foreach(w->rows, i, old) {
+    json_array_foreach(w->rows, i, old)
+    {
         if (json_equal(old, j)) {
             json_decref(j);
             return;
@@ -120,7 +136,10 @@ void warnings_add(struct warnings *w, const char *fmt, ...)
     json_array_append_new(w->rows, j);
 }
 
-json_t *warnings_json(const struct warnings *w) { return w ? json_incref(w->rows) : json_array(); }
+json_t *warnings_json(const struct warnings *w)
+{
+    return w ? json_incref(w->rows) : json_array();
+}
 
 double sqnr_db(const float *a, const float *b, int64_t n)
 {
@@ -130,6 +149,7 @@ double sqnr_db(const float *a, const float *b, int64_t n)
         signal += (double)a[i] * (double)a[i];
         noise += d * d;
     }
-    if (noise == 0) return signal == 0 ? NAN : INFINITY;
+    if (noise == 0)
+        return signal == 0 ? NAN : INFINITY;
     return 10 * log10(signal / noise);
 }

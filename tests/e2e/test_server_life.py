@@ -172,7 +172,7 @@ def test_wrong_settings_are_explained(flags, words, tmp_path):
 
 
 def test_a_job_that_needs_too_much_memory_fails_alone(dataset):
-    with Server("--threads", "1", "--job_memory_bytes", "8MiB") as server:
+    with Server("--threads", "1", "--job_memory_bytes", "1MiB") as server:
         row = wait(server, post(server, setup(server, dataset)), lambda r: r["state"] not in ("queued", "running"))
         assert row["state"] == "failed" and row["error"]["code"] == "memory_limit", row
         assert server.request("GET", "/healthz").status == 200

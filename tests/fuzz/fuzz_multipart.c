@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Any bytes as a multipart body of boundary `b`, fed whole and byte by byte: both ways must end alike and give the same parts.
- * The first line is tried as Content-Type too. */
+ * Any bytes as a multipart body of boundary `b`, fed whole and byte by byte: both ways must end alike and give the same
+ * parts. The first line is tried as Content-Type too. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

@@ -49,7 +49,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         (first.len && memcmp(first.data, second.data, first.len) != 0))
         abort(); /* what we write, we read, and write the same */
     buf_fini(&second);
-    if (onnx_write_buf(clone, &second, &err) || first.len != second.len || memcmp(first.data, second.data, first.len) != 0)
+    if (onnx_write_buf(clone, &second, &err) || first.len != second.len ||
+        memcmp(first.data, second.data, first.len) != 0)
         abort(); /* a clone is the model */
     for (uint32_t n = 0; n < clone->n_nodes && n < 3; n++)
         model_remove_node(clone, n);

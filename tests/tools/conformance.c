@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * conformance [-v] [-d DIR] [NAME]: run the ONNX backend tests (Debian's libonnx-testdata) and count. Each case runs in a child
- * process with limits on time and memory, so that no case can take the count down. Outputs are compared as ONNX's own runner
+ * conformance [-v] [-d DIR] [NAME]: run the ONNX backend tests (Debian's libonnx-testdata) and count. Each case runs
+ * in a child
+ * process with limits on time and memory, so that no case can take the count down. Outputs are compared as ONNX's
+ * own runner
  * does: dtypes and shapes equal, |got - want| <= 1e-7 + 1e-3 |want|, NaN equal to NaN, everything but floats exactly.
  * NAME: only cases whose name contains it. -v: every failure with its sentence. */
 #include <dirent.h>
@@ -64,7 +66,8 @@ static int read_io(struct tensor *t, const char *set, const char *what, int i, s
     return onnx_read_tensor_file(t, NULL, 0, path, err);
 }
 
-/* These files hold bfloat16 under the name of uint16 (NumPy has no bfloat16): take the bits for what the model declares. */
+/* These files hold bfloat16 under the name of uint16 (NumPy has no bfloat16): take the bits for what the model
+ * declares. */
 static void as_bfloat16(struct tensor *t, enum dtype declared)
 {
     if (declared == DTYPE_BFLOAT16 && t->dtype == DTYPE_UINT16)

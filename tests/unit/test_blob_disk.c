@@ -116,7 +116,8 @@ static void names_are_checked(void **state)
         assert_int_equal(err.code, ERR_NOT_FOUND);
     }
     struct err err = {0};
-    assert_int_equal(blob_open(*state, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", NULL, &err), -1);
+    assert_int_equal(blob_open(*state, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", NULL, &err),
+                     -1);
     assert_int_equal(err.code, ERR_NOT_FOUND);
 }
 

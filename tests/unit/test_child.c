@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * One child process: every way it can end, and what a hostile one may say. This program is its own child: `test_child act NAME`. */
+ * One child process: every way it can end, and what a hostile one may say. This program is its own child: `test_child
+ * act NAME`. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -23,7 +24,8 @@
 #include "core/recipe/job_spec.h"
 #include "server/child.h"
 
-/* ---- the child's side --------------------------------------------------------------------------------------------- */
+/* ---- the child's side ---------------------------------------------------------------------------------------------
+ */
 
 static void say(const char *text)
 {
@@ -37,13 +39,15 @@ static int act_ok(void)
     char spec[1000] = "";
     ssize_t n = read(JOB_FD_SPEC, spec, sizeof spec - 1);
     say("{\"type\":\"progress\",\"stage\":\"one\",\"step\":1}\n{\"type\":\"log\",\"message\":\"hello\"}\n");
-    say(n > 0 && strstr(spec, "\"answer\":42") ? "{\"type\":\"result\",\"facts\":{\"a\":1}}\n" : "{\"type\":\"error\"}\n");
+    say(n > 0 && strstr(spec, "\"answer\":42") ? "{\"type\":\"result\",\"facts\":{\"a\":1}}\n"
+                                               : "{\"type\":\"error\"}\n");
     return 0;
 }
 
 static int act_refuse(void)
 {
-    say("{\"type\":\"error\",\"code\":\"model_invalid\",\"detail\":\"node 'x': bad\",\"faults\":[{\"pointer\":\"/a\",\"detail\":\"b\"}]}\n");
+    say("{\"type\":\"error\",\"code\":\"model_invalid\",\"detail\":\"node 'x': "
+        "bad\",\"faults\":[{\"pointer\":\"/a\",\"detail\":\"b\"}]}\n");
     return JOB_EXIT_REFUSED;
 }
 
@@ -55,7 +59,10 @@ static int act_segv(void)
     return 0;
 }
 
-static int act_silent(void) { return 0; }
+static int act_silent(void)
+{
+    return 0;
+}
 static int act_lies(void) /* a result, but a failing status */
 {
     say("{\"type\":\"result\"}\n");
@@ -66,7 +73,10 @@ static int act_half(void) /* a result line that is cut off */
     say("{\"type\":\"result\",\"facts\":{");
     return 0;
 }
-static int act_memory(void) { return JOB_EXIT_NOMEM; }
+static int act_memory(void)
+{
+    return JOB_EXIT_NOMEM;
+}
 static int act_memory_line(void)
 {
     say("{\"type\":\"error\",\"code\":\"memory_limit\",\"detail\":\"x\"}\n");
@@ -102,7 +112,8 @@ static int act_garbage(void)
     static char big[JOB_LINE_MAX + 100000];
     memset(big, 'x', sizeof big - 2);
     big[sizeof big - 2] = '\n';
-    say("\n{]\nnull\n[1]\n\"text\"\n{}\n{\"type\":7}\n{\"type\":\"log\",\"type\":\"log\"}\n\xff\xfe\n{\"type\":\"log\",\"message\":\"\\u0000\"}\n");
+    say("\n{]\nnull\n[1]\n\"text\"\n{}\n{\"type\":7}\n{\"type\":\"log\",\"type\":\"log\"}\n\xff\xfe\n{\"type\":\"log\","
+        "\"message\":\"\\u0000\"}\n");
     say(big);
     for (int i = 0; i < 3000; i++) /* deep nesting is refused by the parser, not by our stack */
         big[i] = '[';
@@ -126,7 +137,8 @@ static int act_look(void)
         env++;
     sigset_t mask;
     sigprocmask(SIG_BLOCK, NULL, &mask);
-    snprintf(text, sizeof text, "{\"type\":\"result\",\"fds\":%d,\"env\":%d,\"usr1\":%d,\"pipe_default\":%d,\"leader\":%d,\"seal\":%d}\n",
+    snprintf(text, sizeof text,
+             "{\"type\":\"result\",\"fds\":%d,\"env\":%d,\"usr1\":%d,\"pipe_default\":%d,\"leader\":%d,\"seal\":%d}\n",
              fds - 1, env, sigismember(&mask, SIGUSR1), signal(SIGPIPE, SIG_DFL) == SIG_DFL, getpgrp() == getpid(),
              write(JOB_FD_SPEC, "x", 1) < 0);
     say(text);
@@ -136,9 +148,12 @@ static int act_look(void)
 static const struct {
     const char *name;
     int (*run)(void);
-} acts[] = {{"ok", act_ok},           {"refuse", act_refuse},       {"segv", act_segv},         {"silent", act_silent},
-            {"lies", act_lies},       {"half", act_half},           {"memory", act_memory},     {"memory_line", act_memory_line},
-            {"sleep", act_sleep},     {"stubborn", act_stubborn},   {"garbage", act_garbage},   {"look", act_look},
+} acts[] = {{"ok", act_ok},           {"refuse", act_refuse},
+            {"segv", act_segv},       {"silent", act_silent},
+            {"lies", act_lies},       {"half", act_half},
+            {"memory", act_memory},   {"memory_line", act_memory_line},
+            {"sleep", act_sleep},     {"stubborn", act_stubborn},
+            {"garbage", act_garbage}, {"look", act_look},
             {"family", act_family},   {"oom_killed", act_oom_killed}};
 
 static int act(const char *name)
@@ -149,7 +164,8 @@ static int act(const char *name)
     return 98;
 }
 
-/* ---- the parent's side -------------------------------------------------------------------------------------------- */
+/* ---- the parent's side --------------------------------------------------------------------------------------------
+ */
 
 static atomic_int order;
 static int lines;
@@ -173,8 +189,13 @@ static struct child_outcome run_with(const char *name, int64_t timeout_ms, int w
     struct child_outcome out;
     const char *argv[] = {"test_child", "act", name, NULL};
     json_t *spec = json_pack("{s:i}", "answer", 42);
-    struct child_opts opts = {.argv = argv, .spec = spec, .timeout_ms = timeout_ms, .wake_fd = wake_fd, .tick_ms = tick_ms,
-                              .tick = tick, .line = line};
+    struct child_opts opts = {.argv = argv,
+                              .spec = spec,
+                              .timeout_ms = timeout_ms,
+                              .wake_fd = wake_fd,
+                              .tick_ms = tick_ms,
+                              .tick = tick,
+                              .line = line};
     lines = 0;
     child_run(&opts, &out);
     json_decref(spec);
@@ -219,7 +240,8 @@ static void every_end(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct child_outcome out = run(cases[i].name);
-        if (out.end != cases[i].end || out.err.code != cases[i].code || !strstr(out.err.msg, cases[i].words) || out.result)
+        if (out.end != cases[i].end || out.err.code != cases[i].code || !strstr(out.err.msg, cases[i].words) ||
+            out.result)
             fail_msg("%s: end %d, code %d, \"%s\"", cases[i].name, out.end, out.err.code, out.err.msg);
         if (out.end == CHILD_ERROR)
             assert_int_equal(json_array_size(json_object_get(out.problem, "faults")), 1);

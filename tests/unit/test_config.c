@@ -16,7 +16,7 @@
 
 static int load(struct config *config, const char *const *args, const char *const *environment, struct err *err)
 {
-    char *list[20], *env[20];
+    char *list[20] = {NULL}, *env[20];
     int n = 0, m = 0;
     for (; args && args[n]; n++)
         list[n] = (char *)(uintptr_t)args[n];
@@ -45,7 +45,8 @@ static void order_of_sources(void **state)
     (void)state;
     char path[] = "/tmp/pared-config-XXXXXX";
     int fd = mkstemp(path);
-    static const char text[] = "# comment\n\nworkers = 3\n lease_ms=  2000\nallowed_hosts = \"a.example, b.example ,,\"\nthreads = 5\n";
+    static const char text[] =
+        "# comment\n\nworkers = 3\n lease_ms=  2000\nallowed_hosts = \"a.example, b.example ,,\"\nthreads = 5\n";
     assert_int_equal(write(fd, text, sizeof text - 1), sizeof text - 1);
     close(fd);
     struct config c;
@@ -103,7 +104,9 @@ static void file_lines_are_named(void **state)
     (void)state;
     static const struct {
         const char *text, *words;
-    } cases[] = {{"workers = 1\nnonsense\n", "line 2"}, {"workers = 1\n\ncolour = red\n", "line 3"}, {"threads = 1000", "line 1"}};
+    } cases[] = {{"workers = 1\nnonsense\n", "line 2"},
+                 {"workers = 1\n\ncolour = red\n", "line 3"},
+                 {"threads = 1000", "line 1"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         char path[] = "/tmp/pared-config-XXXXXX";
         int fd = mkstemp(path);
@@ -125,9 +128,12 @@ static void addresses(void **state)
         const char *text, *host;
         int port;
         bool loopback;
-    } good[] = {{"127.0.0.1:0", "127.0.0.1", 0, true},     {"0.0.0.0:80", "0.0.0.0", 80, false},
-                {"[::1]:8080", "::1", 8080, true},         {"localhost:65535", "localhost", 65535, true},
-                {"[2001:db8::1]:1", "2001:db8::1", 1, false}, {"127.1.2.3:5", "127.1.2.3", 5, true}};
+    } good[] = {{"127.0.0.1:0", "127.0.0.1", 0, true},
+                {"0.0.0.0:80", "0.0.0.0", 80, false},
+                {"[::1]:8080", "::1", 8080, true},
+                {"localhost:65535", "localhost", 65535, true},
+                {"[2001:db8::1]:1", "2001:db8::1", 1, false},
+                {"127.1.2.3:5", "127.1.2.3", 5, true}};
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         struct config_address a;
         struct err err = {0};
@@ -136,7 +142,8 @@ static void addresses(void **state)
         assert_int_equal(a.port, good[i].port);
         assert_int_equal(a.loopback, good[i].loopback);
     }
-    static const char *const bad[] = {"", ":80", "host", "host:", "host:x", "host:65536", "::1:80", "[::1]", "[::1]80", "host:-1"};
+    static const char *const bad[] = {"",           ":80",    "host",  "host:",   "host:x",
+                                      "host:65536", "::1:80", "[::1]", "[::1]80", "host:-1"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         struct config_address a;
         struct err err = {0};
@@ -155,10 +162,10 @@ static void documents_name_every_setting(void **state)
     config_help(&help);
     config_markdown(&markdown);
     config_print(&c, &printed);
-#define SETTING(name, type, preset, min, max, doc)        \
-    assert_non_null(strstr(help.data, "--" #name " "));   \
-    assert_non_null(strstr(markdown.data, "`" #name "`")); \
-    assert_non_null(strstr(printed.data, #name " = "));    \
+#define SETTING(name, type, preset, min, max, doc)                                                                     \
+    assert_non_null(strstr(help.data, "--" #name " "));                                                                \
+    assert_non_null(strstr(markdown.data, "`" #name "`"));                                                             \
+    assert_non_null(strstr(printed.data, #name " = "));                                                                \
     assert_true(strlen(doc) > 20);
 #include "server/config.def"
 #undef SETTING
@@ -187,9 +194,12 @@ static void the_document_is_up_to_date(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults),  cmocka_unit_test(order_of_sources),
-        cmocka_unit_test(refusals),  cmocka_unit_test(file_lines_are_named),
-        cmocka_unit_test(addresses), cmocka_unit_test(documents_name_every_setting),
+        cmocka_unit_test(defaults),
+        cmocka_unit_test(order_of_sources),
+        cmocka_unit_test(refusals),
+        cmocka_unit_test(file_lines_are_named),
+        cmocka_unit_test(addresses),
+        cmocka_unit_test(documents_name_every_setting),
         cmocka_unit_test(the_document_is_up_to_date),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -57,7 +57,8 @@ static void make(const struct row *r, struct conv *cv)
         cv->w.dilation[a] = r->dilation[a];
         cv->w.pad[a] = r->pad[a];
         cv->w.pad_end[a] = r->pad_end[a];
-        cv->w.out[a] = (r->in[a] + r->pad[a] + r->pad_end[a] - (r->kernel[a] - 1) * r->dilation[a] - 1) / r->stride[a] + 1;
+        cv->w.out[a] =
+            (r->in[a] + r->pad[a] + r->pad_end[a] - (r->kernel[a] - 1) * r->dilation[a] - 1) / r->stride[a] + 1;
     }
 }
 
@@ -108,7 +109,8 @@ static void check(const struct row *r, struct pool *pool, bool with_bias)
     for (int64_t i = 0; i < n_y; i++) {
         const double bound = 1e-5 * (fabs((double)want[i]) + 10);
         if (!(fabs((double)got[i] - (double)want[i]) <= bound) || !(fabs(y64[i] - (double)want[i]) <= bound))
-            fail_msg("%s: output %lld is %g (f64 %g), must be %g", r->name, (long long)i, (double)got[i], y64[i], (double)want[i]);
+            fail_msg("%s: output %lld is %g (f64 %g), must be %g", r->name, (long long)i, (double)got[i], y64[i],
+                     (double)want[i]);
     }
     if (memcmp(got, again, (size_t)n_y * 4) != 0)
         fail_msg("%s: the bits depend on the pool", r->name);

@@ -135,8 +135,9 @@ static void test_batches_add_up(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_formulas), cmocka_unit_test(test_equal), cmocka_unit_test(test_not_finite),
-        cmocka_unit_test(test_top1_ties_go_to_the_lowest_index), cmocka_unit_test(test_other_dtypes),
-        cmocka_unit_test(test_rows_that_pair_up), cmocka_unit_test(test_batches_add_up)};
+        cmocka_unit_test(test_formulas),      cmocka_unit_test(test_equal),
+        cmocka_unit_test(test_not_finite),    cmocka_unit_test(test_top1_ties_go_to_the_lowest_index),
+        cmocka_unit_test(test_other_dtypes),  cmocka_unit_test(test_rows_that_pair_up),
+        cmocka_unit_test(test_batches_add_up)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Folding BatchNormalization: weights and biases against the formula in double, for each kind of product, shared weights, and the
- * cases that must be left alone. */
+ * Folding BatchNormalization: weights and biases against the formula in double, for each kind of product, shared
+ * weights, and the cases that must be left alone. */
+#include <cmocka.h>
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
-
-#include <cmocka.h>
-#include <math.h>
 #include <string.h>
 
 #include "core/passes/pass.h"
@@ -19,7 +18,8 @@ static uint32_t weight(struct model *m, const char *name, struct shape shape, fl
 {
     struct tensor t = {0};
     assert_int_equal(tensor_alloc(&t, DTYPE_FLOAT, &shape, NULL), 0);
-    for (int64_t i = 0; i < tensor_count(&t); i++) tensor_f32(&t)[i] = start + step * (float)i;
+    for (int64_t i = 0; i < tensor_count(&t); i++)
+        tensor_f32(&t)[i] = start + step * (float)i;
     uint32_t v = model_add_weight(m, 0, name, &t);
     tensor_fini(&t);
     return v;
@@ -30,8 +30,11 @@ static uint32_t graph_input(struct model *m, const char *name, struct shape shap
     struct graph *g = model_main(m);
     uint32_t v = model_add_value(m, 0, name, false);
     struct value_info *in = model_alloc(m, (size_t)g->n_inputs + 1, sizeof *in);
-    if (g->n_inputs) memcpy(in, g->inputs, (size_t)g->n_inputs * sizeof *in);
-    in[g->n_inputs] = (struct value_info){.value = v, .has_type = true,
+    if (g->n_inputs)
+        memcpy(in, g->inputs, (size_t)g->n_inputs * sizeof *in);
+    in[g->n_inputs] = (struct value_info){
+        .value = v,
+        .has_type = true,
         .type = {.kind = TYPE_TENSOR, .dtype = DTYPE_FLOAT, .has_dtype = true, .has_shape = true, .shape = shape}};
     m->values[v].type = in[g->n_inputs].type;
     g->inputs = in;
@@ -43,7 +46,8 @@ static void graph_output(struct model *m, uint32_t v)
 {
     struct graph *g = model_main(m);
     struct value_info *out = model_alloc(m, (size_t)g->n_outputs + 1, sizeof *out);
-    if (g->n_outputs) memcpy(out, g->outputs, (size_t)g->n_outputs * sizeof *out);
+    if (g->n_outputs)
+        memcpy(out, g->outputs, (size_t)g->n_outputs * sizeof *out);
     out[g->n_outputs++] = (struct value_info){.value = v};
     g->outputs = out;
 }
@@ -75,7 +79,8 @@ static void optimize(struct model *m, struct layer_report *rows)
     char none = 0;
     struct step_ctx c = {.model = m, .params = &none, .layers = rows};
     int rc = method_graph_optimize.run(&c, &err);
-    if (rc) fail_msg("%s", err.msg);
+    if (rc)
+        fail_msg("%s", err.msg);
 }
 
 struct kind {
@@ -89,7 +94,8 @@ struct kind {
 static int64_t channel(const struct kind *k, int64_t i)
 {
     int64_t inner = k->w.rank > 2 ? shape_product(&k->w, 2, k->w.rank) : 1;
-    if (!strcmp(k->op, "Conv")) return i / (inner * k->w.dim[1]);
+    if (!strcmp(k->op, "Conv"))
+        return i / (inner * k->w.dim[1]);
     if (!strcmp(k->op, "ConvTranspose")) {
         int64_t group = i / (inner * k->w.dim[1] * (k->w.dim[0] / k->group));
         return group * k->w.dim[1] + i / inner % k->w.dim[1];
@@ -101,11 +107,14 @@ static void check_kind(const struct kind *k)
 {
     struct model *m = new_model(13);
     uint32_t in[3] = {graph_input(m, "x", k->x), weight(m, "w", k->w, -0.7f, 0.05f), VALUE_NONE};
-    if (k->bias) in[2] = weight(m, "b", SHAPE(k->channels), 0.2f, -0.1f);
+    if (k->bias)
+        in[2] = weight(m, "b", SHAPE(k->channels), 0.2f, -0.1f);
     uint32_t y = model_add_value(m, 0, "y", false);
     uint32_t n = model_add_node(m, 0, k->op, NULL, "product", in, k->bias ? 3 : 2, &y, 1);
-    if (k->group > 1) node_set_int(m, n, "group", k->group);
-    if (k->trans_b) node_set_int(m, n, "transB", 1);
+    if (k->group > 1)
+        node_set_int(m, n, "group", k->group);
+    if (k->trans_b)
+        node_set_int(m, n, "transB", 1);
     graph_output(m, add_bn(m, y, k->channels, "out"));
     optimize(m, NULL);
 
@@ -141,7 +150,8 @@ static void test_formula(void **state)
         {"Gemm", SHAPE(2, 4), SHAPE(3, 4), 3, 1, false, true},
         {"MatMul", SHAPE(2, 4), SHAPE(4, 3), 3, 1, false, false},
     };
-    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) check_kind(&kinds[i]);
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+        check_kind(&kinds[i]);
 }
 
 /* Two convolutions share a weight; only one has a BatchNormalization: the other keeps the old bytes. */
@@ -161,8 +171,10 @@ static void test_shared_weight(void **state)
     for (int i = 0; i < 2; i++) {
         const struct node *n = &m->nodes[model_main(m)->nodes[i]];
         float first = tensor_f32(value_const(m, n->input[1]))[0];
-        if (!strcmp(n->name, "c2")) assert_true(first == 1.0f);
-        else assert_true(fabsf(first - 1.0f) > 0.01f);
+        if (!strcmp(n->name, "c2"))
+            assert_true(first == 1.0f);
+        else
+            assert_true(fabsf(first - 1.0f) > 0.01f);
     }
     model_free(m);
 }
@@ -172,9 +184,11 @@ static const char *skipped_reason(const struct layer_report *rows, const char *n
     json_t *all = layer_report_json(rows), *row;
     const char *found = NULL;
     size_t i;
-    json_array_foreach(all, i, row) {
+    json_array_foreach(all, i, row)
+    {
         const char *name = json_string_value(json_object_get(row, "node"));
-        if (name && !strcmp(name, node) && json_object_get(row, "skipped")) found = json_string_value(json_object_get(row, "skipped"));
+        if (name && !strcmp(name, node) && json_object_get(row, "skipped"))
+            found = json_string_value(json_object_get(row, "skipped"));
     }
     json_decref(all);
     return found;
@@ -202,7 +216,8 @@ static void test_output_names(void **state)
 {
     (void)state;
     struct model *m = new_model(13);
-    uint32_t x = graph_input(m, "x", SHAPE(2, 3)), r = model_add_value(m, 0, "r", false), out = model_add_value(m, 0, "out", false);
+    uint32_t x = graph_input(m, "x", SHAPE(2, 3)), r = model_add_value(m, 0, "r", false),
+             out = model_add_value(m, 0, "out", false);
     model_add_node(m, 0, "Relu", NULL, "relu", &x, 1, &r, 1);
     model_add_node(m, 0, "Identity", NULL, "id", &r, 1, &out, 1);
     uint32_t copy = model_add_value(m, 0, "copy", false);
@@ -223,7 +238,8 @@ static void test_raise(void **state)
     (void)state;
     struct model *m = new_model(9);
     struct err err = {0};
-    uint32_t x = graph_input(m, "x", SHAPE(2, 3, 4, 5)), s = model_add_value(m, 0, "s", false), c = model_add_value(m, 0, "c", false);
+    uint32_t x = graph_input(m, "x", SHAPE(2, 3, 4, 5)), s = model_add_value(m, 0, "s", false),
+             c = model_add_value(m, 0, "c", false);
     uint32_t slice = model_add_node(m, 0, "Slice", NULL, "slice", &x, 1, &s, 1);
     node_set_ints(m, slice, "starts", (int64_t[]){1}, 1);
     node_set_ints(m, slice, "ends", (int64_t[]){3}, 1);
@@ -256,7 +272,7 @@ static void test_raise(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_formula),     cmocka_unit_test(test_shared_weight), cmocka_unit_test(test_left_alone),
+        cmocka_unit_test(test_formula),      cmocka_unit_test(test_shared_weight), cmocka_unit_test(test_left_alone),
         cmocka_unit_test(test_output_names), cmocka_unit_test(test_raise),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

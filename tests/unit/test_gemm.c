@@ -55,8 +55,8 @@ static void check(const struct gemm *g, struct pool *pool)
     for (int64_t i = 0; i < n_c; i++) {
         const double bound = 1e-5 * (fabs((double)want[i]) + 10);
         if (!(fabs((double)c[i] - (double)want[i]) <= bound) || !(fabs(c64[i] - (double)want[i]) <= bound))
-            fail_msg("%lldx%lldx%lld trans %d %d: %g (f64 %g), must be %g", (long long)g->m, (long long)g->n, (long long)g->k,
-                     g->trans_a, g->trans_b, (double)c[i], c64[i], (double)want[i]);
+            fail_msg("%lldx%lldx%lld trans %d %d: %g (f64 %g), must be %g", (long long)g->m, (long long)g->n,
+                     (long long)g->k, g->trans_a, g->trans_b, (double)c[i], c64[i], (double)want[i]);
     }
     assert_memory_equal(c, again, (size_t)n_c * 4);
     free(a), free(b), free(c), free(want), free(again), free(a64), free(b64), free(c64);

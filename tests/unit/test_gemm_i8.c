@@ -13,7 +13,8 @@
 #include "core/kernels/conv_i8.h"
 #include "core/kernels/gemm_i8.h"
 
-static const int64_t shapes[][3] = {{1, 1, 1}, {4, 16, 2}, {3, 17, 5}, {5, 15, 0}, {65, 33, 257}, {130, 40, 511}, {7, 300, 64}};
+static const int64_t shapes[][3] = {{1, 1, 1},     {4, 16, 2},     {3, 17, 5},  {5, 15, 0},
+                                    {65, 33, 257}, {130, 40, 511}, {7, 300, 64}};
 
 /* 0 or 255 often: pairs of extremes are what a saturating instruction gets wrong. */
 static uint8_t *random_bytes(struct rng *rng, int64_t n)
@@ -30,8 +31,16 @@ static void check(const int64_t shape[3], int variant, struct pool *pool)
 {
     struct rng rng;
     rng_init(&rng, 17, (uint64_t)variant);
-    struct gemm_i8 g = {.m = shape[0], .n = shape[1], .k = shape[2], .lda = shape[2] + 3, .ldb = shape[1] + 1, .ldc = shape[1] + 2,
-                        .a_signed = variant & 1, .b_signed = variant & 2, .a_zero_rows = variant & 4, .b_zero_columns = variant & 8};
+    struct gemm_i8 g = {.m = shape[0],
+                        .n = shape[1],
+                        .k = shape[2],
+                        .lda = shape[2] + 3,
+                        .ldb = shape[1] + 1,
+                        .ldc = shape[1] + 2,
+                        .a_signed = variant & 1,
+                        .b_signed = variant & 2,
+                        .a_zero_rows = variant & 4,
+                        .b_zero_columns = variant & 8};
     uint8_t *a = random_bytes(&rng, g.m * g.lda), *b = random_bytes(&rng, (g.k + 1) * g.ldb);
     int32_t *a_zero = malloc((size_t)g.m * 4), *b_zero = malloc((size_t)g.n * 4);
     const size_t bytes = (size_t)(g.m * g.ldc) * 4;
@@ -75,11 +84,22 @@ static void test_conv(void **state)
     (void)state;
     struct rng rng;
     rng_init(&rng, 23, 0);
-    const struct conv_i8 base = {
-        .shape = {.w = {.rank = 2, .in = {9, 10}, .out = {5, 10}, .kernel = {3, 3}, .stride = {2, 1}, .dilation = {1, 1},
-                        .pad = {1, 1}, .pad_end = {1, 1}},
-                  .batch = 2, .groups = 2, .c_in = 6, .c_out = 8},
-        .x_signed = false, .w_signed = true, .x_zero = 131, .w_zero_channels = true};
+    const struct conv_i8 base = {.shape = {.w = {.rank = 2,
+                                                 .in = {9, 10},
+                                                 .out = {5, 10},
+                                                 .kernel = {3, 3},
+                                                 .stride = {2, 1},
+                                                 .dilation = {1, 1},
+                                                 .pad = {1, 1},
+                                                 .pad_end = {1, 1}},
+                                           .batch = 2,
+                                           .groups = 2,
+                                           .c_in = 6,
+                                           .c_out = 8},
+                                 .x_signed = false,
+                                 .w_signed = true,
+                                 .x_zero = 131,
+                                 .w_zero_channels = true};
     const int32_t w_zero[8] = {0, 1, -2, 3, 0, 5, -6, 7};
     enum { N_X = 2 * 6 * 90, N_W = 8 * 3 * 9, N_Y = 2 * 8 * 50 };
     static uint8_t x[N_X], w[N_W];

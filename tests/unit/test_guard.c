@@ -44,7 +44,8 @@ static void test_headers(void **state)
         struct guard guard = {0};
         struct err err = {0};
         for (int k = 0; k < 4 && requests[i].name[k]; k++)
-            guard_header(&guard, requests[i].name[k], strlen(requests[i].name[k]), requests[i].value[k], strlen(requests[i].value[k]));
+            guard_header(&guard, requests[i].name[k], strlen(requests[i].name[k]), requests[i].value[k],
+                         strlen(requests[i].value[k]));
         int rc = guard_verdict(&guard, requests[i].version, &err);
         if (!requests[i].sentence) {
             assert_int_equal(rc, 0);
@@ -134,10 +135,13 @@ static void test_host(void **state)
 {
     (void)state;
     static const char *const listed[] = {"pared.example.com", NULL};
-    const struct guard_names loopback = {true, NULL, NULL}, named = {true, listed, NULL}, open = {false, NULL, NULL}, closed = {false, listed, NULL};
-    static const char *const good[] = {"localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.1:1", "[::1]", "[::1]:65535"};
-    static const char *const evil[] = {"evil.com", "localhost.evil.com", "127.0.0.1.evil.com", "localhost:80:80", "localhost:x",
-                                       "", ":80", "[::1", "127.0.0.2", "localhost:123456", "user@localhost"};
+    const struct guard_names loopback = {true, NULL, NULL}, named = {true, listed, NULL}, open = {false, NULL, NULL},
+                             closed = {false, listed, NULL};
+    static const char *const good[] = {"localhost",   "LOCALHOST:8080", "127.0.0.1",
+                                       "127.0.0.1:1", "[::1]",          "[::1]:65535"};
+    static const char *const evil[] = {
+        "evil.com", "localhost.evil.com", "127.0.0.1.evil.com", "localhost:80:80", "localhost:x", "", ":80",
+        "[::1",     "127.0.0.2",          "localhost:123456",   "user@localhost"};
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)
         assert_int_equal(guard_host(&loopback, good[i], NULL), 0);
     for (size_t i = 0; i < sizeof evil / sizeof evil[0]; i++) {
@@ -176,13 +180,17 @@ static void test_origin(void **state)
         {"POST", NULL, "none", 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
-        assert_int_equal(guard_origin(&names, cases[i].method, "localhost:8080", cases[i].origin, cases[i].site, NULL), cases[i].rc);
+        assert_int_equal(guard_origin(&names, cases[i].method, "localhost:8080", cases[i].origin, cases[i].site, NULL),
+                         cases[i].rc);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_headers), cmocka_unit_test(test_targets), cmocka_unit_test(test_host), cmocka_unit_test(test_origin),
+        cmocka_unit_test(test_headers),
+        cmocka_unit_test(test_targets),
+        cmocka_unit_test(test_host),
+        cmocka_unit_test(test_origin),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

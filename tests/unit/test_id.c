@@ -51,9 +51,15 @@ static void later_ids_sort_later(void **state)
 static void other_forms_are_none(void **state)
 {
     (void)state;
-    static const char *const bad[] = {"", "job", "job_", "mdl_01m815g952asq6phbs7z2tw04c", "job_01m815g952asq6phbs7z2tw04",
-                                      "job_01m815g952asq6phbs7z2tw04cc", "job_01M815G952ASQ6PHBS7Z2TW04C",
-                                      "job_01m815g952asq6phbs7z2tw0/c", "jobs_01m815g952asq6phbs7z2tw04c"};
+    static const char *const bad[] = {"",
+                                      "job",
+                                      "job_",
+                                      "mdl_01m815g952asq6phbs7z2tw04c",
+                                      "job_01m815g952asq6phbs7z2tw04",
+                                      "job_01m815g952asq6phbs7z2tw04cc",
+                                      "job_01M815G952ASQ6PHBS7Z2TW04C",
+                                      "job_01m815g952asq6phbs7z2tw0/c",
+                                      "jobs_01m815g952asq6phbs7z2tw04c"};
     assert_true(id_is("job_01m815g952asq6phbs7z2tw04c", "job"));
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         assert_false(id_is(bad[i], "job"));

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Facts of a small model built here, and of a shared one against what its authors published. */
+/* clang-format off */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include <cmocka.h>
+/* clang-format on */
 
 #include "core/model/inspect.h"
 #include "core/model/onnx_read.h"
@@ -21,7 +24,8 @@ static struct model *small_model(void)
     tensor_f32(&w)[2] = -0.0f;
     assert_int_equal(tensor_alloc(&shape, DTYPE_INT64, &SHAPE(2), NULL), 0);
     uint32_t x = model_add_value(m, 0, "x\xff", false), y = model_add_value(m, 0, "y", false);
-    uint32_t v = model_add_weight(m, 0, "w", &w), s = model_add_weight(m, 0, "s", &shape), z = model_add_value(m, 0, "z", false);
+    uint32_t v = model_add_weight(m, 0, "w", &w), s = model_add_weight(m, 0, "s", &shape),
+             z = model_add_value(m, 0, "z", false);
     model_add_node(m, 0, "MatMul", NULL, "mm", (uint32_t[]){x, v}, 2, &y, 1);
     model_add_node(m, 0, "Reshape", NULL, "rs", (uint32_t[]){y, s}, 2, &z, 1);
     struct graph *g = model_main(m);
@@ -56,13 +60,14 @@ static void test_facts(void **state)
     (void)state;
     struct model *m = small_model();
     json_t *facts = model_inspect(m, true);
-    assert_json(facts,
-                "{\"ir_version\":0,\"opset\":13,\"opsets\":[{\"domain\":\"ai.onnx\",\"version\":13}],\"metadata\":{},"
-                "\"inputs\":[{\"name\":\"x\\ufffd\",\"dtype\":\"float32\",\"shape\":[\"N\",2]}],\"outputs\":[{\"name\":\"z\"}],"
-                "\"nodes\":2,\"ops\":{\"MatMul\":1,\"Reshape\":1},\"subgraphs\":0,\"functions\":[],\"params\":6,"
-                "\"weight_bytes\":40,\"dtypes\":{\"float32\":6},\"external_files\":[],"
-                "\"layers\":[{\"node\":\"mm\",\"op_type\":\"MatMul\",\"params\":6,\"bytes\":24,\"weights\":[{\"name\":\"w\","
-                "\"shape\":[2,3],\"dtype\":\"float32\",\"params\":6,\"bytes\":24}]}]}");
+    assert_json(
+        facts,
+        "{\"ir_version\":0,\"opset\":13,\"opsets\":[{\"domain\":\"ai.onnx\",\"version\":13}],\"metadata\":{},"
+        "\"inputs\":[{\"name\":\"x\\ufffd\",\"dtype\":\"float32\",\"shape\":[\"N\",2]}],\"outputs\":[{\"name\":\"z\"}],"
+        "\"nodes\":2,\"ops\":{\"MatMul\":1,\"Reshape\":1},\"subgraphs\":0,\"functions\":[],\"params\":6,"
+        "\"weight_bytes\":40,\"dtypes\":{\"float32\":6},\"external_files\":[],"
+        "\"layers\":[{\"node\":\"mm\",\"op_type\":\"MatMul\",\"params\":6,\"bytes\":24,\"weights\":[{\"name\":\"w\","
+        "\"shape\":[2,3],\"dtype\":\"float32\",\"params\":6,\"bytes\":24}]}]}");
     json_decref(facts);
     assert_int_equal(model_nonzero(m), 1); /* -0 is zero */
     model_free(m);
@@ -75,8 +80,8 @@ static void test_drawing(void **state)
     json_t *graph = model_graph_json(m, 1);
     assert_json(json_object_get(graph, "nodes"), "[{\"id\":0,\"name\":\"mm\",\"op_type\":\"MatMul\",\"params\":6}]");
     assert_json(json_object_get(graph, "truncated"), "true");
-    assert_json(json_object_get(graph, "edges"),
-                "[{\"from\":\"input:x\\ufffd\",\"to\":0,\"value\":\"x\\ufffd\"},{\"from\":1,\"to\":\"output:z\",\"value\":\"z\"}]");
+    assert_json(json_object_get(graph, "edges"), "[{\"from\":\"input:x\\ufffd\",\"to\":0,\"value\":\"x\\ufffd\"},{"
+                                                 "\"from\":1,\"to\":\"output:z\",\"value\":\"z\"}]");
     json_decref(graph);
     model_free(m);
 }
@@ -107,6 +112,7 @@ static void test_mnist(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_facts), cmocka_unit_test(test_drawing), cmocka_unit_test(test_mnist)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_facts), cmocka_unit_test(test_drawing),
+                                       cmocka_unit_test(test_mnist)};
     return cmocka_run_group_tests_name("inspect", tests, NULL, NULL);
 }

@@ -19,8 +19,12 @@ static struct model *relu(enum dtype dtype)
     model_set_opset(m, "", 13);
     struct value_info *io = model_alloc(m, 2, sizeof *io);
     uint32_t x = model_add_value(m, 0, "x", false), y = model_add_value(m, 0, "y", false);
-    io[0] = (struct value_info){.value = x, .has_type = true,
-                                .type = {.kind = TYPE_TENSOR, .dtype = dtype, .has_dtype = true, .has_shape = true,
+    io[0] = (struct value_info){.value = x,
+                                .has_type = true,
+                                .type = {.kind = TYPE_TENSOR,
+                                         .dtype = dtype,
+                                         .has_dtype = true,
+                                         .has_shape = true,
                                          .shape = SHAPE(DIM_SYMBOL(model_symbol(m, "N")), 3, 8, 8)}};
     io[1] = (struct value_info){.value = y};
     m->graphs[0].inputs = &io[0];
@@ -48,7 +52,8 @@ static void test_runs_and_percentiles(void **state)
     for (int i = 0; i < 2; i++) {
         assert_int_equal(l[i].runs, 25);
         assert_int_equal(l[i].batch, 4);
-        assert_true(0 < l[i].min_ms && l[i].min_ms <= l[i].p50_ms && l[i].p50_ms <= l[i].p90_ms && l[i].p90_ms <= l[i].p99_ms);
+        assert_true(0 < l[i].min_ms && l[i].min_ms <= l[i].p50_ms && l[i].p50_ms <= l[i].p90_ms &&
+                    l[i].p90_ms <= l[i].p99_ms);
     }
     o = (struct latency_opts){.budget_s = 0.05};
     assert_int_equal(latency_measure(p, 1, &o, l, NULL), 0);
@@ -100,7 +105,8 @@ static void test_generated_dtypes(void **state)
     static const struct {
         enum dtype dtype;
         double min, max;
-    } rows[] = {{DTYPE_INT64, 0, 9}, {DTYPE_UINT8, 0, 255}, {DTYPE_BOOL, 0, 1}, {DTYPE_INT8, 0, 9}, {DTYPE_UINT4, 0, 7}};
+    } rows[] = {
+        {DTYPE_INT64, 0, 9}, {DTYPE_UINT8, 0, 255}, {DTYPE_BOOL, 0, 1}, {DTYPE_INT8, 0, 9}, {DTYPE_UINT4, 0, 7}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct tensor t;
         struct shape s = SHAPE(10, 10, 11);
@@ -121,7 +127,8 @@ static void test_generated_dtypes(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_runs_and_percentiles), cmocka_unit_test(test_generated_values),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_runs_and_percentiles),
+                                       cmocka_unit_test(test_generated_values),
                                        cmocka_unit_test(test_generated_dtypes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -23,8 +23,8 @@ static void every_row_is_there(void **state)
     (void)state;
     struct buf text = {0};
     metrics_render(&text, NULL);
-#define X(id, type, name, doc)              \
-    assert_has(&text, "# TYPE " name " ");  \
+#define X(id, type, name, doc)                                                                                         \
+    assert_has(&text, "# TYPE " name " ");                                                                             \
     assert_has(&text, "# HELP " name " " doc "\n");
     METRIC_MAP(X)
 #undef X

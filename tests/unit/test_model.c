@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The IR by itself: names, edits, uses, order, clones, notes. */
+/* clang-format off */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
+/* clang-format on */
 
 #include "core/model/model.h"
 #include "core/model/validate.h"
@@ -224,8 +227,9 @@ static void test_header(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_names), cmocka_unit_test(test_uses),    cmocka_unit_test(test_order),  cmocka_unit_test(test_attrs),
-        cmocka_unit_test(test_clone), cmocka_unit_test(test_weights), cmocka_unit_test(test_remove), cmocka_unit_test(test_header),
+        cmocka_unit_test(test_names),  cmocka_unit_test(test_uses),   cmocka_unit_test(test_order),
+        cmocka_unit_test(test_attrs),  cmocka_unit_test(test_clone),  cmocka_unit_test(test_weights),
+        cmocka_unit_test(test_remove), cmocka_unit_test(test_header),
     };
     return cmocka_run_group_tests_name("model", tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Every body is fed whole and in pieces of every size from 1 to 40 bytes: what comes out must not depend on the pieces. */
+ * Every body is fed whole and in pieces of every size from 1 to 40 bytes: what comes out must not depend on the pieces.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -64,10 +65,13 @@ static const struct {
     {"--XY\r\n" HEAD("a") "\r\n\r\n--XY--\r\n", "<a|>\r\n;"},
     {"preamble\r\n--XY\r\n" HEAD("a") "1\r\n--XY\r\n" HEAD("b") "2\r\n--XY--epilogue", "<a|>1;<b|>2;"},
     {"--XY\r\n" HEAD("a") "\r\n--X\r\n--XZ\r\r\n-\r\n--XY--", "<a|>\r\n--X\r\n--XZ\r\r\n-;"},
-    {"--XY  \r\nContent-Type: x/y\r\nCONTENT-DISPOSITION: form-data; filename=\"m \\\"1\\\".onnx\"; name=a\r\n\r\nz\r\n--XY--", "<a|m \"1\".onnx>z;"},
+    {"--XY  \r\nContent-Type: x/y\r\nCONTENT-DISPOSITION: form-data; filename=\"m \\\"1\\\".onnx\"; "
+     "name=a\r\n\r\nz\r\n--XY--",
+     "<a|m \"1\".onnx>z;"},
     {"--XY\r\nContent-Disposition: form-data; name=\"q%22q\"; filename=\"C:\\x\"\r\n\r\nz\r\n--XY--", "<q\"q|C:\\x>z;"},
     {"--XY--\r\n", ""},
-    {"--XY\r\nContent-Disposition: form-data; name=a\r\nContent-Transfer-Encoding: binary\r\n\r\nz\r\n--XY--", "<a|>z;"},
+    {"--XY\r\nContent-Disposition: form-data; name=a\r\nContent-Transfer-Encoding: binary\r\n\r\nz\r\n--XY--",
+     "<a|>z;"},
 };
 
 static void test_good(void **state)
@@ -105,7 +109,8 @@ static const struct {
     {"multipart/form-data", "", "boundary"},
     {"multipart/form-data; boundary=", "", "boundary"},
     {"multipart/form-data; boundary=\"unclosed", "", "boundary"},
-    {"multipart/form-data; boundary=01234567890123456789012345678901234567890123456789012345678901234567890", "", "boundary"},
+    {"multipart/form-data; boundary=01234567890123456789012345678901234567890123456789012345678901234567890", "",
+     "boundary"},
     {type, "", "closing boundary"},
     {type, "hello", "closing boundary"},
     {type, "--XY\r\n" HEAD("a") "hello", "closing boundary"},
@@ -115,7 +120,8 @@ static const struct {
     {type, "--XY\r\n\r\nz\r\n--XY--", "part 1 needs"},
     {type, "--XY\r\nContent-Disposition: attachment; name=a\r\n\r\nz\r\n--XY--", "part 1 needs"},
     {type, "--XY\r\nContent-Disposition: form-data; name=\"a\r\n\r\nz\r\n--XY--", "part 1 needs"},
-    {type, "--XY\r\nContent-Disposition: form-data; name=a\r\nContent-Transfer-Encoding: base64\r\n\r\nz\r\n--XY--", "Content-Transfer-Encoding"},
+    {type, "--XY\r\nContent-Disposition: form-data; name=a\r\nContent-Transfer-Encoding: base64\r\n\r\nz\r\n--XY--",
+     "Content-Transfer-Encoding"},
 };
 
 static void test_bad(void **state)
@@ -184,7 +190,7 @@ static void test_sink_fails(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_good), cmocka_unit_test(test_empty_part), cmocka_unit_test(test_bad),
+        cmocka_unit_test(test_good),   cmocka_unit_test(test_empty_part), cmocka_unit_test(test_bad),
         cmocka_unit_test(test_limits), cmocka_unit_test(test_sink_fails),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A model with 3 GiB of external data is opened in less than 200 MiB of resident memory: its weights stay in the file. The file is made
- * by tests/e2e/make_big_model.py (sparse: no disk space). `test_onnx_big FILE` measures any other model. */
+ * A model with 3 GiB of external data is opened in less than 200 MiB of resident memory: its weights stay in the file.
+ * The file is made by tests/e2e/make_big_model.py (sparse: no disk space). `test_onnx_big FILE` measures any other
+ * model. */
+/* clang-format off */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 
 #include <cmocka.h>
+/* clang-format on */
 
 #include "core/base/file.h"
 #include "core/model/inspect.h"

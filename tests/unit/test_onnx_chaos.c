@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Every allocation fails once: reading, validating, describing, cloning and writing a model must survive each of them, say "out of
- * memory" and leak nothing (the last under MODE=asan). Linked with -Wl,--wrap (tools/targets.mk). */
+ * Every allocation fails once: reading, validating, describing, cloning and writing a model must survive each of them,
+ * say "out of memory" and leak nothing (the last under MODE=asan). Linked with -Wl,--wrap (tools/targets.mk). */
+/* clang-format off */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
+/* clang-format on */
 
 #include "core/model/onnx_read.h"
 #include "core/model/onnx_write.h"
@@ -26,10 +29,22 @@ static bool fails(void)
     return left >= 0 && left-- == 0;
 }
 
-void *__wrap_malloc(size_t size) { return fails() ? NULL : __real_malloc(size); }
-void *__wrap_calloc(size_t count, size_t size) { return fails() ? NULL : __real_calloc(count, size); }
-void *__wrap_realloc(void *p, size_t size) { return fails() ? NULL : __real_realloc(p, size); }
-void *__wrap_aligned_alloc(size_t align, size_t size) { return fails() ? NULL : __real_aligned_alloc(align, size); }
+void *__wrap_malloc(size_t size)
+{
+    return fails() ? NULL : __real_malloc(size);
+}
+void *__wrap_calloc(size_t count, size_t size)
+{
+    return fails() ? NULL : __real_calloc(count, size);
+}
+void *__wrap_realloc(void *p, size_t size)
+{
+    return fails() ? NULL : __real_realloc(p, size);
+}
+void *__wrap_aligned_alloc(size_t align, size_t size)
+{
+    return fails() ? NULL : __real_aligned_alloc(align, size);
+}
 
 /* Nodes, typed and raw weights, a nested graph, a function, metadata, an unknown field. */
 static struct buf make_model(void)

@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The reader against files that are no models, or hostile ones: the exact sentence for each. */
+/* clang-format off */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
+/* clang-format on */
 
 #include "core/base/file.h"
 #include "core/model/onnx_read.h"
@@ -61,12 +64,30 @@ static struct buf literal(const char *text)
     return b;
 }
 
-static struct buf make_good(void) { return finish(plain_graph()); }
-static struct buf make_empty(void) { return (struct buf){0}; }
-static struct buf make_text(void) { return literal("Dear service, please find attached my model.\n"); }
-static struct buf make_json(void) { return literal("{\"model\": 1}"); }
-static struct buf make_html(void) { return literal("<!DOCTYPE html><html></html>"); }
-static struct buf make_lfs(void) { return literal("version https://git-lfs.github.com/spec/v1\noid sha256:00\n"); }
+static struct buf make_good(void)
+{
+    return finish(plain_graph());
+}
+static struct buf make_empty(void)
+{
+    return (struct buf){0};
+}
+static struct buf make_text(void)
+{
+    return literal("Dear service, please find attached my model.\n");
+}
+static struct buf make_json(void)
+{
+    return literal("{\"model\": 1}");
+}
+static struct buf make_html(void)
+{
+    return literal("<!DOCTYPE html><html></html>");
+}
+static struct buf make_lfs(void)
+{
+    return literal("version https://git-lfs.github.com/spec/v1\noid sha256:00\n");
+}
 
 static struct buf make_png(void)
 {
@@ -154,12 +175,30 @@ static struct buf with_weight(const int64_t *dims, int rank, int raw)
     return finish(g);
 }
 
-static struct buf make_negative(void) { return with_weight((int64_t[]){2, -3}, 2, 24); }
-static struct buf make_overflow(void) { return with_weight((int64_t[]){INT64_MAX, INT64_MAX}, 2, 4); }
-static struct buf make_huge(void) { return with_weight((int64_t[]){(int64_t)1 << 62}, 1, 100); }
-static struct buf make_huge_fits(void) { return with_weight((int64_t[]){(int64_t)1 << 59}, 1, 100); }
-static struct buf make_short(void) { return with_weight((int64_t[]){2, 2}, 2, 12); }
-static struct buf make_no_elements(void) { return with_weight((int64_t[]){2, 2}, 2, -1); }
+static struct buf make_negative(void)
+{
+    return with_weight((int64_t[]){2, -3}, 2, 24);
+}
+static struct buf make_overflow(void)
+{
+    return with_weight((int64_t[]){INT64_MAX, INT64_MAX}, 2, 4);
+}
+static struct buf make_huge(void)
+{
+    return with_weight((int64_t[]){(int64_t)1 << 62}, 1, 100);
+}
+static struct buf make_huge_fits(void)
+{
+    return with_weight((int64_t[]){(int64_t)1 << 59}, 1, 100);
+}
+static struct buf make_short(void)
+{
+    return with_weight((int64_t[]){2, 2}, 2, 12);
+}
+static struct buf make_no_elements(void)
+{
+    return with_weight((int64_t[]){2, 2}, 2, -1);
+}
 
 static struct buf make_bad_dim(void)
 {
@@ -188,16 +227,46 @@ static struct buf external(const char *location, const char *offset, const char 
     return finish(g);
 }
 
-static struct buf make_traversal(void) { return external("../../etc/passwd", NULL, NULL); }
-static struct buf make_absolute(void) { return external("/etc/passwd", NULL, NULL); }
-static struct buf make_link(void) { return external("link.bin", NULL, NULL); }
-static struct buf make_folder(void) { return external("folder", NULL, NULL); }
-static struct buf make_absent(void) { return external("absent.bin", NULL, NULL); }
-static struct buf make_beyond(void) { return external("w.bin", "18446744073709551615", NULL); }
-static struct buf make_off_end(void) { return external("w.bin", "1", NULL); }
-static struct buf make_negative_offset(void) { return external("w.bin", "-8", NULL); }
-static struct buf make_wrong_length(void) { return external("w.bin", "0", "999999999999999"); }
-static struct buf make_external_good(void) { return external("w.bin", "0", "16"); }
+static struct buf make_traversal(void)
+{
+    return external("../../etc/passwd", NULL, NULL);
+}
+static struct buf make_absolute(void)
+{
+    return external("/etc/passwd", NULL, NULL);
+}
+static struct buf make_link(void)
+{
+    return external("link.bin", NULL, NULL);
+}
+static struct buf make_folder(void)
+{
+    return external("folder", NULL, NULL);
+}
+static struct buf make_absent(void)
+{
+    return external("absent.bin", NULL, NULL);
+}
+static struct buf make_beyond(void)
+{
+    return external("w.bin", "18446744073709551615", NULL);
+}
+static struct buf make_off_end(void)
+{
+    return external("w.bin", "1", NULL);
+}
+static struct buf make_negative_offset(void)
+{
+    return external("w.bin", "-8", NULL);
+}
+static struct buf make_wrong_length(void)
+{
+    return external("w.bin", "0", "999999999999999");
+}
+static struct buf make_external_good(void)
+{
+    return external("w.bin", "0", "16");
+}
 
 /* If inside If ..., or types inside types: the innermost first. */
 static struct buf make_deep(void)
@@ -318,14 +387,17 @@ static const struct {
     {"zip", make_zip,
      "this is a zip archive (PyTorch and Keras save their models so; export to ONNX instead), not an ONNX model"},
     {"TensorProto", make_tensor_proto,
-     "not an ONNX model: field 2 (producer_name) of ModelProto at byte 2 has wire type 0 (varint), expected 2 (length-delimited)"},
+     "not an ONNX model: field 2 (producer_name) of ModelProto at byte 2 has wire type 0 (varint), expected 2 "
+     "(length-delimited)"},
     {"fixed64", make_fixed64,
      "not an ONNX model: field 1 (ir_version) of ModelProto at byte 0 has wire type 1 (64-bit), expected 0 (varint)"},
     {"no graph", make_no_graph, "not an ONNX model: it has no graph (field 7 of ModelProto)"},
     {"group", make_group,
-     "the model file is damaged: field 99 of ModelProto at byte 9 has wire type 3 (group start), which ONNX does not use"},
+     "the model file is damaged: field 99 of ModelProto at byte 9 has wire type 3 (group start), which ONNX does not "
+     "use"},
     {"cut", make_cut,
-     "not an ONNX model, or only its first bytes: field 7 (graph) of ModelProto at byte 2 announces 57 bytes, but only 43 are left"},
+     "not an ONNX model, or only its first bytes: field 7 (graph) of ModelProto at byte 2 announces 57 bytes, but only "
+     "43 are left"},
     {"cycle", make_cycle, "node 'second' (Relu) is part of a cycle: its inputs depend on its own outputs"},
     {"missing initializer", make_missing,
      "node 'relu' (Relu) reads 'w' (input 0), which no node, graph input or initializer defines"},
@@ -341,37 +413,39 @@ static const struct {
      "initializer 'w': has no elements, but float32[2,2] needs 4 (a model saved without its weights?)"},
     {"negative dim of a value", make_bad_dim, "value 'y': dimension 0 is -7; a dimension is at least 0"},
     {"traversal", make_traversal,
-     "initializer 'w': external data location '../../etc/passwd' is not allowed: it must be the plain name of a file beside the "
+     "initializer 'w': external data location '../../etc/passwd' is not allowed: it must be the plain name of a file "
+     "beside the "
      "model"},
     {"absolute", make_absolute,
-     "initializer 'w': external data location '/etc/passwd' is not allowed: it must be the plain name of a file beside the model"},
+     "initializer 'w': external data location '/etc/passwd' is not allowed: it must be the plain name of a file beside "
+     "the model"},
     {"symbolic link", make_link,
      "initializer 'w': external data file 'link.bin' is a symbolic link, expected a regular file"},
     {"folder", make_folder, "initializer 'w': external data file 'folder' is no regular file"},
-    {"absent", make_absent, "initializer 'w': external data file 'absent.bin' is missing; give it together with the model"},
+    {"absent", make_absent,
+     "initializer 'w': external data file 'absent.bin' is missing; give it together with the model"},
     {"offset + length wraps", make_beyond,
      "initializer 'w': external data wants 16 bytes at offset 18446744073709551615 of 'w.bin', which has only 16"},
     {"off the end", make_off_end,
      "initializer 'w': external data wants 16 bytes at offset 1 of 'w.bin', which has only 16"},
-    {"negative offset", make_negative_offset, "initializer 'w': external data has offset '-8', expected a number of bytes"},
+    {"negative offset", make_negative_offset,
+     "initializer 'w': external data has offset '-8', expected a number of bytes"},
     {"wrong length", make_wrong_length,
      "initializer 'w': external data has length 999999999999999, but float32[4] needs 16"},
     {"external data", make_external_good, ""},
     {"10,000 levels", make_deep, "the model file is damaged: nested deeper than 64 levels at byte offset 280"},
-    {"opset 99", make_opset,
-     "the model is written for opset 99 of the standard operators; the newest known is 28"},
+    {"opset 99", make_opset, "the model is written for opset 99 of the standard operators; the newest known is 28"},
     {"no outputs", make_no_outputs, "the graph has no outputs, so there is nothing to compute"},
     {"no inputs", make_no_inputs, ""},
     {"unknown operator", make_unknown_op, ""},
-    {"NUL in a name", make_nul, "the model file is damaged: field 3 (name) of NodeProto at byte 29 is text with a NUL byte in it"},
+    {"NUL in a name", make_nul,
+     "the model file is damaged: field 3 (name) of NodeProto at byte 29 is text with a NUL byte in it"},
     {"no op_type", make_no_op_type, "node 1 'nameless' has no op_type"},
     {"two graphs", make_twice,
      "the model file is damaged: field 7 (graph) of ModelProto at byte 67 appears twice; at most one is allowed"},
-    {"two places", make_two_places,
-     "initializer 'w': has both float_data and raw_data; one place holds the elements"},
+    {"two places", make_two_places, "initializer 'w': has both float_data and raw_data; one place holds the elements"},
     {"wrong list", make_wrong_list, "initializer 'w': is float32 but has its elements in int64_data"},
-    {"bomb", make_bomb,
-     "the model's structure would take more than"},
+    {"bomb", make_bomb, "the model's structure would take more than"},
 };
 
 static char folder[] = "/tmp/pared-test-XXXXXX";
@@ -456,7 +530,8 @@ static void test_typed_lists(void **state)
     buf_fini(&file);
 }
 
-/* IR 3: the initializer is listed as an input as well, and is constant; since IR 4 it is a default a caller may override. */
+/* IR 3: the initializer is listed as an input as well, and is constant; since IR 4 it is a default a caller may
+ * override. */
 static void test_initializer_as_input(void **state)
 {
     (void)state;

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Reading and writing without a step gives the same file, byte for byte: every model of Debian's libonnx-testdata and of the shared
- * folder (packed ones unpacked first). Files that are not in canonical field order would be listed; tests/e2e/test_roundtrip.py compares
- * those as messages. `test_onnx_write --copy IN OUT` reads and writes one file for it. */
+ * Reading and writing without a step gives the same file, byte for byte: every model of Debian's libonnx-testdata and
+ * of the shared folder (packed ones unpacked first). Files that are not in canonical field order would be listed;
+ * tests/e2e/test_roundtrip.py compares those as messages. `test_onnx_write --copy IN OUT` reads and writes one file for
+ * it. */
+/* clang-format off */
 #include <ftw.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -12,6 +15,7 @@
 #include <zlib.h>
 
 #include <cmocka.h>
+/* clang-format on */
 
 #include "core/base/file.h"
 #include "core/model/onnx_read.h"
@@ -220,8 +224,9 @@ int main(int argc, char **argv)
     if (argc == 4 && !strcmp(argv[1], "--copy"))
         return copy(argv[2], argv[3]);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_backend_models),      cmocka_unit_test(test_shared_models), cmocka_unit_test(test_external),
-        cmocka_unit_test(test_whole_or_not_at_all), cmocka_unit_test(test_tensor_file),
+        cmocka_unit_test(test_backend_models), cmocka_unit_test(test_shared_models),
+        cmocka_unit_test(test_external),       cmocka_unit_test(test_whole_or_not_at_all),
+        cmocka_unit_test(test_tensor_file),
     };
     return cmocka_run_group_tests_name("onnx_write", tests, setup, teardown);
 }

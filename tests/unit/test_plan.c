@@ -23,14 +23,16 @@ static struct model *new_model(int64_t opset)
     return m;
 }
 
-static void declare(struct model *m, struct value_info **list, int *n, uint32_t v, enum dtype dtype, const struct shape *s)
+static void declare(struct model *m, struct value_info **list, int *n, uint32_t v, enum dtype dtype,
+                    const struct shape *s)
 {
     struct value_info *grown = model_alloc(m, (size_t)*n + 1, sizeof *grown);
     if (*n)
         memcpy(grown, *list, (size_t)*n * sizeof *grown);
     grown[*n] = (struct value_info){.value = v, .has_type = s != NULL};
     if (s)
-        grown[*n].type = (struct type){.kind = TYPE_TENSOR, .dtype = dtype, .has_dtype = true, .has_shape = true, .shape = *s};
+        grown[*n].type =
+            (struct type){.kind = TYPE_TENSOR, .dtype = dtype, .has_dtype = true, .has_shape = true, .shape = *s};
     *list = grown;
     ++*n;
 }
@@ -60,7 +62,8 @@ static uint32_t weight(struct model *m, const char *name, enum dtype dtype, stru
 static uint32_t op(struct model *m, const char *type, const char *out, uint32_t a, uint32_t b)
 {
     uint32_t v = model_add_value(m, 0, out, false), in[2] = {a, b};
-    assert_int_not_equal(model_add_node(m, 0, type, NULL, out, in, (a != VALUE_NONE) + (b != VALUE_NONE), &v, 1), ID_NONE);
+    assert_int_not_equal(model_add_node(m, 0, type, NULL, out, in, (a != VALUE_NONE) + (b != VALUE_NONE), &v, 1),
+                         ID_NONE);
     return v;
 }
 
@@ -214,7 +217,8 @@ static void test_missing_operators_are_listed(void **state)
     struct err err = {0};
     assert_null(plan_new(m, NULL, &err));
     assert_int_equal(err.code, ERR_OPERATOR);
-    assert_string_equal(err.msg, "cannot run this model: 2 operators are missing: Frobnicate (ai.onnx, opset 13) x2, Zap (ai.onnx, opset 13) x1");
+    assert_string_equal(err.msg, "cannot run this model: 2 operators are missing: Frobnicate (ai.onnx, opset 13) x2, "
+                                 "Zap (ai.onnx, opset 13) x1");
     char text[20];
     assert_int_equal(engine_missing_ops(m, text, sizeof text), 2); /* cut, terminated */
     assert_true(strlen(text) < sizeof text);
@@ -244,7 +248,8 @@ static void test_memory_limit_names_the_node(void **state)
     struct tensor in = view(DTYPE_FLOAT, SHAPE(1000, 2), x), out;
     assert_int_equal(plan_run(plan, &in, &out, NULL, &err), -1);
     assert_int_equal(err.code, ERR_MODEL_TOO_LARGE);
-    assert_string_equal(err.msg, "node 'p' (MatMul): output 'p' would be float32[1000,3], over the limit of 4096 bytes");
+    assert_string_equal(err.msg,
+                        "node 'p' (MatMul): output 'p' would be float32[1000,3], over the limit of 4096 bytes");
     struct tensor small = view(DTYPE_FLOAT, SHAPE(10, 2), x);
     assert_int_equal(plan_run(plan, &small, &out, NULL, NULL), 0);
     tensor_fini(&out);
@@ -343,7 +348,8 @@ static void test_eval_node(void **state)
     (void)state;
     struct model *m = new_model(13);
     uint32_t a = weight(m, "a", DTYPE_FLOAT, SHAPE(3), w_data), b = weight(m, "b", DTYPE_FLOAT, SHAPE(3), b_data);
-    uint32_t x = input(m, "x", DTYPE_FLOAT, SHAPE(3)), sum = op(m, "Add", "sum", a, b), open = op(m, "Add", "open", a, x);
+    uint32_t x = input(m, "x", DTYPE_FLOAT, SHAPE(3)), sum = op(m, "Add", "sum", a, b),
+             open = op(m, "Add", "open", a, x);
     output(m, sum);
     struct tensor out = {0};
     struct err err = {0};
@@ -370,7 +376,13 @@ static void test_functions_are_inlined(void **state)
     declare(m, &m->graphs[g].inputs, &m->graphs[g].n_inputs, b, DTYPE_NONE, NULL);
     declare(m, &m->graphs[g].outputs, &m->graphs[g].n_outputs, r, DTYPE_NONE, NULL);
     struct opset opsets[1] = {{.domain = "", .version = 13, .has_version = true}};
-    struct function f = {.name = "AddRelu", .domain = "local", .n_inputs = 2, .n_outputs = 1, .body = g, .opsets = opsets, .n_opsets = 1};
+    struct function f = {.name = "AddRelu",
+                         .domain = "local",
+                         .n_inputs = 2,
+                         .n_outputs = 1,
+                         .body = g,
+                         .opsets = opsets,
+                         .n_opsets = 1};
     m->functions = &f;
     m->n_functions = 1;
     uint32_t x = input(m, "x", DTYPE_FLOAT, SHAPE(3)), w = weight(m, "w", DTYPE_FLOAT, SHAPE(3), b_data);
@@ -414,11 +426,19 @@ static void test_threads_change_nothing(void **state)
 int main(void)
 {
     engine_init();
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_runs_and_follows_the_batch), cmocka_unit_test(test_feeds_are_checked), cmocka_unit_test(test_observer),
-        cmocka_unit_test(test_shape_chain_is_folded), cmocka_unit_test(test_missing_operators_are_listed),
-        cmocka_unit_test(test_opset_beyond_ours), cmocka_unit_test(test_memory_limit_names_the_node), cmocka_unit_test(test_slab_is_reused),
-        cmocka_unit_test(test_shapes_that_depend_on_data), cmocka_unit_test(test_odd_outputs), cmocka_unit_test(test_errors_name_the_node),
-        cmocka_unit_test(test_eval_node), cmocka_unit_test(test_functions_are_inlined), cmocka_unit_test(test_threads_change_nothing)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_runs_and_follows_the_batch),
+                                       cmocka_unit_test(test_feeds_are_checked),
+                                       cmocka_unit_test(test_observer),
+                                       cmocka_unit_test(test_shape_chain_is_folded),
+                                       cmocka_unit_test(test_missing_operators_are_listed),
+                                       cmocka_unit_test(test_opset_beyond_ours),
+                                       cmocka_unit_test(test_memory_limit_names_the_node),
+                                       cmocka_unit_test(test_slab_is_reused),
+                                       cmocka_unit_test(test_shapes_that_depend_on_data),
+                                       cmocka_unit_test(test_odd_outputs),
+                                       cmocka_unit_test(test_errors_name_the_node),
+                                       cmocka_unit_test(test_eval_node),
+                                       cmocka_unit_test(test_functions_are_inlined),
+                                       cmocka_unit_test(test_threads_change_nothing)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

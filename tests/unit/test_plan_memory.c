@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The slab layout against its definition: no two buffers that live together overlap, everything is aligned, and the slab is no smaller than
+ * The slab layout against its definition: no two buffers that live together overlap, everything is aligned, and the
+ * slab is no smaller than
  * the largest sum of live bytes, computed here step by step. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -65,7 +66,8 @@ static void test_random(void **state)
         rng_init(&rng, seed, 0);
         for (int i = 0; i < 200; i++) {
             int first = (int)rng_below(&rng, 500);
-            iv[i] = (struct plan_interval){.bytes = (size_t)rng_below(&rng, 100000) + 1, .first = first,
+            iv[i] = (struct plan_interval){.bytes = (size_t)rng_below(&rng, 100000) + 1,
+                                           .first = first,
                                            .last = first + (int)rng_below(&rng, seed % 2 ? 5 : 60)};
         }
         check(iv, 200, 1.35);
@@ -77,10 +79,12 @@ static void test_overflow(void **state)
     (void)state;
     struct err err = {0};
     size_t slab, lower;
-    struct plan_interval huge[2] = {{.bytes = SIZE_MAX - 3, .first = 0, .last = 1}, {.bytes = 1, .first = 0, .last = 1}};
+    struct plan_interval huge[2] = {{.bytes = SIZE_MAX - 3, .first = 0, .last = 1},
+                                    {.bytes = 1, .first = 0, .last = 1}};
     assert_int_equal(plan_layout(huge, 2, &slab, &lower, &err), -1);
     assert_int_equal(err.code, ERR_MODEL_TOO_LARGE);
-    struct plan_interval sum[2] = {{.bytes = SIZE_MAX / 2, .first = 0, .last = 1}, {.bytes = SIZE_MAX / 2, .first = 1, .last = 2}};
+    struct plan_interval sum[2] = {{.bytes = SIZE_MAX / 2, .first = 0, .last = 1},
+                                   {.bytes = SIZE_MAX / 2, .first = 1, .last = 2}};
     err = (struct err){0};
     assert_int_equal(plan_layout(sum, 2, &slab, &lower, &err), -1);
     assert_int_equal(err.code, ERR_MODEL_TOO_LARGE);

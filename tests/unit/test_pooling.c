@@ -35,7 +35,8 @@ static struct pooling make(const struct row *r)
         g.w.dilation[a] = r->dilation[a];
         g.w.pad[a] = r->pad[a];
         g.w.pad_end[a] = r->pad_end[a];
-        g.w.out[a] = (r->in[a] + r->pad[a] + r->pad_end[a] - (r->kernel[a] - 1) * r->dilation[a] - 1) / r->stride[a] + 1;
+        g.w.out[a] =
+            (r->in[a] + r->pad[a] + r->pad_end[a] - (r->kernel[a] - 1) * r->dilation[a] - 1) / r->stride[a] + 1;
     }
     return g;
 }
@@ -153,6 +154,7 @@ static void test_exp(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_windows), cmocka_unit_test(test_global), cmocka_unit_test(test_exp)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_windows), cmocka_unit_test(test_global),
+                                       cmocka_unit_test(test_exp)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * prune.weights: exact counts, ties, scopes, shared weights, dtypes, NaN; against counts and magnitudes worked out here. */
+ * prune.weights: exact counts, ties, scopes, shared weights, dtypes, NaN; against counts and magnitudes worked out
+ * here. */
+#include <cmocka.h>
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
-
-#include <cmocka.h>
-#include <math.h>
 #include <string.h>
 
 #include "core/step/method.h"
@@ -20,7 +20,8 @@ struct given {
 static const struct param *find(const char *name)
 {
     for (const struct param *p = method_prune_weights.params; p->name; p++)
-        if (!strcmp(p->name, name)) return p;
+        if (!strcmp(p->name, name))
+            return p;
     fail_msg("no parameter %s", name);
     return NULL;
 }
@@ -29,8 +30,10 @@ static void set_number(struct given *g, const char *name, double v)
 {
     const struct param *p = find(name);
     int64_t whole = (int64_t)v;
-    if (p->kind == PARAM_NUMBER) memcpy(g->bytes + p->offset, &v, sizeof v);
-    else memcpy(g->bytes + p->offset, &whole, sizeof whole);
+    if (p->kind == PARAM_NUMBER)
+        memcpy(g->bytes + p->offset, &v, sizeof v);
+    else
+        memcpy(g->bytes + p->offset, &whole, sizeof whole);
     g->bytes[p->given - 1] = 1;
 }
 
@@ -46,11 +49,13 @@ static void set_globs(struct given *g, const char *name, const char **at, int co
     memcpy(g->bytes + find(name)->offset, &globs, sizeof globs);
 }
 
-static uint32_t add_weight(struct model *m, const char *name, enum dtype dtype, const double *v, int64_t rows, int64_t cols)
+static uint32_t add_weight(struct model *m, const char *name, enum dtype dtype, const double *v, int64_t rows,
+                           int64_t cols)
 {
     struct tensor t = {0};
     assert_int_equal(tensor_alloc(&t, dtype, &SHAPE(rows, cols), NULL), 0);
-    for (int64_t i = 0; i < rows * cols; i++) dtype_set(dtype, t.data, i, v[i]);
+    for (int64_t i = 0; i < rows * cols; i++)
+        dtype_set(dtype, t.data, i, v[i]);
     uint32_t id = model_add_weight(m, 0, name, &t);
     tensor_fini(&t);
     return id;
@@ -81,10 +86,12 @@ static int prune(struct model *m, struct given *g, struct layer_report *rows, st
 static void check_weights(const struct model *m, uint32_t w, const double *want, int n)
 {
     const struct tensor *t = value_const(m, w);
-    for (int i = 0; i < n; i++) assert_float_equal(dtype_get(t->dtype, t->data, i), want[i], 1e-2);
+    for (int i = 0; i < n; i++)
+        assert_float_equal(dtype_get(t->dtype, t->data, i), want[i], 1e-2);
     const struct note *mask = value_note(m, w, "mask");
     assert_non_null(mask);
-    for (int i = 0; i < n; i++) assert_int_equal(((unsigned char *)mask->tensor.data)[i], want[i] != 0);
+    for (int i = 0; i < n; i++)
+        assert_int_equal(((unsigned char *)mask->tensor.data)[i], want[i] != 0);
 }
 
 static const double base[8] = {0.5, -4, 2, -0.5, 1, 3, -0.5, 8};

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * affine.h against the formulas: scales, zero points, rounding half to even; weights per channel; the pair guard. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
 #include <cmocka.h>
 #include <float.h>
 #include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
 #include <stdlib.h>
 
 #include "core/base/rng.h"
@@ -45,7 +44,8 @@ static void random_weight(struct tensor *t, struct shape shape, uint64_t seed)
     struct rng rng;
     rng_init(&rng, seed, 0);
     assert_int_equal(tensor_alloc(t, DTYPE_FLOAT, &shape, NULL), 0);
-    for (int64_t i = 0; i < tensor_count(t); i++) tensor_f32(t)[i] = (float)rng_normal(&rng);
+    for (int64_t i = 0; i < tensor_count(t); i++)
+        tensor_f32(t)[i] = (float)rng_normal(&rng);
 }
 
 /* Without the guard: scale = max|w| / 127 of each channel, codes by the formula. */
@@ -62,11 +62,13 @@ static void test_per_channel(void **state)
         random_weight(&w, cases[i].shape, i);
         struct qweight_opts opts = {.dtype = DTYPE_INT8, .per_channel = true, .axis = cases[i].axis};
         assert_int_equal(qweight_make(&q, &w, &opts, NULL), 0);
-        int64_t inner = shape_product(&cases[i].shape, cases[i].axis + 1, cases[i].shape.rank), n = cases[i].shape.dim[cases[i].axis];
+        int64_t inner = shape_product(&cases[i].shape, cases[i].axis + 1, cases[i].shape.rank),
+                n = cases[i].shape.dim[cases[i].axis];
         for (int64_t c = 0; c < n; c++) {
             float largest = 0;
             for (int64_t k = 0; k < tensor_count(&w); k++)
-                if (k / inner % n == c) largest = fmaxf(largest, fabsf(tensor_f32(&w)[k]));
+                if (k / inner % n == c)
+                    largest = fmaxf(largest, fabsf(tensor_f32(&w)[k]));
             assert_float_equal(tensor_f32(&q.scale)[c], (double)largest / 127, 1e-7);
         }
         for (int64_t k = 0; k < tensor_count(&w); k++) {
@@ -132,7 +134,7 @@ static void test_extremes(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_params), cmocka_unit_test(test_per_channel), cmocka_unit_test(test_pair_guard),
-                                       cmocka_unit_test(test_extremes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_params), cmocka_unit_test(test_per_channel),
+                                       cmocka_unit_test(test_pair_guard), cmocka_unit_test(test_extremes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -65,13 +65,20 @@ static void test_etag(void **state)
         const char *header, *etag;
         bool weak, found;
     } tags[] = {
-        {NULL, "\"a\"", true, false},           {"\"a\"", "\"a\"", false, true},
-        {"\"a\", \"b\"", "\"b\"", false, true}, {"\"a\",\"b\"", "\"c\"", true, false},
-        {"*", "\"a\"", false, true},            {"W/\"a\"", "\"a\"", true, true},
-        {"W/\"a\"", "\"a\"", false, false},     {"\"a\"", "W/\"a\"", true, true},
-        {"W/\"v1\"", "W/\"v1\"", true, true},   {"a", "\"a\"", true, false},
-        {"\"a", "\"a\"", true, false},          {"", "\"a\"", true, false},
-        {"\"ab\"", "\"a\"", true, false},       {", ,\"x,y\"", "\"x,y\"", false, true},
+        {NULL, "\"a\"", true, false},
+        {"\"a\"", "\"a\"", false, true},
+        {"\"a\", \"b\"", "\"b\"", false, true},
+        {"\"a\",\"b\"", "\"c\"", true, false},
+        {"*", "\"a\"", false, true},
+        {"W/\"a\"", "\"a\"", true, true},
+        {"W/\"a\"", "\"a\"", false, false},
+        {"\"a\"", "W/\"a\"", true, true},
+        {"W/\"v1\"", "W/\"v1\"", true, true},
+        {"a", "\"a\"", true, false},
+        {"\"a", "\"a\"", true, false},
+        {"", "\"a\"", true, false},
+        {"\"ab\"", "\"a\"", true, false},
+        {", ,\"x,y\"", "\"x,y\"", false, true},
     };
     for (size_t i = 0; i < sizeof tags / sizeof tags[0]; i++)
         assert_int_equal(etag_listed(tags[i].header, tags[i].etag, tags[i].weak), tags[i].found);

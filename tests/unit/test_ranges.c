@@ -67,6 +67,7 @@ static void test_nothing_finite(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_batches), cmocka_unit_test(test_dtypes), cmocka_unit_test(test_nothing_finite)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_batches), cmocka_unit_test(test_dtypes),
+                                       cmocka_unit_test(test_nothing_finite)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -53,8 +53,8 @@ static const struct {
     {"OPTIONS", "/v1/jobs", -1, "GET, HEAD, POST, OPTIONS", NULL, NULL},
 };
 
-static const struct route *look(const struct router *router, const char *method, const char *text, const char *param[ROUTE_PARAMS],
-                                char allow[ROUTE_ALLOW], struct arena *arena)
+static const struct route *look(const struct router *router, const char *method, const char *text,
+                                const char *param[ROUTE_PARAMS], char allow[ROUTE_ALLOW], struct arena *arena)
 {
     struct route_path path;
     struct query query;

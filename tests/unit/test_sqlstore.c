@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The catalogue's contract, for any driver: resources, the queue's claims, leases and fences, cancel, reaper, idempotency, pages,
- * and many claimers, crashes and zombies at once. */
+ * The catalogue's contract, for any driver: resources, the queue's claims, leases and fences, cancel, reaper,
+ * idempotency, pages, and many claimers, crashes and zombies at once. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -47,14 +47,21 @@ static void open_store(struct fixture *f)
     assert_non_null(f->store);
 }
 
-static struct store_resource add_model(struct fixture *f, const char *owner, const char *name, const char *sha256, bool *existed)
+static struct store_resource add_model(struct fixture *f, const char *owner, const char *name, const char *sha256,
+                                       bool *existed)
 {
     struct store_file file = {name, sha256, 100};
-    struct store_resource in = {.owner = owner, .name = name, .facts = "{\"nodes\":3}", .files = &file, .file_count = 1}, out = {0};
+    struct store_resource in = {.owner = owner,
+                                .name = name,
+                                .facts = "{\"nodes\":3}",
+                                .files = &file,
+                                .file_count = 1},
+                          out = {0};
     const struct store_detail details[] = {{"layers", "[1]"}, {"graph", "[2]"}, {NULL, NULL}};
     bool there;
     assert_int_equal(
-        store_resource_insert(f->store, STORE_MODEL, &in, details, f->arena, &out, existed ? existed : &there, &f->err), 0);
+        store_resource_insert(f->store, STORE_MODEL, &in, details, f->arena, &out, existed ? existed : &there, &f->err),
+        0);
     return out;
 }
 
@@ -122,7 +129,8 @@ static enum job_state settle(struct fixture *f, const struct store_claim *c, str
     return state;
 }
 
-/* ---- resources ---------------------------------------------------------------------------------------------------- */
+/* ---- resources ----------------------------------------------------------------------------------------------------
+ */
 
 static void same_content_same_owner_is_one_model(void **state)
 {
@@ -136,7 +144,8 @@ static void same_content_same_owner_is_one_model(void **state)
     assert_false(existed);
     assert_string_not_equal(other.id, f->model);
     /* external files count, in any order */
-    struct store_file one[] = {{"m", SHA_A, 1}, {"x", SHA_B, 2}, {"y", SHA_C, 3}}, two[] = {{"n", SHA_A, 1}, {"y", SHA_C, 3}, {"x", SHA_B, 2}};
+    struct store_file one[] = {{"m", SHA_A, 1}, {"x", SHA_B, 2}, {"y", SHA_C, 3}},
+                      two[] = {{"n", SHA_A, 1}, {"y", SHA_C, 3}, {"x", SHA_B, 2}};
     struct store_resource in = {.owner = "local", .name = "e", .files = one, .file_count = 3}, a, b;
     assert_int_equal(store_resource_insert(f->store, STORE_MODEL, &in, NULL, f->arena, &a, &existed, &f->err), 0);
     assert_false(existed);
@@ -161,7 +170,8 @@ static void owners_do_not_see_each_other(void **state)
     struct store_orphans orphans;
     struct err e[6] = {{0}};
     assert_int_equal(store_resource_get(f->store, STORE_MODEL, "else", f->model, f->arena, &r, &e[0]), -1);
-    assert_int_equal(store_resource_details(f->store, STORE_MODEL, "else", f->model, "layers", f->arena, &json, &e[1]), -1);
+    assert_int_equal(store_resource_details(f->store, STORE_MODEL, "else", f->model, "layers", f->arena, &json, &e[1]),
+                     -1);
     assert_int_equal(store_resource_delete(f->store, STORE_MODEL, "else", f->model, f->arena, &orphans, &e[2]), -1);
     assert_int_equal(store_job_get(f->store, "else", job.id, f->arena, &seen, &e[3]), -1);
     assert_int_equal(store_job_cancel(f->store, "else", job.id, f->arena, &seen, &e[4]), -1);
@@ -188,7 +198,8 @@ static void details_and_files(void **state)
     assert_string_equal(r.files[0].sha256, SHA_A);
     assert_true(llabs(r.created_at - clock_epoch_ms()) < 5000);
     assert_null(r.parent_job);
-    assert_int_equal(store_resource_details(f->store, STORE_MODEL, "local", f->model, "graph", f->arena, &json, &f->err), 0);
+    assert_int_equal(
+        store_resource_details(f->store, STORE_MODEL, "local", f->model, "graph", f->arena, &json, &f->err), 0);
     assert_string_equal(json, "[2]");
     struct err err = {0};
     assert_int_equal(store_resource_get(f->store, STORE_DATASET, "local", f->model, f->arena, &r, &err), -1);
@@ -209,7 +220,8 @@ static void delete_waits_for_jobs_and_names_orphans(void **state)
     assert_int_equal(store_resource_delete(f->store, STORE_MODEL, "local", f->model, f->arena, &orphans, &f->err), 0);
     assert_int_equal(orphans.count, 0); /* the other owner's model has the same blob */
     assert_int_equal(store_blob_used(f->store, SHA_A, &f->err), 1);
-    assert_int_equal(store_resource_delete(f->store, STORE_MODEL, "somebody", other.id, f->arena, &orphans, &f->err), 0);
+    assert_int_equal(store_resource_delete(f->store, STORE_MODEL, "somebody", other.id, f->arena, &orphans, &f->err),
+                     0);
     assert_int_equal(orphans.count, 1);
     assert_string_equal(orphans.sha256[0], SHA_A);
     assert_int_equal(store_blob_used(f->store, SHA_A, &f->err), 0);
@@ -260,7 +272,8 @@ static void recipes(void **state)
     assert_int_equal(err.code, ERR_WRONG_STATE);
     assert_int_equal(store_recipe_get(f->store, "local", "mine", f->arena, &r, &f->err), 0);
     assert_string_equal(r.body, "{}");
-    assert_int_equal(store_recipe_list(f->store, &(struct store_page){"local", NULL, 3}, f->arena, rows, &count, &more, &f->err), 0);
+    assert_int_equal(
+        store_recipe_list(f->store, &(struct store_page){"local", NULL, 3}, f->arena, rows, &count, &more, &f->err), 0);
     assert_int_equal(count, 1);
     assert_int_equal(store_recipe_delete(f->store, "local", "mine", &f->err), 0);
     err = (struct err){0};
@@ -268,7 +281,8 @@ static void recipes(void **state)
     assert_int_equal(err.code, ERR_NOT_FOUND);
 }
 
-/* ---- the queue ---------------------------------------------------------------------------------------------------- */
+/* ---- the queue ----------------------------------------------------------------------------------------------------
+ */
 
 static void claims_by_priority_then_age(void **state)
 {
@@ -297,12 +311,16 @@ static void success_publishes_in_one_step(void **state)
     struct fixture *f = *state;
     struct store_job job = add_job(f);
     struct store_claim c = claim(f, 10000);
-    struct store_artifact made[] = {{.name = "model.onnx", .media_type = "application/octet-stream", .sha256 = SHA_B, .bytes = 5},
-                                    {.name = "report.json", .media_type = "application/json", .sha256 = SHA_C, .bytes = 6}};
+    struct store_artifact made[] = {
+        {.name = "model.onnx", .media_type = "application/octet-stream", .sha256 = SHA_B, .bytes = 5},
+        {.name = "report.json", .media_type = "application/json", .sha256 = SHA_C, .bytes = 6}};
     struct store_artifact *rows, one;
     int count;
-    assert_int_equal(settle(f, &c, (struct store_outcome){.kind = STORE_SUCCEEDED, .result = "{\"x\":1}", .artifacts = made, .artifact_count = 2}),
-                     JOB_SUCCEEDED);
+    assert_int_equal(
+        settle(f, &c,
+               (struct store_outcome){
+                   .kind = STORE_SUCCEEDED, .result = "{\"x\":1}", .artifacts = made, .artifact_count = 2}),
+        JOB_SUCCEEDED);
     job = get(f, job.id);
     assert_int_equal(job.state, JOB_SUCCEEDED);
     assert_string_equal(job.result, "{\"x\":1}");
@@ -483,8 +501,12 @@ static void released_jobs_keep_their_place(void **state)
 static void idempotency_keys(void **state)
 {
     struct fixture *f = *state;
-    struct store_job_new in = {.owner = "local", .request = "{}", .inputs = {[JOB_ROLE_MODEL] = f->model},
-                               .idempotency_key = "k1", .request_sha256 = SHA_A, .idempotency_ttl_s = 100};
+    struct store_job_new in = {.owner = "local",
+                               .request = "{}",
+                               .inputs = {[JOB_ROLE_MODEL] = f->model},
+                               .idempotency_key = "k1",
+                               .request_sha256 = SHA_A,
+                               .idempotency_ttl_s = 100};
     struct store_job one, two, three;
     bool replayed;
     struct err err = {0};
@@ -511,7 +533,8 @@ static void idempotency_keys(void **state)
 static void full_queue_refuses(void **state)
 {
     struct fixture *f = *state;
-    struct store_job_new in = {.owner = "local", .request = "{}", .inputs = {[JOB_ROLE_MODEL] = f->model}, .max_queued = 2};
+    struct store_job_new in = {
+        .owner = "local", .request = "{}", .inputs = {[JOB_ROLE_MODEL] = f->model}, .max_queued = 2};
     struct store_job job;
     bool replayed;
     struct err err = {0};
@@ -546,7 +569,8 @@ static void progress_and_events(void **state)
     int count;
     assert_int_equal(store_event_list(f->store, "local", job.id, 0, 10, f->arena, rows, &count, &f->err), 0);
     assert_int_equal(count, 4);
-    static const char *const data[] = {"{\"state\":\"queued\"}", "{\"state\":\"running\"}", "{\"m\":1}", "{\"state\":\"succeeded\"}"};
+    static const char *const data[] = {"{\"state\":\"queued\"}", "{\"state\":\"running\"}", "{\"m\":1}",
+                                       "{\"state\":\"succeeded\"}"};
     for (int i = 0; i < 4; i++) {
         assert_int_equal(rows[i].seq, i + 1);
         assert_string_equal(rows[i].data, data[i]);
@@ -572,7 +596,8 @@ static void everything_survives_closing(void **state)
     assert_int_equal(counts.models, 1);
 }
 
-/* ---- all at once -------------------------------------------------------------------------------------------------- */
+/* ---- all at once --------------------------------------------------------------------------------------------------
+ */
 
 enum { CHAOS_JOBS = 150, CHAOS_WORKERS = 8, CHAOS_LEASE_MS = 150 };
 static atomic_int done_once, fenced_off, stop_chaos;
@@ -598,7 +623,8 @@ static void *chaotic_worker(void *arg)
             char name[ID_SIZE + 20];
             snprintf(name, sizeof name, "%s-%lld", c.id, (long long)c.attempt);
             struct store_artifact made = {.name = "a", .media_type = name, .sha256 = SHA_B, .bytes = 1};
-            struct store_outcome success = {.kind = STORE_SUCCEEDED, .result = "{}", .artifacts = &made, .artifact_count = 1};
+            struct store_outcome success = {
+                .kind = STORE_SUCCEEDED, .result = "{}", .artifacts = &made, .artifact_count = 1};
             enum job_state s;
             rc = store_job_settle(f->store, c.id, c.attempt, &success, &s, &err);
             if (rc < 0)
@@ -652,12 +678,25 @@ static void chaos_ends_every_job_once(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(same_content_same_owner_is_one_model), TEST(owners_do_not_see_each_other), TEST(details_and_files),
-        TEST(delete_waits_for_jobs_and_names_orphans), TEST(pages_go_through_everything_once), TEST(recipes),
-        TEST(claims_by_priority_then_age), TEST(success_publishes_in_one_step), TEST(the_fence_holds),
-        TEST(beats_keep_the_lease), TEST(cancel_in_every_state), TEST(outcomes), TEST(limits_end_a_job_that_never_ends),
-        TEST(released_jobs_keep_their_place), TEST(idempotency_keys), TEST(full_queue_refuses), TEST(progress_and_events),
-        TEST(everything_survives_closing), TEST(chaos_ends_every_job_once),
+        TEST(same_content_same_owner_is_one_model),
+        TEST(owners_do_not_see_each_other),
+        TEST(details_and_files),
+        TEST(delete_waits_for_jobs_and_names_orphans),
+        TEST(pages_go_through_everything_once),
+        TEST(recipes),
+        TEST(claims_by_priority_then_age),
+        TEST(success_publishes_in_one_step),
+        TEST(the_fence_holds),
+        TEST(beats_keep_the_lease),
+        TEST(cancel_in_every_state),
+        TEST(outcomes),
+        TEST(limits_end_a_job_that_never_ends),
+        TEST(released_jobs_keep_their_place),
+        TEST(idempotency_keys),
+        TEST(full_queue_refuses),
+        TEST(progress_and_events),
+        TEST(everything_survives_closing),
+        TEST(chaos_ends_every_job_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

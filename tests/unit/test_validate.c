@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Faults that only a program can make, each with its sentence. (Those a file can have: test_onnx_read.c.) */
+/* clang-format off */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
+/* clang-format on */
 
 #include "core/model/validate.h"
 
@@ -29,11 +32,26 @@ static struct model *valid_model(void)
     return m;
 }
 
-static void no_ir(struct model *m) { m->has_ir_version = false; }
-static void new_ir(struct model *m) { m->ir_version = 15; }
-static void no_opset(struct model *m) { m->n_opsets = 0; }
-static void opset_zero(struct model *m) { m->opsets[0].version = 0; }
-static void no_input_type(struct model *m) { model_main(m)->inputs[0].has_type = false; }
+static void no_ir(struct model *m)
+{
+    m->has_ir_version = false;
+}
+static void new_ir(struct model *m)
+{
+    m->ir_version = 15;
+}
+static void no_opset(struct model *m)
+{
+    m->n_opsets = 0;
+}
+static void opset_zero(struct model *m)
+{
+    m->opsets[0].version = 0;
+}
+static void no_input_type(struct model *m)
+{
+    model_main(m)->inputs[0].has_type = false;
+}
 
 static void two_writers(struct model *m)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The worker pool against a real catalogue, real blobs and real child processes: this program, run as `pared __job`, plays what
- * the recipe's "act" says. */
+ * The worker pool against a real catalogue, real blobs and real child processes: this program, run as `pared __job`,
+ * plays what the recipe's "act" says. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -27,7 +27,8 @@
 #include "server/server.h"
 #include "server/worker.h"
 
-/* ---- the child's side --------------------------------------------------------------------------------------------- */
+/* ---- the child's side ---------------------------------------------------------------------------------------------
+ */
 
 static void say(json_t *object)
 {
@@ -44,13 +45,14 @@ static json_t *make_file(json_t *spec, const char *name, const char *text, const
     snprintf(path, sizeof path, "%s/%s", json_string_value(json_object_get(spec, "out")), name);
     file_write_atomic(path, text, strlen(text), &err);
     hash_bytes(claimed_text, strlen(claimed_text), sha256);
-    return json_pack("{s:s, s:s, s:i, s:s}", "name", name, "media_type", "text/plain", "bytes", (int)strlen(text), "sha256", sha256);
+    return json_pack("{s:s, s:s, s:i, s:s}", "name", name, "media_type", "text/plain", "bytes", (int)strlen(text),
+                     "sha256", sha256);
 }
 
 static int finish(json_t *artifacts)
 {
-    say(json_pack("{s:s, s:s, s:o, s:n, s:{s:i}}", "type", "result", "kind", "job", "artifacts", artifacts, "targets_met",
-                  "metrics", "x", 1));
+    say(json_pack("{s:s, s:s, s:o, s:n, s:{s:i}}", "type", "result", "kind", "job", "artifacts", artifacts,
+                  "targets_met", "metrics", "x", 1));
     return JOB_EXIT_OK;
 }
 
@@ -73,16 +75,19 @@ static int play(json_t *spec, const char *act)
     char text[100];
     json_t *model = json_object_get(spec, "model");
     if (!strcmp(act, "ok")) {
-        say(json_pack("{s:s, s:s, s:i, s:i, s:i, s:i}", "type", "progress", "stage", "work", "step", 1, "steps", 2, "done", 3, "total", 4));
+        say(json_pack("{s:s, s:s, s:i, s:i, s:i, s:i}", "type", "progress", "stage", "work", "step", 1, "steps", 2,
+                      "done", 3, "total", 4));
         say(json_pack("{s:s, s:s, s:s}", "type", "log", "level", "warn", "message", "careful"));
         say(json_pack("{s:s, s:s, s:i, s:i}", "type", "progress", "stage", "end", "step", 3, "steps", 2));
         char *bytes = file_read(json_string_value(json_object_get(model, "path")), 1000, NULL, &(struct err){0});
         snprintf(text, sizeof text, "%s, smaller", bytes ? bytes : "?");
         free(bytes);
-        return finish(json_pack("[o, o]", make_file(spec, "model.onnx", text, text), make_file(spec, "report.json", "{}", "{}")));
+        return finish(
+            json_pack("[o, o]", make_file(spec, "model.onnx", text, text), make_file(spec, "report.json", "{}", "{}")));
     }
     if (!strcmp(act, "refuse")) {
-        say(json_pack("{s:s, s:s, s:s}", "type", "error", "code", "operator_unsupported", "detail", "no such operator"));
+        say(json_pack("{s:s, s:s, s:s}", "type", "error", "code", "operator_unsupported", "detail",
+                      "no such operator"));
         return JOB_EXIT_REFUSED;
     }
     if (!strcmp(act, "crash_once") && count_runs(spec) == 2)
@@ -127,7 +132,8 @@ static int be_the_child(void)
     return status;
 }
 
-/* ---- the server's side -------------------------------------------------------------------------------------------- */
+/* ---- the server's side --------------------------------------------------------------------------------------------
+ */
 
 struct fixture {
     struct server server;
@@ -180,7 +186,8 @@ static int setup(void **state)
     assert_non_null(mkdtemp(f->dir));
     snprintf(path, sizeof path, "%s/work", f->dir);
     assert_int_equal(mkdir(path, 0755), 0);
-    char *args[] = {(char[]){"--data"}, f->dir, (char[]){"--workers=2"}, (char[]){"--lease_ms=600"}, (char[]){"--threads=3"}};
+    char *args[] = {(char[]){"--data"}, f->dir, (char[]){"--workers=2"}, (char[]){"--lease_ms=600"},
+                    (char[]){"--threads=3"}};
     assert_int_equal(config_load(&f->config, 5, args, NULL, &f->err), 0);
     f->server.config = &f->config;
     strcpy(f->server.node, "node_test");
@@ -192,7 +199,8 @@ static int setup(void **state)
     struct store_file files[] = {{"m.onnx", sha256, 7}, {"w.bin", sha256, 7}};
     struct store_resource in = {.owner = "local", .name = "m", .files = files, .file_count = 2}, out;
     bool existed;
-    assert_int_equal(store_resource_insert(f->server.store, STORE_MODEL, &in, NULL, f->arena, &out, &existed, &f->err), 0);
+    assert_int_equal(store_resource_insert(f->server.store, STORE_MODEL, &in, NULL, f->arena, &out, &existed, &f->err),
+                     0);
     blob_put_free(put);
     snprintf(f->model, sizeof f->model, "%s", out.id);
     start(f);
@@ -315,7 +323,8 @@ static void failures_are_told(void **state)
 static void crashes_are_tried_twice(void **state)
 {
     struct fixture *f = *state;
-    const char *twice = add(f, "crash", (struct store_job_new){0}), *once = add(f, "crash_once", (struct store_job_new){0});
+    const char *twice = add(f, "crash", (struct store_job_new){0}),
+               *once = add(f, "crash_once", (struct store_job_new){0});
     struct store_job job = wait_end(f, twice, 15);
     assert_int_equal(job.state, JOB_FAILED);
     assert_int_equal(job.crashes, 2);
@@ -376,7 +385,8 @@ static void a_lost_lease_publishes_nothing(void **state)
     double until = clock_seconds() + 5;
     while (get(f, id).attempt == attempt && clock_seconds() < until)
         usleep(10000);
-    assert_int_equal(get(f, id).attempt, attempt + 1); /* the second worker has it; the first one's child is gone by its beat */
+    assert_int_equal(get(f, id).attempt,
+                     attempt + 1); /* the second worker has it; the first one's child is gone by its beat */
     while (workers_busy(f->server.workers) > 1 && clock_seconds() < until)
         usleep(10000);
     assert_int_equal(workers_busy(f->server.workers), 1);
@@ -417,11 +427,13 @@ static void jobs_ask_for_less(void **state)
         const char *text;
     } cases[] = {{2, 1000000, "2 1000000 1"}, {8, 2000000, "3 2000000 1"}};
     for (int i = 0; i < 2; i++) {
-        const char *id = add(f, "threads", (struct store_job_new){.threads = cases[i].threads, .memory_bytes = cases[i].memory_bytes});
+        const char *id = add(
+            f, "threads", (struct store_job_new){.threads = cases[i].threads, .memory_bytes = cases[i].memory_bytes});
         assert_int_equal(wait_end(f, id, 10).state, JOB_SUCCEEDED);
         struct store_artifact made;
         char text[50] = "";
-        assert_int_equal(store_artifact_by_name(f->server.store, "local", id, "model.onnx", f->arena, &made, &f->err), 0);
+        assert_int_equal(store_artifact_by_name(f->server.store, "local", id, "model.onnx", f->arena, &made, &f->err),
+                         0);
         int fd = blob_open(f->server.blobs, made.sha256, NULL, &f->err);
         assert_true(read(fd, text, sizeof text - 1) > 0);
         close(fd);
@@ -437,7 +449,8 @@ static void work_folders_of_the_dead_are_removed(void **state)
     usleep(50000);
     const char *id = add(f, "ok", (struct store_job_new){0});
     snprintf(kept, sizeof kept, "%s/work/%s/checkpoint", f->dir, id);
-    snprintf(path, sizeof path, "mkdir -p %s/work/%s %s/work/job_01m815g952asq6phbs7z2tw04c/x %s/work/inspect_1; touch %s", f->dir, id,
+    snprintf(path, sizeof path,
+             "mkdir -p %s/work/%s %s/work/job_01m815g952asq6phbs7z2tw04c/x %s/work/inspect_1; touch %s", f->dir, id,
              f->dir, f->dir, kept);
     assert_int_equal(system(path), 0);
     attempt_clean(&f->server);
@@ -453,9 +466,16 @@ int main(int argc, char **argv)
         _exit(be_the_child());
     log_set_level(LOG_ERROR);
     const struct CMUnitTest tests[] = {
-        TEST(a_job_from_queue_to_artifacts), TEST(failures_are_told), TEST(crashes_are_tried_twice), TEST(cancel_within_a_second),
-        TEST(time_limit_of_a_job), TEST(a_lease_is_kept_while_the_child_works), TEST(a_lost_lease_publishes_nothing),
-        TEST(stopping_hands_jobs_back), TEST(draining_claims_nothing), TEST(jobs_ask_for_less),
+        TEST(a_job_from_queue_to_artifacts),
+        TEST(failures_are_told),
+        TEST(crashes_are_tried_twice),
+        TEST(cancel_within_a_second),
+        TEST(time_limit_of_a_job),
+        TEST(a_lease_is_kept_while_the_child_works),
+        TEST(a_lost_lease_publishes_nothing),
+        TEST(stopping_hands_jobs_back),
+        TEST(draining_claims_nothing),
+        TEST(jobs_ask_for_less),
         TEST(work_folders_of_the_dead_are_removed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
