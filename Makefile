@@ -67,8 +67,7 @@ $(BUILD)/obj/%.o: %.c | $(GENERATED)
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(CFLAGS_$(<F)) -MMD -MP -c -o $@ $<
 $(LIB): $(filter-out $(BUILD)/obj/cli/main.o,$(OBJ))
-	@rm -f $@
-	@ar rcs $@ $^
+	@rm -f $@.new && ar rcs $@.new $^ && mv $@.new $@
 $(BUILD)/pared: $(BUILD)/obj/cli/main.o $(LIB)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(BUILD)/tests/%: tests/unit/%.c $(LIB) | $(GENERATED)

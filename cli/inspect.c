@@ -182,7 +182,7 @@ int inspect_file(const struct inspect_opts *opts, struct inspect_result *result,
     struct plan *plan = NULL;
     json_t *external = json_array();
     struct onnx_read_opts read = {
-        .external_dir = opts->external_dir, .resolve = opts->resolve, .resolve_arg = opts->resolve_arg};
+        .external_dir = opts->external_dir, .resolve = opts->resolve, .resolve_arg = opts->resolve_arg, .keep_unaligned = true};
     struct model *m = NULL;
     int rc = -1;
     facts_init(&facts);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The catalogue's tables, as steps from each schema version to the next. A step that was released is never edited: add one.
- * `job` is narrow and its hot indexes are partial, so that finished jobs cost the queue nothing; what changes often (progress)
- * and what grows (events) has tables of its own. `lease_until` is not indexed: a beat then touches no index. */
+ * The catalogue's tables, as steps from each schema version to the next. A step that was released is never edited: add
+ * one. `job` is narrow and its hot indexes are partial, so that finished jobs cost the queue nothing; what changes often
+ * (progress) and what grows (events) has tables of its own. `lease_until` is not indexed: a beat then touches no index. */
 #include "server/sqlstore.h"
 
 #define RESOURCE_TABLE(name)                                                                                          \

@@ -39,7 +39,13 @@ unit-threads: $(patsubst %,$(BUILD)/tests/test_%,$(THREAD_TESTS))
 check-layers: ## lower layers never include higher ones
 	@tools/check_layers.sh
 cppcheck: ## static analysis
-	cppcheck --quiet --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=1 -I. -I$(GEN) --suppress='*:build/*' core server api cli
+	cppcheck --quiet --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=1 -I. -I$(GEN) --suppress='*:build/*' --suppress=unknownMacro core server api cli
+
+docs: all $(BUILD)/tools/op_doc ## write the generated documents
+	$(BUILD)/tools/op_doc > docs/OPS.md
+	$(BUILD)/pared serve --markdown > docs/CONFIG.md
+docs-check: all $(BUILD)/tools/op_doc ## generated documents are what the binary prints
+	@$(BUILD)/tools/op_doc | cmp - docs/OPS.md && $(BUILD)/pared serve --markdown | cmp - docs/CONFIG.md && echo "documents: ok" || { echo "run: make docs"; exit 1; }
 
 bench: all $(VENV)/ok ## the figures of docs/benchmarks.md, on this machine (peers in the same run)
 	@tools/deps.sh bench

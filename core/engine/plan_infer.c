@@ -89,6 +89,14 @@ struct walk {
     struct type *out;
 };
 
+/* A weight that was left where it lies in the file, at an odd address, may be looked at but not computed with
+ * (onnx_read_opts.keep_unaligned). */
+static bool aligned(const struct tensor *t)
+{
+    size_t width = (size_t)dtype_bits(t->dtype) / 8;
+    return (uintptr_t)t->data % (width > 8 ? 8 : width ? width : 1) == 0;
+}
+
 static int gather_inputs(struct walk *w, struct err *err)
 {
     struct plan *plan = w->plan;
@@ -103,7 +111,7 @@ static int gather_inputs(struct walk *w, struct err *err)
         if (v == VALUE_NONE)
             continue;
         w->in[i] = &plan->type[v];
-        if (plan->known[v].dtype != DTYPE_NONE)
+        if (plan->known[v].dtype != DTYPE_NONE && aligned(&plan->known[v]))
             w->value[i] = &plan->known[v];
     }
     return 0;

@@ -265,7 +265,7 @@ static bool move_axes(struct pass_ctx *c, uint32_t node, enum push_kind kind, co
 static void push(struct pass_ctx *c, uint32_t node, enum push_kind kind)
 {
     struct model *m = c->edit.m;
-    struct perm p;
+    struct perm p = {0};
     bool plain = false;
     if (m->nodes[node].n_output != 1 || (kind != PUSH_CONCAT && !is_plain(&m->nodes[node])))
         return;

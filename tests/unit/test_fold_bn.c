@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Folding BatchNormalization: weights and biases against the formula in double, for each kind of product, shared
  * weights, and the cases that must be left alone. */
-#include <cmocka.h>
-#include <math.h>
-#include <setjmp.h>
+/* clang-format off: cmocka.h needs the first three */
 #include <stdarg.h>
 #include <stddef.h>
+#include <setjmp.h>
+#include <cmocka.h>
+/* clang-format on */
+#include <math.h>
 #include <string.h>
 
 #include "core/passes/pass.h"

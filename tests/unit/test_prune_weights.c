@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * prune.weights: exact counts, ties, scopes, shared weights, dtypes, NaN; against counts and magnitudes worked out
  * here. */
-#include <cmocka.h>
-#include <math.h>
-#include <setjmp.h>
+/* clang-format off: cmocka.h needs the first three */
 #include <stdarg.h>
 #include <stddef.h>
+#include <setjmp.h>
+#include <cmocka.h>
+/* clang-format on */
+#include <math.h>
 #include <string.h>
 
 #include "core/step/method.h"

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * affine.h against the formulas: scales, zero points, rounding half to even; weights per channel; the pair guard. */
-#include <cmocka.h>
-#include <float.h>
-#include <math.h>
-#include <setjmp.h>
+/* clang-format off: cmocka.h needs the first three */
 #include <stdarg.h>
 #include <stddef.h>
+#include <setjmp.h>
+#include <cmocka.h>
+/* clang-format on */
+#include <float.h>
+#include <math.h>
 #include <stdlib.h>
 
 #include "core/base/rng.h"
