@@ -91,4 +91,4 @@ $(foreach f,conv conv_i8 im2col depthwise pooling norm activation softmax quanti
 
 clean: ## remove what was built
 	rm -rf build
--include $(shell find build -name '*.d' 2>/dev/null)
+-include $(shell find build -path build/image -prune -o -type f -name '*.d' -print 2>/dev/null)

@@ -9,6 +9,7 @@
     X(bench, "latency of a model on this machine")                                                                   \
     X(diff, "two models on the same inputs: fidelity per output and per layer")                                      \
     X(eval, "a model on a dataset: metrics, outputs")                                                                \
+    X(healthcheck, "does the server of this machine answer? for containers")                                         \
     X(inspect, "what is in a model, and what can be pruned or quantized and why not")                                \
     X(methods, "the catalogue of recipe steps, presets and targets")                                                 \
     X(run, "a recipe on a model, verified, with a report")                                                           \

@@ -3,11 +3,14 @@
  * Idea       As in depthwise convolution, an output plane starts as the neutral value, then every tap of the window
  *            updates all outputs it reaches, row by row: y[i] = max(y[i], x[i * stride]). The reach of a tap is a
  *            range known in advance, so the inner loop has no test, whatever the number of axes; padding is simply
- *            never visited.
+ *            never visited. Taps that reach the image from no output are not walked at all.
+ * Sparse     Huge strides between huge pads leave many taps that each reach few outputs: then the walk goes window by
+ *            window, each clipped to the image. Both walks add a window's cells in the same order.
  * Average    The divisor is a product over the axes of how many cells of a window count along that axis. */
 #include "core/kernels/pooling.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "core/base/size.h"
 #include "core/kernels/simd.h"
@@ -25,6 +28,21 @@ static bool next(int64_t *at, const int64_t *limit, int rank)
         if (++at[a] < limit[a])
             return true;
         at[a] = 0;
+    }
+    return false;
+}
+
+/* Taps of a window, a range an axis. */
+struct taps {
+    int64_t first[SHAPE_MAX_RANK], end[SHAPE_MAX_RANK];
+};
+
+static bool next_tap(int64_t *k, const struct taps *t, int rank)
+{
+    for (int a = rank - 1; a >= 0; a--) {
+        if (++k[a] < t->end[a])
+            return true;
+        k[a] = t->first[a];
     }
     return false;
 }
@@ -47,16 +65,70 @@ static bool row_at(const struct walk *v, int64_t *x_row, int64_t *y_row)
     return true;
 }
 
+/* Taps along axis a of the window at position o that fall into [low, high). */
+static void taps_between(const struct window *w, int a, int64_t o, int64_t low, int64_t high, int64_t *first,
+                         int64_t *end)
+{
+    const int64_t start = o * w->stride[a] - w->pad[a], d = w->dilation[a];
+
+    *first = start >= low ? 0 : i64_ceil_div(low - start, d);
+    *end = start >= high ? 0 : i64_min(i64_ceil_div(high - start, d), w->kernel[a]);
+}
+
 /* How many cells of the window at position o count along axis a: inside the image, or inside image and padding. */
 static int64_t cells(const struct window *w, int a, int64_t o, bool include_pad)
 {
-    const int64_t start = o * w->stride[a] - w->pad[a];
-    const int64_t low = include_pad ? -w->pad[a] : 0, high = w->in[a] + (include_pad ? w->pad_end[a] : 0);
-    const int64_t d = w->dilation[a];
-    const int64_t first = start >= low ? 0 : i64_ceil_div(low - start, d);
-    const int64_t end = start >= high ? 0 : i64_min(i64_ceil_div(high - start, d), w->kernel[a]);
+    int64_t first, end;
 
+    taps_between(w, a, o, include_pad ? -w->pad[a] : 0, w->in[a] + (include_pad ? w->pad_end[a] : 0), &first, &end);
     return i64_max(end - first, 0);
+}
+
+/* Taps of the window at o that lie inside the image; false: there are none. */
+static bool taps_inside(const struct window *w, const int64_t *o, struct taps *t)
+{
+    for (int a = 0; a < w->rank; a++) {
+        taps_between(w, a, o[a], 0, w->in[a], &t->first[a], &t->end[a]);
+        if (t->first[a] >= t->end[a])
+            return false;
+    }
+    return true;
+}
+
+/* Taps that reach the image from any output: between those of the last position and those of the first. */
+static bool taps_useful(const struct window *w, struct taps *t)
+{
+    int64_t unused;
+
+    for (int a = 0; a < w->rank; a++) {
+        taps_between(w, a, w->out[a] - 1, 0, w->in[a], &t->first[a], &unused);
+        taps_between(w, a, 0, 0, w->in[a], &unused, &t->end[a]);
+        if (t->first[a] >= t->end[a])
+            return false;
+    }
+    return true;
+}
+
+/* More taps than four an image cell: most of them reach next to nothing. */
+static bool taps_sparse(const struct window *w, const struct taps *t)
+{
+    double taps = 1, image = 4;
+
+    for (int a = 0; a < w->rank; a++) {
+        taps *= (double)(t->end[a] - t->first[a]);
+        image *= (double)w->in[a];
+    }
+    return taps > image + 64;
+}
+
+/* Offset in the image of tap k of the window at o, which lies inside. */
+static int64_t cell_at(const struct window *w, const int64_t *o, const int64_t *k)
+{
+    int64_t x = 0;
+
+    for (int a = 0; a < w->rank; a++)
+        x = x * w->in[a] + o[a] * w->stride[a] + k[a] * w->dilation[a] - w->pad[a];
+    return x;
 }
 
 struct job {
@@ -95,14 +167,38 @@ static void run_planes(struct pool *pool, const struct pooling *g, const void *x
                 y[i] = (T)(update);                                                                                  \
             }                                                                                                        \
     }                                                                                                                \
+    static void windows_##name(const struct pooling *g, const T *x, T *y)                                            \
+    {                                                                                                                \
+        const struct window *w = &g->w;                                                                              \
+        struct walk v = {.w = w};                                                                                    \
+        struct taps t;                                                                                               \
+                                                                                                                     \
+        do {                                                                                                         \
+            if (taps_inside(w, v.o, &t)) {                                                                           \
+                memcpy(v.k, t.first, sizeof v.k);                                                                    \
+                do                                                                                                   \
+                    row_##name(y, x + cell_at(w, v.o, v.k), 1, 1, (T)g->p);                                          \
+                while (next_tap(v.k, &t, w->rank));                                                                  \
+            }                                                                                                        \
+            y++;                                                                                                     \
+        } while (next(v.o, w->out, w->rank));                                                                        \
+    }                                                                                                                \
     static void plane_##name(const struct pooling *g, const T *x, T *y, int64_t out)                                 \
     {                                                                                                                \
         const struct window *w = &g->w;                                                                              \
         const int last = w->rank - 1;                                                                                \
         struct walk v = {.w = w};                                                                                    \
+        struct taps t;                                                                                               \
                                                                                                                      \
         for (int64_t i = 0; i < out; i++)                                                                            \
             y[i] = (start);                                                                                          \
+        if (!taps_useful(w, &t))                                                                                     \
+            return;                                                                                                  \
+        if (taps_sparse(w, &t)) {                                                                                    \
+            windows_##name(g, x, y);                                                                                 \
+            return;                                                                                                  \
+        }                                                                                                            \
+        memcpy(v.k, t.first, sizeof v.k);                                                                            \
         do {                                                                                                         \
             int64_t first, end, x_row, y_row;                                                                        \
             window_valid(w, last, v.k[last], &first, &end);                                                          \
@@ -111,7 +207,7 @@ static void run_planes(struct pool *pool, const struct pooling *g, const void *x
                 if (first < end && row_at(&v, &x_row, &y_row))                                                       \
                     row_##name(y + y_row + first, x + x_row + first * s + shift, end - first, s, (T)g->p);           \
             } while (next(v.o, w->out, last));                                                                       \
-        } while (next(v.k, w->kernel, w->rank));                                                                     \
+        } while (next_tap(v.k, &t, w->rank));                                                                        \
     }
 
 #define DEFINE_MAX(suffix, T, lowest)                                                                                \
@@ -134,28 +230,35 @@ DEFINE_MAX(f64, double, -INFINITY)
 DEFINE_MAX(i8, int8_t, INT8_MIN)
 DEFINE_MAX(u8, uint8_t, 0)
 
+/* The place `at` of a plane, counted with the first axis fastest. */
+static int64_t columns_first(const struct window *w, int64_t at)
+{
+    int64_t place = 0, scale = window_count(w->in, w->rank);
+
+    for (int a = w->rank - 1; a >= 0; a--) {
+        scale /= w->in[a];
+        place += at % w->in[a] * scale;
+        at /= w->in[a];
+    }
+    return place;
+}
+
 /* Place of the maximum, window by window: rarely wanted, so written plainly. */
 #define DEFINE_INDEX(suffix, T)                                                                                      \
     static int64_t index_of_max_##suffix(const struct window *w, const T *x, const int64_t *o, bool column_major)    \
     {                                                                                                                \
-        int64_t k[SHAPE_MAX_RANK] = {0}, best = -1;                                                                  \
-        T most = 0;                                                                                                  \
+        int64_t k[SHAPE_MAX_RANK], best = -1;                                                                        \
+        struct taps t;                                                                                               \
+                                                                                                                     \
+        if (!taps_inside(w, o, &t))                                                                                  \
+            return -1;                                                                                               \
+        memcpy(k, t.first, sizeof k);                                                                                \
         do {                                                                                                         \
-            int64_t row = 0, column = 0, scale = 1;                                                                  \
-            bool inside = true;                                                                                      \
-            for (int a = 0; a < w->rank && inside; a++) {                                                            \
-                const int64_t i = o[a] * w->stride[a] + k[a] * w->dilation[a] - w->pad[a];                           \
-                inside = i >= 0 && i < w->in[a];                                                                     \
-                row = row * w->in[a] + i;                                                                            \
-                column += i * scale;                                                                                 \
-                scale *= w->in[a];                                                                                   \
-            }                                                                                                        \
-            if (inside && (best < 0 || x[row] > most)) {                                                             \
-                most = x[row];                                                                                       \
-                best = column_major ? column : row;                                                                  \
-            }                                                                                                        \
-        } while (next(k, w->kernel, w->rank));                                                                       \
-        return best;                                                                                                 \
+            const int64_t at = cell_at(w, o, k);                                                                     \
+            if (best < 0 || x[at] > x[best])                                                                         \
+                best = at;                                                                                           \
+        } while (next_tap(k, &t, w->rank));                                                                          \
+        return column_major ? columns_first(w, best) : best;                                                         \
     }                                                                                                                \
     static void run_index_##suffix(void *arg, int64_t task, int lane)                                                \
     {                                                                                                                \

@@ -24,7 +24,7 @@ static void must_be_utf8(const char *text)
 
 static void check_faults(const struct faults *faults)
 {
-    for (int i = 0; i < faults->n; i++) {
+    for (int i = 0; i < faults->count; i++) {
         must_be_utf8(faults->at[i].pointer);
         must_be_utf8(faults->at[i].detail);
         must(*faults->at[i].detail);
