@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-# pared: one non-recursive Makefile. `make help` lists the targets; MODE=asan|tsan|debug builds beside the release.
+# pared: one non-recursive Makefile. `make help` lists the targets; MODE=asan|tsan|debug|fuzz builds beside the release; V=1 shows
+# the commands.
 
 MODE  ?= release
+Q     := $(if $(V),,@)
 comma := ,
 BUILD := build$(if $(filter-out release,$(MODE)),/$(MODE))
 GEN   := build/gen
@@ -38,7 +40,7 @@ include tools/targets.mk
 # ---- generated sources: registries are grepped from the rows, so that adding a row touches one file
 $(GEN)/onnx.pb-c.c $(GEN)/onnx.pb-c.h &: core/model/onnx.proto
 	@mkdir -p $(GEN)
-	protoc-c --proto_path=core/model --c_out=$(GEN) core/model/onnx.proto
+	@protoc-c --proto_path=core/model --c_out=$(GEN) core/model/onnx.proto
 define grep_rows # macro name, folders, output
 	@mkdir -p $(GEN)
 	@grep -hoE '^$(1)\([a-z0-9_]+\)' $(2) | sed -E 's/^$(1)\((.*)\)/X(\1)/' | sort > $@.new
@@ -55,32 +57,39 @@ $(GEN)/preset_list.inc: $(wildcard core/*/*.c)
 ASSETS := $(sort $(wildcard api/dashboard/*)) openapi.yaml
 $(GEN)/assets.S: $(ASSETS) tools/embed.sh Makefile
 	@mkdir -p $(GEN)
-	tools/embed.sh $(ASSETS) > $@
+	@tools/embed.sh $(ASSETS) > $@
 $(BUILD)/obj/gen/assets.o: $(GEN)/assets.S
 	@mkdir -p $(@D)
-	$(CC) -c -o $@ $<
+	@echo "  CC $@"
+	$(Q)$(CC) -c -o $@ $<
 
 $(BUILD)/obj/gen/%.o: $(GEN)/%.c
 	@mkdir -p $(@D)
-	$(CC) $(filter-out -W%,$(CFLAGS)) -w -MMD -MP -c -o $@ $<
+	@echo "  CC $@"
+	$(Q)$(CC) $(filter-out -W%,$(CFLAGS)) -w -MMD -MP -c -o $@ $<
 $(BUILD)/obj/%.o: %.c | $(GENERATED)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) $(CFLAGS_$(<F)) -MMD -MP -c -o $@ $<
+	@echo "  CC $@"
+	$(Q)$(CC) $(CFLAGS) $(CFLAGS_$(<F)) -MMD -MP -c -o $@ $<
 $(LIB): $(filter-out $(BUILD)/obj/cli/main.o,$(OBJ))
 	@rm -f $@.new && ar rcs $@.new $^ && mv $@.new $@
 $(BUILD)/pared: $(BUILD)/obj/cli/main.o $(LIB)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	@echo "  LD $@"
+	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 $(BUILD)/tests/%: tests/unit/%.c $(LIB) | $(GENERATED)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -Wno-missing-prototypes -MMD -MP $(LDFLAGS) -o $@ $< $(LIB) -lcmocka $(LDLIBS)
+	@echo "  CC $@"
+	$(Q)$(CC) $(CFLAGS) -Wno-missing-prototypes -MMD -MP $(LDFLAGS) -o $@ $< $(LIB) -lcmocka $(LDLIBS)
 
 $(BUILD)/tools/%: tests/tools/%.c $(LIB) | $(GENERATED)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
+	@echo "  CC $@"
+	$(Q)$(CC) $(CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
 
 $(BUILD)/fuzz/%: tests/fuzz/%.c $(LIB) | $(GENERATED)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -fsanitize=fuzzer -MMD -MP $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
+	@echo "  CC $@"
+	$(Q)$(CC) $(CFLAGS) -fsanitize=fuzzer -MMD -MP $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
 
 # element-wise loops: vectorize also where the trip count is not known (-O2 alone does not)
 $(foreach f,Binary Unary Reduce Expand op_copy,$(eval CFLAGS_$f.c := $(if $(filter release,$(MODE)),-O3)))

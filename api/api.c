@@ -142,16 +142,27 @@ int64_t api_get_int(const json_t *object, const char *key, int64_t def, int64_t 
     return def;
 }
 
+/* Faults of the recipe alone have its code, as the recipe's own checks give it. */
+static enum err_code code_of(const struct faults *faults)
+{
+    for (int i = 0; i < faults->count; i++)
+        if (strncmp(faults->at[i].pointer, "/recipe", strlen("/recipe")) != 0)
+            return ERR_INVALID;
+    return ERR_RECIPE;
+}
+
 int api_faults(const struct req *req, struct err *err)
 {
     const struct faults *faults = &req->faults;
     if (faults->count == 0)
         return 0;
-    const char *place = faults->at[0].pointer;
+    const char *place = faults->at[0].pointer, *detail = faults->at[0].detail;
+    size_t len = strlen(detail);
+    const char *stop = len && detail[len - 1] == '?' ? "" : "."; /* "did you mean 'x'?" ends by itself */
     if (faults->count == 1)
-        return err_set(err, ERR_INVALID, "%s %s.", place[0] ? place : "The body", faults->at[0].detail);
-    return err_set(err, ERR_INVALID, "%s %s. (%d faults in all: see errors)", place[0] ? place : "The body",
-                   faults->at[0].detail, faults->count);
+        return err_set(err, code_of(faults), "%s: %s%s", place[0] ? place : "The body", detail, stop);
+    return err_set(err, code_of(faults), "%s: %s%s (%d faults in all: see errors)", place[0] ? place : "The body",
+                   detail, stop, faults->count);
 }
 
 bool api_good_name(const char *name)

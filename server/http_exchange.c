@@ -265,7 +265,7 @@ static int check_body(struct exchange *x)
                            type ? ", not `" : "", type ? type : "", type ? "`" : "");
         return json_body(x);
     case BODY_UPLOAD:
-        if (!any)
+        if (!any && !header_of(x, "Content-Length"))
             return err_set(&x->err, ERR_LENGTH_REQUIRED,
                            "An upload needs a body: send Content-Length and the bytes, or a chunked body.");
         return is_type(type, "application/json") ? json_body(x) : upload_body(x, type);

@@ -329,7 +329,7 @@ static int get_recipe(struct db *db, const char *owner, const char *name, struct
         read_recipe(&q, arena, out);
     if (query_end(&q))
         return -1;
-    return found ? 0 : err_set(err, ERR_NOT_FOUND, "there is no recipe '%.100s'", name);
+    return found ? 0 : err_set(err, ERR_NOT_FOUND, "There is no recipe '%.100s'; GET /v1/recipes lists them.", name);
 }
 
 int store_recipe_insert(struct store *store, const char *owner, const char *name, const char *body, struct arena *arena,
@@ -400,7 +400,8 @@ int store_recipe_delete(struct store *store, const char *owner, const char *name
     int rows = db_run(db, "DELETE FROM recipe WHERE owner=$1 AND name=$2 RETURNING id", BIND(T(owner), T(name)), err);
     if (rows <= 0) {
         db_abort(db);
-        return rows < 0 ? -1 : err_set(err, ERR_NOT_FOUND, "there is no recipe '%.100s'", name);
+        return rows < 0 ? -1
+                        : err_set(err, ERR_NOT_FOUND, "There is no recipe '%.100s'; GET /v1/recipes lists them.", name);
     }
     return db_commit(db, err);
 }

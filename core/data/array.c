@@ -66,6 +66,13 @@ static enum dtype dtype_of_descr(const char *descr)
     return DTYPE_NONE;
 }
 
+/* Bytes of a quoted type for a sentence: to its closing quote, at most 16. */
+static int descr_length(const char *descr)
+{
+    const char *end = descr && *descr ? strchr(descr + 1, *descr) : NULL;
+    return !descr ? 0 : end && end - descr < 16 ? (int)(end - descr) + 1 : (int)strnlen(descr, 16);
+}
+
 static int parse_shape(struct shape *shape, const char *text)
 {
     shape->rank = 0;
@@ -100,8 +107,8 @@ int array_parse_npy(struct array *out, const char *name, const unsigned char *da
     struct shape shape;
     int rc;
     if (dtype == DTYPE_NONE)
-        rc = err_set(err, ERR_DATASET, "array '%s' has element type %.12s; use bool, integers or float16/32/64, little-endian", name,
-                     descr ? descr : "(none)");
+        rc = err_set(err, ERR_DATASET, "array '%s' has element type %.*s; use bool, integers or float16/32/64, little-endian", name,
+                     descr_length(descr), descr ? descr : "");
     else if (!order || strncmp(order, "False", 5))
         rc = err_set(err, ERR_DATASET, "array '%s' is in Fortran order; save it with numpy.ascontiguousarray", name);
     else if (parse_shape(&shape, header_value(header, "shape")))

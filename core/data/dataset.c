@@ -42,6 +42,8 @@ static int count_samples(struct dataset *ds, struct err *err)
                            ds->arrays[0].name, ds->total);
         ds->total = n;
     }
+    if (ds->labels.name && ds->n_arrays == 0 && ds->total == 0)
+        return err_set(err, ERR_DATASET, "labels 'y' are the only array; add the samples, named like the model's input or 'x'");
     if (ds->labels.name && ds->labels.t.shape.dim[0] != ds->total)
         return err_set(err, ERR_DATASET, "labels 'y' have %" PRId64 " entries for %" PRId64 " samples", ds->labels.t.shape.dim[0], ds->total);
     ds->first = i64_min(ds->desc.offset, ds->total);
@@ -267,6 +269,9 @@ static int bind_input(struct dataset *ds, const struct model *m, const struct va
                                                        dtype_name(b->array->t.dtype), name, dtype_name(b->dtype));
     if (dtype_kind(b->dtype) == 's' || dtype_kind(b->dtype) == 'c')
         return err_set(err, ERR_DATASET, "the model's input '%s' wants %s; datasets hold numbers", name, dtype_name(b->dtype));
+    if (!b->pixels && b->array && dtype_is_float(b->array->t.dtype) && !dtype_is_float(b->dtype))
+        return err_set(err, ERR_DATASET, "array '%s' is %s, the model's input '%s' wants %s; save the array in that type", b->array->name,
+                       dtype_name(b->array->t.dtype), name, dtype_name(b->dtype));
     if (b->sample.rank == 0)
         return err_set(err, ERR_DATASET, "the model's input '%s' is a scalar: it has no batch axis", name);
     if (b->sample.rank > 0) {
@@ -658,6 +663,9 @@ int dataset_check_values(struct dataset *ds, struct err *err)
             if (check_finite(a->t.dtype, (const char *)a->t.data + (size_t)k * bytes, n, err))
                 return err_wrap(err, "dataset: sample %" PRId64 " of array '%s': ", k, a->name);
     }
+    const struct tensor *y = &ds->labels.t;
+    if (ds->labels.name && check_finite(y->dtype, y->data, tensor_count(y), err))
+        return err_wrap(err, "dataset: labels 'y': ");
     for (int64_t k = 0; ds->pictures && k < ds->count && k < PICTURES_CHECKED; k++) {
         struct picture p;
         int64_t sample = ds->count <= PICTURES_CHECKED ? k : (int64_t)((double)k * (double)ds->count / PICTURES_CHECKED);

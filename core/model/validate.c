@@ -29,7 +29,8 @@ static int check_opsets(const struct model *m, struct err *err)
     int64_t version = model_opset(m, "");
     if (version > ONNX_NEWEST_OPSET)
         return err_set(err, ERR_MODEL,
-                       "the model is written for opset %" PRId64 " of the standard operators; the newest known is %d",
+                       "the model is written for opset %" PRId64 " of the standard operators; the newest known is %d: "
+                       "export it with an older opset",
                        version, ONNX_NEWEST_OPSET);
     for (uint32_t n = 0; version == 0 && n < m->n_nodes; n++)
         if (m->nodes[n].op_type && model_domain_is_default(m->nodes[n].domain) && m->ir_version >= 3 &&
@@ -47,8 +48,8 @@ static int check_header(const struct model *m, struct err *err)
                        "the model says no ir_version (field 1 of ModelProto); ONNX files need one from 1 to %d",
                        ONNX_NEWEST_IR);
     if (m->ir_version > ONNX_NEWEST_IR)
-        return err_set(err, ERR_MODEL, "the model has ir_version %" PRId64 "; the newest known is %d", m->ir_version,
-                       ONNX_NEWEST_IR);
+        return err_set(err, ERR_MODEL, "the model has ir_version %" PRId64 "; the newest known is %d: export it for an older release of ONNX",
+                       m->ir_version, ONNX_NEWEST_IR);
     if (model_main(m)->n_outputs == 0)
         return err_set(err, ERR_MODEL, "the graph has no outputs, so there is nothing to compute");
     return check_opsets(m, err);

@@ -104,13 +104,9 @@ static int run_probe(struct pipeline *p, struct plan *plan, int64_t *classes, st
 /* Said before any step runs, not when the result is measured at last. */
 static int check_labels(struct pipeline *p, int64_t classes, struct err *err)
 {
-    if (!p->eval_data || !dataset_has_labels(p->eval_data) || !dataset_labels_are_classes(p->eval_data))
+    if (!p->eval_data || dataset_check_labels(p->eval_data, classes, err) == 0)
         return 0;
-    int64_t top = dataset_max_label(p->eval_data);
-    if (top < classes)
-        return 0;
-    return err_set(err, ERR_DATASET, "%s: label %lld is out of range: the model tells %lld classes apart (0 to %lld)",
-                   p->split, (long long)top, (long long)classes, (long long)classes - 1);
+    return err_wrap(err, "%s: ", p->split);
 }
 
 /* Are there dimensions besides the batch that neither model nor data fix? */

@@ -13,7 +13,7 @@
 
 struct facts {
     int64_t bytes, zstd_bytes;     /* of all files of the model */
-    int64_t params, nonzero;       /* elements of weights (see facts_weights) */
+    int64_t params, nonzero;       /* core/model/parameters.h */
     int64_t macs;                  /* batch 1 */
     int64_t peak_activation_bytes; /* the plan's slab at batch 1 */
     bool has_latency;
@@ -27,9 +27,7 @@ void facts_fini(struct facts *facts);
 /* Add a file's size and its size under zstd (level 3, streamed). tick (may be NULL) is called now and then; not 0: stop
  * with err set. */
 int facts_add_file(struct facts *facts, int fd, int (*tick)(void *arg, struct err *err), void *arg, struct err *err);
-/* params and nonzero: elements of every numeric initializer of every graph, and of tensors held by Constant nodes, that
- * are floating point or quantized (8 bits and less; scales and zero points do not count). Integer tensors of 16 bits
- * and more are shapes and indices, not parameters, except int32 biases of a quantized product. */
+/* params and nonzero, as core/model/parameters.h counts them. */
 void facts_weights(struct facts *facts, const struct model *m);
 /* macs and peak_activation_bytes for the shapes the plan last ran or inferred. */
 void facts_cost(struct facts *facts, const struct plan *plan);
@@ -40,9 +38,5 @@ json_t *facts_json(const struct facts *facts);
 /* after / before of bytes, zstd_bytes, params, nonzero, macs, latency (p50), where both were measured and before is not
  * 0. */
 json_t *facts_ratio_json(const struct facts *before, const struct facts *after);
-
-/* Names of the external data files a model refers to, each once, in order of first use. Strings are the model's; the
- * array is the caller's (free). -1 with ERR_NOMEM. */
-int facts_external_files(const struct model *m, const char ***names, int *count, struct err *err);
 
 #endif

@@ -113,7 +113,7 @@ static const struct {
 } rows[] = {
     {NULL, ""},
     {no_ir, "the model says no ir_version (field 1 of ModelProto); ONNX files need one from 1 to 14"},
-    {new_ir, "the model has ir_version 15; the newest known is 14"},
+    {new_ir, "the model has ir_version 15; the newest known is 14: export it for an older release of ONNX"},
     {no_opset, "the model imports no version of the standard operators (opset_import with an empty domain)"},
     {opset_zero, "opset_import of domain '' has version 0; versions start at 1"},
     {no_input_type, "graph input 'x' has no type"},
