@@ -18,9 +18,9 @@ OPT_asan    := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefin
 OPT_fuzz    := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -w
 OPT_tsan    := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
 CFLAGS  += -std=c11 -D_GNU_SOURCE -DPARED_VERSION='"$(VERSION)"' $(WARN) $(OPT_$(MODE)) -ffp-contract=off -fno-math-errno -fstack-protector-strong -I. -I$(GEN) \
-           $(shell pkg-config --cflags $(PKGS)) $(if $(CI),-Werror)
+           $(shell pkg-config --cflags $(PKGS) 2>/dev/null) $(if $(CI),-Werror)
 LDFLAGS += $(filter -fsanitize%,$(subst fuzzer-no-link$(comma),,$(OPT_$(MODE)))) -Wl,--as-needed -Wl,-z,relro,-z,now -pthread
-LDLIBS  := $(shell pkg-config --libs $(PKGS)) -lm
+LDLIBS  := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lm
 
 SRC  := $(sort $(wildcard core/*/*.c server/*.c api/*.c cli/*.c))
 OBJ  := $(SRC:%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/gen/onnx.pb-c.o $(BUILD)/obj/gen/assets.o

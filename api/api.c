@@ -9,10 +9,10 @@
 
 #include "core/base/buf.h"
 #include "core/base/clock.h"
+#include "core/base/utf8.h"
 #include "core/recipe/json_text.h"
 #include "core/recipe/nearest.h"
 #include "server/blob.h"
-#include "server/guard.h"
 #include "server/id.h"
 #include "server/range.h"
 
@@ -45,7 +45,7 @@ json_t *api_page_json(json_t *rows, bool more, const char *last)
 {
     json_t *page = json_object();
     json_object_set_new(page, "data", rows);
-    json_object_set_new(page, "next_cursor", more && last ? json_text(last) : json_null());
+    json_object_set_new(page, "next_cursor", more && last ? utf8_json(last) : json_null());
     return page;
 }
 
@@ -63,7 +63,7 @@ void api_set_time(json_t *object, const char *key, int64_t epoch_ms)
 void api_set_text(json_t *object, const char *key, const char *text)
 {
     if (text)
-        json_object_set_new(object, key, json_text(text));
+        json_object_set_new(object, key, utf8_json(text));
 }
 
 json_t *api_stored(const char *text)
@@ -168,7 +168,7 @@ int api_faults(const struct req *req, struct err *err)
 bool api_good_name(const char *name)
 {
     size_t len = strlen(name);
-    if (len == 0 || len > 200 || !guard_utf8(name, len) || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+    if (len == 0 || len > 200 || !utf8_valid(name, len) || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
         return false;
     for (size_t i = 0; i < len; i++)
         if ((unsigned char)name[i] < 32 || name[i] == 127 || name[i] == '/' || name[i] == '\\')

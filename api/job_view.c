@@ -4,11 +4,12 @@
 #include <stdio.h>
 
 #include "api/api.h"
+#include "core/base/utf8.h"
 
 static json_t *progress_json(const struct store_progress *progress)
 {
     json_t *object = json_pack("{s:I, s:I, s:o, s:I, s:I}", "step", (json_int_t)progress->step, "steps",
-                               (json_int_t)progress->steps, "stage", json_text(progress->stage ? progress->stage : ""),
+                               (json_int_t)progress->steps, "stage", utf8_json(progress->stage ? progress->stage : ""),
                                "done", (json_int_t)progress->done, "total", (json_int_t)progress->total);
     if (object && progress->eta_s >= 0)
         json_object_set_new(object, "eta_s", json_real(progress->eta_s));

@@ -123,23 +123,21 @@ static const char *missing_operators(struct draft *d)
     return out ? out : "";
 }
 
-static bool has_labels(const json_t *facts)
+/* From the facts of a dataset (dataset_facts); NULL: none. */
+static struct recipe_data data_of(const json_t *facts)
 {
-    const json_t *labels = json_object_get(facts, "labels");
-    return labels && !json_is_null(labels) && !json_is_false(labels);
+    const char *labels = json_string_value(json_object_get(facts, "labels"));
+    return (struct recipe_data){facts != NULL, labels != NULL, labels && strcmp(labels, "classes") == 0};
 }
 
 /* Do steps and targets have what they need? Asked only when the parts themselves are right. */
 static int check_needs(struct draft *d, struct err *err)
 {
     json_t *const *facts = d->facts;
-    const json_t *judged = facts[JOB_ROLE_EVAL_DATASET]  ? facts[JOB_ROLE_EVAL_DATASET]
-                           : facts[JOB_ROLE_VAL_DATASET] ? facts[JOB_ROLE_VAL_DATASET]
-                                                         : facts[JOB_ROLE_DATASET];
     struct recipe_given given = {
-        .data = facts[JOB_ROLE_DATASET] != NULL,
-        .labels = has_labels(facts[JOB_ROLE_DATASET]),
-        .eval_labels = has_labels(judged),
+        .data = {[RECIPE_DATASET] = data_of(facts[JOB_ROLE_DATASET]),
+                 [RECIPE_VAL_DATASET] = data_of(facts[JOB_ROLE_VAL_DATASET]),
+                 [RECIPE_EVAL_DATASET] = data_of(facts[JOB_ROLE_EVAL_DATASET])},
         .missing_ops = missing_operators(d),
     };
     return recipe_check_needs(d->recipe, &given, &d->req->faults, err);

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "core/base/utf8.h"
 #include "server/gc.h"
 
 const struct resource_kind resource_model = {
@@ -16,7 +17,7 @@ static json_t *files_json(const struct store_resource *row)
 {
     json_t *list = json_array();
     for (int i = 0; i < row->file_count; i++)
-        json_array_append_new(list, json_pack("{s:o, s:I, s:s}", "name", json_text(row->files[i].name), "bytes",
+        json_array_append_new(list, json_pack("{s:o, s:I, s:s}", "name", utf8_json(row->files[i].name), "bytes",
                                               (json_int_t)row->files[i].bytes, "sha256", row->files[i].sha256));
     return list;
 }

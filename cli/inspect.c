@@ -10,51 +10,11 @@
 
 #include "cli/commands.h"
 #include "core/base/hash.h"
+#include "core/base/utf8.h"
+#include "core/model/inspect.h"
 #include "core/model/onnx_read.h"
 #include "core/model/validate.h"
 #include "core/report/facts.h"
-
-static json_t *opsets_json(const struct model *m)
-{
-    json_t *a = json_array();
-    for (int i = 0; i < m->n_opsets; i++)
-        json_array_append_new(a, json_pack("{s:o, s:I}", "domain", inspect_text(m->opsets[i].domain), "version",
-                                           (json_int_t)m->opsets[i].version));
-    return a;
-}
-
-/* Inputs that must be fed, or outputs. */
-static json_t *values_json(const struct model *m, const struct value_info *infos, int n)
-{
-    json_t *a = json_array();
-    for (int i = 0; i < n; i++) {
-        if (m->values[infos[i].value].weight)
-            continue;
-        json_t *o = inspect_type_json(m, &infos[i].type),
-               *named = json_pack("{s:o}", "name", inspect_text(m->values[infos[i].value].name));
-        json_object_update(named, o);
-        json_decref(o);
-        json_array_append_new(a, named);
-    }
-    return a;
-}
-
-/* How often each operator is used, in every graph. */
-static json_t *ops_json(const struct model *m, json_int_t *nodes)
-{
-    json_t *ops = json_object();
-    *nodes = 0;
-    for (uint32_t i = 0; i < m->n_nodes; i++) {
-        if (!m->nodes[i].op_type)
-            continue;
-        json_t *name = inspect_text(m->nodes[i].op_type);
-        json_int_t before = json_integer_value(json_object_get(ops, json_string_value(name)));
-        json_object_set_new(ops, json_string_value(name), json_integer(before + 1));
-        json_decref(name);
-        (*nodes)++;
-    }
-    return ops;
-}
 
 /* engine_missing_ops' text as a list. */
 static json_t *missing_json(const char *text)
@@ -69,7 +29,7 @@ static json_t *missing_json(const char *text)
         if (c > start) {
             char *one = strndup(start, (size_t)(c - start));
             if (one)
-                json_array_append_new(a, inspect_text(one));
+                json_array_append_new(a, utf8_json(one));
             free(one);
         }
         if (!*c)
@@ -78,20 +38,6 @@ static json_t *missing_json(const char *text)
         while (*start == ' ')
             start++;
     }
-}
-
-static json_t *metadata_json(const struct model *m)
-{
-    json_t *o = json_object();
-    for (int i = 0; i < m->metadata.count && i < 1000; i++) {
-        const struct entry *e = &m->metadata.at[i];
-        json_t *key = inspect_text(e->key);
-        json_object_set_new(o, json_string_value(key),
-                            e->value && strlen(e->value) > 4096 ? json_string("(more than 4096 bytes)")
-                                                                : inspect_text(e->value));
-        json_decref(key);
-    }
-    return o;
 }
 
 static int open_beside(const struct inspect_opts *opts, const char *name)
@@ -107,8 +53,7 @@ static int open_beside(const struct inspect_opts *opts, const char *name)
     return fd;
 }
 
-static int add_files(const struct inspect_opts *opts, const struct model *m, struct facts *facts, json_t *external,
-                     struct err *err)
+static int add_files(const struct inspect_opts *opts, const struct model *m, struct facts *facts, struct err *err)
 {
     const char **names = NULL;
     int n = 0, fd = open(opts->path, O_RDONLY | O_CLOEXEC);
@@ -116,7 +61,7 @@ static int add_files(const struct inspect_opts *opts, const struct model *m, str
         fd < 0 ? err_set_errno(err, ERR_IO, "the model cannot be opened") : facts_add_file(facts, fd, NULL, NULL, err);
     if (fd >= 0)
         close(fd);
-    if (rc || facts_external_files(m, &names, &n, err))
+    if (rc || model_external_files(m, &names, &n, err))
         return -1;
     for (int i = 0; rc == 0 && i < n; i++) {
         if ((fd = open_beside(opts, names[i])) < 0) {
@@ -125,7 +70,6 @@ static int add_files(const struct inspect_opts *opts, const struct model *m, str
         }
         rc = facts_add_file(facts, fd, NULL, NULL, err);
         close(fd);
-        json_array_append_new(external, inspect_text(names[i]));
     }
     free(names);
     return rc;
@@ -156,23 +100,17 @@ static struct plan *plan_of(const struct model *m)
     return NULL;
 }
 
-static json_t *facts_of(const struct model *m, const struct facts *facts, const char *sha256, json_t *external,
-                        const char *missing)
+static json_t *facts_of(const struct model *m, const struct facts *measured, const char *sha256, const char *missing)
 {
-    json_int_t nodes;
-    json_t *ops = ops_json(m, &nodes), *measured = facts_json(facts);
-    const struct graph *g = model_main(m);
-    json_t *o = json_pack("{s:s, s:I, s:o, s:o, s:o, s:o, s:I, s:o}", "sha256", sha256, "ir_version",
-                          (json_int_t)m->ir_version, "opsets", opsets_json(m), "producer",
-                          inspect_text(m->producer_name), "inputs", values_json(m, g->inputs, g->n_inputs), "outputs",
-                          values_json(m, g->outputs, g->n_outputs), "nodes", nodes, "ops", ops);
-    json_object_update(o, measured);
-    json_decref(measured);
-    json_object_set_new(o, "runnable", json_boolean(!*missing));
-    json_object_set_new(o, "missing_operators", missing_json(missing));
-    json_object_set(o, "external_files", external);
-    json_object_set_new(o, "metadata", metadata_json(m));
-    return o;
+    json_t *facts = model_inspect(m), *more = facts_json(measured);
+    if (facts) {
+        json_object_update(facts, more);
+        json_object_set_new(facts, "sha256", json_string(sha256));
+        json_object_set_new(facts, "runnable", json_boolean(!*missing));
+        json_object_set_new(facts, "missing_operators", missing_json(missing));
+    }
+    json_decref(more);
+    return facts;
 }
 
 int inspect_file(const struct inspect_opts *opts, struct inspect_result *result, struct err *err)
@@ -180,7 +118,6 @@ int inspect_file(const struct inspect_opts *opts, struct inspect_result *result,
     char sha256[SHA256_HEX], missing[2000] = "";
     struct facts facts;
     struct plan *plan = NULL;
-    json_t *external = json_array();
     struct onnx_read_opts read = {
         .external_dir = opts->external_dir, .resolve = opts->resolve, .resolve_arg = opts->resolve_arg, .keep_unaligned = true};
     struct model *m = NULL;
@@ -188,17 +125,17 @@ int inspect_file(const struct inspect_opts *opts, struct inspect_result *result,
     facts_init(&facts);
     *result = (struct inspect_result){0};
     if (hash_file(opts->path, sha256, err) || !(m = onnx_read_file(opts->path, &read, err)) || model_validate(m, err) ||
-        add_files(opts, m, &facts, external, err))
+        add_files(opts, m, &facts, err))
         goto out;
     facts_weights(&facts, m);
     if (engine_missing_ops(m, missing, sizeof missing) == 0)
         plan = plan_of(m);
     if (plan)
         facts_cost(&facts, plan);
-    result->facts = facts_of(m, &facts, sha256, external, missing);
+    result->facts = facts_of(m, &facts, sha256, missing);
     result->layers = inspect_layers_json(m, plan);
     if (opts->graph)
-        result->graph = inspect_graph_json(m);
+        result->graph = model_graph_json(m, INSPECT_MAX_ROWS);
     rc = result->facts && result->layers && (!opts->graph || result->graph)
              ? 0
              : err_set(err, ERR_NOMEM, "no memory for the answer");
@@ -206,7 +143,6 @@ out:
     plan_free(plan);
     model_free(m);
     facts_fini(&facts);
-    json_decref(external);
     if (rc)
         inspect_result_fini(result);
     return rc;
@@ -273,12 +209,17 @@ static void print_facts(const json_t *facts)
     size_t i;
     json_t *v;
     const char *key;
-    printf("%-16s %s\n%-16s ", "sha256", text_of(facts, "sha256"), "producer");
-    put(text_of(facts, "producer"));
-    putchar('\n');
+    printf("%-16s %s\n", "sha256", text_of(facts, "sha256"));
+    if (*text_of(facts, "producer_name")) {
+        printf("%-16s ", "producer");
+        put(text_of(facts, "producer_name"));
+        putchar(' ');
+        put(text_of(facts, "producer_version"));
+        putchar('\n');
+    }
     json_array_foreach (json_object_get(facts, "opsets"), i, v) {
         printf("%-16s ", i ? "" : "opset");
-        put(*text_of(v, "domain") ? text_of(v, "domain") : "ai.onnx");
+        put(text_of(v, "domain"));
         printf(" %lld\n", (long long)json_integer_value(json_object_get(v, "version")));
     }
     print_values("inputs", json_object_get(facts, "inputs"));

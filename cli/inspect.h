@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * inspect.h - what is in a model file, as JSON: for `pared inspect` and for the server's child. */
+ * inspect.h - what is in a model file, as JSON: for `pared inspect` and for the server's child.
+ * The facts, rows and drawing are core/model/inspect.h's; here they gain what needs the file, the engine or the methods. */
 #ifndef PARED_CLI_INSPECT_H
 #define PARED_CLI_INSPECT_H
 
@@ -18,28 +19,21 @@ struct inspect_opts {
 };
 
 struct inspect_result {
-    json_t *facts;  /* "ir_version", "opsets", "producer", "inputs", "outputs", "nodes", "ops", "params", "nonzero",
-                     * "sparsity", "bytes",  "zstd_bytes", "sha256", "macs", "runnable", "missing_operators",
-                     * "external_files", "metadata" */
+    json_t *facts;  /* model_inspect() with "sha256" (of the main file), "bytes" and "zstd_bytes" (of all files), "nonzero",
+                     * "sparsity", "macs", "peak_activation_bytes", "runnable", "missing_operators": ["Op (domain, opset
+                     * n) x3", ...] */
     json_t *layers; /* {"data": [...]}, see inspect_layers_json */
-    json_t *graph;  /* see inspect_graph_json; NULL unless asked for */
+    json_t *graph;  /* model_graph_json(); NULL unless asked for */
 };
+
+enum { INSPECT_MAX_ROWS = 100000 }; /* of layers, and nodes in a drawing */
 
 int inspect_file(const struct inspect_opts *opts, struct inspect_result *result, struct err *err);
 void inspect_result_fini(struct inspect_result *result);
 
-/* A row for each node of the model that holds parameters or multiplies: {"node", "op_type", "weight"?, "shape"?,
- * "dtype"?, "params", "bytes", "macs"?, "prune": {"possible", "why"?}, "quantize": {"possible", "why"?}}. plan may be
- * NULL (no MACs). At most INSPECT_MAX_ROWS. */
-enum { INSPECT_MAX_ROWS = 100000 };
+/* {"data": rows of model_layers_with()}, each with "macs"?, "prune": {"possible", "why"?} and "quantize": {"possible", "why"?}.
+ * A row for each node that holds parameters, multiplies, or has an operator nobody knows. plan may be NULL (no MACs).
+ * NULL when memory is out. */
 json_t *inspect_layers_json(const struct model *m, const struct plan *plan);
-/* The main graph for drawing: {"nodes": [{"id", "op_type", "name", "domain"?}], "edges": [{"from", "to", "value",
- * "type"?}], "truncated"}. from / to are node ids; inputs and outputs of the graph are nodes of op_type "Input" and
- * "Output". */
-json_t *inspect_graph_json(const struct model *m);
-/* A string that is UTF-8 whatever the file held. */
-json_t *inspect_text(const char *text);
-/* "float32[1,3,?,224]" with symbols by name, as JSON: {"dtype", "shape": [1, 3, "N", null]}. */
-json_t *inspect_type_json(const struct model *m, const struct type *type);
 
 #endif

@@ -232,7 +232,8 @@ static int resolve_external(void *arg, const char *location)
 
 /* ---- datasets ---- */
 
-/* The files of a dataset under their own names in work/KEY; *path is its main file (malloc'ed). */
+/* The files of a dataset under their own names in work/KEY; *path is its main file (malloc'ed). They are links, not
+ * second names of the same bytes: what is done to the folder must not be done to the blobs. */
 static int lay_out_files(const struct job *job, const char *key, const json_t *files, const char *main_name,
                          char **path, struct err *err)
 {
@@ -251,7 +252,7 @@ static int lay_out_files(const struct job *job, const char *key, const json_t *f
             break;
         if (asprintf(&to, "%s/%s", dir, name) < 0)
             rc = err_set(err, ERR_NOMEM, "no memory for a path");
-        else if (link(from, to) && symlink(from, to))
+        else if (symlink(from, to))
             rc = err_set_errno(err, ERR_IO, "a file of the dataset cannot be put in place");
         bool is_main = main_name ? !strcmp(name, main_name) : i == 0;
         if (rc == 0 && is_main && !*path)
@@ -283,6 +284,7 @@ static int dataset_of(const struct job *job, const char *key, const json_t *json
         return 0;
     int rc = lay_out_files(job, key, files, main_name, owned, err);
     out->path = *owned;
+    out->own_links = true;
     return rc;
 }
 
@@ -375,7 +377,11 @@ static int do_inspect_dataset(struct job *job, struct err *err)
         goto out;
     }
     ds = dataset_open(
-        from.path, &(struct dataset_opts){.cache_dir = from.cache_dir ? from.cache_dir : cache, .confined = true}, err);
+        from.path,
+        &(struct dataset_opts){.cache_dir = from.cache_dir ? from.cache_dir : cache,
+                               .confined = from.confined,
+                               .own_links = from.own_links},
+        err);
     if (ds && dataset_check_values(ds, err) == 0)
         rc = say(json_pack("{s:s, s:s, s:o}", "type", "result", "kind", "inspect_dataset", "facts", dataset_facts(ds)),
                  err);

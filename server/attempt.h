@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * attempt.h - one attempt at one job: folder, spec, child process, artifacts, the fenced end. Private to the worker
- * pool. Life cycle (zeroed, claim filled in) -> attempt_run, in the worker's thread. */
+ * pool.
+ * Life cycle fill a struct attempt_ctx -> attempt_run, in the worker's thread, returns when the attempt has ended. */
 #ifndef PARED_SERVER_ATTEMPT_H
 #define PARED_SERVER_ATTEMPT_H
 
@@ -22,7 +23,7 @@ struct attempt_ctx {
 };
 /* Runs the job and settles it. */
 void attempt_run(const struct attempt_ctx *ctx);
-/* Folders of jobs that are neither queued nor running, and of uploads, left in work/ by a former run. */
+/* Remove what a former run left in work/: folders of uploads, and of jobs that are neither queued nor running. */
 void attempt_clean(struct server *server);
 
 #endif

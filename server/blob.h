@@ -3,10 +3,11 @@
  * Why        Uploads and artifacts are stored once however often they come; a name cannot lie about its content; a
  *            half-written file is never seen. The interface fits a local disk and an object store alike.
  * Life cycle blob_put_begin -> blob_put_write* -> blob_put_commit -> (insert the rows that refer to it) ->
- * blob_put_free Pins       From commit to blob_put_free the object is pinned: blob_collect leaves it alone, although no
- * row refers to it yet. Reading code that must keep an object across calls uses blob_pin / blob_unpin. Threads    All
- * calls from any thread; one put belongs to one thread at a time. Errors     ERR_DISK_FULL (nothing is left behind),
- * ERR_IO, ERR_NOT_FOUND. Messages carry no path. */
+ *            blob_put_free
+ * Pins       From commit to blob_put_free the object is pinned: blob_collect leaves it alone, although no row refers
+ *            to it yet. Code that must keep an object across calls uses blob_pin / blob_unpin.
+ * Threads    All calls from any thread; one put belongs to one thread at a time.
+ * Errors     ERR_DISK_FULL (nothing is left behind), ERR_IO, ERR_NOT_FOUND. Messages carry no path. */
 #ifndef PARED_SERVER_BLOB_H
 #define PARED_SERVER_BLOB_H
 

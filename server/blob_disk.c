@@ -202,12 +202,15 @@ int64_t blob_free_bytes(struct blobs *blobs)
     return bytes > 0 ? bytes : 0;
 }
 
+static int disk_full(struct err *err)
+{
+    return err_set(err, ERR_DISK_FULL,
+                   "The server's disk is full; delete models, datasets or jobs, or give it more space.");
+}
+
 static int check_space(struct blobs *blobs, struct err *err)
 {
-    if (blob_free_bytes(blobs) > 0)
-        return 0;
-    return err_set(err, ERR_DISK_FULL,
-                   "the server's disk is full; delete models, datasets or jobs, or give it more space");
+    return blob_free_bytes(blobs) > 0 ? 0 : disk_full(err);
 }
 
 /* ---- writing ------------------------------------------------------------------------------------------------------
@@ -247,8 +250,9 @@ struct blob_put *blob_put_begin(struct blobs *blobs, struct err *err)
 
 int blob_put_write(struct blob_put *put, const void *bytes, size_t len, struct err *err)
 {
-    if (file_write_all(put->fd, bytes, len, err))
-        return -1;
+    struct err why = {0};
+    if (file_write_all(put->fd, bytes, len, &why))
+        return why.code == ERR_DISK_FULL ? disk_full(err) : err_set(err, why.code, "%s", why.msg);
     hash_update(&put->hash, bytes, len);
     put->bytes += (int64_t)len;
     if (put->bytes - put->flushed < FLUSH_BYTES)

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * child.h - one short-lived process of this binary that does what the server must not: parse models, archives,
- * pictures. Contract   `/proc/self/exe __job`: descriptor 3 = the spec (JSON, sealed memfd), 4 = status pipe (one JSON
- * object a line), everything else closed; environment nearly empty; limits from the spec (core/base/limits.h) set by
- * the child itself before it reads any input. The form of spec and lines is in core/recipe/job_spec.h. Trust      What
- * the child says is hostile input: lines are capped, malformed ones are counted and dropped. Threads    A call blocks
- * its thread until the child is gone; any number of threads at once. The child dies with the thread that made it
- * (PR_SET_PDEATHSIG), so `kill -9` of the server leaves nothing running. */
+ * pictures.
+ * Contract   `/proc/self/exe __job`: descriptor 3 = the spec (JSON, sealed memfd), 4 = status pipe (one JSON object a
+ *            line), everything else closed; environment nearly empty; limits from the spec, set by the child itself
+ *            before it reads any input. core/recipe/job_spec.h has the form of spec and lines.
+ * Trust      What the child says is hostile input: lines are capped, malformed ones are counted and dropped.
+ * Threads    A call blocks its thread until the child is gone; any number of threads at once. The child dies with the
+ *            thread that made it (PR_SET_PDEATHSIG), so `kill -9` of the server leaves nothing running. */
 #ifndef PARED_SERVER_CHILD_H
 #define PARED_SERVER_CHILD_H
 
@@ -63,7 +64,7 @@ struct child_file {
 struct child_inspection {
     json_t *facts;        /* owned; what GET shows */
     char *layers, *graph; /* models: JSON text of GET .../layers and .../graph, owned; else NULL */
-    json_t *problem;      /* after a failure: the child's error line ("code", "detail", "faults"?), owned, or NULL */
+    json_t *problem;      /* after a failure: the child's error line ("code", "detail", "errors"?), owned, or NULL */
 };
 /* Read an uploaded model (files[0], the others are its external data) or dataset (files[0] is data.json or the
  * self-describing file) in a child with the limits of config. -1 with *err: what the child said, or

@@ -31,7 +31,7 @@ struct config {
     bool help; /* --help was given: print config_help() and end */
 };
 
-/* `args` are the words behind `pared serve`. `environ` is a NULL-terminated list of "NAME=value". */
+/* `args` are the words behind `pared serve`. `environment` is a NULL-terminated list of "NAME=value". */
 int config_load(struct config *config, int argc, char *const *args, char *const *environment, struct err *err);
 void config_fini(struct config *config);
 /* Set one setting from text, as a flag does; `source` starts the error sentence ("--listen", "line 3 of the file"). */

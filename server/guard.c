@@ -7,6 +7,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "core/base/utf8.h"
+
 /* ---- header lines */
 
 static bool name_is(const char *name, size_t len, const char *wanted)
@@ -80,34 +82,6 @@ static int hex(char c)
                                   : -1;
 }
 
-/* Continuation bytes that follow a lead byte, and the least code point of that length; -1: not a lead byte. */
-static int utf8_tail(unsigned char lead, uint32_t *least)
-{
-    *least = lead < 0x80 ? 0 : lead < 0xe0 ? 0x80 : lead < 0xf0 ? 0x800 : 0x10000;
-    return lead < 0x80 ? 0 : lead < 0xc0 ? -1 : lead < 0xe0 ? 1 : lead < 0xf0 ? 2 : lead < 0xf8 ? 3 : -1;
-}
-
-bool guard_utf8(const char *text, size_t len)
-{
-    static const unsigned char lead_bits[] = {0x7f, 0x1f, 0x0f, 0x07};
-    for (size_t i = 0; i < len;) {
-        uint32_t least;
-        unsigned char lead = (unsigned char)text[i++];
-        int tail = utf8_tail(lead, &least);
-        if (tail < 0 || (size_t)tail > len - i)
-            return false;
-        uint32_t point = lead & lead_bits[tail];
-        for (int k = 0; k < tail; k++, i++) {
-            if (((unsigned char)text[i] & 0xc0) != 0x80)
-                return false;
-            point = point << 6 | ((unsigned char)text[i] & 0x3f);
-        }
-        if (point < least || point > 0x10ffff || (point >= 0xd800 && point < 0xe000))
-            return false;
-    }
-    return true;
-}
-
 /* Decodes raw[0..len) in arena memory. `plus` is a space in queries. -1: broken escape. */
 static int decode(struct arena *arena, const char *raw, size_t len, bool plus, char **out, size_t *out_len,
                   struct err *err)
@@ -150,7 +124,7 @@ static int add_segment(struct arena *arena, const char *raw, size_t len, struct 
     size_t n;
     if (decode(arena, raw, len, false, &text, &n, err) != 0)
         return -1;
-    if (strcmp(text, ".") == 0 || strcmp(text, "..") == 0 || !guard_utf8(text, n))
+    if (strcmp(text, ".") == 0 || strcmp(text, "..") == 0 || !utf8_valid(text, n))
         return nowhere(err);
     for (size_t i = 0; i < n; i++)
         if ((unsigned char)text[i] < 32 || text[i] == 127 || text[i] == '/' || text[i] == '\\')
@@ -174,7 +148,7 @@ static int split_query(struct arena *arena, const char *raw, struct query *query
             size_t skip = name_len < len ? name_len + 1 : name_len;
             if (decode(arena, raw + skip, len - skip, true, &value, &m, err) != 0)
                 return -1;
-            if (strlen(name) != n || strlen(value) != m || !guard_utf8(name, n) || !guard_utf8(value, m))
+            if (strlen(name) != n || strlen(value) != m || !utf8_valid(name, n) || !utf8_valid(value, m))
                 return err_set(err, ERR_BAD_REQUEST, "The query has bytes that are no text (UTF-8 without NUL).");
             query->at[query->count].name = name;
             query->at[query->count++].value = value;

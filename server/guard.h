@@ -52,7 +52,4 @@ int guard_host(const struct guard_names *names, const char *host, struct err *er
 int guard_origin(const struct guard_names *names, const char *method, const char *host, const char *origin,
                  const char *fetch_site, struct err *err);
 
-/* True for well-formed UTF-8 (no overlong forms, no surrogates). */
-bool guard_utf8(const char *text, size_t len);
-
 #endif

@@ -27,6 +27,7 @@ void res_fini(struct res *res)
     if (res->fd >= 0)
         close(res->fd);
     res->bytes = NULL;
+    res->borrowed = false;
     res->fd = -1;
 }
 
@@ -66,25 +67,27 @@ static const char *header_of(const struct res *res, const char *name)
     return NULL;
 }
 
-int res_take(struct res *res, int status, const char *media_type, char *bytes, size_t len)
+/* A fresh answer of this kind: what was set before is gone. */
+static void start(struct res *res, int status, const char *media_type, size_t len)
 {
     res_fini(res);
     res->status = status;
-    res->bytes = bytes;
     res->len = len;
-    res->borrowed = false;
     res_header(res, "Content-Type", "%s", media_type);
+}
+
+int res_take(struct res *res, int status, const char *media_type, char *bytes, size_t len)
+{
+    start(res, status, media_type, len);
+    res->bytes = bytes;
     return 0;
 }
 
 int res_static(struct res *res, int status, const char *media_type, const void *bytes, size_t len)
 {
-    res_fini(res);
-    res->status = status;
+    start(res, status, media_type, len);
     res->bytes = (char *)(uintptr_t)bytes; /* only read: libmicrohttpd takes a void pointer */
-    res->len = len;
     res->borrowed = true;
-    res_header(res, "Content-Type", "%s", media_type);
     return 0;
 }
 
@@ -107,12 +110,9 @@ int res_json(struct res *res, int status, json_t *json, struct err *err)
 
 int res_file(struct res *res, int status, const char *media_type, int fd, uint64_t offset, uint64_t len)
 {
-    res_fini(res);
-    res->status = status;
+    start(res, status, media_type, len);
     res->fd = fd;
     res->offset = offset;
-    res->len = len;
-    res_header(res, "Content-Type", "%s", media_type);
     return 0;
 }
 

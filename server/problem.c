@@ -4,29 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core/base/buf.h"
-#include "server/guard.h"
-
-json_t *json_text(const char *text)
-{
-    if (!text)
-        return json_null();
-    json_t *whole = json_string(text);
-    if (whole)
-        return whole;
-    struct buf out = {0};
-    for (size_t at = 0, len = strlen(text); at < len;) {
-        size_t n = 1; /* the shortest run from here that is well-formed */
-        while (n < 4 && n < len - at && !guard_utf8(text + at, n))
-            n++;
-        bool good = guard_utf8(text + at, n);
-        buf_append(&out, good ? text + at : "\xef\xbf\xbd", good ? n : 3);
-        at += good ? n : 1;
-    }
-    json_t *mended = out.failed || !out.data ? NULL : json_string(out.data);
-    buf_fini(&out);
-    return mended;
-}
+#include "core/base/utf8.h"
 
 static json_t *errors_json(const struct faults *faults)
 {
@@ -34,8 +12,8 @@ static json_t *errors_json(const struct faults *faults)
     for (int i = 0; i < faults->count; i++) {
         const char *place = faults->at[i].pointer;
         json_t *fault = json_object();
-        json_object_set_new(fault, place[0] == '?' ? "parameter" : "pointer", json_text(place + (place[0] == '?')));
-        json_object_set_new(fault, "detail", json_text(faults->at[i].detail));
+        json_object_set_new(fault, place[0] == '?' ? "parameter" : "pointer", utf8_json(place + (place[0] == '?')));
+        json_object_set_new(fault, "detail", utf8_json(faults->at[i].detail));
         json_array_append_new(list, fault);
     }
     return list;
@@ -67,11 +45,11 @@ json_t *problem_json(const struct err *err, const struct faults *faults, const c
     json_object_set_new(problem, "title", json_string(err_title(code)));
     json_object_set_new(problem, "status", json_integer(err_status(code)));
     json_object_set_new(problem, "code", json_string(err_slug(code)));
-    json_object_set_new(problem, "detail", json_text(detail_of(err)));
+    json_object_set_new(problem, "detail", utf8_json(detail_of(err)));
     if (instance)
-        json_object_set_new(problem, "instance", json_text(instance));
+        json_object_set_new(problem, "instance", utf8_json(instance));
     if (request_id)
-        json_object_set_new(problem, "request_id", json_text(request_id));
+        json_object_set_new(problem, "request_id", utf8_json(request_id));
     if (faults && faults->count)
         json_object_set_new(problem, "errors", errors_json(faults));
     return problem;

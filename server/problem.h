@@ -14,7 +14,4 @@
  * about the query parameter of that name. */
 json_t *problem_json(const struct err *err, const struct faults *faults, const char *instance, const char *request_id);
 
-/* A JSON string of any bytes: what is no UTF-8 becomes U+FFFD. NULL gives null. New reference. */
-json_t *json_text(const char *text);
-
 #endif

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * server.h - the running server: everything that lives from start to stop, and the order of both.
  * Start      lock the data folder, open catalogue and blobs, sweep, start HTTP (server/http.h), start workers, write
- * the address file.  Stop (SIGTERM, SIGINT): /readyz says 503, nothing more is claimed, running jobs get drain_s, what
- * still runs goes back to the queue, HTTP stops, exit status 0. Handlers   of api/ find the server in req->app. After a
- * committed change of a job the server calls http_wake(http, job_id): long polls and event streams wait with
- * res_wait(res, job_id, until). */
+ *            the address file.
+ * Stop       (SIGTERM, SIGINT): /readyz says 503, nothing more is claimed, running jobs get drain_s, what still runs
+ *            goes back to the queue, HTTP stops, exit status 0.
+ * Handlers   of api/ find the server in req->app. After a committed change of a job the server calls
+ *            http_wake(http, job_id): long polls and event streams wait with res_wait(res, job_id, until). */
 #ifndef PARED_SERVER_SERVER_H
 #define PARED_SERVER_SERVER_H
 

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * sqlstore.h - what the parts of the SQL store (sqlstore*.c) share: sessions, transactions, queries. Private to them.
  * A call     store_X: open a session (read or write) -> queries -> db_end / db_commit -> db_changed for woken waiters.
- * A query    struct query q; query_start(&q, db, SQL, BIND(T("a"), I(1)), err); while (query_row(&q)) ...;
- * query_end(&q) Errors are kept in the query's *err; query_end tells: 0 or -1. */
+ * A query    struct query q;
+ *            query_start(&q, db, SQL, BIND(T("a"), I(1)), err); while (query_row(&q)) ...; query_end(&q);
+ *            Errors are kept in the query's *err; query_end tells: 0 or -1. */
 #ifndef PARED_SERVER_SQLSTORE_H
 #define PARED_SERVER_SQLSTORE_H
 

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  * store.h - the catalogue: models, datasets, recipes, jobs, artifacts, and the durable queue of jobs.
  * Why        Every accepted job survives `kill -9`; a job is never lost and never finished twice. So all state is in
- * one SQL database, and every write of a worker is fenced by the attempt it was given (see store_job_*). Not here bytes
- * of files (blob.h), running jobs (worker.h), JSON of the API (api/). Life cycle store_open -> any calls, from any
- * thread -> store_close Ownership  Rows are copied into the arena given; pointers in them live as long as it. Inputs
- * are borrowed for the call. Errors     0 or -1 with *err: ERR_NOT_FOUND (no such row, or another owner's), ERR_STORE
- * (database), ERR_DISK_FULL. Times      epoch milliseconds of the database's clock; 0 = not yet. Owners     Every row
- * has one; every query of a client names it. "" is no owner: a server without keys uses "local". */
+ *            one SQL database, and every write of a worker is fenced by the attempt it was given (see store_job_*).
+ * Not here   bytes of files (blob.h), running jobs (worker.h), JSON of the API (api/).
+ * Life cycle store_open -> any calls, from any thread -> store_close
+ * Ownership  Rows are copied into the arena given; pointers in them live as long as it. Inputs are borrowed for the
+ *            call.
+ * Errors     0 or -1 with *err: ERR_NOT_FOUND (no such row, or another owner's), ERR_STORE (database), ERR_DISK_FULL.
+ * Times      epoch milliseconds of the database's clock; 0 = not yet.
+ * Owners     Every row has one; every query of a client names it. "" is no owner: a server without keys uses "local".
+ */
 #ifndef PARED_SERVER_STORE_H
 #define PARED_SERVER_STORE_H
 
@@ -40,8 +43,7 @@ int store_ping(struct store *store, struct err *err);
 /* To be called about once a second: write-ahead log into the file, expired idempotency keys away. */
 int store_maintain(struct store *store, struct err *err);
 
-/* ---- models and datasets: the same columns, two kinds -------------------------------------------------------------
- */
+/* ---- models and datasets: the same columns, two kinds ---- */
 
 enum store_kind { STORE_MODEL, STORE_DATASET };
 
@@ -94,8 +96,7 @@ int store_resource_delete(struct store *store, enum store_kind kind, const char 
 /* Does any row refer to this blob? 1, 0 or -1. */
 int store_blob_used(struct store *store, const char *sha256, struct err *err);
 
-/* ---- named recipes ------------------------------------------------------------------------------------------------
- */
+/* ---- named recipes ---- */
 
 struct store_recipe {
     const char *id, *owner, *name;
@@ -137,6 +138,7 @@ const char *job_state_name(enum job_state state);
 int job_state_from_name(const char *name);
 bool job_state_ended(enum job_state state);
 
+/* How often the child of a job may die, and how often an attempt may be lost to the server's own trouble. */
 enum { JOB_CRASH_LIMIT = 2, JOB_LOSS_LIMIT = 20 };
 
 /* The resources a job reads, by role. */
@@ -211,8 +213,7 @@ struct store_counts {
 };
 int store_count(struct store *store, struct store_counts *counts, struct err *err);
 
-/* ---- artifacts ----------------------------------------------------------------------------------------------------
- */
+/* ---- artifacts ---- */
 
 struct store_artifact {
     const char *id, *owner, *job_id, *name, *media_type, *sha256;
@@ -226,8 +227,7 @@ int store_artifact_by_name(struct store *store, const char *owner, const char *j
 int store_artifact_get(struct store *store, const char *owner, const char *id, struct arena *arena,
                        struct store_artifact *out, struct err *err);
 
-/* ---- events: what a job's SSE stream carries ----------------------------------------------------------------------
- */
+/* ---- events: what a job's SSE stream carries ---- */
 
 struct store_event {
     int64_t seq; /* 1, 2, ... within a job */
@@ -239,8 +239,7 @@ struct store_event {
 int store_event_list(struct store *store, const char *owner, const char *job_id, int64_t after, int limit,
                      struct arena *arena, struct store_event *rows, int *count, struct err *err);
 
-/* ---- the worker's side: every write below holds only while (job, attempt) is running -------------------------------
- */
+/* ---- the worker's side: every write below holds only while (job, attempt) is running ---- */
 
 struct store_claim {
     const char *id, *owner, *request;
@@ -252,8 +251,8 @@ struct store_claim {
 int store_job_claim(struct store *store, const char *worker, int64_t lease_ms, struct arena *arena,
                     struct store_claim *out, struct err *err);
 enum store_beat { STORE_BEAT_ERROR = -1, STORE_BEAT_LOST, STORE_BEAT_OK, STORE_BEAT_CANCEL };
-/* Extend the lease and ask whether the job is to be canceled, in one statement. LOST: kill the child, publish nothing.
- */
+/* Extend the lease and ask whether the job is to be canceled, in one statement. LOST: kill the child and publish
+ * nothing. */
 enum store_beat store_job_beat(struct store *store, const char *id, int64_t attempt, int64_t lease_ms, struct err *err);
 /* 1 written, 0 lease lost, -1. */
 int store_job_progress(struct store *store, const char *id, int64_t attempt, const struct store_progress *progress,
@@ -265,9 +264,8 @@ enum store_outcome_kind {
     STORE_SUCCEEDED, /* result and artifacts, published in the same transaction */
     STORE_FAILED,    /* error */
     STORE_CANCELED,
-    STORE_CRASHED, /* the child died: crashes + 1; queued again below the limit, else failed with error */
-    STORE_RETRY, /* disk or catalogue failed under it: losses + 1; queued again below the limit, else failed with error
-                  */
+    STORE_CRASHED,  /* the child died: crashes + 1; queued again below JOB_CRASH_LIMIT, else failed with error */
+    STORE_RETRY,    /* disk or catalogue failed under it: losses + 1; the same with JOB_LOSS_LIMIT */
     STORE_RELEASED, /* handed back by a server that stops: queued, to be claimed at once, nothing counted */
 };
 struct store_outcome {
@@ -283,7 +281,7 @@ int store_job_settle(struct store *store, const char *id, int64_t attempt, const
 /* Jobs whose lease has ended go back to the queue (or end). `node` not NULL: those whose lease_owner starts with
  * "node:" too, lease or not: at boot nobody else can be running them. *count = how many. */
 int store_job_reap(struct store *store, const char *node, int *count, struct err *err);
-/* Jobs (ids) that are running or queued, for cleaning work folders. 1 yes, 0 no, -1. */
+/* Is this job running or queued? For cleaning work folders. 1 yes, 0 no, -1. */
 int store_job_active(struct store *store, const char *id, struct err *err);
 
 #endif

@@ -26,10 +26,19 @@ test: ## all tests: units, then the real binary over real HTTP and against ONNX 
 e2e: $(VENV)/ok ## end-to-end tests only (T=name for some)
 	$(VENV)/bin/python -m pytest -q -p no:cacheprovider tests/e2e $(if $(T),-k $(T))
 
-asan: ## unit tests under AddressSanitizer, UndefinedBehaviorSanitizer and LeakSanitizer
-	@$(MAKE) --no-print-directory MODE=asan unit
-tsan: ## server, worker pool and thread pool tests under ThreadSanitizer
-	@$(MAKE) --no-print-directory MODE=tsan unit-threads
+# The server under a sanitizer: all of test_http.py; any report, also of a child, is a failure.
+define sanitized_server # mode, variable of the sanitizer's options, options
+	@rm -f build/$(1)/report.*
+	PARED_BINARY=$(CURDIR)/build/$(1)/pared $(2)=$(3):log_path=$(CURDIR)/build/$(1)/report PARED_INSPECT_MEMORY_BYTES=1000t PARED_JOB_MEMORY_BYTES=1000t \
+	  $(VENV)/bin/python -m pytest -q -p no:cacheprovider tests/e2e/test_http.py
+	@if ls build/$(1)/report.* >/dev/null 2>&1; then cat build/$(1)/report.*; exit 1; fi
+endef
+asan: $(VENV)/ok ## unit tests and the server under AddressSanitizer, UndefinedBehaviorSanitizer and LeakSanitizer
+	@$(MAKE) --no-print-directory MODE=asan unit all
+	$(call sanitized_server,asan,ASAN_OPTIONS,detect_leaks=1)
+tsan: $(VENV)/ok ## server, worker pool and thread pool under ThreadSanitizer
+	@$(MAKE) --no-print-directory MODE=tsan unit-threads all
+	$(call sanitized_server,tsan,TSAN_OPTIONS,halt_on_error=0)
 .PHONY: unit-threads unit-threads-build
 THREAD_TESTS := base sqlstore blob_disk child worker
 unit-threads-build: $(patsubst %,$(BUILD)/tests/test_%,$(THREAD_TESTS))
@@ -50,6 +59,10 @@ docs-check: all $(BUILD)/tools/op_doc ## generated documents are what the binary
 bench: all $(VENV)/ok ## the figures of docs/benchmarks.md, on this machine (peers in the same run)
 	@tools/deps.sh bench
 	@$(VENV)/bin/python tests/bench/bench.py
+
+.PHONY: quant-accuracy
+quant-accuracy: all $(VENV)/ok ## accuracy of quantize.static on whole test sets, beside ONNX Runtime's own quantizer (T=name for some)
+	$(VENV)/bin/python tests/e2e/quant_accuracy.py $(T)
 
 chaos: all $(VENV)/ok ## 200 jobs while the server is killed 20 times: every job ends exactly once
 	$(VENV)/bin/python tests/e2e/chaos.py

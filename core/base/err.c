@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/utf8.h"
+
 static const struct {
     int status;
     const char *slug, *title;
@@ -17,30 +19,39 @@ static const struct {
 #undef X
 };
 
-int err_set(struct err *err, enum err_code code, const char *fmt, ...)
+/* False: there is no place for it, or an earlier error stands there. */
+static bool set_message(struct err *err, const char *fmt, va_list args)
 {
     if (!err || err->code != ERR_NONE)
-        return -1;
+        return false;
+    vsnprintf(err->msg, sizeof err->msg, fmt, args);
+    return true;
+}
+
+int err_set(struct err *err, enum err_code code, const char *fmt, ...)
+{
     va_list args;
     va_start(args, fmt);
-    vsnprintf(err->msg, sizeof err->msg, fmt, args);
+    if (set_message(err, fmt, args)) {
+        utf8_mend(err->msg);
+        err->code = code;
+    }
     va_end(args);
-    err->code = code;
     return -1;
 }
 
 int err_set_errno(struct err *err, enum err_code code, const char *fmt, ...)
 {
     int saved = errno;
-    if (!err || err->code != ERR_NONE)
-        return -1;
     va_list args;
     va_start(args, fmt);
-    vsnprintf(err->msg, sizeof err->msg, fmt, args);
+    if (set_message(err, fmt, args)) {
+        size_t len = strlen(err->msg);
+        snprintf(err->msg + len, sizeof err->msg - len, ": %s", strerror(saved));
+        utf8_mend(err->msg);
+        err->code = saved == ENOSPC || saved == EDQUOT ? ERR_DISK_FULL : saved == ENOMEM ? ERR_NOMEM : code;
+    }
     va_end(args);
-    size_t len = strlen(err->msg);
-    snprintf(err->msg + len, sizeof err->msg - len, ": %s", strerror(saved));
-    err->code = saved == ENOSPC || saved == EDQUOT ? ERR_DISK_FULL : saved == ENOMEM ? ERR_NOMEM : code;
     return -1;
 }
 
@@ -60,6 +71,7 @@ int err_wrap(struct err *err, const char *fmt, ...)
     memmove(err->msg + len, err->msg, old);
     memcpy(err->msg, place, len);
     err->msg[len + old] = 0;
+    utf8_mend(err->msg);
     return -1;
 }
 
@@ -105,6 +117,8 @@ void faults_add(struct faults *faults, const char *pointer, const char *fmt, ...
         free(fault.detail);
         return;
     }
+    utf8_mend(fault.pointer);
+    utf8_mend(fault.detail);
     faults->at[faults->count++] = fault;
 }
 

@@ -15,8 +15,9 @@ struct array {
 int array_parse_npy(struct array *out, const char *name, const unsigned char *data, size_t size, struct err *err);
 /* IDX as MNIST ships it: 00 00 type rank, big-endian sizes; only unsigned bytes (type 08). */
 int array_parse_idx(struct array *out, const char *name, const unsigned char *data, size_t size, struct err *err);
-/* CIFAR-10 binary: records of one label byte and 3 planes of 32 x 32. */
+/* CIFAR-10 binary: records of one label byte and 3 planes of 32 x 32 bytes. */
 enum { CIFAR_RECORD = 3073 };
+/* Do the first bytes (and for CIFAR-10 the size and the labels) look like this format? */
 bool array_looks_npy(const unsigned char *data, size_t size);
 bool array_looks_idx(const unsigned char *data, size_t size);
 bool array_looks_cifar10(const unsigned char *data, size_t size);

@@ -43,7 +43,8 @@ static int count_samples(struct dataset *ds, struct err *err)
         ds->total = n;
     }
     if (ds->labels.name && ds->n_arrays == 0 && ds->total == 0)
-        return err_set(err, ERR_DATASET, "labels 'y' are the only array; add the samples, named like the model's input or 'x'");
+        return err_set(err, ERR_DATASET,
+                       "labels 'y' are the only array; add the samples, named like the model's input or 'x'");
     if (ds->labels.name && ds->labels.t.shape.dim[0] != ds->total)
         return err_set(err, ERR_DATASET, "labels 'y' have %" PRId64 " entries for %" PRId64 " samples", ds->labels.t.shape.dim[0], ds->total);
     ds->first = i64_min(ds->desc.offset, ds->total);
@@ -270,8 +271,8 @@ static int bind_input(struct dataset *ds, const struct model *m, const struct va
     if (dtype_kind(b->dtype) == 's' || dtype_kind(b->dtype) == 'c')
         return err_set(err, ERR_DATASET, "the model's input '%s' wants %s; datasets hold numbers", name, dtype_name(b->dtype));
     if (!b->pixels && b->array && dtype_is_float(b->array->t.dtype) && !dtype_is_float(b->dtype))
-        return err_set(err, ERR_DATASET, "array '%s' is %s, the model's input '%s' wants %s; save the array in that type", b->array->name,
-                       dtype_name(b->array->t.dtype), name, dtype_name(b->dtype));
+        return err_set(err, ERR_DATASET, "array '%s' is %s, the model's input '%s' wants %s; save the array in that type",
+                       b->array->name, dtype_name(b->array->t.dtype), name, dtype_name(b->dtype));
     if (b->sample.rank == 0)
         return err_set(err, ERR_DATASET, "the model's input '%s' is a scalar: it has no batch axis", name);
     if (b->sample.rank > 0) {
@@ -311,6 +312,8 @@ static int pixel_shape(const struct dataset *ds, const struct binding *b, int64_
 int dataset_bind(struct dataset *ds, const struct model *m, struct err *err)
 {
     int inputs = n_fed(m), place = 0;
+    if (inputs == 0 && !ds->single_feed)
+        return err_set(err, ERR_DATASET, "the model has no inputs to feed; leave the dataset out");
     free(ds->bindings);
     ds->n_bindings = inputs;
     ds->bindings = calloc((size_t)inputs + 1, sizeof *ds->bindings);

@@ -22,6 +22,7 @@ struct dataset_opts {
     size_t max_unpacked_bytes;  /* 0: 64 GiB. Also: unpacked / packed ratio over 1000 beyond 64 MiB is refused (bomb) */
     uint64_t seed;              /* of `shuffle` */
     bool confined;              /* data.json came from a stranger: its files must be plain names beside it, no links */
+    bool own_links;             /* with confined: the links beside it are the caller's own and may be followed */
     struct pool *pool;          /* decoding pictures; may be NULL */
 };
 

@@ -405,8 +405,11 @@ static int join_path(const struct dataset *ds, const char *dir, const char *file
     int n = *file == '/' ? snprintf(out, PATH_MAX, "%s", file) : snprintf(out, PATH_MAX, "%s/%s", dir, file);
     if (n >= PATH_MAX)
         return err_set(err, ERR_DATASET, "data.json /files: name too long");
-    if ((ds->opts.confined ? lstat : stat)(out, &st))
+    bool follow = !ds->opts.confined || ds->opts.own_links;
+    if ((follow ? stat : lstat)(out, &st))
         return err_set(err, ERR_DATASET, "data.json /files: '%.200s' is missing", file);
+    if (S_ISLNK(st.st_mode))
+        return err_set(err, ERR_DATASET, "data.json /files: '%.200s' is a link; it must be the file itself", file);
     return 0;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * description.h - data.json: what a dataset's files are and how a sample becomes a model's input (design of the dataset
- * description: format, files, inputs, preprocess, augment, classes, offset, limit, shuffle). */
+ * description.h - data.json: what a dataset's files are and how a sample becomes a model's input. Keys: format, files, inputs,
+ * preprocess, augment, classes, offset, limit, shuffle. */
 #ifndef PARED_DATA_DESCRIPTION_H
 #define PARED_DATA_DESCRIPTION_H
 

@@ -114,18 +114,24 @@ static int npy_header(const struct member *w, unsigned char out[NPY_HEADER], str
     return 0;
 }
 
-static void local_header(struct buf *b, const struct member *m)
+/* What a member's local header and its entry in the directory have in common. */
+static void member_fields(struct buf *b, const struct member *m)
 {
-    put32(b, 0x04034b50);
-    put16(b, 45);
+    put16(b, 45);    /* needs zip64 */
     put16(b, 0x800); /* names are UTF-8 */
-    put16(b, 0);
+    put16(b, 0);     /* stored */
     put16(b, 0);
     put16(b, ZIP_DATE);
     put32(b, m->crc);
-    put32(b, 0xffffffff);
+    put32(b, 0xffffffff); /* both sizes stand in the zip64 field */
     put32(b, 0xffffffff);
     put16(b, (unsigned)strlen(m->name));
+}
+
+static void local_header(struct buf *b, const struct member *m)
+{
+    put32(b, 0x04034b50);
+    member_fields(b, m);
     put16(b, ZIP64_LOCAL);
     buf_puts(b, m->name);
     put16(b, 1);
@@ -304,16 +310,8 @@ static int write_member(struct npz_writer *w, struct member *m, struct err *err)
 static void central_entry(struct buf *b, const struct member *m)
 {
     put32(b, 0x02014b50);
-    put16(b, 45);
-    put16(b, 45);
-    put16(b, 0x800);
-    put16(b, 0);
-    put16(b, 0);
-    put16(b, ZIP_DATE);
-    put32(b, m->crc);
-    put32(b, 0xffffffff);
-    put32(b, 0xffffffff);
-    put16(b, (unsigned)strlen(m->name));
+    put16(b, 45); /* made by */
+    member_fields(b, m);
     put16(b, 28); /* zip64 field */
     put16(b, 0);
     put16(b, 0);

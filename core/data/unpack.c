@@ -169,7 +169,8 @@ int unpack_archive(struct members *out, const char *path, const char *cache_dir,
         archive_read_support_format_tar(a);
         archive_read_support_format_zip_seekable(a);
         if (archive_read_open_filename(a, path, CHUNK) != ARCHIVE_OK) /* a zip is known by the directory at its end */
-            rc = err_set(err, ERR_DATASET, "the archive (tar, tar.gz or zip) is damaged, empty or cut short: its directory cannot be read");
+            rc = err_set(err, ERR_DATASET,
+                         "the archive (tar, tar.gz or zip) is damaged, empty or cut short: its directory cannot be read");
         else
             rc = copy_entries(&s, a, want, err);
     }

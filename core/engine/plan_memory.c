@@ -233,7 +233,7 @@ int plan_layout(struct plan_interval *iv, int n, size_t *slab, size_t *lower, st
     *slab = *lower = 0;
     if (n == 0)
         return 0;
-    int rc = -1, i = 0, last_step;
+    int rc = -1, i = 0, last_step = 0;
     int64_t met = 0;
     struct lives lives = {0};
     struct order *order = calloc((size_t)n, sizeof *order);

@@ -177,6 +177,10 @@ static int forward(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer, compute, err);
 }
 
+static const struct op_sample samples_1[] = {
+    {"f32[2,3,4,5] !f32[3] !f32[3] !f32[3] !f32[3]=0.5,1.5,2", "is_test=1 epsilon=0.01f"}, {NULL}};
+static const struct op_sample samples_7[] = {
+    {"f32[2,3,4,5] !f32[3] !f32[3] !f32[3] !f32[3]=0.5,1.5,2", NULL}, {NULL}};
 static const struct op_sample samples[] = {
     {"f32[2,3,4,5] !f32[3] !f32[3] !f32[3] !f32[3]=0.5,1.5,2", NULL},
     {"f32[2,3] !f32[3] !f32[3] !f32[3] !f32[3]=0.5,1.5,2", "epsilon=0.01f"},
@@ -190,7 +194,7 @@ static const struct op_sample samples[] = {
      .attrs_size = sizeof(struct bn_attrs),                                                                          \
      .infer = infer, .forward = forward, __VA_ARGS__}
 
-OP_CLASS(batch_normalization_1) = ROW(1, 6, bn_1, 5, .samples = NULL);
-OP_CLASS(batch_normalization_7) = ROW(7, 8, bn_7, 5, .samples = NULL);
-OP_CLASS(batch_normalization_9) = ROW(9, 13, bn_9, 5, .samples = NULL);
+OP_CLASS(batch_normalization_1) = ROW(1, 6, bn_1, 5, .samples = samples_1);
+OP_CLASS(batch_normalization_7) = ROW(7, 8, bn_7, 5, .samples = samples_7);
+OP_CLASS(batch_normalization_9) = ROW(9, 13, bn_9, 5, .samples = samples);
 OP_CLASS(batch_normalization_14) = ROW(14, 0, bn_14, 3, .samples = samples);

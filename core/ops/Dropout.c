@@ -77,6 +77,8 @@ static int forward(struct run_ctx *c, struct err *err)
     return 0;
 }
 
+static const struct op_sample samples_1[] = {{"f32[2,3]", "is_test=1"}, {NULL}};
+static const struct op_sample samples_7[] = {{"f32[2,3]", "ratio=0.3f"}, {NULL}};
 static const struct op_sample samples[] = {{"f32[2,3]", NULL, 2}, {"f32[2,3] f32[]=0.3", NULL}, {NULL}};
 
 #define ROW(since_, until_, inputs, table, ...)                                                                      \
@@ -84,6 +86,6 @@ static const struct op_sample samples[] = {{"f32[2,3]", NULL, 2}, {"f32[2,3] f32
      .in_min = 1,                                                                                                    \
      .in_max = inputs, .out_min = 1, .out_max = 2, .attrs = table, .attrs_size = sizeof(struct dropout_attrs),       \
      .infer = infer, .forward = forward, .quant = {QUANT_PASS}, __VA_ARGS__}
-OP_CLASS(dropout_1) = ROW(1, 6, 1, attrs_1, .samples = NULL);
-OP_CLASS(dropout_7) = ROW(7, 11, 1, attrs_7, .samples = NULL);
+OP_CLASS(dropout_1) = ROW(1, 6, 1, attrs_1, .samples = samples_1);
+OP_CLASS(dropout_7) = ROW(7, 11, 1, attrs_7, .samples = samples_7);
 OP_CLASS(dropout_12) = ROW(12, 0, 3, attrs_12, .samples = samples);

@@ -14,10 +14,12 @@ struct gemm_attrs {
     bool transA, transB, broadcast;
 };
 
-#define GEMM_ATTRS                                                                                                   \
-    {OP_ATTR(gemm_attrs, alpha), .kind = OP_FLOAT, .def_f = 1}, {OP_ATTR(gemm_attrs, beta), .kind = OP_FLOAT,        \
-     .def_f = 1},                                                                                                    \
-        {OP_ATTR(gemm_attrs, transA), .kind = OP_BOOL}, {OP_ATTR(gemm_attrs, transB), .kind = OP_BOOL}
+#define GEMM_ATTRS                                                                                                     \
+    {OP_ATTR(gemm_attrs, alpha), .kind = OP_FLOAT, .def_f = 1},                                                        \
+        {OP_ATTR(gemm_attrs, beta), .kind = OP_FLOAT, .def_f = 1}, {OP_ATTR(gemm_attrs, transA), .kind = OP_BOOL},     \
+    {                                                                                                                  \
+        OP_ATTR(gemm_attrs, transB), .kind = OP_BOOL                                                                   \
+    }
 
 static const struct op_attr gemm_attrs_1[] = {GEMM_ATTRS, {OP_ATTR(gemm_attrs, broadcast), .kind = OP_BOOL}, {NULL}};
 static const struct op_attr gemm_attrs_7[] = {GEMM_ATTRS, {NULL}};
@@ -132,8 +134,8 @@ static int compute(struct run_ctx *c, struct err *err)
 
     if (!y || tensor_count(y) == 0)
         return 0;
-    struct gemm g = gemm_plain(attrs->transA, attrs->transB, y->shape.dim[0], y->shape.dim[1],
-                               a->shape.dim[attrs->transA ? 0 : 1]);
+    struct gemm g =
+        gemm_plain(attrs->transA, attrs->transB, y->shape.dim[0], y->shape.dim[1], a->shape.dim[attrs->transA ? 0 : 1]);
     g.alpha = (double)attrs->alpha;
     g.beta = addend ? (double)attrs->beta : 0;
     if (y->dtype != DTYPE_FLOAT && y->dtype != DTYPE_DOUBLE)
@@ -168,6 +170,9 @@ static int channel_axis(const void *attrs, int rank)
     return ((const struct gemm_attrs *)attrs)->transB ? 0 : 1;
 }
 
+static const struct op_sample gemm_1_samples[] = {{"f32[3,5] !f32[5,4] f32[3,4]", "alpha=0.5f beta=2f"},
+                                                  {"f32[3,5] !f32[4,5] !f32[4]", "transB=1 broadcast=1"},
+                                                  {NULL}};
 static const struct op_sample gemm_samples[] = {
     {"f32[3,5] !f32[5,4] !f32[4]", NULL},
     {"f32[3,5] !f32[4,5] !f32[4]", "transB=1 alpha=0.5f beta=2f"},
@@ -178,11 +183,11 @@ static const struct op_sample gemm_samples[] = {
     {NULL},
 };
 
-#define GEMM_ROW                                                                                                     \
-    .type = "Gemm", .domain = "", .doc = "General matrix product: alpha * op(A) op(B) + beta * C.",                  \
-    .out_min = 1, .out_max = 1, .attrs_size = sizeof(struct gemm_attrs), .infer = infer, .forward = forward,         \
-    .cost = cost,                                                                                                    \
+#define GEMM_ROW                                                                                                       \
+    .type = "Gemm", .domain = "", .doc = "General matrix product: alpha * op(A) op(B) + beta * C.", .out_min = 1,      \
+    .out_max = 1, .attrs_size = sizeof(struct gemm_attrs), .infer = infer, .forward = forward, .cost = cost,           \
     .quant = {QUANT_COMPUTE, .weight = 1, .bias = 2, .channel_axis = 1, .channel_axis_of = channel_axis}
 
-OP_CLASS(gemm_1) = {GEMM_ROW, .since = 1, .until = 6, .in_min = 3, .in_max = 3, .attrs = gemm_attrs_1};
+OP_CLASS(gemm_1) = {
+    GEMM_ROW, .since = 1, .until = 6, .in_min = 3, .in_max = 3, .attrs = gemm_attrs_1, .samples = gemm_1_samples};
 OP_CLASS(gemm_7) = {GEMM_ROW, .since = 7, .in_min = 2, .in_max = 3, .attrs = gemm_attrs_7, .samples = gemm_samples};

@@ -113,6 +113,12 @@ static int forward(struct run_ctx *c, struct err *err)
     return 0;
 }
 
+static const struct op_sample samples[] = {
+    {"f32[1,2,2,2] i64[1,2,2,2]=0,3,9,10,16,18,25,31", "kernel_shape=2,2 strides=2,2"},
+    {"f32[1,1,2,2] i64[1,1,2,2]=5,7,13,15 i64[4]=1,1,4,4", "kernel_shape=2,2 strides=2,2"},
+    {NULL},
+};
+
 OP_CLASS(max_unpool) = {.type = "MaxUnpool",
                         .domain = "",
                         .since = 9,
@@ -124,4 +130,5 @@ OP_CLASS(max_unpool) = {.type = "MaxUnpool",
                         .attrs = unpool_attrs,
                         .attrs_size = sizeof(struct unpool_attrs),
                         .infer = infer,
-                        .forward = forward};
+                        .forward = forward,
+                        .samples = samples};

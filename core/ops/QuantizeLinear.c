@@ -15,10 +15,22 @@
 struct quantize_attrs {
     int64_t axis, block_size, output_dtype, precision, saturate;
 };
-#define AXIS {OP_ATTR(quantize_attrs, axis), .kind = OP_INT, .def = 1}
-#define SATURATE {OP_ATTR(quantize_attrs, saturate), .kind = OP_INT, .def = 1}
-#define BLOCK {OP_ATTR(quantize_attrs, block_size), .kind = OP_INT}
-#define OUTPUT {OP_ATTR(quantize_attrs, output_dtype), .kind = OP_INT}
+#define AXIS                                                                                                           \
+    {                                                                                                                  \
+        OP_ATTR(quantize_attrs, axis), .kind = OP_INT, .def = 1                                                        \
+    }
+#define SATURATE                                                                                                       \
+    {                                                                                                                  \
+        OP_ATTR(quantize_attrs, saturate), .kind = OP_INT, .def = 1                                                    \
+    }
+#define BLOCK                                                                                                          \
+    {                                                                                                                  \
+        OP_ATTR(quantize_attrs, block_size), .kind = OP_INT                                                            \
+    }
+#define OUTPUT                                                                                                         \
+    {                                                                                                                  \
+        OP_ATTR(quantize_attrs, output_dtype), .kind = OP_INT                                                          \
+    }
 static const struct op_attr attrs_13[] = {AXIS, {NULL}};
 static const struct op_attr quantize_19[] = {AXIS, SATURATE, {NULL}};
 static const struct op_attr quantize_21[] = {AXIS, SATURATE, BLOCK, OUTPUT, {NULL}};
@@ -94,6 +106,15 @@ static int check_zero_point(const struct infer_ctx *c, struct err *err)
     return 0;
 }
 
+/* Integers and the floats of 8 bits and fewer hold quantized values. */
+static int check_quantized(enum dtype dtype, const char *what, struct err *err)
+{
+    if (dtype == DTYPE_NONE || dtype_is_integer(dtype) || (dtype_is_float(dtype) && dtype_bits(dtype) <= 8))
+        return 0;
+    return err_set(err, ERR_MODEL, "the %s is %s; it must be an integer or a float of at most 8 bits", what,
+                   dtype_name(dtype));
+}
+
 static int dtype_attr(int64_t number, const char *kinds, enum dtype *dtype, struct err *err)
 {
     if (number <= 0 || number >= DTYPE_COUNT ||
@@ -113,7 +134,8 @@ static int infer_quantize(struct infer_ctx *c, struct err *err)
     struct layout l;
 
     if (op_need(c, 2, err) < 0 || op_dtype_kinds(c, 0, "fi", err) < 0 || op_dtype_kinds(c, 1, "fi", err) < 0 ||
-        layout_of(a, infer_shape(c, 0), infer_shape(c, 1), &l, err) < 0 || check_zero_point(c, err) < 0)
+        layout_of(a, infer_shape(c, 0), infer_shape(c, 1), &l, err) < 0 || check_zero_point(c, err) < 0 ||
+        check_quantized(op_dtype(c, 2), "zero point", err) < 0)
         return -1;
     if (infer_has(c, 2))
         out = c->in[2]->dtype;
@@ -138,7 +160,8 @@ static int infer_dequantize(struct infer_ctx *c, struct err *err)
     struct layout l;
 
     if (op_need(c, 2, err) < 0 || op_dtype_kinds(c, 0, "fiu", err) < 0 || op_dtype_kinds(c, 1, "f", err) < 0 ||
-        layout_of(a, infer_shape(c, 0), infer_shape(c, 1), &l, err) < 0 || check_zero_point(c, err) < 0)
+        layout_of(a, infer_shape(c, 0), infer_shape(c, 1), &l, err) < 0 || check_zero_point(c, err) < 0 ||
+        check_quantized(op_dtype(c, 0), "input", err) < 0)
         return -1;
     in = op_dtype(c, 2);
     if (in != DTYPE_NONE && op_dtype(c, 0) != DTYPE_NONE && in != op_dtype(c, 0))
@@ -153,21 +176,21 @@ static int infer_dequantize(struct infer_ctx *c, struct err *err)
 
 /* ---- lines: n values that share a scale ---- */
 /* Clamped first (NaN to the low bound), then rounded by the 2^23 trick: exact because the bounds are small. */
-#define DEFINE_QUANTIZE(name, T, low, high)                                                                          \
-    KERNEL_CLONES static void name(const float *restrict x, T *restrict y, int64_t n, float scale, float zero)       \
-    {                                                                                                                \
-        for (int64_t i = 0; i < n; i++) {                                                                            \
-            float v = x[i] / scale;                                                                                  \
-            v = v > (low)-zero ? v : (low)-zero;                                                                     \
-            v = v < (high)-zero ? v : (high)-zero;                                                                   \
-            y[i] = (T)((int32_t)(v + 12582912.0f - 12582912.0f) + (int32_t)zero);                                    \
-        }                                                                                                            \
+#define DEFINE_QUANTIZE(name, T, low, high)                                                                            \
+    KERNEL_CLONES static void name(const float *restrict x, T *restrict y, int64_t n, float scale, float zero)         \
+    {                                                                                                                  \
+        for (int64_t i = 0; i < n; i++) {                                                                              \
+            float v = x[i] / scale;                                                                                    \
+            v = v > (low)-zero ? v : (low)-zero;                                                                       \
+            v = v < (high)-zero ? v : (high)-zero;                                                                     \
+            y[i] = (T)((int32_t)(v + 12582912.0f - 12582912.0f) + (int32_t)zero);                                      \
+        }                                                                                                              \
     }
-#define DEFINE_DEQUANTIZE(name, T)                                                                                   \
-    KERNEL_CLONES static void name(const T *restrict x, float *restrict y, int64_t n, float scale, int32_t zero)     \
-    {                                                                                                                \
-        for (int64_t i = 0; i < n; i++)                                                                              \
-            y[i] = (float)(x[i] - zero) * scale;                                                                     \
+#define DEFINE_DEQUANTIZE(name, T)                                                                                     \
+    KERNEL_CLONES static void name(const T *restrict x, float *restrict y, int64_t n, float scale, int32_t zero)       \
+    {                                                                                                                  \
+        for (int64_t i = 0; i < n; i++)                                                                                \
+            y[i] = (float)(x[i] - zero) * scale;                                                                       \
     }
 DEFINE_QUANTIZE(quantize_i8, int8_t, -128.0f, 127.0f)
 DEFINE_QUANTIZE(quantize_u8, uint8_t, 0.0f, 255.0f)
@@ -178,6 +201,7 @@ struct job {
     const struct tensor *x, *scale, *zero;
     struct tensor *y;
     struct layout l;
+    bool open; /* saturate = 0 */
 };
 
 static double zero_at(const struct job *k, int64_t i)
@@ -195,9 +219,10 @@ static void quantize_line(const struct job *k, int64_t at, int64_t n, int64_t s)
         quantize_i8((const float *)k->x->data + at, (int8_t *)k->y->data + at, n, scale, (float)zero);
     } else if (in == DTYPE_FLOAT && out == DTYPE_UINT8) {
         quantize_u8((const float *)k->x->data + at, (uint8_t *)k->y->data + at, n, scale, (float)zero);
-    } else if (dtype_is_float(out)) { /* float8, float4: the conversion rounds and saturates */
+    } else if (dtype_is_float(out)) { /* float8, float4: the conversion rounds */
         for (int64_t i = 0; i < n; i++)
-            dtype_set(out, k->y->data, at + i, (double)((float)dtype_get(in, k->x->data, at + i) / scale) + zero);
+            (k->open ? dtype_set_unsaturated : dtype_set)(
+                out, k->y->data, at + i, (double)((float)dtype_get(in, k->x->data, at + i) / scale) + zero);
     } else {
         for (int64_t i = 0; i < n; i++) {
             double v = nearbyint((double)((float)dtype_get(in, k->x->data, at + i) / scale)) + zero;
@@ -262,7 +287,12 @@ static void dequantize_all(void *arg, int64_t begin, int64_t end)
 
 static int run(struct run_ctx *c, op_range_fn *all, op_range_fn *by_rows, struct err *err)
 {
-    struct job k = {.x = c->in[0], .scale = c->in[1], .zero = run_in(c, 2), .y = run_out(c, 0)};
+    const struct quantize_attrs *a = c->attrs;
+    struct job k = {.x = c->in[0],
+                    .scale = c->in[1],
+                    .zero = run_in(c, 2),
+                    .y = run_out(c, 0),
+                    .open = c->opset >= 19 && !a->saturate};
     const int64_t count = tensor_count(k.x);
     /* values smaller than a byte share bytes: one thread writes them */
     struct pool *pool = k.y && dtype_bits(k.y->dtype) < 8 ? NULL : c->pool;
@@ -282,13 +312,8 @@ static int run(struct run_ctx *c, op_range_fn *all, op_range_fn *by_rows, struct
 
 static int forward_quantize(struct run_ctx *c, struct err *err)
 {
-    const struct quantize_attrs *a = c->attrs;
-
     if (op_outputs(c, infer_quantize, err) < 0)
         return -1;
-    if (run_out(c, 0) && dtype_is_float(c->out[0]->dtype) && c->opset >= 19 && !a->saturate)
-        return err_set(err, ERR_OPERATOR, "attribute 'saturate' is 0; only saturating conversion to %s is supported",
-                       dtype_name(c->out[0]->dtype));
     return run(c, quantize_all, quantize_rows, err);
 }
 
@@ -351,6 +376,21 @@ static int forward_dynamic(struct run_ctx *c, struct err *err)
 }
 
 /* ---- rows ---- */
+static const struct op_sample quantize_10_samples[] = {
+    {"f32[2,3,4] f32[]=0.05 u8[]=128", NULL}, {"f32[4,5] f32[]=0.1", NULL}, {NULL}};
+static const struct op_sample quantize_19_samples[] = {
+    {"f32[2,3,4] f32[]=0.05 u8[]=128", NULL},
+    {"f32[2,3,4] f32[3]=0.05,0.02,0.1 i8[3]=0,0,0", "axis=1"},
+    {"f32[5]=1,-300,4000,0.5,nan f32[]=2 f8[]=0", NULL},
+    {"f32[5]=1,-300,4000,0.5,nan f32[]=2 f8[]=0", "saturate=0"},
+    {NULL},
+};
+static const struct op_sample dequantize_10_samples[] = {
+    {"u8[2,3,4] f32[]=0.05 u8[]=3", NULL}, {"i32[4,5] f32[]=0.1", NULL}, {NULL}};
+static const struct op_sample dequantize_13_samples[] = {{"u8[2,3,4] f32[]=0.05 u8[]=3", NULL},
+                                                         {"i8[2,3,4] f32[3]=0.05,0.02,0.1 i8[3]=0,1,2", "axis=1"},
+                                                         {"i32[4,5] f32[]=0.1", NULL},
+                                                         {NULL}};
 static const struct op_sample quantize_samples[] = {{"f32[2,3,4] f32[]=0.05 u8[]=128", NULL},
                                                     {"f32[2,3,4] f32[3]=0.05,0.02,0.1 i8[3]=0,0,0", "axis=1"},
                                                     {"f32[4,5] f32[]=0.1", NULL},
@@ -362,23 +402,30 @@ static const struct op_sample dequantize_samples[] = {{"u8[2,3,4] f32[]=0.05 u8[
                                                       {NULL}};
 static const struct op_sample dynamic_samples[] = {{"f32[3,4,5]", NULL, 3}, {NULL}};
 
-#define ROW(type_, since_, until_, table, name, ...)                                                                 \
-    {                                                                                                                \
-        .type = type_, .domain = "", .since = since_, .until = until_, .in_min = 2, .in_max = 3, .out_min = 1,       \
-        .out_max = 1, .attrs = table, .attrs_size = sizeof(struct quantize_attrs), .infer = infer_##name,            \
-        .forward = forward_##name, __VA_ARGS__                                                                       \
+#define ROW(type_, since_, until_, table, name, ...)                                                                   \
+    {                                                                                                                  \
+        .type = type_, .domain = "", .since = since_, .until = until_, .in_min = 2, .in_max = 3, .out_min = 1,         \
+        .out_max = 1, .attrs = table, .attrs_size = sizeof(struct quantize_attrs), .infer = infer_##name,              \
+        .forward = forward_##name, __VA_ARGS__                                                                         \
     }
 #define QUANTIZE_DOC .doc = "Integers from floats: saturate(round(x / scale) + zero)."
 #define DEQUANTIZE_DOC .doc = "Floats from integers: (x - zero) * scale."
-OP_CLASS(quantize_linear_10) = ROW("QuantizeLinear", 10, 12, NULL, quantize, QUANTIZE_DOC);
-OP_CLASS(quantize_linear_13) = ROW("QuantizeLinear", 13, 18, attrs_13, quantize, QUANTIZE_DOC);
-OP_CLASS(quantize_linear_19) = ROW("QuantizeLinear", 19, 20, quantize_19, quantize, QUANTIZE_DOC);
-OP_CLASS(quantize_linear_21) = ROW("QuantizeLinear", 21, 22, quantize_21, quantize, QUANTIZE_DOC);
+OP_CLASS(quantize_linear_10) = ROW("QuantizeLinear", 10, 12, NULL, quantize, QUANTIZE_DOC,
+                                   .samples = quantize_10_samples);
+OP_CLASS(quantize_linear_13) = ROW("QuantizeLinear", 13, 18, attrs_13, quantize, QUANTIZE_DOC,
+                                   .samples = quantize_samples);
+OP_CLASS(quantize_linear_19) = ROW("QuantizeLinear", 19, 20, quantize_19, quantize, QUANTIZE_DOC,
+                                   .samples = quantize_19_samples);
+OP_CLASS(quantize_linear_21) = ROW("QuantizeLinear", 21, 22, quantize_21, quantize, QUANTIZE_DOC,
+                                   .samples = quantize_samples);
 OP_CLASS(quantize_linear_23) = ROW("QuantizeLinear", 23, 0, quantize_23, quantize, QUANTIZE_DOC,
                                    .samples = quantize_samples);
-OP_CLASS(dequantize_linear_10) = ROW("DequantizeLinear", 10, 12, NULL, dequantize, DEQUANTIZE_DOC);
-OP_CLASS(dequantize_linear_13) = ROW("DequantizeLinear", 13, 20, attrs_13, dequantize, DEQUANTIZE_DOC);
-OP_CLASS(dequantize_linear_21) = ROW("DequantizeLinear", 21, 22, dequantize_21, dequantize, DEQUANTIZE_DOC);
+OP_CLASS(dequantize_linear_10) = ROW("DequantizeLinear", 10, 12, NULL, dequantize, DEQUANTIZE_DOC,
+                                     .samples = dequantize_10_samples);
+OP_CLASS(dequantize_linear_13) = ROW("DequantizeLinear", 13, 20, attrs_13, dequantize, DEQUANTIZE_DOC,
+                                     .samples = dequantize_13_samples);
+OP_CLASS(dequantize_linear_21) = ROW("DequantizeLinear", 21, 22, dequantize_21, dequantize, DEQUANTIZE_DOC,
+                                     .samples = dequantize_samples);
 OP_CLASS(dequantize_linear_23) = ROW("DequantizeLinear", 23, 0, dequantize_23, dequantize, DEQUANTIZE_DOC,
                                      .samples = dequantize_samples);
 OP_CLASS(dynamic_quantize_linear) = {.type = "DynamicQuantizeLinear",

@@ -150,6 +150,9 @@ static int from_sizes(struct geometry *g, const struct resize_attrs *a, const st
     }
     for (int i = 0; i < count && a->keep_aspect_ratio_policy != STRETCH; i++) {
         const int64_t in = x->dim[axes[i]];
+        if (in >= 0 && !(common * (float)in < 1e15f))
+            return err_set(err, ERR_MODEL_TOO_LARGE, "axis %d would become %g long", axes[i],
+                           (double)(common * (float)in));
         g->scale[axes[i]] = common;
         g->out[axes[i]] = in < 0 ? DIM_UNKNOWN : (int64_t)floorf(common * (float)in + 0.5f);
     }
@@ -207,6 +210,8 @@ static int geometry_of(struct geometry *g, const struct resize_attrs *a, bool up
     }
     if (at.scales < 0)
         return from_attributes(g, a, x, opset < 7, err);
+    if (given(sizes) && given(scales))
+        return err_set(err, ERR_MODEL, "both 'scales' and 'sizes' are given; only one of them may be");
     if (given(sizes))
         return from_sizes(g, a, x, axes, count, sizes, err);
     if (given(scales))
@@ -577,6 +582,26 @@ static int forward_upsample(struct run_ctx *c, struct err *err)
 }
 
 /* ---- rows ---- */
+static const struct op_sample samples_upsample_1[] = {
+    {"f32[1,2,4,5]", "mode=nearest height_scale=2f width_scale=3f"}, {NULL}};
+static const struct op_sample samples_upsample_7[] = {
+    {"f32[1,2,4,5]", "mode=nearest scales=1f,1f,2f,3f"}, {"f32[1,2,4,5]", "mode=linear scales=1f,1f,2f,2f"}, {NULL}};
+static const struct op_sample samples_upsample_9[] = {
+    {"f32[1,2,4,5] f32[4]=1,1,2,3", "mode=nearest", 1, 9},
+    {"f32[1,2,4,5] f32[4]=1,1,2,2", "mode=linear", 1, 9},
+    {NULL},
+};
+static const struct op_sample samples_10[] = {{"f32[1,2,4,5] f32[4]=1,1,2,3", "mode=nearest"},
+                                              {"f32[1,2,4,5] f32[4]=1,1,2,2", "mode=linear"},
+                                              {NULL}};
+static const struct op_sample samples_11[] = {
+    {"f32[1,2,4,5] f32[0] f32[4]=1,1,2,3", "mode=nearest"},
+    {"f32[1,2,4,5] f32[0] f32[0] i64[4]=1,2,7,3", "mode=linear coordinate_transformation_mode=align_corners"},
+    {"f32[1,2,6,7] f32[0] f32[0] i64[4]=1,2,9,4", "mode=cubic"},
+    {"f32[1,1,6,7] f32[8]=0,0,0.2,0.1,1,1,0.9,1.2 f32[0] i64[4]=1,1,4,5",
+     "mode=linear coordinate_transformation_mode=tf_crop_and_resize extrapolation_value=9f"},
+    {NULL},
+};
 static const struct op_sample samples[] = {
     {"f32[1,2,4,5] none f32[4]=1,1,2,3", "mode=nearest"},
     {"f32[1,2,4,5] none f32[4]=1,1,0.6,1.7",
@@ -597,9 +622,9 @@ static const struct op_sample samples[] = {
         .out_max = 1, .attrs = table, .attrs_size = sizeof(struct resize_attrs), .infer = infer_##name,              \
         .forward = forward_##name, .quant = {QUANT_PASS}, __VA_ARGS__                                                \
     }
-OP_CLASS(upsample_1) = ROW("Upsample", 1, 6, 1, 1, upsample_1, upsample, .samples = NULL);
-OP_CLASS(upsample_7) = ROW("Upsample", 7, 8, 1, 1, upsample_7, upsample, .samples = NULL);
-OP_CLASS(upsample_9) = ROW("Upsample", 9, 0, 2, 2, attrs_10, upsample, .samples = NULL);
-OP_CLASS(resize_10) = ROW("Resize", 10, 10, 2, 2, attrs_10, resize, .samples = NULL);
-OP_CLASS(resize_11) = ROW("Resize", 11, 17, 1, 4, attrs_11, resize, .samples = NULL);
+OP_CLASS(upsample_1) = ROW("Upsample", 1, 6, 1, 1, upsample_1, upsample, .samples = samples_upsample_1);
+OP_CLASS(upsample_7) = ROW("Upsample", 7, 8, 1, 1, upsample_7, upsample, .samples = samples_upsample_7);
+OP_CLASS(upsample_9) = ROW("Upsample", 9, 0, 2, 2, attrs_10, upsample, .samples = samples_upsample_9);
+OP_CLASS(resize_10) = ROW("Resize", 10, 10, 2, 2, attrs_10, resize, .samples = samples_10);
+OP_CLASS(resize_11) = ROW("Resize", 11, 17, 1, 4, attrs_11, resize, .samples = samples_11);
 OP_CLASS(resize_18) = ROW("Resize", 18, 0, 1, 4, attrs_18, resize, .samples = samples);

@@ -250,12 +250,14 @@ OP_CLASS(elu) = ACTIVATION("Elu", 1, elu, ATTRS(one_attrs), .doc = "x, or alpha 
 OP_CLASS(celu) = {.type = "Celu", .domain = "", .since = 12, .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1,
                   ATTRS(one_attrs), .doc = "x, or alpha (e^(x / alpha) - 1) where negative.", .infer = infer_celu,
                   .forward = forward_celu, .samples = alpha_samples};
-OP_CLASS(selu_1) = ACTIVATION("Selu", 1, selu, ATTRS(selu_attrs_1), .until = 5, .doc = "gamma times an Elu.");
+OP_CLASS(selu_1) = ACTIVATION("Selu", 1, selu, ATTRS(selu_attrs_1), .until = 5, .doc = "gamma times an Elu.",
+                              .samples = selu_samples);
 OP_CLASS(selu_6) = ACTIVATION("Selu", 6, selu, ATTRS(selu_attrs_6), .doc = "gamma times an Elu.",
                               .samples = selu_samples);
 OP_CLASS(sigmoid) = ACTIVATION("Sigmoid", 1, sigmoid, NO_ATTRS, .doc = "1 / (1 + e^-x).", .quant = {QUANT_OUTPUT},
                                .samples = plain_samples);
-OP_CLASS(swish) = ACTIVATION("Swish", 24, swish, ATTRS(one_attrs), .doc = "x times the sigmoid of alpha x.");
+OP_CLASS(swish) = ACTIVATION("Swish", 24, swish, ATTRS(one_attrs), .doc = "x times the sigmoid of alpha x.",
+                              .samples = alpha_samples);
 OP_CLASS(tanh) = ACTIVATION("Tanh", 1, tanh, NO_ATTRS, .doc = "Hyperbolic tangent.", .samples = plain_samples);
 OP_CLASS(erf) = ACTIVATION("Erf", 9, erf, NO_ATTRS, .doc = "Error function.", .samples = plain_samples);
 OP_CLASS(softplus) = ACTIVATION("Softplus", 1, softplus, NO_ATTRS, .doc = "log(1 + e^x).", .samples = plain_samples);

@@ -202,6 +202,9 @@ struct loop_attrs {
 };
 static const struct op_attr loop_table[] = {{OP_ATTR(loop_attrs, body), .kind = OP_GRAPH, .required = true}, {0}};
 
+/* No network needs more; an endless loop must end. */
+enum { MAX_ROUNDS = 1000000 };
+
 static int loop_rounds(struct rounds *r, int64_t limit, bool cond, struct err *err)
 {
     struct run_ctx *c = r->c;
@@ -209,6 +212,9 @@ static int loop_rounds(struct rounds *r, int64_t limit, bool cond, struct err *e
     struct shape scalar = SHAPE_SCALAR;
     for (int64_t i = 0; i < limit && cond; i++) {
         uint8_t cond_byte = cond;
+        if (i == MAX_ROUNDS)
+            return err_set(err, ERR_MODEL_TOO_LARGE, "the loop has not ended after %d rounds; more are not run",
+                           MAX_ROUNDS);
         tensor_view(&i_tensor, DTYPE_INT64, &scalar, &i, NULL);
         tensor_view(&cond_tensor, DTYPE_BOOL, &scalar, &cond_byte, NULL);
         r->in[0] = &i_tensor;

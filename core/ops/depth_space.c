@@ -110,6 +110,7 @@ static int forward_to_depth(struct run_ctx *c, struct err *err)
 
 static const struct op_sample to_space_samples[] = {
     {"f32[2,8,2,3]", "blocksize=2"}, {"f32[2,8,2,3]", "blocksize=2 mode=CRD"}, {NULL}};
+static const struct op_sample to_space_1_samples[] = {{"f32[2,8,2,3]", "blocksize=2"}, {NULL}};
 static const struct op_sample to_depth_samples[] = {{"f32[2,3,4,6]", "blocksize=2"}, {NULL}};
 
 #define ROW(type_, since_, until_, table, name, ...)                                                                 \
@@ -117,7 +118,8 @@ static const struct op_sample to_depth_samples[] = {{"f32[2,3,4,6]", "blocksize=
      .out_max = 1,                                                                                                   \
      .attrs = table, .attrs_size = sizeof(struct depth_attrs), .infer = infer_##name, .forward = forward_##name,     \
      .quant = {QUANT_PASS}, __VA_ARGS__}
-OP_CLASS(depth_to_space_1) = ROW("DepthToSpace", 1, 10, attrs_1, to_space, .doc = "Channels into blocks of pixels.");
+OP_CLASS(depth_to_space_1) = ROW("DepthToSpace", 1, 10, attrs_1, to_space, .doc = "Channels into blocks of pixels.",
+                                 .samples = to_space_1_samples);
 OP_CLASS(depth_to_space_11) = ROW("DepthToSpace", 11, 0, attrs_11, to_space, .doc = "Channels into blocks of pixels.",
                                   .samples = to_space_samples);
 OP_CLASS(space_to_depth) = ROW("SpaceToDepth", 1, 0, attrs_1, to_depth, .doc = "Blocks of pixels into channels.",

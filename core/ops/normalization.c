@@ -281,6 +281,9 @@ FORWARD(rms)
 static const struct op_sample instance_samples[] = {
     {"f32[2,3,4,5] !f32[3] !f32[3]", NULL}, {"f32[2,3,7] !f32[3] !f32[3]", NULL}, {NULL}};
 static const struct op_sample group_samples[] = {{"f32[2,6,4,5] !f32[6] !f32[6]", "num_groups=2"}, {NULL}};
+static const struct op_sample group_18_samples[] = {{"f32[2,6,4,5] !f32[2] !f32[2]", "num_groups=2"}, {NULL}};
+static const struct op_sample rms_samples[] = {
+    {"f32[2,3,8] !f32[8]", NULL}, {"f32[2,3,8] !f32[3,8]", "axis=1 epsilon=0.01f"}, {NULL}};
 static const struct op_sample layer_samples[] = {{"f32[2,3,8] !f32[8] !f32[8]", NULL},
                                                  {"f32[2,3,8] !f32[3,8]", "axis=1", 3},
                                                  {"f64[2,8] !f64[8] !f64[8]", NULL},
@@ -294,11 +297,13 @@ static const struct op_sample layer_samples[] = {{"f32[2,3,8] !f32[8] !f32[8]", 
 OP_CLASS(instance_normalization) = ROW("InstanceNormalization", 1, 0, 3, 3, 1, instance_attrs, instance,
                                        .doc = "Normalizes each image of each channel.", .samples = instance_samples);
 OP_CLASS(group_normalization_18) = ROW("GroupNormalization", 18, 20, 3, 3, 1, group_attrs_18, group,
-                                       .doc = "Normalizes groups of channels; scale and bias a group.");
+                                       .doc = "Normalizes groups of channels; scale and bias a group.",
+                                       .samples = group_18_samples);
 OP_CLASS(group_normalization_21) = ROW("GroupNormalization", 21, 0, 3, 3, 1, group_attrs_21, group,
                                        .doc = "Normalizes groups of channels; scale and bias a channel.",
                                        .samples = group_samples);
 OP_CLASS(layer_normalization) = ROW("LayerNormalization", 17, 0, 2, 3, 3, layer_attrs, layer,
                                     .doc = "Normalizes the axes from `axis` on.", .samples = layer_samples);
 OP_CLASS(rms_normalization) = ROW("RMSNormalization", 23, 0, 2, 2, 1, layer_attrs, rms,
-                                  .doc = "Divides the axes from `axis` on by their root mean square.");
+                                  .doc = "Divides the axes from `axis` on by their root mean square.",
+                                  .samples = rms_samples);

@@ -18,11 +18,26 @@ struct pool_attrs {
     float p_float; /* opset 1 has p as a float */
 };
 
-#define CEIL {OP_ATTR(pool_attrs, ceil_mode), .kind = OP_BOOL}
-#define INCLUDE_PAD {OP_ATTR(pool_attrs, count_include_pad), .kind = OP_BOOL}
-#define STORAGE {OP_ATTR(pool_attrs, storage_order), .kind = OP_BOOL}
-#define NORM {OP_ATTR(pool_attrs, p), .kind = OP_INT, .def = 2}
-#define NORM_1 {.name = "p", .kind = OP_FLOAT, .offset = offsetof(struct pool_attrs, p_float), .def_f = 2}
+#define CEIL                                                                                                           \
+    {                                                                                                                  \
+        OP_ATTR(pool_attrs, ceil_mode), .kind = OP_BOOL                                                                \
+    }
+#define INCLUDE_PAD                                                                                                    \
+    {                                                                                                                  \
+        OP_ATTR(pool_attrs, count_include_pad), .kind = OP_BOOL                                                        \
+    }
+#define STORAGE                                                                                                        \
+    {                                                                                                                  \
+        OP_ATTR(pool_attrs, storage_order), .kind = OP_BOOL                                                            \
+    }
+#define NORM                                                                                                           \
+    {                                                                                                                  \
+        OP_ATTR(pool_attrs, p), .kind = OP_INT, .def = 2                                                               \
+    }
+#define NORM_1                                                                                                         \
+    {                                                                                                                  \
+        .name = "p", .kind = OP_FLOAT, .offset = offsetof(struct pool_attrs, p_float), .def_f = 2                      \
+    }
 
 static const struct op_attr max_1[] = {SLIDING_ATTRS_PLAIN(pool_attrs), {NULL}};
 static const struct op_attr max_8[] = {SLIDING_ATTRS_PLAIN(pool_attrs), STORAGE, {NULL}};
@@ -210,10 +225,10 @@ static int compute_global_lp(struct run_ctx *c, struct err *err)
     return run_global(c, POOL_NORM, norm_of(c->attrs, c->opset), err);
 }
 
-#define FORWARD(name)                                                                                                \
-    static int forward_##name(struct run_ctx *c, struct err *err)                                                    \
-    {                                                                                                                \
-        return op_run_widened(c, infer_##name, compute_##name, err);                                                 \
+#define FORWARD(name)                                                                                                  \
+    static int forward_##name(struct run_ctx *c, struct err *err)                                                      \
+    {                                                                                                                  \
+        return op_run_widened(c, infer_##name, compute_##name, err);                                                   \
     }
 #define infer_global_max infer_global
 #define infer_global_average infer_global
@@ -235,6 +250,23 @@ static const struct op_sample max_samples[] = {
     {"f64[1,2,6,6]", "kernel_shape=3,3 pads=1,0,0,1"},
     {NULL},
 };
+static const struct op_sample max_1_samples[] = {
+    {"f32[1,2,8,9]", "kernel_shape=2,2 strides=2,2"},
+    {"f32[1,2,4,5,6]", "kernel_shape=2,2,3 auto_pad=SAME_LOWER strides=2,1,2"},
+    {NULL},
+};
+static const struct op_sample max_8_samples[] = {
+    {"f32[2,3,7,8]", "kernel_shape=3,3 pads=1,1,1,1 strides=2,2", 2},
+    {"f32[2,3,7,8]", "kernel_shape=3,3 strides=2,2 storage_order=1", 2},
+    {NULL},
+};
+static const struct op_sample average_1_samples[] = {
+    {"f32[1,2,8,9]", "kernel_shape=2,2 strides=2,2"}, {"f32[1,2,10]", "kernel_shape=3 auto_pad=SAME_UPPER"}, {NULL}};
+static const struct op_sample average_7_samples[] = {
+    {"f32[2,3,7,8]", "kernel_shape=3,3 pads=1,1,1,1 strides=2,2"},
+    {"f32[2,3,7,8]", "kernel_shape=3,3 pads=1,1,1,1 strides=2,2 count_include_pad=1"},
+    {NULL},
+};
 static const struct op_sample average_samples[] = {
     {"f32[1,2,8,9]", "kernel_shape=2,2 strides=2,2"},
     {"f32[2,3,7,8]", "kernel_shape=3,3 pads=1,1,1,1 strides=2,2"},
@@ -247,32 +279,39 @@ static const struct op_sample average_samples[] = {
 };
 static const struct op_sample lp_samples[] = {
     {"f32[1,2,8,9]", "kernel_shape=2,2 strides=2,2"}, {"f32[1,2,8,9]", "kernel_shape=3,3 pads=1,1,1,1 p=3"}, {NULL}};
+static const struct op_sample lp_1_samples[] = {{"f32[1,2,8,9]", "kernel_shape=2,2 strides=2,2 p=2f"}, {NULL}};
+static const struct op_sample global_lp_1_samples[] = {{"f32[2,3,4,5]", "p=2f"}, {NULL}};
 static const struct op_sample global_samples[] = {
     {"f32[2,3,4,5]", NULL}, {"f32[2,3,7]", NULL}, {"f32[1,2,2,3,4]", NULL}, {NULL}};
 static const struct op_sample global_lp_samples[] = {{"f32[2,3,4,5]", NULL}, {"f32[2,3,7]", "p=1"}, {NULL}};
 
-#define WINDOW(type_, since_, until_, table, name, outputs, ...)                                                     \
-    {.type = type_, .domain = "", .since = since_, .until = until_, .in_min = 1, .in_max = 1, .out_min = 1,          \
-     .out_max = outputs, .attrs = table, .attrs_size = sizeof(struct pool_attrs), .infer = infer_##name,             \
-     .forward = forward_##name, __VA_ARGS__}
-#define GLOBAL(type_, since_, until_, name, ...)                                                                     \
-    {.type = type_, .domain = "", .since = since_, .until = until_, .in_min = 1, .in_max = 1, .out_min = 1,          \
-     .out_max = 1,                                                                                                   \
-     .infer = infer_##name, .forward = forward_##name, __VA_ARGS__}
+#define WINDOW(type_, since_, until_, table, name, outputs, ...)                                                       \
+    {                                                                                                                  \
+        .type = type_, .domain = "", .since = since_, .until = until_, .in_min = 1, .in_max = 1, .out_min = 1,         \
+        .out_max = outputs, .attrs = table, .attrs_size = sizeof(struct pool_attrs), .infer = infer_##name,            \
+        .forward = forward_##name, __VA_ARGS__                                                                         \
+    }
+#define GLOBAL(type_, since_, until_, name, ...)                                                                       \
+    {                                                                                                                  \
+        .type = type_, .domain = "", .since = since_, .until = until_, .in_min = 1, .in_max = 1, .out_min = 1,         \
+        .out_max = 1, .infer = infer_##name, .forward = forward_##name, __VA_ARGS__                                    \
+    }
 #define MAX_DOC .doc = "Maximum over sliding windows.", .quant = {QUANT_PASS}
 #define AVERAGE_DOC .doc = "Average over sliding windows.", .quant = {QUANT_OUTPUT}
 #define LP_DOC .doc = "p-norm over sliding windows."
 
-OP_CLASS(max_pool_1) = WINDOW("MaxPool", 1, 7, max_1, max, 1, MAX_DOC);
-OP_CLASS(max_pool_8) = WINDOW("MaxPool", 8, 9, max_8, max, 2, MAX_DOC);
+OP_CLASS(max_pool_1) = WINDOW("MaxPool", 1, 7, max_1, max, 1, MAX_DOC, .samples = max_1_samples);
+OP_CLASS(max_pool_8) = WINDOW("MaxPool", 8, 9, max_8, max, 2, MAX_DOC, .samples = max_8_samples);
 OP_CLASS(max_pool_10) = WINDOW("MaxPool", 10, 0, max_10, max, 2, MAX_DOC, .samples = max_samples);
-OP_CLASS(average_pool_1) = WINDOW("AveragePool", 1, 6, max_1, average, 1, AVERAGE_DOC);
-OP_CLASS(average_pool_7) = WINDOW("AveragePool", 7, 9, average_7, average, 1, AVERAGE_DOC);
-OP_CLASS(average_pool_10) = WINDOW("AveragePool", 10, 18, average_10, average, 1, AVERAGE_DOC);
+OP_CLASS(average_pool_1) = WINDOW("AveragePool", 1, 6, max_1, average, 1, AVERAGE_DOC, .samples = average_1_samples);
+OP_CLASS(average_pool_7) = WINDOW("AveragePool", 7, 9, average_7, average, 1, AVERAGE_DOC,
+                                  .samples = average_7_samples);
+OP_CLASS(average_pool_10) = WINDOW("AveragePool", 10, 18, average_10, average, 1, AVERAGE_DOC,
+                                   .samples = average_7_samples);
 OP_CLASS(average_pool_19) = WINDOW("AveragePool", 19, 0, average_19, average, 1, AVERAGE_DOC,
                                    .samples = average_samples);
-OP_CLASS(lp_pool_1) = WINDOW("LpPool", 1, 1, lp_1, lp, 1, LP_DOC);
-OP_CLASS(lp_pool_2) = WINDOW("LpPool", 2, 17, lp_2, lp, 1, LP_DOC);
+OP_CLASS(lp_pool_1) = WINDOW("LpPool", 1, 1, lp_1, lp, 1, LP_DOC, .samples = lp_1_samples);
+OP_CLASS(lp_pool_2) = WINDOW("LpPool", 2, 17, lp_2, lp, 1, LP_DOC, .samples = lp_samples);
 OP_CLASS(lp_pool_18) = WINDOW("LpPool", 18, 0, lp_18, lp, 1, LP_DOC, .samples = lp_samples);
 OP_CLASS(global_max_pool) = GLOBAL("GlobalMaxPool", 1, 0, global_max, .doc = "Maximum of each channel's image.",
                                    .quant = {QUANT_PASS}, .samples = global_samples);
@@ -280,7 +319,8 @@ OP_CLASS(global_average_pool) = GLOBAL("GlobalAveragePool", 1, 0, global_average
                                        .doc = "Average of each channel's image.", .quant = {QUANT_OUTPUT},
                                        .samples = global_samples);
 OP_CLASS(global_lp_pool_1) = GLOBAL("GlobalLpPool", 1, 1, global_lp, .doc = "p-norm of each channel's image.",
-                                    .attrs = global_lp_1, .attrs_size = sizeof(struct pool_attrs));
+                                    .attrs = global_lp_1, .attrs_size = sizeof(struct pool_attrs),
+                                    .samples = global_lp_1_samples);
 OP_CLASS(global_lp_pool_2) = GLOBAL("GlobalLpPool", 2, 0, global_lp, .doc = "p-norm of each channel's image.",
                                     .attrs = global_lp_2, .attrs_size = sizeof(struct pool_attrs),
                                     .samples = global_lp_samples);

@@ -220,6 +220,24 @@ static void report(struct step_ctx *c, const struct weight_ref *ref, const struc
     layer_report_add(c->layers, c->model, &row);
 }
 
+/* Operators that multiply by constant matrices without being products of one weight (LSTM, GRU, RNN, Einsum): said, not
+ * silently passed by. */
+static void report_other(struct step_ctx *c, uint32_t id)
+{
+    struct model *m = c->model;
+    const struct op_class *op = node_class(m, &m->nodes[id]);
+    for (int i = 1; op && op->cost && i < m->nodes[id].n_input; i++) {
+        uint32_t v = m->nodes[id].input[i];
+        const struct tensor *t = v != VALUE_NONE ? value_const(m, v) : NULL;
+        if (!t || !dtype_is_float(t->dtype) || t->shape.rank < 2)
+            continue;
+        struct layer_row row = {.node = id, .weight = v, .sqnr_db = NAN};
+        row.skipped = "only weights of Conv, ConvTranspose, Gemm and MatMul are pruned";
+        layer_report_add(c->layers, m, &row);
+        return;
+    }
+}
+
 /* The weights to prune, each once, in the order of their first nodes. Rows are written for the nodes left alone. */
 static int collect(struct step_ctx *c, struct weight_ref *refs, int *n, struct err *err)
 {
@@ -234,8 +252,12 @@ static int collect(struct step_ctx *c, struct weight_ref *refs, int *n, struct e
         struct weight_ref ref;
         const char *why;
         char label[200];
-        if (!node_is_rewritable(m, id) || !product_weight(m, id, &ref, &why))
+        if (!node_is_rewritable(m, id))
             continue;
+        if (!product_weight(m, id, &ref, &why)) {
+            report_other(c, id);
+            continue;
+        }
         if (!globs_select(&o->include, &o->exclude, node_label(m, id, label, sizeof label)))
             why = "not selected by include and exclude";
         if (!why && seen[ref.value])

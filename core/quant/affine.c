@@ -50,7 +50,8 @@ struct order {
     int64_t *offset;
 };
 
-static int order_make(struct order *order, const struct shape *s, int axis, bool per_channel, struct err *err)
+/* axis -1: the weight has no output channels, all of it is one. */
+static int order_make(struct order *order, const struct shape *s, int axis, struct err *err)
 {
     int64_t stride[SHAPE_MAX_RANK], index[SHAPE_MAX_RANK] = {0};
     int axes[SHAPE_MAX_RANK], n = 0; /* outermost first */
@@ -58,16 +59,16 @@ static int order_make(struct order *order, const struct shape *s, int axis, bool
     for (int i = 2; i < s->rank; i++)
         axes[n++] = i;
     for (int i = 0; i < s->rank && i < 2; i++)
-        if (i != axis || !per_channel)
+        if (i != axis)
             axes[n++] = i;
-    if (per_channel && axis >= 2) { /* the channel axis is last: a batch of matrices */
+    if (axis >= 2) { /* the channel axis is last: a batch of matrices */
         n = 0;
         for (int i = 0; i < s->rank; i++)
             if (i != axis)
                 axes[n++] = i;
     }
-    order->channels = per_channel ? s->dim[axis] : 1;
-    order->stride = per_channel ? stride[axis] : 0;
+    order->channels = axis >= 0 ? s->dim[axis] : 1;
+    order->stride = axis >= 0 ? stride[axis] : 0;
     order->count = shape_count(s) / order->channels;
     order->offset = calloc((size_t)order->count, sizeof *order->offset);
     if (!order->offset)
@@ -87,6 +88,7 @@ static double pair_sum(const float *w, const int64_t *offset, int64_t k)
     return (a > 0) == (b > 0) ? fabs(a + b) : 0;
 }
 
+/* 0: the channel is too small for a normal scale. */
 static double channel_scale(const float *w, const struct order *order, double floor, bool guard, bool *guarded)
 {
     double largest = 0, pair = 0;
@@ -104,9 +106,7 @@ static double channel_scale(const float *w, const struct order *order, double fl
     double scale = *guarded ? pair / 128 : largest / 127;
     if (scale < floor)
         scale = floor;
-    if (!(scale >= (double)FLT_MIN))
-        scale = 1;
-    return (double)(float)scale;
+    return scale >= (double)FLT_MIN ? (double)(float)scale : 0;
 }
 
 /* Rounding made a pair too large by one: the code that gained more by rounding gives it back. */
@@ -123,6 +123,49 @@ static void fix_pairs(const float *w, const struct order *order, double scale, i
     }
 }
 
+/* Scales of all channels into q->scale: each its own, or the largest for all. */
+static int make_scales(struct qweight *q, const float *x, const struct order *order, const struct qweight_opts *opts,
+                       bool guard, struct err *err)
+{
+    struct shape shape = opts->per_channel ? SHAPE(order->channels) : SHAPE_SCALAR;
+    double largest = 0;
+    if (tensor_alloc(&q->scale, DTYPE_FLOAT, &shape, err))
+        return -1;
+    for (int64_t o = 0; o < order->channels; o++) {
+        double floor = opts->scale_floor ? opts->scale_floor[opts->per_channel ? o : 0] : 0;
+        bool guarded;
+        double scale = channel_scale(x + o * order->stride, order, floor, guard, &guarded);
+        if (opts->per_channel)
+            tensor_f32(&q->scale)[o] = (float)(scale > 0 ? scale : 1);
+        largest = scale > largest ? scale : largest;
+        q->guarded += guarded;
+    }
+    if (!opts->per_channel)
+        tensor_f32(&q->scale)[0] = (float)(largest > 0 ? largest : 1);
+    return 0;
+}
+
+/* Codes of one channel; adds to *signal and *noise. */
+static void make_codes(const float *w, const struct order *order, double scale, const struct qweight *q, bool guard,
+                       unsigned char *codes, double *signal, double *noise)
+{
+    bool u8 = q->codes.dtype == DTYPE_UINT8;
+    for (int64_t k = 0; k < order->count; k++) {
+        int64_t at = order->offset[k];
+        int32_t code = affine_quantize((double)w[at], (struct qparams){(float)scale, 0}, -127, 127);
+        codes[at] = (unsigned char)(code + q->zero);
+    }
+    if (guard)
+        fix_pairs(w, order, scale, q->zero, (int8_t *)codes);
+    for (int64_t k = 0; k < order->count; k++) {
+        int64_t at = order->offset[k];
+        double back = ((u8 ? (double)codes[at] : (double)(int8_t)codes[at]) - q->zero) * scale,
+               d = (double)w[at] - back;
+        *signal += (double)w[at] * (double)w[at];
+        *noise += d * d;
+    }
+}
+
 int qweight_make(struct qweight *q, const struct tensor *w, const struct qweight_opts *opts, struct err *err)
 {
     struct order order = {0};
@@ -135,35 +178,13 @@ int qweight_make(struct qweight *q, const struct tensor *w, const struct qweight
         if (!isfinite(x[i]))
             return err_set(err, ERR_MODEL, "element %lld is %s, which has no 8-bit code", (long long)i,
                            isnan(x[i]) ? "NaN" : "infinite");
-    if (order_make(&order, &w->shape, opts->axis, opts->per_channel, err))
+    if (order_make(&order, &w->shape, opts->axis, err))
         goto out;
-    if (tensor_alloc(&q->codes, opts->dtype, &w->shape, err))
+    if (tensor_alloc(&q->codes, opts->dtype, &w->shape, err) || make_scales(q, x, &order, opts, guard, err))
         goto out;
-    struct shape scale_shape = opts->per_channel ? SHAPE(order.channels) : SHAPE_SCALAR;
-    if (tensor_alloc(&q->scale, DTYPE_FLOAT, &scale_shape, err))
-        goto out;
-    for (int64_t o = 0; o < order.channels; o++) {
-        const float *wo = x + o * order.stride;
-        bool guarded;
-        double scale = channel_scale(wo, &order, opts->scale_floor ? opts->scale_floor[o] : 0, guard, &guarded);
-        tensor_f32(&q->scale)[o] = (float)scale;
-        q->guarded += guarded;
-        unsigned char *codes = (unsigned char *)q->codes.data + o * order.stride;
-        for (int64_t k = 0; k < order.count; k++) {
-            int64_t at = order.offset[k];
-            int32_t code = affine_quantize((double)wo[at], (struct qparams){(float)scale, 0}, -127, 127);
-            codes[at] = (unsigned char)(code + q->zero);
-        }
-        if (guard)
-            fix_pairs(wo, &order, scale, q->zero, (int8_t *)codes);
-        for (int64_t k = 0; k < order.count; k++) {
-            int64_t at = order.offset[k];
-            double back = ((u8 ? (double)codes[at] : (double)(int8_t)codes[at]) - q->zero) * scale,
-                   d = (double)wo[at] - back;
-            signal += (double)wo[at] * (double)wo[at];
-            noise += d * d;
-        }
-    }
+    for (int64_t o = 0; o < order.channels; o++)
+        make_codes(x + o * order.stride, &order, (double)tensor_f32(&q->scale)[opts->per_channel ? o : 0], q, guard,
+                   (unsigned char *)q->codes.data + o * order.stride, &signal, &noise);
     if (noise > 0)
         q->sqnr_db = 10 * log10(signal / noise);
     rc = 0;

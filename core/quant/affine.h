@@ -28,8 +28,8 @@ struct qweight {
 struct qweight_opts {
     enum dtype dtype; /* DTYPE_INT8 or DTYPE_UINT8 */
     bool per_channel;
-    int axis;                  /* output channels */
-    const double *scale_floor; /* [channels] or NULL: least scale, so that the bias fits (static quantization) */
+    int axis;                  /* output channels, also where they share one scale: a sum stays within one; -1: none */
+    const double *scale_floor; /* [scales] or NULL: least scale, so that the bias fits (static quantization) */
     bool pair_guard;           /* keep sums of two neighbouring products with 8-bit activations within int16 */
 };
 /* w: float32, contiguous. Errors: ERR_MODEL for NaN or infinity (which element). */

@@ -121,7 +121,9 @@ static void write_constant(struct writer *w, uint32_t node, int slot)
 /* ---- products ---- */
 struct product {
     uint32_t node, x;
-    int axis, bias_slot;
+    int axis;   /* of the scales; -1: one scale */
+    int w_axis; /* of the output channels */
+    int bias_slot;
     int64_t channels;       /* of the bias and the output */
     int64_t scale_channels; /* entries of the weight's scale: a ConvTranspose's groups share theirs */
     double x_scale;         /* times alpha */
@@ -189,10 +191,11 @@ static double *scale_floor(const struct product *p, const struct tensor *weight)
     return floor;
 }
 
+/* Runtimes have kernels of their own for one channel in, one out: they sum in int32. */
 static bool is_depthwise(const struct node *n, const struct tensor *weight)
 {
     return node_is(n, "Conv") && node_attr_int(n, "group", 1) > 1 && weight->shape.rank > 2 &&
-           weight->shape.dim[1] == 1;
+           weight->shape.dim[1] == 1 && weight->shape.dim[0] == node_attr_int(n, "group", 1);
 }
 
 static bool floors_hold(const struct writer *w, const struct stored *s, const double *floor, int64_t n)
@@ -225,7 +228,7 @@ static int store_weight(struct writer *w, const struct product *p, struct stored
         }
     struct qweight_opts opts = {.dtype = q->weight,
                                 .per_channel = p->axis >= 0,
-                                .axis = p->axis,
+                                .axis = p->w_axis,
                                 .scale_floor = floor,
                                 .pair_guard = q->opts->isa == ISA_PORTABLE && !is_depthwise(&q->m->nodes[p->node], t)};
     if (qweight_make(&code, t, &opts, err)) {
@@ -329,6 +332,7 @@ static int write_product(struct writer *w, uint32_t node, uint32_t x, struct err
     size_t bytes = t->bytes;
     struct product p = {.node = node, .x = x, .axis = -1, .bias_slot = node_class(q->m, n)->quant.bias};
     int axis = channel_axis(q, n, t, err);
+    p.w_axis = t->shape.rank > 1 ? axis : -1;
     if (axis < 0 && err->code)
         return -1;
     p.scale_channels = p.channels = axis < 0 ? 1 : t->shape.dim[axis];

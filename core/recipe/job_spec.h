@@ -24,8 +24,7 @@
  * A FILE is {"name": "weights.bin", "path": "/blobs/ab/abcd..."}: name is a plain file name (no slash), path is where
  * its bytes lie.
  * A DATASET is {"files": [FILE, ...], "main": "data.json"?, "cache": "/folder"?}: the files are put side by side in
- * `work` (hard links, symbolic ones where that fails; data.json may only name plain files of this list) and `main`,
- * default the first, is opened. Or it is {"path": "/folder or file", "cache"?}. `cache` keeps unpacked archives for
+ * `work` (symbolic links; data.json may only name plain files of this list) and `main`, default the first, is opened. Or it is {"path": "/folder or file", "cache"?}. `cache` keeps unpacked archives for
  * the next job (default: below `work`).
  *
  * kind "job":

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * json_text.h - JSON from outside into jansson values, with the limits every document of ours has: at most 1 MiB (or
- * `limit`), 64 levels, no key twice in one object, UTF-8. Used for recipes, request bodies and data.json alike. */
+ * `limit`), 64 levels, no key twice in one object, UTF-8. Recipes and request bodies come through here. */
 #ifndef PARED_RECIPE_JSON_TEXT_H
 #define PARED_RECIPE_JSON_TEXT_H
 

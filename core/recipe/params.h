@@ -8,8 +8,8 @@
 
 /* step: an object; its keys "method" and "steps" are not looked at. Faults get `pointer`/KEY. Defaults are filled in,
  * then the row's own check runs unless there were faults. *params (arena) and *normalised (new reference: every
- * parameter that has a value, in the order of
- * the rows) are set also when there are faults. ERR_NOMEM is the only error. */
+ * parameter that has a value, in the order of the rows) are set also when there are faults. ERR_NOMEM is the only
+ * error. */
 int params_parse(const struct method *method, const json_t *step, const char *pointer, struct arena *arena,
                  void **params, json_t **normalised, struct faults *faults, struct err *err);
 

@@ -178,18 +178,10 @@ static int run_steps(struct pipeline *p, struct model **result, struct err *err)
 
 /* ---- judging ---- */
 
-static bool has_class_labels(const struct dataset *ds)
-{
-    return ds && dataset_has_labels(ds) && dataset_labels_are_classes(ds);
-}
-
 static int check_needs(struct pipeline *p, struct faults *faults, struct err *err)
 {
-    struct recipe_given given = {.data = p->data,
-                                 .labels = p->data && dataset_has_labels(p->data),
-                                 .eval_labels = has_class_labels(p->eval_data),
-                                 .missing_ops = p->missing};
-    return recipe_check_needs(p->o->recipe, &given, faults, err);
+    p->given.missing_ops = p->missing;
+    return recipe_check_needs(p->o->recipe, &p->given, faults, err);
 }
 
 static void warn_if_worse(struct pipeline *p)

@@ -5,10 +5,10 @@
  * Contract   Nothing is in `out_dir` under its name before it was read back from its bytes, validated and compared
  *            with the original. Same input, recipe and seed: the same model bytes, at any thread count. No steps: the
  *            model's own bytes again.
- * Refused    before anything runs: a recipe whose needs are not met (faults with pointers), a model that is none, a
- *            dataset that does not fit. ERR_NON_FINITE: outputs that are not finite where the original's are.
- *            ERR_VERIFY: the artifact cannot be read or run.
- *            ERR_CANCELED when the progress callback says stop.
+ * Refused    before anything runs: a recipe whose needs are not met (faults with pointers), a file that is no model, a
+ *            dataset that does not fit the model.
+ * Errors     ERR_NON_FINITE: outputs that are not finite where the original's are. ERR_VERIFY: the artifact cannot be
+ *            read or run. ERR_CANCELED: the progress callback said stop.
  * Threads    one pipeline a process at a time is the intention (BLAS, peak RSS); it makes its own pool. */
 #ifndef PARED_RECIPE_PIPELINE_H
 #define PARED_RECIPE_PIPELINE_H
@@ -27,6 +27,7 @@ struct pipeline_dataset {
     const char *path;      /* NULL: none */
     const char *cache_dir; /* NULL: a private folder below the work folder */
     bool confined;         /* as dataset_opts: data.json is a stranger's */
+    bool own_links;        /* as dataset_opts */
 };
 
 struct pipeline_opts {

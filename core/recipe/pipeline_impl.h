@@ -23,8 +23,10 @@ struct pipeline {
     char *work, *stage_dir; /* stage_dir: inside out_dir, holds the artifact until it is verified */
     bool own_work;
     char source_sha256[SHA256_HEX];
-    struct dataset *data, *val_data, *eval_data; /* eval_data may be one of the others */
-    const char *split;                           /* which one it is */
+    struct dataset *data, *val_data;
+    struct dataset *eval_data; /* what the report is measured on: may be one of the others, see recipe_measured_on */
+    const char *split;         /* which one it is */
+    struct recipe_given given;
     const char *name;                            /* of the source, for people */
     struct subject before, after;
     char missing[600];    /* operators of the source that cannot run; "" */

@@ -11,6 +11,7 @@
 #include "core/base/file.h"
 #include "core/model/onnx_read.h"
 #include "core/model/onnx_write.h"
+#include "core/model/parameters.h"
 #include "core/model/validate.h"
 #include "core/recipe/json_text.h"
 #include "core/recipe/pipeline_impl.h"
@@ -59,7 +60,8 @@ static struct dataset *open_dataset(struct pipeline *p, const char *key, const s
     struct dataset_opts opts = {.cache_dir = from->cache_dir ? from->cache_dir : cache,
                                 .seed = (uint64_t)p->o->recipe->seed,
                                 .pool = p->pool,
-                                .confined = from->confined};
+                                .confined = from->confined,
+                                .own_links = from->own_links};
     if (!pipeline_tick(p, "read", 0, 0, err))
         ds = dataset_open(from->path, &opts, err);
     if (ds && dataset_bind(ds, p->before.model, err)) {
@@ -77,6 +79,20 @@ static struct dataset *open_dataset(struct pipeline *p, const char *key, const s
     return ds;
 }
 
+/* What the datasets hold, and which of them the report is about. */
+static void choose_measured(struct pipeline *p)
+{
+    static const char *const names[] = {"dataset", "val_dataset", "eval_dataset"};
+    struct dataset *const sets[] = {p->data, p->val_data, p->eval_data};
+    for (int i = 0; i < RECIPE_DATASETS; i++) {
+        bool labels = sets[i] && dataset_has_labels(sets[i]);
+        p->given.data[i] = (struct recipe_data){sets[i], labels, labels && dataset_labels_are_classes(sets[i])};
+    }
+    int measured = recipe_measured_on(&p->given);
+    p->split = names[measured < 0 ? RECIPE_DATASET : measured];
+    p->eval_data = measured < 0 ? NULL : sets[measured];
+}
+
 static int open_datasets(struct pipeline *p, struct err *err)
 {
     const struct pipeline_opts *o = p->o;
@@ -86,9 +102,7 @@ static int open_datasets(struct pipeline *p, struct err *err)
         return -1;
     if (o->eval_data.path && !(p->eval_data = open_dataset(p, "eval_dataset", &o->eval_data, err)))
         return -1;
-    p->split = p->eval_data ? "eval_dataset" : p->data ? "dataset" : "val_dataset";
-    if (!p->eval_data)
-        p->eval_data = p->data ? p->data : p->val_data;
+    choose_measured(p);
     return 0;
 }
 
@@ -173,7 +187,7 @@ int pipeline_publish(struct pipeline *p, struct pipeline_result *result, struct 
         err_set(err, ERR_NOMEM, "no memory for the list of files");
         goto out;
     }
-    if (facts_external_files(p->after.model, &external, &n, err) || json_text_write(result->report, path, err) ||
+    if (model_external_files(p->after.model, &external, &n, err) || json_text_write(result->report, path, err) ||
         describe(p, result->artifacts, "model.onnx", binary, err))
         goto out;
     for (int i = 0; i < n; i++)

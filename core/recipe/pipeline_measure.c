@@ -2,8 +2,7 @@
  * pipeline_measure.c - what is measured before and after, and how the two are compared.
  * Runs       The source is run once on one sample (or on generated inputs). If that works, the artifact must run too:
  *            from there on a failure is the artifact's. If an operator is missing or made-up inputs do not suit the
- *            model, structure is all that is
- *            verified, a warning says so, and what needs runs is absent.
+ *            model, structure is all that is verified, a warning says so, and what needs runs is absent.
  * One pass   Metrics before, metrics after and fidelity come from the same pass over the samples.
  * Latency    Both models in turn, at the end, when nothing else of ours runs. */
 #include <fcntl.h>
@@ -12,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/model/parameters.h"
 #include "core/recipe/pipeline_impl.h"
 #include "core/stats/evaluate.h"
 #include "core/stats/generate.h"
@@ -61,7 +61,7 @@ static int measure_files(struct pipeline *p, struct subject *s, struct err *err)
     bool source = s == &p->before;
     const char **names = NULL;
     int n = 0;
-    if (facts_external_files(s->model, &names, &n, err))
+    if (model_external_files(s->model, &names, &n, err))
         return -1;
     int fd = source ? open(p->o->model_path, O_RDONLY | O_CLOEXEC) : open_in(p->stage_dir, "model.onnx");
     int rc = add_file(p, &s->facts, fd, "model.onnx", err);

@@ -256,16 +256,27 @@ unsigned recipe_needs(const struct recipe *recipe)
     return needs;
 }
 
+int recipe_measured_on(const struct recipe_given *given)
+{
+    static const enum recipe_dataset order[] = {RECIPE_EVAL_DATASET, RECIPE_DATASET, RECIPE_VAL_DATASET};
+    for (size_t i = 0; i < sizeof order / sizeof *order; i++)
+        if (given->data[order[i]].given)
+            return (int)order[i];
+    return -1;
+}
+
 int recipe_check_needs(const struct recipe *recipe, const struct recipe_given *given, struct faults *faults,
                        struct err *err)
 {
     struct faults own = {0}, *to = faults ? faults : &own;
     int before = to->count;
     bool only_operators = true;
+    const struct recipe_data *data = &given->data[RECIPE_DATASET];
+    int judged = recipe_measured_on(given);
     for (int i = 0; i < recipe->n_steps; i++) {
         const struct recipe_step *s = &recipe->steps[i];
-        bool no_data = (s->method->needs & (NEEDS_DATA | NEEDS_LABELS)) && !given->data;
-        bool no_labels = (s->method->needs & NEEDS_LABELS) && given->data && !given->labels;
+        bool no_data = (s->method->needs & (NEEDS_DATA | NEEDS_LABELS)) && !data->given;
+        bool no_labels = (s->method->needs & NEEDS_LABELS) && data->given && !data->labels;
         if (no_data)
             faults_add(to, s->pointer, "%s needs a dataset, and none is given", s->method->name);
         if (no_labels)
@@ -279,7 +290,7 @@ int recipe_check_needs(const struct recipe *recipe, const struct recipe_given *g
     for (int i = 0; i < recipe->n_targets; i++) {
         char at[POINTER_TEXT], targets[POINTER_TEXT];
         const struct target *t = recipe->targets[i].target;
-        if (!t->needs_labels || given->eval_labels)
+        if (!t->needs_labels || (judged >= 0 && given->data[judged].classes))
             continue;
         only_operators = false;
         faults_add(to, pointer_join(at, pointer_join(targets, recipe->base, "targets"), t->name),

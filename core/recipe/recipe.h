@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * recipe.h - a recipe: steps, targets and a seed, parsed and checked against the method table before anything runs.
  * Form       {"steps": [{"method": "prune.weights", "sparsity": 0.9}, ...], "targets": {"max_bytes_ratio": 0.25},
- *            "seed": 7} steps is required and may be empty; a step may hold nested `steps`. Parameters are flat.
+ *            "seed": 7}. steps is required and may be empty; a step may hold nested `steps`. Parameters are flat.
  * Errors     Every fault is listed with its JSON pointer (struct faults); *err then holds ERR_RECIPE and the first
- *            one as a sentence. Text that is no JSON: ERR_BAD_JSON; too long: ERR_TOO_LARGE. Then there are no faults.
+ *            fault as a sentence. Text that is no JSON: ERR_BAD_JSON; too long: ERR_TOO_LARGE. Then there are no faults.
  * Life cycle recipe_parse* -> recipe_check_needs -> (pipeline) -> recipe_free. Plain data, may be read by many
  *            threads. */
 #ifndef PARED_RECIPE_RECIPE_H
@@ -45,13 +45,28 @@ json_t *recipe_json(const struct recipe *recipe);
 
 /* enum method_needs of all steps together. */
 unsigned recipe_needs(const struct recipe *recipe);
-/* Faults for steps and targets that need what is not there. missing_ops: list as of engine_missing_ops, NULL or "":
- * the model runs. 0, or -1 with ERR_RECIPE (data) or ERR_OPERATOR (only operators are missing). */
-struct recipe_given {
-    bool data, labels; /* a dataset for the steps; it has labels */
-    bool eval_labels;  /* the set the report is measured on has labels */
-    const char *missing_ops;
+
+/* ---- what a job brings to its recipe ---- */
+enum recipe_dataset {
+    RECIPE_DATASET,      /* for the steps */
+    RECIPE_VAL_DATASET,  /* for decisions on the way */
+    RECIPE_EVAL_DATASET, /* for the report */
+    RECIPE_DATASETS
 };
+struct recipe_data {
+    bool given;
+    bool labels;  /* classes or targets */
+    bool classes; /* the labels are integer classes */
+};
+struct recipe_given {
+    struct recipe_data data[RECIPE_DATASETS];
+    const char *missing_ops; /* as of engine_missing_ops; NULL or "": the model runs */
+};
+/* The dataset that the report is measured on and targets are judged on: eval_dataset, else dataset, else val_dataset.
+ * -1: none is given. */
+int recipe_measured_on(const struct recipe_given *given);
+/* Faults for steps and targets that need what is not there. 0, or -1 with ERR_RECIPE (data) or ERR_OPERATOR (only
+ * operators are missing). */
 int recipe_check_needs(const struct recipe *recipe, const struct recipe_given *given, struct faults *faults,
                        struct err *err);
 

@@ -39,35 +39,43 @@ RATIO(macs)
 RATIO(latency)
 #undef RATIO
 
-/* The worst output decides. An output without noise has no sqnr_db but max_abs 0: as good as can be. */
-static double worst_sqnr(const json_t *report)
+static double number_of(const json_t *object, const char *key)
+{
+    const json_t *v = json_object_get(object, key);
+    return json_is_number(v) ? json_number_value(v) : NAN;
+}
+
+/* An output without noise has no sqnr_db but max_abs 0: as good as can be. */
+static double sqnr_of(const json_t *output)
+{
+    double got = number_of(output, "sqnr_db");
+    return isnan(got) && number_of(output, "max_abs") == 0 ? 999 : got;
+}
+
+static double agreement_of(const json_t *output)
+{
+    return number_of(output, "top1_agreement");
+}
+
+/* The worst output decides; one that has no such figure does not. NAN: none has. */
+static double worst_output(const json_t *report, double (*figure)(const json_t *output))
 {
     double worst = NAN;
     size_t i;
     json_t *o;
-    json_array_foreach (json_object_get(json_object_get(report, "fidelity"), "outputs"), i, o) {
-        const json_t *v = json_object_get(o, "sqnr_db");
-        double got = json_is_number(v) ? json_number_value(v) : NAN;
-        if (isnan(got) && json_is_number(json_object_get(o, "max_abs")) &&
-            json_number_value(json_object_get(o, "max_abs")) == 0)
-            got = 999;
-        if (isnan(worst) || got < worst)
-            worst = got;
-    }
+    json_array_foreach (json_object_get(json_object_get(report, "fidelity"), "outputs"), i, o)
+        worst = fmin(worst, figure(o)); /* of a number and NAN: the number */
     return worst;
+}
+
+static double worst_sqnr(const json_t *report)
+{
+    return worst_output(report, sqnr_of);
 }
 
 static double worst_agreement(const json_t *report)
 {
-    double worst = NAN;
-    size_t i;
-    json_t *o;
-    json_array_foreach (json_object_get(json_object_get(report, "fidelity"), "outputs"), i, o) {
-        const json_t *v = json_object_get(o, "top1_agreement");
-        if (json_is_number(v) && !(json_number_value(v) >= worst))
-            worst = json_number_value(v);
-    }
-    return worst;
+    return worst_output(report, agreement_of);
 }
 
 static const struct target rows[] = {

@@ -3,14 +3,8 @@
 
 #include <string.h>
 
+#include "core/base/utf8.h"
 #include "core/engine/engine.h"
-
-/* Names are the user's and may be any bytes; JSON strings are UTF-8. */
-static json_t *name_json(const char *name)
-{
-    json_t *s = json_string(name);
-    return s ? s : json_string("(name is not UTF-8)");
-}
 
 json_t *report_json(const struct report_parts *p)
 {
@@ -18,7 +12,7 @@ json_t *report_json(const struct report_parts *p)
                                     p->threads, "blas", engine_blas(), "version", PARED_VERSION);
     json_t *r =
         json_pack("{s:s, s:I, s:o?, s:{s:o, s:s}, s:{s:s, s:s}, s:o, s:o, s:o}", "pared", PARED_VERSION, "seed",
-                  (json_int_t)p->seed, "recipe", p->recipe, "source", "name", name_json(p->source_name), "sha256",
+                  (json_int_t)p->seed, "recipe", p->recipe, "source", "name", utf8_json(p->source_name), "sha256",
                   p->source_sha256, "artifact", "name", p->artifact_name, "sha256", p->artifact_sha256, "before",
                   facts_json(p->before), "after", facts_json(p->after), "ratio", facts_ratio_json(p->before, p->after));
     if (p->fidelity)

@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/utf8.h"
+
 struct layer_report {
     json_t *rows;
 };
@@ -34,23 +36,6 @@ void layer_report_free(struct layer_report *r)
     free(r);
 }
 
-/* Names come from files: bytes that are not UTF-8 become '?', so that the row is never lost. */
-static json_t *text(const char *s)
-{
-    json_t *j = json_string(s);
-    if (j)
-        return j;
-    char *copy = strdup(s);
-    if (!copy)
-        return NULL;
-    for (char *p = copy; *p; p++)
-        if ((unsigned char)*p >= 0x80)
-            *p = '?';
-    j = json_string(copy);
-    free(copy);
-    return j;
-}
-
 static json_t *shape_json(const struct shape *s)
 {
     json_t *a = json_array();
@@ -69,15 +54,15 @@ void layer_report_add(struct layer_report *r, const struct model *m, const struc
     }
     char label[200];
     if (row->node != NODE_NONE && row->node < m->n_nodes && m->nodes[row->node].op_type) {
-        json_object_set_new(o, "node", text(node_label(m, row->node, label, sizeof label)));
-        json_object_set_new(o, "op_type", text(m->nodes[row->node].op_type));
+        json_object_set_new(o, "node", utf8_json(node_label(m, row->node, label, sizeof label)));
+        json_object_set_new(o, "op_type", utf8_json(m->nodes[row->node].op_type));
     } else if (row->label) {
-        json_object_set_new(o, "node", text(row->label));
+        json_object_set_new(o, "node", utf8_json(row->label));
     }
     if (row->weight != VALUE_NONE && row->weight < m->n_values && m->values[row->weight].name) {
         const struct value *v = &m->values[row->weight];
         const struct tensor *t = v->weight ? &v->weight->tensor : value_const(m, row->weight);
-        json_object_set_new(o, "weight", text(v->name));
+        json_object_set_new(o, "weight", utf8_json(v->name));
         if (t)
             json_object_set_new(o, "shape", shape_json(&t->shape));
     }
@@ -88,7 +73,7 @@ void layer_report_add(struct layer_report *r, const struct model *m, const struc
     if (isfinite(row->sqnr_db))
         json_object_set_new(o, "sqnr_db", json_real(row->sqnr_db));
     if (row->skipped)
-        json_object_set_new(o, "skipped", text(row->skipped));
+        json_object_set_new(o, "skipped", utf8_json(row->skipped));
     json_array_append_new(r->rows, o);
 }
 
@@ -124,7 +109,7 @@ void warnings_add(struct warnings *w, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(said, sizeof said, fmt, ap);
     va_end(ap);
-    json_t *j = text(said), *old;
+    json_t *j = utf8_json(said), *old;
     size_t i;
     json_array_foreach(w->rows, i, old)
     {

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "core/base/size.h"
+#include "core/tensor/halves.h"
 
 static const struct row {
     const char *name;
@@ -151,7 +152,7 @@ static unsigned small_nan(const struct small_float *f)
     return sign_bit - 1;
 }
 
-/* Round to nearest even. Overflow: infinity when the format has one and `saturate` is false, else the largest value. */
+/* Round to nearest even. Overflow: the largest value if `saturate`, else infinity or, in a format without, NaN. */
 static unsigned small_encode(const struct small_float *f, double value, bool saturate)
 {
     unsigned sign_bit = 1u << (f->exponent_bits + f->mantissa_bits), sign = signbit(value) ? sign_bit : 0;
@@ -174,7 +175,7 @@ static unsigned small_encode(const struct small_float *f, double value, bool sat
         code = whole > (double)max_code ? max_code + 1 : (unsigned)whole;
     }
     if (code > max_code)
-        code = f->has_inf && !saturate ? max_code + 1 : max_code;
+        code = saturate ? max_code : f->has_inf ? max_code + 1 : small_nan(f);
     if (f->is_fnuz && code == 0)
         return 0;
     return code | sign;
@@ -185,7 +186,7 @@ float dtype_f16_to_f32(uint16_t half)
     uint32_t sign = (uint32_t)(half & 0x8000u) << 16, rest = half & 0x7fffu, bits;
     float out;
     if (rest >= 0x7c00u)
-        bits = sign | 0x7f800000u | ((rest & 0x3ffu) << 13);
+        bits = sign | 0x7f800000u | ((rest & 0x3ffu) << 13) | (rest > 0x7c00u ? 0x400000u : 0u); /* NaN: quiet */
     else if (rest >= 0x400u)
         bits = sign | ((rest << 13) + 0x38000000u);
     else {
@@ -393,6 +394,15 @@ void dtype_set(enum dtype dtype, void *data, int64_t i, double v)
         set_i64(dtype, data, i, to_i64(v));
 }
 
+void dtype_set_unsaturated(enum dtype dtype, void *data, int64_t i, double v)
+{
+    struct small_float f;
+    if (small_float_of(dtype, &f) && dtype_bits(dtype) == 8)
+        STORE(uint8_t, small_encode(&f, v, false));
+    else
+        dtype_set(dtype, data, i, v);
+}
+
 /* ---- whole arrays ---- */
 
 static bool convert_fast(enum dtype to, void *dst, enum dtype from, const void *src, int64_t n)
@@ -400,14 +410,12 @@ static bool convert_fast(enum dtype to, void *dst, enum dtype from, const void *
     const float *f32 = src;
     const uint16_t *u16 = src;
     if (from == DTYPE_FLOAT && to == DTYPE_FLOAT16)
-        for (int64_t i = 0; i < n; i++)
-            ((uint16_t *)dst)[i] = dtype_f32_to_f16(f32[i]);
+        halves_from_floats(dst, f32, n);
     else if (from == DTYPE_FLOAT && to == DTYPE_BFLOAT16)
         for (int64_t i = 0; i < n; i++)
             ((uint16_t *)dst)[i] = dtype_f32_to_bf16(f32[i]);
     else if (from == DTYPE_FLOAT16 && to == DTYPE_FLOAT)
-        for (int64_t i = 0; i < n; i++)
-            ((float *)dst)[i] = dtype_f16_to_f32(u16[i]);
+        halves_to_floats(dst, u16, n);
     else if (from == DTYPE_BFLOAT16 && to == DTYPE_FLOAT)
         for (int64_t i = 0; i < n; i++)
             ((float *)dst)[i] = dtype_bf16_to_f32(u16[i]);

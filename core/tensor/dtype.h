@@ -73,6 +73,8 @@ bool dtype_convert(enum dtype to, void *dst, enum dtype from, const void *src, i
 double dtype_get(enum dtype dtype, const void *data, int64_t index);
 int64_t dtype_get_i64(enum dtype dtype, const void *data, int64_t index);
 void dtype_set(enum dtype dtype, void *data, int64_t index, double value);
+/* The same, but what a float8 type cannot hold becomes infinity or, in a type without, NaN; not the largest value. */
+void dtype_set_unsaturated(enum dtype dtype, void *data, int64_t index, double value);
 
 /* Scalar conversions (IEEE 754 binary16; bfloat16 = upper half of binary32; round to nearest even, NaN stays NaN). */
 float dtype_f16_to_f32(uint16_t half);

@@ -10,34 +10,19 @@ import os
 import struct
 import sys
 
+from tiny import field
+
 SIDE = 4096
 WEIGHT = SIDE * SIDE * 4
 
 
-def varint(v):
-    out = b""
-    while v >= 0x80:
-        out += bytes([v & 0x7F | 0x80])
-        v >>= 7
-    return out + bytes([v])
-
-
-def number(field, v):
-    return varint(field << 3) + varint(v)
-
-
-def data(field, payload):
-    payload = payload.encode() if isinstance(payload, str) else payload
-    return varint(field << 3 | 2) + varint(len(payload)) + payload
-
-
 def entry(key, value):
-    return data(13, data(1, key) + data(2, str(value)))
+    return field(13, field(1, key) + field(2, str(value)))
 
 
-def value_info(field, name):
-    dims = data(1, data(2, "N")) + data(1, number(1, SIDE))
-    return data(field, data(1, name) + data(2, data(1, number(1, 1) + data(2, dims))))
+def value_info(number, name):
+    dims = field(1, field(2, "N")) + field(1, field(1, SIDE))
+    return field(number, field(1, name) + field(2, field(1, field(1, 1) + field(2, dims))))
 
 
 def main():
@@ -46,13 +31,13 @@ def main():
     os.makedirs(folder, exist_ok=True)
     graph = b""
     for i in range(count):
-        graph += data(1, data(1, f"x{i}") + data(1, f"w{i}") + data(2, f"x{i + 1}") + data(4, "MatMul"))
-    graph += data(2, "big")
+        graph += field(1, field(1, f"x{i}") + field(1, f"w{i}") + field(2, f"x{i + 1}") + field(4, "MatMul"))
+    graph += field(2, "big")
     for i in range(count):
         place = entry("location", "big.data") + entry("offset", i * WEIGHT) + entry("length", WEIGHT)
-        graph += data(5, number(1, SIDE) * 2 + number(2, 1) + data(8, f"w{i}") + place + number(14, 1))
+        graph += field(5, field(1, SIDE) * 2 + field(2, 1) + field(8, f"w{i}") + place + field(14, 1))
     graph += value_info(11, "x0") + value_info(12, f"x{count}")
-    model = number(1, 8) + data(7, graph) + data(8, data(1, "") + number(2, 13))
+    model = field(1, 8) + field(7, graph) + field(8, field(1, "") + field(2, 13))
     with open(os.path.join(folder, "big.onnx"), "wb") as f:
         f.write(model)
     with open(os.path.join(folder, "big.data"), "wb") as f:

@@ -351,13 +351,11 @@ class Models(Case):
     def test_no_model(self):
         before = self.s.files_on_disk()
         for body in (b"", b"hello", b"\x89PNG\r\n\x1a\n" + b"\0" * 100, b"\x0a" * 1000, tiny.classifier(7)[:-20], tiny.unknown_operator()[:-3], os.urandom(5000)):
-            answer = self.s.request("PUT", "/v1/models", body=body)
-            if body:
-                self.problem(answer, 422)
-            else:
-                self.assertIn(answer.status, (411, 422))
+            self.problem(self.s.request("PUT", "/v1/models", body=body), 422)
         self.assertEqual(self.s.files_on_disk(), before)
-        self.problem(self.s.request("POST", "/v1/models"), 411, "length_required")
+        out, _ = self.s.raw(b"POST /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        self.assertIn(b" 411 ", out[:20])
+        self.assertIn(b'"length_required"', out)
 
     def test_cut(self):
         """The client goes away in the middle: nothing is left."""

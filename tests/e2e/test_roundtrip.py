@@ -9,6 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from tiny import field, varint
+
 ROOT = Path(__file__).resolve().parents[2]
 COPY = ROOT / "build/tests/test_onnx_write"
 
@@ -124,18 +126,6 @@ def copy(tmp_path, data):
 def test_same_bytes(make, tmp_path):
     data = make().SerializeToString()
     assert copy(tmp_path, data) == data
-
-
-def varint(v):
-    out = b""
-    while v >= 0x80:
-        out += bytes([v & 0x7F | 0x80])
-        v >>= 7
-    return out + bytes([v])
-
-
-def field(number, payload):
-    return varint(number << 3 | 2) + varint(len(payload)) + payload
 
 
 def not_canonical():

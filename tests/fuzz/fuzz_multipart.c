@@ -5,43 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/base/buf.h"
-#include "server/multipart.h"
+#include "tests/unit/multipart_text.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-static int on_begin(void *arg, const char *name, const char *filename, struct err *err)
-{
-    (void)err;
-    buf_printf(arg, "<%s|%s>", name, filename);
-    return 0;
-}
-
-static int on_data(void *arg, const char *bytes, size_t len, struct err *err)
-{
-    (void)err;
-    buf_append(arg, bytes, len);
-    return 0;
-}
-
-static int on_end(void *arg, struct err *err)
-{
-    (void)err;
-    buf_puts(arg, ";");
-    return 0;
-}
 
 static int parse(const char *type, const char *body, size_t len, size_t piece, struct buf *out)
 {
     struct err err = {0};
-    struct multipart_sink sink = {on_begin, on_data, on_end, out};
-    struct multipart *m = multipart_new(type, &sink, &err);
-    int rc = m ? 0 : -1;
-    for (size_t at = 0; rc == 0 && at < len; at += piece)
-        rc = multipart_feed(m, body + at, len - at < piece ? len - at : piece, &err);
-    if (rc == 0)
-        rc = multipart_end(m, &err);
-    multipart_free(m);
+    int rc = multipart_text(type, body, len, piece, out, &err);
     if ((rc == 0) != (err.code == ERR_NONE))
         abort(); /* a failure without a sentence, or a sentence without a failure */
     return rc;

@@ -33,7 +33,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!m)
         return 0;
     model_validate(m, &err);
-    json_decref(model_inspect(m, true));
+    json_decref(model_inspect(m));
+    json_decref(model_layers(m, 1000));
     json_decref(model_graph_json(m, 100));
     model_nonzero(m);
     struct uses uses;

@@ -42,7 +42,7 @@ static void check_refusal(const struct faults *faults, const struct err *err)
 static void check_needs(const struct recipe *recipe)
 {
     static const struct recipe_given cases[] = {
-        {0}, {.data = true}, {.data = true, .labels = true, .eval_labels = true, .missing_ops = "Frobnicate x1"}};
+        {.missing_ops = ""}, {.data = {{true}}}, {.data = {{true, true, true}}, .missing_ops = "Frobnicate x1"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct faults faults = {0};
         struct err err = {0};

@@ -212,8 +212,10 @@ static inline struct g_done g_apply(struct model *m, const char *words, const st
         FILE *f = fdopen(mkstemps(path, 4), "wb");
         for (int i = 0; i < x->shape.rank; i++)
             sprintf(dims + strlen(dims), "%d,", (int)x->shape.dim[i]);
-        int n = snprintf(header, sizeof header, "\x93NUMPY\x01%c%c%c{'descr': '<f4', 'fortran_order': False, "
-                         "'shape': (%s), }", 0, 118, 0, dims);
+        int n = snprintf(header, sizeof header,
+                         "\x93NUMPY\x01%c%c%c{'descr': '<f4', 'fortran_order': False, "
+                         "'shape': (%s), }",
+                         0, 118, 0, dims);
         memset(header + n, ' ', sizeof header - 1 - (size_t)n);
         header[127] = '\n';
         assert_non_null(f);

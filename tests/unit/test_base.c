@@ -41,6 +41,29 @@ static void err_keeps_the_first_and_gains_places(void **state)
     assert_int_equal(err_set(NULL, ERR_IO, "nobody listens"), -1);
 }
 
+static void sentences_are_utf8(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name, *told;
+    } rows[] = {{"plain", "plain"}, {"\xC3\xA9\xE6\xA8\xA1\xF0\x9F\x98\x80", "\xC3\xA9\xE6\xA8\xA1\xF0\x9F\x98\x80"}, /* e acute, han, smiley */
+                {"a\xFFz", "a?z"}, {"cut \xC3", "cut ?"}, {"cut \xE6\xA8", "cut ??"}, {"\xC0\x80", "??"},
+                {"\xED\xA0\x80", "???"}, {"\xF4\x90\x80\x80", "????"}, {"\xC3(", "?("}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct err err = {0}, place = {0};
+        struct faults faults = {0};
+        err_set(&err, ERR_MODEL, "%s", rows[i].name);
+        assert_string_equal(err.msg, rows[i].told);
+        err_set(&place, ERR_MODEL, "!");
+        err_wrap(&place, "%s", rows[i].name);
+        assert_memory_equal(place.msg, rows[i].told, strlen(rows[i].told));
+        faults_add(&faults, rows[i].name, "%s", rows[i].name);
+        assert_string_equal(faults.at[0].pointer, rows[i].told);
+        assert_string_equal(faults.at[0].detail, rows[i].told);
+        faults_fini(&faults);
+    }
+}
+
 static void err_rows_are_consistent(void **state)
 {
     (void)state;
@@ -240,6 +263,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(err_keeps_the_first_and_gains_places), cmocka_unit_test(err_rows_are_consistent),
+        cmocka_unit_test(sentences_are_utf8),
         cmocka_unit_test(faults_are_copied_and_bounded),        cmocka_unit_test(arena_gives_aligned_zeroed_memory),
         cmocka_unit_test(buf_grows_and_is_terminated),          cmocka_unit_test(sha256_matches_fips_180_4),
         cmocka_unit_test(rng_is_seeded_uniform_and_normal),     cmocka_unit_test(files_are_whole_or_absent),

@@ -253,13 +253,33 @@ static void bad_files_get_a_sentence(void **state)
     }
 }
 
+/* A stranger's data.json reaches no file through a link, unless the caller laid the links out. */
+static void links_are_the_callers(void **state)
+{
+    (void)state;
+    static const char idx[] = "\0\0\x08\x01\0\0\0\x02\x01\x02", json[] = "{\"format\":\"idx\",\"files\":{\"x\":\"linked\"}}";
+    struct err err = {0};
+    char to[PATH_MAX];
+    snprintf(to, sizeof to, "%s", put("linked", "", 0));
+    assert_int_equal(unlink(to), 0);
+    assert_int_equal(symlink(put("behind", idx, sizeof idx - 1), to), 0);
+    const char *path = put("links.json", json, sizeof json - 1);
+    assert_null(dataset_open(path, &(struct dataset_opts){.confined = true}, &err));
+    assert_string_equal(err.msg, "dataset: data.json /files: 'linked' is a link; it must be the file itself");
+    err = (struct err){0};
+    struct dataset *ds = dataset_open(path, &(struct dataset_opts){.confined = true, .own_links = true}, &err);
+    assert_non_null(ds);
+    assert_int_equal(dataset_count(ds), 2);
+    dataset_close(ds);
+}
+
 static void bad_npy_headers_get_a_sentence(void **state)
 {
     (void)state;
     static const struct {
         const char *descr, *order, *shape, *sentence;
     } rows[] = {
-        {">f4", "False", "(1,)", "dataset: array 'x' has element type '>f4', 'fort; use bool, integers or float16/32/64, little-endian"},
+        {">f4", "False", "(1,)", "dataset: array 'x' has element type '>f4'; use bool, integers or float16/32/64, little-endian"},
         {"<f4", "True", "(1,)", "dataset: array 'x' is in Fortran order; save it with numpy.ascontiguousarray"},
         {"<f4", "False", "(-1,)", "dataset: array 'x' has no readable shape in its header"},
         {"<f4", "False", "(2,)", "dataset: array 'x' of float32[2] does not match its 4 bytes of data"},
@@ -333,6 +353,7 @@ int main(void)
         cmocka_unit_test(cifar10_records_are_planar_rgb),
         cmocka_unit_test(shuffle_offset_and_limit_make_a_window),
         cmocka_unit_test(bad_files_get_a_sentence),
+        cmocka_unit_test(links_are_the_callers),
         cmocka_unit_test(bad_npy_headers_get_a_sentence),
         cmocka_unit_test(bombs_are_refused),
         cmocka_unit_test(pictures_resize_in_exact_steps),

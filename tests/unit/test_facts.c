@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include <zstd.h>
 
+#include "core/model/parameters.h"
 #include "core/report/facts.h"
 
 static uint32_t add_weight(struct model *m, const char *name, enum dtype dtype, const struct shape *shape,
@@ -165,7 +166,7 @@ static void external_files_are_named_once(void **state)
         w->external.at[0] = (struct entry){.key = "location", .value = locations[i]};
         w->external.count = 1;
     }
-    assert_int_equal(facts_external_files(m, &names, &n, &err), 0);
+    assert_int_equal(model_external_files(m, &names, &n, &err), 0);
     assert_int_equal(n, 2);
     assert_string_equal(names[0], "a.bin");
     assert_string_equal(names[1], "b.bin");

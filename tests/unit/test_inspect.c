@@ -59,17 +59,95 @@ static void test_facts(void **state)
 {
     (void)state;
     struct model *m = small_model();
-    json_t *facts = model_inspect(m, true);
+    json_t *facts = model_inspect(m);
     assert_json(
         facts,
         "{\"ir_version\":0,\"opset\":13,\"opsets\":[{\"domain\":\"ai.onnx\",\"version\":13}],\"metadata\":{},"
         "\"inputs\":[{\"name\":\"x\\ufffd\",\"dtype\":\"float32\",\"shape\":[\"N\",2]}],\"outputs\":[{\"name\":\"z\"}],"
         "\"nodes\":2,\"ops\":{\"MatMul\":1,\"Reshape\":1},\"subgraphs\":0,\"functions\":[],\"params\":6,"
-        "\"weight_bytes\":40,\"dtypes\":{\"float32\":6},\"external_files\":[],"
-        "\"layers\":[{\"node\":\"mm\",\"op_type\":\"MatMul\",\"params\":6,\"bytes\":24,\"weights\":[{\"name\":\"w\","
-        "\"shape\":[2,3],\"dtype\":\"float32\",\"params\":6,\"bytes\":24}]}]}");
+        "\"weight_bytes\":40,\"dtypes\":{\"float32\":6},\"external_files\":[]}");
     json_decref(facts);
+    assert_int_equal(model_params(m), 6);
     assert_int_equal(model_nonzero(m), 1); /* -0 is zero */
+    model_free(m);
+}
+
+static void test_metadata_is_bounded(void **state)
+{
+    (void)state;
+    struct model *m = small_model();
+    char *text = model_alloc(m, INSPECT_TEXT + 2, 1);
+    memset(text, 'x', INSPECT_TEXT + 1);
+    m->metadata.at = model_alloc(m, INSPECT_ENTRIES + 1, sizeof *m->metadata.at);
+    m->metadata.count = INSPECT_ENTRIES + 1;
+    for (int i = 0; i <= INSPECT_ENTRIES; i++) {
+        char key[16];
+        snprintf(key, sizeof key, "k%d", i);
+        m->metadata.at[i] = (struct entry){.key = model_strdup(m, key), .value = i ? "v" : text};
+    }
+    json_t *facts = model_inspect(m), *metadata = json_object_get(facts, "metadata");
+    assert_int_equal(json_object_size(metadata), INSPECT_ENTRIES);
+    assert_json(json_object_get(metadata, "k0"), "\"(more than 4096 bytes)\"");
+    assert_json(json_object_get(metadata, "k1"), "\"v\"");
+    json_decref(facts);
+    model_free(m);
+}
+
+#define MATMUL_ROW \
+    "{\"node\":\"mm\",\"op_type\":\"MatMul\",\"params\":6,\"bytes\":24,\"weights\":[{\"name\":\"w\"," \
+    "\"shape\":[2,3],\"dtype\":\"float32\",\"params\":6,\"bytes\":24}]}"
+
+static bool list_all(void *arg, uint32_t node, json_t *row)
+{
+    (void)row;
+    *(uint32_t *)arg = node;
+    return true;
+}
+
+static void test_layers(void **state)
+{
+    (void)state;
+    struct model *m = small_model();
+    uint32_t last = NODE_NONE;
+    json_t *layers = model_layers(m, 10);
+    assert_json(layers, "[" MATMUL_ROW "]"); /* a shape is no parameter: Reshape is no layer */
+    json_decref(layers);
+    layers = model_layers_with(m, 10, list_all, &last);
+    assert_json(layers, "[" MATMUL_ROW
+                        ",{\"node\":\"rs\",\"op_type\":\"Reshape\",\"params\":0,\"bytes\":0,\"weights\":[]}]");
+    assert_int_equal(last, 1);
+    json_decref(layers);
+    layers = model_layers_with(m, 1, list_all, &last);
+    assert_json(layers, "[" MATMUL_ROW "]");
+    json_decref(layers);
+    model_free(m);
+}
+
+/* A quantized weight belongs to the product behind its DequantizeLinear; scale and zero point are no parameters. */
+static void test_quantized_layer(void **state)
+{
+    (void)state;
+    struct model *m = model_new();
+    struct tensor w, scale, zero;
+    assert_int_equal(tensor_alloc(&w, DTYPE_UINT8, &SHAPE(2, 3), NULL), 0);
+    assert_int_equal(tensor_alloc(&scale, DTYPE_FLOAT, &SHAPE(3), NULL), 0);
+    assert_int_equal(tensor_alloc(&zero, DTYPE_UINT8, &SHAPE(3), NULL), 0);
+    uint32_t x = model_add_value(m, 0, "x", false), f = model_add_value(m, 0, "f", false),
+             y = model_add_value(m, 0, "y", false);
+    uint32_t q[] = {model_add_weight(m, 0, "w", &w), model_add_weight(m, 0, "s", &scale),
+                    model_add_weight(m, 0, "z", &zero)};
+    model_add_node(m, 0, "DequantizeLinear", NULL, "dq", q, 3, &f, 1);
+    model_add_node(m, 0, "MatMul", NULL, "mm", (uint32_t[]){x, f}, 2, &y, 1);
+    json_t *layers = model_layers(m, 10);
+    assert_int_equal(json_array_size(layers), 1);
+    assert_json(json_object_get(json_array_get(layers, 0), "node"), "\"mm\"");
+    assert_json(json_object_get(json_array_get(layers, 0), "params"), "6");
+    assert_json(json_object_get(json_array_get(layers, 0), "bytes"), "6");
+    assert_int_equal(model_params(m), 6);
+    json_decref(layers);
+    tensor_fini(&w);
+    tensor_fini(&scale);
+    tensor_fini(&zero);
     model_free(m);
 }
 
@@ -77,11 +155,19 @@ static void test_drawing(void **state)
 {
     (void)state;
     struct model *m = small_model();
-    json_t *graph = model_graph_json(m, 1);
-    assert_json(json_object_get(graph, "nodes"), "[{\"id\":0,\"name\":\"mm\",\"op_type\":\"MatMul\",\"params\":6}]");
+    m->values[model_main(m)->inputs[0].value].type = model_main(m)->inputs[0].type;
+    json_t *graph = model_graph_json(m, 10);
+    assert_json(graph,
+                "{\"nodes\":[{\"id\":2,\"name\":\"x\\ufffd\",\"op_type\":\"Input\"},"
+                "{\"id\":0,\"name\":\"mm\",\"op_type\":\"MatMul\",\"params\":6},"
+                "{\"id\":1,\"name\":\"rs\",\"op_type\":\"Reshape\"},{\"id\":3,\"name\":\"z\",\"op_type\":\"Output\"}],"
+                "\"edges\":[{\"from\":2,\"to\":0,\"value\":\"x\\ufffd\",\"dtype\":\"float32\",\"shape\":[\"N\",2]},"
+                "{\"from\":0,\"to\":1,\"value\":\"y\"},{\"from\":1,\"to\":3,\"value\":\"z\"}],\"truncated\":false}");
+    json_decref(graph);
+    graph = model_graph_json(m, 1); /* no edge goes to a node that is not drawn */
     assert_json(json_object_get(graph, "truncated"), "true");
-    assert_json(json_object_get(graph, "edges"), "[{\"from\":\"input:x\\ufffd\",\"to\":0,\"value\":\"x\\ufffd\"},{"
-                                                 "\"from\":1,\"to\":\"output:z\",\"value\":\"z\"}]");
+    assert_int_equal(json_array_size(json_object_get(graph, "nodes")), 3);
+    assert_int_equal(json_array_size(json_object_get(graph, "edges")), 1);
     json_decref(graph);
     model_free(m);
 }
@@ -100,7 +186,7 @@ static void test_mnist(void **state)
     }
     struct model *m = onnx_read_file(path, &(struct onnx_read_opts){.keep_unaligned = true}, &err);
     assert_non_null(m);
-    json_t *facts = model_inspect(m, false);
+    json_t *facts = model_inspect(m);
     assert_json(json_object_get(facts, "inputs"),
                 "[{\"name\":\"Input3\",\"dtype\":\"float32\",\"shape\":[1,1,28,28]}]");
     assert_json(json_object_get(facts, "nodes"), "12");
@@ -112,7 +198,10 @@ static void test_mnist(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_facts), cmocka_unit_test(test_drawing),
-                                       cmocka_unit_test(test_mnist)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_facts),           cmocka_unit_test(test_metadata_is_bounded),
+        cmocka_unit_test(test_layers),          cmocka_unit_test(test_quantized_layer),
+        cmocka_unit_test(test_drawing),         cmocka_unit_test(test_mnist),
+    };
     return cmocka_run_group_tests_name("inspect", tests, NULL, NULL);
 }

@@ -10,42 +10,13 @@
 
 #include <cmocka.h>
 
-#include "core/base/buf.h"
-#include "server/multipart.h"
-
-static int on_begin(void *arg, const char *name, const char *filename, struct err *err)
-{
-    (void)err;
-    buf_printf(arg, "<%s|%s>", name, filename);
-    return 0;
-}
-
-static int on_data(void *arg, const char *bytes, size_t len, struct err *err)
-{
-    (void)err;
-    buf_append(arg, bytes, len);
-    return 0;
-}
-
-static int on_end(void *arg, struct err *err)
-{
-    (void)err;
-    buf_puts(arg, ";");
-    return 0;
-}
+#include "tests/unit/multipart_text.h"
 
 /* What came out, as text; NULL when refused. */
 static char *parse(const char *type, const char *body, size_t len, size_t piece, struct err *err)
 {
     struct buf out = {0};
-    struct multipart_sink sink = {on_begin, on_data, on_end, &out};
-    struct multipart *m = multipart_new(type, &sink, err);
-    int rc = m ? 0 : -1;
-    for (size_t at = 0; rc == 0 && at < len; at += piece)
-        rc = multipart_feed(m, body + at, len - at < piece ? len - at : piece, err);
-    if (rc == 0)
-        rc = multipart_end(m, err);
-    multipart_free(m);
+    int rc = multipart_text(type, body, len, piece, &out, err);
     char *text = buf_take(&out);
     if (rc == 0)
         return text;
@@ -178,7 +149,7 @@ static void test_sink_fails(void **state)
     (void)state;
     struct buf out = {0};
     struct err err = {0};
-    struct multipart_sink sink = {on_begin, refuse_data, on_end, &out};
+    struct multipart_sink sink = {multipart_text_begin, refuse_data, multipart_text_end, &out};
     struct multipart *m = multipart_new(type, &sink, &err);
     static const char body[] = "--XY\r\n" HEAD("a") "hello\r\n--XY--";
     assert_int_equal(multipart_feed(m, body, sizeof body - 1, &err), -1);

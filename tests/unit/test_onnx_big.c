@@ -35,9 +35,10 @@ static int open_model(const char *path, int64_t *bytes)
         model_free(m);
         return -1;
     }
-    json_t *facts = model_inspect(m, true);
+    json_t *facts = model_inspect(m), *layers = model_layers(m, 100);
     *bytes = model_weight_bytes(m);
     json_decref(facts);
+    json_decref(layers);
     model_free(m);
     return 0;
 }

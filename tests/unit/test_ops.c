@@ -476,7 +476,7 @@ static struct rng spoil_rng;
 /* Whatever is refused is refused with a sentence; the sanitizers watch the rest. */
 static void spoiled_samples_survive(const struct op_class *op, const struct op_sample *s)
 {
-    for (int round = 0; round < 8; round++) {
+    for (int round = 0; round < 40; round++) {
         struct op_case c;
         struct err err = {0};
         struct tensor out[OP_CASE_OUTPUTS] = {0};

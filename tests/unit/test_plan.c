@@ -402,6 +402,43 @@ static void test_functions_are_inlined(void **state)
     model_free(m);
 }
 
+/* A Loop whose body hands its condition on would never end. */
+static void test_endless_loop_is_stopped(void **state)
+{
+    (void)state;
+    struct model *m = new_model(16);
+    struct err err = {0};
+    uint32_t x = input(m, "x", DTYPE_FLOAT, SHAPE(1)), y = model_add_value(m, 0, "y", false);
+    uint32_t loop = model_add_node(m, 0, "Loop", NULL, "loop", (uint32_t[]){VALUE_NONE, VALUE_NONE, x}, 3, &y, 1);
+    uint32_t body = model_add_graph(m, 0, loop);
+    uint32_t i = model_add_value(m, body, "i", false), go = model_add_value(m, body, "go", false);
+    uint32_t v = model_add_value(m, body, "v", false), w = model_add_value(m, body, "w", false);
+    model_add_node(m, body, "Neg", NULL, NULL, &v, 1, &w, 1);
+    struct graph *g = &m->graphs[body];
+    declare(m, &g->inputs, &g->n_inputs, i, DTYPE_NONE, NULL);
+    declare(m, &g->inputs, &g->n_inputs, go, DTYPE_NONE, NULL);
+    declare(m, &g->inputs, &g->n_inputs, v, DTYPE_NONE, NULL);
+    declare(m, &g->outputs, &g->n_outputs, go, DTYPE_NONE, NULL);
+    declare(m, &g->outputs, &g->n_outputs, w, DTYPE_NONE, NULL);
+    struct attr *attr = model_alloc(m, 1, sizeof *attr);
+    *attr = (struct attr){.name = "body", .type = ATTR_GRAPH, .count = 1, .graphs = model_alloc(m, 1, sizeof body)};
+    attr->graphs[0] = body;
+    m->nodes[loop].attr = attr;
+    m->nodes[loop].n_attr = 1;
+    output(m, y);
+    struct plan *plan = plan_new(m, NULL, &err);
+    if (!plan)
+        fail_msg("%s", err.msg);
+    struct tensor in = {0}, out = {0};
+    assert_int_equal(tensor_alloc(&in, DTYPE_FLOAT, &SHAPE(1), NULL), 0);
+    *(float *)in.data = 1;
+    assert_int_equal(plan_run(plan, &in, &out, NULL, &err), -1);
+    assert_string_equal(err.msg, "node 'loop' (Loop): the loop has not ended after 1000000 rounds; more are not run");
+    tensor_fini(&in);
+    plan_free(plan);
+    model_free(m);
+}
+
 static void test_threads_change_nothing(void **state)
 {
     (void)state;
@@ -439,6 +476,7 @@ int main(void)
                                        cmocka_unit_test(test_errors_name_the_node),
                                        cmocka_unit_test(test_eval_node),
                                        cmocka_unit_test(test_functions_are_inlined),
-                                       cmocka_unit_test(test_threads_change_nothing)};
+                                       cmocka_unit_test(test_threads_change_nothing),
+                                       cmocka_unit_test(test_endless_loop_is_stopped)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

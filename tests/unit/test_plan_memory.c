@@ -74,6 +74,44 @@ static void test_random(void **state)
     }
 }
 
+/* Thousands alive together: past the budget of meetings the rest is laid in time order, by the same rules. */
+static void test_crowd(void **state)
+{
+    (void)state;
+    enum { N = 4000 };
+    struct plan_interval *iv = calloc(N, sizeof *iv);
+    struct rng rng;
+    assert_non_null(iv);
+    for (int i = 0; i < N; i++)
+        iv[i] = (struct plan_interval){.bytes = 64, .first = i / 5, .last = 900};
+    check(iv, N, 1.0);
+    rng_init(&rng, 1, 0);
+    for (int i = 0; i < N; i++) {
+        int first = (int)rng_below(&rng, 400);
+        iv[i] = (struct plan_interval){.bytes = (size_t)rng_below(&rng, 100000),
+                                       .first = first,
+                                       .last = first + (int)rng_below(&rng, 500)};
+    }
+    check(iv, N, 1.35);
+    free(iv);
+}
+
+static void test_long_chain(void **state)
+{
+    (void)state;
+    enum { N = 200000 };
+    struct plan_interval *iv = calloc(N, sizeof *iv);
+    struct err err = {0};
+    size_t slab, lower;
+    assert_non_null(iv);
+    for (int i = 0; i < N; i++)
+        iv[i] = (struct plan_interval){.bytes = 1000, .first = i, .last = i + 1};
+    assert_int_equal(plan_layout(iv, N, &slab, &lower, &err), 0);
+    assert_int_equal(lower, 2048);
+    assert_int_equal(slab, lower);
+    free(iv);
+}
+
 static void test_overflow(void **state)
 {
     (void)state;
@@ -93,6 +131,7 @@ static void test_overflow(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_chain), cmocka_unit_test(test_empty_and_single),
-                                       cmocka_unit_test(test_random), cmocka_unit_test(test_overflow)};
+                                       cmocka_unit_test(test_random), cmocka_unit_test(test_overflow),
+                                       cmocka_unit_test(test_crowd), cmocka_unit_test(test_long_chain)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

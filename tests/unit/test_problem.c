@@ -60,33 +60,8 @@ static void test_codes(void **state)
     }
 }
 
-static void test_text(void **state)
-{
-    (void)state;
-    static const struct {
-        const char *in, *out;
-    } cases[] = {
-        {"plain", "plain"},
-        {"", ""},
-        {"caf\xc3\xa9", "caf\xc3\xa9"},
-        {"a\xff z", "a\xef\xbf\xbd z"},
-        {"cut \xe2\x82", "cut \xef\xbf\xbd\xef\xbf\xbd"},
-        {"\xc0\xaf", "\xef\xbf\xbd\xef\xbf\xbd"},
-        {"\xf0\x9f\x98\x80", "\xf0\x9f\x98\x80"},
-        {"x\xed\xa0\x80y", "x\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbdy"},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        json_t *text = json_text(cases[i].in);
-        assert_non_null(text);
-        assert_string_equal(json_string_value(text), cases[i].out);
-        json_decref(text);
-    }
-    assert_true(json_is_null(json_text(NULL)));
-}
-
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_document), cmocka_unit_test(test_codes),
-                                       cmocka_unit_test(test_text)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_document), cmocka_unit_test(test_codes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -182,6 +182,33 @@ static void test_shared_and_skipped(void **state)
     model_free(m);
 }
 
+/* A recurrent network's matrices are left alone, and the report says so. */
+static void test_recurrent(void **state)
+{
+    (void)state;
+    struct model *m = products();
+    struct given g = {{0}};
+    struct err err = {0};
+    struct layer_report *rows = layer_report_new();
+    struct tensor t = {0};
+    uint32_t in[3] = {model_add_value(m, 0, "x", true), VALUE_NONE, VALUE_NONE}, y = model_add_value(m, 0, "y", true);
+    assert_int_equal(tensor_alloc(&t, DTYPE_FLOAT, &SHAPE(1, 8, 2), NULL), 0);
+    in[1] = model_add_weight(m, 0, "w", &t);
+    in[2] = model_add_weight(m, 0, "r", &t);
+    tensor_fini(&t);
+    model_add_node(m, 0, "LSTM", NULL, "lstm", in, 3, &y, 1);
+    set_number(&g, "sparsity", 0.5);
+    assert_int_equal(prune(m, &g, rows, &err), 0);
+    assert_null(value_note(m, in[1], "mask"));
+    json_t *j = layer_report_json(rows), *row = json_array_get(j, 0);
+    assert_int_equal(json_array_size(j), 1);
+    assert_string_equal(json_string_value(json_object_get(row, "node")), "lstm");
+    assert_non_null(strstr(json_string_value(json_object_get(row, "skipped")), "Gemm and MatMul"));
+    json_decref(j);
+    layer_report_free(rows);
+    model_free(m);
+}
+
 static void test_nan(void **state)
 {
     (void)state;
@@ -220,7 +247,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_counts), cmocka_unit_test(test_global), cmocka_unit_test(test_shared_and_skipped),
-        cmocka_unit_test(test_nan),    cmocka_unit_test(test_check),
+        cmocka_unit_test(test_nan),    cmocka_unit_test(test_check),  cmocka_unit_test(test_recurrent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

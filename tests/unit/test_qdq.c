@@ -78,8 +78,8 @@ static struct model *network(int64_t opset, bool softmax)
 {
     struct model *m = g_new(opset);
     uint32_t x = g_input(m, "x", SHAPE(DIM_SYMBOL(model_symbol(m, "N")), 2, 6, 6));
-    uint32_t c1 = G_OP(m, "Conv", "c1", x, g_random(m, "w1", SHAPE(4, 2, 3, 3), 1, 0.3),
-                       g_random(m, "b1", SHAPE(4), 2, 0.2));
+    uint32_t c1 =
+        G_OP(m, "Conv", "c1", x, g_random(m, "w1", SHAPE(4, 2, 3, 3), 1, 0.3), g_random(m, "b1", SHAPE(4), 2, 0.2));
     uint32_t p = G_OP(m, "MaxPool", "p", G_OP(m, "Relu", "r", c1));
     node_set_ints(m, g_maker(m, p), "kernel_shape", (int64_t[]){2, 2}, 2);
     node_set_ints(m, g_maker(m, p), "strides", (int64_t[]){2, 2}, 2);
@@ -308,10 +308,8 @@ static void test_opset(void **state)
         int64_t opset, ir, opset_after, ir_after;
         const char *step;
     } cases[] = {
-        {9, 3, 13, 7, "quantize.static"},
-        {9, 3, 10, 5, "quantize.static per_channel=false"},
-        {9, 8, 13, 8, "quantize.static"},
-        {11, 6, 11, 6, "quantize.static per_channel=false"},
+        {9, 3, 13, 7, "quantize.static"},  {9, 3, 10, 5, "quantize.static per_channel=false"},
+        {9, 8, 13, 8, "quantize.static"},  {11, 6, 11, 6, "quantize.static per_channel=false"},
         {13, 7, 13, 7, "quantize.static"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -378,9 +376,10 @@ static void test_operators_and_reasons(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_whole_network),    cmocka_unit_test(test_absorbed), cmocka_unit_test(test_scale_guard),
-        cmocka_unit_test(test_shared),           cmocka_unit_test(test_extreme_channels),
-        cmocka_unit_test(test_opset),            cmocka_unit_test(test_operators_and_reasons),
+        cmocka_unit_test(test_whole_network),         cmocka_unit_test(test_absorbed),
+        cmocka_unit_test(test_scale_guard),           cmocka_unit_test(test_shared),
+        cmocka_unit_test(test_extreme_channels),      cmocka_unit_test(test_opset),
+        cmocka_unit_test(test_operators_and_reasons),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

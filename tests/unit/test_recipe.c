@@ -350,7 +350,7 @@ static void needs_are_faults_before_anything_runs(void **state)
         faults_fini(&faults);
         err = (struct err){0};
         rc = recipe_check_needs(
-            &r, &(struct recipe_given){.data = true, .labels = true, .missing_ops = "Frob (com.x, opset 1) x2"},
+            &r, &(struct recipe_given){.data = {{true, true, true}}, .missing_ops = "Frob (com.x, opset 1) x2"},
             &faults, &err);
         assert_int_equal(rc, needs & NEEDS_RUN ? -1 : 0);
         if (rc) {
@@ -362,10 +362,28 @@ static void needs_are_faults_before_anything_runs(void **state)
     struct err err = {0};
     struct faults faults = {0};
     struct recipe *r = parse("{\"steps\":[],\"targets\":{\"max_accuracy_drop\":0.01}}", NULL, &err);
-    assert_int_equal(recipe_check_needs(r, &(struct recipe_given){.data = true}, &faults, &err), -1);
+    static const struct {
+        struct recipe_data data, val_data, eval_data;
+        int measured;
+        bool enough;
+    } cases[] = {
+        {.measured = -1},
+        {.data = {true}, .measured = RECIPE_DATASET},
+        {.data = {true, true}, .measured = RECIPE_DATASET}, /* targets are no classes */
+        {.data = {true, true, true}, .measured = RECIPE_DATASET, .enough = true},
+        {.val_data = {true, true, true}, .measured = RECIPE_VAL_DATASET, .enough = true},
+        {.data = {true}, .val_data = {true, true, true}, .measured = RECIPE_DATASET},
+        {.data = {true, true, true}, .eval_data = {true}, .measured = RECIPE_EVAL_DATASET},
+        {.data = {true}, .eval_data = {true, true, true}, .measured = RECIPE_EVAL_DATASET, .enough = true},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct recipe_given given = {.data = {cases[i].data, cases[i].val_data, cases[i].eval_data}};
+        struct err why = {0};
+        assert_int_equal(recipe_measured_on(&given), cases[i].measured);
+        assert_int_equal(recipe_check_needs(r, &given, NULL, &why), cases[i].enough ? 0 : -1);
+    }
+    assert_int_equal(recipe_check_needs(r, &(struct recipe_given){.data = {{true}}}, &faults, &err), -1);
     assert_string_equal(faults.at[0].pointer, "/targets/max_accuracy_drop");
-    err = (struct err){0};
-    assert_int_equal(recipe_check_needs(r, &(struct recipe_given){.eval_labels = true}, &faults, &err), 0);
     faults_fini(&faults);
     recipe_free(r);
 }

@@ -19,8 +19,8 @@ static bool pair_saturates(int w1, int w2)
 }
 
 /* Pairs (0,1), (2,3), ... of each output channel; the last weight of an odd row is alone. */
-static int64_t count_saturating(const int8_t *w, int64_t channels, int64_t count, int64_t (*at)(int64_t, int64_t, const int64_t *),
-                                const int64_t *dim)
+static int64_t count_saturating(const int8_t *w, int64_t channels, int64_t count,
+                                int64_t (*at)(int64_t, int64_t, const int64_t *), const int64_t *dim)
 {
     int64_t found = 0;
     for (int64_t o = 0; o < channels; o++)
@@ -100,10 +100,10 @@ static void test_portable_never_saturates(void **state)
                                         "quantize.static activations=int8", "quantize.dynamic",
                                         "quantize.dynamic per_channel=false"};
     const struct kind kinds[] = {
-        {"Conv", NULL, SHAPE(4, 4, 3, 3), false, false},  {"Conv", NULL, SHAPE(4, 3, 3, 3), false, false}, /* odd */
-        {"Conv", NULL, SHAPE(5, 1, 3, 3), false, false},  {"Conv", NULL, SHAPE(3, 7, 1, 1), false, false},
-        {"Gemm", NULL, SHAPE(16, 9), false, false},       {"Gemm", NULL, SHAPE(9, 16), true, false},
-        {"MatMul", NULL, SHAPE(15, 8), false, false},     {"MatMul", NULL, SHAPE(16, 1), false, false},
+        {"Conv", NULL, SHAPE(4, 4, 3, 3), false, false}, {"Conv", NULL, SHAPE(4, 3, 3, 3), false, false}, /* odd */
+        {"Conv", NULL, SHAPE(5, 1, 3, 3), false, false}, {"Conv", NULL, SHAPE(3, 7, 1, 1), false, false},
+        {"Gemm", NULL, SHAPE(16, 9), false, false},      {"Gemm", NULL, SHAPE(9, 16), true, false},
+        {"MatMul", NULL, SHAPE(15, 8), false, false},    {"MatMul", NULL, SHAPE(16, 1), false, false},
     };
     for (size_t s = 0; s < sizeof steps / sizeof steps[0]; s++)
         for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)

@@ -60,6 +60,41 @@ static void halves_round_to_nearest_even(void **state)
     assert_int_equal(dtype_f32_to_bf16(1.01171875f), 0x3f82);
 }
 
+/* Whole arrays (the machine's instructions, where it has them) give the bits that single values give: every half, and
+ * floats of all kinds, NaNs and subnormals included. */
+static void arrays_of_halves_are_like_single_ones(void **state)
+{
+    (void)state;
+    enum { HALVES = 65536, FLOATS = 1000003 }; /* no multiple of eight: the last ones go another way */
+    uint16_t *half = malloc(FLOATS * sizeof *half);
+    float *f = malloc(FLOATS * sizeof *f);
+    struct rng rng;
+
+    assert_true(half && f);
+    for (uint32_t h = 0; h < HALVES; h++)
+        half[h] = (uint16_t)h;
+    assert_true(dtype_convert(DTYPE_FLOAT, f, DTYPE_FLOAT16, half, HALVES));
+    for (uint32_t h = 0; h < HALVES; h++) {
+        const float want = dtype_f16_to_f32((uint16_t)h);
+        assert_memory_equal(&f[h], &want, sizeof want);
+    }
+    rng_init(&rng, 2, 0);
+    for (int i = 0; i < FLOATS; i++) {
+        uint32_t bits = (uint32_t)rng_u64(&rng);
+        if (i % 2) /* around the range of halves: exponents 2^-30 to 2^17 */
+            bits = (bits & 0x807fffffu) | (uint32_t)(97 + i / 2 % 48) << 23;
+        if (i % 16 == 0) /* ties and near ties */
+            bits &= 0xfffff000u;
+        memcpy(&f[i], &bits, sizeof bits);
+    }
+    assert_true(dtype_convert(DTYPE_FLOAT16, half, DTYPE_FLOAT, f, FLOATS));
+    for (int i = 0; i < FLOATS; i++)
+        if (half[i] != dtype_f32_to_f16(f[i]))
+            fail_msg("%a becomes %04x, alone %04x", (double)f[i], half[i], dtype_f32_to_f16(f[i]));
+    free(half);
+    free(f);
+}
+
 static void small_floats_decode_as_defined(void **state)
 {
     (void)state;
@@ -226,6 +261,7 @@ static void string_tensors_are_deep_copied(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(arrays_of_halves_are_like_single_ones),
         cmocka_unit_test(every_half_survives_a_round_trip),     cmocka_unit_test(halves_round_to_nearest_even),
         cmocka_unit_test(small_floats_decode_as_defined),       cmocka_unit_test(every_dtype_converts_what_it_can_hold),
         cmocka_unit_test(integers_wrap_and_keep_64_bits),       cmocka_unit_test(sizes_that_overflow_are_refused),
