@@ -19,7 +19,7 @@
  *   "cpu_s"           optional: RLIMIT_CPU
  *   "die_with_parent" optional, default true: PR_SET_PDEATHSIG (SIGKILL). Tied to the thread that spawned, which must
  *                     outlive the child
- * The child also sets no_new_privs, RLIMIT_CORE 0 and oom_score_adj 1000 for itself before it looks at any input.
+ * The child also sets no_new_privs, RLIMIT_CORE 0, nice JOB_NICE and oom_score_adj 1000 for itself before it looks at any input.
  *
  * A FILE is {"name": "weights.bin", "path": "/blobs/ab/abcd..."}: name is a plain file name (no slash), path is where
  * its bytes lie.
@@ -68,6 +68,7 @@ enum {
     JOB_FD_STATUS = 4,
     JOB_SPEC_MAX = 4 << 20,
     JOB_LINE_MAX = 1 << 20,
+    JOB_NICE = 10,
     JOB_EXIT_OK = 0,
     JOB_EXIT_REFUSED = 1,
     JOB_EXIT_SOFTWARE = 70,

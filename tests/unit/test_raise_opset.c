@@ -10,7 +10,8 @@
 #include "core/passes/raise_opset.h"
 #include "tests/unit/graphs.h"
 
-/* One node `op` on x [2,3,4,4] (and up to two more inputs). Attributes as text: "axes=1,2 to=1 value=f0.5 mode=s:nearest". */
+/* One node `op` on x [2,3,4,4] (and up to two more inputs). Attributes as text:
+ * "axes=1,2 to=1 value=f0.5 scales=[1,2 mode=s:nearest". */
 struct change {
     int64_t from, to;
     const char *op, *attrs;
