@@ -77,7 +77,10 @@ static int add_member(struct sink *s, const char *name, size_t start, struct err
     char *copy = strdup(name);
     if (!copy)
         return err_set(err, ERR_NOMEM, "out of memory");
-    m->at[m->count++] = (struct member){copy, (const unsigned char *)(uintptr_t)start, s->used - start};
+    struct member *member = &m->at[m->count++];
+    member->name = copy;
+    member->data = (const unsigned char *)(uintptr_t)start; /* an offset until sink_finish has mapped the file */
+    member->size = s->used - start;
     return 0;
 }
 

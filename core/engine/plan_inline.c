@@ -110,9 +110,10 @@ static int add_body_node(struct inliner *in, const struct node *call, const stru
     struct model *m = in->m;
     struct node body = m->nodes[from]; /* rows move when tables grow */
     size_t n = (size_t)body.n_input + (size_t)body.n_output + 1;
-    uint32_t *io = calloc(n, sizeof *io), *out = io + body.n_input;
+    uint32_t *io = calloc(n, sizeof *io);
     if (!io)
         return err_set(err, ERR_NOMEM, "out of memory");
+    uint32_t *out = io + body.n_input;
     for (int i = 0; i < body.n_input; i++)
         io[i] = mapped(in, map, body.input[i], call->graph,
                        body.input[i] != VALUE_NONE && m->values[body.input[i]].producer != NODE_NONE);

@@ -391,7 +391,7 @@ static const struct reducer *pick(const struct kind *kind, enum dtype carrier)
 static void finish(const struct kind *kind, struct reduce *r, enum dtype acc, int64_t n_out, int64_t n)
 {
     for (int64_t i = 0; kind->finish && acc == DTYPE_DOUBLE && i < n_out; i++) {
-        double *d = (double *)r->acc + i;
+        double *d = (double *)(void *)r->acc + i;
         *d = kind->finish(*d, (double)n, r->m ? r->m[i] : 0);
     }
     for (int64_t i = 0; kind->mean && acc == DTYPE_INT64 && i < n_out; i++)

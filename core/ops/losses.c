@@ -72,7 +72,7 @@ static double log_sum(const struct loss *l, int64_t n, int64_t d)
         most = fmax(most, dtype_get(l->x->dtype, l->x->data, (n * l->classes + k) * l->inner + d));
     for (int64_t k = 0; k < l->classes; k++)
         sum += exp(dtype_get(l->x->dtype, l->x->data, (n * l->classes + k) * l->inner + d) - most);
-    return most + log(sum);
+    return sum > 0 ? most + log(sum) : -INFINITY; /* no classes */
 }
 
 static int add_up(const struct loss *l, bool softmax, struct tensor *log_prob, struct err *err)
