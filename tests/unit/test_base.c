@@ -208,11 +208,16 @@ static void square(void *arg, int64_t task, int lane)
     atomic_fetch_add(&s->calls, 1);
 }
 
+struct nested {
+    struct pool *pool;
+    struct squares inner[4]; /* one a task: tasks write disjoint memory */
+};
+
 static void nested(void *arg, int64_t task, int lane)
 {
-    (void)task, (void)lane;
-    void **a = arg;
-    pool_run(a[0], 10, square, a[1]);
+    (void)lane;
+    struct nested *n = arg;
+    pool_run(n->pool, 10, square, &n->inner[task]);
 }
 
 static void pool_runs_every_task_once(void **state)
@@ -229,10 +234,10 @@ static void pool_runs_every_task_once(void **state)
             for (int i = 0; i < tasks; i++)
                 assert_int_equal(s.out[i], (int64_t)i * i);
         }
-        struct squares s = {0};
-        void *arg[2] = {pool, &s};
-        pool_run(pool, 4, nested, arg); /* a loop inside a task runs inline */
-        assert_int_equal(atomic_load(&s.calls), 40);
+        struct nested n = {.pool = pool};
+        pool_run(pool, 4, nested, &n); /* a loop inside a task runs inline */
+        for (int i = 0; i < 4; i++)
+            assert_int_equal(atomic_load(&n.inner[i].calls), 10);
         pool_free(pool);
     }
     assert_true(pool_default_threads() >= 1);
