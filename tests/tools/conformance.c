@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * conformance [-v] [-d DIR] [NAME]: run the ONNX backend tests (Debian's libonnx-testdata) and count. Each case runs
- * in a child
- * process with limits on time and memory, so that no case can take the count down. Outputs are compared as ONNX's
- * own runner
- * does: dtypes and shapes equal, |got - want| <= 1e-7 + 1e-3 |want|, NaN equal to NaN, everything but floats exactly.
- * NAME: only cases whose name contains it. -v: every failure with its sentence. */
+ * conformance [-v] [-d DIR] [-m COUNT] [NAME]: run the ONNX backend tests (Debian's libonnx-testdata) and count. Each case
+ * runs in a child process with limits on time and memory, so that no case can take the count down. Outputs are compared as
+ * ONNX's own runner does: dtypes and shapes equal, |got - want| <= 1e-7 + 1e-3 |want|, NaN equal to NaN, everything but
+ * floats exactly. NAME: only cases whose name contains it. -v: every failure with its sentence. -m: exit status 1 when
+ * fewer than COUNT pass. */
 #include <dirent.h>
 #include <inttypes.h>
 #include <math.h>
@@ -202,11 +201,14 @@ int main(int argc, char **argv)
     const char *root = "/usr/share/libonnx-testdata/data", *only = NULL;
     bool verbose = false;
     struct count all = {0};
+    int least = 1;
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "-v"))
             verbose = true;
         else if (!strcmp(argv[i], "-d") && i + 1 < argc)
             root = argv[++i];
+        else if (!strcmp(argv[i], "-m") && i + 1 < argc)
+            least = atoi(argv[++i]);
         else
             only = argv[i];
     }
@@ -216,6 +218,8 @@ int main(int argc, char **argv)
         all.passed += c.passed;
         all.failed += c.failed;
     }
-    printf("%d passed, %d failed\n", all.passed, all.failed);
-    return all.passed + all.failed > 0 ? 0 : 1;
+    printf("conformance: %d of %d cases pass\n", all.passed, all.passed + all.failed);
+    if (all.passed < least)
+        printf("at least %d must pass: a change broke what worked\n", least);
+    return all.passed >= least ? 0 : 1;
 }
