@@ -37,6 +37,14 @@ def stored(s):
     return {**s.files_on_disk(), "work": work}
 
 
+def settled(s):
+    """As stored(), once the work folder of a job that has just ended is gone: it is removed after the job's end is published."""
+    until = time.time() + 5
+    while stored(s)["work"] and time.time() < until:
+        time.sleep(0.02)
+    return stored(s)
+
+
 def goes_on(s, before):
     until = time.time() + 5
     while stored(s) != before and time.time() < until:
@@ -47,7 +55,7 @@ def goes_on(s, before):
 
 def refused(s, send, status, code, detail, errors=None):
     """`detail` is the whole sentence; errors: (pointer, detail) of each fault, in order."""
-    before = stored(s)
+    before = settled(s)
     answer = send()
     assert answer.headers["content-type"] == "application/problem+json", answer
     doc = answer.json()
@@ -80,7 +88,7 @@ def job_of(s, **body):
 
 
 def job_fails(s, code, detail, **body):
-    before = stored(s)
+    before = settled(s)
     job = job_of(s, **body)
     assert (job["state"], job["error"]["code"], job["error"]["detail"]) == ("failed", code, detail)
     assert not INSIDE.search(json.dumps(job["error"]))
@@ -187,7 +195,7 @@ def test_real_model_truncated(s):
     """The same with the example of the project, at the ends of its parts too."""
     with open(os.path.join(ROOT, "examples", "digits", "digits-cnn.onnx"), "rb") as f:
         whole = f.read()
-    before = stored(s)
+    before = settled(s)
     for n in [len(whole) * k // 64 for k in range(1, 64)] + [len(whole) - 1, len(whole) - 2]:
         answer = put(s, whole[:n])
         assert (answer.status, answer.json()["code"]) == (422, "model_invalid"), (n, answer)
@@ -481,7 +489,7 @@ def raw_put(s, head, body=b"", **kw):
 
 
 def raw_refused(s, head, body, status, code, detail):
-    before = stored(s)
+    before = settled(s)
     out = raw_put(s, head, body)
     assert out.startswith(b"HTTP/1.1 %d " % status), out
     doc = json.loads(out.split(b"\r\n\r\n", 1)[1])
@@ -502,7 +510,7 @@ def test_length(s):
 @pytest.mark.parametrize("head", [b"Content-Length: %d\r\n", b"Transfer-Encoding: chunked\r\n"])
 def test_cut_in_the_middle(s, head):
     """The client sends half of what it announced and says goodbye: no model, whatever had come."""
-    before, whole = stored(s), tiny.classifier(11 if b"%d" in head else 13)
+    before, whole = settled(s), tiny.classifier(11 if b"%d" in head else 13)
     body = whole if b"chunked" not in head else b"%x\r\n" % (len(whole) + 1) + whole
     out = raw_put(s, head % (2 * len(whole)) if b"%d" in head else head, body, shut=True)
     assert b" 20" not in out[:16]
@@ -511,7 +519,7 @@ def test_cut_in_the_middle(s, head):
 
 
 def test_same_bytes_at_once(s):
-    body, answers, before = tiny.classifier(12), [], stored(s)
+    body, answers, before = tiny.classifier(12), [], settled(s)
     threads = [threading.Thread(target=lambda: answers.append(put(s, body))) for _ in range(2)]
     [t.start() for t in threads]
     [t.join() for t in threads]
