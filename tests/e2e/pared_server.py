@@ -137,11 +137,15 @@ class Server:
             return self.request("PUT", path, body=f.read(), headers={"Content-Type": "application/octet-stream"})
 
     def raw(self, data, timeout=5, shut=False):
-        """Bytes over a socket; everything that comes back until the server closes or nothing comes for `timeout`."""
+        """Bytes over a socket; everything that comes back until the server closes or nothing comes for `timeout`. A server that refuses
+        may reset the connection while this side still sends: that is a close like any other."""
         with socket.create_connection((self.host, self.port), timeout=timeout) as s:
-            s.sendall(data)
-            if shut:
-                s.shutdown(socket.SHUT_WR)
+            try:
+                s.sendall(data)
+                if shut:
+                    s.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass
             out = b""
             try:
                 while True:
@@ -151,6 +155,8 @@ class Server:
                     out += piece
             except socket.timeout:
                 return out, False
+            except ConnectionError:
+                return out, True
 
     def wait_job(self, job_id, timeout=120):
         until = time.time() + timeout
