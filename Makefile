@@ -93,8 +93,12 @@ $(BUILD)/fuzz/%: tests/fuzz/%.c $(LIB) | $(GENERATED)
 
 # element-wise loops: vectorize also where the trip count is not known (-O2 alone does not)
 $(foreach f,Binary Unary Reduce Expand op_copy,$(eval CFLAGS_$f.c := $(if $(filter release,$(MODE)),-O3)))
-# ISA-specific kernels: one file an instruction set, chosen at run time
-CFLAGS_gemm_i8_avx2.c := -mavx2 -mfma
+# ISA-specific kernels: one file an instruction set, named after it, chosen at run time (core/kernels/isa.h)
+ISA_avx2 := -mavx2 -mfma -mf16c
+ISA_avxvnni := $(ISA_avx2) -mavxvnni
+ISA_avx512 := $(ISA_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
+ISA_avx512vnni := $(ISA_avx512) -mavx512vnni
+$(foreach i,avx2 avxvnni avx512 avx512vnni,$(foreach f,$(notdir $(wildcard core/kernels/*_$i.c)),$(eval CFLAGS_$f := $(ISA_$i) $(if $(filter release,$(MODE)),-O3))))
 # loops written to be vectorised: -O2 of gcc 12 leaves most of them scalar
 $(foreach f,conv conv_i8 im2col depthwise pooling norm activation softmax quantize QuantizeLinear gemm_i8 LRN Clip,$(eval CFLAGS_$f.c := $(if $(filter release,$(MODE)),-O3)))
 

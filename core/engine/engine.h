@@ -22,6 +22,9 @@ struct plan; /* opaque */
 struct plan_opts {
     struct pool *pool;       /* borrowed; NULL: single-threaded */
     size_t max_memory_bytes; /* activations; 0: 16 GiB */
+    bool optimize;           /* run a rewritten private copy (optimize.h): fused, packed, blocked. Values that were fused away
+                              * are not seen by an observer, and plan_macs counts the nodes of the copy. For speed; leave it
+                              * off to observe or to train */
 };
 
 struct plan *plan_new(const struct model *m, const struct plan_opts *opts, struct err *err);

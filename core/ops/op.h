@@ -67,8 +67,9 @@ struct run_ctx {
      * bytes by run_alloc. out[i] == NULL: nobody uses this output, compute nothing for it. */
     struct tensor *const *out;
     struct pool *pool;
-    void *host;  /* the executor, for operators that run nested graphs */
-    void *state; /* what `prepare` made, or NULL */
+    void *host;    /* the executor, for operators that run nested graphs */
+    bool training; /* BatchNormalization uses the batch's statistics, Dropout drops; only on plans made for gradients */
+    void **saved;  /* training: what forward leaves for backward, see run_save; NULL: nobody will call backward */
 };
 static inline const struct tensor *run_in(const struct run_ctx *c, int i) { return i < c->n_in ? c->in[i] : NULL; }
 static inline struct tensor *run_out(const struct run_ctx *c, int i) { return i < c->n_out ? c->out[i] : NULL; }
@@ -76,6 +77,9 @@ static inline struct tensor *run_out(const struct run_ctx *c, int i) { return i 
 int run_alloc(struct run_ctx *c, int i, enum dtype dtype, const struct shape *shape, struct err *err);
 /* 64-byte aligned scratch for this call; freed after forward returns. NULL: out of memory (err set). Not from inside a pool task. */
 void *run_scratch(struct run_ctx *c, size_t bytes, struct err *err);
+/* Bytes (64-byte aligned, not zeroed) that live until this step's backward has run, where they are grad_ctx.saved: statistics of
+ * a batch, places of maxima, a dropout mask. At most one block a step. Only when c->saved; NULL: out of memory (err set). */
+void *run_save(struct run_ctx *c, size_t bytes, struct err *err);
 /* Run a nested graph (If, Loop, Scan body) once: in are its n_in graph inputs (borrowed), out (empty, n_out) gets its outputs, each with
  * bytes of its own, to be given to an output by run_take or back by run_drop. Outer values are found by themselves. Only from forward,
  * not from inside a pool task. */
@@ -84,6 +88,33 @@ int run_graph(struct run_ctx *c, uint32_t graph, const struct tensor *const *in,
 /* A tensor that run_graph made becomes output i (or goes, if nobody uses that output); t is empty afterwards. */
 void run_take(struct run_ctx *c, int i, struct tensor *t);
 void run_drop(struct run_ctx *c, struct tensor *t);
+
+/* ---- backward ---- */
+/* The gradient of a scalar loss: given dL/d(output), add dL/d(input) into what is wanted. Written for float32 and float64 (checks
+ * run in float64). */
+struct grad_ctx {
+    const struct node *node;
+    const void *attrs;
+    int opset;
+    int n_in, n_out;
+    const struct tensor *const *in;       /* as forward had them; data NULL where the row's grad_reads does not ask for it */
+    const struct tensor *const *out;      /* what forward made; data NULL likewise */
+    const struct tensor *const *grad_out; /* dL/d(output i), of the output's shape; NULL: none flows there (zero) */
+    struct tensor *const *grad_in;        /* dL/d(input i), of the input's shape: add into it. NULL: not wanted */
+    const bool *assign;                   /* [n_in] this is the first contribution: the bytes are not zeroed, write instead of
+                                             adding. Only true for rows with grad_assigns; others always add */
+    struct pool *pool;
+    void *host; /* for grad_scratch */
+    bool training;
+    void *saved; /* what forward left by run_save, or NULL */
+};
+static inline const struct tensor *grad_of(const struct grad_ctx *c, int i) { return i < c->n_out ? c->grad_out[i] : NULL; }
+static inline struct tensor *grad_wanted(const struct grad_ctx *c, int i) { return i < c->n_in ? c->grad_in[i] : NULL; }
+/* As run_scratch. */
+void *grad_scratch(struct grad_ctx *c, size_t bytes, struct err *err);
+/* What backward reads of forward's tensors: bits of op_class.grad_reads. What no one reads is not kept for the backward pass. */
+#define GRAD_READS_IN(i) (1u << (i))          /* i in 0..14; 15 stands for "15 and all behind it" */
+#define GRAD_READS_OUT(i) (1u << (16 + (i)))  /* i in 0..14; 15 likewise */
 
 /* ---- cost ---- */
 struct op_cost {
@@ -127,7 +158,11 @@ struct op_class {
     /* Free-form check after parsing attributes, before inference; NULL. */
     int (*infer)(struct infer_ctx *c, struct err *err);
     int (*forward)(struct run_ctx *c, struct err *err);
-    int (*backward)(void); /* slot for gradients; NULL: not trainable */
+    int (*backward)(struct grad_ctx *c, struct err *err); /* NULL: no gradient passes */
+    uint32_t grad_reads;  /* GRAD_READS_IN(i) | GRAD_READS_OUT(i) ... */
+    bool grad_assigns;    /* backward heeds grad_ctx.assign */
+    uint32_t grad_inputs; /* bit i: differentiable in input i (bit 31: and in all from 31 on); only with backward. Indices, shapes
+                             and axes are not */
     int (*couple)(void);   /* slot for pruning coupling; NULL: frozen */
     /* All shapes known. NULL: costs nothing. */
     void (*cost)(const struct infer_ctx *c, struct op_cost *cost);
@@ -135,10 +170,14 @@ struct op_class {
     /* Integer/shape operator that planning may evaluate on constant inputs is any op whose inputs are all known; ops with
      * `random` results or side effects are never folded. */
     bool nondeterministic;
+    uint32_t in_place; /* bit i: forward may be given input i's bytes as output 0's, when dtype and bytes are the same and nobody
+                          else reads them any more (element-wise rows) */
+    bool internal;     /* made by the engine's own rewriting only (domain OP_DOMAIN_ENGINE); refused in a user's model */
     bool shape_only; /* forward reads no element of its inputs, only dtype and shape (Shape, Size) */
     const struct op_sample *samples; /* ends with inputs == NULL; NULL: covered by tests of its own */
 };
 
+#define OP_DOMAIN_ENGINE "pared.engine"
 #define OP_CLASS(id) const struct op_class op_class_##id
 
 /* ---- registry ---- */

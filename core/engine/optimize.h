@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * optimize.h - the engine's private rewriting of a model before it runs: fusions, packed weights, blocked layouts.
+ * Idea       The user's model is never touched: a clone (weights shared) is rewritten by an ordered list of passes,
+ *            each one file core/engine/fuse_<what>.c, into nodes of the internal domain OP_DOMAIN_ENGINE. Those are
+ *            ordinary rows of the registry (internal = true), so inference, memory planning and execution know nothing
+ *            special. A packed weight is an initializer of the clone, in the layout its row's header states.
+ * Types      optimize.type[v] is what inference found for value v of the original under the declared input shapes
+ *            (dims may be symbols or unknown); a pass that adds a value sets its type with optimize_set_type.
+ * Order      semantic fusions first (BatchNormalization, quantization patterns), then activations and residual adds,
+ *            then layout, last clean-up of what nobody reads any more.
+ * Results    equal to the unfused run within rounding; integer results exactly equal to ONNX Runtime's fused form. */
+#ifndef PARED_ENGINE_OPTIMIZE_H
+#define PARED_ENGINE_OPTIMIZE_H
+
+#include "core/engine/plan.h"
+
+struct optimize {
+    struct model *m;   /* the clone, being rewritten */
+    struct type *type; /* [cap_type] by value id; DTYPE_NONE / SHAPE_UNKNOWN where nothing is known */
+    uint32_t cap_type;
+    struct uses uses;    /* of m, rebuilt before every pass */
+    size_t packed_bytes; /* of the initializers that passes added */
+};
+typedef int optimize_pass(struct optimize *o, struct err *err);
+
+/* *out: a rewritten clone, or NULL when nothing was found to rewrite. types: as plan_infer gives them for m. */
+int plan_optimize(const struct model *m, const struct type *types, struct model **out, size_t *packed_bytes,
+                  struct err *err);
+
+/* ---- for passes ---- */
+int optimize_set_type(struct optimize *o, uint32_t value, const struct type *type, struct err *err);
+/* The only node that reads `value`, which is no graph output and is read once and in the main graph; NODE_NONE. */
+uint32_t optimize_single_reader(const struct optimize *o, uint32_t value);
+/* A packed weight: an initializer named after `base`; takes over t. VALUE_NONE: out of memory. */
+uint32_t optimize_add_weight(struct optimize *o, const char *base, struct tensor *t, struct err *err);
+
+/* ---- the passes, in order ---- */
+optimize_pass fuse_batchnorm; /* Conv / ConvTranspose / Gemm + BatchNormalization: into weight and bias */
+optimize_pass fuse_qdq;       /* DequantizeLinear - op - QuantizeLinear: integer kernels */
+optimize_pass fuse_matmul;    /* MatMul / Gemm with a constant right side + bias + activation; transposes into it */
+optimize_pass fuse_patterns;  /* GELU, LayerNormalization, attention written out in small nodes */
+optimize_pass fuse_conv;      /* Conv + residual add + activation: blocked convolutions, layout kept from one to the next */
+
+#endif
