@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * pared bench: latency of a model on this machine, on made-up inputs. */
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
+#include "cli/bench.h"
 #include "cli/commands.h"
+#include "core/stats/generate.h"
 #include "core/stats/latency.h"
 
 static const char help[] = "Usage: pared bench MODEL [OPTION]...\n"
@@ -10,27 +14,74 @@ static const char help[] = "Usage: pared bench MODEL [OPTION]...\n"
                            "  --threads N   threads to run with (default: all cores)\n"
                            "  --batch N     size of a first dim that is not fixed (default 1)\n"
                            "  --runs N      runs to time (default: as many as fit in 2 seconds, at least 10)\n"
+                           "  --against ort ONNX Runtime in the same run, alternating (needs python3 with onnxruntime)\n"
+                           "  --profile     the time of each node instead, as the engine runs it\n"
+                           "  --plain       run the nodes as they are in the file: nothing fused, packed or blocked\n"
                            "  --json        print one JSON object: p50_ms, p90_ms, p99_ms, runs, threads, batch\n"
                            "  --help        this text\n";
 
 struct options {
     const char *model;
     int64_t threads, batch, runs;
-    bool json;
+    bool json, against, profile, plain;
 };
 
-static int measure(const struct options *o, struct latency *l, struct err *err)
+static int print_latency(const struct bench *b, struct err *err)
 {
+    struct latency l;
+    struct latency_opts lo = {.batch = b->batch,
+                              .threads = b->threads,
+                              .min_runs = (int)b->runs,
+                              .max_runs = (int)b->runs,
+                              .in = b->in};
+    if (latency_measure(&b->plan, 1, &lo, &l, err))
+        return CLI_FAILED;
+    if (b->json)
+        return cli_print_json(json_pack("{s:f, s:f, s:f, s:f, s:i, s:i, s:I}", "p50_ms", l.p50_ms, "p90_ms", l.p90_ms,
+                                        "p99_ms", l.p99_ms, "min_ms", l.min_ms, "runs", l.runs, "threads", l.threads,
+                                        "batch", (json_int_t)l.batch));
+    printf("p50 %.3f ms, p90 %.3f ms, p99 %.3f ms (%d runs, %d threads, batch %lld)\n", l.p50_ms, l.p90_ms, l.p99_ms,
+           l.runs, l.threads, (long long)l.batch);
+    return CLI_OK;
+}
+
+static int bench(const struct options *o, struct err *err)
+{
+    int status = CLI_FAILED;
+    struct tensor *in = NULL;
     struct model *m = cli_read_model(o->model, err);
     struct pool *pool = m ? cli_pool(o->threads, err) : NULL;
-    struct plan *plan = pool ? plan_new(m, &(struct plan_opts){.pool = pool}, err) : NULL;
-    struct latency_opts lo = {
-        .batch = o->batch, .threads = pool_threads(pool), .min_runs = (int)o->runs, .max_runs = (int)o->runs};
-    int rc = plan ? latency_measure(&plan, 1, &lo, l, err) : -1;
+    struct plan *plan = pool ? plan_new(m, &(struct plan_opts){.pool = pool, .optimize = !o->plain}, err) : NULL;
+    if (!plan)
+        goto out;
+    in = calloc((size_t)plan_n_inputs(plan) + 1, sizeof *in);
+    if (!in) {
+        err_set(err, ERR_NOMEM, "out of memory");
+        goto out;
+    }
+    if (generate_inputs(plan, &(struct generate_opts){.batch = o->batch}, in, err))
+        goto out;
+    struct bench b = {.path = o->model,
+                      .plan = plan,
+                      .in = in,
+                      .threads = pool_threads(pool),
+                      .batch = o->batch,
+                      .runs = o->runs,
+                      .json = o->json};
+    status = o->profile ? bench_profile(&b, err) : o->against ? bench_against_ort(&b, err) : print_latency(&b, err);
+    for (int i = 0; i < plan_n_inputs(plan); i++)
+        tensor_fini(&in[i]);
+out:
+    free(in);
     plan_free(plan);
     pool_free(pool);
     model_free(m);
-    return rc;
+    return status;
+}
+
+static int parse_against(const char *text, struct err *err)
+{
+    return !strcmp(text, "ort") ? 0 : err_set(err, ERR_USAGE, "--against takes ort, got '%s'", text);
 }
 
 static int parse(int argc, char **argv, struct options *o, struct err *err)
@@ -38,7 +89,9 @@ static int parse(int argc, char **argv, struct options *o, struct err *err)
     static const struct option longs[] = {
         {"threads", required_argument, NULL, 't'}, {"batch", required_argument, NULL, 'b'},
         {"runs", required_argument, NULL, 'r'},    {"json", no_argument, NULL, 'j'},
-        {"help", no_argument, NULL, 'h'},          {0}};
+        {"against", required_argument, NULL, 'a'}, {"profile", no_argument, NULL, 'p'},
+        {"plain", no_argument, NULL, 'n'},         {"help", no_argument, NULL, 'h'},
+        {0}};
     int c, rc = 0;
     while (!rc && (c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
         if (c == 't')
@@ -49,6 +102,12 @@ static int parse(int argc, char **argv, struct options *o, struct err *err)
             rc = cli_int("--runs", optarg, 1, 1000000, &o->runs, err);
         else if (c == 'j')
             o->json = true;
+        else if (c == 'p')
+            o->profile = true;
+        else if (c == 'n')
+            o->plain = true;
+        else if (c == 'a')
+            rc = (o->against = true, parse_against(optarg, err));
         else
             return c == 'h' ? 1 : err_set(err, ERR_USAGE, "wrong usage; see `pared bench --help`");
     }
@@ -62,17 +121,11 @@ int cmd_bench(int argc, char **argv)
 {
     struct options o = {.batch = 1};
     struct err err = {0};
-    struct latency l;
     int rc = parse(argc, argv, &o, &err);
     if (rc > 0)
         return cli_help(help);
-    if (rc || measure(&o, &l, &err))
+    if (rc)
         return cli_fail(&err);
-    if (o.json)
-        return cli_print_json(json_pack("{s:f, s:f, s:f, s:i, s:i, s:I}", "p50_ms", l.p50_ms, "p90_ms", l.p90_ms,
-                                        "p99_ms", l.p99_ms, "runs", l.runs, "threads", l.threads, "batch",
-                                        (json_int_t)l.batch));
-    printf("p50 %.3f ms, p90 %.3f ms, p99 %.3f ms (%d runs, %d threads, batch %lld)\n", l.p50_ms, l.p90_ms, l.p99_ms,
-           l.runs, l.threads, (long long)l.batch);
-    return CLI_OK;
+    int status = bench(&o, &err);
+    return status == CLI_OK || !err.code ? status : cli_fail(&err);
 }

@@ -56,9 +56,15 @@ docs: all $(BUILD)/tools/op_doc ## write the generated documents
 docs-check: all $(BUILD)/tools/op_doc ## generated documents are what the binary prints
 	@$(BUILD)/tools/op_doc | cmp - docs/OPS.md && $(BUILD)/pared serve --markdown | cmp - docs/CONFIG.md && echo "documents: ok" || { echo "run: make docs"; exit 1; }
 
-bench: all $(VENV)/ok ## the figures of docs/benchmarks.md, on this machine (peers in the same run)
+# peers: the test environment, and PyTorch (4 GB) where `make bench-peers` has been called
+.PHONY: bench-peers
+BENCH_VENV := build/bench-venv
+bench-peers: ## PyTorch and ONNX Runtime of pinned versions for `make bench` (4 GB)
+	python3 -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/pip install -q --disable-pip-version-check -r tests/bench/requirements.txt
+bench: all tools $(VENV)/ok ## the figures of docs/benchmarks.md, on this machine, peers in the same run (T="forward int8" for some tables)
 	@tools/deps.sh bench
-	@$(VENV)/bin/python tests/bench/bench.py
+	@$(if $(wildcard $(BENCH_VENV)/bin/python),$(BENCH_VENV),$(VENV))/bin/python tests/bench/bench.py $(T)
 
 .PHONY: quant-accuracy
 quant-accuracy: all $(VENV)/ok ## accuracy of quantize.static on whole test sets, beside ONNX Runtime's own quantizer (T=name for some)

@@ -29,8 +29,8 @@ struct plan_opts {
 
 struct plan *plan_new(const struct model *m, const struct plan_opts *opts, struct err *err);
 void plan_free(struct plan *plan);
-/* The model the value ids below belong to: the caller's, or a private copy with local functions inlined (the
- * caller's ids hold in it). */
+/* The model the value ids below belong to: the caller's, or a private copy with local functions inlined or rewritten
+ * (the caller's ids hold in it, but what was fused away is nobody's any more). */
 const struct model *plan_model(const struct plan *plan);
 
 /* Graph inputs that must be fed: those without an initializer. */
@@ -60,6 +60,8 @@ int plan_infer(struct plan *plan, const struct shape *in, const struct type **ty
  * run or infer. */
 size_t plan_slab_bytes(const struct plan *plan);
 size_t plan_slab_lower_bound(const struct plan *plan);
+/* Bytes of weights that plan_opts.optimize added in layouts of its own (counted beside the model's). */
+size_t plan_packed_bytes(const struct plan *plan);
 /* MACs of one node, or of all (NODE_NONE), for the shapes of the last infer with known shapes; -1 if unknown. */
 int64_t plan_macs(const struct plan *plan, uint32_t node);
 /* Declared shapes with every unknown or symbolic dim replaced: the first dim by `batch`, others by `other`. */

@@ -6,6 +6,9 @@
  *            special. A packed weight is an initializer of the clone, in the layout its row's header states.
  * Types      optimize.type[v] is what inference found for value v of the original under the declared input shapes
  *            (dims may be symbols or unknown); a pass that adds a value sets its type with optimize_set_type.
+ * Between    passes the driver drops nodes and initializers nobody reads, puts the nodes into topological order and
+ *            rebuilds `uses`. A pass may leave all that untidy; node_* and model_* calls are all it needs. It keeps the
+ *            graph's inputs and outputs (value ids) and leaves nested graphs alone.
  * Order      semantic fusions first (BatchNormalization, quantization patterns), then activations and residual adds,
  *            then layout, last clean-up of what nobody reads any more.
  * Results    equal to the unfused run within rounding; integer results exactly equal to ONNX Runtime's fused form. */
@@ -19,13 +22,19 @@ struct optimize {
     struct type *type; /* [cap_type] by value id; DTYPE_NONE / SHAPE_UNKNOWN where nothing is known */
     uint32_t cap_type;
     struct uses uses;    /* of m, rebuilt before every pass */
+    uint32_t n_uses;     /* values it knows; later ones are new in this pass */
     size_t packed_bytes; /* of the initializers that passes added */
+    /* What inference found constant, by value id of the original: becomes initializers, so that passes see it by
+     * value_const. What DequantizeLinear made does so only after fuse_qdq. */
+    const struct tensor *known;
+    uint32_t n_known;
 };
 typedef int optimize_pass(struct optimize *o, struct err *err);
 
-/* *out: a rewritten clone, or NULL when nothing was found to rewrite. types: as plan_infer gives them for m. */
-int plan_optimize(const struct model *m, const struct type *types, struct model **out, size_t *packed_bytes,
-                  struct err *err);
+/* *out: a rewritten clone, or NULL when nothing was found to rewrite. types: [n_values], as plan_infer gives them for m.
+ * known: [n_values], constants found with them (dtype NONE: none), or NULL. */
+int plan_optimize(const struct model *m, const struct type *types, const struct tensor *known, struct model **out,
+                  size_t *packed_bytes, struct err *err);
 
 /* ---- for passes ---- */
 int optimize_set_type(struct optimize *o, uint32_t value, const struct type *type, struct err *err);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "core/base/size.h"
+#include "core/engine/optimize.h"
 
 enum { MAX_MISSING = 64 };
 #define DEFAULT_MEMORY ((size_t)16 << 30)
@@ -108,7 +109,8 @@ int engine_missing_ops(const struct model *m, char *text, size_t size)
                 continue;
             int64_t opset = inside ? function_opset(inside, node->domain) : model_opset_or_1(m, node->domain);
             bool beyond = model_domain_is_default(node->domain) && opset > OP_OPSET_NEWEST;
-            if (beyond || !op_find(node->op_type, node->domain ? node->domain : "", opset))
+            const struct op_class *op = op_find(node->op_type, node->domain ? node->domain : "", opset);
+            if (beyond || !op || op->internal)
                 note_missing(list, &kinds, node, opset);
         }
     }
@@ -130,8 +132,8 @@ static int check_missing(const struct model *m, struct err *err)
     int kinds = engine_missing_ops(m, text, sizeof text);
     if (!kinds)
         return 0;
-    const char *newest = model_opset(m, "") > OP_OPSET_NEWEST ? "; the newest opset known here is 26" : "";
-    _Static_assert(OP_OPSET_NEWEST == 26, "the sentence names the newest opset");
+    const char *newest = model_opset(m, "") > OP_OPSET_NEWEST ? "; the newest opset known here is 28" : "";
+    _Static_assert(OP_OPSET_NEWEST == 28, "the sentence names the newest opset");
     return err_set(err, ERR_OPERATOR, "cannot run this model: %d operator%s missing: %s%s", kinds,
                    kinds == 1 ? " is" : "s are", text, newest);
 }
@@ -259,36 +261,106 @@ static int collect_weights(struct plan *plan, struct err *err)
     return 0;
 }
 
-struct plan *plan_new(const struct model *m, const struct plan_opts *opts, struct err *err)
+/* A plan of the model in `plan->m` (the caller's, or already plan->own). */
+static int resolve(struct plan *plan, struct err *err)
+{
+    plan->host.model = plan->m;
+    plan->graph = arena_calloc(plan->arena, plan->m->n_graphs + (size_t)1, sizeof *plan->graph);
+    if (!plan->graph)
+        return err_set(err, ERR_NOMEM, "out of memory");
+    return resolve_graphs(plan, err) || collect_io(plan, err) || collect_weights(plan, err) ? -1 : 0;
+}
+
+static struct plan *plan_empty(const struct model *m, const struct plan_opts *opts, struct err *err)
 {
     struct plan *plan = calloc(1, sizeof *plan);
-    if (!plan) {
+    struct arena *arena = plan ? arena_new() : NULL;
+    if (!arena) {
+        free(plan);
         err_set(err, ERR_NOMEM, "out of memory");
         return NULL;
     }
-    int *opset = NULL;
     plan->m = m;
+    plan->arena = arena;
     plan->pool = opts ? opts->pool : NULL;
     plan->limit = opts && opts->max_memory_bytes ? opts->max_memory_bytes : DEFAULT_MEMORY;
     plan->host = (struct plan_host){.plan = plan, .model = m, .pool = plan->pool, .limit = plan->limit};
-    plan->arena = arena_new();
-    if (!plan->arena) {
-        err_set(err, ERR_NOMEM, "out of memory");
-        goto fail;
+    return plan;
+}
+
+/* Opsets of the nodes of a rewritten clone: those that passes added speak the model's. */
+static int copy_opsets(struct plan *to, const struct plan *from, struct err *err)
+{
+    if (!from->inlined_opset)
+        return 0;
+    int *opset = calloc(to->m->n_nodes + (size_t)1, sizeof *opset);
+    if (!opset)
+        return err_set(err, ERR_NOMEM, "out of memory");
+    memcpy(opset, from->inlined_opset, from->m->n_nodes * sizeof *opset);
+    to->inlined_opset = opset;
+    return 0;
+}
+
+/* With static input shapes all that inference knows holds for every run (other shapes are refused); else only what
+ * does not depend on them. Borrowed tensors; NULL: out of memory. */
+static struct tensor *lasting_constants(const struct plan *plan)
+{
+    const uint32_t n = plan->m->n_values;
+    struct tensor *known = calloc(n + (size_t)1, sizeof *known);
+    for (uint32_t v = 0; known && v < n; v++)
+        if (plan->known_always[v] || plan->bound)
+            known[v] = plan->known[v];
+    return known;
+}
+
+/* A plan of a rewritten copy in place of `plain`; `plain` itself when there is nothing to rewrite. A model whose types
+ * cannot be inferred yet runs as it is, and the run says what is wrong. */
+static struct plan *optimized(struct plan *plain, const struct plan_opts *opts, struct err *err)
+{
+    const struct type *types;
+    struct err ignored = {0};
+    if (plan_infer(plain, NULL, &types, &ignored)) {
+        plan_unbind(plain);
+        return plain;
     }
+    struct model *own = NULL;
+    size_t packed = 0;
+    struct tensor *known = lasting_constants(plain);
+    int rc = known ? plan_optimize(plain->m, types, known, &own, &packed, err) : err_set(err, ERR_NOMEM, "out of memory");
+    free(known);
+    plan_unbind(plain);
+    if (!rc && !own)
+        return plain;
+    struct plan *plan = rc ? NULL : plan_empty(own, opts, err);
+    if (!plan) {
+        model_free(own);
+        plan_free(plain);
+        return NULL;
+    }
+    plan->own = own;
+    plan->packed_bytes = packed;
+    if (copy_opsets(plan, plain, err) || resolve(plan, err)) {
+        plan_free(plan);
+        plan = NULL;
+    }
+    plan_free(plain);
+    return plan;
+}
+
+struct plan *plan_new(const struct model *m, const struct plan_opts *opts, struct err *err)
+{
+    struct plan *plan = plan_empty(m, opts, err);
+    int *opset = NULL;
+    if (!plan)
+        return NULL;
     if (check_missing(m, err) || plan_inline_functions(m, &plan->own, &opset, err))
         goto fail;
     plan->inlined_opset = opset;
     if (plan->own)
-        plan->m = plan->host.model = plan->own;
-    plan->graph = arena_calloc(plan->arena, plan->m->n_graphs + (size_t)1, sizeof *plan->graph);
-    if (!plan->graph) {
-        err_set(err, ERR_NOMEM, "out of memory");
+        plan->m = plan->own;
+    if (resolve(plan, err))
         goto fail;
-    }
-    if (resolve_graphs(plan, err) || collect_io(plan, err) || collect_weights(plan, err))
-        goto fail;
-    return plan;
+    return opts && opts->optimize ? optimized(plan, opts, err) : plan;
 fail:
     plan_free(plan);
     return NULL;
@@ -347,6 +419,11 @@ int plan_n_outputs(const struct plan *plan)
 uint32_t plan_output(const struct plan *plan, int i)
 {
     return plan->output[i];
+}
+
+size_t plan_packed_bytes(const struct plan *plan)
+{
+    return plan->packed_bytes;
 }
 
 size_t plan_slab_bytes(const struct plan *plan)

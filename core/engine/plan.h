@@ -62,7 +62,8 @@ void plan_host_fini(struct plan_host *host);
 
 struct plan {
     const struct model *m; /* the caller's, or `own` */
-    struct model *own;     /* with local functions inlined; NULL if there are none */
+    struct model *own;     /* with local functions inlined, or rewritten (optimize.h); NULL if there is nothing to do */
+    size_t packed_bytes;   /* weights that rewriting added */
     struct pool *pool;
     size_t limit;
     struct arena *arena;      /* steps and attributes */

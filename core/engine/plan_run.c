@@ -238,8 +238,8 @@ int engine_eval_node(const struct model *m, uint32_t id, struct tensor *out, str
         goto out;
     }
     step.op = op_find(node->op_type, node->domain ? node->domain : "", step.opset);
-    if (!step.op || step.op->nondeterministic) {
-        err_set(err, ERR_OPERATOR, step.op ? "its result is random" : "operator is not known at opset %d", step.opset);
+    if (!step.op || step.op->internal || step.op->nondeterministic) {
+        err_set(err, ERR_OPERATOR, step.op && !step.op->internal ? "its result is random" : "operator is not known at opset %d", step.opset);
         goto out;
     }
     step.attrs = arena_alloc(arena, step.op->attrs_size ? step.op->attrs_size : 1);

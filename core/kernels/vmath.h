@@ -1,12 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0
  * vmath.h - elementary functions for vector loops: no table, no branch, no call, so a loop over them vectorises.
  * Accuracy   vmath_exp: within 2e-7 relative of e^x where the result is normal, 0 and infinity beyond the range, NaN
- *            stays NaN. The bits are the same for every vector width. */
+ *            stays NaN. The bits are the same for every vector width. vmath_f32: see vmath_vec.h, which has the same
+ *            functions for one vector; its last bits depend on the instruction set, never on n or the alignment. */
 #ifndef PARED_KERNELS_VMATH_H
 #define PARED_KERNELS_VMATH_H
 
 #include <stdint.h>
 #include <string.h>
+
+enum vmath_kind {
+    VMATH_EXP,
+    VMATH_EXPM1, /* e^x - 1 */
+    VMATH_LOG,
+    VMATH_TANH,
+    VMATH_ERF,
+    VMATH_SIGMOID,
+    VMATH_SOFTPLUS, /* ln(1 + e^x) */
+    VMATH_MISH,     /* x tanh(softplus(x)) */
+    VMATH_KINDS
+};
+/* y[i] = f(x[i]); y may be x. */
+void vmath_f32(enum vmath_kind kind, const float *x, int64_t n, float *y);
 
 /* 2^n for n in [-126, 127], by its exponent bits. */
 static inline float vmath_pow2(int32_t n)

@@ -186,7 +186,7 @@ const struct op_class *op_find(const char *type, const char *domain, int64_t ops
 /* All rows, NULL-terminated, sorted by domain, type, since. */
 const struct op_class *const *op_all(void);
 /* Newest opset of the default domain the rows are written for. */
-enum { OP_OPSET_NEWEST = 26 };
+enum { OP_OPSET_NEWEST = 28 };
 /* Parse a node's attributes into `attrs` (op->attrs_size bytes, zeroed, lists in arena). Unknown attributes are refused
  * unless ignorable; ERR_MODEL names attribute, found, allowed. */
 int op_parse_attrs(const struct op_class *op, const struct model *m, const struct node *node, void *attrs,

@@ -83,21 +83,27 @@ static const char *domain_of(const struct op_class *op)
     return op->domain && *op->domain ? op->domain : "ai.onnx";
 }
 
+static const char internal_intro[] =
+    "Made by the engine's own rewriting when a model is run for speed: fused, packed and blocked forms of the operators "
+    "above.\nThey never stand in a file; a model that asks for them is refused.\n\n";
+
 void ops_markdown(struct buf *out)
 {
     const struct op_class *const *rows = op_all();
-    int operators = 0, n = 0;
-    for (; rows[n]; n++)
-        operators += n == 0 || strcmp(rows[n]->type, rows[n - 1]->type) != 0 ||
-                     strcmp(domain_of(rows[n]), domain_of(rows[n - 1])) != 0;
-    put_intro(out, operators, n);
+    int operators = 0, public_rows = 0, n = 0;
+    for (; rows[n]; n++) {
+        operators += !rows[n]->internal && (n == 0 || strcmp(rows[n]->type, rows[n - 1]->type) != 0 ||
+                                            strcmp(domain_of(rows[n]), domain_of(rows[n - 1])) != 0);
+        public_rows += !rows[n]->internal;
+    }
+    put_intro(out, operators, public_rows);
     for (int i = 0; i < n; i++) {
         if (i == 0 || strcmp(domain_of(rows[i]), domain_of(rows[i - 1])) != 0)
             buf_printf(out,
-                       "\n## %s\n\n| operator | opset | inputs | outputs | attributes | quantization | gradient | "
+                       "\n## %s\n\n%s| operator | opset | inputs | outputs | attributes | quantization | gradient | "
                        "coupling | meaning |\n"
                        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
-                       domain_of(rows[i]));
+                       domain_of(rows[i]), rows[i]->internal ? internal_intro : "");
         put_row(out, rows[i]);
     }
 }

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The GELU family of com.microsoft, and the sums that come with it. With s = x, or x + bias along the last axis:
+ *   Gelu, BiasGelu  s Phi(s), Phi the normal distribution function
+ *   FastGelu        s (1 + tanh(sqrt(2/pi) (s + 0.044715 s^3))) / 2
+ *   QuickGelu       s / (1 + exp(-alpha s))
+ *   BiasSplitGelu   left half of the last axis times Gelu of the right half
+ *   BiasAdd         x + bias + skip
+ * Each row of the last axis is one call of a kernel; bias may be absent. */
+#include <inttypes.h>
+#include <math.h>
+
+#include "core/kernels/simd.h"
+#include "core/kernels/vmath.h"
+#include "core/ops/widen.h"
+
+enum { GRAIN = 1 << 14 };
+
+struct gelu_attrs {
+    float alpha;
+};
+static const struct op_attr quick_attrs[] = {{OP_ATTR(gelu_attrs, alpha), .kind = OP_FLOAT, .def_f = 1.702f}, {NULL}};
+
+typedef void row_fn(void *y, const void *x, const void *bias, int64_t n, double alpha);
+struct family {
+    row_fn *f32, *f64;
+};
+
+/* s: x plus the bias; a: alpha. */
+#define LOOP(name, T, qualifier, expr)                                                                               \
+    qualifier static void name(void *yv, const void *xv, const void *bv, int64_t n, double alpha)                    \
+    {                                                                                                                \
+        T *restrict y = yv;                                                                                          \
+        const T *restrict x = xv, *restrict bias = bv;                                                               \
+        const T a = (T)alpha;                                                                                        \
+        (void)a;                                                                                                     \
+        for (int64_t i = 0; i < n; i++) {                                                                            \
+            const T s = bias ? x[i] + bias[i] : x[i];                                                                \
+            y[i] = (expr);                                                                                           \
+        }                                                                                                            \
+    }
+#define KERNEL(name, expr32, expr64)                                                                                 \
+    LOOP(name##_f32, float, KERNEL_CLONES, expr32)                                                                   \
+    LOOP(name##_f64, double, , expr64)                                                                               \
+    static const struct family family_##name = {name##_f32, name##_f64};
+
+/* tanh(u) = 2 / (1 + exp(-2u)) - 1, so the tanh form is s / (1 + exp(-2u)). */
+KERNEL(gelu, 0.5f * s * (1 + erff(s * 0.70710678118654752f)), 0.5 * s * (1 + erf(s * 0.70710678118654752)))
+KERNEL(fast_gelu, s / (1 + vmath_exp(-1.5957691216057308f * (s + 0.044715f * s * s * s))),
+       s / (1 + exp(-1.5957691216057308 * (s + 0.044715 * s * s * s))))
+KERNEL(quick_gelu, s / (1 + vmath_exp(-a * s)), s / (1 + exp(-a * s)))
+KERNEL(sum, s, s)
+
+struct loop {
+    row_fn *fn;
+    char *y;
+    const char *x, *bias;
+    int64_t row; /* elements of a row; 0: rows do not matter */
+    size_t elem;
+    double alpha;
+};
+
+static void run_rows(void *arg, int64_t begin, int64_t end)
+{
+    const struct loop *l = arg;
+    for (int64_t i = begin; i < end; i++)
+        l->fn(l->y + (size_t)(i * l->row) * l->elem, l->x + (size_t)(i * l->row) * l->elem, l->bias, l->row, l->alpha);
+}
+
+static void run_flat(void *arg, int64_t begin, int64_t end)
+{
+    const struct loop *l = arg;
+    l->fn(l->y + (size_t)begin * l->elem, l->x + (size_t)begin * l->elem, NULL, end - begin, l->alpha);
+}
+
+static int run(struct run_ctx *c, const struct family *k, double alpha, struct err *err)
+{
+    const struct tensor *x = c->in[0], *bias = run_in(c, 1);
+    struct tensor *y = run_out(c, 0);
+
+    if (!y || tensor_count(x) == 0)
+        return 0;
+    if (x->dtype != DTYPE_FLOAT && x->dtype != DTYPE_DOUBLE)
+        return err_set(err, ERR_OPERATOR, "elements of type %s are not supported", dtype_name(x->dtype));
+    const bool wide = x->dtype == DTYPE_DOUBLE;
+    struct loop l = {.fn = wide ? k->f64 : k->f32, .y = y->data, .x = x->data, .bias = bias ? bias->data : NULL,
+                     .elem = wide ? sizeof(double) : sizeof(float), .alpha = alpha};
+    if (!bias) {
+        op_parallel(c->pool, tensor_count(x), GRAIN, run_flat, &l);
+        return 0;
+    }
+    l.row = x->shape.dim[x->shape.rank - 1];
+    op_parallel(c->pool, tensor_count(x) / l.row, i64_max(1, GRAIN / l.row), run_rows, &l);
+    return 0;
+}
+
+/* Input #1, if there, is a vector as long as the last axis of input #0. */
+static int infer(struct infer_ctx *c, struct err *err)
+{
+    enum dtype dtype;
+    char text[SHAPE_TEXT];
+
+    if (op_need(c, 1, err) < 0 || op_same_dtype(c, 0, c->n_in, &dtype, err) < 0 || op_dtype_kinds(c, 0, "f", err) < 0)
+        return -1;
+    if (infer_has(c, 1) && infer_shape(c, 0)->rank >= 0 && infer_shape(c, 1)->rank >= 0) {
+        const struct shape *x = infer_shape(c, 0), *b = infer_shape(c, 1);
+        const int64_t want = x->rank ? x->dim[x->rank - 1] : 0;
+        if (x->rank == 0)
+            return err_set(err, ERR_SHAPE, "the input is a scalar; with a bias it must have a last axis");
+        if (b->rank != 1 || (want >= 0 && b->dim[0] >= 0 && b->dim[0] != want))
+            return err_set(err, ERR_SHAPE, "the bias has shape %s; it must be [%" PRId64 "], as the input's last axis",
+                           shape_text(b, text), want);
+    }
+    return op_infer_same(c, err);
+}
+
+static int infer_bias(struct infer_ctx *c, struct err *err)
+{
+    return op_need(c, 2, err) < 0 ? -1 : infer(c, err);
+}
+
+/* ---- BiasAdd ---- */
+static int infer_bias_add(struct infer_ctx *c, struct err *err)
+{
+    char x[SHAPE_TEXT], skip[SHAPE_TEXT];
+
+    if (op_need(c, 3, err) < 0 || infer(c, err) < 0)
+        return -1;
+    const struct shape *a = infer_shape(c, 0), *b = infer_shape(c, 2);
+    bool fits = a->rank < 0 || b->rank < 0 || a->rank == b->rank;
+    for (int i = 0; fits && a->rank >= 0 && i < b->rank; i++)
+        fits = a->dim[i] < 0 || b->dim[i] < 0 || a->dim[i] == b->dim[i];
+    return fits ? 0
+                : err_set(err, ERR_SHAPE, "the skip input has shape %s; it must be the input's %s", shape_text(b, skip),
+                          shape_text(a, x));
+}
+
+static int compute_bias_add(struct run_ctx *c, struct err *err)
+{
+    struct tensor *y = run_out(c, 0);
+
+    if (run(c, &family_sum, 0, err) < 0)
+        return -1;
+    for (int64_t i = 0, n = y ? tensor_count(y) : 0; i < n; i++) {
+        if (y->dtype == DTYPE_FLOAT)
+            ((float *)y->data)[i] += ((const float *)c->in[2]->data)[i];
+        else
+            ((double *)y->data)[i] += ((const double *)c->in[2]->data)[i];
+    }
+    return 0;
+}
+
+/* ---- BiasSplitGelu ---- */
+static int infer_split(struct infer_ctx *c, struct err *err)
+{
+    if (infer_bias(c, err) < 0)
+        return -1;
+    struct shape out = *infer_shape(c, 0);
+    if (out.rank > 0 && out.dim[out.rank - 1] >= 0 && out.dim[out.rank - 1] % 2 != 0)
+        return err_set(err, ERR_SHAPE, "the last axis has %" PRId64 " elements; it must be even to be split in two",
+                       out.dim[out.rank - 1]);
+    if (out.rank > 0)
+        out.dim[out.rank - 1] = out.dim[out.rank - 1] < 0 ? DIM_UNKNOWN : out.dim[out.rank - 1] / 2;
+    infer_out(c, 0, c->in[0]->dtype, &out);
+    return 0;
+}
+
+static int compute_split(struct run_ctx *c, struct err *err)
+{
+    const struct tensor *x = c->in[0], *bias = c->in[1];
+    struct tensor *y = run_out(c, 0);
+
+    if (!y || tensor_count(y) == 0)
+        return 0;
+    if (x->dtype != DTYPE_FLOAT && x->dtype != DTYPE_DOUBLE)
+        return err_set(err, ERR_OPERATOR, "elements of type %s are not supported", dtype_name(x->dtype));
+    const int64_t half = y->shape.dim[y->shape.rank - 1], rows = tensor_count(y) / half;
+    for (int64_t i = 0; i < rows * half; i++) {
+        const int64_t r = i / half, j = i % half;
+        const double left = dtype_get(x->dtype, x->data, r * 2 * half + j) + dtype_get(x->dtype, bias->data, j);
+        const double right =
+            dtype_get(x->dtype, x->data, (r * 2 + 1) * half + j) + dtype_get(x->dtype, bias->data, half + j);
+        dtype_set(y->dtype, y->data, i, left * (0.5 * right * (1 + erf(right * 0.70710678118654752))));
+    }
+    return 0;
+}
+
+#define FORWARD(name, infer_fn, expr)                                                                                \
+    static int compute_##name(struct run_ctx *c, struct err *err) { return expr; }                                   \
+    static int forward_##name(struct run_ctx *c, struct err *err)                                                    \
+    {                                                                                                                \
+        return op_run_widened(c, infer_fn, compute_##name, err);                                                     \
+    }
+FORWARD(gelu, infer, run(c, &family_gelu, 0, err))
+FORWARD(bias_gelu, infer_bias, run(c, &family_gelu, 0, err))
+FORWARD(fast_gelu, infer, run(c, &family_fast_gelu, 0, err))
+FORWARD(quick_gelu, infer, run(c, &family_quick_gelu, (double)((const struct gelu_attrs *)c->attrs)->alpha, err))
+
+static int forward_bias_add(struct run_ctx *c, struct err *err)
+{
+    return op_run_widened(c, infer_bias_add, compute_bias_add, err);
+}
+
+static int forward_split(struct run_ctx *c, struct err *err)
+{
+    return op_run_widened(c, infer_split, compute_split, err);
+}
+
+#define ROW(type_, min_, max_, infer_, forward_, ...)                                                                \
+    {.type = type_, .domain = "com.microsoft", .since = 1, .in_min = min_, .in_max = max_, .out_min = 1,             \
+     .out_max = 1, .infer = infer_, .forward = forward_, __VA_ARGS__}
+#define SAMPLES(...) .samples = (const struct op_sample[]) {__VA_ARGS__, {NULL}}
+
+OP_CLASS(ms_gelu) = ROW("Gelu", 1, 1, infer, forward_gelu, .in_place = 1,
+                        .doc = "x times the normal distribution function.",
+                        SAMPLES({"f32[2,3,40]"}, {"f32[]"}, {"f32[6]=nan,inf,-30,0,1e30,-0.0"}));
+OP_CLASS(bias_gelu) = ROW("BiasGelu", 2, 2, infer_bias, forward_bias_gelu, .doc = "Gelu of x + bias.",
+                          SAMPLES({"f32[2,3,40] !f32[40]"}, {"f32[5] f32[5]"}));
+OP_CLASS(fast_gelu) = ROW("FastGelu", 1, 2, infer, forward_fast_gelu, .doc = "Gelu in its tanh form, of x + bias.",
+                          SAMPLES({"f32[2,3,40] !f32[40]"}, {"f32[7,9]"}, {"f32[4]=nan,30,0,1e30"}));
+OP_CLASS(quick_gelu) = ROW("QuickGelu", 1, 1, infer, forward_quick_gelu, .doc = "x sigmoid(alpha x).",
+                           .attrs = quick_attrs, .attrs_size = sizeof(struct gelu_attrs), .in_place = 1,
+                           SAMPLES({"f32[2,3,40]"}, {"f32[7,9]", "alpha=0.5f"}));
+OP_CLASS(bias_add) = ROW("BiasAdd", 3, 3, infer_bias_add, forward_bias_add, .doc = "x + bias + skip.",
+                         SAMPLES({"f32[2,3,8] !f32[8] f32[2,3,8]"}));
+OP_CLASS(bias_split_gelu) = ROW("BiasSplitGelu", 2, 2, infer_split, forward_split,
+                                .doc = "Left half of x + bias times Gelu of the right half.",
+                                SAMPLES({"f32[2,3,8] !f32[8]"}));
