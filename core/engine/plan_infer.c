@@ -26,6 +26,8 @@ static const struct type unknown_type = {.kind = TYPE_TENSOR, .shape = {.rank = 
 
 static struct type type_of_tensor(const struct tensor *t)
 {
+    if (tensor_is_list(t))
+        return (struct type){.kind = t->dtype == DTYPE_SEQUENCE ? TYPE_SEQUENCE : TYPE_OPTIONAL, .shape = t->shape};
     return (struct type){
         .kind = TYPE_TENSOR, .dtype = t->dtype, .has_dtype = true, .has_shape = true, .shape = t->shape};
 }
@@ -50,13 +52,22 @@ static int call_infer(const struct model *m, const struct plan_step *step, struc
     c->node = &m->nodes[step->node];
     c->attrs = step->attrs;
     c->opset = step->opset;
+    for (int i = 0; i < c->n_in && !step->op->takes_lists; i++)
+        if (c->in[i] && c->in[i]->kind != TYPE_TENSOR && c->in[i]->kind != TYPE_NONE) {
+            err_set(err, ERR_MODEL, "input #%d is %s; it must be a tensor", i,
+                    c->in[i]->kind == TYPE_SEQUENCE   ? "a sequence"
+                    : c->in[i]->kind == TYPE_OPTIONAL ? "an optional"
+                                                      : "of a kind that cannot be held");
+            plan_wrap(m, step->node, err);
+            return -1;
+        }
     if (step->op->infer && step->op->infer(c, err)) {
         plan_wrap(m, step->node, err);
         return -1;
     }
     for (int i = 0; i < c->n_out; i++) {
         c->out[i].has_dtype = c->out[i].dtype != DTYPE_NONE;
-        c->out[i].has_shape = c->out[i].shape.rank >= 0;
+        c->out[i].has_shape = c->out[i].kind == TYPE_TENSOR && c->out[i].shape.rank >= 0;
     }
     return 0;
 }
@@ -139,6 +150,9 @@ static bool foldable(const struct walk *w, bool *always)
     *always = true;
     if (op->nondeterministic || w->step->nested || !op->forward || w->node->n_output == 0)
         return false;
+    for (int i = 0; i < w->node->n_output; i++)
+        if (w->out[i].kind != TYPE_TENSOR) /* lists are made while running */
+            return false;
     for (int i = 0; i < w->node->n_input; i++) {
         uint32_t v = w->node->input[i];
         if (v == VALUE_NONE)

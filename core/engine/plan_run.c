@@ -136,6 +136,19 @@ void run_drop(struct run_ctx *c, struct tensor *t)
     drop(c->host, t);
 }
 
+int run_give(struct run_ctx *c, int i, struct tensor *t, struct err *err)
+{
+    struct plan_host *host = c->host;
+    if (t->bytes > host->limit || host->used > host->limit - t->bytes) {
+        tensor_fini(t);
+        return err_set(err, ERR_MODEL_TOO_LARGE, "output %d is over the limit of %zu bytes", i, host->limit);
+    }
+    if (t->buf)
+        host->used += t->bytes;
+    run_take(c, i, t);
+    return 0;
+}
+
 /* ---- one node ---- */
 /* out[i] NULL: nobody needs it. Tensors of known shape have bytes already. */
 static int call_forward(struct plan_host *host, const struct plan_step *step, const struct tensor *const *in, int n_in,
@@ -280,7 +293,7 @@ static const struct tensor *lookup(const struct plan *plan, uint32_t v)
 
 static int observe(const struct plan_run_opts *opts, uint32_t v, const struct tensor *t, struct err *err)
 {
-    return opts && opts->observe && t ? opts->observe(opts->observe_arg, v, t, err) : 0;
+    return opts && opts->observe && t && !tensor_is_list(t) ? opts->observe(opts->observe_arg, v, t, err) : 0;
 }
 
 static int gather(struct plan *plan, const struct node *node, const struct tensor **in, struct err *err)
@@ -383,8 +396,10 @@ int run_graph(struct run_ctx *c, uint32_t graph, const struct tensor *const *in,
         return err_set(err, ERR_MODEL, "nested graph '%s' has %d inputs and %d outputs, is called with %d and %d",
                        g->name ? g->name : "", g->n_inputs, g->n_outputs, n_in, n_out);
     int rc = -1, made = 0;
-    for (int i = 0; i < n_in; i++)
-        tensor_view(&plan->slot[g->inputs[i].value], in[i]->dtype, &in[i]->shape, in[i]->data, NULL);
+    for (int i = 0; i < n_in; i++) {
+        plan->slot[g->inputs[i].value] = *in[i]; /* borrowed */
+        plan->slot[g->inputs[i].value].buf = NULL;
+    }
     for (int s = 0; s < plan->graph[graph].n_steps; s++)
         if (run_step(plan, &plan->graph[graph].steps[s], false, err))
             goto out;
@@ -401,7 +416,7 @@ int run_graph(struct run_ctx *c, uint32_t graph, const struct tensor *const *in,
         }
         if (tensor_copy(&out[made], t, err))
             goto out;
-        host->used += t->bytes;
+        host->used += out[made].bytes;
     }
     rc = 0;
 out:
@@ -412,6 +427,28 @@ out:
 }
 
 /* ---- the whole model ---- */
+/* Where an input is declared as a sequence or an optional. An optional may be fed as what it holds. */
+static int check_list(const char *name, const struct type *type, const struct tensor *t, struct err *err)
+{
+    const struct type *inner = type->inner ? type->inner : &(struct type){.kind = TYPE_NONE};
+    if (type->kind == TYPE_OPTIONAL && t->dtype != DTYPE_OPTIONAL)
+        type = inner;
+    bool fits = type->kind == TYPE_OPTIONAL ||
+                (type->kind == TYPE_SEQUENCE && inner->kind != TYPE_SEQUENCE && t->dtype == DTYPE_SEQUENCE) ||
+                (type->kind == TYPE_TENSOR && !tensor_is_list(t));
+    if (!fits)
+        return err_set(err, ERR_SHAPE, "input '%s' is declared as another kind of value than the %s it is given", name,
+                       t->dtype == DTYPE_SEQUENCE   ? "sequence"
+                       : t->dtype == DTYPE_OPTIONAL ? "optional"
+                                                    : "tensor");
+    for (int64_t i = 0; t->dtype == DTYPE_SEQUENCE && i < tensor_count(t); i++)
+        if (tensor_is_list(&tensor_items(t)[i]) || (inner->kind == TYPE_TENSOR && inner->dtype != DTYPE_NONE &&
+                                                    tensor_items(t)[i].dtype != inner->dtype))
+            return err_set(err, ERR_SHAPE, "item %" PRId64 " of input '%s' is %s, must be %s", i, name,
+                           dtype_name(tensor_items(t)[i].dtype), dtype_name(inner->dtype));
+    return 0;
+}
+
 static int check_feed(const struct plan *plan, int i, const struct tensor *t, struct err *err)
 {
     const struct graph *g = model_main(plan->m);
@@ -425,9 +462,8 @@ static int check_feed(const struct plan *plan, int i, const struct tensor *t, st
         return err_set(err, ERR_SHAPE, "input '%s' was not given", name);
     if (!vi || !vi->has_type)
         return 0;
-    if (vi->type.kind != TYPE_TENSOR)
-        return err_set(err, ERR_OPERATOR, "input '%s' is not a tensor: sequences, maps and optionals cannot be fed yet",
-                       name);
+    if (vi->type.kind != TYPE_TENSOR || tensor_is_list(t))
+        return check_list(name, &vi->type, t, err);
     if (vi->type.dtype != DTYPE_NONE && vi->type.dtype != t->dtype)
         return err_set(err, ERR_SHAPE, "input '%s' is %s, got %s", name, dtype_name(vi->type.dtype),
                        dtype_name(t->dtype));
@@ -514,7 +550,11 @@ int plan_run(struct plan *plan, const struct tensor *in, struct tensor *out, con
         return -1;
     plan->host.used = plan->slab_bytes;
     for (int i = 0; i < plan->n_input; i++) {
-        tensor_view(&plan->slot[plan->input[i]], in[i].dtype, &in[i].shape, in[i].data ? in[i].data : no_bytes, NULL);
+        struct tensor *slot = &plan->slot[plan->input[i]];
+        *slot = in[i]; /* borrowed */
+        slot->buf = NULL;
+        if (!slot->data)
+            slot->data = no_bytes;
         if (observe(opts, plan->input[i], &in[i], err))
             goto out;
     }

@@ -14,7 +14,7 @@
 #include "core/model/model.h"
 
 /* ---- attributes ---- */
-enum op_attr_kind { OP_INT, OP_FLOAT, OP_STRING, OP_INTS, OP_FLOATS, OP_STRINGS, OP_TENSOR, OP_GRAPH, OP_BOOL, OP_ENUM };
+enum op_attr_kind { OP_INT, OP_FLOAT, OP_STRING, OP_INTS, OP_FLOATS, OP_STRINGS, OP_TENSOR, OP_GRAPH, OP_BOOL, OP_ENUM, OP_TYPE };
 
 struct op_ints { const int64_t *at; int count; };
 struct op_floats { const float *at; int count; };
@@ -22,8 +22,8 @@ struct op_strings { const struct attr_string *at; int count; };
 
 /* One attribute. Field type by kind: OP_INT int64_t, OP_BOOL bool, OP_FLOAT float, OP_STRING const char *, OP_ENUM int (index into
  * `choices`), OP_INTS struct op_ints, OP_FLOATS op_floats, OP_STRINGS op_strings, OP_TENSOR const struct tensor *, OP_GRAPH
- * uint32_t (graph id, GRAPH_NONE if absent). Defaults: `def` for INT/BOOL/ENUM(index), `def_f` for FLOAT, `def_s` for STRING;
- * lists are empty, tensors NULL. A table ends with a row whose name is NULL. */
+ * uint32_t (graph id, GRAPH_NONE if absent), OP_TYPE const struct type *. Defaults: `def` for INT/BOOL/ENUM(index), `def_f` for FLOAT, `def_s` for STRING;
+ * lists are empty, tensors and types NULL. A table ends with a row whose name is NULL. */
 struct op_attr {
     const char *name;
     enum op_attr_kind kind;
@@ -88,6 +88,9 @@ int run_graph(struct run_ctx *c, uint32_t graph, const struct tensor *const *in,
 /* A tensor that run_graph made becomes output i (or goes, if nobody uses that output); t is empty afterwards. */
 void run_take(struct run_ctx *c, int i, struct tensor *t);
 void run_drop(struct run_ctx *c, struct tensor *t);
+/* A value that forward made itself (tensor_list, tensor_copy) becomes output i; its bytes are counted now. t is empty afterwards,
+ * also on error. For outputs that are not tensors of a shape that inference knew. ERR_MODEL_TOO_LARGE over the limit. */
+int run_give(struct run_ctx *c, int i, struct tensor *t, struct err *err);
 
 /* ---- backward ---- */
 /* The gradient of a scalar loss: given dL/d(output), add dL/d(input) into what is wanted. Written for float32 and float64 (checks
@@ -173,6 +176,7 @@ struct op_class {
     uint32_t in_place; /* bit i: forward may be given input i's bytes as output 0's, when dtype and bytes are the same and nobody
                           else reads them any more (element-wise rows) */
     bool internal;     /* made by the engine's own rewriting only (domain OP_DOMAIN_ENGINE); refused in a user's model */
+    bool takes_lists; /* its inputs may be sequences and optionals (tensor.h); for all other rows the engine refuses those */
     bool shape_only; /* forward reads no element of its inputs, only dtype and shape (Shape, Size) */
     const struct op_sample *samples; /* ends with inputs == NULL; NULL: covered by tests of its own */
 };

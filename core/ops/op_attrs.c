@@ -23,6 +23,7 @@ static const struct {
     [OP_GRAPH] = {ATTR_GRAPH, "a graph"},
     [OP_BOOL] = {ATTR_INT, "an integer"},
     [OP_ENUM] = {ATTR_STRING, "a string"},
+    [OP_TYPE] = {ATTR_TYPE_PROTO, "a type"},
 };
 
 static const char *type_name(enum attr_type type)
@@ -164,6 +165,9 @@ static int set_single(const struct op_attr *row, const struct attr *a, void *fie
         return 0;
     case OP_GRAPH:
         *(uint32_t *)field = a->graphs[0];
+        return 0;
+    case OP_TYPE:
+        *(const struct type **)field = &a->types[0];
         return 0;
     default:
         return err_set(err, ERR_INTERNAL, "attribute '%s' has a row of an unknown kind", a->name);

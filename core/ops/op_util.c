@@ -162,9 +162,11 @@ static void fill_types(const struct run_ctx *c, struct type *types, const struct
     for (int i = 0; i < c->n_in; i++) {
         if (!c->in[i])
             continue;
-        types[i].kind = TYPE_TENSOR;
-        types[i].dtype = c->in[i]->dtype;
-        types[i].has_dtype = types[i].has_shape = true;
+        types[i].kind = c->in[i]->dtype == DTYPE_SEQUENCE   ? TYPE_SEQUENCE
+                        : c->in[i]->dtype == DTYPE_OPTIONAL ? TYPE_OPTIONAL
+                                                            : TYPE_TENSOR;
+        types[i].dtype = types[i].kind == TYPE_TENSOR ? c->in[i]->dtype : DTYPE_NONE;
+        types[i].has_dtype = types[i].has_shape = types[i].kind == TYPE_TENSOR;
         types[i].shape = c->in[i]->shape;
         in[i] = &types[i];
     }

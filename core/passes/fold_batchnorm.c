@@ -8,10 +8,10 @@
  * nobody else reads the product's output; a weight that others read too is duplicated. Padding is no obstacle: it pads
  * x, and b is added after. A MatMul becomes a Gemm to get a bias, so its operands must be matrices; channels of
  * BatchNormalization are axis 1 then too. */
-#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
+#include "core/kernels/channel_affine.h"
 #include "core/passes/pass.h"
 
 struct bn {
@@ -50,13 +50,8 @@ static const char *read_bn(const struct pass_ctx *c, const struct node *n, struc
         bn->channels = count;
     }
     if (!why) {
-        for (int64_t k = 0; k < bn->channels && !why; k++) {
-            double s = p[0][k] / sqrt(p[3][k] + eps);
-            p[1][k] -= s * p[2][k];
-            p[0][k] = s;
-            if (!isfinite(s) || !isfinite(p[1][k]))
-                why = "its statistics are not finite";
-        }
+        if (!channel_affine_norm(bn->channels, eps, p[0], p[1], p[2], p[3], p[0], p[1]))
+            why = "its statistics are not finite";
         bn->scale = p[0];
         bn->shift = p[1];
         p[0] = p[1] = NULL;
@@ -66,52 +61,14 @@ static const char *read_bn(const struct pass_ctx *c, const struct node *n, struc
     return why;
 }
 
-/* One scale factor per weight element: element i belongs to channel channel_of(i). */
-struct layout {
-    int64_t channels;              /* output channels of the product */
-    int64_t inner;                 /* elements after the channel axis */
-    int64_t per_group, group_size; /* ConvTranspose: channels of a group, elements of a group's input rows; else 0 */
-};
-
-static int64_t channel_of(const struct layout *l, int64_t i)
-{
-    if (!l->per_group)
-        return i / l->inner % l->channels;
-    return i / l->group_size * l->per_group + i / l->inner % l->per_group;
-}
-
-static const char *conv_layout(const struct node *n, const struct tensor *w, bool transposed, struct layout *l)
-{
-    int64_t group = node_attr_int(n, "group", 1);
-    if (w->shape.rank < 3 || group < 1)
-        return "the weight has an unexpected shape";
-    l->inner = shape_product(&w->shape, transposed ? 2 : 1, w->shape.rank);
-    l->channels = w->shape.dim[0];
-    if (transposed) {
-        if (w->shape.dim[0] % group)
-            return "the weight has an unexpected shape";
-        l->per_group = w->shape.dim[1];
-        l->channels = w->shape.dim[1] * group;
-        l->group_size = w->shape.dim[0] / group * w->shape.dim[1] * l->inner;
-    }
-    return l->inner > 0 && l->channels > 0 ? NULL : "the weight is empty";
-}
-
 static const char *product_layout(const struct pass_ctx *c, const struct node *n, const struct tensor *w,
-                                  struct layout *l)
+                                  struct channel_layout *l)
 {
-    if (node_is(n, "Conv"))
-        return conv_layout(n, w, false, l);
-    if (node_is(n, "ConvTranspose"))
-        return conv_layout(n, w, true, l);
-    if (w->shape.rank != 2)
-        return "the weight is not a matrix";
-    if (node_is(n, "MatMul") && infer_rank_of(&c->infer, n->input[0]) != 2)
+    if (node_is(n, "Conv") || node_is(n, "ConvTranspose"))
+        return channel_layout_conv(&w->shape, node_attr_int(n, "group", 1), node_is(n, "ConvTranspose"), l);
+    if (node_is(n, "MatMul") && w->shape.rank == 2 && infer_rank_of(&c->infer, n->input[0]) != 2)
         return "the product's input is not known to be a matrix";
-    bool rows = node_is(n, "Gemm") && node_attr_int(n, "transB", 0) != 0;
-    l->channels = w->shape.dim[rows ? 0 : 1];
-    l->inner = rows ? w->shape.dim[1] : 1;
-    return l->channels > 0 && l->inner > 0 ? NULL : "the weight is empty";
+    return channel_layout_matrix(&w->shape, node_is(n, "Gemm") && node_attr_int(n, "transB", 0) != 0, l);
 }
 
 /* The old bias per channel, zeros if there is none; NULL: it is not constant or does not fit. */
@@ -138,26 +95,21 @@ static double *read_bias(const struct pass_ctx *c, const struct node *n, int64_t
 }
 
 /* Weight and bias get their new values; the product makes the BatchNormalization's output. */
-static int rewrite(struct pass_ctx *c, uint32_t bn_node, uint32_t node, const struct bn *bn, const struct layout *l,
+static int rewrite(struct pass_ctx *c, uint32_t bn_node, uint32_t node, const struct bn *bn, const struct channel_layout *l,
                    double *bias, struct err *err)
 {
     struct model *m = c->edit.m;
     struct tensor nw = {0}, nb = {0};
-    double *w = NULL;
-    int64_t count = 0;
     int rc = -1;
     uint32_t wv = pass_private_weight(c, node, 1), out = m->nodes[bn_node].output[0];
-    if (wv == VALUE_NONE || !(w = const_doubles(m, wv, &count))) {
+    if (wv == VALUE_NONE) {
         err_set(err, ERR_NOMEM, "out of memory while folding BatchNormalization");
         goto out;
     }
-    enum dtype dtype = value_const(m, wv)->dtype;
-    struct shape shape = value_const(m, wv)->shape;
-    for (int64_t i = 0; i < count; i++)
-        w[i] *= bn->scale[channel_of(l, i)];
+    const enum dtype dtype = value_const(m, wv)->dtype;
     for (int64_t k = 0; k < l->channels; k++)
         bias[k] = bn->scale[k] * bias[k] + bn->shift[k];
-    if (tensor_from_doubles(&nw, dtype, &shape, w, err) ||
+    if (channel_affine_weight(l, bn->scale, value_const(m, wv), &nw, err) ||
         tensor_from_doubles(&nb, dtype, &SHAPE(l->channels), bias, err))
         goto out;
     if (value_set_weight(m, wv, &nw)) {
@@ -179,7 +131,6 @@ static int rewrite(struct pass_ctx *c, uint32_t bn_node, uint32_t node, const st
 out:
     tensor_fini(&nw);
     tensor_fini(&nb);
-    free(w);
     return rc;
 }
 
@@ -211,7 +162,7 @@ static int fold(struct pass_ctx *c, uint32_t node, struct err *err)
 {
     struct model *m = c->edit.m;
     struct bn bn = {0};
-    struct layout l = {0};
+    struct channel_layout l = {0};
     double *bias = NULL;
     uint32_t product = NODE_NONE;
     int rc = 0;

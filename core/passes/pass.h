@@ -51,9 +51,6 @@ int const_ints(const struct model *m, uint32_t value, int64_t *out, int max);
 /* The axes / starts / ... of a node: attribute `name` (older opsets), else constant input `slot`. -1: absent or
  * unknown. */
 int node_ints(const struct model *m, const struct node *n, const char *name, int slot, int64_t *out, int max);
-/* A tensor of dtype `dtype` from doubles. */
-int tensor_from_doubles(struct tensor *t, enum dtype dtype, const struct shape *shape, const double *v,
-                        struct err *err);
 /* The weight's own copy for a change: if someone else reads it too (or it is another graph's), a duplicate is made and
  * put at this input. Returns the value id to give new bytes to; notes are copied. */
 uint32_t pass_private_weight(struct pass_ctx *c, uint32_t node, int slot);

@@ -10,16 +10,9 @@
 double *const_doubles(const struct model *m, uint32_t value, int64_t *count)
 {
     const struct tensor *t = value == VALUE_NONE ? NULL : value_const(m, value);
-    if (!t || !dtype_is_float(t->dtype) || (!t->data && tensor_count(t) != 0))
-        return NULL;
-    *count = tensor_count(t);
-    if (*count < 0 || *count > INT64_MAX / 16)
-        return NULL;
-    double *v = malloc((size_t)(*count > 0 ? *count : 1) * sizeof *v);
-    if (v && !dtype_convert(DTYPE_DOUBLE, v, t->dtype, t->data, *count)) {
-        free(v);
-        v = NULL;
-    }
+    double *v = t ? tensor_doubles(t) : NULL;
+    if (v)
+        *count = tensor_count(t);
     return v;
 }
 
@@ -47,18 +40,6 @@ int node_ints(const struct model *m, const struct node *n, const char *name, int
     if (a || slot < 0 || slot >= n->n_input)
         return -1;
     return const_ints(m, n->input[slot], out, max);
-}
-
-int tensor_from_doubles(struct tensor *t, enum dtype dtype, const struct shape *shape, const double *v, struct err *err)
-{
-    *t = (struct tensor){0};
-    if (tensor_alloc(t, dtype, shape, err))
-        return -1;
-    if (tensor_count(t) > 0 && !dtype_convert(dtype, t->data, DTYPE_DOUBLE, v, tensor_count(t))) {
-        tensor_fini(t);
-        return err_set(err, ERR_INTERNAL, "no conversion from double to %s", dtype_name(dtype));
-    }
-    return 0;
 }
 
 uint32_t pass_private_weight(struct pass_ctx *c, uint32_t node, int slot)

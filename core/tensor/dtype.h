@@ -42,7 +42,11 @@ enum dtype {
 #define X(id, number, name, bits, kind) DTYPE_##id = number,
     DTYPE_MAP(X)
 #undef X
-        DTYPE_COUNT
+        DTYPE_COUNT,
+    /* Not element types: what a struct tensor holds when it is a list of tensors (tensor.h). Nothing here takes them
+     * for valid, and they have no bits. */
+    DTYPE_SEQUENCE = 100,
+    DTYPE_OPTIONAL = 101
 };
 
 /* An element of a string tensor; bytes are owned by the tensor's buffer and may hold NULs. */

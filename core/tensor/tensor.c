@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/tensor/tensor.h"
 
+#include <inttypes.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -133,8 +134,62 @@ static int copy_strings(struct tensor *dst, const struct tensor *src, struct err
     return 0;
 }
 
+static void free_items(void *data, size_t bytes)
+{
+    struct tensor *items = data;
+    for (size_t i = 0; i < bytes / sizeof *items; i++)
+        tensor_fini(&items[i]);
+    free(items);
+}
+
+int tensor_list(struct tensor *t, enum dtype kind, struct tensor *items, int64_t n, struct err *err)
+{
+    struct tensor *own = NULL;
+    struct tbuf *buf = NULL;
+    *t = (struct tensor){0};
+    if (n < 0 || n > TENSOR_LIST_MAX) {
+        err_set(err, ERR_MODEL_TOO_LARGE, "a sequence would have %" PRId64 " items; at most %d are held", n,
+                TENSOR_LIST_MAX);
+    } else {
+        own = calloc((size_t)n + 1, sizeof *own);
+        buf = own ? tbuf_wrap(own, (size_t)n * sizeof *own, free_items, err) : NULL;
+        if (!own)
+            err_set(err, ERR_NOMEM, "out of memory");
+    }
+    if (!buf) {
+        free(own);
+        for (int64_t i = 0; i < n; i++)
+            tensor_fini(&items[i]);
+        return -1;
+    }
+    size_t bytes = 0;
+    for (int64_t i = 0; i < n; i++) {
+        own[i] = items[i];
+        items[i] = (struct tensor){0};
+        bytes += sizeof *own + own[i].bytes;
+    }
+    *t = (struct tensor){kind, {1, {n}}, own, bytes, buf};
+    return 0;
+}
+
+static int copy_list(struct tensor *dst, const struct tensor *src, struct err *err)
+{
+    const struct tensor *from = tensor_items(src);
+    int64_t n = tensor_count(src);
+    struct tensor *items = calloc((size_t)n + 1, sizeof *items);
+    if (!items)
+        return err_set(err, ERR_NOMEM, "out of memory");
+    for (int64_t i = 0; i < n; i++)
+        tensor_ref(&items[i], &from[i]);
+    int rc = tensor_list(dst, src->dtype, items, n, err);
+    free(items);
+    return rc;
+}
+
 int tensor_copy(struct tensor *dst, const struct tensor *src, struct err *err)
 {
+    if (tensor_is_list(src))
+        return copy_list(dst, src, err);
     if (src->dtype == DTYPE_STRING)
         return copy_strings(dst, src, err);
     if (tensor_alloc(dst, src->dtype, &src->shape, err))
@@ -166,6 +221,31 @@ int tensor_convert(struct tensor *dst, const struct tensor *src, enum dtype to, 
     return err_set(err, ERR_INVALID, "no conversion from %s to %s", dtype_name(src->dtype), dtype_name(to));
 }
 
+double *tensor_doubles(const struct tensor *t)
+{
+    const int64_t count = tensor_count(t);
+    if (!dtype_is_float(t->dtype) || count < 0 || count > INT64_MAX / 16 || (!t->data && count != 0))
+        return NULL;
+    double *v = malloc((size_t)(count > 0 ? count : 1) * sizeof *v);
+    if (v && !dtype_convert(DTYPE_DOUBLE, v, t->dtype, t->data, count)) {
+        free(v);
+        v = NULL;
+    }
+    return v;
+}
+
+int tensor_from_doubles(struct tensor *t, enum dtype dtype, const struct shape *shape, const double *v, struct err *err)
+{
+    *t = (struct tensor){0};
+    if (tensor_alloc(t, dtype, shape, err))
+        return -1;
+    if (tensor_count(t) > 0 && !dtype_convert(dtype, t->data, DTYPE_DOUBLE, v, tensor_count(t))) {
+        tensor_fini(t);
+        return err_set(err, ERR_INTERNAL, "no conversion from double to %s", dtype_name(dtype));
+    }
+    return 0;
+}
+
 void tensor_fini(struct tensor *t)
 {
     tbuf_unref(t->buf);
@@ -179,7 +259,15 @@ int64_t tensor_count(const struct tensor *t)
 
 bool tensor_equal(const struct tensor *a, const struct tensor *b)
 {
-    if (a->dtype != b->dtype || !shape_equal(&a->shape, &b->shape) || a->bytes != b->bytes)
+    if (a->dtype != b->dtype || !shape_equal(&a->shape, &b->shape))
+        return false;
+    if (tensor_is_list(a)) {
+        for (int64_t i = 0, n = tensor_count(a); i < n; i++)
+            if (!tensor_equal(&tensor_items(a)[i], &tensor_items(b)[i]))
+                return false;
+        return true;
+    }
+    if (a->bytes != b->bytes)
         return false;
     if (a->dtype != DTYPE_STRING)
         return a->bytes == 0 || memcmp(a->data, b->data, a->bytes) == 0;

@@ -45,7 +45,24 @@ int tensor_copy(struct tensor *dst, const struct tensor *src, struct err *err);
 int tensor_writable(struct tensor *t, struct err *err);
 /* A new tensor of another dtype (dtype_convert). ERR_INVALID if there is no such conversion. */
 int tensor_convert(struct tensor *dst, const struct tensor *src, enum dtype to, struct err *err);
+/* Elements of a floating-point tensor as doubles, malloc'ed; NULL: not floating-point, without bytes, or memory is out. */
+double *tensor_doubles(const struct tensor *t);
+/* A new tensor of dtype `dtype` from doubles. */
+int tensor_from_doubles(struct tensor *t, enum dtype dtype, const struct shape *shape, const double *v,
+                        struct err *err);
 void tensor_fini(struct tensor *t); /* drops the reference; t is zeroed */
+
+/* ---- lists ---- */
+/* ONNX has values that are no tensors: a sequence of tensors, and an optional (nothing, a tensor or a sequence). They are held
+ * in a struct tensor too, so that whatever carries tensors carries them: dtype is DTYPE_SEQUENCE or DTYPE_OPTIONAL, the shape is
+ * [number of items], data an array of struct tensor that owns its items, bytes what the list and its items take. A list never
+ * changes once it is made, and its items have bytes of their own; tensor_ref, tensor_copy (which shares the items),
+ * tensor_equal and tensor_fini work on lists. */
+enum { TENSOR_LIST_MAX = 1 << 20 }; /* items */
+static inline bool tensor_is_list(const struct tensor *t) { return t->dtype == DTYPE_SEQUENCE || t->dtype == DTYPE_OPTIONAL; }
+/* Takes over the n items (they are empty afterwards, also on error), which must own their bytes. */
+int tensor_list(struct tensor *t, enum dtype kind, struct tensor *items, int64_t n, struct err *err);
+static inline const struct tensor *tensor_items(const struct tensor *t) { return (const struct tensor *)t->data; }
 
 int64_t tensor_count(const struct tensor *t); /* elements */
 /* Bytes of strings are compared too; floats bit by bit. */
