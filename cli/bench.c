@@ -17,12 +17,14 @@ static const char help[] = "Usage: pared bench MODEL [OPTION]...\n"
                            "  --against ort ONNX Runtime in the same run, alternating (needs python3 with onnxruntime)\n"
                            "  --profile     the time of each node instead, as the engine runs it\n"
                            "  --plain       run the nodes as they are in the file: nothing fused, packed or blocked\n"
+                           "  --max-memory N bytes that activations may take, as in 512M or 2G (default 16G)\n"
                            "  --json        print one JSON object: p50_ms, p90_ms, p99_ms, runs, threads, batch\n"
                            "  --help        this text\n";
 
 struct options {
     const char *model;
     int64_t threads, batch, runs;
+    size_t memory;
     bool json, against, profile, plain;
 };
 
@@ -37,9 +39,9 @@ static int print_latency(const struct bench *b, struct err *err)
     if (latency_measure(&b->plan, 1, &lo, &l, err))
         return CLI_FAILED;
     if (b->json)
-        return cli_print_json(json_pack("{s:f, s:f, s:f, s:f, s:i, s:i, s:I}", "p50_ms", l.p50_ms, "p90_ms", l.p90_ms,
-                                        "p99_ms", l.p99_ms, "min_ms", l.min_ms, "runs", l.runs, "threads", l.threads,
-                                        "batch", (json_int_t)l.batch));
+        return cli_print_json(json_pack("{s:f, s:f, s:f, s:i, s:i, s:I}", "p50_ms", l.p50_ms, "p90_ms", l.p90_ms,
+                                        "p99_ms", l.p99_ms, "runs", l.runs, "threads", l.threads, "batch",
+                                        (json_int_t)l.batch));
     printf("p50 %.3f ms, p90 %.3f ms, p99 %.3f ms (%d runs, %d threads, batch %lld)\n", l.p50_ms, l.p90_ms, l.p99_ms,
            l.runs, l.threads, (long long)l.batch);
     return CLI_OK;
@@ -51,7 +53,8 @@ static int bench(const struct options *o, struct err *err)
     struct tensor *in = NULL;
     struct model *m = cli_read_model(o->model, err);
     struct pool *pool = m ? cli_pool(o->threads, err) : NULL;
-    struct plan *plan = pool ? plan_new(m, &(struct plan_opts){.pool = pool, .optimize = !o->plain}, err) : NULL;
+    struct plan_opts po = {.pool = pool, .max_memory_bytes = o->memory, .optimize = !o->plain};
+    struct plan *plan = pool ? plan_new(m, &po, err) : NULL;
     if (!plan)
         goto out;
     in = calloc((size_t)plan_n_inputs(plan) + 1, sizeof *in);
@@ -91,7 +94,7 @@ static int parse(int argc, char **argv, struct options *o, struct err *err)
         {"runs", required_argument, NULL, 'r'},    {"json", no_argument, NULL, 'j'},
         {"against", required_argument, NULL, 'a'}, {"profile", no_argument, NULL, 'p'},
         {"plain", no_argument, NULL, 'n'},         {"help", no_argument, NULL, 'h'},
-        {0}};
+        {"max-memory", required_argument, NULL, 'm'}, {0}};
     int c, rc = 0;
     while (!rc && (c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
         if (c == 't')
@@ -100,6 +103,8 @@ static int parse(int argc, char **argv, struct options *o, struct err *err)
             rc = cli_int("--batch", optarg, 1, 1 << 20, &o->batch, err);
         else if (c == 'r')
             rc = cli_int("--runs", optarg, 1, 1000000, &o->runs, err);
+        else if (c == 'm')
+            rc = cli_size("--max-memory", optarg, &o->memory, err);
         else if (c == 'j')
             o->json = true;
         else if (c == 'p')

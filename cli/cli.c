@@ -59,6 +59,21 @@ int cli_int(const char *option, const char *text, int64_t min, int64_t max, int6
     return 0;
 }
 
+int cli_size(const char *option, const char *text, size_t *out, struct err *err)
+{
+    static const char units[] = "kMGT";
+    char *end;
+    errno = 0;
+    const long long n = strtoll(text, &end, 10);
+    const char *unit = *end && end[1] == 0 ? strchr(units, *end) : NULL;
+    const int shift = unit ? 10 * (int)(unit - units + 1) : 0;
+    if (errno || end == text || (*end && !unit) || n < 1 || n > INT64_MAX >> shift)
+        return err_set(err, ERR_USAGE, "%s takes a number of bytes, as in 500000, 512k, 64M or 2G; got '%s'", option,
+                       text);
+    *out = (size_t)n << shift;
+    return 0;
+}
+
 static void release(void *data, size_t bytes)
 {
     (void)bytes;

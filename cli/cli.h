@@ -25,6 +25,8 @@ int cli_print_json(json_t *json);
 
 /* A whole decimal number in [min, max] from an option's text; -1 with ERR_USAGE naming the option. */
 int cli_int(const char *option, const char *text, int64_t min, int64_t max, int64_t *out, struct err *err);
+/* A number of bytes of at least 1, also as 512k, 64M or 2G (powers of 1024); -1 with ERR_USAGE naming the option. */
+int cli_size(const char *option, const char *text, size_t *out, struct err *err);
 /* Read and validate a model file; "-" is stdin. The sentence names the file. NULL on error. */
 struct model *cli_read_model(const char *path, struct err *err);
 /* The pool of a command: `threads` 0 is all cores. NULL with err. */

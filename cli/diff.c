@@ -17,6 +17,7 @@ static const char help[] =
     "  --limit N         samples of the dataset (default 32)\n"
     "  --tolerance X     default 0.001\n"
     "  --threads N       threads to run with (default: all cores)\n"
+    "  --max-memory N    bytes that the activations of one model may take, as in 512M or 2G (default 16G)\n"
     "  --seed N          of the made-up inputs\n"
     "  --json            print one JSON object\n"
     "  --help            this text\n";
@@ -24,6 +25,7 @@ static const char help[] =
 struct options {
     const char *a, *b, *data;
     int64_t limit, threads, seed;
+    size_t memory;
     double tolerance;
     bool json;
 };
@@ -97,7 +99,7 @@ static int diff(const struct options *o, struct err *err)
     struct pool *pool = b ? cli_pool(o->threads, err) : NULL;
     if (!pool || (o->data && !(ds = dataset_open(o->data, &(struct dataset_opts){.pool = pool}, err))))
         goto out;
-    struct evaluate_opts eo = {.pool = pool, .limit = o->limit, .batch = 1};
+    struct evaluate_opts eo = {.pool = pool, .max_memory_bytes = o->memory, .limit = o->limit, .batch = 1};
     struct evaluate_compare_opts co = {.seed = (uint64_t)o->seed, .layers = &layers};
     outputs = evaluate_compare(a, b, ds, &eo, &co, err);
     if (outputs)
@@ -128,6 +130,7 @@ static int parse(int argc, char **argv, struct options *o, struct err *err)
                                           {"threads", required_argument, NULL, 't'},
                                           {"seed", required_argument, NULL, 's'},
                                           {"tolerance", required_argument, NULL, 'x'},
+                                          {"max-memory", required_argument, NULL, 'm'},
                                           {"json", no_argument, NULL, 'j'},
                                           {"help", no_argument, NULL, 'h'},
                                           {0}};
@@ -143,6 +146,8 @@ static int parse(int argc, char **argv, struct options *o, struct err *err)
             rc = cli_int("--seed", optarg, 0, INT64_MAX, &o->seed, err);
         else if (c == 'x')
             rc = parse_tolerance(optarg, &o->tolerance, err);
+        else if (c == 'm')
+            rc = cli_size("--max-memory", optarg, &o->memory, err);
         else if (c == 'j')
             o->json = true;
         else

@@ -21,12 +21,15 @@ static const char help[] =
     "  --limit N        the first N samples only\n"
     "  --batch N        samples a run (default 32, as far as the model takes more than one)\n"
     "  --threads N      threads to run with (default: all cores)\n"
+    "  --max-memory N   bytes that activations may take, as in 512M or 2G (default 16G)\n"
+    "  --max-seconds N  time that one run may take, as a loop without end would (default: no limit)\n"
     "  --json           print one JSON object\n"
     "  --help           this text\n";
 
 struct options {
     const char *model, *data, *outputs;
-    int64_t limit, batch, threads;
+    int64_t limit, batch, threads, seconds;
+    size_t memory;
     bool json;
 };
 
@@ -116,7 +119,7 @@ static int evaluate(const struct options *o, struct err *err)
     struct dataset *ds = NULL;
     struct model *m = cli_read_model(o->model, err);
     struct pool *pool = m ? cli_pool(o->threads, err) : NULL;
-    if (!pool || !(s.plan = plan_new(m, &(struct plan_opts){.pool = pool}, err)))
+    if (!pool || !(s.plan = plan_new(m, &(struct plan_opts){.pool = pool, .max_memory_bytes = o->memory, .optimize = true}, err)))
         goto out;
     if (!(ds = dataset_open(o->data, &(struct dataset_opts){.pool = pool}, err)))
         goto out;
@@ -127,7 +130,8 @@ static int evaluate(const struct options *o, struct err *err)
     if (open_outputs(&s, err))
         goto out;
     double start = clock_seconds();
-    struct evaluate_opts eo = {.pool = pool, .batch = o->batch, .limit = o->limit};
+    struct plan_run_opts run = {.max_seconds = (double)o->seconds};
+    struct evaluate_opts eo = {.pool = pool, .batch = o->batch, .limit = o->limit, .run = &run};
     int64_t samples = evaluate_each(s.plan, m, ds, &eo, on_batch, &s, err);
     double seconds = clock_seconds() - start;
     if (samples < 0)
@@ -153,7 +157,8 @@ static int parse(int argc, char **argv, struct options *o, struct err *err)
         {"data", required_argument, NULL, 'd'},    {"outputs", required_argument, NULL, 'o'},
         {"limit", required_argument, NULL, 'l'},   {"batch", required_argument, NULL, 'b'},
         {"threads", required_argument, NULL, 't'}, {"json", no_argument, NULL, 'j'},
-        {"help", no_argument, NULL, 'h'},          {0}};
+        {"help", no_argument, NULL, 'h'},          {"max-memory", required_argument, NULL, 'm'},
+        {"max-seconds", required_argument, NULL, 's'}, {0}};
     int c, rc = 0;
     while (!rc && (c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
         if (c == 'd')
@@ -166,6 +171,10 @@ static int parse(int argc, char **argv, struct options *o, struct err *err)
             rc = cli_int("--batch", optarg, 1, 4096, &o->batch, err);
         else if (c == 't')
             rc = cli_int("--threads", optarg, 1, 256, &o->threads, err);
+        else if (c == 'm')
+            rc = cli_size("--max-memory", optarg, &o->memory, err);
+        else if (c == 's')
+            rc = cli_int("--max-seconds", optarg, 1, 1000000, &o->seconds, err);
         else if (c == 'j')
             o->json = true;
         else

@@ -16,28 +16,13 @@
 #include "core/model/validate.h"
 #include "core/report/facts.h"
 
-/* engine_missing_ops' text as a list. */
-static json_t *missing_json(const char *text)
+static json_t *missing_json(const struct missing_ops *list)
 {
     json_t *a = json_array();
-    int depth = 0;
-    const char *start = text;
-    for (const char *c = text;; c++) {
-        depth += (*c == '(') - (*c == ')');
-        if (*c && !(*c == ',' && depth == 0))
-            continue;
-        if (c > start) {
-            char *one = strndup(start, (size_t)(c - start));
-            if (one)
-                json_array_append_new(a, utf8_json(one));
-            free(one);
-        }
-        if (!*c)
-            return a;
-        start = c + 1;
-        while (*start == ' ')
-            start++;
-    }
+    char text[400];
+    for (int i = 0; i < list->count; i++)
+        json_array_append_new(a, utf8_json(missing_op_text(&list->at[i], text, sizeof text)));
+    return a;
 }
 
 static int open_beside(const struct inspect_opts *opts, const char *name)
@@ -100,13 +85,14 @@ static struct plan *plan_of(const struct model *m)
     return NULL;
 }
 
-static json_t *facts_of(const struct model *m, const struct facts *measured, const char *sha256, const char *missing)
+static json_t *facts_of(const struct model *m, const struct facts *measured, const char *sha256,
+                        const struct missing_ops *missing)
 {
     json_t *facts = model_inspect(m), *more = facts_json(measured);
     if (facts) {
         json_object_update(facts, more);
         json_object_set_new(facts, "sha256", json_string(sha256));
-        json_object_set_new(facts, "runnable", json_boolean(!*missing));
+        json_object_set_new(facts, "runnable", json_boolean(missing->count == 0));
         json_object_set_new(facts, "missing_operators", missing_json(missing));
     }
     json_decref(more);
@@ -115,7 +101,8 @@ static json_t *facts_of(const struct model *m, const struct facts *measured, con
 
 int inspect_file(const struct inspect_opts *opts, struct inspect_result *result, struct err *err)
 {
-    char sha256[SHA256_HEX], missing[2000] = "";
+    char sha256[SHA256_HEX];
+    struct missing_ops missing = {0};
     struct facts facts;
     struct plan *plan = NULL;
     struct onnx_read_opts read = {
@@ -128,11 +115,13 @@ int inspect_file(const struct inspect_opts *opts, struct inspect_result *result,
         add_files(opts, m, &facts, err))
         goto out;
     facts_weights(&facts, m);
-    if (engine_missing_ops(m, missing, sizeof missing) == 0)
+    if (engine_missing_ops(m, &missing, err))
+        goto out;
+    if (missing.count == 0)
         plan = plan_of(m);
     if (plan)
         facts_cost(&facts, plan);
-    result->facts = facts_of(m, &facts, sha256, missing);
+    result->facts = facts_of(m, &facts, sha256, &missing);
     result->layers = inspect_layers_json(m, plan);
     if (opts->graph)
         result->graph = model_graph_json(m, INSPECT_MAX_ROWS);
@@ -140,6 +129,7 @@ int inspect_file(const struct inspect_opts *opts, struct inspect_result *result,
              ? 0
              : err_set(err, ERR_NOMEM, "no memory for the answer");
 out:
+    missing_ops_fini(&missing);
     plan_free(plan);
     model_free(m);
     facts_fini(&facts);

@@ -31,6 +31,7 @@ static const char help[] =
     "  --out DIR              default: pared-out\n"
     "  --seed N               default: the recipe's, or 0\n"
     "  --threads N            default: all cores\n"
+    "  --max-memory N         bytes that activations may take, as in 512M or 2G; default 16G\n"
     "  --external-dir DIR     where external data files lie; default: beside the model\n"
     "  --no-latency           do not measure latency\n"
     "  --json                 print the report as JSON instead of a table\n"
@@ -59,6 +60,7 @@ enum {
     OPT_SEED,
     OPT_THREADS,
     OPT_EXTERNAL,
+    OPT_MEMORY,
     OPT_NO_LATENCY,
     OPT_JSON,
     OPT_QUIET,
@@ -77,6 +79,7 @@ static const struct option options[] = {
     {"seed", required_argument, NULL, OPT_SEED},
     {"threads", required_argument, NULL, OPT_THREADS},
     {"external-dir", required_argument, NULL, OPT_EXTERNAL},
+    {"max-memory", required_argument, NULL, OPT_MEMORY},
     {"no-latency", no_argument, NULL, OPT_NO_LATENCY},
     {"json", no_argument, NULL, OPT_JSON},
     {"quiet", no_argument, NULL, OPT_QUIET},
@@ -119,6 +122,7 @@ static int take_option(struct run_args *a, int option, const char *text, struct 
     case OPT_SEED: a->has_seed = true; return cli_int("--seed", text, 0, INT64_MAX, &a->seed, err);
     case OPT_THREADS: return cli_int("--threads", text, 0, 1024, &a->threads, err);
     case OPT_EXTERNAL: a->pipeline.external_dir = text; break;
+    case OPT_MEMORY: return cli_size("--max-memory", text, &a->pipeline.max_memory_bytes, err);
     case OPT_NO_LATENCY: a->pipeline.no_latency = true; break;
     case OPT_JSON: a->json = true; break;
     case OPT_QUIET: a->quiet = true; break;

@@ -213,7 +213,9 @@ static void op_case_free(struct op_case *c)
 static int op_case_opset(const struct op_class *op, const struct op_sample *s)
 {
     bool plain = !op->domain || !*op->domain;
-    return s->opset ? s->opset : op->until ? op->until : plain ? OP_OPSET_NEWEST : op->since;
+    /* ONNX Runtime 1.31 takes models up to opset 26 */
+    int newest = op->since > 26 ? op->since : 26;
+    return s->opset ? s->opset : op->until && op->until < newest ? op->until : plain ? newest : op->since;
 }
 
 static int op_case_build(struct op_case *c, const struct op_class *op, const struct op_sample *s, struct err *err)

@@ -6,7 +6,10 @@ VENV := build/venv
 deps: ## install the Debian packages that building needs (root or sudo)
 	@tools/deps.sh build
 
-.PHONY: unit-build tools chaos
+.PHONY: unit-build tools chaos grad-check
+grad-check: $(BUILD)/tests/test_grad_check ## gradients of every operator against finite differences in float64 (T=Conv for some)
+	@GRAD_CHECK_TYPE="$(T)" $<
+
 TOOLS := $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(wildcard tests/tools/*.c))
 tools: $(TOOLS)
 unit-build: $(TEST_BIN)
@@ -74,16 +77,18 @@ chaos: all $(VENV)/ok ## 200 jobs while the server is killed 20 times: every job
 	$(VENV)/bin/python tests/e2e/chaos.py
 
 FUZZ_SECONDS ?= 15
-FUZZERS := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
-.PHONY: fuzz-run
-fuzz-smoke: ## every fuzzer for FUZZ_SECONDS (15), from seeds made by tests/fuzz/seeds.py and the kept regressions
+FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+.PHONY: $(FUZZERS:%=fuzz-%) fuzz-build
+fuzz-smoke: ## every fuzzer for FUZZ_SECONDS (15), two at a time, from seeds made by tests/fuzz/seeds.py and the kept regressions
 	@tools/deps.sh test
-	@$(MAKE) --no-print-directory MODE=fuzz fuzz-run
-fuzz-run: $(FUZZERS:%=$(BUILD)/fuzz/%) $(VENV)/ok
-	@set -e; for f in $(FUZZERS); do kind=$${f#fuzz_}; mkdir -p build/corpus/$$kind tests/fuzz/regression/$$kind; \
-	  $(VENV)/bin/python tests/fuzz/seeds.py $$kind build/corpus/$$kind; echo "== $$f"; \
-	  $(BUILD)/fuzz/$$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=0 -verbosity=0 \
-	    -artifact_prefix=build/corpus/crash-$$kind- build/corpus/$$kind tests/fuzz/regression/$$kind; done
+	@$(MAKE) --no-print-directory MODE=fuzz -j2 fuzz-build
+	@$(MAKE) --no-print-directory MODE=fuzz -j2 -Otarget $(FUZZERS:%=fuzz-%)
+fuzz-build: $(FUZZERS:%=$(BUILD)/fuzz/fuzz_%)
+$(FUZZERS:%=fuzz-%): fuzz-%: $(BUILD)/fuzz/fuzz_% $(VENV)/ok
+	@mkdir -p build/corpus/$* tests/fuzz/regression/$*
+	@$(VENV)/bin/python tests/fuzz/seeds.py $* build/corpus/$*
+	@echo "== fuzz_$*"; $< -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=0 -verbosity=0 \
+	    -artifact_prefix=build/corpus/crash-$*- build/corpus/$* tests/fuzz/regression/$*
 
 demo: ## install, build, serve, compress the example, show before and after (KEEP=1: leave the server running)
 	@tools/deps.sh build

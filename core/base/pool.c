@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Helpers sleep on a condition variable between loops and take tasks from a shared counter during one. After a loop they
- * spin for a few microseconds before sleeping, because a network is hundreds of short loops in a row. */
+ * spin for some tens of microseconds before sleeping, because a network is hundreds of short loops in a row.
+ * Joining    A loop is open from start to the moment its tasks are all taken. A helper that comes while it is open counts
+ *            itself in and is waited for; one that comes later finds it closed and is not. So the caller never waits for
+ *            a helper that is still asleep, or that the system gave no core to. The helper raises `inside` before it
+ *            reads `open`, the caller clears `open` before it reads `inside`: one of them sees the other. */
 #include "core/base/pool.h"
 
 #include <pthread.h>
@@ -18,16 +22,18 @@ struct pool {
     pthread_t *helpers;
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    atomic_uint round; /* counts loops: a helper works when it sees a new number */
+    atomic_uint round;    /* counts loops: a helper looks for work when it sees a new number */
+    atomic_bool open;     /* tasks may be taken */
+    atomic_int inside;    /* helpers that may touch the fields below */
+    atomic_int sleepers;
     atomic_bool stop;
     pool_fn *fn;
     void *arg;
     int64_t tasks;
     atomic_llong next;
-    atomic_int busy; /* helpers not yet done with this round */
 };
 
-static _Thread_local bool inside; /* this thread is running a task: nested loops go inline */
+static _Thread_local bool in_task; /* this thread is running a task: nested loops go inline */
 
 struct helper_arg {
     struct pool *pool;
@@ -36,29 +42,38 @@ struct helper_arg {
 
 static void drain(struct pool *pool, int lane)
 {
-    inside = true;
+    in_task = true;
     for (;;) {
         long long task = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed);
         if (task >= pool->tasks)
             break;
         pool->fn(pool->arg, task, lane);
     }
-    inside = false;
+    in_task = false;
 }
 
-static void await_round(struct pool *pool, unsigned seen)
+static void relax(void)
 {
-    for (int i = 0; i < SPINS; i++) {
-        if (atomic_load_explicit(&pool->round, memory_order_acquire) != seen)
-            return;
 #if defined(__x86_64__)
-        __builtin_ia32_pause();
+    __builtin_ia32_pause();
 #endif
+}
+
+static unsigned await_round(struct pool *pool, unsigned seen)
+{
+    unsigned round;
+    for (int i = 0; i < SPINS; i++) {
+        if ((round = atomic_load_explicit(&pool->round, memory_order_acquire)) != seen)
+            return round;
+        relax();
     }
     pthread_mutex_lock(&pool->lock);
-    while (atomic_load_explicit(&pool->round, memory_order_acquire) == seen)
+    atomic_fetch_add(&pool->sleepers, 1);
+    while ((round = atomic_load(&pool->round)) == seen)
         pthread_cond_wait(&pool->wake, &pool->lock);
+    atomic_fetch_sub(&pool->sleepers, 1);
     pthread_mutex_unlock(&pool->lock);
+    return round;
 }
 
 static void *helper(void *opaque)
@@ -67,19 +82,23 @@ static void *helper(void *opaque)
     free(opaque);
     unsigned seen = 0;
     for (;;) {
-        await_round(arg.pool, seen);
-        seen++;
+        seen = await_round(arg.pool, seen);
         if (atomic_load(&arg.pool->stop))
             return NULL;
-        drain(arg.pool, arg.lane);
-        atomic_fetch_sub_explicit(&arg.pool->busy, 1, memory_order_release);
+        atomic_fetch_add(&arg.pool->inside, 1);
+        if (atomic_load(&arg.pool->open))
+            drain(arg.pool, arg.lane);
+        atomic_fetch_sub(&arg.pool->inside, 1);
     }
 }
 
+/* A helper that goes to sleep raises `sleepers` before it looks at `round` for the last time. */
 static void start_round(struct pool *pool)
 {
+    atomic_fetch_add(&pool->round, 1);
+    if (!atomic_load(&pool->sleepers))
+        return;
     pthread_mutex_lock(&pool->lock);
-    atomic_fetch_add_explicit(&pool->round, 1, memory_order_release);
     pthread_cond_broadcast(&pool->wake);
     pthread_mutex_unlock(&pool->lock);
 }
@@ -132,7 +151,7 @@ int pool_threads(const struct pool *pool)
 
 void pool_run(struct pool *pool, int64_t tasks, pool_fn *fn, void *arg)
 {
-    if (!pool || pool->threads == 1 || tasks <= 1 || inside) {
+    if (!pool || pool->threads == 1 || tasks <= 1 || in_task) {
         for (int64_t i = 0; i < tasks; i++)
             fn(arg, i, 0);
         return;
@@ -141,12 +160,15 @@ void pool_run(struct pool *pool, int64_t tasks, pool_fn *fn, void *arg)
     pool->arg = arg;
     pool->tasks = tasks;
     atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
-    atomic_store_explicit(&pool->busy, pool->threads - 1, memory_order_relaxed);
+    atomic_store(&pool->open, true);
     start_round(pool);
     drain(pool, 0);
-    for (int i = 0; atomic_load_explicit(&pool->busy, memory_order_acquire); i++)
+    atomic_store(&pool->open, false);
+    for (int i = 0; atomic_load(&pool->inside); i++) {
+        relax();
         if (i > SPINS)
             sched_yield();
+    }
 }
 
 static int cgroup_quota_cores(void)

@@ -46,6 +46,10 @@ typedef int plan_observer(void *arg, uint32_t value, const struct tensor *t, str
 struct plan_run_opts {
     plan_observer *observe; /* NULL: none; sees graph inputs too */
     void *observe_arg;
+    /* Called between nodes, nested ones too: not 0 stops the run with err set. NULL: none. */
+    int (*cancel)(void *arg, struct err *err);
+    void *cancel_arg;
+    double max_seconds; /* the run is stopped (ERR_TIMEOUT) at the first node after that; 0: no limit */
 };
 /* in: plan_n_inputs tensors, in order, borrowed. out: plan_n_outputs empty tensors; each gets bytes of its own
  * (tensor_fini).
@@ -66,8 +70,22 @@ size_t plan_packed_bytes(const struct plan *plan);
 int64_t plan_macs(const struct plan *plan, uint32_t node);
 /* Declared shapes with every unknown or symbolic dim replaced: the first dim by `batch`, others by `other`. */
 void plan_input_shape(const struct plan *plan, int i, int64_t batch, int64_t other, struct shape *out);
-/* Lists missing operators as "Op (domain, opset n) xCount, ..."; returns how many kinds. No plan is needed. */
-int engine_missing_ops(const struct model *m, char *text, size_t size);
+/* One kind of operator that cannot run, and how often the model asks for it. Strings are the model's. */
+struct missing_op {
+    const char *type, *domain; /* domain "ai.onnx" for the default one */
+    int64_t opset;
+    int64_t count;
+};
+struct missing_ops {
+    struct missing_op *at; /* in the order of first use */
+    int count;             /* 0: the model can be planned */
+};
+/* All of them, nested graphs and function bodies included; at most 256 kinds are listed. No plan is needed. */
+int engine_missing_ops(const struct model *m, struct missing_ops *out, struct err *err);
+void missing_ops_fini(struct missing_ops *list);
+/* "Op (domain, opset n) x3"; the whole list with ", " between. Cut at the buffer's end. Return text. */
+const char *missing_op_text(const struct missing_op *op, char *text, size_t size);
+const char *missing_ops_text(const struct missing_ops *list, char *text, size_t size);
 /* Evaluate a node whose inputs are all constant; out has room for n_output tensors (absent ones stay empty). */
 int engine_eval_node(const struct model *m, uint32_t node, struct tensor *out, struct err *err);
 /* What the machine is: "AMD EPYC ...", "avx2 fma f16c", "OpenBLAS 0.3.21 Zen". Static strings. */

@@ -12,7 +12,7 @@ static optimize_pass fold_constants, fold_dequantized;
 
 /* In order: see optimize.h. */
 static optimize_pass *const passes[] = {
-    fold_constants, fuse_batchnorm, fuse_qdq, fold_dequantized, fuse_matmul, fuse_patterns, fuse_conv,
+    fold_constants, fuse_batchnorm, fuse_qdq, fold_dequantized, fuse_patterns, fuse_attention, fuse_matmul, fuse_conv,
 };
 
 /* ---- for passes ---- */

@@ -46,8 +46,9 @@ uint32_t optimize_add_weight(struct optimize *o, const char *base, struct tensor
 /* ---- the passes, in order ---- */
 optimize_pass fuse_batchnorm; /* Conv / ConvTranspose / Gemm + BatchNormalization: into weight and bias */
 optimize_pass fuse_qdq;       /* DequantizeLinear - op - QuantizeLinear: integer kernels */
-optimize_pass fuse_matmul;    /* MatMul / Gemm with a constant right side + bias + activation; transposes into it */
-optimize_pass fuse_patterns;  /* GELU, LayerNormalization, attention written out in small nodes */
+optimize_pass fuse_patterns;  /* GELU, SiLU, hard swish, LayerNormalization written out in small nodes */
+optimize_pass fuse_attention; /* scores, scale, mask, softmax, values, and the transposes around them */
+optimize_pass fuse_matmul;    /* MatMul / Gemm with a constant right side + bias + residual add + activation */
 optimize_pass fuse_conv;      /* Conv + residual add + activation: blocked convolutions, layout kept from one to the next */
 
 #endif

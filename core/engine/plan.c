@@ -14,14 +14,8 @@
 #include "core/base/size.h"
 #include "core/engine/optimize.h"
 
-enum { MAX_MISSING = 64 };
+enum { MAX_MISSING = 256 };
 #define DEFAULT_MEMORY ((size_t)16 << 30)
-
-struct missing {
-    const char *type, *domain;
-    int64_t opset;
-    int count;
-};
 
 void plan_wrap(const struct model *m, uint32_t node, struct err *err)
 {
@@ -83,22 +77,25 @@ static bool graph_is_dead(const struct model *m, uint32_t graph)
     return false;
 }
 
-static void note_missing(struct missing *list, int *kinds, const struct node *node, int64_t opset)
+static int note_missing(struct missing_ops *list, const struct node *node, int64_t opset, struct err *err)
 {
-    const char *domain = model_domain_is_default(node->domain) ? "" : node->domain;
-    for (int i = 0; i < *kinds; i++)
-        if (!strcmp(list[i].type, node->op_type) && !strcmp(list[i].domain, domain) && list[i].opset == opset) {
-            list[i].count++;
-            return;
+    const char *domain = model_domain_is_default(node->domain) ? "ai.onnx" : node->domain;
+    for (int i = 0; i < list->count; i++)
+        if (!strcmp(list->at[i].type, node->op_type) && !strcmp(list->at[i].domain, domain) &&
+            list->at[i].opset == opset) {
+            list->at[i].count++;
+            return 0;
         }
-    if (*kinds < MAX_MISSING)
-        list[(*kinds)++] = (struct missing){node->op_type, domain, opset, 1};
+    if (!list->at && !(list->at = calloc(MAX_MISSING, sizeof *list->at)))
+        return err_set(err, ERR_NOMEM, "out of memory");
+    if (list->count < MAX_MISSING)
+        list->at[list->count++] = (struct missing_op){node->op_type, domain, opset, 1};
+    return 0;
 }
 
-int engine_missing_ops(const struct model *m, char *text, size_t size)
+int engine_missing_ops(const struct model *m, struct missing_ops *out, struct err *err)
 {
-    struct missing list[MAX_MISSING];
-    int kinds = 0;
+    *out = (struct missing_ops){0};
     for (uint32_t g = 0; g < m->n_graphs; g++) {
         if (graph_is_dead(m, g))
             continue;
@@ -110,32 +107,55 @@ int engine_missing_ops(const struct model *m, char *text, size_t size)
             int64_t opset = inside ? function_opset(inside, node->domain) : model_opset_or_1(m, node->domain);
             bool beyond = model_domain_is_default(node->domain) && opset > OP_OPSET_NEWEST;
             const struct op_class *op = op_find(node->op_type, node->domain ? node->domain : "", opset);
-            if (beyond || !op || op->internal)
-                note_missing(list, &kinds, node, opset);
+            if ((beyond || !op || op->internal) && note_missing(out, node, opset, err)) {
+                missing_ops_fini(out);
+                return -1;
+            }
         }
     }
+    return 0;
+}
+
+void missing_ops_fini(struct missing_ops *list)
+{
+    free(list->at);
+    *list = (struct missing_ops){0};
+}
+
+const char *missing_op_text(const struct missing_op *op, char *text, size_t size)
+{
+    snprintf(text, size, "%s (%s, opset %" PRId64 ") x%" PRId64, op->type, op->domain, op->opset, op->count);
+    return text;
+}
+
+const char *missing_ops_text(const struct missing_ops *list, char *text, size_t size)
+{
     size_t n = 0;
     if (size)
         text[0] = 0;
-    for (int i = 0; i < kinds && n + 1 < size; i++) {
-        const char *domain = list[i].domain[0] ? list[i].domain : "ai.onnx";
-        int w = snprintf(text + n, size - n, "%s%s (%s, opset %" PRId64 ") x%d", i ? ", " : "", list[i].type, domain,
-                         list[i].opset, list[i].count);
-        n += w > 0 ? (size_t)w : 0;
+    for (int i = 0; i < list->count && n + 2 < size; i++) {
+        if (i)
+            n += (size_t)snprintf(text + n, size - n, ", ");
+        if (n < size)
+            n += strlen(missing_op_text(&list->at[i], text + n, size - n));
     }
-    return kinds;
+    return text;
 }
 
 static int check_missing(const struct model *m, struct err *err)
 {
-    char text[800];
-    int kinds = engine_missing_ops(m, text, sizeof text);
-    if (!kinds)
-        return 0;
-    const char *newest = model_opset(m, "") > OP_OPSET_NEWEST ? "; the newest opset known here is 28" : "";
-    _Static_assert(OP_OPSET_NEWEST == 28, "the sentence names the newest opset");
-    return err_set(err, ERR_OPERATOR, "cannot run this model: %d operator%s missing: %s%s", kinds,
-                   kinds == 1 ? " is" : "s are", text, newest);
+    char text[800], newest[60] = "";
+    struct missing_ops list;
+    if (engine_missing_ops(m, &list, err))
+        return -1;
+    const int kinds = list.count;
+    missing_ops_text(&list, text, sizeof text);
+    missing_ops_fini(&list);
+    if (model_opset(m, "") > OP_OPSET_NEWEST)
+        snprintf(newest, sizeof newest, "; the newest opset known here is %d", OP_OPSET_NEWEST);
+    return kinds == 0 ? 0
+                      : err_set(err, ERR_OPERATOR, "cannot run this model: %d operator%s missing: %s%s", kinds,
+                                kinds == 1 ? " is" : "s are", text, newest);
 }
 
 int plan_node_opset(const struct plan *plan, uint32_t node)
@@ -245,8 +265,11 @@ static int collect_weights(struct plan *plan, struct err *err)
     size_t steps = (size_t)plan->graph[0].n_steps;
     plan->die_first = calloc(steps + 2, sizeof *plan->die_first);
     plan->macs = calloc(steps + 1, sizeof *plan->macs);
+    plan->run = calloc(steps + 1, sizeof *plan->run);
+    plan->home = calloc(n, sizeof *plan->home);
+    plan->loose = calloc(n, sizeof *plan->loose);
     if (!plan->type || !plan->known || !plan->known_always || !plan->slot || !plan->offset || !plan->last ||
-        !plan->die || !plan->die_first || !plan->macs)
+        !plan->die || !plan->die_first || !plan->macs || !plan->run || !plan->home || !plan->loose)
         return err_set(err, ERR_NOMEM, "out of memory");
     for (uint32_t v = 0; v < plan->m->n_values; v++) {
         const struct weight *w = plan->m->values[v].weight;
@@ -313,6 +336,14 @@ static struct tensor *lasting_constants(const struct plan *plan)
     return known;
 }
 
+/* The caller's weights that the copy has in another form: their pages of the file are not looked at again. */
+static void release_replaced(const struct model *m, const struct model *own)
+{
+    for (uint32_t v = 0; v < m->n_values && v < own->n_values; v++)
+        if (m->values[v].weight && !own->values[v].weight)
+            tensor_release_pages(&m->values[v].weight->tensor);
+}
+
 /* A plan of a rewritten copy in place of `plain`; `plain` itself when there is nothing to rewrite. A model whose types
  * cannot be inferred yet runs as it is, and the run says what is wrong. */
 static struct plan *optimized(struct plan *plain, const struct plan_opts *opts, struct err *err)
@@ -342,6 +373,8 @@ static struct plan *optimized(struct plan *plain, const struct plan_opts *opts, 
     if (copy_opsets(plan, plain, err) || resolve(plan, err)) {
         plan_free(plan);
         plan = NULL;
+    } else {
+        release_replaced(plain->m, own);
     }
     plan_free(plain);
     return plan;
@@ -386,6 +419,9 @@ void plan_free(struct plan *plan)
     free(plan->die);
     free(plan->die_first);
     free(plan->macs);
+    free(plan->run);
+    free(plan->home);
+    free(plan->loose);
     free(plan->slab);
     free((void *)plan->inlined_opset);
     plan_host_fini(&plan->host);

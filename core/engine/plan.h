@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * plan.h - the inside of a plan, shared by plan.c (resolving), plan_infer.c (types, constants), plan_memory.c
- * (layout) and plan_run.c
- * (executing). Not for users of the engine: engine.h.
+ * plan.h - the inside of a plan, shared by plan.c (resolving), plan_infer.c (types, constants), plan_place.c
+ * (lives, who shares whose bytes), plan_memory.c (layout) and plan_run.c (executing). Not for users of the engine: engine.h.
  * A plan     has two parts. Resolved once: every graph's nodes in order, with their rows and parsed attributes.
  * Bound to input
  *            shapes, and bound anew when these change: types of the main graph's values, contents known without
@@ -24,6 +23,9 @@ struct plan_step {
     bool folded;  /* all outputs are known */
     bool live;    /* somebody needs an output */
     bool dynamic; /* an output's shape is found only when running */
+    bool asked;   /* inference asked for contents it did not have */
+    bool settled; /* run_ctx.settled: nothing is left to infer when it runs */
+    struct run_ctx *ctx; /* every wanted output has its place in the slab: the call, ready made; NULL: see run_step */
 };
 
 struct plan_graph {
@@ -31,6 +33,11 @@ struct plan_graph {
     int n_steps;
     bool resolved;
 };
+
+static inline bool plan_type_ready(const struct type *t)
+{
+    return t->kind == TYPE_TENSOR && t->dtype != DTYPE_NONE && shape_known(&t->shape);
+}
 
 /* Life of one buffer in the slab: written by step `first`, last read by step `last`. */
 struct plan_interval {
@@ -57,6 +64,9 @@ struct plan_host {
     struct plan_block *block;
     int n_blocks;
     int depth;
+    bool scratched;                   /* some block is held */
+    const struct plan_run_opts *opts; /* of this run; NULL */
+    double started;
 };
 void plan_host_fini(struct plan_host *host);
 
@@ -83,14 +93,21 @@ struct plan {
     size_t known_bytes;   /* of folded constants */
     int64_t *macs;        /* [n_steps] of the main graph; -1 unknown */
     int *last;            /* [n_values] last step that reads a value of the main graph; n_steps: output; -1: nobody */
-    int *die, *die_first; /* values whose last reader is step i: die[die_first[i] .. die_first[i + 1]) */
+    int *die, *die_first; /* values with bytes of their own whose last reader is step i: die[die_first[i] ..
+                           * die_first[i + 1]) */
+    uint32_t *home;       /* [n_values] the value whose bytes this one uses: itself, or what it is a view of or was computed
+                           * in place of; VALUE_NONE: found when running */
     size_t *offset;       /* [n_values] in the slab; SIZE_MAX: not there */
+    int *run, n_run;      /* [n_steps] the live steps, in order */
     size_t slab_bytes, slab_lower;
     void *slab;
     size_t slab_cap;
 
     /* the run */
-    struct tensor *slot; /* [n_values] dtype NONE: not computed */
+    struct tensor *slot; /* [n_values] dtype NONE: not computed. Those in the slab are filled once (placed) */
+    bool placed;         /* slots and steps are ready for the binding and the slab */
+    uint32_t *loose;     /* [n_loose] values whose slots are emptied after a run */
+    uint32_t n_loose;
     struct plan_host host;
     struct arena *run_arena; /* scratch of inference while running */
 };
@@ -106,6 +123,11 @@ const struct function *plan_function(const struct model *m, const struct node *n
 /* plan_infer.c */
 int plan_bind(struct plan *plan, const struct shape *in, struct err *err);
 void plan_unbind(struct plan *plan);
+/* plan_place.c: which steps are needed, when values die, where their bytes are. plan_place: for the types just inferred;
+ * plan_prepare: for the slab there is now, before a run. */
+void plan_find_live(struct plan *plan);
+int plan_place(struct plan *plan, struct err *err);
+int plan_prepare(struct plan *plan, struct err *err);
 /* plan_run.c: evaluate one resolved node on constants. */
 struct plan_eval {
     const struct model *m;

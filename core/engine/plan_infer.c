@@ -8,9 +8,7 @@
  * all,
  * multiply-accumulates. What does not fit is simply not folded. A node that fails on its constants is left for the
  * run to report.
- * Then: which nodes are needed, the last reader of each value, and the layout of the slab. Declared value_info is
- * not believed:
- * inference decides. */
+ * Declared value_info is not believed: inference decides. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,11 +28,6 @@ static struct type type_of_tensor(const struct tensor *t)
         return (struct type){.kind = t->dtype == DTYPE_SEQUENCE ? TYPE_SEQUENCE : TYPE_OPTIONAL, .shape = t->shape};
     return (struct type){
         .kind = TYPE_TENSOR, .dtype = t->dtype, .has_dtype = true, .has_shape = true, .shape = t->shape};
-}
-
-static bool type_ready(const struct type *t)
-{
-    return t->kind == TYPE_TENSOR && t->dtype != DTYPE_NONE && shape_known(&t->shape);
 }
 
 /* A type's bytes; false when it overflows. */
@@ -157,7 +150,7 @@ static bool foldable(const struct walk *w, bool *always)
         uint32_t v = w->node->input[i];
         if (v == VALUE_NONE)
             continue;
-        if (!w->value[i] && !(op->shape_only && type_ready(w->in[i])))
+        if (!w->value[i] && !(op->shape_only && plan_type_ready(w->in[i])))
             return false;
         *always = *always && w->value[i] && w->plan->known_always[v];
         if (w->value[i] && !op->shape_only)
@@ -170,7 +163,7 @@ static bool fold_is_cheap(const struct walk *w)
 {
     size_t total = 0, bytes;
     for (int i = 0; i < w->node->n_output; i++)
-        if (type_ready(&w->out[i]) && (!type_bytes(&w->out[i], &bytes) || !size_add(total, bytes, &total)))
+        if (plan_type_ready(&w->out[i]) && (!type_bytes(&w->out[i], &bytes) || !size_add(total, bytes, &total)))
             return false;
     return total <= FOLD_BYTES && w->plan->macs[w->at] <= FOLD_MACS;
 }
@@ -222,10 +215,10 @@ static void measure(struct walk *w, struct infer_ctx *c)
     if (!w->step->op->cost)
         return;
     for (int i = 0; i < c->n_in; i++)
-        if (c->in[i] && !type_ready(c->in[i]))
+        if (c->in[i] && !plan_type_ready(c->in[i]))
             *macs = -1;
     for (int i = 0; i < c->n_out; i++)
-        if (w->node->output[i] != VALUE_NONE && !type_ready(&c->out[i]))
+        if (w->node->output[i] != VALUE_NONE && !plan_type_ready(&c->out[i]))
             *macs = -1;
     if (*macs < 0)
         return;
@@ -252,8 +245,10 @@ static int infer_node(struct walk *w, struct err *err)
                           .n_out = w->node->n_output,
                           .in = w->in,
                           .in_value = w->value,
+                          .asked = &w->step->asked,
                           .out = w->out,
                           .arena = plan->bind_arena};
+    w->step->asked = false;
     if (call_infer(plan->m, w->step, &c, err))
         return -1;
     measure(w, &c);
@@ -294,156 +289,9 @@ static bool inputs_known(const struct plan *plan)
     return true;
 }
 
-/* ---- liveness ---- */
-typedef void visit_fn(struct plan *plan, uint32_t value, int step);
-
-/* What a nested graph reads from the main one. */
-static void visit_nested(struct plan *plan, const struct node *node, int step, visit_fn *visit)
-{
-    for (int a = 0; a < node->n_attr; a++) {
-        const struct attr *attr = &node->attr[a];
-        for (int k = 0; (attr->type == ATTR_GRAPH || attr->type == ATTR_GRAPHS) && k < attr->count; k++) {
-            const struct graph *g = &plan->m->graphs[attr->graphs[k]];
-            for (int i = 0; i < g->n_nodes; i++) {
-                const struct node *inner = &plan->m->nodes[g->nodes[i]];
-                for (int j = 0; inner->op_type && j < inner->n_input; j++)
-                    if (inner->input[j] != VALUE_NONE && plan->m->values[inner->input[j]].graph == 0)
-                        visit(plan, inner->input[j], step);
-                visit_nested(plan, inner, step, visit);
-            }
-            for (int i = 0; i < g->n_outputs; i++)
-                if (plan->m->values[g->outputs[i].value].graph == 0)
-                    visit(plan, g->outputs[i].value, step);
-        }
-    }
-}
-
-static void visit_reads(struct plan *plan, int step, visit_fn *visit)
-{
-    const struct plan_step *s = &plan->graph[0].steps[step];
-    const struct node *node = &plan->m->nodes[s->node];
-    for (int i = 0; i < node->n_input; i++)
-        if (node->input[i] != VALUE_NONE)
-            visit(plan, node->input[i], step);
-    if (s->nested)
-        visit_nested(plan, node, step, visit);
-}
-
-static void mark_last(struct plan *plan, uint32_t value, int step)
-{
-    if (plan->last[value] < step)
-        plan->last[value] = step;
-}
-
-/* From the outputs backwards: a node is live if one of its outputs is read, and then what it reads is. */
-static void find_live(struct plan *plan)
-{
-    const struct plan_graph *g = &plan->graph[0];
-    for (uint32_t v = 0; v < plan->m->n_values; v++)
-        plan->last[v] = -1;
-    for (int i = 0; i < plan->n_output; i++)
-        plan->last[plan->output[i]] = g->n_steps;
-    for (int s = g->n_steps - 1; s >= 0; s--) {
-        struct plan_step *step = &g->steps[s];
-        const struct node *node = &plan->m->nodes[step->node];
-        step->live = step->dynamic = false;
-        for (int i = 0; i < node->n_output && !step->folded; i++) {
-            uint32_t v = node->output[i];
-            if (v == VALUE_NONE || plan->last[v] < 0)
-                continue;
-            step->live = true;
-            step->dynamic = step->dynamic || !type_ready(&plan->type[v]);
-        }
-        if (step->live)
-            visit_reads(plan, s, mark_last);
-    }
-}
-
-/* Bucket the values by their last reader. */
-static void find_deaths(struct plan *plan)
-{
-    int n_steps = plan->graph[0].n_steps, *first = plan->die_first;
-    memset(first, 0, ((size_t)n_steps + 2) * sizeof *first);
-    for (uint32_t v = 0; v < plan->m->n_values; v++)
-        if (plan->last[v] >= 0 && plan->last[v] < n_steps)
-            first[plan->last[v] + 2]++;
-    for (int s = 0; s < n_steps; s++)
-        first[s + 2] += first[s + 1];
-    for (uint32_t v = 0; v < plan->m->n_values; v++)
-        if (plan->last[v] >= 0 && plan->last[v] < n_steps)
-            plan->die[first[plan->last[v] + 1]++] = (int)v;
-}
-
-/* ---- memory ---- */
-struct layout {
-    struct plan_interval *iv;
-    uint32_t *value;
-    int n;
-    size_t outputs;   /* bytes of graph outputs */
-    uint32_t largest; /* node with the largest output */
-    size_t largest_bytes;
-};
-
-static int add_interval(struct plan *plan, struct layout *l, int s, uint32_t v, struct err *err)
-{
-    const struct type *t = &plan->type[v];
-    size_t bytes = 0;
-    if (plan->last[v] < 0 || !type_ready(t))
-        return 0;
-    if (!type_bytes(t, &bytes) || bytes > plan->limit) {
-        char text[SHAPE_TEXT];
-        err_set(err, ERR_MODEL_TOO_LARGE, "output '%s' would be %s%s, over the limit of %zu bytes",
-                plan->m->values[v].name, dtype_name(t->dtype), shape_text(&t->shape, text), plan->limit);
-        plan_wrap(plan->m, plan->graph[0].steps[s].node, err);
-        return -1;
-    }
-    if (bytes >= l->largest_bytes) {
-        l->largest_bytes = bytes;
-        l->largest = plan->graph[0].steps[s].node;
-    }
-    if (plan->last[v] == plan->graph[0].n_steps) {
-        l->outputs += bytes;
-    } else if (t->dtype != DTYPE_STRING) {
-        l->iv[l->n] = (struct plan_interval){.bytes = bytes, .first = s, .last = plan->last[v]};
-        l->value[l->n++] = v;
-    }
-    return 0;
-}
-
-static int lay_out(struct plan *plan, struct err *err)
-{
-    struct layout l = {.largest = NODE_NONE};
-    size_t n = plan->m->n_values + (size_t)1, need;
-    l.iv = arena_calloc(plan->bind_arena, n, sizeof *l.iv);
-    l.value = arena_calloc(plan->bind_arena, n, sizeof *l.value);
-    if (!l.iv || !l.value)
-        return err_set(err, ERR_NOMEM, "out of memory");
-    for (uint32_t v = 0; v < plan->m->n_values; v++)
-        plan->offset[v] = SIZE_MAX;
-    for (int s = 0; s < plan->graph[0].n_steps; s++) {
-        const struct plan_step *step = &plan->graph[0].steps[s];
-        const struct node *node = &plan->m->nodes[step->node];
-        for (int i = 0; step->live && i < node->n_output; i++)
-            if (node->output[i] != VALUE_NONE && add_interval(plan, &l, s, node->output[i], err))
-                return -1;
-    }
-    if (plan_layout(l.iv, l.n, &plan->slab_bytes, &plan->slab_lower, err))
-        return -1;
-    for (int i = 0; i < l.n; i++)
-        plan->offset[l.value[i]] = l.iv[i].offset;
-    if (!size_add(plan->slab_bytes, l.outputs, &need) || need > plan->limit) {
-        err_set(err, ERR_MODEL_TOO_LARGE,
-                "activations need %zu bytes and outputs %zu, over the limit of %zu; this node's output is the largest",
-                plan->slab_bytes, l.outputs, plan->limit);
-        plan_wrap(plan->m, l.largest, err);
-        return -1;
-    }
-    return 0;
-}
-
 void plan_unbind(struct plan *plan)
 {
-    plan->bound = false;
+    plan->bound = plan->placed = false;
     plan->slab_bytes = plan->slab_lower = 0;
     for (uint32_t v = 0; v < plan->m->n_values; v++)
         if (plan->known[v].dtype != DTYPE_NONE && !plan->known_always[v]) {
@@ -478,11 +326,10 @@ int plan_bind(struct plan *plan, const struct shape *in, struct err *err)
         if (infer_node(&w, err))
             return -1;
     }
-    find_live(plan);
-    find_deaths(plan);
+    plan_find_live(plan);
     if (!inputs_known(plan))
         return 0;
-    if (lay_out(plan, err))
+    if (plan_place(plan, err))
         return -1;
     for (int i = 0; i < plan->n_input; i++)
         plan->bound_shape[i] = plan->type[plan->input[i]].shape;

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/clock.h"
 #include "core/base/size.h"
 #include "core/engine/plan.h"
 
@@ -32,6 +33,7 @@ static void release_scratch(struct plan_host *host)
     for (int i = 0; i < host->n_blocks; i++)
         if (host->block[i].depth == host->depth)
             host->block[i].depth = 0;
+    host->scratched = host->depth > 1;
 }
 
 static size_t scratch_bytes(const struct plan_host *host)
@@ -58,9 +60,8 @@ static struct plan_block *pick_block(struct plan_host *host, size_t bytes)
     return fit ? fit : largest;
 }
 
-void *run_scratch(struct run_ctx *c, size_t bytes, struct err *err)
+static void *host_scratch(struct plan_host *host, size_t bytes, struct err *err)
 {
-    struct plan_host *host = c->host;
     if (!host->block && !(host->block = calloc(MAX_BLOCKS, sizeof *host->block)))
         goto nomem;
     if (bytes > host->limit || scratch_bytes(host) > host->limit - bytes) {
@@ -82,10 +83,21 @@ void *run_scratch(struct run_ctx *c, size_t bytes, struct err *err)
         }
     }
     b->depth = host->depth;
+    host->scratched = true;
     return b->data;
 nomem:
     err_set(err, ERR_NOMEM, "out of memory for %zu bytes of scratch", bytes);
     return NULL;
+}
+
+void *run_scratch(struct run_ctx *c, size_t bytes, struct err *err)
+{
+    return host_scratch(c->host, bytes, err);
+}
+
+void *grad_scratch(struct grad_ctx *c, size_t bytes, struct err *err)
+{
+    return host_scratch(c->host, bytes, err);
 }
 
 static int own_bytes(struct plan_host *host, struct tensor *t, enum dtype dtype, const struct shape *shape,
@@ -97,7 +109,7 @@ static int own_bytes(struct plan_host *host, struct tensor *t, enum dtype dtype,
     if (n < 0 || !dtype_bytes(dtype, n, &bytes) || bytes > host->limit || host->used > host->limit - bytes)
         return err_set(err, ERR_MODEL_TOO_LARGE, "an output of %s%s is over the limit of %zu bytes", dtype_name(dtype),
                        shape_text(shape, text), host->limit);
-    if (tensor_alloc(t, dtype, shape, err))
+    if ((dtype == DTYPE_STRING ? tensor_alloc : tensor_alloc_raw)(t, dtype, shape, err))
         return -1;
     host->used += bytes;
     return 0;
@@ -162,10 +174,18 @@ static int call_forward(struct plan_host *host, const struct plan_step *step, co
                         .in = in,
                         .out = out,
                         .pool = host->pool,
+                        .settled = step->settled,
                         .host = host};
+    for (int i = 0; i < n_in && !step->op->takes_lists; i++)
+        if (in[i] && tensor_is_list(in[i])) {
+            err_set(err, ERR_MODEL, "input #%d is a sequence or an optional; it must be a tensor", i);
+            plan_wrap(host->model, step->node, err);
+            return -1;
+        }
     host->depth++;
     int rc = step->op->forward(&c, err);
-    release_scratch(host);
+    if (host->scratched)
+        release_scratch(host);
     host->depth--;
     for (int i = 0; i < n_out && !rc; i++) {
         if (!out[i])
@@ -278,12 +298,6 @@ out:
 }
 
 /* ---- graphs ---- */
-struct frame {
-    struct plan *plan;
-    const struct plan_run_opts *opts;
-    struct arena *arena; /* pointers of one step */
-};
-
 static const struct tensor *lookup(const struct plan *plan, uint32_t v)
 {
     if (plan->slot[v].dtype != DTYPE_NONE)
@@ -306,22 +320,59 @@ static int gather(struct plan *plan, const struct node *node, const struct tenso
     return 0;
 }
 
+/* The caller's hooks, between two nodes. */
+static int check_time(struct plan_host *host, struct err *err)
+{
+    const struct plan_run_opts *o = host->opts;
+    if (!o)
+        return 0;
+    if (o->cancel && o->cancel(o->cancel_arg, err))
+        return -1;
+    if (o->max_seconds > 0 && clock_seconds() - host->started > o->max_seconds)
+        return err_set(err, ERR_TIMEOUT, "the run takes longer than the limit of %g seconds", o->max_seconds);
+    return 0;
+}
+
 /* Give outputs the places the binding planned for them. */
 static int place_outputs(struct plan *plan, const struct node *node, struct tensor **out, struct err *err)
 {
-    int n_steps = plan->graph[0].n_steps;
     for (int i = 0; i < node->n_output; i++) {
-        uint32_t v = node->output[i];
+        const uint32_t v = node->output[i];
         if (v == VALUE_NONE || plan->last[v] < 0)
             continue;
         const struct type *t = &plan->type[v];
+        const uint32_t home = plan->home[v];
         out[i] = &plan->slot[v];
-        if (plan->offset[v] != SIZE_MAX)
+        if (plan->offset[v] != SIZE_MAX) {
+            drop(&plan->host, out[i]);
             tensor_view(out[i], t->dtype, &t->shape, (char *)plan->slab + plan->offset[v], NULL);
-        else if (t->kind == TYPE_TENSOR && t->dtype != DTYPE_NONE && shape_known(&t->shape) &&
-                 (plan->last[v] == n_steps || t->dtype == DTYPE_STRING) &&
-                 own_bytes(&plan->host, out[i], t->dtype, &t->shape, err))
-            return -1;
+        } else if (home != VALUE_NONE && home != v) {
+            const struct tensor *theirs = lookup(plan, home);
+            if (!theirs)
+                return err_set(err, ERR_MODEL, "input '%s' has no value here", plan->m->values[home].name);
+            tensor_view(out[i], t->dtype, &t->shape, theirs->data ? theirs->data : no_bytes, theirs->buf);
+        } else if (home == v || (plan_type_ready(t) && t->dtype == DTYPE_STRING)) {
+            if (own_bytes(&plan->host, out[i], t->dtype, &t->shape, err))
+                return -1;
+        }
+    }
+    return 0;
+}
+
+/* What inference promised about the outputs, others rely on. */
+static int check_outputs(const struct plan *plan, const struct node *node, struct err *err)
+{
+    char planned[SHAPE_TEXT], got[SHAPE_TEXT];
+    for (int i = 0; i < node->n_output; i++) {
+        const uint32_t v = node->output[i];
+        if (v == VALUE_NONE || plan->last[v] < 0 || !plan_type_ready(&plan->type[v]))
+            continue;
+        const struct type *t = &plan->type[v];
+        const struct tensor *y = &plan->slot[v];
+        if (y->dtype != t->dtype || !shape_equal(&y->shape, &t->shape))
+            return err_set(err, ERR_SHAPE, "output '%s' was planned as %s%s but is %s%s", plan->m->values[v].name,
+                           dtype_name(t->dtype), shape_text(&t->shape, planned), dtype_name(y->dtype),
+                           shape_text(&y->shape, got));
     }
     return 0;
 }
@@ -341,6 +392,8 @@ static int run_step(struct plan *plan, const struct plan_step *step, bool main_g
         goto out;
     }
     memset(out, 0, n_out * sizeof *out);
+    if (check_time(&plan->host, err))
+        goto out;
     if (gather(plan, node, in, err) || (main_graph && place_outputs(plan, node, out, err))) {
         plan_wrap(plan->m, step->node, err);
         goto out;
@@ -359,6 +412,8 @@ static int run_step(struct plan *plan, const struct plan_step *step, bool main_g
             goto out;
     }
     rc = call_forward(&plan->host, step, in, (int)n_in, out, (int)n_out, err);
+    if (!rc && main_graph && !step->settled && (rc = check_outputs(plan, node, err)))
+        plan_wrap(plan->m, step->node, err);
 out:
     arena_free(arena);
     if (in != few_in)
@@ -480,38 +535,69 @@ static int check_feed(const struct plan *plan, int i, const struct tensor *t, st
 
 static int bind_feeds(struct plan *plan, const struct tensor *in, struct err *err)
 {
-    struct shape *shapes = calloc((size_t)plan->n_input + 1, sizeof *shapes);
-    if (!shapes)
-        return err_set(err, ERR_NOMEM, "out of memory");
-    int rc = 0;
-    for (int i = 0; i < plan->n_input && !rc; i++) {
-        shapes[i] = in[i].shape;
-        rc = check_feed(plan, i, &in[i], err);
+    bool same = plan->bound;
+    for (int i = 0; i < plan->n_input; i++) {
+        if (check_feed(plan, i, &in[i], err))
+            return -1;
+        same = same && shape_equal(&plan->bound_shape[i], &in[i].shape);
     }
-    if (!rc)
-        rc = plan_bind(plan, shapes, err);
-    free(shapes);
-    size_t need = plan->slab_bytes ? plan->slab_bytes : ALIGN; /* a multiple of 64 */
-    if (rc || plan->slab_cap >= need)
-        return rc;
-    free(plan->slab);
-    plan->slab = aligned_alloc(ALIGN, need);
-    plan->slab_cap = plan->slab ? need : 0;
-    return plan->slab ? 0 : err_set(err, ERR_NOMEM, "out of memory for %zu bytes of activations", need);
+    if (!same) {
+        struct shape *shapes = calloc((size_t)plan->n_input + 1, sizeof *shapes);
+        if (!shapes)
+            return err_set(err, ERR_NOMEM, "out of memory");
+        for (int i = 0; i < plan->n_input; i++)
+            shapes[i] = in[i].shape;
+        const int rc = plan_bind(plan, shapes, err);
+        free(shapes);
+        if (rc)
+            return -1;
+    }
+    const size_t need = plan->slab_bytes ? plan->slab_bytes : ALIGN; /* a multiple of 64 */
+    if (plan->slab_cap < need) {
+        plan->placed = false;
+        free(plan->slab);
+        plan->slab = aligned_alloc(ALIGN, need);
+        plan->slab_cap = plan->slab ? need : 0;
+        if (!plan->slab)
+            return err_set(err, ERR_NOMEM, "out of memory for %zu bytes of activations", need);
+    }
+    return plan_prepare(plan, err);
+}
+
+/* A step whose call is ready made. */
+static int run_ready(struct plan *plan, const struct plan_step *step, struct err *err)
+{
+    struct plan_host *host = &plan->host;
+    struct run_ctx *c = step->ctx;
+    host->depth++;
+    int rc = step->op->forward(c, err);
+    if (host->scratched)
+        release_scratch(host);
+    host->depth--;
+    for (int i = 0; i < c->n_out && !rc; i++)
+        if (c->out[i] && c->out[i]->buf) { /* it took bytes of its own after all */
+            plan->placed = false;
+            rc = check_outputs(plan, c->node, err);
+        }
+    if (rc)
+        plan_wrap(plan->m, step->node, err);
+    return rc;
 }
 
 static int run_main(struct plan *plan, const struct plan_run_opts *opts, struct err *err)
 {
     const struct plan_graph *g = &plan->graph[0];
-    for (int s = 0; s < g->n_steps; s++) {
+    const bool observed = opts && opts->observe, limited = opts && (opts->cancel || opts->max_seconds > 0);
+    for (int k = 0; k < plan->n_run; k++) {
+        const int s = plan->run[k];
         const struct plan_step *step = &g->steps[s];
-        if (!step->live)
-            continue;
-        if (run_step(plan, step, true, err))
+        if (!step->ctx ? run_step(plan, step, true, err)
+                       : (limited && check_time(&plan->host, err)) || run_ready(plan, step, err))
             return -1;
         const struct node *node = &plan->m->nodes[step->node];
-        for (int i = 0; i < node->n_output; i++)
-            if (node->output[i] != VALUE_NONE && plan->slot[node->output[i]].dtype != DTYPE_NONE &&
+        for (int i = 0; observed && i < node->n_output; i++)
+            if (node->output[i] != VALUE_NONE && plan->last[node->output[i]] >= 0 &&
+                plan->slot[node->output[i]].dtype != DTYPE_NONE &&
                 observe(opts, node->output[i], &plan->slot[node->output[i]], err))
                 return -1;
         for (int i = plan->die_first[s]; i < plan->die_first[s + 1]; i++)
@@ -533,10 +619,14 @@ static int take_output(struct plan *plan, uint32_t v, struct tensor *out, struct
     return 0;
 }
 
-static void clear_slots(struct plan *plan)
+/* After an error anything may be left anywhere; otherwise only what is not in the slab. */
+static void clear_slots(struct plan *plan, bool all)
 {
-    for (uint32_t v = 0; v < plan->m->n_values; v++)
+    for (uint32_t i = 0; i < plan->n_loose; i++)
+        tensor_fini(&plan->slot[plan->loose[i]]);
+    for (uint32_t v = 0; v < plan->m->n_values && all; v++)
         tensor_fini(&plan->slot[v]);
+    plan->placed = plan->placed && !all;
     plan->host.used = 0;
 }
 
@@ -549,6 +639,8 @@ int plan_run(struct plan *plan, const struct tensor *in, struct tensor *out, con
     if (bind_feeds(plan, in, err))
         return -1;
     plan->host.used = plan->slab_bytes;
+    plan->host.opts = opts;
+    plan->host.started = opts && opts->max_seconds > 0 ? clock_seconds() : 0;
     for (int i = 0; i < plan->n_input; i++) {
         struct tensor *slot = &plan->slot[plan->input[i]];
         *slot = in[i]; /* borrowed */
@@ -567,6 +659,7 @@ int plan_run(struct plan *plan, const struct tensor *in, struct tensor *out, con
 out:
     for (int i = 0; i < made && rc; i++)
         tensor_fini(&out[i]);
-    clear_slots(plan);
+    clear_slots(plan, rc || !plan->placed);
+    plan->host.opts = NULL;
     return rc;
 }

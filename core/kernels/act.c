@@ -21,6 +21,7 @@ const char *const act_names[] = {
     [ACT_GELU_ERF] = "gelu_erf",
     [ACT_GELU_TANH] = "gelu_tanh",
     [ACT_SOFTPLUS] = "softplus",
+    [ACT_MISH] = "mish",
     [ACT_KINDS] = NULL,
 };
 

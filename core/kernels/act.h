@@ -19,6 +19,7 @@ enum act_kind {
     ACT_GELU_ERF,
     ACT_GELU_TANH,
     ACT_SOFTPLUS,
+    ACT_MISH,         /* x tanh(softplus(x)) */
     ACT_KINDS
 };
 struct act {

@@ -41,6 +41,7 @@ ACT_LOOP(swish, x *vsigmoid(a *x))
 ACT_LOOP(gelu_erf, 0.5f * x * (1.0f + verf(x * vec_set(0.70710678118654752f))))
 ACT_LOOP(gelu_tanh, 0.5f * x * (1.0f + vtanh(0.79788456080286536f * (x + vec_set(0.044715f) * x * x * x))))
 ACT_LOOP(softplus, vsoftplus(x))
+ACT_LOOP(mish, vmish(x))
 
 act_loop *const ACT_TABLE[ACT_KINDS] = {
     [ACT_NONE] = loop_none,         [ACT_RELU] = loop_relu,
@@ -49,6 +50,7 @@ act_loop *const ACT_TABLE[ACT_KINDS] = {
     [ACT_HARD_SIGMOID] = loop_hard_sigmoid, [ACT_HARD_SWISH] = loop_hard_swish,
     [ACT_SWISH] = loop_swish,       [ACT_GELU_ERF] = loop_gelu_erf,
     [ACT_GELU_TANH] = loop_gelu_tanh, [ACT_SOFTPLUS] = loop_softplus,
+    [ACT_MISH] = loop_mish,
 };
 
 #define VMATH_LOOP(name, fn)                                                                                           \

@@ -8,16 +8,18 @@
 
 #include "core/base/size.h"
 #include "core/kernels/gemm.h"
-#include "core/kernels/simd.h"
-#include "core/kernels/vmath.h"
+#include "core/kernels/rows.h"
 
-enum { TILE_ROWS = 64, TILE_SCORES = 1 << 16 };
+enum { TILE_ROWS = 96, TILE_STEP = 6, TILE_SCORES = 1 << 16 };
 
-/* Rows of a tile: its scores stay in the second-level cache, unless a single row is larger. */
+/* Rows of a tile: its scores stay in the second-level cache, unless a single row is larger. Tiles are of about the same
+ * size, in the rows that the product takes at once. */
 static int64_t tile_rows(const struct attention *a)
 {
     const int64_t fit = a->cols > 0 ? TILE_SCORES / a->cols : TILE_ROWS;
-    return i64_max(1, i64_min(i64_min(fit, TILE_ROWS), a->rows));
+    const int64_t most = i64_max(1, i64_min(i64_min(fit, TILE_ROWS), a->rows));
+    const int64_t even = i64_ceil_div(i64_max(a->rows, 1), i64_ceil_div(i64_max(a->rows, 1), most));
+    return i64_max(1, i64_min(i64_ceil_div(even, TILE_STEP) * TILE_STEP, a->rows));
 }
 
 bool attention_scratch(const struct attention *a, int threads, size_t elem, size_t *bytes)
@@ -52,16 +54,34 @@ static struct range visible(const struct attention *a, int64_t b, int64_t i)
     return r;
 }
 
-KERNEL_CLONES static void exp_row_f32(float *s, int64_t n, float most)
+/* s[j] = e^(s[j] - most); their sum. */
+static float exp_row_f32(float *s, int64_t n, float most)
 {
-    for (int64_t j = 0; j < n; j++)
-        s[j] = vmath_exp(s[j] - most);
+    return n > 0 ? row_exp_sum_f32(s, n, most, s) : 0;
 }
 
-static void exp_row_f64(double *s, int64_t n, double most)
+static double exp_row_f64(double *s, int64_t n, double most)
+{
+    double lane[8] = {0};
+    for (int64_t j = 0; j < n; j++) {
+        s[j] = exp(s[j] - most);
+        lane[j % 8] += s[j];
+    }
+    return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
+}
+
+/* The largest of `most` and a row; NaN if there is one. */
+static float max_row_f32(const float *s, int64_t n, float most)
+{
+    const float own = n > 0 ? row_max_f32(s, n) : most;
+    return own > most || own != own ? own : most;
+}
+
+static double max_row_f64(const double *s, int64_t n, double most)
 {
     for (int64_t j = 0; j < n; j++)
-        s[j] = exp(s[j] - most);
+        most = s[j] > most || s[j] != s[j] ? s[j] : most;
+    return most;
 }
 
 struct job {
@@ -72,12 +92,18 @@ struct job {
 
 /* Everything that is the same for float and double. s: the scores of one row, r: the keys it may see. */
 #define DEFINE_ATTENTION(suffix, T, TANH)                                                                            \
-    static void add_bias_##suffix(const struct attention_bias *bias, int64_t b, int64_t h, int64_t i, struct range r, \
-                                  T *s)                                                                              \
+/* The biases are added to each other first: a mask of -10000 keeps few bits of what comes after it. */          \
+    static T bias_##suffix(const struct attention_bias *bias, int64_t b, int64_t h, int64_t i, int64_t j)            \
     {                                                                                                                \
-        const T *add = (const T *)bias->data + b * bias->batch + h * bias->head + i * bias->row;                     \
+        if (!bias->data)                                                                                             \
+            return 0;                                                                                                \
+        return j < bias->cols ? ((const T *)bias->data)[b * bias->batch + h * bias->head + i * bias->row + j] : (T)-INFINITY;\
+    }                                                                                                                \
+                                                                                                                     \
+    static void add_biases_##suffix(const struct attention *a, int64_t b, int64_t h, int64_t i, struct range r, T *s)\
+    {                                                                                                                \
         for (int64_t j = r.from; j < r.to; j++) {                                                                    \
-            const T v = j < bias->cols ? add[j] : (T)-INFINITY;                                                      \
+            const T v = bias_##suffix(&a->bias[0], b, h, i, j) + bias_##suffix(&a->bias[1], b, h, i, j);             \
             s[j] = v == (T)-INFINITY ? v : s[j] + v;                                                                 \
         }                                                                                                            \
     }                                                                                                                \
@@ -90,21 +116,15 @@ struct job {
                                                                                                                      \
     static void softmax_##suffix(T *s, struct range r, const T *sink)                                                \
     {                                                                                                                \
-        T most = sink ? *sink : (T)-INFINITY, lane[8] = {0};                                                         \
-        for (int64_t j = r.from; j < r.to; j++)                                                                      \
-            most = s[j] > most || s[j] != s[j] ? s[j] : most;                                                        \
+        const T most = max_row_##suffix(s + r.from, r.to - r.from, sink ? *sink : (T)-INFINITY);                     \
         if (most == (T)-INFINITY) {                                                                                  \
             fill_##suffix(s, r.from, r.to, 0);                                                                       \
             return;                                                                                                  \
         }                                                                                                            \
-        exp_row_##suffix(s + r.from, r.to - r.from, most);                                                           \
-        for (int64_t j = r.from; j < r.to; j++)                                                                      \
-            lane[(j - r.from) % 8] += s[j];                                                                          \
-        T sum = ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));           \
+        T sum = exp_row_##suffix(s + r.from, r.to - r.from, most);                                                   \
         if (sink) {                                                                                                  \
             T extra[1] = {*sink};                                                                                    \
-            exp_row_##suffix(extra, 1, most);                                                                        \
-            sum += extra[0];                                                                                         \
+            sum += exp_row_##suffix(extra, 1, most);                                                                 \
         }                                                                                                            \
         const T inverse = 1 / sum;                                                                                   \
         for (int64_t j = r.from; j < r.to; j++)                                                                      \
@@ -132,9 +152,8 @@ struct job {
                 s[j] = cap * TANH(s[j] * inverse);                                                                   \
         }                                                                                                            \
         probe_##suffix(a, ATTENTION_CAPPED, row, s);                                                                 \
-        for (int n = 0; n < 2; n++)                                                                                  \
-            if (a->bias[n].data)                                                                                     \
-                add_bias_##suffix(&a->bias[n], b, h, i, r, s);                                                       \
+        if (a->bias[0].data || a->bias[1].data)                                                                      \
+            add_biases_##suffix(a, b, h, i, r, s);                                                                   \
         if (a->probe_kind == ATTENTION_BIASED) {                                                                     \
             fill_##suffix(s, span.from, r.from, (T)-INFINITY);                                                       \
             fill_##suffix(s, r.to, span.to, (T)-INFINITY);                                                           \

@@ -14,5 +14,8 @@ static inline int64_t blocked_count(int64_t channels) { return (channels + BLOCK
 /* plain [n, c, plane] to blocked [n, ceil(c / 8), plane, 8] and back; elem is 1 or 4 bytes; padding lanes become 0. */
 void to_blocked(struct pool *pool, int elem, int64_t n, int64_t c, int64_t plane, const void *x, void *y);
 void from_blocked(struct pool *pool, int elem, int64_t n, int64_t c, int64_t plane, const void *x, void *y);
+/* The same between [n, plane, c] and blocked, float32 only. */
+void channels_last_to_blocked(struct pool *pool, int64_t n, int64_t c, int64_t plane, const float *x, float *y);
+void channels_last_from_blocked(struct pool *pool, int64_t n, int64_t c, int64_t plane, const float *x, float *y);
 
 #endif

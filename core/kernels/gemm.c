@@ -12,6 +12,8 @@
 #include <limits.h>
 
 #include "core/base/size.h"
+#include "core/kernels/gemm_packed.h"
+#include "core/kernels/isa.h"
 
 struct gemm gemm_plain(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k)
 {
@@ -58,6 +60,29 @@ static struct grid grid_of(const struct gemm *g)
     return grid;
 }
 
+/* Small products: BLAS packs both sides and looks for threads before it starts, our own kernel does not. */
+static bool small_f32(const struct gemm *g, const float *a, const float *b, float *c)
+{
+    if ((g->alpha != 1 && g->beta != 0) || (g->beta != 0 && g->beta != 1) || g->m < 4 || g->n < 4 || !isa_has(ISA_AVX2) ||
+        (double)g->m * (double)g->n * (double)g->k > 4194304.0)
+        return false;
+    const struct gemm_packed p = {.m = g->m, .n = g->n, .k = g->k, .a = a, .a_row = g->trans_a ? 1 : g->lda,
+                                  .a_col = g->trans_a ? g->lda : 1, .b = b, .b_row = g->trans_b ? 1 : g->ldb,
+                                  .b_col = g->trans_b ? g->ldb : 1, .residual = g->beta == 1 ? c : NULL,
+                                  .residual_row = g->ldc, .c = c, .c_row = g->ldc};
+    gemm_packed_tile(&p);
+    for (int64_t i = 0; g->alpha != 1 && i < g->m; i++)
+        for (int64_t j = 0; j < g->n; j++)
+            c[i * g->ldc + j] *= (float)g->alpha;
+    return true;
+}
+
+static bool small_f64(const struct gemm *g, const double *a, const double *b, double *c)
+{
+    (void)g, (void)a, (void)b, (void)c;
+    return false;
+}
+
 /* Everything that is the same for float and double but the names of BLAS. */
 #define DEFINE_GEMM(T, suffix, blas_gemm, blas_gemv)                                                                 \
     void gemm_##suffix##_naive(const struct gemm *g, const T *a, const T *b, T *c)                                   \
@@ -82,6 +107,8 @@ static struct grid grid_of(const struct gemm *g)
                                                                                                                      \
         if (!fits_blas(g) || k == 0) {                                                                               \
             gemm_##suffix##_naive(g, a, b, c);                                                                       \
+        } else if (small_##suffix(g, a, b, c)) {                                                                     \
+            return;                                                                                                  \
         } else if (m == 1 && (!g->trans_a || lda == 1)) { /* c = op(B)^T a */                                        \
             blas_gemv(CblasRowMajor, g->trans_b ? CblasNoTrans : CblasTrans, g->trans_b ? n : k, g->trans_b ? k : n, \
                       alpha, b, ldb, a, 1, beta, c, 1);                                                              \

@@ -152,13 +152,18 @@ KERNEL_CLONES void q8_sum_rows(const uint8_t *restrict x, int64_t rows, int64_t 
             sum[j] += x[j] ^ flip;
 }
 
-KERNEL_CLONES void q8_scale_sums(const int32_t *restrict sum, int64_t n, float multiplier, float offset, uint8_t flip,
-                                 uint8_t *restrict y)
+KERNEL_CLONES static void scale_sums(const int32_t *restrict sum, int64_t n, int32_t bias, float multiplier, float zero,
+                                     uint8_t flip, uint8_t *restrict y)
 {
     for (int64_t i = 0; i < n; i++) {
-        float v = (float)sum[i] * multiplier + offset;
-        v = v > 0.0f ? v : 0.0f;
-        v = v < 255.0f ? v : 255.0f;
-        y[i] = (uint8_t)((uint8_t)(int32_t)(v + MAGIC - MAGIC) ^ flip);
+        float v = (float)(sum[i] + bias) * multiplier;
+        v = v > 0.0f - zero ? v : 0.0f - zero;
+        v = v < 255.0f - zero ? v : 255.0f - zero;
+        y[i] = (uint8_t)((uint8_t)(int32_t)(v + MAGIC - MAGIC + zero) ^ flip);
     }
+}
+
+void q8_scale_sums(const int32_t *sum, int64_t n, int32_t bias, float multiplier, const struct q8 *out, uint8_t *y)
+{
+    scale_sums(sum, n, bias, multiplier, (float)lifted(out), q8_flip(out), y);
 }

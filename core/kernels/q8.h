@@ -40,7 +40,7 @@ void q8_map(const uint8_t table[256], const uint8_t *x, uint8_t *y, int64_t n);
 
 /* sum[j] (0..n) += bytes of x (flipped to unsigned) over `rows` rows, `stride` apart. */
 void q8_sum_rows(const uint8_t *x, int64_t rows, int64_t stride, int64_t n, uint8_t flip, int32_t *sum);
-/* y[j] = saturate(round(sum[j] * multiplier + offset)): sums of flipped bytes; offset holds both zero points (flipped). */
-void q8_scale_sums(const int32_t *sum, int64_t n, float multiplier, float offset, uint8_t flip, uint8_t *y);
+/* y[j] = saturate(round((sum[j] + bias) * multiplier) + zero of y), sums of flipped bytes. */
+void q8_scale_sums(const int32_t *sum, int64_t n, int32_t bias, float multiplier, const struct q8 *out, uint8_t *y);
 
 #endif

@@ -34,6 +34,20 @@ static inline void vec_store(float *p, vec v)
     memcpy(p, &v, sizeof v);
 }
 /* The first n < VEC elements; the others are 0 when loaded and left alone when stored. */
+#if defined(__AVX2__)
+static inline __m256i vec_part(int64_t n)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+static inline vec vec_load_part(const float *p, int64_t n)
+{
+    return (vec)_mm256_maskload_ps(p, vec_part(n));
+}
+static inline void vec_store_part(float *p, vec v, int64_t n)
+{
+    _mm256_maskstore_ps(p, vec_part(n), (__m256)v);
+}
+#else
 static inline vec vec_load_part(const float *p, int64_t n)
 {
     vec v = {0};
@@ -44,6 +58,7 @@ static inline void vec_store_part(float *p, vec v, int64_t n)
 {
     memcpy(p, &v, (size_t)n * sizeof *p);
 }
+#endif
 static inline vec vec_set(float x)
 {
 #if defined(__AVX2__)

@@ -271,7 +271,9 @@ static struct tbuf *map_path(const char *path, const char *what, size_t *len, st
         return NULL;
     }
     struct tbuf *bytes = tbuf_wrap((void *)(uintptr_t)map.data, map.size, unmap, err);
-    if (!bytes)
+    if (bytes)
+        tbuf_set_mapped(bytes);
+    else
         file_map_close(&map);
     return bytes;
 }
@@ -303,17 +305,24 @@ struct model *onnx_read_file(const char *path, const struct onnx_read_opts *opts
     return m;
 }
 
-int onnx_read_tensor_file(struct tensor *t, char *name, size_t name_size, const char *path, struct err *err)
+int onnx_read_tensor_bytes(struct tensor *t, char *name, size_t name_size, struct tbuf *bytes, size_t len,
+                           struct err *err)
 {
     struct tensor_out out = {t, name, name_size};
-    struct model *m;
+    *t = (struct tensor){0};
+    struct model *m = read_message(bytes, len, NULL, NULL, &onnx__tensor_proto__descriptor, build_tensor, &out, err);
+    model_free(m);
+    return m ? 0 : -1;
+}
+
+int onnx_read_tensor_file(struct tensor *t, char *name, size_t name_size, const char *path, struct err *err)
+{
     size_t len;
     *t = (struct tensor){0};
     struct tbuf *bytes = map_path(path, "tensor", &len, err);
     if (!bytes)
         return -1;
-    m = read_message(bytes, len, NULL, NULL, &onnx__tensor_proto__descriptor, build_tensor, &out, err);
+    int rc = onnx_read_tensor_bytes(t, name, name_size, bytes, len, err);
     tbuf_unref(bytes);
-    model_free(m);
-    return m ? 0 : -1;
+    return rc;
 }

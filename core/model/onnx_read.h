@@ -30,5 +30,7 @@ struct model *onnx_read_bytes(struct tbuf *bytes, size_t len, const struct onnx_
 /* A TensorProto file as in the backend tests' input_0.pb. The tensor may keep a reference to the mapping.
  * name (may be NULL) gets the proto's name, cut to its size. */
 int onnx_read_tensor_file(struct tensor *t, char *name, size_t name_size, const char *path, struct err *err);
+/* The same from the first len bytes of a buffer, which the tensor may keep a reference to. */
+int onnx_read_tensor_bytes(struct tensor *t, char *name, size_t name_size, struct tbuf *bytes, size_t len, struct err *err);
 
 #endif

@@ -95,6 +95,7 @@ static int map_file(struct reader *r, struct external_file *f, int fd)
             munmap(data, f->size);
         return -1;
     }
+    tbuf_set_mapped(f->map);
     return model_keep_file(r->m, f->map) ? reader_nomem(r) : 0;
 }
 

@@ -189,6 +189,16 @@ int onnx_write_buf(const struct model *m, struct buf *out, struct err *err)
     return rc;
 }
 
+int onnx_write_tensor_buf(const struct tensor *t, const char *name, struct buf *out, struct err *err)
+{
+    struct encoder e = {.mode = WEIGHTS_INLINE};
+    int rc = encode_tensor(&e, t, name) ? err_set(err, ERR_NOMEM, "out of memory") : 0;
+    if (rc == 0)
+        rc = emit(&e, to_buf, out, err);
+    encoder_fini(&e);
+    return rc;
+}
+
 int onnx_write_tensor_file(const struct tensor *t, const char *name, const char *path, struct err *err)
 {
     struct encoder e = {.mode = WEIGHTS_INLINE};

@@ -20,5 +20,7 @@ int onnx_write_file(const struct model *m, const char *path, const struct onnx_w
 int onnx_write_buf(const struct model *m, struct buf *out, struct err *err);
 /* A TensorProto as in the backend tests' output_0.pb. */
 int onnx_write_tensor_file(const struct tensor *t, const char *name, const char *path, struct err *err);
+/* The same, appended to a buffer. */
+int onnx_write_tensor_buf(const struct tensor *t, const char *name, struct buf *out, struct err *err);
 
 #endif

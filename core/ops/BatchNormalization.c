@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <math.h>
 
+#include "core/kernels/batchnorm.h"
 #include "core/kernels/norm.h"
 #include "core/ops/widen.h"
 
@@ -75,35 +76,33 @@ struct geometry {
     int64_t batch, channels, cells;
 };
 
-static struct geometry geometry_of(const struct run_ctx *c)
+static struct geometry geometry_of(const struct shape *x, const struct bn_attrs *a, int opset)
 {
-    const struct shape *x = &c->in[0]->shape;
-    const struct bn_attrs *a = c->attrs;
     struct geometry g = {x->dim[0], x->rank > 1 ? x->dim[1] : 1, x->rank > 2 ? shape_product(x, 2, x->rank) : 1};
 
-    if (c->opset < 9 && !a->spatial) {
+    if (opset < 9 && !a->spatial) {
         g.channels *= g.cells;
         g.cells = 1;
     }
     return g;
 }
 
-static void batch_moments(const struct tensor *x, const struct geometry *g, int64_t channel, double *mean,
-                          double *variance)
-{
-    const double count = (double)(g->batch * g->cells);
-    double sum = 0, squares = 0;
+struct moments {
+    const struct tensor *x;
+    struct geometry g;
+    double *mean, *variance; /* [channels] */
+};
 
-    for (int64_t n = 0; n < g->batch; n++)
-        for (int64_t i = 0; i < g->cells; i++)
-            sum += dtype_get(x->dtype, x->data, (n * g->channels + channel) * g->cells + i);
-    for (int64_t n = 0; n < g->batch; n++)
-        for (int64_t i = 0; i < g->cells; i++) {
-            const double d = dtype_get(x->dtype, x->data, (n * g->channels + channel) * g->cells + i) - sum / count;
-            squares += d * d;
-        }
-    *mean = sum / count;
-    *variance = squares / count;
+static void find_moments(void *arg, int64_t begin, int64_t end)
+{
+    const struct moments *k = arg;
+    const struct bn_planes planes = {k->g.batch, k->g.cells, k->g.channels * k->g.cells};
+    for (int64_t i = begin; i < end; i++) {
+        if (k->x->dtype == DTYPE_FLOAT)
+            bn_moments_f32(&planes, (const float *)k->x->data + i * k->g.cells, &k->mean[i], &k->variance[i]);
+        else
+            bn_moments_f64(&planes, (const double *)k->x->data + i * k->g.cells, &k->mean[i], &k->variance[i]);
+    }
 }
 
 /* y = x * factor[channel] + shift[channel] */
@@ -137,12 +136,48 @@ static void put_statistics(struct run_ctx *c, int64_t i, double mean, double var
             dtype_set(c->out[o]->dtype, c->out[o]->data, i, value[o]);
 }
 
-static int compute(struct run_ctx *c, struct err *err)
+/* Mean and variance of every channel to normalize by: the given ones, or the batch's, which the trainer is told. */
+static int statistics_of(struct run_ctx *c, const struct geometry *g, double *mean, double *variance, struct err *err)
 {
     const struct bn_attrs *a = c->attrs;
+    const struct tensor *const *in = c->in;
+    const bool batch = (a->training_mode || c->training) && tensor_count(in[0]) > 0;
+    const double keep = (double)a->momentum;
+
+    if (batch) {
+        struct moments k = {in[0], *g, mean, variance};
+        op_parallel(c->pool, g->channels, i64_max(1, 16384 / (g->batch * g->cells)), find_moments, &k);
+    }
+    for (int64_t i = 0; i < g->channels; i++) {
+        const double old_mean = dtype_get(in[3]->dtype, in[3]->data, i),
+                     old_var = dtype_get(in[4]->dtype, in[4]->data, i);
+        if (batch) {
+            put_statistics(c, i, old_mean * keep + mean[i] * (1 - keep), old_var * keep + variance[i] * (1 - keep));
+            continue;
+        }
+        mean[i] = old_mean;
+        variance[i] = old_var;
+        put_statistics(c, i, old_mean, old_var);
+    }
+    const struct batch_stats stats = {.mean_input = 3, .var_input = 4, .momentum = keep, .channels = g->channels,
+                                      .count = g->batch * g->cells, .mean = mean, .variance = variance};
+    if (batch && c->training && run_stats(c, &stats, err))
+        return -1;
+    if (!batch || !c->saved)
+        return 0;
+    double *saved = run_save(c, (size_t)g->channels * 2 * sizeof *saved, err);
+    for (int64_t i = 0; saved && i < g->channels; i++) {
+        saved[i] = mean[i];
+        saved[g->channels + i] = variance[i];
+    }
+    return saved ? 0 : -1;
+}
+
+static int compute(struct run_ctx *c, struct err *err)
+{
     const struct tensor *x = c->in[0], *const *in = c->in;
     struct tensor *y = run_out(c, 0);
-    const struct geometry g = geometry_of(c);
+    const struct geometry g = geometry_of(&x->shape, c->attrs, c->opset);
     size_t bytes;
 
     if (x->dtype != DTYPE_FLOAT && x->dtype != DTYPE_DOUBLE)
@@ -151,18 +186,12 @@ static int compute(struct run_ctx *c, struct err *err)
     if (!factor)
         return err_set(err, ERR_NOMEM, "out of memory");
     double *shift = factor + g.channels;
+    if (statistics_of(c, &g, shift, factor, err) < 0)
+        return -1;
     for (int64_t i = 0; i < g.channels; i++) {
-        const double old_mean = dtype_get(in[3]->dtype, in[3]->data, i),
-                     old_var = dtype_get(in[4]->dtype, in[4]->data, i);
-        double mean = old_mean, variance = old_var;
-        if (a->training_mode) {
-            const double keep = (double)a->momentum;
-            batch_moments(x, &g, i, &mean, &variance);
-            put_statistics(c, i, old_mean * keep + mean * (1 - keep), old_var * keep + variance * (1 - keep));
-        } else {
-            put_statistics(c, i, mean, variance);
-        }
-        factor[i] = dtype_get(in[1]->dtype, in[1]->data, i) / sqrt(variance + (double)a->epsilon);
+        const double mean = shift[i], variance = factor[i];
+        factor[i] = dtype_get(in[1]->dtype, in[1]->data, i) /
+                    sqrt(variance + (double)((const struct bn_attrs *)c->attrs)->epsilon);
         shift[i] = dtype_get(in[2]->dtype, in[2]->data, i) - mean * factor[i];
     }
     if (!y || tensor_count(y) == 0)
@@ -175,6 +204,70 @@ static int compute(struct run_ctx *c, struct err *err)
 static int forward(struct run_ctx *c, struct err *err)
 {
     return op_run_widened(c, infer, compute, err);
+}
+
+/* ---- backward: the formulas stand in batchnorm.h ---- */
+struct back {
+    struct grad_ctx *c;
+    struct geometry g;
+    const struct tensor *x, *dy;
+    struct tensor *dx, *dscale, *dbias;
+};
+
+/* One channel; `saved` are the batch's moments, NULL: frozen ones. */
+static void back_channel(const struct back *k, int64_t i)
+{
+    struct grad_ctx *c = k->c;
+    const struct bn_planes planes = {k->g.batch, k->g.cells, k->g.channels * k->g.cells};
+    const double *saved = c->saved, count = (double)(k->g.batch * k->g.cells);
+    const double mean = saved ? saved[i] : dtype_get(c->in[3]->dtype, c->in[3]->data, i);
+    const double variance = saved ? saved[k->g.channels + i] : dtype_get(c->in[4]->dtype, c->in[4]->data, i);
+    const double r = 1 / sqrt(variance + (double)((const struct bn_attrs *)c->attrs)->epsilon);
+    const double factor = r * dtype_get(c->in[1]->dtype, c->in[1]->data, i);
+    const bool f32 = k->x->dtype == DTYPE_FLOAT;
+    const void *x = f32 ? (const void *)((const float *)k->x->data + i * k->g.cells)
+                        : (const void *)((const double *)k->x->data + i * k->g.cells);
+    const void *dy = f32 ? (const void *)((const float *)k->dy->data + i * k->g.cells)
+                         : (const void *)((const double *)k->dy->data + i * k->g.cells);
+    double sum = 0, dot = 0;
+
+    if (f32)
+        bn_grad_sums_f32(&planes, x, dy, mean, &sum, &dot);
+    else
+        bn_grad_sums_f64(&planes, x, dy, mean, &sum, &dot);
+    if (k->dscale)
+        dtype_set(k->dscale->dtype, k->dscale->data, i,
+                  r * dot + (c->assign[1] ? 0 : dtype_get(k->dscale->dtype, k->dscale->data, i)));
+    if (k->dbias)
+        dtype_set(k->dbias->dtype, k->dbias->data, i,
+                  sum + (c->assign[2] ? 0 : dtype_get(k->dbias->dtype, k->dbias->data, i)));
+    if (!k->dx)
+        return;
+    const double b = saved ? -factor * r * r * dot / count : 0;
+    const double shift = saved ? -factor * sum / count - b * mean : 0;
+    if (f32)
+        bn_grad_data_f32(&planes, x, dy, factor, b, shift, (float *)k->dx->data + i * k->g.cells, !c->assign[0]);
+    else
+        bn_grad_data_f64(&planes, x, dy, factor, b, shift, (double *)k->dx->data + i * k->g.cells, !c->assign[0]);
+}
+
+static void back_channels(void *arg, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; i++)
+        back_channel(arg, i);
+}
+
+static int backward(struct grad_ctx *c, struct err *err)
+{
+    const struct tensor *dy = grad_of(c, 0), *x = c->in[0];
+    struct back k = {.c = c, .x = x, .dy = dy, .dx = grad_wanted(c, 0), .dscale = grad_wanted(c, 1),
+                     .dbias = grad_wanted(c, 2), .g = geometry_of(&x->shape, c->attrs, c->opset)};
+    (void)err;
+
+    if (!dy)
+        return 0;
+    op_parallel(c->pool, k.g.channels, i64_max(1, 16384 / i64_max(k.g.batch * k.g.cells, 1)), back_channels, &k);
+    return 0;
 }
 
 static const struct op_sample samples_1[] = {
@@ -192,7 +285,8 @@ static const struct op_sample samples[] = {
      .doc = "Normalizes each channel by its statistics.",                                                            \
      .in_min = 5, .in_max = 5, .out_min = 1, .out_max = outputs, .attrs = table,                                     \
      .attrs_size = sizeof(struct bn_attrs),                                                                          \
-     .infer = infer, .forward = forward, __VA_ARGS__}
+     .infer = infer, .forward = forward, .backward = backward, .grad_assigns = true, .grad_inputs = 7u,              \
+     .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1) | GRAD_READS_IN(3) | GRAD_READS_IN(4), __VA_ARGS__}
 
 OP_CLASS(batch_normalization_1) = ROW(1, 6, bn_1, 5, .samples = samples_1);
 OP_CLASS(batch_normalization_7) = ROW(7, 8, bn_7, 5, .samples = samples_7);

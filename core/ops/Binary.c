@@ -8,6 +8,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/ops/Binary_grad.h"
 #include "core/ops/elementwise.h"
 
 /* ---- kernels ---- */
@@ -17,18 +18,21 @@
         R *d = dv;                                                                                                     \
         const T *a = av, *b = bv;                                                                                      \
         if (sa && sb) {                                                                                                \
+            _Pragma("GCC ivdep") /* d may be a or b */                                                                 \
             for (int64_t i = 0; i < n; i++) {                                                                          \
                 const T x = a[i], y = b[i];                                                                            \
                 d[i] = (R)(expr);                                                                                      \
             }                                                                                                          \
         } else if (sa) {                                                                                               \
             const T y = b[0];                                                                                          \
+            _Pragma("GCC ivdep") /* d may be a or b */                                                                 \
             for (int64_t i = 0; i < n; i++) {                                                                          \
                 const T x = a[i];                                                                                      \
                 d[i] = (R)(expr);                                                                                      \
             }                                                                                                          \
         } else {                                                                                                       \
             const T x = a[0];                                                                                          \
+            _Pragma("GCC ivdep") /* d may be a or b */                                                                 \
             for (int64_t i = 0; i < n; i++) {                                                                          \
                 const T y = b[i * sb];                                                                                 \
                 d[i] = (R)(expr);                                                                                      \
@@ -68,6 +72,21 @@ static int64_t mod_i64_one(int64_t x, int64_t y)
     int64_t r = fmod_i64_one(x, y);
     return r != 0 && (r < 0) != (y < 0) ? r + y : r;
 }
+/* A signed value keeps its sign to the right; shifts by less than 0 or by the width and more leave the fill. */
+static int64_t shift_signed(int64_t x, int64_t y)
+{
+    return x >> (y < 0 || y > 63 ? 63 : y);
+}
+static float mod_f32_one(float x, float y)
+{
+    float r = fmodf(x, y);
+    return r == 0 ? copysignf(0, y) : (r < 0) != (y < 0) ? r + y : r;
+}
+static double mod_f64_one(double x, double y)
+{
+    double r = fmod(x, y);
+    return r == 0 ? copysign(0, y) : (r < 0) != (y < 0) ? r + y : r;
+}
 static uint64_t shift_left(uint64_t x, uint64_t y)
 {
     return y < 64 ? x << y : 0;
@@ -89,6 +108,8 @@ ARITHMETIC(max, x > y || isnan(x) ? x : y, x > y ? x : y, x > y ? x : y)
 ARITHMETIC(min, x < y || isnan(x) ? x : y, x < y ? x : y, x < y ? x : y)
 KERNEL(mod_i64, int64_t, int64_t, mod_i64_one(x, y))
 KERNEL(mod_u64, uint64_t, uint64_t, x % y)
+KERNEL(mod_f32, float, float, mod_f32_one(x, y))
+KERNEL(mod_f64, double, double, mod_f64_one(x, y))
 KERNEL(fmod_i64, int64_t, int64_t, fmod_i64_one(x, y))
 KERNEL(fmod_f32, float, float, fmod_of(x, y))
 KERNEL(fmod_f64, double, double, fmod(x, y))
@@ -100,6 +121,7 @@ KERNEL(bits_or, uint64_t, uint64_t, x | y)
 KERNEL(bits_xor, uint64_t, uint64_t, x ^ y)
 KERNEL(bits_left, uint64_t, uint64_t, shift_left(x, y))
 KERNEL(bits_right, uint64_t, uint64_t, shift_right(x, y))
+KERNEL(bits_right_signed, int64_t, int64_t, shift_signed(x, y))
 COMPARE(equal, x == y)
 COMPARE(greater, x > y)
 COMPARE(less, x < y)
@@ -112,7 +134,8 @@ const struct binary binary_min = {ARITHMETIC_FNS(min)};
 static const struct binary binary_sub = {ARITHMETIC_FNS(sub)};
 static const struct binary binary_mul = {ARITHMETIC_FNS(mul)};
 static const struct binary binary_div = {ARITHMETIC_FNS(div), .divides = true};
-static const struct binary binary_mod = {.i64 = mod_i64, .u64 = mod_u64, .divides = true};
+static const struct binary binary_mod = {
+    .f32 = mod_f32, .f64 = mod_f64, .i64 = mod_i64, .u64 = mod_u64, .divides = true};
 static const struct binary binary_fmod = {
     .f32 = fmod_f32, .f64 = fmod_f64, .i64 = fmod_i64, .u64 = mod_u64, .divides = true};
 static const struct binary binary_and = {.b8 = and_b8, .to_bool = true};
@@ -122,7 +145,7 @@ static const struct binary binary_bits_and = {.i64 = bits_and, .u64 = bits_and};
 static const struct binary binary_bits_or = {.i64 = bits_or, .u64 = bits_or};
 static const struct binary binary_bits_xor = {.i64 = bits_xor, .u64 = bits_xor};
 static const struct binary binary_left = {.i64 = bits_left, .u64 = bits_left};
-static const struct binary binary_right = {.i64 = bits_right, .u64 = bits_right};
+static const struct binary binary_right = {.i64 = bits_right_signed, .u64 = bits_right};
 
 /* ---- Pow ---- */
 static int64_t ipow(int64_t base, int64_t exponent)
@@ -203,7 +226,7 @@ static int align_legacy(const struct legacy_attrs *attrs, const struct shape *a,
     return 0;
 }
 
-static int aligned_shape(const void *attrs, int opset, const struct shape *a, const struct shape *b, struct shape *out,
+int binary_aligned_shape(const void *attrs, int opset, const struct shape *a, const struct shape *b, struct shape *out,
                          struct err *err)
 {
     *out = *b;
@@ -219,7 +242,7 @@ static int infer_binary(struct infer_ctx *c, const char *kinds, bool mixed, bool
         return -1;
     if (!mixed && op_same_dtype(c, 0, 2, &dtype, err) < 0)
         return -1;
-    if (aligned_shape(c->attrs, c->opset, infer_shape(c, 0), infer_shape(c, 1), &b, err) < 0 ||
+    if (binary_aligned_shape(c->attrs, c->opset, infer_shape(c, 0), infer_shape(c, 1), &b, err) < 0 ||
         binary_shape(infer_shape(c, 0), &b, &out, err) < 0)
         return -1;
     infer_out(c, 0, to_bool ? DTYPE_BOOL : dtype, &out);
@@ -236,7 +259,7 @@ static int run_binary(struct run_ctx *c, op_infer_fn *infer, const struct binary
     struct shape shape_b;
     if (!d)
         return 0;
-    if (aligned_shape(c->attrs, c->opset, &a->shape, &b->shape, &shape_b, err) < 0)
+    if (binary_aligned_shape(c->attrs, c->opset, &a->shape, &b->shape, &shape_b, err) < 0)
         return -1;
     struct binary_call call = {op,      carrier, a->dtype,  b->dtype, d->dtype, a->data,
                                b->data, d->data, &a->shape, &shape_b, &d->shape};
@@ -265,7 +288,41 @@ BINARY_FNS(div, "fiu")
 BINARY_FNS(and, "b")
 BINARY_FNS(or, "b")
 BINARY_FNS(xor, "b")
-BINARY_FNS(equal, "fiub")
+/* Texts are compared byte by byte. */
+static void equal_strings(const struct tensor *a, const struct tensor *b, struct tensor *d)
+{
+    int64_t sa[SHAPE_MAX_RANK], sb[SHAPE_MAX_RANK];
+    const struct dtype_string *xs = a->data, *ys = b->data;
+    shape_strides(&a->shape, true, sa);
+    shape_strides(&b->shape, true, sb);
+    for (int64_t i = 0; i < tensor_count(d); i++) {
+        int64_t rest = i, ia = 0, ib = 0;
+        for (int k = 1; k <= d->shape.rank; k++) {
+            const int64_t n = d->shape.dim[d->shape.rank - k], at = rest % n;
+            rest /= n;
+            ia += k <= a->shape.rank ? at * sa[a->shape.rank - k] : 0;
+            ib += k <= b->shape.rank ? at * sb[b->shape.rank - k] : 0;
+        }
+        const struct dtype_string *x = &xs[ia], *y = &ys[ib];
+        ((uint8_t *)d->data)[i] = x->len == y->len && (x->len == 0 || memcmp(x->data, y->data, x->len) == 0);
+    }
+}
+
+static int infer_equal(struct infer_ctx *c, struct err *err)
+{
+    return infer_binary(c, c->opset < 19 ? "fiub" : "fiubs", false, true, err);
+}
+
+static int forward_equal(struct run_ctx *c, struct err *err)
+{
+    if (c->in[0]->dtype != DTYPE_STRING)
+        return run_binary(c, infer_equal, &binary_equal, plain_carrier(&binary_equal, c->in[0]->dtype), err);
+    if (op_outputs(c, infer_equal, err) < 0)
+        return -1;
+    if (run_out(c, 0))
+        equal_strings(c->in[0], c->in[1], c->out[0]);
+    return 0;
+}
 BINARY_FNS(greater, "fiu")
 BINARY_FNS(less, "fiu")
 BINARY_FNS(greater_equal, "fiu")
@@ -294,8 +351,8 @@ static const struct op_attr mod_attrs[] = {{OP_ATTR(mod_attrs, fmod), .kind = OP
 static int infer_mod(struct infer_ctx *c, struct err *err)
 {
     const struct mod_attrs *attrs = c->attrs;
-    if (!attrs->fmod && dtype_is_float(op_dtype(c, 0)))
-        return err_set(err, ERR_MODEL, "input #0 is %s; floats need the attribute fmod = 1",
+    if (c->opset < 28 && !attrs->fmod && dtype_is_float(op_dtype(c, 0)))
+        return err_set(err, ERR_MODEL, "input #0 is %s; before opset 28 floats need the attribute fmod = 1",
                        dtype_name(op_dtype(c, 0)));
     return infer_binary(c, "fiu", false, false, err);
 }
@@ -317,7 +374,7 @@ static const struct op_attr shift_attrs[] = {
 
 static int infer_shift(struct infer_ctx *c, struct err *err)
 {
-    return infer_binary(c, "u", false, false, err);
+    return infer_binary(c, c->opset < 28 ? "u" : "iu", false, false, err);
 }
 
 static int forward_shift(struct run_ctx *c, struct err *err)
@@ -382,31 +439,32 @@ static const struct op_sample bit_samples[] = {
 #define BINARY(type_, fn, doc_, ...)                                                                                   \
     {                                                                                                                  \
         .type = type_, .domain = "", .doc = doc_, .in_min = 2, .in_max = 2, .out_min = 1, .out_max = 1,                \
-        .infer = infer_##fn, .forward = forward_##fn, __VA_ARGS__                                                      \
+        .infer = infer_##fn, .forward = forward_##fn, .in_place = 3, __VA_ARGS__                                       \
     }
 #define LEGACY .since = 1, .until = 6, .attrs = legacy_attrs, .attrs_size = sizeof(struct legacy_attrs)
 
-OP_CLASS(add_1) = BINARY("Add", add, "a + b.", LEGACY, .samples = legacy_samples, .quant = {QUANT_OUTPUT});
-OP_CLASS(add_7) = BINARY("Add", add, "a + b.", .since = 7, .samples = float_samples, .quant = {QUANT_OUTPUT});
-OP_CLASS(sub_1) = BINARY("Sub", sub, "a - b.", LEGACY, .samples = legacy_samples);
-OP_CLASS(sub_7) = BINARY("Sub", sub, "a - b.", .since = 7, .samples = float_samples);
-OP_CLASS(mul_1) = BINARY("Mul", mul, "a * b.", LEGACY, .samples = legacy_samples, .quant = {QUANT_OUTPUT});
-OP_CLASS(mul_7) = BINARY("Mul", mul, "a * b.", .since = 7, .samples = float_samples, .quant = {QUANT_OUTPUT});
-OP_CLASS(div_1) = BINARY("Div", div, "a / b; integers truncate towards zero.", LEGACY,
+OP_CLASS(add_1) = BINARY("Add", add, "a + b.", LEGACY, BINARY_GRAD(add, 0), .samples = legacy_samples, .quant = {QUANT_OUTPUT});
+OP_CLASS(add_7) = BINARY("Add", add, "a + b.", .since = 7, BINARY_GRAD(add, 0), .samples = float_samples, .quant = {QUANT_OUTPUT});
+OP_CLASS(sub_1) = BINARY("Sub", sub, "a - b.", LEGACY, BINARY_GRAD(sub, 0), .samples = legacy_samples);
+OP_CLASS(sub_7) = BINARY("Sub", sub, "a - b.", .since = 7, BINARY_GRAD(sub, 0), .samples = float_samples);
+OP_CLASS(mul_1) = BINARY("Mul", mul, "a * b.", LEGACY, BINARY_GRAD(mul, BINARY_READS_BOTH), .samples = legacy_samples, .quant = {QUANT_OUTPUT});
+OP_CLASS(mul_7) = BINARY("Mul", mul, "a * b.", .since = 7, BINARY_GRAD(mul, BINARY_READS_BOTH), .samples = float_samples, .quant = {QUANT_OUTPUT});
+OP_CLASS(div_1) = BINARY("Div", div, "a / b; integers truncate towards zero.", LEGACY, BINARY_GRAD(div, BINARY_READS_BOTH),
                          .samples = (const struct op_sample[]){
                              {"f32[2,3]=1,2,3,4,5,6 f32[2]=2,4", "broadcast=1 axis=0", 1, 6}, {0}});
-OP_CLASS(div_7) = BINARY("Div", div, "a / b; integers truncate towards zero.", .since = 7,
+OP_CLASS(div_7) = BINARY("Div", div, "a / b; integers truncate towards zero.", .since = 7, BINARY_GRAD(div, BINARY_READS_BOTH),
                          .samples = (const struct op_sample[]){{"f32[2,3] f32[3]=1,2,4", ""},
                                                                {"i32[4]=7,-7,9,-9 i32[4]=2,2,-4,4", ""},
                                                                {"i64[2,2] i64[]=3", ""},
                                                                {"f16[2,2] f16[2]=2,4", ""},
                                                                {"f64[3] f64[3]=1,-2,4", ""},
                                                                {0}});
-OP_CLASS(pow_1) = BINARY("Pow", pow, "a to the power b.", LEGACY, .samples = legacy_pow_samples);
-OP_CLASS(pow_7) = BINARY("Pow", pow, "a to the power b; the exponent may have a type of its own.", .since = 7,
+OP_CLASS(pow_1) = BINARY("Pow", pow, "a to the power b.", LEGACY, BINARY_GRAD(pow, BINARY_READS_BOTH), .samples = legacy_pow_samples);
+OP_CLASS(pow_7) = BINARY("Pow", pow, "a to the power b; the exponent may have a type of its own.", .since = 7, BINARY_GRAD(pow, BINARY_READS_BOTH),
                          .samples = pow_samples);
 OP_CLASS(mod_10) = BINARY("Mod", mod, "Remainder with the divisor's sign, or with fmod = 1 the dividend's.",
                           .since = 10, .attrs = mod_attrs, .attrs_size = sizeof(struct mod_attrs),
+                          BINARY_GRAD(mod, BINARY_READS_BOTH),
                           .samples = mod_samples);
 OP_CLASS(and_1) = BINARY("And", and, "Logical and.", LEGACY, .samples = legacy_bool_samples);
 OP_CLASS(and_7) = BINARY("And", and, "Logical and.", .since = 7, .samples = bool_samples);
@@ -423,7 +481,7 @@ OP_CLASS(less_7) = BINARY("Less", less, "a < b.", .since = 7, .samples = compare
 OP_CLASS(greater_or_equal_12) = BINARY("GreaterOrEqual", greater_equal, "a >= b.", .since = 12,
                                        .samples = compare_samples);
 OP_CLASS(less_or_equal_12) = BINARY("LessOrEqual", less_equal, "a <= b.", .since = 12, .samples = compare_samples);
-OP_CLASS(bit_shift_11) = BINARY("BitShift", shift, "Unsigned a shifted by b bits; shifts by the width or more give 0.",
+OP_CLASS(bit_shift_11) = BINARY("BitShift", shift, "a shifted by b bits; shifts by the width or more give 0 (or, to the right, the sign).",
                                 .since = 11, .attrs = shift_attrs, .attrs_size = sizeof(struct shift_attrs),
                                 .samples = shift_samples);
 OP_CLASS(bitwise_and_18) = BINARY("BitwiseAnd", bits_and, "a & b.", .since = 18, .samples = bit_samples);

@@ -1,12 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Cast and CastLike: the same values in another dtype.
  * Floats to integers truncate towards zero; to float16 and bfloat16 they round to the nearest even; to the float8
- * formats they saturate, or with saturate = 0 become infinity or NaN. Anything to bool is "not zero". Strings are
- * refused. */
+ * formats they saturate, or with saturate = 0 become infinity or NaN; to float8e8m0, a power of two, they round up, down
+ * or to the nearest one, by round_mode. Anything to bool is "not zero".
+ * Strings    Numbers become the shortest decimal text that reads back as the same number (INF, -INF, NaN; bool 0 or 1); text
+ *            becomes a number if all of it is one. */
 #include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include "core/ops/op_util.h"
+#include "core/ops/grad_util.h"
 
 struct cast_attrs {
     int64_t to;
@@ -33,14 +38,14 @@ static const struct op_attr like_attrs[] = {{OP_ATTR(cast_attrs, saturate), .kin
 
 static bool castable(enum dtype dtype)
 {
-    return dtype == DTYPE_NONE || strchr("fiub", dtype_kind(dtype));
+    return dtype == DTYPE_NONE || strchr("fiubs", dtype_kind(dtype));
 }
 
 static int infer_to(struct infer_ctx *c, enum dtype to, struct err *err)
 {
     enum dtype from = op_dtype(c, 0);
     if (!castable(from) || !castable(to))
-        return err_set(err, ERR_OPERATOR, "a cast from %s to %s is not supported; only numbers and bool can be cast",
+        return err_set(err, ERR_OPERATOR, "a cast from %s to %s is not supported; only numbers, bool and strings can be cast",
                        dtype_name(from), dtype_name(to));
     infer_out(c, 0, to, infer_shape(c, 0));
     return 0;
@@ -83,6 +88,113 @@ static void cast_unsaturated(void *opaque, int64_t begin, int64_t end)
         dtype_set_unsaturated(l->to, l->dst, i, dtype_get(l->from, l->src, i));
 }
 
+/* ---- float8e8m0: 2^(code - 127), 255 is NaN ---- */
+enum { ROUND_UP, ROUND_DOWN, ROUND_NEAREST };
+
+static uint8_t scale_code(double v, int round_mode, bool saturate)
+{
+    int e;
+    if (isnan(v) || (isinf(v) && !saturate) || (v == 0 && !saturate))
+        return 255;
+    if (isinf(v))
+        return 254;
+    if (v == 0)
+        return 0;
+    const double m = frexp(fabs(v), &e); /* |v| = m 2^e, m in [1/2, 1) */
+    const bool up = round_mode == ROUND_UP ? m > 0.5 : round_mode == ROUND_NEAREST && m >= 0.75;
+    const int code = e - 1 + up + 127;
+    if (code < 0 || code > 254)
+        return saturate ? (code < 0 ? 0 : 254) : 255;
+    return (uint8_t)code;
+}
+
+static void cast_to_scales(const struct cast_attrs *attrs, const struct tensor *x, struct tensor *y)
+{
+    for (int64_t i = 0; i < tensor_count(x); i++)
+        ((uint8_t *)y->data)[i] = scale_code(dtype_get(x->dtype, x->data, i), attrs->round_mode, attrs->saturate);
+}
+
+/* ---- strings ---- */
+/* "%.{digits}g" without an exponent where it is short; the fewest digits that read back. */
+static int print_float(double v, bool is_double, char *text, size_t size)
+{
+    if (isnan(v) || isinf(v))
+        return snprintf(text, size, "%s", isnan(v) ? "NaN" : v > 0 ? "INF" : "-INF");
+    for (int digits = is_double ? 15 : 6; digits < 17; digits++) {
+        snprintf(text, size, "%.*g", digits, v);
+        if (is_double ? strtod(text, NULL) == v : strtof(text, NULL) == (float)v)
+            return (int)strlen(text);
+    }
+    return snprintf(text, size, "%.17g", v);
+}
+
+static int print_number(const struct tensor *x, int64_t i, char *text, size_t size)
+{
+    if (x->dtype == DTYPE_UINT64)
+        return snprintf(text, size, "%" PRIu64, ((const uint64_t *)x->data)[i]);
+    if (!dtype_is_float(x->dtype))
+        return snprintf(text, size, "%" PRId64, dtype_get_i64(x->dtype, x->data, i));
+    return print_float(dtype_get(x->dtype, x->data, i), x->dtype == DTYPE_DOUBLE, text, size);
+}
+
+enum { NUMBER_MAX = 48 };
+
+static int cast_to_strings(struct run_ctx *c, const struct tensor *x, struct err *err)
+{
+    const int64_t n = tensor_count(x);
+    struct tensor view, own;
+    struct dtype_string *at = calloc((size_t)n + 1, sizeof *at);
+    char *text = calloc((size_t)n + 1, NUMBER_MAX);
+    int rc = at && text ? 0 : err_set(err, ERR_NOMEM, "out of memory");
+    for (int64_t i = 0; i < n && !rc; i++) {
+        char *to = text + (size_t)i * NUMBER_MAX;
+        at[i] = (struct dtype_string){to, (size_t)print_number(x, i, to, NUMBER_MAX)};
+    }
+    if (!rc) {
+        tensor_view(&view, DTYPE_STRING, &x->shape, at, NULL);
+        rc = tensor_copy(&own, &view, err);
+    }
+    free(at);
+    free(text);
+    return rc ? -1 : run_give(c, 0, &own, err);
+}
+
+static int read_number(const struct dtype_string *s, enum dtype to, void *dst, int64_t i, struct err *err)
+{
+    char text[NUMBER_MAX * 2], *end = text;
+    if (s->len && s->len < sizeof text) {
+        memcpy(text, s->data, s->len);
+        text[s->len] = 0;
+        if (to == DTYPE_INT64)
+            ((int64_t *)dst)[i] = strtoll(text, &end, 10);
+        else if (to == DTYPE_UINT64)
+            ((uint64_t *)dst)[i] = strtoull(text, &end, 10);
+        if (end == text || *end) {
+            double v = strtod(text, &end); /* INF, NaN and signs included */
+            dtype_set(to, dst, i, v);
+        }
+        if (end == text + s->len)
+            return 0;
+    }
+    return err_set(err, ERR_MODEL, "element %" PRId64 ", '%.*s', is not a number", i, (int)(s->len < 40 ? s->len : 40),
+                   s->data ? s->data : "");
+}
+
+static int cast_strings(struct run_ctx *c, const struct tensor *x, enum dtype to, struct err *err)
+{
+    struct tensor *y = run_out(c, 0), own;
+    if (x->dtype != DTYPE_STRING)
+        return y ? cast_to_strings(c, x, err) : 0;
+    if (to == DTYPE_STRING)
+        return tensor_copy(&own, x, err) < 0 ? -1 : run_give(c, 0, &own, err);
+    if (dtype_bits(to) < 8 || to == DTYPE_BOOL)
+        return err_set(err, ERR_OPERATOR, "a cast from string to %s is not supported", dtype_name(to));
+    for (int64_t i = 0; i < tensor_count(x) && y; i++)
+        if (read_number(&((const struct dtype_string *)x->data)[i], to, y->data, i, err) < 0)
+            return -1;
+    return 0;
+}
+
 static int run(struct run_ctx *c, op_infer_fn *infer, struct err *err)
 {
     const struct cast_attrs *attrs = c->attrs;
@@ -92,7 +204,15 @@ static int run(struct run_ctx *c, op_infer_fn *infer, struct err *err)
     struct tensor *y = run_out(c, 0);
     if (!y)
         return 0;
+    if (x->dtype == DTYPE_STRING || y->dtype == DTYPE_STRING)
+        return cast_strings(c, x, y->dtype, err);
+    if (y->dtype == DTYPE_FLOAT8E8M0 && x->dtype != DTYPE_FLOAT8E8M0 && c->opset >= 24) {
+        cast_to_scales(attrs, x, y);
+        return 0;
+    }
     struct cast_loop l = {y->dtype, x->dtype, y->data, x->data};
+    if (l.dst == l.src && l.to == l.from)
+        return 0;
     bool open = c->opset >= 19 && !attrs->saturate && y->dtype >= DTYPE_FLOAT8E4M3FN &&
                 y->dtype <= DTYPE_FLOAT8E5M2FNUZ && x->dtype != y->dtype;
     /* a piece ends on whole bytes of packed types too */
@@ -109,11 +229,31 @@ static int forward_like(struct run_ctx *c, struct err *err)
     return run(c, infer_like, err);
 }
 
+/* Between float types the gradient is cast back; through integers none passes. */
+static int backward(struct grad_ctx *c, struct err *err)
+{
+    const struct tensor *g = grad_of(c, 0);
+    struct tensor *dst = grad_wanted(c, 0), same;
+    size_t bytes;
+
+    if (!g || !dst || !dtype_is_float(g->dtype) || g->dtype == dst->dtype)
+        return grad_add_whole(c, 0, g && dtype_is_float(g->dtype) ? g : NULL, err);
+    if (!dtype_bytes(dst->dtype, tensor_count(dst), &bytes))
+        return err_set(err, ERR_MODEL_TOO_LARGE, "the input has too many elements");
+    void *data = grad_scratch(c, bytes + 1, err);
+    if (!data)
+        return -1;
+    dtype_convert(dst->dtype, data, g->dtype, g->data, tensor_count(g));
+    tensor_view(&same, dst->dtype, &dst->shape, data, NULL);
+    return grad_add_whole(c, 0, &same, err);
+}
+
 #define CAST(...)                                                                                                      \
     {                                                                                                                  \
         .type = "Cast", .domain = "", .doc = "The values in another dtype.", .in_min = 1, .in_max = 1, .out_min = 1,   \
         .out_max = 1, .attrs_size = sizeof(struct cast_attrs), .infer = infer_cast, .forward = forward_cast,           \
-        __VA_ARGS__                                                                                                    \
+        .in_place = 1,                                                                                                 \
+        .backward = backward, .grad_inputs = 1, .grad_assigns = true, __VA_ARGS__                                      \
     }
 static const struct op_sample samples[] = {{"f32[6]=-1.7,0,0.5,1.7,3,100", "to=7"},
                                            {"f32[4]=0,1,-2,0.1", "to=9"},
@@ -133,11 +273,13 @@ static const struct op_sample samples[] = {{"f32[6]=-1.7,0,0.5,1.7,3,100", "to=7
                                            {"f32[9]=1,-0.3,57344,61000,62000,-1e9,inf,nan,0", "to=19 saturate=0"},
                                            {"f16[9]=1,-0.3,57344,61000,62000,-6e4,inf,nan,0", "to=20 saturate=0"},
                                            {0}};
-static const struct op_sample old_samples[] = {{"f32[3]=1.5,-2.5,3", "to=INT32", 1, 5}, {0}};
+static const struct op_sample old_samples[] = {{"f32[3]=1.5,-2.5,3", "to=INT32", 1, 5},
+                                               {"f32[3]", "to=DOUBLE", 1, 5},
+                                               {0}};
 OP_CLASS(cast_1) = CAST(.since = 1, .until = 5, .attrs = cast_1_attrs, .samples = old_samples);
 OP_CLASS(cast_6) = CAST(.since = 6, .until = 18, .attrs = cast_6_attrs,
                         .samples = (const struct op_sample[]){
-                            {"f32[6]=-1.7,0,0.5,1.7,3,100", "to=7", 1, 13}, {"i32[3]", "to=1", 1, 9}, {0}});
+                            {"f32[6]=-1.7,0,0.5,1.7,3,100", "to=7", 1, 13}, {"i32[3]", "to=1", 1, 9}, {"f32[3]", "to=11", 1, 9}, {0}});
 OP_CLASS(cast_19) = CAST(.since = 19, .attrs = cast_19_attrs, .samples = samples);
 OP_CLASS(cast_like) = {.type = "CastLike",
                        .domain = "",
@@ -151,4 +293,7 @@ OP_CLASS(cast_like) = {.type = "CastLike",
                        .attrs_size = sizeof(struct cast_attrs),
                        .infer = infer_like,
                        .forward = forward_like,
-                       .samples = (const struct op_sample[]){{"f32[3] i64[1]", ""}, {"i32[2,2] f16[]", ""}, {0}}};
+                       .backward = backward,
+                       .grad_inputs = 1,
+                       .grad_assigns = true,
+                       .samples = (const struct op_sample[]){{"f32[3] i64[1]", ""}, {"i32[2,2] f16[]", ""}, {"f32[2,2] f64[]", ""}, {0}}};

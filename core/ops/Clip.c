@@ -6,7 +6,7 @@
 #include <math.h>
 
 #include "core/kernels/simd.h"
-#include "core/ops/op_util.h"
+#include "core/ops/grad_util.h"
 
 enum { GRAIN = 1 << 14, PIECE = 512 };
 
@@ -45,8 +45,9 @@ struct job {
     uint64_t low_u, high_u;      /* unsigned */
 };
 
-KERNEL_CLONES static void clip_f32(const float *restrict x, float *restrict y, int64_t n, float low, float high)
+KERNEL_CLONES static void clip_f32(const float *x, float *y, int64_t n, float low, float high)
 {
+#pragma GCC ivdep /* y may be x */
     for (int64_t i = 0; i < n; i++) {
         const float v = x[i] < low ? low : x[i];
         y[i] = v > high ? high : v;
@@ -149,6 +150,37 @@ static int forward(struct run_ctx *c, struct err *err)
     return 0;
 }
 
+/* ---- gradients: to x where it was let through, to a bound where that took its place ---- */
+struct bounds {
+    double low, high;
+};
+GRAD_TERM(inside, struct bounds, a >= (real)p->low && a <= (real)p->high ? g : 0)
+GRAD_TERM(below, struct bounds, a < (real)p->low && p->low <= p->high ? g : 0)
+GRAD_TERM(above, struct bounds, (a < (real)p->low ? p->low : (double)a) > p->high ? g : 0)
+
+static int backward(struct grad_ctx *c, struct err *err)
+{
+    static const struct grad_term *const terms[] = {&grad_inside, &grad_below, &grad_above};
+    const struct clip_attrs *a = c->attrs;
+    const struct tensor *g = grad_of(c, 0), *low = c->n_in > 1 ? c->in[1] : NULL, *high = c->n_in > 2 ? c->in[2] : NULL;
+    struct bounds b = {c->opset < 11 ? (double)a->min : -INFINITY, c->opset < 11 ? (double)a->max : INFINITY};
+
+    if (low)
+        b.low = dtype_get(low->dtype, low->data, 0);
+    if (high)
+        b.high = dtype_get(high->dtype, high->data, 0);
+    for (int i = 0; i < c->n_in && i < 3; i++) {
+        const struct grad_broadcast sum = {.over = g ? &g->shape : NULL, .src = {g, c->in[0]}, .dst = c->grad_in[i],
+                                           .dst_shape = i ? &SHAPE_SCALAR : NULL, .term = terms[i], .arg = &b,
+                                           .assign = grad_assign(c, i)};
+        if (!g)
+            grad_zero(c, i);
+        else if (c->grad_in[i] && grad_sum_broadcast(c->pool, &sum, err) < 0)
+            return -1;
+    }
+    return 0;
+}
+
 static const struct op_sample old_samples[] = {
     {"f32[2,3,4]", "min=-0.5f max=1f", 1, 6}, {"f32[2,3]", "max=0.5f", 1, 6}, {NULL}};
 static const struct op_sample samples[] = {{"f32[2,3,4] f32[]=-0.5 f32[]=1", NULL},
@@ -170,7 +202,12 @@ OP_CLASS(clip_1) = {.type = "Clip",
                     .attrs = clip_attrs,
                     .attrs_size = sizeof(struct clip_attrs),
                     .infer = infer,
+                    .in_place = 1,
                     .forward = forward,
+                    .backward = backward,
+                    .grad_reads = GRAD_READS_IN(0),
+                    .grad_inputs = 1,
+                    .grad_assigns = true,
                     .quant = {QUANT_ABSORB},
                     .samples = old_samples};
 OP_CLASS(clip_11) = {.type = "Clip",
@@ -182,6 +219,11 @@ OP_CLASS(clip_11) = {.type = "Clip",
                      .out_min = 1,
                      .out_max = 1,
                      .infer = infer,
+                    .in_place = 1,
                      .forward = forward,
+                     .backward = backward,
+                     .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1) | GRAD_READS_IN(2),
+                     .grad_inputs = 7,
+                     .grad_assigns = true,
                      .quant = {QUANT_ABSORB},
                      .samples = samples};

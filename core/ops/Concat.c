@@ -5,7 +5,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "core/ops/op_util.h"
+#include "core/ops/grad_util.h"
 
 struct slab_copy {
     char *dst;
@@ -24,6 +24,29 @@ static void copy_all(struct pool *pool, struct slab_copy *k, int64_t outer)
 {
     if (k->bytes)
         op_parallel(pool, outer, i64_max(1, (1 << 17) / (int64_t)k->bytes), copy_slabs, k);
+}
+
+/* ---- gradients: slabs of one tensor to and from slabs of another ---- */
+/* [outer, part, inner] of dst takes those of src; sizes of the axis are n_dst and n_src, the part begins at 0 of both
+ * pointers. */
+struct slab_sum {
+    void *dst;
+    const void *src;
+    int64_t outer, part, inner, n_dst, n_src;
+    bool assign;
+};
+
+static void sum_slabs(struct pool *pool, enum dtype dtype, const struct slab_sum *k)
+{
+    const struct grad_loop l = {.dtype = dtype,
+                                .rank = 2,
+                                .dim = {k->outer, k->part * k->inner},
+                                .dst = k->dst,
+                                .dst_stride = {k->n_dst * k->inner, 1},
+                                .sources = 1,
+                                .src = {{.data = k->src, .stride = {k->n_src * k->inner, 1}}},
+                                .assign = k->assign};
+    grad_sum(pool, &l);
 }
 
 /* ---- Concat ---- */
@@ -102,11 +125,37 @@ static int forward_concat(struct run_ctx *c, struct err *err)
     return 0;
 }
 
+static int backward_concat(struct grad_ctx *c, struct err *err)
+{
+    const struct concat_attrs *attrs = c->attrs;
+    const struct tensor *g = grad_of(c, 0);
+    const int axis = shape_axis(&c->in[0]->shape, attrs->axis);
+    int64_t from = 0;
+
+    if (g && grad_type(g, err) < 0)
+        return -1;
+    const size_t elem = g && g->dtype == DTYPE_FLOAT ? sizeof(float) : sizeof(double);
+    for (int i = 0; i < c->n_in; i++) {
+        const struct shape *x = &c->in[i]->shape;
+        if (!g) {
+            grad_zero(c, i);
+        } else if (c->grad_in[i] && tensor_count(c->grad_in[i]) > 0) {
+            const int64_t part = x->dim[axis], inner = shape_product(x, axis + 1, x->rank), n = g->shape.dim[axis];
+            const struct slab_sum k = {c->grad_in[i]->data, (const char *)g->data + (size_t)(from * inner) * elem,
+                                       shape_product(x, 0, axis), part, inner, part, n, grad_assign(c, i)};
+            sum_slabs(c->pool, g->dtype, &k);
+        }
+        from += x->dim[axis];
+    }
+    return 0;
+}
+
 #define CONCAT(...)                                                                                                    \
     {                                                                                                                  \
         .type = "Concat", .domain = "", .doc = "Inputs joined along an axis.", .in_min = 1, .in_max = -1,              \
         .out_min = 1, .out_max = 1, .attrs_size = sizeof(struct concat_attrs), .infer = infer_concat,                  \
-        .forward = forward_concat, .quant = {QUANT_OUTPUT}, __VA_ARGS__                                                \
+        .forward = forward_concat, .backward = backward_concat, .grad_inputs = UINT32_MAX, .grad_assigns = true,       \
+        .quant = {QUANT_OUTPUT}, __VA_ARGS__                                                                           \
     }
 OP_CLASS(concat_1) = CONCAT(.since = 1, .until = 3, .attrs = concat_old_attrs,
                             .samples = (const struct op_sample[]){{"f32[2,3] f32[2,1]", "", 1, 3}, {0}});
@@ -218,10 +267,44 @@ static int forward_split(struct run_ctx *c, struct err *err)
     return 0;
 }
 
+/* Every part of dL/dx is one output's gradient, or zero where there is none. */
+static int backward_split(struct grad_ctx *c, struct err *err)
+{
+    const struct split_attrs *attrs = c->attrs;
+    const struct tensor *sizes = c->n_in > 1 ? c->in[1] : NULL;
+    struct tensor *dst = grad_wanted(c, 0);
+
+    if (!dst || tensor_count(dst) == 0)
+        return 0;
+    if (grad_type(dst, err) < 0)
+        return -1;
+    const size_t elem = dst->dtype == DTYPE_FLOAT ? sizeof(float) : sizeof(double);
+    const int axis = shape_axis(&dst->shape, attrs->axis);
+    const int64_t n = dst->shape.dim[axis], outer = shape_product(&dst->shape, 0, axis);
+    const int64_t inner = shape_product(&dst->shape, axis + 1, dst->shape.rank);
+    bool all = true;
+    for (int i = 0; i < c->n_out; i++)
+        all = all && c->grad_out[i];
+    if (!all)
+        grad_zero(c, 0);
+    int64_t from = 0;
+    for (int i = 0; i < c->n_out; i++) {
+        const int64_t part = sizes || attrs->split.count ? given_size(attrs, sizes, i) : equal_part(n, c->n_out, i);
+        if (c->grad_out[i] && part > 0) {
+            const struct slab_sum k = {(char *)dst->data + (size_t)(from * inner) * elem, c->grad_out[i]->data, outer,
+                                       part, inner, n, part, all && grad_assign(c, 0)};
+            sum_slabs(c->pool, dst->dtype, &k);
+        }
+        from += part;
+    }
+    return 0;
+}
+
 #define SPLIT(...)                                                                                                     \
     {                                                                                                                  \
         .type = "Split", .domain = "", .doc = "The input cut along an axis.", .in_min = 1, .out_min = 1,               \
         .out_max = -1, .attrs_size = sizeof(struct split_attrs), .infer = infer_split, .forward = forward_split,       \
+        .backward = backward_split, .grad_reads = GRAD_READS_IN(1), .grad_inputs = 1, .grad_assigns = true,            \
         .quant = {QUANT_PASS}, __VA_ARGS__                                                                             \
     }
 OP_CLASS(split_1) = SPLIT(.since = 1, .until = 1, .in_max = 2, .attrs = split_attrs,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Conv: Y[n, m, p] = B[m] + sum over c, k of W[m, c, k] * X[n, group(m) * C/G + c, p * stride + k * dilation - pad].
  * Shapes     X [N, C, D1...Dn], W [M, C/G, k1...kn], B [M], Y [N, M, O1...On]. */
-#include "core/kernels/conv.h"
+#include "core/kernels/conv_grad.h"
 
 #include <inttypes.h>
 
@@ -125,6 +125,67 @@ static int forward(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer, compute, err);
 }
 
+/* ---- backward ---- */
+static int back_data(struct grad_ctx *c, const struct conv *cv, size_t elem, int lanes, struct err *err)
+{
+    const struct tensor *dy = grad_of(c, 0), *w = c->in[1];
+    struct tensor *dx = grad_wanted(c, 0);
+    size_t bytes;
+
+    if (!dx || tensor_count(dx) == 0)
+        return 0;
+    if (!conv_data_grad_scratch(cv, elem, lanes, &bytes))
+        return err_set(err, ERR_MODEL_TOO_LARGE, "the gradient's working buffer would overflow the address space");
+    void *scratch = grad_scratch(c, bytes + 1, err);
+    if (!scratch)
+        return -1;
+    if (elem == sizeof(float))
+        conv_data_grad_f32(c->pool, cv, dy->data, w->data, dx->data, !c->assign[0], scratch);
+    else
+        conv_data_grad_f64(c->pool, cv, dy->data, w->data, dx->data, !c->assign[0], scratch);
+    return 0;
+}
+
+static int back_weight(struct grad_ctx *c, const struct conv *cv, size_t elem, int lanes, struct err *err)
+{
+    const struct tensor *dy = grad_of(c, 0), *x = c->in[0];
+    struct tensor *dw = grad_wanted(c, 1);
+    size_t bytes;
+
+    if (!dw || tensor_count(dw) == 0)
+        return 0;
+    if (!conv_weight_grad_scratch(cv, elem, lanes, &bytes))
+        return err_set(err, ERR_MODEL_TOO_LARGE, "the gradient's working buffer would overflow the address space");
+    void *scratch = grad_scratch(c, bytes + 1, err);
+    if (!scratch)
+        return -1;
+    if (elem == sizeof(float))
+        conv_weight_grad_f32(c->pool, cv, x->data, dy->data, dw->data, !c->assign[1], scratch);
+    else
+        conv_weight_grad_f64(c->pool, cv, x->data, dy->data, dw->data, !c->assign[1], scratch);
+    return 0;
+}
+
+static int backward(struct grad_ctx *c, struct err *err)
+{
+    const struct tensor *dy = grad_of(c, 0);
+    struct tensor *db = grad_wanted(c, 2);
+    struct conv cv;
+
+    if (!dy)
+        return 0;
+    if (resolve(c->attrs, &c->in[0]->shape, &c->in[1]->shape, &cv, err) < 0)
+        return -1;
+    const size_t elem = dy->dtype == DTYPE_FLOAT ? sizeof(float) : sizeof(double);
+    const int lanes = c->pool ? pool_threads(c->pool) : 1;
+    const int64_t cells = window_count(cv.w.out, cv.w.rank);
+    if (db && elem == sizeof(float))
+        conv_bias_grad_f32(c->pool, cv.batch, cv.c_out, cells, dy->data, db->data, !c->assign[2]);
+    else if (db)
+        conv_bias_grad_f64(c->pool, cv.batch, cv.c_out, cells, dy->data, db->data, !c->assign[2]);
+    return back_weight(c, &cv, elem, lanes, err) < 0 || back_data(c, &cv, elem, lanes, err) < 0 ? -1 : 0;
+}
+
 static void cost(const struct infer_ctx *c, struct op_cost *cost)
 {
     const struct shape *w = infer_shape(c, 1), *y = &c->out[0].shape;
@@ -154,6 +215,7 @@ OP_CLASS(conv) = {
     .in_min = 2, .in_max = 3, .out_min = 1, .out_max = 1,
     .attrs = conv_attrs, .attrs_size = sizeof(struct conv_attrs),
     .infer = infer, .forward = forward, .cost = cost,
+    .backward = backward, .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1), .grad_assigns = true, .grad_inputs = 7u,
     .quant = {QUANT_COMPUTE, .weight = 1, .bias = 2, .channel_axis = 0},
     .samples = conv_samples,
 };

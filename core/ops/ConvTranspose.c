@@ -3,6 +3,7 @@
  * Sizes      O = stride * (D - 1) + output_padding + (k - 1) * dilation + 1 - pads. With output_shape (or auto_pad
  *            SAME, where O = D * stride) the pads follow from the size; the odd one goes to the end for SAME_UPPER,
  *            else to the beginning. */
+#include "core/kernels/conv_grad.h"
 #include "core/kernels/conv_transpose.h"
 
 #include <inttypes.h>
@@ -160,6 +161,81 @@ static int forward(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer, compute, err);
 }
 
+/* ---- backward: dX is the convolution of dY by W, dW that convolution's weight gradient (conv_grad.h) ---- */
+static void add_into(const struct tensor *to, const void *from)
+{
+    for (int64_t i = 0, n = tensor_count(to); i < n; i++) {
+        if (to->dtype == DTYPE_FLOAT)
+            ((float *)to->data)[i] += ((const float *)from)[i];
+        else
+            ((double *)to->data)[i] += ((const double *)from)[i];
+    }
+}
+
+static int back_data(struct grad_ctx *c, const struct conv *cv, int lanes, struct err *err)
+{
+    const struct tensor *dy = grad_of(c, 0), *w = c->in[1];
+    struct tensor *dx = grad_wanted(c, 0);
+    const bool single = dy->dtype == DTYPE_FLOAT;
+    size_t bytes;
+
+    if (!dx || tensor_count(dx) == 0)
+        return 0;
+    if (!conv_scratch(cv, single ? sizeof(float) : sizeof(double), lanes, &bytes))
+        return err_set(err, ERR_MODEL_TOO_LARGE, "the gradient's working buffer would overflow the address space");
+    void *scratch = grad_scratch(c, bytes + 1, err), *result = dx->data;
+    if (!scratch || (!c->assign[0] && !(result = grad_scratch(c, dx->bytes + 1, err))))
+        return -1;
+    if (single)
+        conv_f32(c->pool, cv, dy->data, w->data, NULL, result, scratch);
+    else
+        conv_f64(c->pool, cv, dy->data, w->data, NULL, result, scratch);
+    if (result != dx->data)
+        add_into(dx, result);
+    return 0;
+}
+
+static int back_weight(struct grad_ctx *c, const struct conv *cv, int lanes, struct err *err)
+{
+    const struct tensor *dy = grad_of(c, 0), *x = c->in[0];
+    struct tensor *dw = grad_wanted(c, 1);
+    const bool single = dy->dtype == DTYPE_FLOAT;
+    size_t bytes;
+
+    if (!dw || tensor_count(dw) == 0)
+        return 0;
+    if (!conv_weight_grad_scratch(cv, single ? sizeof(float) : sizeof(double), lanes, &bytes))
+        return err_set(err, ERR_MODEL_TOO_LARGE, "the gradient's working buffer would overflow the address space");
+    void *scratch = grad_scratch(c, bytes + 1, err);
+    if (!scratch)
+        return -1;
+    if (single)
+        conv_weight_grad_f32(c->pool, cv, dy->data, x->data, dw->data, !c->assign[1], scratch);
+    else
+        conv_weight_grad_f64(c->pool, cv, dy->data, x->data, dw->data, !c->assign[1], scratch);
+    return 0;
+}
+
+static int backward(struct grad_ctx *c, struct err *err)
+{
+    const struct tensor *dy = grad_of(c, 0);
+    struct tensor *db = grad_wanted(c, 2);
+    struct conv cv;
+
+    if (!dy)
+        return 0;
+    if (resolve(c->attrs, &c->in[0]->shape, &c->in[1]->shape, &cv, err) < 0)
+        return -1;
+    const struct conv mirror = {.w = cv.w, .batch = cv.batch, .groups = cv.groups, .c_in = cv.c_out, .c_out = cv.c_in};
+    const int lanes = c->pool ? pool_threads(c->pool) : 1;
+    const int64_t cells = window_count(cv.w.in, cv.w.rank);
+    if (db && dy->dtype == DTYPE_FLOAT)
+        conv_bias_grad_f32(c->pool, cv.batch, cv.c_out, cells, dy->data, db->data, !c->assign[2]);
+    else if (db)
+        conv_bias_grad_f64(c->pool, cv.batch, cv.c_out, cells, dy->data, db->data, !c->assign[2]);
+    return back_weight(c, &mirror, lanes, err) < 0 || back_data(c, &mirror, lanes, err) < 0 ? -1 : 0;
+}
+
 /* Each value of X meets every tap of every output channel of its group. */
 static void cost(const struct infer_ctx *c, struct op_cost *cost)
 {
@@ -194,6 +270,10 @@ OP_CLASS(conv_transpose) = {
     .infer = infer,
     .forward = forward,
     .cost = cost,
+    .backward = backward,
+    .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1),
+    .grad_assigns = true,
+    .grad_inputs = 7u,
     .quant = {QUANT_COMPUTE, .weight = 1, .bias = 2, .channel_axis = 1},
     .samples = samples,
 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * CumSum: running sum along an axis.
+ * CumSum and CumProd: running sum or product along an axis.
  *   y[i] = sum x[j], j <= i; `exclusive`: j < i; `reverse`: from the end. x[outer, n, inner]. Integers wrap. */
-#include "core/ops/op_util.h"
+#include "core/ops/grad_util.h"
 
 struct cumsum_attrs {
     bool exclusive, reverse;
@@ -30,14 +30,14 @@ static int infer(struct infer_ctx *c, struct err *err)
     return op_infer_same(c, err);
 }
 
-#define SCAN(T, S)                                                                                                     \
+#define SCAN(T, S, FIRST, OP)                                                                                                  \
     for (int64_t o = 0; o < outer * inner; o++) {                                                                      \
         T *p = (T *)data + o / inner * n * inner + o % inner;                                                          \
-        S sum = 0;                                                                                                     \
+        S sum = FIRST;                                                                                                 \
         for (int64_t k = 0; k < n; k++) {                                                                              \
             T *at = p + (attrs->reverse ? n - 1 - k : k) * inner;                                                      \
             S before = sum;                                                                                            \
-            sum += (S)*at;                                                                                             \
+            sum OP(S) * at;                                                                                            \
             *at = (T)(attrs->exclusive ? before : sum);                                                                \
         }                                                                                                              \
     }
@@ -46,14 +46,28 @@ static void scan(const struct cumsum_attrs *attrs, enum dtype carrier, void *dat
                  int64_t inner)
 {
     if (carrier == DTYPE_FLOAT)
-        SCAN(float, double)
+        SCAN(float, double, 0, +=)
     else if (carrier == DTYPE_DOUBLE)
-        SCAN(double, double)
+        SCAN(double, double, 0, +=)
     else
-        SCAN(uint64_t, uint64_t)
+        SCAN(uint64_t, uint64_t, 0, +=)
 }
 
-static int forward(struct run_ctx *c, struct err *err)
+static void scan_product(const struct cumsum_attrs *attrs, enum dtype carrier, void *data, int64_t outer, int64_t n,
+                         int64_t inner)
+{
+    if (carrier == DTYPE_FLOAT)
+        SCAN(float, double, 1, *=)
+    else if (carrier == DTYPE_DOUBLE)
+        SCAN(double, double, 1, *=)
+    else
+        SCAN(uint64_t, uint64_t, 1, *=)
+}
+
+typedef void scan_fn(const struct cumsum_attrs *attrs, enum dtype carrier, void *data, int64_t outer, int64_t n,
+                     int64_t inner);
+
+static int run(struct run_ctx *c, scan_fn *fn, struct err *err)
 {
     if (op_outputs(c, infer, err) < 0)
         return -1;
@@ -72,10 +86,56 @@ static int forward(struct run_ctx *c, struct err *err)
     if (!work)
         return -1;
     dtype_convert(carrier, work, x->dtype, x->data, tensor_count(x));
-    scan(c->attrs, carrier, work, shape_product(&x->shape, 0, axis), x->shape.dim[axis],
+    fn(c->attrs, carrier, work, shape_product(&x->shape, 0, axis), x->shape.dim[axis],
          shape_product(&x->shape, axis + 1, x->shape.rank));
     if (work != y->data)
         dtype_convert(y->dtype, y->data, carrier, work, tensor_count(x));
+    return 0;
+}
+
+static int forward(struct run_ctx *c, struct err *err)
+{
+    return run(c, scan, err);
+}
+
+static int forward_product(struct run_ctx *c, struct err *err)
+{
+    return run(c, scan_product, err);
+}
+
+/* The gradient is the running sum of g from the other end, added. */
+#define ADD_SCAN(T)                                                                                                    \
+    for (int64_t o = 0; o < outer * inner; o++) {                                                                      \
+        const T *g = (const T *)src + o / inner * n * inner + o % inner;                                               \
+        T *d = (T *)dst + o / inner * n * inner + o % inner;                                                           \
+        double sum = 0;                                                                                                \
+        for (int64_t k = 0; k < n; k++) {                                                                              \
+            const int64_t at = (attrs->reverse ? k : n - 1 - k) * inner;                                               \
+            const double before = sum;                                                                                 \
+            sum += (double)g[at];                                                                                      \
+            d[at] += (T)(attrs->exclusive ? before : sum);                                                             \
+        }                                                                                                              \
+    }
+
+static int backward(struct grad_ctx *c, struct err *err)
+{
+    const struct cumsum_attrs *attrs = c->attrs;
+    const struct tensor *grad = grad_of(c, 0);
+    struct tensor *want = grad_wanted(c, 0);
+    int axis;
+
+    if (!grad || !want || tensor_count(want) == 0)
+        return 0;
+    if (grad_type(want, err) < 0 || read_axis(c->in[1], &want->shape, &axis, err) < 0)
+        return -1;
+    const int64_t n = want->shape.dim[axis], outer = shape_product(&want->shape, 0, axis);
+    const int64_t inner = shape_product(&want->shape, axis + 1, want->shape.rank);
+    const void *src = grad->data;
+    void *dst = want->data;
+    if (want->dtype == DTYPE_FLOAT)
+        ADD_SCAN(float)
+    else
+        ADD_SCAN(double)
     return 0;
 }
 
@@ -91,8 +151,28 @@ OP_CLASS(cum_sum) = {.type = "CumSum",
                      .attrs_size = sizeof(struct cumsum_attrs),
                      .infer = infer,
                      .forward = forward,
+                     .backward = backward,
+                     .grad_reads = GRAD_READS_IN(1),
+                     .grad_inputs = 1,
                      .samples = (const struct op_sample[]){{"f32[2,3] !i32[]=0", ""},
                                                            {"f32[2,3] !i64[]=-1", "exclusive=1"},
                                                            {"i32[5] i32[]=0", "reverse=1"},
                                                            {"f64[2,3,2] !i32[]=1", "reverse=1 exclusive=1"},
                                                            {0}}};
+OP_CLASS(cum_prod) = {.type = "CumProd",
+                      .domain = "",
+                      .since = 26,
+                      .doc = "Running product along an axis.",
+                      .in_min = 2,
+                      .in_max = 2,
+                      .out_min = 1,
+                      .out_max = 1,
+                      .attrs = cumsum_attrs,
+                      .attrs_size = sizeof(struct cumsum_attrs),
+                      .infer = infer,
+                      .forward = forward_product,
+                      .samples = (const struct op_sample[]){{"f32[2,3] !i32[]=0", ""},
+                                                            {"f32[2,3] !i64[]=-1", "exclusive=1"},
+                                                            {"i32[5] i32[]=0", "reverse=1"},
+                                                            {"f64[2,3,2] !i32[]=1", "reverse=1 exclusive=1"},
+                                                            {0}}};

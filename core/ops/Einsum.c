@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "core/kernels/gemm.h"
+#include "core/ops/grad_util.h"
 #include "core/ops/widen.h"
 
 enum { ELLIPSIS = 52, LABELS = ELLIPSIS + SHAPE_MAX_RANK, MAX_OPERANDS = 12 };
@@ -233,7 +234,9 @@ struct view {
 };
 
 struct job {
-    struct run_ctx *c;
+    struct op_memory memory;
+    struct pool *pool;
+    const struct shape *const *shape; /* of the operands */
     struct plan *p;
     size_t elem;
     bool wide;
@@ -247,7 +250,7 @@ static int arrange(const struct job *j, const struct view *v, const int *list, i
         dims[i] = j->p->dim[list[i]];
         strides[i] = v->has[list[i]] ? v->stride[list[i]] : 0;
     }
-    op_copy_strided(j->c->pool, j->elem, dst, v->data, n, dims, strides);
+    op_copy_strided(j->pool, j->elem, dst, v->data, n, dims, strides);
     return 0;
 }
 
@@ -262,7 +265,7 @@ static void *cells_of(const struct job *j, const int *list, int n, int64_t *coun
         err_set(err, ERR_MODEL_TOO_LARGE, "an intermediate result of the equation would be too large");
         return NULL;
     }
-    return run_scratch(j->c, bytes + 1, err);
+    return op_memory(&j->memory, bytes + 1, err);
 }
 
 /* A contiguous tensor with axes `list` as a view. */
@@ -360,7 +363,7 @@ static int join(const struct job *j, struct view *a, struct view *b, const bool 
     memcpy(list + n_batch + n_rows, cols, (size_t)n_cols * int_size);
     void *y = cells_of(j, list, n_batch + n_rows + n_cols, &n_y, err);
     size_t bytes;
-    int64_t *at = y && size_mul((size_t)count, 2 * sizeof *at, &bytes) ? run_scratch(j->c, bytes + 1, err) : NULL;
+    int64_t *at = y && size_mul((size_t)count, 2 * sizeof *at, &bytes) ? op_memory(&j->memory, bytes + 1, err) : NULL;
     if (!at)
         return err_set(err, ERR_NOMEM, "out of memory");
     for (int64_t i = 0; i < count; i++) {
@@ -370,9 +373,9 @@ static int join(const struct job *j, struct view *a, struct view *b, const bool 
     const struct gemm g = gemm_plain(false, false, m, n, k);
     const struct gemm_batch all = {count, at, at + count, m * n};
     if (n_y > 0 && j->wide)
-        gemm_batch_f64(j->c->pool, &g, &all, left, right, y);
+        gemm_batch_f64(j->pool, &g, &all, left, right, y);
     else if (n_y > 0)
-        gemm_batch_f32(j->c->pool, &g, &all, left, right, y);
+        gemm_batch_f32(j->pool, &g, &all, left, right, y);
     view_of(j, a, y, list, n_batch + n_rows + n_cols);
     return 0;
 }
@@ -398,7 +401,7 @@ static int run(const struct job *j, const void *const *data, void *y, struct err
     bool needed[LABELS];
     const struct equation *e = &j->p->e;
 
-    operand(j, 0, data[0], &j->c->in[0]->shape, &a);
+    operand(j, 0, data[0], j->shape[0], &a);
     for (int i = 1; i <= e->operands; i++) {
         memset(needed, 0, sizeof needed);
         for (int k = 0; k < e->out.count; k++)
@@ -408,7 +411,7 @@ static int run(const struct job *j, const void *const *data, void *y, struct err
                 needed[e->in[o].label[k]] = true;
         if (i == e->operands)
             break;
-        operand(j, i, data[i], &j->c->in[i]->shape, &b);
+        operand(j, i, data[i], j->shape[i], &b);
         if (join(j, &a, &b, needed, err) < 0)
             return -1;
     }
@@ -437,7 +440,7 @@ static int compute(struct run_ctx *c, struct err *err)
     }
     if (plan_make(c->attrs, in, c->n_in, &p, err) < 0)
         return -1;
-    struct job j = {c, &p, y->dtype == DTYPE_FLOAT ? sizeof(float) : sizeof(double), y->dtype != DTYPE_FLOAT};
+    struct job j = {{.run = c}, c->pool, in, &p, y->dtype == DTYPE_FLOAT ? sizeof(float) : sizeof(double), y->dtype != DTYPE_FLOAT};
     if (y->dtype == DTYPE_FLOAT || y->dtype == DTYPE_DOUBLE)
         return run(&j, data, y->data, err);
     for (int i = 0; i <= c->n_in; i++) { /* integers by way of double: exact up to 2^53 */
@@ -464,6 +467,80 @@ static int forward(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer, compute, err);
 }
 
+/* ---- gradients ----
+ * dL/dx_i is an einsum itself: g and the other operands, to those labels of x_i that one of them has. The result is
+ * laid over x_i's strides: a repeated label is its diagonal, a label nobody else has repeats the result, an axis of
+ * size 1 that was stretched sums. */
+static int backward_operand(struct grad_ctx *c, const struct plan *whole, int i, struct err *err)
+{
+    struct plan p = *whole;
+    const struct tensor *g = c->grad_out[0];
+    struct tensor *dst = c->grad_in[i];
+    const struct shape *shapes[MAX_OPERANDS + 1];
+    const void *data[MAX_OPERANDS + 1];
+    bool there[LABELS] = {false}, taken[LABELS] = {false};
+    struct term *out = &p.e.out;
+    int n = 0;
+
+    for (int k = -1; k < c->n_in; k++) { /* -1: g, whose term is the output's */
+        const struct term *t = k < 0 ? &whole->e.out : &whole->e.in[k];
+        if (k == i)
+            continue;
+        p.e.in[n] = *t;
+        shapes[n] = k < 0 ? &g->shape : &c->in[k]->shape;
+        data[n++] = k < 0 ? g->data : c->in[k]->data;
+        for (int l = 0; l < t->count; l++)
+            there[t->label[l]] = true;
+    }
+    p.e.operands = n;
+    *out = (struct term){0};
+    for (int l = 0; l < whole->e.in[i].count; l++) {
+        const int label = whole->e.in[i].label[l];
+        if (there[label] && !taken[label])
+            out->label[out->count++] = label;
+        taken[label] = true;
+    }
+    const struct job j = {{.grad = c}, c->pool, shapes, &p, dst->dtype == DTYPE_FLOAT ? sizeof(float) : sizeof(double),
+                          dst->dtype != DTYPE_FLOAT};
+    int64_t count;
+    struct view from, to;
+    void *y = cells_of(&j, out->label, out->count, &count, err);
+    if (!y || run(&j, data, y, err) < 0)
+        return -1;
+    view_of(&j, &from, y, out->label, out->count);
+    operand(&(struct job){.p = (struct plan *)(uintptr_t)whole}, i, dst->data, &dst->shape, &to);
+    struct grad_loop loop = {.dtype = dst->dtype, .dst = dst->data, .sources = 1, .src[0].data = y};
+    for (int l = 0; l < LABELS; l++) {
+        if (!to.has[l])
+            continue;
+        loop.dim[loop.rank] = whole->dim[l];
+        loop.dst_stride[loop.rank] = to.stride[l];
+        loop.src[0].stride[loop.rank++] = from.has[l] ? from.stride[l] : 0;
+    }
+    grad_sum(c->pool, &loop);
+    return 0;
+}
+
+static int backward(struct grad_ctx *c, struct err *err)
+{
+    const struct shape *in[MAX_OPERANDS];
+    struct plan p;
+    bool empty = !grad_of(c, 0) || c->n_in > MAX_OPERANDS;
+
+    for (int i = 0; i < c->n_in && !empty; i++) {
+        in[i] = &c->in[i]->shape;
+        empty = tensor_count(c->in[i]) == 0;
+    }
+    if (empty)
+        return 0;
+    if (grad_type(c->grad_out[0], err) < 0 || plan_make(c->attrs, in, c->n_in, &p, err) < 0)
+        return -1;
+    for (int i = 0; i < c->n_in; i++)
+        if (c->grad_in[i] && backward_operand(c, &p, i, err) < 0)
+            return -1;
+    return 0;
+}
+
 /* One multiply-accumulate for each combination of all labels, for each operand after the first. */
 static void cost(const struct infer_ctx *c, struct op_cost *cost)
 {
@@ -486,6 +563,7 @@ static const struct op_sample samples[] = {
     {"f32[2,3,4] f32[2,4,5]", "equation=bij,bjk->bik"}, {"f32[3,4] f32[5,4]", "equation=ij,kj"},
     {"f32[2,3,4,5]", "equation=...ij->...ji"},          {"f32[3,3]", "equation=ii->i"},
     {"f32[2,3,4] f32[4]", "equation=...j,j->..."},      {"f32[2,3] f32[3,4] f32[4,5]", "equation=ij,jk,kl->il"},
+    {"f32[1,3] f32[2,3]", "equation=ij,ij->ij"},        {"f32[3,3] f32[3,2]", "equation=ii,ik->k"},
     {"f32[2,3,4]", "equation=ijk->j"},                  {"f64[2,3] f64[2,3]", "equation=ij,ij->"},
     {NULL}};
 
@@ -501,5 +579,8 @@ OP_CLASS(einsum) = {.type = "Einsum",
                     .attrs_size = sizeof(struct einsum_attrs),
                     .infer = infer,
                     .forward = forward,
+                    .backward = backward,
+                    .grad_reads = 0xffff, /* all inputs */
+                    .grad_inputs = UINT32_MAX,
                     .cost = cost,
                     .samples = samples};

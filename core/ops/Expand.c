@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "core/ops/elementwise.h"
+#include "core/ops/grad_util.h"
 
 /* ---- Expand ---- */
 static int infer_expand(struct infer_ctx *c, struct err *err)
@@ -55,6 +56,15 @@ static int forward_expand(struct run_ctx *c, struct err *err)
     return 0;
 }
 
+static int backward_expand(struct grad_ctx *c, struct err *err)
+{
+    const struct tensor *g = grad_of(c, 0);
+    if (!g || !grad_wanted(c, 0))
+        return grad_add_whole(c, 0, NULL, err);
+    const struct grad_broadcast sum = {.over = &g->shape, .src = {g}, .dst = c->grad_in[0], .assign = grad_assign(c, 0)};
+    return grad_sum_broadcast(c->pool, &sum, err);
+}
+
 OP_CLASS(expand) = {.type = "Expand",
                     .domain = "",
                     .since = 8,
@@ -65,6 +75,9 @@ OP_CLASS(expand) = {.type = "Expand",
                     .out_max = 1,
                     .infer = infer_expand,
                     .forward = forward_expand,
+                    .backward = backward_expand,
+                    .grad_inputs = 1,
+                    .grad_assigns = true,
                     .quant = {QUANT_PASS},
                     .samples = (const struct op_sample[]){{"f32[3,1] !i64[3]=2,1,6", ""},
                                                           {"f32[3,1] i64[2]=3,4", ""},
@@ -144,6 +157,31 @@ static int forward_tile(struct run_ctx *c, struct err *err)
     return 0;
 }
 
+/* The repeats of an element are summed. */
+static int backward_tile(struct grad_ctx *c, struct err *err)
+{
+    const struct tensor *g = grad_of(c, 0);
+    struct tensor *dst = grad_wanted(c, 0);
+    int64_t stride[SHAPE_MAX_RANK], wide[SHAPE_MAX_RANK];
+
+    if (!g || !dst || tensor_count(dst) == 0 || grad_type(dst, err) < 0)
+        return grad_add_whole(c, 0, NULL, err);
+    struct grad_loop l = {.dtype = dst->dtype, .rank = 2 * dst->shape.rank, .dst = dst->data, .sources = 1,
+                          .src[0].data = g->data, .assign = grad_assign(c, 0)};
+    shape_strides(&dst->shape, false, stride);
+    shape_strides(&g->shape, false, wide);
+    for (int i = 0; i < dst->shape.rank; i++) {
+        const int64_t n = dst->shape.dim[i];
+        l.dim[2 * i] = g->shape.dim[i] / n;
+        l.src[0].stride[2 * i] = n * wide[i];
+        l.dim[2 * i + 1] = n;
+        l.dst_stride[2 * i + 1] = stride[i];
+        l.src[0].stride[2 * i + 1] = wide[i];
+    }
+    grad_sum(c->pool, &l);
+    return 0;
+}
+
 OP_CLASS(tile_1) = {.type = "Tile",
                     .domain = "",
                     .since = 1,
@@ -155,6 +193,9 @@ OP_CLASS(tile_1) = {.type = "Tile",
                     .out_max = 1,
                     .infer = infer_tile,
                     .forward = forward_tile,
+                    .backward = backward_tile,
+                    .grad_inputs = 1,
+                    .grad_assigns = true,
                     .quant = {QUANT_PASS},
                     .samples = (const struct op_sample[]){{"f32[2,3] !f32[]=2 !f32[]=1", "", 1, 5}, {0}}};
 OP_CLASS(tile_6) = {.type = "Tile",
@@ -167,6 +208,9 @@ OP_CLASS(tile_6) = {.type = "Tile",
                     .out_max = 1,
                     .infer = infer_tile,
                     .forward = forward_tile,
+                    .backward = backward_tile,
+                    .grad_inputs = 1,
+                    .grad_assigns = true,
                     .quant = {QUANT_PASS},
                     .samples = (const struct op_sample[]){
                         {"f32[2,3] !i64[2]=2,1", ""}, {"f32[2,3,2] i64[3]=1,2,3", ""}, {"i64[3] !i64[1]=0", ""}, {0}}};
@@ -254,6 +298,39 @@ static int forward_where(struct run_ctx *c, struct err *err)
     return 0;
 }
 
+/* Where the condition holds to x, elsewhere to y. */
+#define PASS_TERM(name, T, test)                                                                                      \
+    static void name(void *restrict term, const void *const src[GRAD_SOURCES], const int64_t step[GRAD_SOURCES],       \
+                     int64_t n, const void *arg)                                                                       \
+    {                                                                                                                  \
+        T *restrict out = term;                                                                                        \
+        const T *g = src[0];                                                                                           \
+        const uint8_t *cond = src[1];                                                                                  \
+        (void)arg;                                                                                                     \
+        for (int64_t i = 0; i < n; i++)                                                                                \
+            out[i] = cond[i * step[1]] test 0 ? g[i * step[0]] : 0;                                                    \
+    }
+PASS_TERM(pass_true_f32, float, !=)
+PASS_TERM(pass_true_f64, double, !=)
+PASS_TERM(pass_false_f32, float, ==)
+PASS_TERM(pass_false_f64, double, ==)
+
+static int backward_where(struct grad_ctx *c, struct err *err)
+{
+    static const struct grad_term terms[] = {{pass_true_f32, pass_true_f64}, {pass_false_f32, pass_false_f64}};
+    const struct tensor *g = grad_of(c, 0);
+
+    for (int i = 1; i < 3; i++) {
+        const struct grad_broadcast sum = {.over = g ? &g->shape : NULL, .src = {g, c->in[0]}, .dst = c->grad_in[i],
+                                           .term = &terms[i - 1], .assign = grad_assign(c, i)};
+        if (!g)
+            grad_zero(c, i);
+        else if (c->grad_in[i] && grad_sum_broadcast(c->pool, &sum, err) < 0)
+            return -1;
+    }
+    return 0;
+}
+
 OP_CLASS(where) = {.type = "Where",
                    .domain = "",
                    .since = 9,
@@ -264,6 +341,10 @@ OP_CLASS(where) = {.type = "Where",
                    .out_max = 1,
                    .infer = infer_where,
                    .forward = forward_where,
+                   .backward = backward_where,
+                   .grad_reads = GRAD_READS_IN(0),
+                   .grad_inputs = 6,
+                   .grad_assigns = true,
                    .quant = {QUANT_OUTPUT},
                    .samples = (const struct op_sample[]){{"b[2,3] f32[2,3] f32[2,3]", ""},
                                                          {"b[2,1] f32[3] f32[]", ""},

@@ -5,7 +5,8 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "core/ops/op_util.h"
+#include "core/ops/grad_util.h"
+#include "core/ops/index_places.h"
 
 struct gather_attrs {
     int64_t axis;
@@ -90,6 +91,46 @@ static int forward_gather(struct run_ctx *c, struct err *err)
     return 0;
 }
 
+/* dL/dx[o, index[k], i] += g[o, k, i]. Pieces of the inner run are tasks: repeated indices meet in one of them. */
+struct spread_loop {
+    const struct tensor *index, *g;
+    struct tensor *dst;
+    int64_t n, count, inner, cells;
+};
+enum { SPREAD_CELL = 256 };
+
+static void spread_cells(void *opaque, int64_t begin, int64_t end)
+{
+    const struct spread_loop *l = opaque;
+    for (int64_t t = begin; t < end; t++) {
+        const int64_t o = t / l->cells, from = t % l->cells * SPREAD_CELL, n = i64_min(SPREAD_CELL, l->inner - from);
+        for (int64_t k = 0; k < l->count; k++) {
+            const int64_t at = op_wrap_index(op_index_at(l->index, k), l->n);
+            grad_add_run(l->dst, (o * l->n + at) * l->inner + from, l->g, (o * l->count + k) * l->inner + from, n);
+        }
+    }
+}
+
+static int backward_gather(struct grad_ctx *c, struct err *err)
+{
+    const struct gather_attrs *attrs = c->attrs;
+    const struct tensor *g = grad_of(c, 0), *index = c->in[1];
+    struct tensor *dst = grad_wanted(c, 0);
+
+    if (!g || !dst || tensor_count(g) == 0)
+        return 0;
+    const int axis = shape_axis(&dst->shape, attrs->axis);
+    if (grad_type(dst, err) < 0 || check_indices(index, dst->shape.dim[axis], err) < 0)
+        return -1;
+    struct spread_loop l = {.index = index, .g = g, .dst = dst, .n = dst->shape.dim[axis],
+                            .count = tensor_count(index),
+                            .inner = shape_product(&dst->shape, axis + 1, dst->shape.rank)};
+    l.cells = i64_ceil_div(l.inner, SPREAD_CELL);
+    const int64_t each = i64_max(1, i64_min(l.inner, SPREAD_CELL) * l.count);
+    op_parallel(c->pool, shape_product(&dst->shape, 0, axis) * l.cells, i64_max(1, (1 << 14) / each), spread_cells, &l);
+    return 0;
+}
+
 OP_CLASS(gather) = {.type = "Gather",
                     .domain = "",
                     .since = 1,
@@ -102,6 +143,9 @@ OP_CLASS(gather) = {.type = "Gather",
                     .attrs_size = sizeof(struct gather_attrs),
                     .infer = infer_gather,
                     .forward = forward_gather,
+                    .backward = backward_gather,
+                    .grad_reads = GRAD_READS_IN(1),
+                    .grad_inputs = 1,
                     .quant = {QUANT_PASS},
                     .samples = (const struct op_sample[]){{"f32[5,3] i64[2,2]=0,4,-1,2", ""},
                                                           {"f32[2,5,3] !i64[3]=1,0,-5", "axis=1"},
@@ -134,30 +178,59 @@ static int infer_elements(struct infer_ctx *c, struct err *err)
     return 0;
 }
 
+/* y's slices from the places, in order. */
+struct pick_loop {
+    struct places p;
+    const char *src;
+    char *dst;
+    size_t elem;
+};
+
+static void pick_range(void *opaque, int64_t begin, int64_t end)
+{
+    const struct pick_loop *l = opaque;
+    const size_t bytes = (size_t)l->p.slice * l->elem;
+    for (int64_t i = begin; i < end; i++)
+        memcpy(l->dst + (size_t)i * bytes, l->src + (size_t)l->p.at[i] * l->elem, bytes);
+}
+
+static void pick(struct run_ctx *c, struct places p, size_t elem)
+{
+    struct pick_loop l = {p, c->in[0]->data, c->out[0]->data, elem};
+    op_parallel(c->pool, p.count, i64_max(1, (1 << 14) / i64_max(p.slice, 1)), pick_range, &l);
+}
+
+/* The gradient goes back to the places, repeated ones added in order. */
+static int backward_elements(struct grad_ctx *c, struct err *err)
+{
+    const struct gather_attrs *attrs = c->attrs;
+    const struct tensor *g = grad_of(c, 0), *index = c->in[1];
+    struct tensor *dst = grad_wanted(c, 0);
+    struct places p = places_elements(index);
+    size_t bytes;
+
+    if (!g || !dst)
+        return 0;
+    if (grad_type(dst, err) < 0 || places_bytes(&p, &bytes, err) < 0 || !(p.at = grad_scratch(c, bytes, err)) ||
+        places_fill_elements(&p, index, &dst->shape, shape_axis(&dst->shape, attrs->axis), err) < 0)
+        return -1;
+    places_spread(&p, dst, g);
+    return 0;
+}
+
 static int forward_elements(struct run_ctx *c, struct err *err)
 {
     const struct gather_attrs *attrs = c->attrs;
-    int64_t stride[SHAPE_MAX_RANK], at[SHAPE_MAX_RANK] = {0};
     if (op_outputs(c, infer_elements, err) < 0)
         return -1;
     const struct tensor *x = c->in[0], *index = c->in[1];
-    struct tensor *y = run_out(c, 0);
-    size_t elem = op_elem(x->dtype, err);
-    if (!elem)
+    struct places p = places_elements(index);
+    size_t elem = op_elem(x->dtype, err), bytes;
+    if (!elem || places_bytes(&p, &bytes, err) < 0 || !(p.at = run_scratch(c, bytes, err)) ||
+        places_fill_elements(&p, index, &x->shape, shape_axis(&x->shape, attrs->axis), err) < 0)
         return -1;
-    int axis = shape_axis(&x->shape, attrs->axis), rank = x->shape.rank;
-    if (check_indices(index, x->shape.dim[axis], err) < 0)
-        return -1;
-    shape_strides(&x->shape, false, stride);
-    int64_t n = y ? tensor_count(y) : 0;
-    for (int64_t i = 0; i < n; i++) {
-        int64_t offset = 0;
-        for (int d = 0; d < rank; d++)
-            offset += stride[d] * (d == axis ? op_wrap_index(op_index_at(index, i), x->shape.dim[axis]) : at[d]);
-        memcpy((char *)y->data + (size_t)i * elem, (const char *)x->data + (size_t)offset * elem, elem);
-        for (int d = rank - 1; d >= 0 && ++at[d] == y->shape.dim[d]; d--)
-            at[d] = 0;
-    }
+    if (run_out(c, 0))
+        pick(c, p, elem);
     return 0;
 }
 
@@ -173,6 +246,9 @@ OP_CLASS(gather_elements) = {.type = "GatherElements",
                              .attrs_size = sizeof(struct gather_attrs),
                              .infer = infer_elements,
                              .forward = forward_elements,
+                             .backward = backward_elements,
+                             .grad_reads = GRAD_READS_IN(1),
+                             .grad_inputs = 1,
                              .quant = {QUANT_PASS},
                              .samples = (const struct op_sample[]){{"f32[3,3] i64[2,3]=1,2,0,2,0,0", ""},
                                                                    {"f32[2,3] !i64[2,2]=0,-1,1,0", "axis=1"},
@@ -224,31 +300,34 @@ static int infer_nd(struct infer_ctx *c, struct err *err)
 
 static int forward_nd(struct run_ctx *c, struct err *err)
 {
-    const struct nd_attrs *attrs = c->attrs;
+    const int batch = (int)((const struct nd_attrs *)c->attrs)->batch_dims;
     if (op_outputs(c, infer_nd, err) < 0)
         return -1;
     const struct tensor *x = c->in[0], *index = c->in[1];
-    struct tensor *y = run_out(c, 0);
-    size_t elem = op_elem(x->dtype, err);
-    if (!elem)
+    struct places p = places_tuples(index, &x->shape, batch);
+    size_t elem = op_elem(x->dtype, err), bytes;
+    if (!elem || places_bytes(&p, &bytes, err) < 0 || !(p.at = run_scratch(c, bytes, err)) ||
+        places_fill_tuples(&p, index, &x->shape, batch, err) < 0)
         return -1;
-    int b = (int)attrs->batch_dims, m = (int)index->shape.dim[index->shape.rank - 1];
-    int64_t batches = shape_product(&x->shape, 0, b), slice = shape_product(&x->shape, b + m, x->shape.rank);
-    int64_t tuples = shape_product(&index->shape, b, index->shape.rank - 1), stride[SHAPE_MAX_RANK];
-    int64_t batch_size = shape_product(&x->shape, b, x->shape.rank);
-    shape_strides(&x->shape, false, stride);
-    for (int64_t i = 0; i < batches * tuples; i++) {
-        int64_t offset = i / tuples * batch_size;
-        for (int k = 0; k < m; k++) {
-            int64_t value = op_index_at(index, i * m + k), at = op_wrap_index(value, x->shape.dim[b + k]);
-            if (at < 0)
-                return bad_index(value, x->shape.dim[b + k], i * m + k, err);
-            offset += at * stride[b + k];
-        }
-        if (y && slice)
-            memcpy((char *)y->data + (size_t)(i * slice) * elem, (const char *)x->data + (size_t)offset * elem,
-                   (size_t)slice * elem);
-    }
+    if (run_out(c, 0) && p.slice)
+        pick(c, p, elem);
+    return 0;
+}
+
+static int backward_nd(struct grad_ctx *c, struct err *err)
+{
+    const int batch = (int)((const struct nd_attrs *)c->attrs)->batch_dims;
+    const struct tensor *g = grad_of(c, 0), *index = c->in[1];
+    struct tensor *dst = grad_wanted(c, 0);
+    size_t bytes;
+
+    if (!g || !dst)
+        return 0;
+    struct places p = places_tuples(index, &dst->shape, batch);
+    if (grad_type(dst, err) < 0 || places_bytes(&p, &bytes, err) < 0 || !(p.at = grad_scratch(c, bytes, err)) ||
+        places_fill_tuples(&p, index, &dst->shape, batch, err) < 0)
+        return -1;
+    places_spread(&p, dst, g);
     return 0;
 }
 
@@ -264,9 +343,31 @@ OP_CLASS(gather_nd) = {.type = "GatherND",
                        .attrs_size = sizeof(struct nd_attrs),
                        .infer = infer_nd,
                        .forward = forward_nd,
+                       .backward = backward_nd,
+                       .grad_reads = GRAD_READS_IN(1),
+                       .grad_inputs = 1,
                        .quant = {QUANT_PASS},
                        .samples = (const struct op_sample[]){{"f32[2,2] i64[2,2]=0,0,1,1", ""},
                                                              {"f32[2,3] !i64[2,1]=1,-2", ""},
                                                              {"f32[2,2,3] i64[2,1]=1,0", "batch_dims=1"},
                                                              {"i32[2,2,2] i64[2,1,2]=0,1,1,0", ""},
                                                              {0}}};
+
+static const struct op_attr ms_nd_attrs[] = {{0}}; /* batch_dims stays 0 */
+OP_CLASS(ms_gather_nd) = {.type = "GatherND",
+                          .domain = "com.microsoft",
+                          .since = 1,
+                          .doc = "Slices picked by tuples of indices.",
+                          .in_min = 2,
+                          .in_max = 2,
+                          .out_min = 1,
+                          .out_max = 1,
+                          .attrs = ms_nd_attrs,
+                          .attrs_size = sizeof(struct nd_attrs),
+                          .infer = infer_nd,
+                          .forward = forward_nd,
+                          .backward = backward_nd,
+                          .grad_reads = GRAD_READS_IN(1),
+                          .grad_inputs = 1,
+                          .quant = {QUANT_PASS},
+                          .samples = (const struct op_sample[]){{"f32[2,3,2] i32[2,2]=0,1,1,2", ""}, {0}}};

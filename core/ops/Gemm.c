@@ -154,6 +154,89 @@ static int forward(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer, compute, err);
 }
 
+/* ---- backward: dA = alpha dY op(B)^T, dB = alpha op(A)^T dY (transposed where A, B are stored so), dC = beta dY summed ---- */
+static void multiply(struct grad_ctx *c, struct gemm g, const struct tensor *a, const struct tensor *b, int input)
+{
+    const struct tensor *out = grad_wanted(c, input);
+
+    g.alpha = (double)((const struct gemm_attrs *)c->attrs)->alpha;
+    g.beta = c->assign[input] ? 0 : 1;
+    if (out->dtype == DTYPE_FLOAT)
+        gemm_f32(c->pool, &g, a->data, b->data, out->data);
+    else
+        gemm_f64(c->pool, &g, a->data, b->data, out->data);
+}
+
+struct addend_sum {
+    const struct tensor *dy;
+    struct tensor *dc;
+    int64_t m, n, rows, cols;
+    double beta;
+    bool add;
+};
+
+enum { SUM_WIDTH = 64 };
+
+/* Columns [begin, end) of dC, or (one column) rows of it: each value is a sum over a row, a column, everything or itself. */
+static void sum_columns(void *arg, int64_t begin, int64_t end)
+{
+    const struct addend_sum *k = arg;
+    double sum[SUM_WIDTH];
+    const int64_t width = k->cols == 1 ? k->n : 1, height = k->rows == 1 ? k->m : 1;
+
+    for (int64_t at = begin; at < end; at += SUM_WIDTH) {
+        const int64_t count = i64_min(SUM_WIDTH, end - at);
+        for (int64_t j = 0; j < count; j++)
+            sum[j] = 0;
+        for (int64_t h = 0; h < height; h++)
+            for (int64_t j = 0; j < count; j++) {
+                const int64_t row = (at + j) / k->cols + h, col = (at + j) % k->cols;
+                for (int64_t w = 0; w < width; w++)
+                    sum[j] += k->dy->dtype == DTYPE_FLOAT ? (double)((const float *)k->dy->data)[row * k->n + col + w]
+                                                          : ((const double *)k->dy->data)[row * k->n + col + w];
+            }
+        for (int64_t j = 0; j < count; j++) {
+            const double v = k->beta * sum[j];
+            if (k->dc->dtype == DTYPE_FLOAT)
+                ((float *)k->dc->data)[at + j] = (float)(v + (k->add ? (double)((float *)k->dc->data)[at + j] : 0));
+            else
+                ((double *)k->dc->data)[at + j] = v + (k->add ? ((double *)k->dc->data)[at + j] : 0);
+        }
+    }
+}
+
+static void back_addend(struct grad_ctx *c, const struct tensor *dy)
+{
+    struct tensor *dc = c->grad_in[2];
+    const struct shape *s = &dc->shape;
+    struct addend_sum k = {.dy = dy, .dc = dc, .m = dy->shape.dim[0], .n = dy->shape.dim[1],
+                           .rows = s->rank == 2 ? s->dim[0] : 1, .cols = s->rank >= 1 ? s->dim[s->rank - 1] : 1,
+                           .beta = (double)((const struct gemm_attrs *)c->attrs)->beta, .add = !c->assign[2]};
+    op_parallel(c->pool, k.rows * k.cols, SUM_WIDTH, sum_columns, &k);
+}
+
+static int backward(struct grad_ctx *c, struct err *err)
+{
+    const struct gemm_attrs *t = c->attrs;
+    const struct tensor *dy = grad_of(c, 0), *a = c->in[0], *b = c->in[1];
+    (void)err;
+
+    if (!dy)
+        return 0;
+    const int64_t m = dy->shape.dim[0], n = dy->shape.dim[1], k = a->shape.dim[t->transA ? 0 : 1];
+    if (grad_wanted(c, 0) && !t->transA)
+        multiply(c, gemm_plain(false, !t->transB, m, k, n), dy, b, 0);
+    else if (grad_wanted(c, 0))
+        multiply(c, gemm_plain(t->transB, true, k, m, n), b, dy, 0);
+    if (grad_wanted(c, 1) && !t->transB)
+        multiply(c, gemm_plain(!t->transA, false, k, n, m), a, dy, 1);
+    else if (grad_wanted(c, 1))
+        multiply(c, gemm_plain(true, t->transA, n, k, m), dy, a, 1);
+    if (grad_wanted(c, 2))
+        back_addend(c, dy);
+    return 0;
+}
+
 static void cost(const struct infer_ctx *c, struct op_cost *cost)
 {
     const struct gemm_attrs *a = c->attrs;
@@ -186,6 +269,7 @@ static const struct op_sample gemm_samples[] = {
 #define GEMM_ROW                                                                                                       \
     .type = "Gemm", .domain = "", .doc = "General matrix product: alpha * op(A) op(B) + beta * C.", .out_min = 1,      \
     .out_max = 1, .attrs_size = sizeof(struct gemm_attrs), .infer = infer, .forward = forward, .cost = cost,           \
+    .backward = backward, .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1), .grad_assigns = true, .grad_inputs = 7u,  \
     .quant = {QUANT_COMPUTE, .weight = 1, .bias = 2, .channel_axis = 1, .channel_axis_of = channel_axis}
 
 OP_CLASS(gemm_1) = {

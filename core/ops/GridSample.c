@@ -9,6 +9,7 @@
  *            all channels of a place. */
 #include <math.h>
 
+#include "core/ops/grad_util.h"
 #include "core/ops/widen.h"
 
 enum mode { LINEAR, NEAREST, CUBIC };
@@ -69,6 +70,7 @@ struct axis_taps {
     int count;
     int64_t index[MAX_TAPS]; /* -1: outside, counts as zero */
     double weight[MAX_TAPS];
+    double slope[MAX_TAPS]; /* of the weights, by the grid entry */
 };
 
 static double place_of(double g, int64_t length, bool align, bool single)
@@ -115,6 +117,16 @@ static void cubic_weights(double t, double *w)
     w[3] = ((a * (2 - t) - 5 * a) * (2 - t) + 8 * a) * (2 - t) - 4 * a;
 }
 
+/* Their derivatives by t. */
+static void cubic_slopes(double t, double *w)
+{
+    static const double a = -0.75;
+    w[0] = (3 * a * (t + 1) - 10 * a) * (t + 1) + 8 * a;
+    w[1] = (3 * (a + 2) * t - 2 * (a + 3)) * t;
+    w[2] = -(3 * (a + 2) * (1 - t) - 2 * (a + 3)) * (1 - t);
+    w[3] = -((3 * a * (2 - t) - 10 * a) * (2 - t) + 8 * a);
+}
+
 static struct axis_taps taps_of(double g, int64_t length, const struct grid_attrs *a, bool single)
 {
     static const int counts[] = {2, 1, 4};
@@ -130,6 +142,15 @@ static struct axis_taps taps_of(double g, int64_t length, const struct grid_attr
     } else {
         cubic_weights(rest, t.weight);
     }
+    const double scale = a->align_corners ? (double)(length - 1) / 2 : (double)length / 2; /* d place / d g */
+    if (a->mode == LINEAR) {
+        t.slope[0] = -1;
+        t.slope[1] = 1;
+    } else if (a->mode == CUBIC) {
+        cubic_slopes(rest, t.slope);
+    }
+    for (int i = 0; i < t.count; i++)
+        t.slope[i] *= scale;
     for (int i = 0; i < t.count; i++)
         t.index[i] = cell_of(base + (a->mode == CUBIC ? i - 1 : i), length, a);
     return t;
@@ -144,7 +165,8 @@ struct job {
     int64_t channels, plane, places; /* cells of an image of X and of Y */
 };
 
-static int cells_of(const struct job *k, int64_t place, int64_t *index, double *weight)
+/* Cells of a place and their weights; with `by` >= 0 the weights' derivatives by that axis' grid entry. */
+static int cells_of(const struct job *k, int64_t place, int by, int64_t *index, double *weight)
 {
     const int64_t *dim = k->x->shape.dim + 2;
     int count = 1;
@@ -160,7 +182,7 @@ static int cells_of(const struct job *k, int64_t place, int64_t *index, double *
             const double w = weight[c];
             for (int i = t.count - 1; i >= 0; i--) {
                 index[c * t.count + i] = at < 0 || t.index[i] < 0 ? -1 : at * dim[a] + t.index[i];
-                weight[c * t.count + i] = w * t.weight[i];
+                weight[c * t.count + i] = w * (a == by ? t.slope[i] : t.weight[i]);
             }
         }
         count *= t.count;
@@ -175,7 +197,7 @@ static void sample_places(void *arg, int64_t begin, int64_t end)
     double weight[MAX_CELLS];
 
     for (int64_t place = begin; place < end; place++) {
-        const int cells = cells_of(k, place, index, weight);
+        const int cells = cells_of(k, place, -1, index, weight);
         const int64_t batch = place / k->places, at = place % k->places;
         for (int64_t c = batch * k->channels; c < (batch + 1) * k->channels; c++) {
             double sum = 0;
@@ -184,6 +206,78 @@ static void sample_places(void *arg, int64_t begin, int64_t end)
             dtype_set(k->y->dtype, k->y->data, c * k->places + at, sum);
         }
     }
+}
+
+/* ---- gradients: g by the weights to X's cells, and X by the weights' slopes to the grid ---- */
+struct back {
+    struct job job;
+    const struct tensor *g;
+    struct tensor *dx, *dgrid; /* may be NULL */
+};
+
+static void back_to_cells(const struct back *b, int64_t place)
+{
+    const struct job *k = &b->job;
+    int64_t index[MAX_CELLS];
+    double weight[MAX_CELLS];
+    const int cells = cells_of(k, place, -1, index, weight);
+    const int64_t batch = place / k->places, at = place % k->places;
+
+    for (int64_t c = batch * k->channels; c < (batch + 1) * k->channels; c++) {
+        const double g = dtype_get(b->g->dtype, b->g->data, c * k->places + at);
+        for (int i = 0; i < cells; i++)
+            if (index[i] >= 0)
+                dtype_set(b->dx->dtype, b->dx->data, c * k->plane + index[i],
+                          dtype_get(b->dx->dtype, b->dx->data, c * k->plane + index[i]) + weight[i] * g);
+    }
+}
+
+static void back_to_grid(const struct back *b, int64_t place)
+{
+    const struct job *k = &b->job;
+    int64_t index[MAX_CELLS];
+    double slope[MAX_CELLS];
+    const int64_t batch = place / k->places, at = place % k->places;
+
+    for (int axis = 0; axis < k->axes; axis++) {
+        const int64_t entry = place * k->axes + k->axes - 1 - axis;
+        const int cells = cells_of(k, place, axis, index, slope);
+        double sum = dtype_get(b->dgrid->dtype, b->dgrid->data, entry);
+        for (int64_t c = batch * k->channels; c < (batch + 1) * k->channels; c++) {
+            const double g = dtype_get(b->g->dtype, b->g->data, c * k->places + at);
+            for (int i = 0; i < cells; i++)
+                sum += index[i] < 0 ? 0 : g * slope[i] * dtype_get(k->x->dtype, k->x->data, c * k->plane + index[i]);
+        }
+        dtype_set(b->dgrid->dtype, b->dgrid->data, entry, sum);
+    }
+}
+
+/* An image is a task: places of one may share cells. */
+static void back_images(void *arg, int64_t begin, int64_t end)
+{
+    const struct back *b = arg;
+    for (int64_t place = begin * b->job.places; place < end * b->job.places; place++) {
+        if (b->dx)
+            back_to_cells(b, place);
+        if (b->dgrid)
+            back_to_grid(b, place);
+    }
+}
+
+static int backward(struct grad_ctx *c, struct err *err)
+{
+    const struct tensor *x = c->in[0];
+    const int rank = x->shape.rank;
+    struct back b = {.g = grad_of(c, 0), .dx = grad_wanted(c, 0), .dgrid = grad_wanted(c, 1)};
+
+    if (!b.g || tensor_count(b.g) == 0 || tensor_count(x) == 0)
+        return 0;
+    if ((b.dx && grad_type(b.dx, err) < 0) || (b.dgrid && grad_type(b.dgrid, err) < 0))
+        return -1;
+    b.job = (struct job){c->attrs, x, c->in[1], NULL, rank - 2, x->shape.dim[1], shape_product(&x->shape, 2, rank),
+                         shape_product(&b.g->shape, 2, rank)};
+    op_parallel(c->pool, x->shape.dim[0], 1, back_images, &b);
+    return 0;
 }
 
 static int compute(struct run_ctx *c, struct err *err)
@@ -228,6 +322,7 @@ static const struct op_sample samples_20[] = {
         .type = "GridSample", .domain = "", .since = since_, .until = until_,                                          \
         .doc = "Interpolates an image at given places.", .in_min = 2, .in_max = 2, .out_min = 1, .out_max = 1,         \
         .attrs = table, .attrs_size = sizeof(struct grid_attrs), .infer = infer, .forward = forward,                   \
+        .backward = backward, .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1), .grad_inputs = 3,                     \
         .samples = samples_                                                                                            \
     }
 OP_CLASS(grid_sample_16) = ROW(16, 19, attrs_16, samples_16);

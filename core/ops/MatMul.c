@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * MatMul: Y = A B with numpy's rules: stacks of matrices broadcast, a vector is a row (left) or a column (right)
  * whose axis vanishes from the result. */
+#include <string.h>
+
 #include "core/kernels/gemm.h"
 #include "core/ops/matmul_shape.h"
 #include "core/ops/widen.h"
@@ -63,6 +65,66 @@ static int forward(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer, compute, err);
 }
 
+/* ---- backward: for every pair of matrices dA += dY B^T, dB += A^T dY ---- */
+struct product {
+    struct gemm g;
+    const struct tensor *a, *b;
+    const int64_t *a_at, *b_at, *out_at;
+    int64_t count;
+};
+
+static void multiply(struct grad_ctx *c, struct product p, int input)
+{
+    const struct tensor *out = grad_wanted(c, input);
+    const int64_t size = p.g.m * p.g.n;
+    bool apart = p.count > 0; /* every matrix of the result gets one product, in order */
+
+    for (int64_t i = 0; i < p.count; i++)
+        apart = apart && p.out_at[i] == i * size;
+    if (!apart && c->assign[input])
+        memset(out->data, 0, out->bytes);
+    p.g.beta = apart && c->assign[input] ? 0 : 1;
+    if (apart) {
+        const struct gemm_batch batch = {p.count, p.a_at, p.b_at, size};
+        if (out->dtype == DTYPE_FLOAT)
+            gemm_batch_f32(c->pool, &p.g, &batch, p.a->data, p.b->data, out->data);
+        else
+            gemm_batch_f64(c->pool, &p.g, &batch, p.a->data, p.b->data, out->data);
+        return;
+    }
+    for (int64_t i = 0; i < p.count; i++) {
+        if (out->dtype == DTYPE_FLOAT)
+            gemm_f32(c->pool, &p.g, (const float *)p.a->data + p.a_at[i], (const float *)p.b->data + p.b_at[i],
+                     (float *)out->data + p.out_at[i]);
+        else
+            gemm_f64(c->pool, &p.g, (const double *)p.a->data + p.a_at[i], (const double *)p.b->data + p.b_at[i],
+                     (double *)out->data + p.out_at[i]);
+    }
+}
+
+static int backward(struct grad_ctx *c, struct err *err)
+{
+    const struct tensor *dy = grad_of(c, 0), *a = c->in[0], *b = c->in[1];
+    struct run_ctx run = {.host = c->host};
+    struct matmul_plan p;
+    size_t bytes;
+
+    if (!dy)
+        return 0;
+    if (matmul_plan(&run, &a->shape, &b->shape, true, &p, err) < 0)
+        return -1;
+    int64_t *y_at = size_mul((size_t)p.count, sizeof *y_at, &bytes) ? grad_scratch(c, bytes + 1, err) : NULL;
+    if (!y_at)
+        return err_set(err, ERR_NOMEM, "out of memory");
+    for (int64_t i = 0; i < p.count; i++)
+        y_at[i] = i * p.m * p.n;
+    if (grad_wanted(c, 0))
+        multiply(c, (struct product){gemm_plain(false, true, p.m, p.k, p.n), dy, b, y_at, p.b_at, p.a_at, p.count}, 0);
+    if (grad_wanted(c, 1))
+        multiply(c, (struct product){gemm_plain(true, false, p.k, p.n, p.m), a, dy, p.a_at, y_at, p.b_at, p.count}, 1);
+    return 0;
+}
+
 static void cost(const struct infer_ctx *c, struct op_cost *cost)
 {
     matmul_cost(infer_shape(c, 0), &c->out[0].shape, cost);
@@ -93,6 +155,7 @@ OP_CLASS(matmul) = {
     .doc = "Matrix product with numpy's broadcasting.",
     .in_min = 2, .in_max = 2, .out_min = 1, .out_max = 1,
     .infer = infer, .forward = forward, .cost = cost,
+    .backward = backward, .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1), .grad_assigns = true, .grad_inputs = 3u,
     .quant = {QUANT_COMPUTE, .weight = 1, .channel_axis_of = channel_axis},
     .samples = samples,
 };

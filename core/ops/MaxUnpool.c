@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "core/ops/grad_util.h"
 #include "core/ops/sliding.h"
 
 struct unpool_attrs {
@@ -113,6 +114,28 @@ static int forward(struct run_ctx *c, struct err *err)
     return 0;
 }
 
+/* A place that two values name holds the last of them, which alone gets its gradient. */
+static int backward(struct grad_ctx *c, struct err *err)
+{
+    const struct tensor *g = grad_of(c, 0), *places = c->in[1];
+    struct tensor *dst = grad_wanted(c, 0);
+    struct shape natural;
+
+    if (!g || !dst || tensor_count(dst) == 0)
+        return 0;
+    struct tensor left = {.dtype = g->dtype, .shape = g->shape};
+    if (grad_type(dst, err) < 0 || natural_size(c->attrs, &dst->shape, &natural, err) < 0 ||
+        !(left.data = grad_scratch(c, g->bytes + 1, err)))
+        return -1;
+    memcpy(left.data, g->data, g->bytes);
+    for (int64_t i = tensor_count(dst) - 1; i >= 0; i--) {
+        const int64_t at = translate(tensor_i64(places)[i], &natural, &g->shape);
+        grad_add_run(dst, i, &left, at, 1);
+        dtype_set(left.dtype, left.data, at, 0);
+    }
+    return 0;
+}
+
 static const struct op_sample samples[] = {
     {"f32[1,2,2,2] i64[1,2,2,2]=0,3,9,10,16,18,25,31", "kernel_shape=2,2 strides=2,2"},
     {"f32[1,1,2,2] i64[1,1,2,2]=5,7,13,15 i64[4]=1,1,4,4", "kernel_shape=2,2 strides=2,2"},
@@ -131,4 +154,7 @@ OP_CLASS(max_unpool) = {.type = "MaxUnpool",
                         .attrs_size = sizeof(struct unpool_attrs),
                         .infer = infer,
                         .forward = forward,
+                        .backward = backward,
+                        .grad_reads = GRAD_READS_IN(1),
+                        .grad_inputs = 1,
                         .samples = samples};

@@ -71,12 +71,53 @@ static int forward(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer, compute, err);
 }
 
+/* dx = dy, or slope dy where x is negative; dslope = sum of x dy there, over the axes the slope was spread along. */
+static int backward(struct grad_ctx *c, struct err *err)
+{
+    const struct tensor *x = c->in[0], *s = c->in[1], *dy = grad_of(c, 0);
+    struct tensor *dx = grad_wanted(c, 0), *ds = grad_wanted(c, 1);
+    int64_t stride[SHAPE_MAX_RANK], index[SHAPE_MAX_RANK] = {0};
+
+    if (!dy)
+        return 0;
+    const struct shape slope = slope_shape(c->opset, &x->shape, &s->shape);
+    const int rank = x->shape.rank, skip = rank - slope.rank;
+    size_t bytes;
+    double *sum = size_mul((size_t)tensor_count(s), sizeof *sum, &bytes) ? grad_scratch(c, bytes + 1, err) : NULL;
+    if (!sum)
+        return err_set(err, ERR_NOMEM, "out of memory");
+    for (int64_t i = 0, n = tensor_count(s); i < n; i++)
+        sum[i] = 0;
+    shape_strides(&slope, true, stride);
+    for (int64_t i = 0, n = tensor_count(x); i < n; i++) {
+        const bool f32 = x->dtype == DTYPE_FLOAT;
+        const double v = f32 ? (double)tensor_f32(x)[i] : ((const double *)x->data)[i];
+        const double d = f32 ? (double)tensor_f32(dy)[i] : ((const double *)dy->data)[i];
+        int64_t at = 0;
+        for (int a = skip; a < rank; a++)
+            at += index[a] * stride[a - skip];
+        const double factor = !(v < 0) ? 1 : f32 ? (double)tensor_f32(s)[at] : ((const double *)s->data)[at];
+        if (dx && f32)
+            tensor_f32(dx)[i] = (float)(d * factor) + (c->assign[0] ? 0 : tensor_f32(dx)[i]);
+        else if (dx)
+            ((double *)dx->data)[i] = d * factor + (c->assign[0] ? 0 : ((double *)dx->data)[i]);
+        if (v < 0)
+            sum[at] += v * d;
+        for (int a = rank - 1; a >= 0 && ++index[a] == x->shape.dim[a]; a--)
+            index[a] = 0;
+    }
+    for (int64_t i = 0, n = ds ? tensor_count(ds) : 0; i < n; i++)
+        dtype_set(ds->dtype, ds->data, i, sum[i] + (c->assign[1] ? 0 : dtype_get(ds->dtype, ds->data, i)));
+    return 0;
+}
+
 static const struct op_sample samples[] = {
     {"f32[2,3,4,5] !f32[3,1,1]", NULL}, {"f32[2,3] !f32[1]", NULL}, {"f32[2,3,4] f32[2,3,4]", NULL}, {NULL}};
 
 OP_CLASS(prelu) = {.type = "PRelu",
                    .domain = "",
                    .since = 1,
+                   .in_place = 1,
                    .doc = "x, or a learned slope times x where negative.",
                    .in_min = 2,
                    .in_max = 2,
@@ -84,4 +125,8 @@ OP_CLASS(prelu) = {.type = "PRelu",
                    .out_max = 1,
                    .infer = infer,
                    .forward = forward,
+                   .backward = backward,
+                   .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1),
+                   .grad_assigns = true,
+                   .grad_inputs = 3u,
                    .samples = samples};

@@ -6,7 +6,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "core/ops/op_util.h"
+#include "core/ops/grad_util.h"
 
 enum { CONSTANT, REFLECT, EDGE, WRAP };
 static const char *const modes[] = {"constant", "reflect", "edge", "wrap", NULL};
@@ -41,7 +41,7 @@ static int read_pads(const struct infer_ctx *c, int rank, struct pads *p, struct
     memset(p, 0, sizeof *p);
     for (int i = 0; i < rank; i++)
         axes[i] = i;
-    if (c->opset < 11) {
+    if (c->n_in < 2) {
         const struct op_ints *given = attrs->pads.count ? &attrs->pads : &attrs->paddings;
         count = given->count;
         if (count)
@@ -100,7 +100,7 @@ static int infer(struct infer_ctx *c, struct err *err)
 {
     const struct pad_attrs *attrs = c->attrs;
     struct pads p;
-    if (op_need(c, c->opset < 11 ? 1 : 2, err) < 0)
+    if (op_need(c, c->n_in < 2 ? 1 : 2, err) < 0)
         return -1;
     const struct shape *x = infer_shape(c, 0);
     struct shape out = *x;
@@ -214,7 +214,7 @@ static int pad_value(struct run_ctx *c, enum dtype dtype, char value[16], struct
     memset(value, 0, 16);
     if (given)
         memcpy(value, given->data, elem);
-    else if (c->opset < 11)
+    else if (c->n_in < 2)
         dtype_set(dtype, value, 0, (double)attrs->value);
     return 0;
 }
@@ -251,10 +251,86 @@ static int forward(struct run_ctx *c, struct err *err)
     return 0;
 }
 
+/* ---- gradients ---- */
+/* What was neither cut nor border, as a view of both sides. */
+static void sum_inside(struct grad_ctx *c, const struct pads *p, const struct tensor *g, struct tensor *dst)
+{
+    const int64_t elem = dst->dtype == DTYPE_FLOAT ? (int64_t)sizeof(float) : (int64_t)sizeof(double);
+    struct grad_loop l = {.dtype = dst->dtype, .rank = dst->shape.rank, .sources = 1};
+    int64_t from = 0, to = 0;
+
+    shape_strides(&dst->shape, false, l.dst_stride);
+    shape_strides(&g->shape, false, l.src[0].stride);
+    for (int i = 0; i < l.rank; i++) {
+        const int64_t first = i64_max(0, -p->begin[i]), last = dst->shape.dim[i] + i64_min(0, p->end[i]);
+        l.dim[i] = i64_max(0, last - first);
+        to += first * l.dst_stride[i];
+        from += (first + p->begin[i]) * l.src[0].stride[i];
+    }
+    if (tensor_count(g) == 0 || tensor_count(dst) == 0)
+        return;
+    l.dst = (char *)dst->data + to * elem;
+    l.src[0].data = (const char *)g->data + from * elem;
+    grad_sum(c->pool, &l);
+}
+
+/* Axis after axis: every place of the border gives its gradient to the element it repeats. */
+static int fold_borders(struct grad_ctx *c, const struct pads *p, int mode, const struct tensor *g, struct tensor *dst,
+                        struct err *err)
+{
+    const void *from = g->data;
+    struct shape shape = g->shape;
+
+    for (int a = 0; a < shape.rank; a++) {
+        const int64_t out = shape.dim[a], in = dst->shape.dim[a];
+        size_t bytes, table_bytes;
+        if (p->begin[a] == 0 && p->end[a] == 0)
+            continue;
+        shape.dim[a] = in;
+        if (!dtype_bytes(dst->dtype, shape_count(&shape), &bytes) || !size_mul((size_t)out, sizeof(int64_t), &table_bytes))
+            return err_set(err, ERR_MODEL_TOO_LARGE, "axis %d of the output is too large", a);
+        int64_t *table = grad_scratch(c, table_bytes + 1, err);
+        void *to = table ? grad_scratch(c, bytes + 1, err) : NULL;
+        if (!to)
+            return -1;
+        for (int64_t k = 0; k < out; k++)
+            table[k] = source_index(k, p->begin[a], in, mode);
+        const struct grad_taps taps = {.in = in, .out = out, .count = 1, .index = table};
+        grad_fold_axis(c->pool, dst->dtype, &taps, from, to, shape_product(&shape, 0, a),
+                       shape_product(&shape, a + 1, shape.rank));
+        from = to;
+    }
+    const struct tensor folded = {.dtype = dst->dtype, .shape = dst->shape, .data = (void *)(uintptr_t)from};
+    return grad_add_whole(c, 0, &folded, err);
+}
+
+static int backward(struct grad_ctx *c, struct err *err)
+{
+    const struct pad_attrs *attrs = c->attrs;
+    const struct tensor *g = grad_of(c, 0);
+    struct tensor *dst = grad_wanted(c, 0);
+    struct pads p;
+    struct type present = {0};
+    const struct type *in[4] = {NULL};
+
+    if (!g || !dst || tensor_count(g) == 0)
+        return 0;
+    for (int i = 0; i < c->n_in && i < 4; i++)
+        in[i] = c->in[i] ? &present : NULL; /* only presence is asked for */
+    struct infer_ctx ctx = {.attrs = c->attrs, .opset = c->opset, .n_in = c->n_in, .in = in, .in_value = c->in};
+    if (grad_type(dst, err) < 0 || read_pads(&ctx, dst->shape.rank, &p, err) < 0)
+        return -1;
+    if (attrs->mode != CONSTANT)
+        return fold_borders(c, &p, attrs->mode, g, dst, err);
+    sum_inside(c, &p, g, dst);
+    return 0;
+}
+
 #define PAD(...)                                                                                                       \
     {                                                                                                                  \
         .type = "Pad", .domain = "", .doc = "The input with a border, or cut.", .out_min = 1, .out_max = 1,            \
-        .attrs_size = sizeof(struct pad_attrs), .infer = infer, .forward = forward, .quant = {QUANT_PASS}, __VA_ARGS__ \
+        .attrs_size = sizeof(struct pad_attrs), .infer = infer, .forward = forward, .backward = backward,              \
+        .grad_reads = GRAD_READS_IN(1) | GRAD_READS_IN(3), .grad_inputs = 1, .quant = {QUANT_PASS}, __VA_ARGS__        \
     }
 OP_CLASS(pad_1) = PAD(.since = 1, .until = 1, .in_min = 1, .in_max = 1, .attrs = pad_1_attrs,
                       .samples = (const struct op_sample[]){{"f32[2,3]", "paddings=0,1,0,2 value=1.5f", 1, 1}, {0}});
@@ -274,3 +350,11 @@ OP_CLASS(pad_11) = PAD(.since = 11, .in_min = 2, .in_max = 4, .attrs = pad_11_at
                                                              {"i32[2,3] !i64[4]=1,0,0,1", ""},
                                                              {"f32[3,4] !i64[4]=2,1,1,2", "mode=wrap", 1, 19},
                                                              {0}});
+
+OP_CLASS(ms_pad) = {.type = "Pad", .domain = "com.microsoft", .since = 1, .doc = "The input with a border, or cut.",
+                    .in_min = 2, .in_max = 3, .out_min = 1, .out_max = 1, .attrs = pad_11_attrs,
+                    .attrs_size = sizeof(struct pad_attrs), .infer = infer, .forward = forward, .backward = backward,
+                    .grad_reads = GRAD_READS_IN(1), .grad_inputs = 1,
+                    .samples = (const struct op_sample[]){{"f32[2,3] !i64[4]=0,1,0,2 f32[1]=1.5", ""},
+                                                          {"f32[3,4] !i64[1,4]=2,1,1,2", "mode=reflect"},
+                                                          {0}}};

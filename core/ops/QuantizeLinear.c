@@ -10,7 +10,7 @@
 #include <math.h>
 
 #include "core/kernels/simd.h"
-#include "core/ops/op_util.h"
+#include "core/ops/quantize.h"
 
 struct quantize_attrs {
     int64_t axis, block_size, output_dtype, precision, saturate;
@@ -38,6 +38,12 @@ static const struct op_attr quantize_23[] = {
     AXIS, SATURATE, BLOCK, OUTPUT, {OP_ATTR(quantize_attrs, precision), .kind = OP_INT}, {NULL}};
 static const struct op_attr dequantize_21[] = {AXIS, BLOCK, {NULL}};
 static const struct op_attr dequantize_23[] = {AXIS, BLOCK, OUTPUT, {NULL}};
+
+/* Before opset 13 there is no axis, a scale is one value. Domain com.microsoft counts from 1 and always has it. */
+static const struct quantize_attrs *attrs_of(const struct node *node, const void *attrs, int opset)
+{
+    return opset >= 13 || !model_domain_is_default(node->domain) ? attrs : NULL;
+}
 
 /* ---- layout ---- */
 /* x seen as [outer, length, inner]; index d of `length` takes the scale (o * scales + d / block) * scale_inner + i %
@@ -129,7 +135,7 @@ static int dtype_attr(int64_t number, const char *kinds, enum dtype *dtype, stru
 
 static int infer_quantize(struct infer_ctx *c, struct err *err)
 {
-    const struct quantize_attrs *a = c->opset >= 13 ? c->attrs : NULL;
+    const struct quantize_attrs *a = attrs_of(c->node, c->attrs, c->opset);
     enum dtype out = DTYPE_UINT8;
     struct layout l;
 
@@ -155,7 +161,7 @@ static int infer_quantize(struct infer_ctx *c, struct err *err)
 
 static int infer_dequantize(struct infer_ctx *c, struct err *err)
 {
-    const struct quantize_attrs *a = c->opset >= 13 ? c->attrs : NULL;
+    const struct quantize_attrs *a = attrs_of(c->node, c->attrs, c->opset);
     enum dtype in, out;
     struct layout l;
 
@@ -175,25 +181,12 @@ static int infer_dequantize(struct infer_ctx *c, struct err *err)
 }
 
 /* ---- lines: n values that share a scale ---- */
-/* Clamped first (NaN to the low bound), then rounded by the 2^23 trick: exact because the bounds are small. */
-#define DEFINE_QUANTIZE(name, T, low, high)                                                                            \
-    KERNEL_CLONES static void name(const float *restrict x, T *restrict y, int64_t n, float scale, float zero)         \
-    {                                                                                                                  \
-        for (int64_t i = 0; i < n; i++) {                                                                              \
-            float v = x[i] / scale;                                                                                    \
-            v = v > (low)-zero ? v : (low)-zero;                                                                       \
-            v = v < (high)-zero ? v : (high)-zero;                                                                     \
-            y[i] = (T)((int32_t)(v + 12582912.0f - 12582912.0f) + (int32_t)zero);                                      \
-        }                                                                                                              \
-    }
 #define DEFINE_DEQUANTIZE(name, T)                                                                                     \
     KERNEL_CLONES static void name(const T *restrict x, float *restrict y, int64_t n, float scale, int32_t zero)       \
     {                                                                                                                  \
         for (int64_t i = 0; i < n; i++)                                                                                \
             y[i] = (float)(x[i] - zero) * scale;                                                                       \
     }
-DEFINE_QUANTIZE(quantize_i8, int8_t, -128.0f, 127.0f)
-DEFINE_QUANTIZE(quantize_u8, uint8_t, 0.0f, 255.0f)
 DEFINE_DEQUANTIZE(dequantize_i8, int8_t)
 DEFINE_DEQUANTIZE(dequantize_u8, uint8_t)
 
@@ -209,16 +202,15 @@ static double zero_at(const struct job *k, int64_t i)
     return k->zero ? dtype_get(k->zero->dtype, k->zero->data, i) : 0;
 }
 
-static void quantize_line(const struct job *k, int64_t at, int64_t n, int64_t s)
+static void to_integers(const struct job *k, int64_t at, int64_t n, int64_t s)
 {
     const float scale = (float)dtype_get(k->scale->dtype, k->scale->data, s);
     const double zero = zero_at(k, s);
     const enum dtype in = k->x->dtype, out = k->y->dtype;
 
-    if (in == DTYPE_FLOAT && out == DTYPE_INT8) {
-        quantize_i8((const float *)k->x->data + at, (int8_t *)k->y->data + at, n, scale, (float)zero);
-    } else if (in == DTYPE_FLOAT && out == DTYPE_UINT8) {
-        quantize_u8((const float *)k->x->data + at, (uint8_t *)k->y->data + at, n, scale, (float)zero);
+    if (in == DTYPE_FLOAT && (out == DTYPE_INT8 || out == DTYPE_UINT8)) {
+        const struct q8 q = {.scale = scale, .zero = (int32_t)zero, .is_signed = out == DTYPE_INT8};
+        quantize_line(&q, (const float *)k->x->data + at, (uint8_t *)k->y->data + at, n);
     } else if (dtype_is_float(out)) { /* float8, float4: the conversion rounds */
         for (int64_t i = 0; i < n; i++)
             (k->open ? dtype_set_unsaturated : dtype_set)(
@@ -232,7 +224,7 @@ static void quantize_line(const struct job *k, int64_t at, int64_t n, int64_t s)
     }
 }
 
-static void dequantize_line(const struct job *k, int64_t at, int64_t n, int64_t s)
+static void to_floats(const struct job *k, int64_t at, int64_t n, int64_t s)
 {
     const float scale = (float)dtype_get(k->scale->dtype, k->scale->data, s);
     const double zero = zero_at(k, s);
@@ -267,22 +259,22 @@ static void run_rows(const struct job *k, line_fn *line, int64_t begin, int64_t 
 
 static void quantize_rows(void *arg, int64_t begin, int64_t end)
 {
-    run_rows(arg, quantize_line, begin, end);
+    run_rows(arg, to_integers, begin, end);
 }
 
 static void dequantize_rows(void *arg, int64_t begin, int64_t end)
 {
-    run_rows(arg, dequantize_line, begin, end);
+    run_rows(arg, to_floats, begin, end);
 }
 
 static void quantize_all(void *arg, int64_t begin, int64_t end)
 {
-    quantize_line(arg, begin, end - begin, 0);
+    to_integers(arg, begin, end - begin, 0);
 }
 
 static void dequantize_all(void *arg, int64_t begin, int64_t end)
 {
-    dequantize_line(arg, begin, end - begin, 0);
+    to_floats(arg, begin, end - begin, 0);
 }
 
 static int run(struct run_ctx *c, op_range_fn *all, op_range_fn *by_rows, struct err *err)
@@ -299,7 +291,7 @@ static int run(struct run_ctx *c, op_range_fn *all, op_range_fn *by_rows, struct
 
     if (!k.y || count == 0)
         return 0;
-    if (layout_of(c->opset >= 13 ? c->attrs : NULL, &k.x->shape, &k.scale->shape, &k.l, err) < 0)
+    if (layout_of(attrs_of(c->node, c->attrs, c->opset), &k.x->shape, &k.scale->shape, &k.l, err) < 0)
         return -1;
     if (tensor_count(k.scale) < 1 || (k.zero && tensor_count(k.zero) != tensor_count(k.scale)))
         return err_set(err, ERR_SHAPE, "scale and zero point must hold the same number of values, at least one");
@@ -337,41 +329,17 @@ static int infer_dynamic(struct infer_ctx *c, struct err *err)
     return 0;
 }
 
-struct dynamic_job {
-    const float *x;
-    uint8_t *y;
-    float scale, zero;
-};
-
-static void quantize_dynamic(void *arg, int64_t begin, int64_t end)
-{
-    const struct dynamic_job *k = arg;
-    quantize_u8(k->x + begin, k->y + begin, end - begin, k->scale, k->zero);
-}
-
 static int forward_dynamic(struct run_ctx *c, struct err *err)
 {
     if (op_outputs(c, infer_dynamic, err) < 0)
         return -1;
-    const float *x = tensor_f32(c->in[0]);
-    const int64_t count = tensor_count(c->in[0]);
-    float low = 0, high = 0;
-
-    for (int64_t i = 0; i < count; i++) {
-        low = x[i] < low ? x[i] : low;
-        high = x[i] > high ? x[i] : high;
-    }
-    struct dynamic_job k = {.x = x, .scale = low == high ? 1 : (high - low) / 255};
-    const float zero = nearbyintf(-low / k.scale);
-    k.zero = zero > 0 ? (zero < 255 ? zero : 255) : 0;
+    struct tensor *y = run_out(c, 0);
+    struct q8 param;
+    quantize_dynamic(c->pool, tensor_f32(c->in[0]), tensor_count(c->in[0]), y ? y->data : NULL, &param);
     if (run_out(c, 1))
-        tensor_f32(c->out[1])[0] = k.scale;
+        tensor_f32(c->out[1])[0] = param.scale;
     if (run_out(c, 2))
-        *(uint8_t *)c->out[2]->data = (uint8_t)k.zero;
-    if (run_out(c, 0)) {
-        k.y = c->out[0]->data;
-        op_parallel(c->pool, count, 1 << 15, quantize_dynamic, &k);
-    }
+        *(uint8_t *)c->out[2]->data = (uint8_t)param.zero;
     return 0;
 }
 
@@ -428,6 +396,30 @@ OP_CLASS(dequantize_linear_21) = ROW("DequantizeLinear", 21, 22, dequantize_21, 
                                      .samples = dequantize_samples);
 OP_CLASS(dequantize_linear_23) = ROW("DequantizeLinear", 23, 0, dequantize_23, dequantize, DEQUANTIZE_DOC,
                                      .samples = dequantize_samples);
+/* com.microsoft: the same, with 16 and 4 bit integers before the standard had them. */
+#define MICROSOFT(type_, name, ...)                                                                                    \
+    {                                                                                                                  \
+        .type = type_, .domain = "com.microsoft", .since = 1, .in_min = 2, .in_max = 3, .out_min = 1, .out_max = 1,    \
+        .attrs = attrs_13, .attrs_size = sizeof(struct quantize_attrs), .infer = infer_##name,                         \
+        .forward = forward_##name, __VA_ARGS__                                                                         \
+    }
+static const struct op_sample microsoft_quantize_samples[] = {
+    {"f32[2,3,4] f32[]=0.05 u8[]=128", NULL},
+    {"f32[2,3,4] f32[3]=0.05,0.02,0.1 i8[3]=0,0,0", "axis=1"},
+    {"f32[4,5] f32[]=0.0001 i16[]=7", NULL},
+    {"f32[4,5] f32[]=0.0001 u16[]=30000", NULL},
+    {NULL}};
+static const struct op_sample microsoft_dequantize_samples[] = {
+    {"u8[2,3,4] f32[]=0.05 u8[]=3", NULL},
+    {"i8[2,3,4] f32[3]=0.05,0.02,0.1 i8[3]=0,1,2", "axis=1"},
+    {"i16[4,5] f32[]=0.1 i16[]=7", NULL},
+    {"u16[4,5] f32[]=0.1 u16[]=3", NULL},
+    {"i32[4,5] f32[]=0.1", NULL},
+    {NULL}};
+OP_CLASS(microsoft_quantize_linear) = MICROSOFT("QuantizeLinear", quantize, QUANTIZE_DOC,
+                                                .samples = microsoft_quantize_samples);
+OP_CLASS(microsoft_dequantize_linear) = MICROSOFT("DequantizeLinear", dequantize, DEQUANTIZE_DOC,
+                                                  .samples = microsoft_dequantize_samples);
 OP_CLASS(dynamic_quantize_linear) = {.type = "DynamicQuantizeLinear",
                                      .domain = "",
                                      .since = 11,

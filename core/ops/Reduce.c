@@ -11,6 +11,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/ops/Reduce_grad.h"
 #include "core/ops/op_util.h"
 
 enum { TILE = 256, GRAIN = 1 << 14 };
@@ -200,10 +201,6 @@ static const struct kind kind_max = {FLOATS(max), .i64 = REDUCER(max_i64), .u64 
 static const struct kind kind_min = {FLOATS(min), .i64 = REDUCER(min_i64), .u64 = REDUCER(min_u64)};
 
 /* ---- shapes ---- */
-struct reduce_attrs {
-    struct op_ints axes;
-    bool keepdims, noop_with_empty_axes;
-};
 static const struct op_attr axes_attrs[] = {{OP_ATTR(reduce_attrs, axes), .kind = OP_INTS, .max_count = SHAPE_MAX_RANK},
                                             {OP_ATTR(reduce_attrs, keepdims), .kind = OP_BOOL, .def = 1},
                                             {0}};
@@ -211,9 +208,8 @@ static const struct op_attr input_attrs[] = {{OP_ATTR(reduce_attrs, keepdims), .
                                              {OP_ATTR(reduce_attrs, noop_with_empty_axes), .kind = OP_BOOL},
                                              {0}};
 
-/* Which axes are reduced. `list` is the input's value, or NULL to take the attribute. */
-static int reduced_axes(const struct reduce_attrs *attrs, const struct tensor *list, int rank,
-                        bool mask[SHAPE_MAX_RANK], struct err *err)
+int reduce_axes(const struct reduce_attrs *attrs, const struct tensor *list, int rank, bool mask[SHAPE_MAX_RANK],
+                struct err *err)
 {
     int64_t axes[SHAPE_MAX_RANK];
     int count = attrs->axes.count;
@@ -254,7 +250,7 @@ static int infer_reduce(struct infer_ctx *c, const char *kinds, struct err *err)
     }
     bool mask[SHAPE_MAX_RANK];
     struct shape out = {0};
-    if (reduced_axes(attrs, axes, x->rank, mask, err) < 0)
+    if (reduce_axes(attrs, axes, x->rank, mask, err) < 0)
         return -1;
     for (int i = 0; i < x->rank; i++)
         if (!mask[i] || attrs->keepdims)
@@ -428,7 +424,7 @@ static int run_reduce(struct run_ctx *c, op_infer_fn *infer, const struct kind *
     bool mask[SHAPE_MAX_RANK];
     if (!y)
         return 0;
-    if (reduced_axes(c->attrs, run_in(c, 1), x->shape.rank, mask, err) < 0)
+    if (reduce_axes(c->attrs, run_in(c, 1), x->shape.rank, mask, err) < 0)
         return -1;
     int64_t n_out = tensor_count(y), n = 1;
     for (int i = 0; i < x->shape.rank; i++)
@@ -497,7 +493,9 @@ static const struct op_sample by_input[] = {{"f32[2,3,4]" POSITIVE_24 " !i64[1]=
 #define REDUCE_ROW(type_, fn, doc_, ...)                                                                               \
     {                                                                                                                  \
         .type = type_, .domain = "", .doc = doc_, .in_min = 1, .out_min = 1, .out_max = 1,                             \
-        .attrs_size = sizeof(struct reduce_attrs), .infer = infer_##fn, .forward = forward_##fn, __VA_ARGS__           \
+        .attrs_size = sizeof(struct reduce_attrs), .infer = infer_##fn, .forward = forward_##fn,                       \
+        .backward = backward_reduce_##fn, .grad_reads = REDUCE_READS_##fn, .grad_inputs = 1, .grad_assigns = true,     \
+        __VA_ARGS__                                                                                                    \
     }
 #define BY_ATTR(last) .since = 1, .until = last, .in_max = 1, .attrs = axes_attrs, .samples = by_attr
 #define BY_INPUT(first) .since = first, .in_max = 2, .attrs = input_attrs, .samples = by_input

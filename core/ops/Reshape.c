@@ -6,7 +6,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "core/ops/op_util.h"
+#include "core/ops/grad_util.h"
 
 /* ---- Reshape ---- */
 struct reshape_attrs {
@@ -51,12 +51,29 @@ static bool symbols_cancel(const struct shape *a, const struct shape *b, int ski
     return unknown_a == unknown_b;
 }
 
+/* The one symbol of x that out does not name again, when the sizes beside it are equal on both sides: it is what a -1
+ * at `at` stands for. DIM_UNKNOWN: not so. */
+static int64_t left_over_symbol(const struct shape *x, const struct shape *out, int at)
+{
+    struct shape rest = *x;
+    for (int i = 0; i < x->rank; i++) {
+        if (x->dim[i] >= 0 || x->dim[i] == DIM_UNKNOWN)
+            continue;
+        rest.dim[i] = 1;
+        const int64_t total = product_without(&rest, out, -1), given = product_without(out, &rest, at);
+        if (total > 0 && total == given && symbols_cancel(&rest, out, at))
+            return x->dim[i];
+        rest.dim[i] = x->dim[i];
+    }
+    return DIM_UNKNOWN;
+}
+
 /* Size of dim `at` of out: what is left of x. DIM_UNKNOWN if that cannot be said yet. */
 static int find_rest(const struct shape *x, const struct shape *out, int at, int64_t *rest, struct err *err)
 {
     char text[SHAPE_TEXT];
     int64_t total = product_without(x, out, -1), given = product_without(out, x, at);
-    *rest = DIM_UNKNOWN;
+    *rest = left_over_symbol(x, out, at);
     if (total < 0 || given < 0 || !symbols_cancel(x, out, at))
         return 0;
     if (given == 0 ? total != 0 : total % given != 0)
@@ -272,16 +289,34 @@ COPY_FN(flatten)
 COPY_FN(squeeze)
 COPY_FN(unsqueeze)
 
+/* Identity takes sequences and optionals too. */
+static int infer_identity(struct infer_ctx *c, struct err *err)
+{
+    if (!infer_has(c, 0) || c->in[0]->kind == TYPE_TENSOR || c->in[0]->kind == TYPE_NONE)
+        return op_infer_same(c, err);
+    c->out[0] = (struct type){.kind = c->in[0]->kind, .shape = SHAPE_UNKNOWN};
+    return 0;
+}
+
 static int forward_identity(struct run_ctx *c, struct err *err)
 {
+    struct tensor list;
+    if (tensor_is_list(c->in[0]))
+        return tensor_copy(&list, c->in[0], err) < 0 ? -1 : run_give(c, 0, &list, err);
     return op_copy_whole(c, op_infer_same, err);
+}
+
+static int backward(struct grad_ctx *c, struct err *err)
+{
+    return grad_add_whole(c, 0, grad_of(c, 0), err);
 }
 
 /* ---- rows ---- */
 #define RESHAPE_ROW(type_, doc_, ...)                                                                                  \
     {                                                                                                                  \
         .type = type_, .domain = "", .doc = doc_, .in_min = 1, .out_min = 1, .out_max = 1, .quant = {QUANT_PASS},      \
-        __VA_ARGS__                                                                                                    \
+        .view = true,                                                                                                  \
+        .backward = backward, .grad_inputs = 1, .grad_assigns = true, __VA_ARGS__                                      \
     }
 OP_CLASS(reshape_1) = RESHAPE_ROW("Reshape", "The same elements in another shape, an attribute.", .since = 1,
                                   .until = 4, .in_max = 1, .attrs = reshape_old_attrs,
@@ -289,6 +324,7 @@ OP_CLASS(reshape_1) = RESHAPE_ROW("Reshape", "The same elements in another shape
                                   .forward = forward_reshape,
                                   .samples = (const struct op_sample[]){{"f32[2,3,4]", "shape=0,-1", 1, 4}, {0}});
 OP_CLASS(reshape_5) = {.type = "Reshape",
+                       .view = true,
                        .domain = "",
                        .since = 5,
                        .doc = "The same elements in another shape; 0 copies, -1 takes the rest.",
@@ -301,6 +337,9 @@ OP_CLASS(reshape_5) = {.type = "Reshape",
                        .attrs_size = sizeof(struct reshape_attrs),
                        .infer = infer_reshape,
                        .forward = forward_reshape,
+                       .backward = backward,
+                       .grad_inputs = 1,
+                       .grad_assigns = true,
                        .samples = (const struct op_sample[]){{"f32[2,3,4] !i64[2]=0,-1", ""},
                                                              {"f32[2,3,4] i64[3]=4,3,2", ""},
                                                              {"f32[2,3,4] !i64[4]=2,0,2,-1", ""},
@@ -333,6 +372,7 @@ OP_CLASS(unsqueeze_1) = RESHAPE_ROW("Unsqueeze", "Axes of one element added.", .
                                     .samples = (const struct op_sample[]){
                                         {"f32[3,4]", "axes=0,3", 1, 11}, {"f32[3]", "axes=-1", 1, 11}, {0}});
 OP_CLASS(unsqueeze_13) = {.type = "Unsqueeze",
+                          .view = true,
                           .domain = "",
                           .since = 13,
                           .doc = "Axes of one element added.",
@@ -345,9 +385,12 @@ OP_CLASS(unsqueeze_13) = {.type = "Unsqueeze",
                           .attrs_size = sizeof(struct axes_attrs),
                           .infer = infer_unsqueeze,
                           .forward = forward_unsqueeze,
+                          .backward = backward,
+                          .grad_inputs = 1,
+                          .grad_assigns = true,
                           .samples = (const struct op_sample[]){
                               {"f32[3,4] !i64[2]=0,3", ""}, {"f32[3] i64[1]=-1", ""}, {"f32[] !i64[]=0", ""}, {0}}};
-OP_CLASS(identity) = RESHAPE_ROW("Identity", "The input as it is.", .since = 1, .in_max = 1, .infer = op_infer_same,
-                                 .forward = forward_identity,
+OP_CLASS(identity) = RESHAPE_ROW("Identity", "The input as it is.", .since = 1, .in_max = 1, .takes_lists = true,
+                                 .infer = infer_identity, .forward = forward_identity,
                                  .samples = (const struct op_sample[]){
                                      {"f32[2,3]", ""}, {"i64[3]", ""}, {"b[2]", ""}, {"f16[2]", ""}, {0}});

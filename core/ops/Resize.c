@@ -13,6 +13,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/ops/grad_util.h"
 #include "core/ops/widen.h"
 
 enum mode { NEAREST, LINEAR, CUBIC };
@@ -357,7 +358,7 @@ static void fill_taps(struct taps *t, const struct rules *r, float scale, float 
         weight[k] /= sum;
 }
 
-static int make_taps(struct run_ctx *c, struct taps *t, const struct rules *r, const struct geometry *g, int axis,
+static int make_taps(const struct op_memory *m, struct taps *t, const struct rules *r, const struct geometry *g, int axis,
                      int64_t in, struct err *err)
 {
     size_t cells, bytes;
@@ -366,9 +367,9 @@ static int make_taps(struct run_ctx *c, struct taps *t, const struct rules *r, c
     t->identity = in == t->out;
     if (!size_mul((size_t)t->out, (size_t)t->count, &cells) || !size_mul(cells, sizeof *t->index, &bytes))
         return err_set(err, ERR_MODEL_TOO_LARGE, "axis %d would need too many taps", axis);
-    t->index = run_scratch(c, bytes + 1, err);
-    t->weight = t->index ? run_scratch(c, bytes + 1, err) : NULL;
-    t->outside = t->weight ? run_scratch(c, (size_t)t->out + 1, err) : NULL;
+    t->index = op_memory(m, bytes + 1, err);
+    t->weight = t->index ? op_memory(m, bytes + 1, err) : NULL;
+    t->outside = t->weight ? op_memory(m, (size_t)t->out + 1, err) : NULL;
     if (!t->outside)
         return -1;
     for (int64_t j = 0; j < t->out; j++) {
@@ -528,7 +529,7 @@ static int compute_any(struct run_ctx *c, bool upsample, struct err *err)
     if (geometry_of(&g, c->attrs, upsample, c->opset, &x->shape, c->in, c->n_in, &known, err) < 0)
         return -1;
     for (int i = 0; i < x->shape.rank; i++)
-        if (make_taps(c, &taps[i], &r, &g, i, x->shape.dim[i], err) < 0)
+        if (make_taps(&(struct op_memory){.run = c}, &taps[i], &r, &g, i, x->shape.dim[i], err) < 0)
             return -1;
     if (r.mode == NEAREST) {
         struct gather k = {taps, &x->shape, &y->shape, x->data, y->data, op_elem(x->dtype, err)};
@@ -581,6 +582,78 @@ static int forward_upsample(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer_upsample, compute_upsample, err);
 }
 
+/* ---- gradient: the passes back, the last axis first; what was extrapolated gives nothing ---- */
+static void drop_outside(const struct taps *taps, struct tensor *g)
+{
+    for (int a = 0; a < g->shape.rank; a++) {
+        const int64_t inner = shape_product(&g->shape, a + 1, g->shape.rank);
+        for (int64_t i = 0, rows = taps[a].any_outside ? tensor_count(g) / inner : 0; i < rows; i++)
+            for (int64_t j = 0; taps[a].outside[i % taps[a].out] && j < inner; j++)
+                dtype_set(g->dtype, g->data, i * inner + j, 0);
+    }
+}
+
+static int fold_axes(struct grad_ctx *c, const struct taps *taps, bool weighted, struct tensor *g, struct err *err)
+{
+    for (int a = g->shape.rank - 1; a >= 0; a--) {
+        const struct taps *t = &taps[a];
+        const struct grad_taps back = {t->in, t->out, t->count, t->index, weighted ? t->weight : NULL};
+        size_t bytes;
+        if (t->identity)
+            continue;
+        g->shape.dim[a] = t->in;
+        if (!dtype_bytes(g->dtype, shape_count(&g->shape), &bytes))
+            return err_set(err, ERR_MODEL_TOO_LARGE, "the input has too many elements");
+        void *to = grad_scratch(c, bytes + 1, err);
+        if (!to)
+            return -1;
+        grad_fold_axis(c->pool, g->dtype, &back, g->data, to, shape_product(&g->shape, 0, a),
+                       shape_product(&g->shape, a + 1, g->shape.rank));
+        g->data = to;
+    }
+    return 0;
+}
+
+static int backward_any(struct grad_ctx *c, bool upsample, struct err *err)
+{
+    const struct rules r = rules_of(c->attrs, upsample || c->opset < 11);
+    const struct op_memory memory = {.grad = c};
+    const struct tensor *grad = grad_of(c, 0), *dst = grad_wanted(c, 0);
+    struct taps taps[SHAPE_MAX_RANK];
+    struct geometry g;
+    bool known, outside = false;
+
+    if (!grad || !dst || tensor_count(grad) == 0)
+        return 0;
+    if (grad_type(dst, err) < 0 ||
+        geometry_of(&g, c->attrs, upsample, c->opset, &dst->shape, c->in, c->n_in, &known, err) < 0)
+        return -1;
+    for (int i = 0; i < dst->shape.rank; i++) {
+        if (make_taps(&memory, &taps[i], &r, &g, i, dst->shape.dim[i], err) < 0)
+            return -1;
+        outside = outside || taps[i].any_outside;
+    }
+    struct tensor left = {.dtype = grad->dtype, .shape = grad->shape, .data = grad->data, .bytes = grad->bytes};
+    if (outside) {
+        left.data = grad_scratch(c, grad->bytes + 1, err);
+        if (!left.data)
+            return -1;
+        memcpy(left.data, grad->data, grad->bytes);
+        drop_outside(taps, &left);
+    }
+    return fold_axes(c, taps, r.mode != NEAREST, &left, err) < 0 ? -1 : grad_add_whole(c, 0, &left, err);
+}
+
+static int backward_resize(struct grad_ctx *c, struct err *err)
+{
+    return backward_any(c, false, err);
+}
+
+static int backward_upsample(struct grad_ctx *c, struct err *err)
+{
+    return backward_any(c, true, err);
+}
+
 /* ---- rows ---- */
 static const struct op_sample samples_upsample_1[] = {
     {"f32[1,2,4,5]", "mode=nearest height_scale=2f width_scale=3f"}, {NULL}};
@@ -620,7 +693,8 @@ static const struct op_sample samples[] = {
         .type = type_, .domain = "", .since = since_, .until = until_,                                               \
         .doc = "Resamples axes: nearest, linear or cubic.", .in_min = inputs_min, .in_max = inputs_max, .out_min = 1, \
         .out_max = 1, .attrs = table, .attrs_size = sizeof(struct resize_attrs), .infer = infer_##name,              \
-        .forward = forward_##name, .quant = {QUANT_PASS}, __VA_ARGS__                                                \
+        .forward = forward_##name, .backward = backward_##name, .grad_inputs = 1,                                    \
+        .grad_reads = GRAD_READS_IN(1) | GRAD_READS_IN(2) | GRAD_READS_IN(3), .quant = {QUANT_PASS}, __VA_ARGS__     \
     }
 OP_CLASS(upsample_1) = ROW("Upsample", 1, 6, 1, 1, upsample_1, upsample, .samples = samples_upsample_1);
 OP_CLASS(upsample_7) = ROW("Upsample", 7, 8, 1, 1, upsample_7, upsample, .samples = samples_upsample_7);

@@ -8,6 +8,7 @@
 #include <inttypes.h>
 #include <math.h>
 
+#include "core/ops/grad_util.h"
 #include "core/ops/widen.h"
 
 enum mode { AVERAGE, MAXIMUM };
@@ -74,15 +75,16 @@ struct region {
     int64_t points[2], batch;
 };
 
-static int read_region(const struct run_ctx *c, int64_t r, struct region *g, struct err *err)
+/* in: X (its shape), rois, batch_indices. */
+static int read_region(const struct roi_attrs *a, int opset, const struct tensor *const *in, int64_t r,
+                       struct region *g, struct err *err)
 {
-    const struct roi_attrs *a = c->attrs;
-    const struct tensor *x = c->in[0], *rois = c->in[1];
-    const bool shifted = c->opset >= 16 && a->coordinate_transformation_mode == 0;
+    const struct tensor *x = in[0], *rois = in[1];
+    const bool shifted = opset >= 16 && a->coordinate_transformation_mode == 0;
     const int64_t bins[2] = {a->output_height, a->output_width};
     const double most = fmax(POINTS, 4.0 * (double)x->shape.dim[2] * (double)x->shape.dim[3]);
 
-    g->batch = op_index_at(c->in[2], r);
+    g->batch = op_index_at(in[2], r);
     if (g->batch < 0 || g->batch >= x->shape.dim[0])
         return err_set(err, ERR_MODEL,
                        "batch_indices has %" PRId64 " at position %" PRId64 "; it must be in [0, %" PRId64 ")",
@@ -126,27 +128,52 @@ static bool between(double at, int64_t n, struct between *b)
     return true;
 }
 
-static double bin_value(const struct tensor *x, int64_t plane, const struct region *g, int64_t by, int64_t bx, bool max)
+/* The four cells around sampling point i of a bin, with their weights; false: the point lies outside. */
+struct corners {
+    int64_t at[4];
+    double weight[4];
+};
+
+static bool corners_of(const struct shape *x, const struct region *g, int64_t by, int64_t bx, int64_t i,
+                       struct corners *c)
 {
-    const int64_t h = x->shape.dim[2], w = x->shape.dim[3];
-    double sum = 0, most = -INFINITY;
+    const int64_t h = x->dim[2], w = x->dim[3];
+    const double iy = (double)(i / g->points[1]), ix = (double)(i % g->points[1]);
+    const double at_y = g->start[0] + ((double)by + (iy + 0.5) / (double)g->points[0]) * g->bin[0];
+    const double at_x = g->start[1] + ((double)bx + (ix + 0.5) / (double)g->points[1]) * g->bin[1];
     struct between y, v;
 
+    if (!between(at_y, h, &y) || !between(at_x, w, &v))
+        return false;
+    *c = (struct corners){{y.low * w + v.low, y.low * w + v.high, y.high * w + v.low, y.high * w + v.high},
+                          {(1 - y.rest) * (1 - v.rest), (1 - y.rest) * v.rest, y.rest * (1 - v.rest), y.rest * v.rest}};
+    return true;
+}
+
+/* *best: the cell, from the start of X, of the largest weighted value, with its weight in *by_weight; -1 if none is. */
+static double bin_value(const struct tensor *x, int64_t plane, const struct region *g, int64_t by, int64_t bx, bool max,
+                        int64_t *best, double *by_weight)
+{
+    double sum = 0, most = -INFINITY;
+    struct corners c;
+
+    *best = -1;
     for (int64_t i = 0; i < g->points[0] * g->points[1]; i++) {
-        const double iy = (double)(i / g->points[1]), ix = (double)(i % g->points[1]);
-        const double at_y = g->start[0] + ((double)by + (iy + 0.5) / (double)g->points[0]) * g->bin[0];
-        const double at_x = g->start[1] + ((double)bx + (ix + 0.5) / (double)g->points[1]) * g->bin[1];
-        if (!between(at_y, h, &y) || !between(at_x, w, &v)) {
+        if (!corners_of(&x->shape, g, by, bx, i, &c)) {
+            *best = most < 0 ? -1 : *best;
             most = fmax(most, 0);
             continue;
         }
-        const int64_t top = plane + y.low * w, bottom = plane + y.high * w;
-        const double a = (1 - y.rest) * (1 - v.rest) * dtype_get(x->dtype, x->data, top + v.low);
-        const double b = (1 - y.rest) * v.rest * dtype_get(x->dtype, x->data, top + v.high);
-        const double c = y.rest * (1 - v.rest) * dtype_get(x->dtype, x->data, bottom + v.low);
-        const double d = y.rest * v.rest * dtype_get(x->dtype, x->data, bottom + v.high);
-        sum += a + b + c + d;
-        most = fmax(most, fmax(fmax(a, b), fmax(c, d)));
+        double value[4];
+        for (int k = 0; k < 4; k++) {
+            value[k] = c.weight[k] * dtype_get(x->dtype, x->data, plane + c.at[k]);
+            if (value[k] > most) {
+                most = value[k];
+                *best = plane + c.at[k];
+                *by_weight = c.weight[k];
+            }
+        }
+        sum += value[0] + value[1] + value[2] + value[3];
     }
     if (max)
         return most > -INFINITY ? most : 0;
@@ -170,10 +197,12 @@ static void planes(void *arg, int64_t begin, int64_t end)
     for (int64_t p = begin; p < end; p++) {
         const struct region *g = &k->regions[p / x->dim[1]];
         const int64_t plane = (g->batch * x->dim[1] + p % x->dim[1]) * x->dim[2] * x->dim[3];
+        int64_t best;
+        double weight;
         for (int64_t b = 0; b < bins; b++)
             dtype_set(k->y->dtype, k->y->data, p * bins + b,
                       bin_value(k->x, plane, g, b / k->attrs->output_width, b % k->attrs->output_width,
-                                k->attrs->mode == MAXIMUM));
+                                k->attrs->mode == MAXIMUM, &best, &weight));
     }
 }
 
@@ -193,7 +222,7 @@ static int compute(struct run_ctx *c, struct err *err)
     if (!k.regions)
         return err_set(err, ERR_NOMEM, "out of memory");
     for (int64_t r = 0; r < n; r++)
-        if (read_region(c, r, &k.regions[r], err) < 0)
+        if (read_region(c->attrs, c->opset, c->in, r, &k.regions[r], err) < 0)
             return -1;
     op_parallel(c->pool, n * x->shape.dim[1], 4, planes, &k);
     return 0;
@@ -202,6 +231,57 @@ static int compute(struct run_ctx *c, struct err *err)
 static int forward(struct run_ctx *c, struct err *err)
 {
     return op_run_widened(c, infer, compute, err);
+}
+
+/* ---- gradient to X; the regions are treated as given ---- */
+static void add_at(struct tensor *t, int64_t at, double v)
+{
+    dtype_set(t->dtype, t->data, at, dtype_get(t->dtype, t->data, at) + v);
+}
+
+static void back_bin(const struct roi_attrs *a, const struct tensor *x, struct tensor *dx, int64_t plane,
+                     const struct region *g, int64_t bin, double grad)
+{
+    const int64_t points = g->points[0] * g->points[1], by = bin / a->output_width, bx = bin % a->output_width;
+    int64_t best;
+    double weight;
+    struct corners c;
+
+    if (a->mode == MAXIMUM) {
+        bin_value(x, plane, g, by, bx, true, &best, &weight);
+        if (best >= 0)
+            add_at(dx, best, weight * grad);
+        return;
+    }
+    for (int64_t i = 0; i < points; i++)
+        for (int k = 0; corners_of(&dx->shape, g, by, bx, i, &c) && k < 4; k++)
+            add_at(dx, plane + c.at[k], c.weight[k] * grad / (double)points);
+}
+
+/* Regions overlap, so they follow each other. */
+static int backward(struct grad_ctx *c, struct err *err)
+{
+    const struct roi_attrs *a = c->attrs;
+    const struct tensor *g = grad_of(c, 0);
+    struct tensor *dx = grad_wanted(c, 0);
+    const int64_t bins = a->output_height * a->output_width;
+
+    if (!g || !dx || tensor_count(g) == 0 || tensor_count(dx) == 0)
+        return 0;
+    if (grad_type(dx, err) < 0)
+        return -1;
+    for (int64_t r = 0; r < g->shape.dim[0]; r++) {
+        struct region region;
+        if (read_region(a, c->opset, c->in, r, &region, err) < 0)
+            return -1;
+        for (int64_t ch = 0; ch < dx->shape.dim[1]; ch++) {
+            const int64_t plane = (region.batch * dx->shape.dim[1] + ch) * dx->shape.dim[2] * dx->shape.dim[3];
+            for (int64_t b = 0; b < bins; b++)
+                back_bin(a, c->in[0], dx, plane, &region, b,
+                         dtype_get(g->dtype, g->data, (r * dx->shape.dim[1] + ch) * bins + b));
+        }
+    }
+    return 0;
 }
 
 static const struct op_sample samples[] = {
@@ -217,7 +297,8 @@ static const struct op_sample samples[] = {
         .type = "RoiAlign", .domain = "", .since = since_, .until = until_,                                            \
         .doc = "Regions of an image, each resampled to one size.", .in_min = 3, .in_max = 3, .out_min = 1,             \
         .out_max = 1, .attrs = table, .attrs_size = sizeof(struct roi_attrs), .infer = infer, .forward = forward,      \
-        .samples = samples                                                                                             \
+        .backward = backward, .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1) | GRAD_READS_IN(2),                    \
+        .grad_inputs = 1, .samples = samples                                                                           \
     }
 OP_CLASS(roi_align_10) = ROW(10, 15, attrs_10);
 OP_CLASS(roi_align_16) = ROW(16, 0, attrs_16);

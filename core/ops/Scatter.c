@@ -6,7 +6,8 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "core/ops/op_util.h"
+#include "core/ops/grad_util.h"
+#include "core/ops/index_places.h"
 
 enum { REPLACE, ADD, MUL, MAX, MIN };
 static const char *const reductions[] = {"none", "add", "mul", "max", "min", NULL};
@@ -113,11 +114,6 @@ static int start_target(struct run_ctx *c, struct target *t, struct err *err)
     return 0;
 }
 
-static int bad_index(int64_t index, int64_t n, struct err *err)
-{
-    return err_set(err, ERR_MODEL, "index %" PRId64 " is out of range; the axis has %" PRId64 " elements", index, n);
-}
-
 /* ---- ScatterElements ---- */
 static int infer_elements(struct infer_ctx *c, struct err *err)
 {
@@ -152,36 +148,6 @@ static int infer_elements(struct infer_ctx *c, struct err *err)
     return op_infer_same(c, err);
 }
 
-static int forward_elements(struct run_ctx *c, struct err *err)
-{
-    const struct scatter_attrs *attrs = c->attrs;
-    struct target t;
-    int64_t stride[SHAPE_MAX_RANK], at[SHAPE_MAX_RANK] = {0};
-    if (op_outputs(c, infer_elements, err) < 0)
-        return -1;
-    if (!run_out(c, 0))
-        return 0;
-    if (start_target(c, &t, err) < 0)
-        return -1;
-    const struct shape *x = &c->in[0]->shape;
-    const struct tensor *index = c->in[1];
-    const char *updates = c->in[2]->data;
-    int axis = shape_axis(x, attrs->axis);
-    shape_strides(x, false, stride);
-    int64_t n = tensor_count(index);
-    for (int64_t i = 0; i < n; i++) {
-        int64_t value = op_index_at(index, i), k = op_wrap_index(value, x->dim[axis]), offset = 0;
-        if (k < 0)
-            return bad_index(value, x->dim[axis], err);
-        for (int d = 0; d < x->rank; d++)
-            offset += stride[d] * (d == axis ? k : at[d]);
-        apply(&t, offset, updates + (size_t)i * t.elem, 1);
-        for (int d = x->rank - 1; d >= 0 && ++at[d] == index->shape.dim[d]; d--)
-            at[d] = 0;
-    }
-    return 0;
-}
-
 /* ---- ScatterND ---- */
 static int infer_nd(struct infer_ctx *c, struct err *err)
 {
@@ -208,40 +174,172 @@ static int infer_nd(struct infer_ctx *c, struct err *err)
     return op_infer_same(c, err);
 }
 
-static int forward_nd(struct run_ctx *c, struct err *err)
+/* ---- running: the two forms differ only in their places ---- */
+/* The indices' places in x; the memory comes from the context that is not NULL. */
+static int find_places(const struct op_memory *memory, bool nd, const void *attrs, const struct tensor *index,
+                       const struct shape *x, struct places *p, struct err *err)
 {
+    size_t bytes;
+    *p = nd ? places_tuples(index, x, 0) : places_elements(index);
+    if (places_bytes(p, &bytes, err) < 0 || !(p->at = op_memory(memory, bytes, err)))
+        return -1;
+    if (nd)
+        return places_fill_tuples(p, index, x, 0, err);
+    return places_fill_elements(p, index, x, shape_axis(x, ((const struct scatter_attrs *)attrs)->axis), err);
+}
+
+static int run(struct run_ctx *c, op_infer_fn *infer, bool nd, struct err *err)
+{
+    const struct op_memory memory = {.run = c};
     struct target t;
-    int64_t stride[SHAPE_MAX_RANK];
-    if (op_outputs(c, infer_nd, err) < 0)
+    struct places p;
+    if (op_outputs(c, infer, err) < 0)
         return -1;
     if (!run_out(c, 0))
         return 0;
-    if (start_target(c, &t, err) < 0)
+    if (start_target(c, &t, err) < 0 || find_places(&memory, nd, c->attrs, c->in[1], &c->in[0]->shape, &p, err) < 0)
         return -1;
-    const struct shape *x = &c->in[0]->shape;
-    const struct tensor *index = c->in[1];
     const char *updates = c->in[2]->data;
-    int m = (int)index->shape.dim[index->shape.rank - 1];
-    int64_t tuples = shape_product(&index->shape, 0, index->shape.rank - 1), slice = shape_product(x, m, x->rank);
-    shape_strides(x, false, stride);
-    for (int64_t i = 0; i < tuples; i++) {
-        int64_t offset = 0;
-        for (int k = 0; k < m; k++) {
-            int64_t value = op_index_at(index, i * m + k), at = op_wrap_index(value, x->dim[k]);
-            if (at < 0)
-                return bad_index(value, x->dim[k], err);
-            offset += at * stride[k];
-        }
-        if (slice)
-            apply(&t, offset, updates + (size_t)(i * slice) * t.elem, slice);
-    }
+    for (int64_t i = 0; i < p.count && p.slice; i++)
+        apply(&t, p.at[i], updates + (size_t)(i * p.slice) * t.elem, p.slice);
     return 0;
 }
 
+static int forward_elements(struct run_ctx *c, struct err *err)
+{
+    return run(c, infer_elements, false, err);
+}
+
+static int forward_nd(struct run_ctx *c, struct err *err)
+{
+    return run(c, infer_nd, true, err);
+}
+
+/* ---- gradients ----
+ * add      the data take g, each update the g of its place.
+ * none     the data take g but where an update was written; the last update of a place takes its g.
+ * mul      at a place, each factor takes g times the product of the others.
+ * max, min those that are the result share g evenly. */
+struct share_loop {
+    int reduction;
+    const struct places *p;
+    const struct tensor *x, *updates, *y, *g;
+    struct tensor *to_x, *to_updates; /* may be NULL */
+    double *zeros, *product;          /* of each element's factors; for the extremes zeros counts the winners */
+};
+
+static double value(const struct tensor *t, int64_t i)
+{
+    return dtype_get(t->dtype, t->data, i);
+}
+
+static void increase(struct tensor *t, int64_t i, double by)
+{
+    if (t)
+        dtype_set(t->dtype, t->data, i, value(t, i) + by);
+}
+
+static void note(const struct share_loop *l, int64_t place, double v)
+{
+    if (l->reduction != MUL)
+        l->zeros[place] += v == value(l->y, place);
+    else if (v == 0)
+        l->zeros[place]++;
+    else
+        l->product[place] *= v;
+}
+
+/* dy/dv for a contribution v to this place. */
+static double slope(const struct share_loop *l, int64_t place, double v)
+{
+    const double zeros = l->zeros[place];
+    if (l->reduction != MUL)
+        return v == value(l->y, place) ? 1 / zeros : 0;
+    return zeros == 0 ? l->product[place] / v : zeros == 1 && v == 0 ? l->product[place] : 0;
+}
+
+static void share(const struct share_loop *l)
+{
+    const struct places *p = l->p;
+    const int64_t n = tensor_count(l->x), m = p->count * p->slice;
+    for (int64_t i = 0; i < n; i++) {
+        l->zeros[i] = 0;
+        l->product[i] = 1;
+        note(l, i, value(l->x, i));
+    }
+    for (int64_t i = 0; i < m; i++)
+        note(l, p->at[i / p->slice] + i % p->slice, value(l->updates, i));
+    for (int64_t i = 0; i < n; i++)
+        increase(l->to_x, i, value(l->g, i) * slope(l, i, value(l->x, i)));
+    for (int64_t i = 0; i < m; i++) {
+        const int64_t place = p->at[i / p->slice] + i % p->slice;
+        increase(l->to_updates, i, value(l->g, place) * slope(l, place, value(l->updates, i)));
+    }
+}
+
+/* Replaced elements: the last one counts; `left` is g without what the updates took. */
+static int replace(struct grad_ctx *c, const struct places *p, const struct tensor *g, struct err *err)
+{
+    struct tensor left = {.dtype = g->dtype, .shape = g->shape, .data = grad_scratch(c, g->bytes + 1, err)};
+    if (!left.data)
+        return -1;
+    memcpy(left.data, g->data, g->bytes);
+    const size_t elem = g->dtype == DTYPE_FLOAT ? sizeof(float) : sizeof(double), bytes = (size_t)p->slice * elem;
+    for (int64_t i = p->count - 1; i >= 0; i--) {
+        if (grad_wanted(c, 2))
+            grad_add_run(c->grad_in[2], i * p->slice, &left, p->at[i], p->slice);
+        memset((char *)left.data + (size_t)p->at[i] * elem, 0, bytes);
+    }
+    return grad_add_whole(c, 0, &left, err);
+}
+
+static int backward(struct grad_ctx *c, bool nd, struct err *err)
+{
+    const struct op_memory memory = {.grad = c};
+    const struct tensor *g = grad_of(c, 0);
+    const int reduction = ((const struct scatter_attrs *)c->attrs)->reduction;
+    struct places p;
+    size_t bytes;
+
+    if (!g || tensor_count(g) == 0)
+        return 0;
+    if (grad_type(g, err) < 0 || find_places(&memory, nd, c->attrs, c->in[1], &g->shape, &p, err) < 0)
+        return -1;
+    if (reduction == REPLACE)
+        return replace(c, &p, g, err);
+    if (reduction == ADD) {
+        if (grad_wanted(c, 2))
+            places_collect(&p, c->grad_in[2], g);
+        return grad_add_whole(c, 0, g, err);
+    }
+    struct share_loop l = {.reduction = reduction, .p = &p, .x = c->in[0], .updates = c->in[2], .y = c->out[0], .g = g,
+                           .to_x = grad_wanted(c, 0), .to_updates = grad_wanted(c, 2)};
+    if (!size_mul((size_t)tensor_count(g), 2 * sizeof(double), &bytes))
+        return err_set(err, ERR_MODEL_TOO_LARGE, "the data have too many elements");
+    l.zeros = grad_scratch(c, bytes, err);
+    if (!l.zeros)
+        return -1;
+    l.product = l.zeros + tensor_count(g);
+    share(&l);
+    return 0;
+}
+
+static int backward_elements(struct grad_ctx *c, struct err *err)
+{
+    return backward(c, false, err);
+}
+
+static int backward_nd(struct grad_ctx *c, struct err *err)
+{
+    return backward(c, true, err);
+}
+
+#define READS (GRAD_READS_IN(0) | GRAD_READS_IN(1) | GRAD_READS_IN(2) | GRAD_READS_OUT(0))
 #define SCATTER(type_, fn, doc_, ...)                                                                                  \
     {                                                                                                                  \
         .type = type_, .domain = "", .doc = doc_, .in_min = 3, .in_max = 3, .out_min = 1, .out_max = 1,                \
-        .attrs_size = sizeof(struct scatter_attrs), .infer = infer_##fn, .forward = forward_##fn, __VA_ARGS__          \
+        .attrs_size = sizeof(struct scatter_attrs), .infer = infer_##fn, .forward = forward_##fn,                      \
+        .backward = backward_##fn, .grad_inputs = 5, .grad_reads = READS, __VA_ARGS__                                  \
     }
 #define DOC_ELEMENTS "A copy with elements replaced or combined at indices along an axis."
 #define DOC_ND "A copy with slices replaced or combined at tuples of indices."
@@ -260,6 +358,8 @@ OP_CLASS(scatter_elements_16) = SCATTER("ScatterElements", elements, DOC_ELEMENT
                                             {"f32[2,4] i32[2,2]=0,3,1,1 f32[2,2]", "axis=1 reduction=mul"},
                                             {"i64[4] i64[3]=0,0,3 i64[3]=5,7,9", "reduction=max"},
                                             {"f32[4] i64[3]=0,0,3 f32[3]=-5,7,9", "reduction=min"},
+                                            {"f32[4] i64[3]=0,0,3 f32[3]=-5,7,9", "reduction=max"},
+                                            {"f32[3,2] i64[3,2]=1,1,1,0,2,2 f32[3,2]", ""},
                                             {0}});
 OP_CLASS(scatter_nd_11) = SCATTER("ScatterND", nd, DOC_ND, .since = 11, .until = 15, .attrs = nd_attrs,
                                   .samples = (const struct op_sample[]){{"f32[8] i64[4,1]=4,3,1,7 f32[4]", "", 1, 13},

@@ -3,7 +3,7 @@
  * to the axis. Opset 1 has them as attributes, opset 10 as inputs with steps, which may be negative. */
 #include <inttypes.h>
 
-#include "core/ops/op_util.h"
+#include "core/ops/grad_util.h"
 
 struct slice_attrs {
     struct op_ints starts, ends, axes;
@@ -137,34 +137,74 @@ static int infer(struct infer_ctx *c, struct err *err)
     return 0;
 }
 
-static int forward(struct run_ctx *c, struct err *err)
+/* Where the output's elements lie in the input: strides of its axes, and the first element. */
+struct view {
+    int64_t stride[SHAPE_MAX_RANK], offset;
+};
+
+static int read_view(struct infer_ctx *c, const struct tensor *const *values, const struct shape *x, struct view *v,
+                     struct err *err)
 {
     struct slice s;
     struct shape out;
-    int64_t first[SHAPE_MAX_RANK] = {0}, step[SHAPE_MAX_RANK], stride[SHAPE_MAX_RANK], offset = 0;
+    int64_t first[SHAPE_MAX_RANK] = {0}, step[SHAPE_MAX_RANK];
+    struct type types[5];
+    const struct type *in[5] = {NULL};
+
+    for (int i = 0; i < c->n_in && i < 5; i++)
+        in[i] = values[i] ? &types[i] : NULL; /* only presence is asked for */
+    c->in = in;
+    c->in_value = values;
+    for (int i = 0; i < SHAPE_MAX_RANK; i++)
+        step[i] = 1;
+    if (read_slice(c, &s, err) < 0 || slice_shape(&s, x, &out, first, step, err) < 0)
+        return -1;
+    shape_strides(x, false, v->stride);
+    v->offset = 0;
+    for (int i = 0; i < x->rank; i++) {
+        v->offset += first[i] * v->stride[i];
+        v->stride[i] = out.dim[i] == 1 ? 0 : v->stride[i] * step[i]; /* a huge step takes one element */
+    }
+    return 0;
+}
+
+static int forward(struct run_ctx *c, struct err *err)
+{
+    struct view v;
     if (op_outputs(c, infer, err) < 0)
         return -1;
     const struct tensor *x = c->in[0];
     struct tensor *y = run_out(c, 0);
     if (!y || tensor_count(y) == 0)
         return 0;
-    struct type types[5];
-    const struct type *in[5] = {NULL};
-    for (int i = 0; i < c->n_in && i < 5; i++)
-        in[i] = c->in[i] ? &types[i] : NULL; /* only presence is asked for */
-    struct infer_ctx ctx = {.attrs = c->attrs, .opset = c->opset, .n_in = c->n_in, .in = in, .in_value = c->in};
-    for (int i = 0; i < SHAPE_MAX_RANK; i++)
-        step[i] = 1;
-    size_t elem = op_elem(x->dtype, err);
-    if (!elem || read_slice(&ctx, &s, err) < 0 || slice_shape(&s, &x->shape, &out, first, step, err) < 0)
+    struct infer_ctx read = {.attrs = c->attrs, .opset = c->opset, .n_in = c->n_in};
+    const size_t elem = op_elem(x->dtype, err);
+    if (!elem || read_view(&read, c->in, &x->shape, &v, err) < 0)
         return -1;
-    shape_strides(&x->shape, false, stride);
-    for (int i = 0; i < x->shape.rank; i++) {
-        offset += first[i] * stride[i];
-        stride[i] = out.dim[i] == 1 ? 0 : stride[i] * step[i]; /* a huge step takes one element */
+    op_copy_strided(c->pool, elem, y->data, (const char *)x->data + (size_t)v.offset * elem, x->shape.rank,
+                    y->shape.dim, v.stride);
+    return 0;
+}
+
+static int backward(struct grad_ctx *c, struct err *err)
+{
+    const struct tensor *g = grad_of(c, 0);
+    struct tensor *dst = grad_wanted(c, 0);
+    struct view v;
+
+    if (!g || !dst || tensor_count(g) == 0)
+        return 0;
+    struct infer_ctx read = {.attrs = c->attrs, .opset = c->opset, .n_in = c->n_in};
+    if (grad_type(dst, err) < 0 || read_view(&read, c->in, &dst->shape, &v, err) < 0)
+        return -1;
+    struct grad_loop l = {.dtype = dst->dtype, .rank = g->shape.rank, .sources = 1, .src[0].data = g->data};
+    l.dst = (char *)dst->data + (size_t)v.offset * (dst->dtype == DTYPE_FLOAT ? sizeof(float) : sizeof(double));
+    shape_strides(&g->shape, false, l.src[0].stride);
+    for (int i = 0; i < l.rank; i++) {
+        l.dim[i] = g->shape.dim[i];
+        l.dst_stride[i] = v.stride[i];
     }
-    op_copy_strided(c->pool, elem, y->data, (const char *)x->data + (size_t)offset * elem, x->shape.rank, y->shape.dim,
-                    stride);
+    grad_sum(c->pool, &l);
     return 0;
 }
 
@@ -181,6 +221,8 @@ OP_CLASS(slice_1) = {.type = "Slice",
                      .attrs_size = sizeof(struct slice_attrs),
                      .infer = infer,
                      .forward = forward,
+                     .backward = backward,
+                     .grad_inputs = 1,
                      .quant = {QUANT_PASS},
                      .samples = (const struct op_sample[]){{"f32[4,5]", "starts=1,0 ends=3,-1", 1, 9},
                                                            {"f32[4,5]", "starts=-3 ends=1000 axes=1", 1, 9},
@@ -196,6 +238,9 @@ OP_CLASS(slice_10) = {
     .out_max = 1,
     .infer = infer,
     .forward = forward,
+    .backward = backward,
+    .grad_reads = GRAD_READS_IN(1) | GRAD_READS_IN(2) | GRAD_READS_IN(3) | GRAD_READS_IN(4),
+    .grad_inputs = 1,
     .quant = {QUANT_PASS},
     .samples = (const struct op_sample[]){{"f32[4,5] !i64[2]=1,0 !i64[2]=3,-1", ""},
                                           {"f32[4,5] i64[1]=1 i64[1]=4 i64[1]=-1 i64[1]=2", ""},

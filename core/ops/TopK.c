@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "core/ops/grad_util.h"
 #include "core/ops/order_keys.h"
 
 struct topk_attrs {
@@ -82,6 +83,7 @@ struct topk_loop {
     struct entry64 *heaps; /* k for each row */
     const struct tensor *x;
     struct tensor *values, *indices;
+    int64_t *saved; /* the indices again, for backward; may be NULL */
     size_t elem;
 };
 
@@ -120,6 +122,8 @@ static void topk_rows(void *opaque, int64_t begin, int64_t end)
                        (const char *)l->x->data + (size_t)from * l->elem, l->elem);
             if (l->indices)
                 tensor_i64(l->indices)[to] = heap[i].index;
+            if (l->saved)
+                l->saved[to] = heap[i].index;
         }
     }
 }
@@ -147,14 +151,36 @@ static int forward(struct run_ctx *c, struct err *err)
     l.heaps = run_scratch(c, bytes, err);
     if (!l.heaps)
         return -1;
+    if (c->saved && !(l.saved = run_save(c, (size_t)tensor_count(any) * sizeof *l.saved, err)))
+        return -1;
     op_parallel(c->pool, tensor_count(any) / l.k, i64_max(1, (1 << 14) / l.n), topk_rows, &l);
+    return 0;
+}
+
+/* The values' gradient goes back to where they came from; forward has left the indices. */
+static int backward(struct grad_ctx *c, struct err *err)
+{
+    const struct topk_attrs *attrs = c->attrs;
+    const struct tensor *g = grad_of(c, 0);
+    struct tensor *dst = grad_wanted(c, 0);
+
+    if (!g || !dst || tensor_count(g) == 0)
+        return 0;
+    if (grad_type(dst, err) < 0)
+        return -1;
+    const int axis = shape_axis(&dst->shape, attrs->axis);
+    const int64_t n = dst->shape.dim[axis], k = g->shape.dim[axis], *from = c->saved;
+    const int64_t inner = shape_product(&dst->shape, axis + 1, dst->shape.rank);
+    for (int64_t i = 0; i < tensor_count(g); i++)
+        grad_add_run(dst, (i / (k * inner) * n + from[i]) * inner + i % inner, g, i, 1);
     return 0;
 }
 
 #define TOPK(...)                                                                                                      \
     {                                                                                                                  \
         .type = "TopK", .domain = "", .doc = "The k largest or smallest values of an axis.", .out_min = 2,             \
-        .out_max = 2, .attrs_size = sizeof(struct topk_attrs), .infer = infer, .forward = forward, __VA_ARGS__         \
+        .out_max = 2, .attrs_size = sizeof(struct topk_attrs), .infer = infer, .forward = forward,                     \
+        .backward = backward, .grad_inputs = 1, __VA_ARGS__                                                            \
     }
 OP_CLASS(topk_1) = TOPK(.since = 1, .until = 9, .in_min = 1, .in_max = 1, .attrs = topk_1_attrs,
                         .samples = (const struct op_sample[]){{"f32[3,4]", "k=2", 2, 9}, {0}});

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Transpose: y[i_perm[0], ..., i_perm[n-1]] = x[i_0, ..., i_(n-1)]; without perm the axes are reversed. */
-#include "core/ops/op_util.h"
+#include "core/ops/grad_util.h"
 
 struct transpose_attrs {
     struct op_ints perm;
@@ -68,6 +68,29 @@ static int forward(struct run_ctx *c, struct err *err)
     return 0;
 }
 
+static int backward(struct grad_ctx *c, struct err *err)
+{
+    const struct tensor *g = grad_of(c, 0);
+    struct tensor *dst = grad_wanted(c, 0);
+    int perm[SHAPE_MAX_RANK];
+    int64_t stride[SHAPE_MAX_RANK];
+
+    if (!g || !dst)
+        return grad_add_whole(c, 0, NULL, err);
+    struct grad_loop l = {.dtype = dst->dtype, .rank = dst->shape.rank, .dst = dst->data, .sources = 1,
+                          .src[0].data = g->data, .assign = grad_assign(c, 0)};
+    if (grad_type(dst, err) < 0 || read_perm(c->attrs, l.rank, perm, err) < 0)
+        return -1;
+    shape_strides(&dst->shape, false, l.dst_stride);
+    shape_strides(&g->shape, false, stride);
+    for (int i = 0; i < l.rank; i++) {
+        l.dim[i] = dst->shape.dim[i];
+        l.src[0].stride[perm[i]] = stride[i];
+    }
+    grad_sum(c->pool, &l);
+    return 0;
+}
+
 OP_CLASS(transpose) = {.type = "Transpose",
                        .domain = "",
                        .since = 1,
@@ -80,6 +103,9 @@ OP_CLASS(transpose) = {.type = "Transpose",
                        .attrs_size = sizeof(struct transpose_attrs),
                        .infer = infer,
                        .forward = forward,
+                       .backward = backward,
+                       .grad_inputs = 1,
+                       .grad_assigns = true,
                        .quant = {QUANT_PASS},
                        .samples = (const struct op_sample[]){{"f32[2,3,4]", ""},
                                                              {"f32[2,3,4,5]", "perm=0,2,3,1"},

@@ -7,7 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "core/ops/op_util.h"
+#include "core/ops/grad_util.h"
 
 /* ---- Trilu ---- */
 struct trilu_attrs {
@@ -28,6 +28,13 @@ static int infer_trilu(struct infer_ctx *c, struct err *err)
     return op_infer_same(c, err);
 }
 
+/* Upper keeps col >= row + k, lower col <= row + k; edge is row + k. */
+static void kept_columns(const struct trilu_attrs *attrs, int64_t edge, int64_t cols, int64_t *from, int64_t *to)
+{
+    *from = attrs->upper ? i64_max(0, edge) : 0;
+    *to = attrs->upper ? cols : i64_min(cols, edge + 1);
+}
+
 static int forward_trilu(struct run_ctx *c, struct err *err)
 {
     const struct trilu_attrs *attrs = c->attrs;
@@ -45,12 +52,30 @@ static int forward_trilu(struct run_ctx *c, struct err *err)
     k = i64_max(-rows - 1, i64_min(cols + 1, k));
     memset(y->data, 0, (size_t)tensor_count(y) * elem);
     for (int64_t r = 0; r < tensor_count(y) / cols; r++) {
-        /* upper keeps col >= row + k, lower col <= row + k */
-        int64_t edge = r % rows + k, from = attrs->upper ? i64_max(0, edge) : 0,
-                to = attrs->upper ? cols : i64_min(cols, edge + 1);
+        int64_t from, to;
+        kept_columns(attrs, r % rows + k, cols, &from, &to);
         if (to > from)
             memcpy((char *)y->data + (size_t)(r * cols + from) * elem,
                    (const char *)x->data + (size_t)(r * cols + from) * elem, (size_t)(to - from) * elem);
+    }
+    return 0;
+}
+
+static int backward_trilu(struct grad_ctx *c, struct err *err)
+{
+    const struct trilu_attrs *attrs = c->attrs;
+    const struct tensor *g = grad_of(c, 0);
+    struct tensor *dst = grad_wanted(c, 0);
+    if (!g || !dst || tensor_count(dst) == 0)
+        return 0;
+    if (grad_type(dst, err) < 0)
+        return -1;
+    const int64_t rows = dst->shape.dim[dst->shape.rank - 2], cols = dst->shape.dim[dst->shape.rank - 1];
+    int64_t k = c->n_in > 1 && c->in[1] ? op_index_at(c->in[1], 0) : 0, from, to;
+    k = i64_max(-rows - 1, i64_min(cols + 1, k));
+    for (int64_t r = 0; r < tensor_count(dst) / cols; r++) {
+        kept_columns(attrs, r % rows + k, cols, &from, &to);
+        grad_add_run(dst, r * cols + from, g, r * cols + from, to - from);
     }
     return 0;
 }
@@ -67,12 +92,32 @@ OP_CLASS(trilu) = {.type = "Trilu",
                    .attrs_size = sizeof(struct trilu_attrs),
                    .infer = infer_trilu,
                    .forward = forward_trilu,
+                   .backward = backward_trilu,
+                   .grad_reads = GRAD_READS_IN(1),
+                   .grad_inputs = 1,
                    .samples = (const struct op_sample[]){{"f32[3,4]", ""},
                                                          {"f32[2,3,3]", "upper=0"},
                                                          {"f32[4,5] !i64[]=1", ""},
                                                          {"f32[4,5] i64[]=-2", "upper=0"},
                                                          {"i64[3,3] !i64[]=7", ""},
                                                          {0}}};
+
+OP_CLASS(ms_trilu) = {.type = "Trilu",
+                      .domain = "com.microsoft",
+                      .since = 1,
+                      .doc = "The upper or lower triangle of matrices.",
+                      .in_min = 1,
+                      .in_max = 2,
+                      .out_min = 1,
+                      .out_max = 1,
+                      .attrs = trilu_attrs,
+                      .attrs_size = sizeof(struct trilu_attrs),
+                      .infer = infer_trilu,
+                      .forward = forward_trilu,
+                      .backward = backward_trilu,
+                      .grad_reads = GRAD_READS_IN(1),
+                      .grad_inputs = 1,
+                      .samples = (const struct op_sample[]){{"f32[3,4] i64[]=1", ""}, {0}}};
 
 /* ---- ReverseSequence ---- */
 struct reverse_attrs {
@@ -104,6 +149,36 @@ static int infer_reverse(struct infer_ctx *c, struct err *err)
     return op_infer_same(c, err);
 }
 
+struct sequences {
+    const int64_t *length;
+    int64_t batch, steps;
+    bool batch_first;
+};
+
+static struct sequences sequences_of(const struct reverse_attrs *attrs, const struct tensor *lens, const struct shape *x)
+{
+    return (struct sequences){tensor_i64(lens), x->dim[attrs->batch_axis], x->dim[attrs->time_axis],
+                              attrs->batch_axis == 0};
+}
+
+static int check_lengths(const struct sequences *q, struct err *err)
+{
+    for (int64_t b = 0; b < q->batch; b++)
+        if (q->length[b] < 0 || q->length[b] > q->steps)
+            return err_set(err, ERR_MODEL,
+                           "sequence %" PRId64 " has length %" PRId64 "; it must be in [0, %" PRId64 "]", b,
+                           q->length[b], q->steps);
+    return 0;
+}
+
+/* The place in x that place i of y takes; places are (sequence, step) or (step, sequence). */
+static int64_t source_of(const struct sequences *q, int64_t i)
+{
+    const int64_t b = q->batch_first ? i / q->steps : i % q->batch, t = q->batch_first ? i % q->steps : i / q->batch;
+    const int64_t from = t < q->length[b] ? q->length[b] - 1 - t : t;
+    return q->batch_first ? b * q->steps + from : from * q->batch + b;
+}
+
 static int forward_reverse(struct run_ctx *c, struct err *err)
 {
     const struct reverse_attrs *attrs = c->attrs;
@@ -116,22 +191,27 @@ static int forward_reverse(struct run_ctx *c, struct err *err)
     size_t elem = op_elem(x->dtype, err);
     if (!elem)
         return -1;
-    int64_t batch = x->shape.dim[attrs->batch_axis], steps = x->shape.dim[attrs->time_axis];
-    size_t bytes = (size_t)shape_product(&x->shape, 2, x->shape.rank) * elem;
-    for (int64_t b = 0; b < batch; b++) {
-        int64_t len = tensor_i64(c->in[1])[b];
-        if (len < 0 || len > steps)
-            return err_set(err, ERR_MODEL,
-                           "sequence %" PRId64 " has length %" PRId64 "; it must be in [0, %" PRId64 "]", b, len,
-                           steps);
-        for (int64_t t = 0; t < steps; t++) {
-            int64_t from = t < len ? len - 1 - t : t;
-            bool batch_first = attrs->batch_axis == 0;
-            size_t dst = (size_t)(batch_first ? b * steps + t : t * batch + b);
-            size_t src = (size_t)(batch_first ? b * steps + from : from * batch + b);
-            memcpy((char *)y->data + dst * bytes, (const char *)x->data + src * bytes, bytes);
-        }
-    }
+    const size_t bytes = (size_t)shape_product(&x->shape, 2, x->shape.rank) * elem;
+    const struct sequences q = sequences_of(attrs, c->in[1], &x->shape);
+    if (check_lengths(&q, err) < 0)
+        return -1;
+    for (int64_t i = 0; i < q.batch * q.steps; i++)
+        memcpy((char *)y->data + (size_t)i * bytes, (const char *)x->data + (size_t)source_of(&q, i) * bytes, bytes);
+    return 0;
+}
+
+static int backward_reverse(struct grad_ctx *c, struct err *err)
+{
+    const struct tensor *g = grad_of(c, 0);
+    struct tensor *dst = grad_wanted(c, 0);
+    if (!g || !dst || tensor_count(dst) == 0)
+        return 0;
+    const struct sequences q = sequences_of(c->attrs, c->in[1], &dst->shape);
+    const int64_t n = shape_product(&dst->shape, 2, dst->shape.rank);
+    if (grad_type(dst, err) < 0 || check_lengths(&q, err) < 0)
+        return -1;
+    for (int64_t i = 0; i < q.batch * q.steps; i++)
+        grad_add_run(dst, source_of(&q, i) * n, g, i * n, n);
     return 0;
 }
 
@@ -148,6 +228,9 @@ OP_CLASS(reverse_sequence) = {
     .attrs_size = sizeof(struct reverse_attrs),
     .infer = infer_reverse,
     .forward = forward_reverse,
+    .backward = backward_reverse,
+    .grad_reads = GRAD_READS_IN(1),
+    .grad_inputs = 1,
     .samples = (const struct op_sample[]){
         {"f32[4,3] i64[3]=4,0,2", ""}, {"f32[3,4,2] !i64[3]=1,2,3", "batch_axis=0 time_axis=1"}, {0}}};
 
@@ -215,6 +298,42 @@ static int forward_det(struct run_ctx *c, struct err *err)
     return 0;
 }
 
+/* det of a without row i and column j, with its sign: the derivative by a[i, j]. Works for singular matrices too. */
+static double cofactor(const double *a, int64_t n, int64_t i, int64_t j, double *minor)
+{
+    int64_t at = 0;
+    for (int64_t r = 0; r < n; r++)
+        for (int64_t k = 0; k < n; k++)
+            if (r != i && k != j)
+                minor[at++] = a[r * n + k];
+    const double det = determinant(minor, n - 1);
+    return (i + j) % 2 ? -det : det;
+}
+
+static int backward_det(struct grad_ctx *c, struct err *err)
+{
+    const struct tensor *x = c->in[0], *g = grad_of(c, 0);
+    struct tensor *dst = grad_wanted(c, 0);
+    size_t bytes;
+    if (!g || !dst || tensor_count(dst) == 0)
+        return 0;
+    const int64_t n = x->shape.dim[x->shape.rank - 1];
+    if (!size_mul((size_t)(n * n), 2 * sizeof(double), &bytes))
+        return err_set(err, ERR_MODEL_TOO_LARGE, "the matrices are too large");
+    double *a = grad_type(dst, err) < 0 ? NULL : grad_scratch(c, bytes, err);
+    if (!a)
+        return -1;
+    for (int64_t m = 0; m < tensor_count(g); m++) {
+        const double by = dtype_get(g->dtype, g->data, m);
+        for (int64_t k = 0; k < n * n; k++)
+            a[k] = dtype_get(x->dtype, x->data, m * n * n + k);
+        for (int64_t k = 0; k < n * n; k++)
+            dtype_set(dst->dtype, dst->data, m * n * n + k, dtype_get(dst->dtype, dst->data, m * n * n + k) +
+                                                                by * cofactor(a, n, k / n, k % n, a + n * n));
+    }
+    return 0;
+}
+
 OP_CLASS(det) = {.type = "Det",
                  .domain = "",
                  .since = 11,
@@ -225,4 +344,7 @@ OP_CLASS(det) = {.type = "Det",
                  .out_max = 1,
                  .infer = infer_det,
                  .forward = forward_det,
+                 .backward = backward_det,
+                 .grad_reads = GRAD_READS_IN(0),
+                 .grad_inputs = 1,
                  .samples = (const struct op_sample[]){{"f32[3,3]", ""}, {"f32[2,4,4]", ""}, {0}}};

@@ -2,9 +2,11 @@
  * Operators of one operand, element by element: y[i] = f(x[i]). Kernels exist for float32, double and int64; float16
  * and bfloat16 go through float32, other integers through int64, piece by piece on the stack. Integers wrap (Abs of
  * INT_MIN is INT_MIN). Round goes to the nearest even. Not, IsNaN, IsInf give bool. */
-#include <math.h>
+#include <tgmath.h>
 
-#include "core/ops/op_util.h"
+#include "core/kernels/simd.h"
+#include "core/kernels/vmath.h"
+#include "core/ops/grad_util.h"
 
 enum { GRAIN = 1 << 14, PIECE = 512 };
 
@@ -15,10 +17,11 @@ struct unary {
 };
 
 #define KERNEL(name, T, R, expr)                                                                                       \
-    static void name(void *dv, const void *sv, int64_t n)                                                              \
+    KERNEL_CLONES static void name(void *dv, const void *sv, int64_t n)                                                \
     {                                                                                                                  \
         R *d = dv;                                                                                                     \
         const T *s = sv;                                                                                               \
+        _Pragma("GCC ivdep") /* d may be s */                                                                          \
         for (int64_t i = 0; i < n; i++) {                                                                              \
             const T x = s[i];                                                                                          \
             d[i] = (R)(expr);                                                                                          \
@@ -34,8 +37,17 @@ struct unary {
     KERNEL(name##_i64, int64_t, int64_t, exprint)                                                                      \
     static const struct unary unary_##name = {.f32 = name##_f32, .f64 = name##_f64, .i64 = name##_i64};
 
-FLOATS(exp, expf(x), exp(x))
-FLOATS(log, logf(x), log(x))
+/* float32 by a kernel of its own. */
+#define VECTOR_FLOATS(name, kind, expr64)                                                                              \
+    static void name##_f32(void *d, const void *s, int64_t n)                                                          \
+    {                                                                                                                  \
+        vmath_f32(kind, s, n, d);                                                                                      \
+    }                                                                                                                  \
+    KERNEL(name##_f64, double, double, expr64)                                                                         \
+    static const struct unary unary_##name = {.f32 = name##_f32, .f64 = name##_f64};
+
+VECTOR_FLOATS(exp, VMATH_EXP, exp(x))
+VECTOR_FLOATS(log, VMATH_LOG, log(x))
 FLOATS(sqrt, sqrtf(x), sqrt(x))
 FLOATS(reciprocal, 1.0f / x, 1.0 / x)
 FLOATS(floor, floorf(x), floor(x))
@@ -216,6 +228,62 @@ static int forward_isinf(struct run_ctx *c, struct err *err)
                      err);
 }
 
+/* ---- gradients: of x, of y, or none, and zero ---- */
+#define UNARY_GRAD_FN(name, source, term)                                                                            \
+    static int backward_##name(struct grad_ctx *c, struct err *err)                                                  \
+    {                                                                                                                \
+        return backward(c, source, term, err);                                                                       \
+    }
+#define GRAD_OF_X(name, expr)                                                                                        \
+    GRAD_TERM(name, void, expr)                                                                                      \
+    UNARY_GRAD_FN(name, c->in[0], &grad_##name)
+#define GRAD_OF_Y(name, expr)                                                                                        \
+    GRAD_TERM(name, void, expr)                                                                                      \
+    UNARY_GRAD_FN(name, c->out[0], &grad_##name)
+
+static int backward(struct grad_ctx *c, const struct tensor *source, const struct grad_term *term, struct err *err)
+{
+    const struct tensor *g = grad_of(c, 0);
+    struct tensor *dst = grad_wanted(c, 0);
+    if (!dst)
+        return 0;
+    if (!g) {
+        grad_zero(c, 0);
+        return 0;
+    }
+    const struct grad_broadcast sum = {.over = &g->shape, .src = {g, source}, .dst = dst, .term = term,
+                                       .assign = grad_assign(c, 0)};
+    return grad_sum_broadcast(c->pool, &sum, err);
+}
+
+/* In the terms a is x (GRAD_OF_X) or y (GRAD_OF_Y). */
+GRAD_OF_Y(exp, g *a)
+GRAD_OF_X(log, g / a)
+GRAD_OF_Y(sqrt, g / (2 * a))
+GRAD_OF_Y(reciprocal, -g *a *a)
+GRAD_OF_X(sin, g *cos(a))
+GRAD_OF_X(cos, -g *sin(a))
+GRAD_OF_Y(tan, g *(1 + a * a))
+GRAD_OF_X(asin, g / sqrt(1 - a * a))
+GRAD_OF_X(acos, -g / sqrt(1 - a * a))
+GRAD_OF_X(atan, g / (1 + a * a))
+GRAD_OF_X(sinh, g *cosh(a))
+GRAD_OF_X(cosh, g *sinh(a))
+GRAD_OF_X(asinh, g / sqrt(a * a + 1))
+GRAD_OF_X(acosh, g / sqrt(a * a - 1))
+GRAD_OF_X(atanh, g / (1 - a * a))
+GRAD_OF_X(abs, a > 0 ? g : a < 0 ? -g : 0)
+GRAD_TERM(neg, void, -g)
+UNARY_GRAD_FN(neg, NULL, &grad_neg)
+
+/* Steps are flat everywhere but at their edges. */
+static int backward_flat(struct grad_ctx *c, struct err *err)
+{
+    (void)err;
+    grad_zero(c, 0);
+    return 0;
+}
+
 /* ---- rows ---- */
 static const struct op_sample any[] = {{"f32[2,3,4]", ""}, {"f32[]=0.5", ""}, {"f64[3]", ""}, {0}};
 static const struct op_sample exact[] = {
@@ -226,41 +294,50 @@ static const struct op_sample above_one[] = {{"f32[4]=1,1.5,2,10", ""}, {0}};
 static const struct op_sample integers[] = {
     {"f32[2,3]", ""}, {"i32[4]=-3,0,4,7", ""}, {"i64[3]=-9,8,0", ""}, {"i8[3]=-9,8,0", ""}, {0}};
 
-#define UNARY(type_, since_, fn, infer_, samples_, doc_)                                                               \
+#define UNARY(type_, since_, fn, infer_, samples_, doc_, ...)                                                          \
     {                                                                                                                  \
         .type = type_, .domain = "", .since = since_, .doc = doc_, .in_min = 1, .in_max = 1, .out_min = 1,             \
-        .out_max = 1, .infer = infer_, .forward = fn, .samples = samples_                                              \
+        .out_max = 1, .infer = infer_, .forward = fn, .in_place = 1, .samples = samples_, __VA_ARGS__                  \
     }
+#define UNARY_GRAD(name, reads) .backward = backward_##name, .grad_reads = reads, .grad_inputs = 1, .grad_assigns = true
+enum { OF_X = GRAD_READS_IN(0), OF_Y = GRAD_READS_OUT(0) };
 
-OP_CLASS(abs) = UNARY("Abs", 1, forward_abs, infer_number, integers, "Absolute value.");
-OP_CLASS(neg) = UNARY("Neg", 1, forward_neg, infer_neg, integers, "The negative of x.");
-OP_CLASS(sign) = UNARY("Sign", 9, forward_sign, infer_number, integers, "-1, 0 or 1.");
-OP_CLASS(exp) = UNARY("Exp", 1, forward_exp, infer_exp, any, "e to the power x.");
-OP_CLASS(log) = UNARY("Log", 1, forward_log, infer_log, positive, "Natural logarithm.");
-OP_CLASS(sqrt) = UNARY("Sqrt", 1, forward_sqrt, infer_sqrt, positive, "Square root.");
-OP_CLASS(reciprocal) = UNARY("Reciprocal", 1, forward_reciprocal, infer_reciprocal, positive, "1 / x.");
-OP_CLASS(floor) = UNARY("Floor", 1, forward_floor, infer_floor, exact, "Largest integer not above x.");
-OP_CLASS(ceil) = UNARY("Ceil", 1, forward_ceil, infer_ceil, exact, "Smallest integer not below x.");
-OP_CLASS(round) = UNARY("Round", 11, forward_round, infer_round, exact, "Nearest integer, halves to even.");
-OP_CLASS(sin) = UNARY("Sin", 7, forward_sin, infer_sin, any, "Sine.");
-OP_CLASS(cos) = UNARY("Cos", 7, forward_cos, infer_cos, any, "Cosine.");
-OP_CLASS(tan) = UNARY("Tan", 7, forward_tan, infer_tan, unit, "Tangent.");
-OP_CLASS(asin) = UNARY("Asin", 7, forward_asin, infer_asin, unit, "Inverse sine.");
-OP_CLASS(acos) = UNARY("Acos", 7, forward_acos, infer_acos, unit, "Inverse cosine.");
-OP_CLASS(atan) = UNARY("Atan", 7, forward_atan, infer_atan, unit, "Inverse tangent.");
-OP_CLASS(sinh) = UNARY("Sinh", 9, forward_sinh, infer_sinh, unit, "Hyperbolic sine.");
-OP_CLASS(cosh) = UNARY("Cosh", 9, forward_cosh, infer_cosh, unit, "Hyperbolic cosine.");
-OP_CLASS(asinh) = UNARY("Asinh", 9, forward_asinh, infer_asinh, unit, "Inverse hyperbolic sine.");
-OP_CLASS(acosh) = UNARY("Acosh", 9, forward_acosh, infer_acosh, above_one, "Inverse hyperbolic cosine.");
-OP_CLASS(atanh) = UNARY("Atanh", 9, forward_atanh, infer_atanh, unit, "Inverse hyperbolic tangent.");
+OP_CLASS(abs) = UNARY("Abs", 1, forward_abs, infer_number, integers, "Absolute value.", UNARY_GRAD(abs, OF_X));
+OP_CLASS(neg) = UNARY("Neg", 1, forward_neg, infer_neg, integers, "The negative of x.", UNARY_GRAD(neg, 0));
+OP_CLASS(sign) = UNARY("Sign", 9, forward_sign, infer_number, integers, "-1, 0 or 1.", UNARY_GRAD(flat, 0));
+OP_CLASS(exp) = UNARY("Exp", 1, forward_exp, infer_exp, any, "e to the power x.", UNARY_GRAD(exp, OF_Y));
+OP_CLASS(log) = UNARY("Log", 1, forward_log, infer_log, positive, "Natural logarithm.", UNARY_GRAD(log, OF_X));
+OP_CLASS(sqrt) = UNARY("Sqrt", 1, forward_sqrt, infer_sqrt, positive, "Square root.", UNARY_GRAD(sqrt, OF_Y));
+OP_CLASS(reciprocal) = UNARY("Reciprocal", 1, forward_reciprocal, infer_reciprocal, positive, "1 / x.",
+                      UNARY_GRAD(reciprocal, OF_Y));
+OP_CLASS(floor) = UNARY("Floor", 1, forward_floor, infer_floor, exact, "Largest integer not above x.",
+                      UNARY_GRAD(flat, 0));
+OP_CLASS(ceil) = UNARY("Ceil", 1, forward_ceil, infer_ceil, exact, "Smallest integer not below x.",
+                      UNARY_GRAD(flat, 0));
+OP_CLASS(round) = UNARY("Round", 11, forward_round, infer_round, exact, "Nearest integer, halves to even.",
+                      UNARY_GRAD(flat, 0));
+OP_CLASS(sin) = UNARY("Sin", 7, forward_sin, infer_sin, any, "Sine.", UNARY_GRAD(sin, OF_X));
+OP_CLASS(cos) = UNARY("Cos", 7, forward_cos, infer_cos, any, "Cosine.", UNARY_GRAD(cos, OF_X));
+OP_CLASS(tan) = UNARY("Tan", 7, forward_tan, infer_tan, unit, "Tangent.", UNARY_GRAD(tan, OF_Y));
+OP_CLASS(asin) = UNARY("Asin", 7, forward_asin, infer_asin, unit, "Inverse sine.", UNARY_GRAD(asin, OF_X));
+OP_CLASS(acos) = UNARY("Acos", 7, forward_acos, infer_acos, unit, "Inverse cosine.", UNARY_GRAD(acos, OF_X));
+OP_CLASS(atan) = UNARY("Atan", 7, forward_atan, infer_atan, unit, "Inverse tangent.", UNARY_GRAD(atan, OF_X));
+OP_CLASS(sinh) = UNARY("Sinh", 9, forward_sinh, infer_sinh, unit, "Hyperbolic sine.", UNARY_GRAD(sinh, OF_X));
+OP_CLASS(cosh) = UNARY("Cosh", 9, forward_cosh, infer_cosh, unit, "Hyperbolic cosine.", UNARY_GRAD(cosh, OF_X));
+OP_CLASS(asinh) = UNARY("Asinh", 9, forward_asinh, infer_asinh, unit, "Inverse hyperbolic sine.",
+                      UNARY_GRAD(asinh, OF_X));
+OP_CLASS(acosh) = UNARY("Acosh", 9, forward_acosh, infer_acosh, above_one, "Inverse hyperbolic cosine.",
+                      UNARY_GRAD(acosh, OF_X));
+OP_CLASS(atanh) = UNARY("Atanh", 9, forward_atanh, infer_atanh, unit, "Inverse hyperbolic tangent.",
+                      UNARY_GRAD(atanh, OF_X));
 OP_CLASS(logical_not) = UNARY("Not", 1, forward_not, infer_not, ((const struct op_sample[]){{"b[2,3]", ""}, {0}}),
-                              "Logical not.");
+                              "Logical not.", .backward = NULL);
 OP_CLASS(bitwise_not) = UNARY("BitwiseNot", 18, forward_invert, infer_invert,
                               ((const struct op_sample[]){{"i32[3]=1,-2,3", ""}, {"u8[4]", ""}, {0}}),
-                              "Every bit inverted.");
+                              "Every bit inverted.", .backward = NULL);
 OP_CLASS(is_nan) = UNARY("IsNaN", 9, forward_isnan, infer_isnan,
                          ((const struct op_sample[]){{"f32[4]=nan,1,inf,-inf", ""}, {"f64[2]=nan,0", ""}, {0}}),
-                         "x is not a number.");
+                         "x is not a number.", .backward = NULL);
 OP_CLASS(is_inf) = {.type = "IsInf",
                     .domain = "",
                     .since = 10,

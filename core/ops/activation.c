@@ -4,11 +4,13 @@
  * standard. */
 #include <math.h>
 
+#include "core/kernels/act.h"
+#include "core/kernels/act_grad.h"
 #include "core/kernels/simd.h"
 #include "core/kernels/vmath.h"
 #include "core/ops/widen.h"
 
-enum { GRAIN = 1 << 14 };
+enum { GRAIN = 1 << 13, PIECE = 256 };
 
 struct activation_attrs {
     float alpha, beta, gamma;
@@ -23,10 +25,11 @@ struct activation {
 #define LOOP(name, T, qualifier, expr)                                                                               \
     qualifier static void name(void *yv, const void *xv, int64_t n, const struct activation_attrs *at)               \
     {                                                                                                                \
-        T *restrict y = yv;                                                                                          \
-        const T *restrict src = xv;                                                                                  \
+        T *y = yv;                                                                                                   \
+        const T *src = xv;                                                                                           \
         const T a = (T)at->alpha, b = (T)at->beta, g = (T)at->gamma;                                                 \
         (void)a, (void)b, (void)g;                                                                                   \
+        _Pragma("GCC ivdep") /* y may be x */                                                                        \
         for (int64_t i = 0; i < n; i++) {                                                                            \
             const T x = src[i];                                                                                      \
             y[i] = (expr);                                                                                           \
@@ -37,33 +40,58 @@ struct activation {
     LOOP(name##_f64, double, , expr64)                                                                               \
     static const struct activation activation_##name = {name##_f32, name##_f64};
 
-static inline float softplus32(float x)
-{
-    return (x > 0 ? x : 0) + log1pf(expf(-fabsf(x)));
-}
-
 static inline double softplus64(double x)
 {
     return (x > 0 ? x : 0) + log1p(exp(-fabs(x)));
+}
+
+/* float32 by a kernel of its own, float64 by the formula. */
+#define VECTOR_KERNEL(name, call, expr64)                                                                            \
+    static void name##_f32(void *y, const void *x, int64_t n, const struct activation_attrs *at)                     \
+    {                                                                                                                \
+        (void)at;                                                                                                    \
+        call;                                                                                                        \
+    }                                                                                                                \
+    LOOP(name##_f64, double, , expr64)                                                                               \
+    static const struct activation activation_##name = {name##_f32, name##_f64};
+#define ACT(kind, a, b) act_f32(&(const struct act){kind, a, b}, x, n, y)
+
+/* y = gain x where positive, gain alpha (e^(x / width) - 1) elsewhere. */
+KERNEL_CLONES static void exponential_units(const float *x, const float *e, int64_t n, float gain, float alpha, float *y)
+{
+    for (int64_t i = 0; i < n; i++)
+        y[i] = gain * (x[i] < 0 ? alpha * e[i] : x[i]);
+}
+
+static void exponential(float *y, const float *x, int64_t n, float gain, float alpha, float width)
+{
+    float e[PIECE], scaled[PIECE];
+    for (int64_t at = 0; at < n; at += PIECE) {
+        const int64_t m = i64_min(PIECE, n - at);
+        for (int64_t i = 0; i < m; i++)
+            scaled[i] = x[at + i] / width;
+        vmath_f32(VMATH_EXPM1, scaled, m, e);
+        exponential_units(x + at, e, m, gain, alpha, y + at);
+    }
 }
 
 KERNEL(relu, x < 0 ? 0 : x, x < 0 ? 0 : x)
 KERNEL(leaky_relu, x < 0 ? a * x : x, x < 0 ? a * x : x)
 KERNEL(thresholded_relu, x > a ? x : 0, x > a ? x : 0)
 KERNEL(shrink, x < -a ? x + b : x > a ? x - b : 0, x < -a ? x + b : x > a ? x - b : 0)
-KERNEL(elu, x < 0 ? a * expm1f(x) : x, x < 0 ? a * expm1(x) : x)
-KERNEL(celu, x < 0 ? a * expm1f(x / a) : x, x < 0 ? a * expm1(x / a) : x)
-KERNEL(selu, g * (x > 0 ? x : a * expm1f(x)), g * (x > 0 ? x : a * expm1(x)))
-KERNEL(sigmoid, 1 / (1 + vmath_exp(-x)), 1 / (1 + exp(-x)))
-KERNEL(swish, x / (1 + vmath_exp(-a * x)), x / (1 + exp(-a * x)))
-KERNEL(tanh, tanhf(x), tanh(x))
-KERNEL(erf, erff(x), erf(x))
-KERNEL(softplus, softplus32(x), softplus64(x))
+VECTOR_KERNEL(elu, exponential(y, x, n, 1, at->alpha, 1), x < 0 ? a * expm1(x) : x)
+VECTOR_KERNEL(celu, exponential(y, x, n, 1, at->alpha, at->alpha), x < 0 ? a * expm1(x / a) : x)
+VECTOR_KERNEL(selu, exponential(y, x, n, at->gamma, at->alpha, 1), g * (x > 0 ? x : a * expm1(x)))
+VECTOR_KERNEL(sigmoid, vmath_f32(VMATH_SIGMOID, x, n, y), 1 / (1 + exp(-x)))
+VECTOR_KERNEL(swish, ACT(ACT_SWISH, at->alpha, 0), x / (1 + exp(-a * x)))
+VECTOR_KERNEL(tanh, vmath_f32(VMATH_TANH, x, n, y), tanh(x))
+VECTOR_KERNEL(erf, vmath_f32(VMATH_ERF, x, n, y), erf(x))
+VECTOR_KERNEL(softplus, vmath_f32(VMATH_SOFTPLUS, x, n, y), softplus64(x))
 KERNEL(softsign, x / (1 + fabsf(x)), x / (1 + fabs(x)))
-KERNEL(mish, x * tanhf(softplus32(x)), x * tanh(softplus64(x)))
-KERNEL(gelu_erf, 0.5f * x * (1 + erff(x * 0.70710678118654752f)), 0.5 * x * (1 + erf(x * 0.70710678118654752)))
-KERNEL(gelu_tanh, 0.5f * x * (1 + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x))),
-       0.5 * x * (1 + tanh(0.79788456080286536 * (x + 0.044715 * x * x * x))))
+VECTOR_KERNEL(mish, vmath_f32(VMATH_MISH, x, n, y), x * tanh(softplus64(x)))
+VECTOR_KERNEL(gelu_erf, ACT(ACT_GELU_ERF, 0, 0), 0.5 * x * (1 + erf(x * 0.70710678118654752)))
+VECTOR_KERNEL(gelu_tanh, ACT(ACT_GELU_TANH, 0, 0),
+              0.5 * x * (1 + tanh(0.79788456080286536 * (x + 0.044715 * x * x * x))))
 
 static inline float hard_sigmoid32(float x, float a, float b)
 {
@@ -189,6 +217,77 @@ static int forward_gelu(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer, compute_gelu, err);
 }
 
+/* ---- backward: dx = dy f'(x); the formulas stand in act_grad.c ---- */
+struct slope {
+    act_grad_fn *fn;
+    struct act_grad_attrs attrs;
+    const char *x, *y, *dy;
+    char *dx;
+    size_t elem;
+    bool add;
+};
+
+static void slope_piece(void *arg, int64_t begin, int64_t end)
+{
+    const struct slope *l = arg;
+    const size_t at = (size_t)begin * l->elem;
+    l->fn(&l->attrs, l->x ? l->x + at : NULL, l->y ? l->y + at : NULL, l->dy + at, l->dx + at, end - begin, l->add);
+}
+
+static int back(struct grad_ctx *c, const struct act_grad *k)
+{
+    const struct activation_attrs *a = c->attrs;
+    const struct tensor *dy = grad_of(c, 0);
+    struct tensor *dx = grad_wanted(c, 0);
+
+    if (!dy || !dx)
+        return 0;
+    struct slope l = {.fn = dx->dtype == DTYPE_FLOAT ? k->f32 : k->f64,
+                      .x = k->from_y ? NULL : c->in[0]->data,
+                      .y = k->from_y ? c->out[0]->data : NULL,
+                      .dy = dy->data,
+                      .dx = dx->data,
+                      .elem = dx->dtype == DTYPE_FLOAT ? sizeof(float) : sizeof(double),
+                      .add = !c->assign[0]};
+    if (a)
+        l.attrs = (struct act_grad_attrs){(double)a->alpha, (double)a->beta, (double)a->gamma};
+    op_parallel(c->pool, tensor_count(dx), GRAIN, slope_piece, &l);
+    return 0;
+}
+
+#define BACKWARD(name)                                                                                               \
+    static int backward_##name(struct grad_ctx *c, struct err *err)                                                  \
+    {                                                                                                                \
+        (void)err;                                                                                                   \
+        return back(c, &act_grad_##name);                                                                            \
+    }
+BACKWARD(relu)
+BACKWARD(leaky_relu)
+BACKWARD(thresholded_relu)
+BACKWARD(shrink)
+BACKWARD(elu)
+BACKWARD(celu)
+BACKWARD(selu)
+BACKWARD(sigmoid)
+BACKWARD(swish)
+BACKWARD(tanh)
+BACKWARD(erf)
+BACKWARD(softplus)
+BACKWARD(softsign)
+BACKWARD(mish)
+BACKWARD(hard_sigmoid)
+BACKWARD(hard_swish)
+
+static int backward_gelu(struct grad_ctx *c, struct err *err)
+{
+    (void)err;
+    return back(c, ((const struct activation_attrs *)c->attrs)->approximate ? &act_grad_gelu_tanh : &act_grad_gelu_erf);
+}
+
+#define GRADIENT(name, reads) .backward = backward_##name, .grad_reads = reads, .grad_assigns = true, .grad_inputs = 1u
+#define FROM_X GRAD_READS_IN(0)
+#define FROM_Y GRAD_READS_OUT(0)
+
 /* ---- rows ---- */
 #define NO_ATTRS .attrs = NULL
 #define ATTRS(table) .attrs = table, .attrs_size = sizeof(struct activation_attrs)
@@ -223,7 +322,7 @@ static const struct op_sample gelu_samples[] = {{"f32[2,3,5]", NULL}, {"f32[2,3,
 
 #define ACTIVATION(type_, since_, name, attrs_, ...)                                                                 \
     {.type = type_, .domain = "", .since = since_, .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1, attrs_,     \
-     .infer = infer, .forward = forward_##name, __VA_ARGS__}
+     .in_place = 1, .infer = infer, .forward = forward_##name, __VA_ARGS__}
 
 OP_CLASS(relu) = {.type = "Relu",
                   .domain = "",
@@ -234,38 +333,41 @@ OP_CLASS(relu) = {.type = "Relu",
                   .out_max = 1,
                   .doc = "max(x, 0).",
                   .infer = infer_relu,
+                  .in_place = 1,
                   .forward = forward_relu,
+                  GRADIENT(relu, FROM_Y),
                   .quant = {QUANT_ABSORB},
                   .samples = relu_samples};
-OP_CLASS(leaky_relu) = ACTIVATION("LeakyRelu", 1, leaky_relu, ATTRS(leaky_attrs),
+OP_CLASS(leaky_relu) = ACTIVATION("LeakyRelu", 1, leaky_relu, ATTRS(leaky_attrs), GRADIENT(leaky_relu, FROM_X),
                                   .doc = "x, or alpha x where negative.", .quant = {QUANT_OUTPUT},
                                   .samples = alpha_samples);
-OP_CLASS(thresholded_relu) = ACTIVATION("ThresholdedRelu", 10, thresholded_relu, ATTRS(one_attrs),
+OP_CLASS(thresholded_relu) = ACTIVATION("ThresholdedRelu", 10, thresholded_relu, ATTRS(one_attrs), GRADIENT(thresholded_relu, FROM_X),
                                         .doc = "x where above alpha, else 0.", .samples = alpha_samples);
-OP_CLASS(shrink) = ACTIVATION("Shrink", 9, shrink, ATTRS(shrink_attrs),
+OP_CLASS(shrink) = ACTIVATION("Shrink", 9, shrink, ATTRS(shrink_attrs), GRADIENT(shrink, FROM_X),
                               .doc = "x moved towards 0 by bias, or 0 within [-lambd, lambd].",
                               .samples = shrink_samples);
-OP_CLASS(elu) = ACTIVATION("Elu", 1, elu, ATTRS(one_attrs), .doc = "x, or alpha (e^x - 1) where negative.",
+OP_CLASS(elu) = ACTIVATION("Elu", 1, elu, ATTRS(one_attrs), GRADIENT(elu, FROM_X), .doc = "x, or alpha (e^x - 1) where negative.",
                            .samples = alpha_samples);
 OP_CLASS(celu) = {.type = "Celu", .domain = "", .since = 12, .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1,
+                  .in_place = 1,
                   ATTRS(one_attrs), .doc = "x, or alpha (e^(x / alpha) - 1) where negative.", .infer = infer_celu,
-                  .forward = forward_celu, .samples = alpha_samples};
-OP_CLASS(selu_1) = ACTIVATION("Selu", 1, selu, ATTRS(selu_attrs_1), .until = 5, .doc = "gamma times an Elu.",
+                  .forward = forward_celu, GRADIENT(celu, FROM_X), .samples = alpha_samples};
+OP_CLASS(selu_1) = ACTIVATION("Selu", 1, selu, ATTRS(selu_attrs_1), GRADIENT(selu, FROM_X), .until = 5, .doc = "gamma times an Elu.",
                               .samples = selu_samples);
-OP_CLASS(selu_6) = ACTIVATION("Selu", 6, selu, ATTRS(selu_attrs_6), .doc = "gamma times an Elu.",
+OP_CLASS(selu_6) = ACTIVATION("Selu", 6, selu, ATTRS(selu_attrs_6), GRADIENT(selu, FROM_X), .doc = "gamma times an Elu.",
                               .samples = selu_samples);
-OP_CLASS(sigmoid) = ACTIVATION("Sigmoid", 1, sigmoid, NO_ATTRS, .doc = "1 / (1 + e^-x).", .quant = {QUANT_OUTPUT},
+OP_CLASS(sigmoid) = ACTIVATION("Sigmoid", 1, sigmoid, NO_ATTRS, GRADIENT(sigmoid, FROM_Y), .doc = "1 / (1 + e^-x).", .quant = {QUANT_OUTPUT},
                                .samples = plain_samples);
-OP_CLASS(swish) = ACTIVATION("Swish", 24, swish, ATTRS(one_attrs), .doc = "x times the sigmoid of alpha x.",
+OP_CLASS(swish) = ACTIVATION("Swish", 24, swish, ATTRS(one_attrs), GRADIENT(swish, FROM_X), .doc = "x times the sigmoid of alpha x.",
                               .samples = alpha_samples);
-OP_CLASS(tanh) = ACTIVATION("Tanh", 1, tanh, NO_ATTRS, .doc = "Hyperbolic tangent.", .samples = plain_samples);
-OP_CLASS(erf) = ACTIVATION("Erf", 9, erf, NO_ATTRS, .doc = "Error function.", .samples = plain_samples);
-OP_CLASS(softplus) = ACTIVATION("Softplus", 1, softplus, NO_ATTRS, .doc = "log(1 + e^x).", .samples = plain_samples);
-OP_CLASS(softsign) = ACTIVATION("Softsign", 1, softsign, NO_ATTRS, .doc = "x / (1 + |x|).", .samples = plain_samples);
-OP_CLASS(mish) = ACTIVATION("Mish", 18, mish, NO_ATTRS, .doc = "x tanh(softplus(x)).", .samples = plain_samples);
-OP_CLASS(hard_sigmoid) = ACTIVATION("HardSigmoid", 1, hard_sigmoid, ATTRS(hard_sigmoid_attrs),
+OP_CLASS(tanh) = ACTIVATION("Tanh", 1, tanh, NO_ATTRS, GRADIENT(tanh, FROM_Y), .doc = "Hyperbolic tangent.", .samples = plain_samples);
+OP_CLASS(erf) = ACTIVATION("Erf", 9, erf, NO_ATTRS, GRADIENT(erf, FROM_X), .doc = "Error function.", .samples = plain_samples);
+OP_CLASS(softplus) = ACTIVATION("Softplus", 1, softplus, NO_ATTRS, GRADIENT(softplus, FROM_X), .doc = "log(1 + e^x).", .samples = plain_samples);
+OP_CLASS(softsign) = ACTIVATION("Softsign", 1, softsign, NO_ATTRS, GRADIENT(softsign, FROM_X), .doc = "x / (1 + |x|).", .samples = plain_samples);
+OP_CLASS(mish) = ACTIVATION("Mish", 18, mish, NO_ATTRS, GRADIENT(mish, FROM_X), .doc = "x tanh(softplus(x)).", .samples = plain_samples);
+OP_CLASS(hard_sigmoid) = ACTIVATION("HardSigmoid", 1, hard_sigmoid, ATTRS(hard_sigmoid_attrs), GRADIENT(hard_sigmoid, FROM_X),
                                     .doc = "alpha x + beta, held in [0, 1].", .samples = hard_sigmoid_samples);
-OP_CLASS(hard_swish) = ACTIVATION("HardSwish", 14, hard_swish, NO_ATTRS,
+OP_CLASS(hard_swish) = ACTIVATION("HardSwish", 14, hard_swish, NO_ATTRS, GRADIENT(hard_swish, FROM_X),
                                   .doc = "x times the HardSigmoid with 1/6 and 1/2.", .samples = plain_samples);
-OP_CLASS(gelu) = ACTIVATION("Gelu", 20, gelu, ATTRS(gelu_attrs), .doc = "x times the normal distribution function.",
+OP_CLASS(gelu) = ACTIVATION("Gelu", 20, gelu, ATTRS(gelu_attrs), GRADIENT(gelu, FROM_X), .doc = "x times the normal distribution function.",
                             .samples = gelu_samples);

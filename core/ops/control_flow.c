@@ -104,6 +104,8 @@ static int stack_join(struct run_ctx *c, int i, const struct stack *s, int64_t a
     if (s->n == 0)
         return err_set(err, ERR_SHAPE, "runs zero times: the shape of output %d is not known", i);
     const struct tensor *first = &s->piece[0];
+    if (tensor_is_list(first) || dtype_bits(first->dtype) < 8)
+        return err_set(err, ERR_MODEL, "output %d of the body cannot be stacked: it is no tensor of whole bytes", i);
     struct shape shape = {.rank = first->shape.rank + 1};
     if (op_rank_fits(shape.rank, err))
         return -1;
@@ -188,6 +190,12 @@ static int rounds_state(struct rounds *r, struct err *err)
             run_take(r->c, i, &r->state[i]);
             continue;
         }
+        if (tensor_is_list(t)) {
+            struct tensor list;
+            if (tensor_copy(&list, t, err) || run_give(r->c, i, &list, err))
+                return -1;
+            continue;
+        }
         if (run_alloc(r->c, i, t->dtype, &t->shape, err))
             return -1;
         if (run_out(r->c, i) && t->bytes)
@@ -261,6 +269,7 @@ OP_CLASS(loop) = {.type = "Loop",
                   .doc = "Repeats a nested graph.",
                   .in_min = 2,
                   .in_max = -1,
+                  .takes_lists = true,
                   .out_min = 1,
                   .out_max = -1,
                   .attrs = loop_table,

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * DepthToSpace and SpaceToDepth: channels into blocks of pixels and back, as one strided copy of a rank-6 view.
  * DepthToSpace DCR: x [N, b1, b2, C', H, W] -> y [N, C', H, b1, W, b2]; CRD: x [N, C', b1, b2, H, W] -> the same y.
- * SpaceToDepth: x [N, C, H, b1, W, b2] -> y [N, b1, b2, C, H, W]. */
+ * SpaceToDepth: x [N, C, H, b1, W, b2] -> y [N, b1, b2, C, H, W]; CRD (opset 28): y [N, C, b1, b2, H, W]. */
 #include <inttypes.h>
 
-#include "core/ops/op_util.h"
+#include "core/ops/grad_util.h"
 
 struct depth_attrs {
     int64_t blocksize;
@@ -87,25 +87,75 @@ static int copy(struct run_ctx *c, const int64_t dims[6], const int64_t strides[
     return 0;
 }
 
+/* y's six axes and where they step in x. */
+struct view {
+    int64_t dims[6], strides[6];
+};
+
+static struct view view_to_space(const struct depth_attrs *a, const struct shape *x)
+{
+    const int64_t *d = x->dim, b = a->blocksize, h = d[2], w = d[3], n = d[0], ch = d[1] / (b * b);
+    const int64_t plane = h * w, block = a->mode == MODE_CRD ? plane : ch * plane,
+                  channel = a->mode == MODE_CRD ? b * b * plane : plane;
+    return (struct view){{n, ch, h, b, w, b}, {d[1] * plane, channel, w, b * block, 1, block}};
+}
+
+static struct view view_to_depth(const struct depth_attrs *a, const struct shape *x)
+{
+    const int64_t *d = x->dim, b = a->blocksize, plane = d[2] * d[3];
+    if (a->mode == MODE_CRD)
+        return (struct view){{d[0], d[1], b, b, d[2] / b, d[3] / b}, {d[1] * plane, plane, d[3], 1, b * d[3], b}};
+    return (struct view){{d[0], b, b, d[1], d[2] / b, d[3] / b}, {d[1] * plane, d[3], 1, plane, b * d[3], b}};
+}
+
 static int forward_to_space(struct run_ctx *c, struct err *err)
 {
     if (op_outputs(c, infer_to_space, err) < 0)
         return -1;
-    const struct depth_attrs *a = c->attrs;
-    const int64_t *d = c->in[0]->shape.dim, b = a->blocksize, h = d[2], w = d[3], n = d[0], ch = d[1] / (b * b);
-    const int64_t plane = h * w, block = a->mode == MODE_CRD ? plane : ch * plane,
-                  channel = a->mode == MODE_CRD ? b * b * plane : plane;
-    return copy(c, (int64_t[]){n, ch, h, b, w, b}, (int64_t[]){d[1] * plane, channel, w, b * block, 1, block}, err);
+    const struct view v = view_to_space(c->attrs, &c->in[0]->shape);
+    return copy(c, v.dims, v.strides, err);
 }
 
 static int forward_to_depth(struct run_ctx *c, struct err *err)
 {
     if (op_outputs(c, infer_to_depth, err) < 0)
         return -1;
-    const struct depth_attrs *a = c->attrs;
-    const int64_t *d = c->in[0]->shape.dim, b = a->blocksize, plane = d[2] * d[3];
-    return copy(c, (int64_t[]){d[0], b, b, d[1], d[2] / b, d[3] / b},
-                (int64_t[]){d[1] * plane, d[3], 1, plane, b * d[3], b}, err);
+    const struct view v = view_to_depth(c->attrs, &c->in[0]->shape);
+    return copy(c, v.dims, v.strides, err);
+}
+
+static int backward(struct grad_ctx *c, struct view (*view)(const struct depth_attrs *, const struct shape *),
+                    struct err *err)
+{
+    const struct tensor *g = grad_of(c, 0);
+    struct tensor *dst = grad_wanted(c, 0);
+
+    if (!g || !dst)
+        return grad_add_whole(c, 0, NULL, err);
+    if (grad_type(dst, err) < 0)
+        return -1;
+    const struct view v = view(c->attrs, &dst->shape);
+    struct grad_loop l = {.dtype = dst->dtype, .rank = 6, .dst = dst->data, .sources = 1, .src[0].data = g->data,
+                          .assign = grad_assign(c, 0)};
+    int64_t stride = 1;
+    for (int i = 5; i >= 0; i--) {
+        l.dim[i] = v.dims[i];
+        l.dst_stride[i] = v.strides[i];
+        l.src[0].stride[i] = stride;
+        stride *= v.dims[i];
+    }
+    grad_sum(c->pool, &l);
+    return 0;
+}
+
+static int backward_to_space(struct grad_ctx *c, struct err *err)
+{
+    return backward(c, view_to_space, err);
+}
+
+static int backward_to_depth(struct grad_ctx *c, struct err *err)
+{
+    return backward(c, view_to_depth, err);
 }
 
 static const struct op_sample to_space_samples[] = {
@@ -117,10 +167,14 @@ static const struct op_sample to_depth_samples[] = {{"f32[2,3,4,6]", "blocksize=
     {.type = type_, .domain = "", .since = since_, .until = until_, .in_min = 1, .in_max = 1, .out_min = 1,          \
      .out_max = 1,                                                                                                   \
      .attrs = table, .attrs_size = sizeof(struct depth_attrs), .infer = infer_##name, .forward = forward_##name,     \
-     .quant = {QUANT_PASS}, __VA_ARGS__}
+     .backward = backward_##name, .grad_inputs = 1, .grad_assigns = true, .quant = {QUANT_PASS}, __VA_ARGS__}
 OP_CLASS(depth_to_space_1) = ROW("DepthToSpace", 1, 10, attrs_1, to_space, .doc = "Channels into blocks of pixels.",
                                  .samples = to_space_1_samples);
 OP_CLASS(depth_to_space_11) = ROW("DepthToSpace", 11, 0, attrs_11, to_space, .doc = "Channels into blocks of pixels.",
                                   .samples = to_space_samples);
-OP_CLASS(space_to_depth) = ROW("SpaceToDepth", 1, 0, attrs_1, to_depth, .doc = "Blocks of pixels into channels.",
+OP_CLASS(space_to_depth) = ROW("SpaceToDepth", 1, 27, attrs_1, to_depth, .doc = "Blocks of pixels into channels.",
                                .samples = to_depth_samples);
+OP_CLASS(space_to_depth_28) = ROW("SpaceToDepth", 28, 0, attrs_11, to_depth, .doc = "Blocks of pixels into channels.",
+                                  .samples = (const struct op_sample[]){{"f32[1,2,4,6]", "blocksize=2 mode=CRD"},
+                                                                        {"f32[1,2,4,6]", "blocksize=2 mode=DCR"},
+                                                                        {NULL}});

@@ -293,9 +293,74 @@ int grad_add_whole(struct grad_ctx *c, int input, const struct tensor *grad, str
     return 0;
 }
 
+void grad_add_run(struct tensor *dst, int64_t to, const struct tensor *src, int64_t from, int64_t n)
+{
+    if (dst->dtype == DTYPE_FLOAT) {
+        float *restrict d = tensor_f32(dst) + to;
+        const float *restrict s = tensor_f32(src) + from;
+        for (int64_t i = 0; i < n; i++)
+            d[i] += s[i];
+    } else {
+        double *restrict d = (double *)dst->data + to;
+        const double *restrict s = (const double *)src->data + from;
+        for (int64_t i = 0; i < n; i++)
+            d[i] += s[i];
+    }
+}
+
 void grad_zero(struct grad_ctx *c, int input)
 {
     struct tensor *dst = grad_wanted(c, input);
     if (dst && grad_assign(c, input) && dst->bytes)
         memset(dst->data, 0, dst->bytes);
+}
+
+/* ---- one axis, folded ---- */
+struct fold {
+    const struct grad_taps *t;
+    const void *src;
+    void *dst;
+    int64_t inner, cells; /* cells: pieces of an inner run, so that few outer places still make tasks */
+    enum dtype dtype;
+};
+enum { FOLD_CELL = 1024 };
+
+#define DEFINE_FOLD(suffix, T)                                                                                       \
+    static void fold_##suffix(const struct fold *k, int64_t outer, int64_t from, int64_t n)                          \
+    {                                                                                                                \
+        const struct grad_taps *t = k->t;                                                                            \
+        const T *src = (const T *)k->src + outer * t->out * k->inner + from;                                         \
+        T *dst = (T *)k->dst + outer * t->in * k->inner + from;                                                      \
+        for (int64_t i = 0; i < t->in; i++)                                                                          \
+            memset(dst + i * k->inner, 0, (size_t)n * sizeof *dst);                                                  \
+        for (int64_t j = 0; j < t->out; j++)                                                                         \
+            for (int64_t s = j * t->count; s < (j + 1) * t->count; s++) {                                            \
+                const T weight = t->weight ? (T)t->weight[s] : 1;                                                    \
+                const T *restrict g = src + j * k->inner;                                                            \
+                T *restrict d = dst + (t->index[s] < 0 ? 0 : t->index[s]) * k->inner;                                \
+                for (int64_t i = 0; i < n && t->index[s] >= 0; i++)                                                  \
+                    d[i] += weight * g[i];                                                                           \
+            }                                                                                                        \
+    }
+DEFINE_FOLD(f32, float)
+DEFINE_FOLD(f64, double)
+
+static void fold_range(void *arg, int64_t begin, int64_t end)
+{
+    const struct fold *k = arg;
+    for (int64_t i = begin; i < end; i++) {
+        const int64_t from = i % k->cells * FOLD_CELL, n = i64_min(FOLD_CELL, k->inner - from);
+        if (k->dtype == DTYPE_FLOAT)
+            fold_f32(k, i / k->cells, from, n);
+        else
+            fold_f64(k, i / k->cells, from, n);
+    }
+}
+
+void grad_fold_axis(struct pool *pool, enum dtype dtype, const struct grad_taps *taps, const void *src, void *dst,
+                    int64_t outer, int64_t inner)
+{
+    struct fold k = {taps, src, dst, inner, i64_ceil_div(inner, FOLD_CELL), dtype};
+    const int64_t each = i64_max(1, i64_max(taps->in, taps->out) * i64_min(inner, FOLD_CELL));
+    op_parallel(pool, outer * k.cells, i64_max(1, GRAIN / each), fold_range, &k);
 }

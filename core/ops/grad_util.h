@@ -54,6 +54,28 @@ struct grad_broadcast {
 };
 int grad_sum_broadcast(struct pool *pool, const struct grad_broadcast *b, struct err *err);
 
+/* The adjoint of resampling one axis: dst [outer, in, inner] = sum over j, s with index[j, s] = i of weight[j, s] *
+ * src [outer, out, inner] at j. An index of -1 counts for nothing. */
+struct grad_taps {
+    int64_t in, out, count; /* taps of each j */
+    const int64_t *index;   /* [out, count] */
+    const float *weight;    /* [out, count]; NULL: 1 */
+};
+void grad_fold_axis(struct pool *pool, enum dtype dtype, const struct grad_taps *taps, const void *src, void *dst,
+                    int64_t outer, int64_t inner);
+
+/* Memory of a call of forward (run) or of backward (grad), for what both use. */
+struct op_memory {
+    struct run_ctx *run;
+    struct grad_ctx *grad;
+};
+static inline void *op_memory(const struct op_memory *m, size_t bytes, struct err *err)
+{
+    return m->run ? run_scratch(m->run, bytes, err) : grad_scratch(m->grad, bytes, err);
+}
+
+/* n elements: dst[to + i] += src[from + i], of dst's type. n <= 0: nothing. */
+void grad_add_run(struct tensor *dst, int64_t to, const struct tensor *src, int64_t from, int64_t n);
 /* dst += src, or dst = src; the same number of elements. */
 int grad_add_whole(struct grad_ctx *c, int input, const struct tensor *grad, struct err *err);
 /* Whether input i's gradient is to be written instead of added. */

@@ -130,6 +130,70 @@ static int forward_softmax(struct run_ctx *c, struct err *err)
     return forward(c, true, err);
 }
 
+/* ---- backward. With g the gradient of the loss (divided by the weights that counted for the mean), w the weight of the target t:
+ * NLL dx = -w g at the target; softmax cross entropy dx = w g (p - onehot(t)), and for log_prob's own gradient d: d - p sum of d. ---- */
+static double gradient_of(const struct loss *l, const struct tensor *g, int64_t i, double weights)
+{
+    if (!g)
+        return 0;
+    return l->reduction == REDUCE_NONE   ? dtype_get(g->dtype, g->data, i)
+           : l->reduction == REDUCE_MEAN ? dtype_get(g->dtype, g->data, 0) / weights
+                                         : dtype_get(g->dtype, g->data, 0);
+}
+
+static double weight_of(const struct loss *l, int64_t i)
+{
+    const int64_t t = op_index_at(l->target, i);
+    return t == l->ignore ? 0 : l->weight ? dtype_get(l->weight->dtype, l->weight->data, t) : 1;
+}
+
+static int backward(struct grad_ctx *c, bool softmax)
+{
+    const struct loss_attrs *a = c->attrs;
+    const struct tensor *x = c->in[0], *g = grad_of(c, 0), *d = grad_of(c, 1);
+    struct tensor *dx = grad_wanted(c, 0);
+    struct loss l = {.x = x, .target = c->in[1], .weight = c->n_in > 2 ? c->in[2] : NULL, .n = x->shape.dim[0],
+                     .classes = x->shape.dim[1], .inner = shape_product(&x->shape, 2, x->shape.rank),
+                     .ignore = a->ignore_index, .reduction = a->reduction};
+    double weights = 0;
+
+    if (!dx)
+        return 0;
+    for (int64_t i = 0; i < l.n * l.inner; i++)
+        weights += weight_of(&l, i);
+    for (int64_t i = 0; i < l.n * l.inner; i++) {
+        const int64_t n = i / l.inner, at = n * l.classes * l.inner + i % l.inner, t = op_index_at(l.target, i);
+        const double w = weight_of(&l, i), loss = w != 0 ? w * gradient_of(&l, g, i, weights) : 0;
+        const double shift = softmax ? log_sum(&l, n, i % l.inner) : 0;
+        double sum = 0;
+        for (int64_t k = 0; d && k < l.classes; k++)
+            sum += dtype_get(d->dtype, d->data, at + k * l.inner);
+        for (int64_t k = 0; k < l.classes; k++) {
+            const int64_t to = at + k * l.inner;
+            const double p = softmax ? exp(dtype_get(x->dtype, x->data, to) - shift) : 0;
+            const double value = loss * (p - (k == t)) + (d ? dtype_get(d->dtype, d->data, to) - p * sum : 0);
+            dtype_set(dx->dtype, dx->data, to, value + (c->assign[0] ? 0 : dtype_get(dx->dtype, dx->data, to)));
+        }
+    }
+    return 0;
+}
+
+static int backward_nll(struct grad_ctx *c, struct err *err)
+{
+    (void)err;
+    return backward(c, false);
+}
+
+static int backward_softmax(struct grad_ctx *c, struct err *err)
+{
+    (void)err;
+    return backward(c, true);
+}
+
+#define GRADIENT(name)                                                                                                 \
+    .backward = backward_##name, .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1) | GRAD_READS_IN(2),                 \
+    .grad_assigns = true, .grad_inputs = 1u
+
 static const struct op_sample samples[] = {{"f32[2,5,3] i64[2,3]=0,1,2,3,4,0", "reduction=mean", 1, 0},
                                            {"f32[2,5] i64[2]=4,1 f32[5]=1,2,3,4,5", "reduction=none", 1, 0},
                                            {NULL}};
@@ -146,6 +210,7 @@ OP_CLASS(nll_loss) = {.type = "NegativeLogLikelihoodLoss",
                       .attrs_size = sizeof(struct loss_attrs),
                       .infer = infer,
                       .forward = forward_nll,
+                      GRADIENT(nll),
                       .samples = samples};
 OP_CLASS(softmax_cross_entropy_loss) = {.type = "SoftmaxCrossEntropyLoss",
                                         .domain = "",
@@ -159,4 +224,5 @@ OP_CLASS(softmax_cross_entropy_loss) = {.type = "SoftmaxCrossEntropyLoss",
                                         .attrs_size = sizeof(struct loss_attrs),
                                         .infer = infer,
                                         .forward = forward_softmax,
+                                        GRADIENT(softmax),
                                         .samples = samples};

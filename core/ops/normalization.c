@@ -8,6 +8,8 @@
 #include <math.h>
 
 #include "core/kernels/norm.h"
+#include "core/kernels/norm_grad.h"
+#include "core/kernels/rows.h"
 #include "core/ops/widen.h"
 
 struct norm_attrs {
@@ -65,11 +67,32 @@ struct norm {
 DEFINE_ROW(f32, float)
 DEFINE_ROW(f64, double)
 
+/* Rows with a scale for each value, short enough for sums in float. */
+static bool is_plain(const struct norm *k)
+{
+    return k->x->dtype == DTYPE_FLOAT && k->spread == 1 && k->period == 1 && k->row <= ROW_SUM_MAX;
+}
+
+static void normalize_plain(const struct norm *k, int64_t i)
+{
+    const struct row_norm norm = {.scale = k->scale->data, .bias = k->bias ? k->bias->data : NULL,
+                                  .epsilon = k->epsilon, .rms = k->rms};
+    float mean, inverse;
+    row_normalize_f32(&norm, (const float *)k->x->data + i * k->row, k->row,
+                      k->y ? (float *)k->y->data + i * k->row : NULL, &mean, &inverse);
+    if (k->mean)
+        dtype_set(k->mean->dtype, k->mean->data, i, (double)mean);
+    if (k->inverse)
+        dtype_set(k->inverse->dtype, k->inverse->data, i, (double)inverse);
+}
+
 static void normalize_rows(void *arg, int64_t begin, int64_t end)
 {
     const struct norm *k = arg;
     for (int64_t i = begin; i < end; i++) {
-        if (k->x->dtype == DTYPE_FLOAT)
+        if (is_plain(k))
+            normalize_plain(k, i);
+        else if (k->x->dtype == DTYPE_FLOAT)
             normalize_f32(k, i);
         else
             normalize_f64(k, i);
@@ -268,6 +291,137 @@ static int compute_rms(struct run_ctx *c, struct err *err)
     return compute_rows(c, &k, err);
 }
 
+/* ---- backward: rows are taken in at most CHUNKS fixed pieces, each with sums of its own for scale and bias ---- */
+enum { CHUNKS = 16 };
+
+struct back {
+    struct norm_grad k;
+    enum dtype dtype;
+    int64_t rows, per_chunk, chunks, count; /* count: values of scale, as `scale_at` counts them */
+    double *sums; /* [chunks][2][count] */
+    bool scale, bias;
+};
+
+static void back_chunk(void *arg, int64_t begin, int64_t end)
+{
+    const struct back *b = arg;
+    for (int64_t c = begin; c < end; c++) {
+        double *ds = b->sums + 2 * c * b->count, *db = ds + b->count;
+        const int64_t from = c * b->per_chunk, to = i64_min(from + b->per_chunk, b->rows);
+        for (int64_t i = 0; i < 2 * b->count; i++)
+            ds[i] = 0;
+        if (b->dtype == DTYPE_FLOAT)
+            norm_grad_rows_f32(&b->k, from, to, b->scale ? ds : NULL, b->bias ? db : NULL);
+        else
+            norm_grad_rows_f64(&b->k, from, to, b->scale ? ds : NULL, b->bias ? db : NULL);
+    }
+}
+
+/* The chunks' sums, in order, into the gradient of scale or bias. full: the axes that `count` spans; NULL: t has count values. */
+static void back_sum(const struct back *b, int which, struct tensor *t, bool add, const struct shape *full)
+{
+    int64_t own[SHAPE_MAX_RANK], stride[SHAPE_MAX_RANK] = {0}, index[SHAPE_MAX_RANK] = {0};
+
+    shape_strides(&t->shape, true, own);
+    for (int i = 0; full && i < t->shape.rank; i++)
+        stride[full->rank - t->shape.rank + i] = own[i];
+    for (int64_t i = 0, n = tensor_count(t); !add && i < n; i++)
+        dtype_set(t->dtype, t->data, i, 0);
+    for (int64_t i = 0; i < b->count; i++) {
+        double sum = 0;
+        int64_t at = full ? 0 : i;
+        for (int64_t c = 0; c < b->chunks; c++)
+            sum += b->sums[(2 * c + which) * b->count + i];
+        for (int a = 0; full && a < full->rank; a++)
+            at += index[a] * stride[a];
+        for (int a = full ? full->rank - 1 : -1; a >= 0 && ++index[a] == full->dim[a]; a--)
+            index[a] = 0;
+        dtype_set(t->dtype, t->data, at, dtype_get(t->dtype, t->data, at) + sum);
+    }
+}
+
+static int back(struct grad_ctx *c, struct back *b, const struct shape *full, struct err *err)
+{
+    const struct tensor *dy = grad_of(c, 0);
+    struct tensor *dx = grad_wanted(c, 0), *ds = grad_wanted(c, 1), *db = grad_wanted(c, 2);
+    size_t bytes;
+
+    if (grad_of(c, 1) || grad_of(c, 2))
+        return err_set(err, ERR_OPERATOR, "gradients through the outputs Mean and InvStdDev are not supported");
+    if (!dy || b->k.row == 0)
+        return 0;
+    b->dtype = dy->dtype;
+    b->k.x = c->in[0]->data;
+    b->k.dy = dy->data;
+    b->k.scale = b->k.scale ? b->k.scale : c->in[1]->data;
+    b->k.epsilon = (double)((const struct norm_attrs *)c->attrs)->epsilon;
+    b->k.dx = dx ? dx->data : NULL;
+    b->k.add = dx && !c->assign[0];
+    b->scale = ds != NULL;
+    b->bias = db != NULL;
+    b->per_chunk = i64_max(i64_ceil_div(b->rows, CHUNKS), 1);
+    b->chunks = i64_ceil_div(b->rows, b->per_chunk);
+    if (!size_mul((size_t)b->count, (size_t)(2 * CHUNKS) * sizeof(double), &bytes))
+        return err_set(err, ERR_MODEL_TOO_LARGE, "the scale has too many values");
+    b->sums = grad_scratch(c, bytes + 1, err);
+    if (!b->sums)
+        return -1;
+    op_parallel(c->pool, b->chunks, 1, back_chunk, b);
+    if (ds)
+        back_sum(b, 0, ds, !c->assign[1], full);
+    if (db)
+        back_sum(b, 1, db, !c->assign[2], full);
+    return 0;
+}
+
+static int backward_instance(struct grad_ctx *c, struct err *err)
+{
+    const struct shape *x = &c->in[0]->shape;
+    const int64_t cells = shape_product(x, 2, x->rank);
+    struct back b = {.rows = x->dim[0] * x->dim[1], .count = x->dim[1],
+                     .k = {.row = cells, .period = i64_max(x->dim[1], 1), .step = 1, .spread = cells}};
+    return back(c, &b, NULL, err);
+}
+
+static int backward_group(struct grad_ctx *c, struct err *err)
+{
+    const struct shape *x = &c->in[0]->shape;
+    const int64_t groups = ((const struct norm_attrs *)c->attrs)->num_groups, cells = shape_product(x, 2, x->rank);
+    const int64_t per_group = x->dim[1] / groups;
+    struct back b = {.rows = x->dim[0] * groups, .count = c->opset >= 21 ? x->dim[1] : groups,
+                     .k = {.row = per_group * cells, .period = groups, .step = c->opset >= 21 ? per_group : 1,
+                           .spread = c->opset >= 21 ? cells : per_group * cells}};
+    return back(c, &b, NULL, err);
+}
+
+static int back_rows(struct grad_ctx *c, bool rms, struct err *err)
+{
+    const struct shape *x = &c->in[0]->shape;
+    const int axis = shape_axis(x, ((const struct norm_attrs *)c->attrs)->axis);
+    struct run_ctx run = {.host = c->host};
+    struct shape row = {.rank = x->rank - axis};
+    const struct tensor *scale;
+    struct tensor full;
+
+    for (int i = axis; i < x->rank; i++)
+        row.dim[i - axis] = x->dim[i];
+    if (full_row(&run, c->in[1], &row, &full, &scale, err) < 0)
+        return -1;
+    struct back b = {.rows = shape_product(x, 0, axis), .count = shape_count(&row),
+                     .k = {.row = shape_count(&row), .period = 1, .spread = 1, .rms = rms, .scale = scale->data}};
+    return back(c, &b, &row, err);
+}
+
+static int backward_layer(struct grad_ctx *c, struct err *err)
+{
+    return back_rows(c, false, err);
+}
+
+static int backward_rms(struct grad_ctx *c, struct err *err)
+{
+    return back_rows(c, true, err);
+}
+
 #define FORWARD(name)                                                                                                \
     static int forward_##name(struct run_ctx *c, struct err *err)                                                    \
     {                                                                                                                \
@@ -277,6 +431,20 @@ FORWARD(instance)
 FORWARD(group)
 FORWARD(layer)
 FORWARD(rms)
+
+static int infer_simplified(struct infer_ctx *c, struct err *err) { return infer_rows(c, 2, err); }
+
+static int compute_simplified(struct run_ctx *c, struct err *err)
+{
+    struct norm k = {.rms = true, .inverse = run_out(c, 1)};
+    return compute_rows(c, &k, err);
+}
+FORWARD(simplified)
+
+static int backward_simplified(struct grad_ctx *c, struct err *err)
+{
+    return back_rows(c, true, err);
+}
 
 static const struct op_sample instance_samples[] = {
     {"f32[2,3,4,5] !f32[3] !f32[3]", NULL}, {"f32[2,3,7] !f32[3] !f32[3]", NULL}, {NULL}};
@@ -292,7 +460,8 @@ static const struct op_sample layer_samples[] = {{"f32[2,3,8] !f32[8] !f32[8]", 
 #define ROW(type_, since_, until_, inputs_min, inputs_max, outputs, table, name, ...)                                \
     {.type = type_, .domain = "", .since = since_, .until = until_, .in_min = inputs_min, .in_max = inputs_max,      \
      .out_min = 1, .out_max = outputs, .attrs = table, .attrs_size = sizeof(struct norm_attrs), .infer = infer_##name, \
-     .forward = forward_##name, __VA_ARGS__}
+     .forward = forward_##name, .backward = backward_##name, .grad_assigns = true, .grad_inputs = 7u,                \
+     .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1), __VA_ARGS__}
 
 OP_CLASS(instance_normalization) = ROW("InstanceNormalization", 1, 0, 3, 3, 1, instance_attrs, instance,
                                        .doc = "Normalizes each image of each channel.", .samples = instance_samples);
@@ -304,6 +473,16 @@ OP_CLASS(group_normalization_21) = ROW("GroupNormalization", 21, 0, 3, 3, 1, gro
                                        .samples = group_samples);
 OP_CLASS(layer_normalization) = ROW("LayerNormalization", 17, 0, 2, 3, 3, layer_attrs, layer,
                                     .doc = "Normalizes the axes from `axis` on.", .samples = layer_samples);
+OP_CLASS(engine_layer_normalization) = {
+    .type = "LayerNormalization", .domain = OP_DOMAIN_ENGINE, .since = 1, .in_min = 2, .in_max = 3, .out_min = 1,
+    .out_max = 1, .attrs = layer_attrs, .attrs_size = sizeof(struct norm_attrs), .infer = infer_layer,
+    .forward = forward_layer, .internal = true, .doc = "LayerNormalization that stood in several nodes."};
+OP_CLASS(simplified_layer_normalization) =
+    ROW("SimplifiedLayerNormalization", 1, 0, 2, 2, 2, layer_attrs, simplified,
+        .doc = "RMSNormalization by the name it has in ONNX Runtime; the second output is 1 / root mean square.",
+        .samples = (const struct op_sample[]){{"f32[2,3,8] !f32[8]", NULL, 2, 17},
+                                              {"f32[2,3,8] !f32[3,8]", "axis=1 epsilon=0.01f", 1, 17},
+                                              {NULL}});
 OP_CLASS(rms_normalization) = ROW("RMSNormalization", 23, 0, 2, 2, 1, layer_attrs, rms,
                                   .doc = "Divides the axes from `axis` on by their root mean square.",
                                   .samples = rms_samples);

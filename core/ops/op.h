@@ -47,11 +47,12 @@ struct infer_ctx {
     const struct type *const *in;
     /* Constant contents of each input if known while planning (weights, folded shape arithmetic); NULL otherwise. */
     const struct tensor *const *in_value;
+    bool *asked;        /* NULL, or set when a rule asked (op_value) for contents that are not known yet */
     struct type *out;   /* filled by infer: kind, dtype, shape; start as TYPE_TENSOR, DTYPE_NONE, SHAPE_UNKNOWN */
     struct arena *arena; /* scratch that lives as long as the plan */
 };
 /* Helpers: true if input i is there. */
-static inline bool infer_has(const struct infer_ctx *c, int i) { return i < c->n_in && c->in[i]; }
+static inline bool infer_has(const struct infer_ctx *c, int i) { return i >= 0 && i < c->n_in && c->in[i]; }
 static inline const struct shape *infer_shape(const struct infer_ctx *c, int i) { return &c->in[i]->shape; }
 /* Set output i to a tensor type. */
 void infer_out(struct infer_ctx *c, int i, enum dtype dtype, const struct shape *shape);
@@ -67,9 +68,12 @@ struct run_ctx {
      * bytes by run_alloc. out[i] == NULL: nobody uses this output, compute nothing for it. */
     struct tensor *const *out;
     struct pool *pool;
+    bool settled;  /* inference has seen all of this before (types of the inputs, contents it asks for) and every wanted
+                      output has its bytes: op_outputs and op_recheck have nothing left to do */
     void *host;    /* the executor, for operators that run nested graphs */
     bool training; /* BatchNormalization uses the batch's statistics, Dropout drops; only on plans made for gradients */
     void **saved;  /* training: what forward leaves for backward, see run_save; NULL: nobody will call backward */
+    uint64_t seed; /* training: of this step's random numbers in this run; the same again when it is recomputed */
 };
 static inline const struct tensor *run_in(const struct run_ctx *c, int i) { return i < c->n_in ? c->in[i] : NULL; }
 static inline struct tensor *run_out(const struct run_ctx *c, int i) { return i < c->n_out ? c->out[i] : NULL; }
@@ -80,6 +84,14 @@ void *run_scratch(struct run_ctx *c, size_t bytes, struct err *err);
 /* Bytes (64-byte aligned, not zeroed) that live until this step's backward has run, where they are grad_ctx.saved: statistics of
  * a batch, places of maxima, a dropout mask. At most one block a step. Only when c->saved; NULL: out of memory (err set). */
 void *run_save(struct run_ctx *c, size_t bytes, struct err *err);
+/* Only when c->training: the moments of this batch, for what the inputs of these indices hold as running ones. Copied. */
+struct batch_stats {
+    int mean_input, var_input;
+    double momentum;
+    int64_t channels, count;       /* values a channel */
+    const double *mean, *variance; /* [channels], biased */
+};
+int run_stats(struct run_ctx *c, const struct batch_stats *stats, struct err *err);
 /* Run a nested graph (If, Loop, Scan body) once: in are its n_in graph inputs (borrowed), out (empty, n_out) gets its outputs, each with
  * bytes of its own, to be given to an output by run_take or back by run_drop. Outer values are found by themselves. Only from forward,
  * not from inside a pool task. */
@@ -175,6 +187,8 @@ struct op_class {
     bool nondeterministic;
     uint32_t in_place; /* bit i: forward may be given input i's bytes as output 0's, when dtype and bytes are the same and nobody
                           else reads them any more (element-wise rows) */
+    bool view;         /* output 0 has input 0's bytes in another shape (Reshape, Identity): forward may be given those very
+                          bytes, whoever else reads them, and then writes nothing */
     bool internal;     /* made by the engine's own rewriting only (domain OP_DOMAIN_ENGINE); refused in a user's model */
     bool takes_lists; /* its inputs may be sequences and optionals (tensor.h); for all other rows the engine refuses those */
     bool shape_only; /* forward reads no element of its inputs, only dtype and shape (Shape, Size) */

@@ -57,7 +57,7 @@ static const char *kind_words(const char *kinds)
     } table[] = {{"f", "a float type"},          {"fiu", "a number type"},
                  {"iu", "an integer type"},      {"b", "bool"},
                  {"fiub", "a number or bool"},   {"u", "an unsigned integer type"},
-                 {"fi", "a signed number type"}, {"i", "a signed integer type"}};
+                 {"fi", "a signed number type"}, {"fiubs", "a number, bool or string"}, {"i", "a signed integer type"}};
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
         if (strcmp(table[i].kinds, kinds) == 0)
             return table[i].words;
@@ -90,7 +90,10 @@ int op_infer_same(struct infer_ctx *c, struct err *err)
 
 const struct tensor *op_value(const struct infer_ctx *c, int i)
 {
-    return infer_has(c, i) && c->in_value ? c->in_value[i] : NULL;
+    const struct tensor *value = infer_has(c, i) && c->in_value ? c->in_value[i] : NULL;
+    if (!value && c->asked && infer_has(c, i))
+        *c->asked = true;
+    return value;
 }
 
 int op_axis(const struct shape *s, int64_t axis, int *out, struct err *err)
@@ -226,12 +229,12 @@ static int infer_now(struct run_ctx *c, op_infer_fn *infer, bool settle, struct 
 
 int op_outputs(struct run_ctx *c, op_infer_fn *infer, struct err *err)
 {
-    return infer_now(c, infer, true, err);
+    return c->settled ? 0 : infer_now(c, infer, true, err);
 }
 
 int op_recheck(struct run_ctx *c, op_infer_fn *infer, struct err *err)
 {
-    return infer_now(c, infer, false, err);
+    return c->settled ? 0 : infer_now(c, infer, false, err);
 }
 
 size_t op_elem(enum dtype dtype, struct err *err)

@@ -7,7 +7,7 @@
  *            uint8 since opset 12. */
 #include <inttypes.h>
 
-#include "core/kernels/pooling.h"
+#include "core/kernels/pool_grad.h"
 #include "core/ops/sliding.h"
 #include "core/ops/widen.h"
 
@@ -119,17 +119,19 @@ static int infer_global_lp(struct infer_ctx *c, struct err *err)
 typedef void pool_f32_fn(struct pool *pool, const struct pooling *g, const float *x, float *y);
 typedef void pool_f64_fn(struct pool *pool, const struct pooling *g, const double *x, double *y);
 
-static int geometry(const struct run_ctx *c, struct pooling *g, struct err *err)
+static int geometry_of(const struct pool_attrs *a, int opset, const struct shape *x, struct pooling *g, struct err *err)
 {
-    const struct pool_attrs *a = c->attrs;
-    const struct shape *x = &c->in[0]->shape;
-
     if (sliding_resolve(&g->w, &a->s, x, NULL, a->ceil_mode, err) < 0)
         return -1;
     g->planes = x->dim[0] * x->dim[1];
     g->include_pad = a->count_include_pad;
-    g->p = norm_of(a, c->opset);
+    g->p = norm_of(a, opset);
     return 0;
+}
+
+static int geometry(const struct run_ctx *c, struct pooling *g, struct err *err)
+{
+    return geometry_of(c->attrs, c->opset, &c->in[0]->shape, g, err);
 }
 
 static int run_global(struct run_ctx *c, enum pool_kind kind, double p, struct err *err)
@@ -239,6 +241,89 @@ FORWARD(global_max)
 FORWARD(global_average)
 FORWARD(global_lp)
 
+/* ---- backward ---- */
+static int back_window(struct grad_ctx *c, enum pool_kind kind, struct err *err)
+{
+    const struct tensor *dy = grad_of(c, 0), *x = c->in[0], *y = c->out[0];
+    struct tensor *dx = grad_wanted(c, 0);
+    const bool add = !c->assign[0];
+    struct pooling g;
+
+    if (!dy || !dx)
+        return 0;
+    if (geometry_of(c->attrs, c->opset, &x->shape, &g, err) < 0)
+        return -1;
+    if (dx->dtype == DTYPE_FLOAT && kind == POOL_MAX)
+        pool_max_grad_f32(c->pool, &g, x->data, dy->data, dx->data, add);
+    else if (dx->dtype == DTYPE_FLOAT && kind == POOL_AVERAGE)
+        pool_average_grad_f32(c->pool, &g, dy->data, dx->data, add);
+    else if (dx->dtype == DTYPE_FLOAT)
+        pool_norm_grad_f32(c->pool, &g, x->data, y->data, dy->data, dx->data, add);
+    else if (kind == POOL_MAX)
+        pool_max_grad_f64(c->pool, &g, x->data, dy->data, dx->data, add);
+    else if (kind == POOL_AVERAGE)
+        pool_average_grad_f64(c->pool, &g, dy->data, dx->data, add);
+    else
+        pool_norm_grad_f64(c->pool, &g, x->data, y->data, dy->data, dx->data, add);
+    return 0;
+}
+
+static int back_global(struct grad_ctx *c, enum pool_kind kind, double p)
+{
+    const struct tensor *dy = grad_of(c, 0), *x = c->in[0], *y = c->out[0];
+    struct tensor *dx = grad_wanted(c, 0);
+
+    if (!dy || !dx)
+        return 0;
+    const int64_t planes = x->shape.dim[0] * x->shape.dim[1], cells = shape_product(&x->shape, 2, x->shape.rank);
+    if (dx->dtype == DTYPE_FLOAT)
+        pool_global_grad_f32(c->pool, kind, p, planes, cells, x->data, y->data, dy->data, dx->data, !c->assign[0]);
+    else
+        pool_global_grad_f64(c->pool, kind, p, planes, cells, x->data, y->data, dy->data, dx->data, !c->assign[0]);
+    return 0;
+}
+
+static int backward_max(struct grad_ctx *c, struct err *err)
+{
+    return back_window(c, POOL_MAX, err);
+}
+
+static int backward_average(struct grad_ctx *c, struct err *err)
+{
+    return back_window(c, POOL_AVERAGE, err);
+}
+
+static int backward_lp(struct grad_ctx *c, struct err *err)
+{
+    return back_window(c, POOL_NORM, err);
+}
+
+static int backward_global_max(struct grad_ctx *c, struct err *err)
+{
+    (void)err;
+    return back_global(c, POOL_MAX, 0);
+}
+
+static int backward_global_average(struct grad_ctx *c, struct err *err)
+{
+    (void)err;
+    return back_global(c, POOL_AVERAGE, 0);
+}
+
+static int backward_global_lp(struct grad_ctx *c, struct err *err)
+{
+    (void)err;
+    return back_global(c, POOL_NORM, norm_of(c->attrs, c->opset));
+}
+
+#define reads_max GRAD_READS_IN(0)
+#define reads_average 0
+#define reads_lp (GRAD_READS_IN(0) | GRAD_READS_OUT(0))
+#define reads_global_max reads_max
+#define reads_global_average reads_average
+#define reads_global_lp reads_lp
+#define GRADIENT(name) .backward = backward_##name, .grad_reads = reads_##name, .grad_assigns = true, .grad_inputs = 1u
+
 /* ---- rows ---- */
 static const struct op_sample max_samples[] = {
     {"f32[1,2,8,9]", "kernel_shape=2,2 strides=2,2"},
@@ -289,12 +374,12 @@ static const struct op_sample global_lp_samples[] = {{"f32[2,3,4,5]", NULL}, {"f
     {                                                                                                                  \
         .type = type_, .domain = "", .since = since_, .until = until_, .in_min = 1, .in_max = 1, .out_min = 1,         \
         .out_max = outputs, .attrs = table, .attrs_size = sizeof(struct pool_attrs), .infer = infer_##name,            \
-        .forward = forward_##name, __VA_ARGS__                                                                         \
+        .forward = forward_##name, GRADIENT(name), __VA_ARGS__                                                                         \
     }
 #define GLOBAL(type_, since_, until_, name, ...)                                                                       \
     {                                                                                                                  \
         .type = type_, .domain = "", .since = since_, .until = until_, .in_min = 1, .in_max = 1, .out_min = 1,         \
-        .out_max = 1, .infer = infer_##name, .forward = forward_##name, __VA_ARGS__                                    \
+        .out_max = 1, .infer = infer_##name, .forward = forward_##name, GRADIENT(name), __VA_ARGS__                                    \
     }
 #define MAX_DOC .doc = "Maximum over sliding windows.", .quant = {QUANT_PASS}
 #define AVERAGE_DOC .doc = "Average over sliding windows.", .quant = {QUANT_OUTPUT}

@@ -73,3 +73,126 @@ void quantize_sums(struct pool *pool, struct requantize *q)
 {
     op_parallel(pool, q->rows, i64_max(1, 16384 / i64_max(q->n, 1)), rows, q);
 }
+
+int quantize_want_8bit(const struct infer_ctx *c, int i, struct err *err)
+{
+    const enum dtype d = op_dtype(c, i);
+    if (d == DTYPE_NONE || d == DTYPE_INT8 || d == DTYPE_UINT8)
+        return 0;
+    return err_set(err, ERR_OPERATOR, "input #%d is %s; only int8 and uint8 are supported", i, dtype_name(d));
+}
+
+static int check_single(const struct infer_ctx *c, int i, const char *what, struct err *err)
+{
+    char text[SHAPE_TEXT];
+    const struct shape *s = infer_shape(c, i);
+    if (!shape_known(s) || shape_count(s) == 1)
+        return 0;
+    return err_set(err, ERR_SHAPE, "input #%d, a %s, has shape %s; it must hold one value", i, what,
+                   shape_text(s, text));
+}
+
+int quantize_check_param(const struct infer_ctx *c, int scale, int zero, bool optional, struct err *err)
+{
+    if (!infer_has(c, scale) || (!optional && !infer_has(c, zero)))
+        return err_set(err, ERR_MODEL, "input #%d is missing; it is required", infer_has(c, scale) ? zero : scale);
+    if (op_dtype(c, scale) != DTYPE_NONE && op_dtype(c, scale) != DTYPE_FLOAT)
+        return err_set(err, ERR_MODEL, "input #%d, a scale, is %s; it must be float32", scale,
+                       dtype_name(op_dtype(c, scale)));
+    if (check_single(c, scale, "scale", err) < 0)
+        return -1;
+    if (!infer_has(c, zero))
+        return 0;
+    return quantize_want_8bit(c, zero, err) < 0 ? -1 : check_single(c, zero, "zero point", err);
+}
+
+struct q8 quantize_param(const struct run_ctx *c, int scale, int zero, enum dtype dtype)
+{
+    const struct tensor *z = run_in(c, zero);
+    return (struct q8){.scale = tensor_f32(c->in[scale])[0],
+                       .zero = z ? (int32_t)dtype_get_i64(z->dtype, z->data, 0) : 0,
+                       .is_signed = dtype == DTYPE_INT8};
+}
+
+struct map_job {
+    const uint8_t *table, *x;
+    uint8_t *y;
+};
+
+static void map_piece(void *arg, int64_t begin, int64_t end)
+{
+    const struct map_job *k = arg;
+    q8_map(k->table, k->x + begin, k->y + begin, end - begin);
+}
+
+void quantize_map(struct pool *pool, const uint8_t table[256], const void *x, void *y, int64_t n)
+{
+    struct map_job k = {table, x, y};
+    op_parallel(pool, n, 1 << 16, map_piece, &k);
+}
+
+/* Clamped first (NaN to the low bound), then rounded by the 2^23 trick: exact because the bounds are small. */
+#define DEFINE_QUANTIZE(name, T, least, most)                                                                          \
+    KERNEL_CLONES static void name(const float *restrict x, T *restrict y, int64_t n, float scale, float zero)         \
+    {                                                                                                                  \
+        for (int64_t i = 0; i < n; i++) {                                                                              \
+            float v = x[i] / scale;                                                                                    \
+            v = v > (least)-zero ? v : (least)-zero;                                                                   \
+            v = v < (most)-zero ? v : (most)-zero;                                                                     \
+            y[i] = (T)((int32_t)(v + 12582912.0f - 12582912.0f) + (int32_t)zero);                                      \
+        }                                                                                                              \
+    }
+DEFINE_QUANTIZE(line_i8, int8_t, -128.0f, 127.0f)
+DEFINE_QUANTIZE(line_u8, uint8_t, 0.0f, 255.0f)
+
+void quantize_line(const struct q8 *q, const float *x, void *y, int64_t n)
+{
+    if (q->is_signed)
+        line_i8(x, y, n, q->scale, (float)q->zero);
+    else
+        line_u8(x, y, n, q->scale, (float)q->zero);
+}
+
+KERNEL_CLONES static void range_of(const float *restrict x, int64_t n, float *restrict low, float *restrict high)
+{
+    float least[8] = {0}, most[8] = {0};
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int j = 0; j < 8; j++) {
+            least[j] = x[i + j] < least[j] ? x[i + j] : least[j];
+            most[j] = x[i + j] > most[j] ? x[i + j] : most[j];
+        }
+    for (; i < n; i++) {
+        least[0] = x[i] < least[0] ? x[i] : least[0];
+        most[0] = x[i] > most[0] ? x[i] : most[0];
+    }
+    for (int j = 0; j < 8; j++) {
+        *low = least[j] < *low ? least[j] : *low;
+        *high = most[j] > *high ? most[j] : *high;
+    }
+}
+
+struct dynamic_job {
+    const struct q8 *q;
+    const float *x;
+    uint8_t *y;
+};
+
+static void dynamic_piece(void *arg, int64_t begin, int64_t end)
+{
+    const struct dynamic_job *k = arg;
+    quantize_line(k->q, k->x + begin, k->y + begin, end - begin);
+}
+
+void quantize_dynamic(struct pool *pool, const float *x, int64_t n, uint8_t *y, struct q8 *param)
+{
+    float low = 0, high = 0;
+
+    range_of(x, n, &low, &high);
+    *param = (struct q8){.scale = low == high ? 1 : (high - low) / 255};
+    const float zero = nearbyintf(-low / param->scale);
+    param->zero = (int32_t)(zero > 0 ? (zero < 255 ? zero : 255) : 0);
+    struct dynamic_job k = {param, x, y};
+    if (y)
+        op_parallel(pool, n, 1 << 15, dynamic_piece, &k);
+}

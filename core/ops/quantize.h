@@ -4,6 +4,7 @@
 #ifndef PARED_OPS_QUANTIZE_H
 #define PARED_OPS_QUANTIZE_H
 
+#include "core/kernels/q8.h"
 #include "core/ops/op_util.h"
 
 /* Zero points of an integer tensor as int32; all must be in the type's range (they are, being of it). NULL tensor:
@@ -22,5 +23,21 @@ struct requantize {
     int64_t rows, cycle, n;
 };
 void quantize_sums(struct pool *pool, struct requantize *q);
+
+
+/* ---- one scale and one zero point for a whole 8-bit tensor ---- */
+/* Input i is int8 or uint8, or not known. */
+int quantize_want_8bit(const struct infer_ctx *c, int i, struct err *err);
+/* Inputs `scale` (float32) and `zero` (8 bits, may be absent where `optional`) hold one value each. */
+int quantize_check_param(const struct infer_ctx *c, int scale, int zero, bool optional, struct err *err);
+/* The pair for values of `dtype`; an absent zero point is 0. */
+struct q8 quantize_param(const struct run_ctx *c, int scale, int zero, enum dtype dtype);
+/* uint8 from floats by their own range, widened to hold 0: *param gets (max - min) / 255 and its zero point. y may be
+ * NULL when only the parameters count. */
+void quantize_dynamic(struct pool *pool, const float *x, int64_t n, uint8_t *y, struct q8 *param);
+/* n floats that share a scale, to 8 bits: saturate(round_half_even(x / scale) + zero). NaN gives the lowest value. */
+void quantize_line(const struct q8 *q, const float *x, void *y, int64_t n);
+/* y = table[x] for a whole tensor of bytes. */
+void quantize_map(struct pool *pool, const uint8_t table[256], const void *x, void *y, int64_t n);
 
 #endif

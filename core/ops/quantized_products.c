@@ -18,14 +18,6 @@ struct conv_attrs {
 static const struct op_attr conv_attrs[] = {
     SLIDING_ATTRS(conv_attrs), {OP_ATTR(conv_attrs, group), .kind = OP_INT, .def = 1}, {NULL}};
 
-static int want_8bit(const struct infer_ctx *c, int i, struct err *err)
-{
-    const enum dtype d = op_dtype(c, i);
-    if (d == DTYPE_NONE || d == DTYPE_INT8 || d == DTYPE_UINT8)
-        return 0;
-    return err_set(err, ERR_OPERATOR, "input #%d is %s; only int8 and uint8 are supported", i, dtype_name(d));
-}
-
 /* ---- matmul ---- */
 /* Where the operands stand: MatMulInteger (A, B, a_zero, b_zero), QLinearMatMul (a, a_scale, a_zero, b, b_scale,
  * b_zero, ...). */
@@ -44,7 +36,7 @@ static int check_line(const struct infer_ctx *c, int i, const char *name, const 
 
 static int check_matmul(const struct infer_ctx *c, const struct places *p, struct shape *out, struct err *err)
 {
-    if (want_8bit(c, p->a, err) < 0 || want_8bit(c, p->b, err) < 0)
+    if (quantize_want_8bit(c, p->a, err) < 0 || quantize_want_8bit(c, p->b, err) < 0)
         return -1;
     const struct shape *a = infer_shape(c, p->a), *b = infer_shape(c, p->b);
     if (matmul_output(a, b, out, err) < 0 || check_line(c, p->a_zero, "a_zero_point", a, 2, err) < 0 ||
@@ -73,7 +65,7 @@ static int infer_matmul_integer(struct infer_ctx *c, struct err *err)
 static int infer_qlinear_matmul(struct infer_ctx *c, struct err *err)
 {
     struct shape out;
-    if (op_need(c, 8, err) < 0 || check_matmul(c, &qlinear_places, &out, err) < 0 || want_8bit(c, 7, err) < 0 ||
+    if (op_need(c, 8, err) < 0 || check_matmul(c, &qlinear_places, &out, err) < 0 || quantize_want_8bit(c, 7, err) < 0 ||
         quantize_check_count(c, 6, "y_scale", 1, err) < 0 || quantize_check_count(c, 7, "y_zero_point", 1, err) < 0)
         return -1;
     infer_out(c, 0, c->in[7]->dtype, &out);
@@ -213,7 +205,7 @@ static int check_conv(const struct infer_ctx *c, int xi, int wi, struct shape *o
     struct conv cv;
 
     *out = SHAPE_UNKNOWN;
-    if (want_8bit(c, xi, err) < 0 || want_8bit(c, wi, err) < 0 || sliding_rank(c, xi, err) < 0 ||
+    if (quantize_want_8bit(c, xi, err) < 0 || quantize_want_8bit(c, wi, err) < 0 || sliding_rank(c, xi, err) < 0 ||
         sliding_rank(c, wi, err) < 0)
         return -1;
     const struct shape *x = infer_shape(c, xi), *w = infer_shape(c, wi);
@@ -244,7 +236,7 @@ static int infer_conv_integer(struct infer_ctx *c, struct err *err)
 static int infer_qlinear_conv(struct infer_ctx *c, struct err *err)
 {
     struct shape out;
-    if (op_need(c, 8, err) < 0 || check_conv(c, 0, 3, &out, err) < 0 || want_8bit(c, 7, err) < 0)
+    if (op_need(c, 8, err) < 0 || check_conv(c, 0, 3, &out, err) < 0 || quantize_want_8bit(c, 7, err) < 0)
         return -1;
     const int64_t channels = output_channels(c, 3);
     if (quantize_check_count(c, 1, "x_scale", 1, err) < 0 || quantize_check_count(c, 2, "x_zero_point", 1, err) < 0 ||
@@ -338,17 +330,17 @@ static void cost_qlinear_conv(const struct infer_ctx *c, struct op_cost *cost)
 static const struct op_sample matmul_integer_samples[] = {
     {"u8[3,5] u8[5,4]", NULL}, {"u8[2,3,5] !i8[5,4] u8[]=3 i8[]=1", NULL}, {NULL}};
 static const struct op_sample qlinear_matmul_samples[] = {
-    {"u8[3,5] f32[]=0.02 u8[]=3 !u8[5,4] f32[]=0.05 u8[]=4 f32[]=0.03 u8[]=10", NULL},
-    {"i8[2,3,5] f32[]=0.02 i8[]=3 !i8[5,4] f32[]=0.05 i8[]=4 f32[]=0.03 i8[]=10", NULL},
+    {"u8[3,5] f32[]=0.02 u8[]=3 !u8[5,4] f32[]=0.05 u8[]=4 f32[]=0.0317 u8[]=10", NULL},
+    {"i8[2,3,5] f32[]=0.02 i8[]=3 !i8[5,4] f32[]=0.05 i8[]=4 f32[]=0.0317 i8[]=10", NULL},
     {NULL}};
 static const struct op_sample conv_integer_samples[] = {
     {"u8[1,3,7,8] !u8[4,3,3,3] u8[]=3", "pads=1,1,1,1"},
     {"u8[2,4,7,8] !u8[6,2,3,3] u8[]=3 u8[]=2", "group=2 strides=2,2"},
     {NULL}};
 static const struct op_sample qlinear_conv_samples[] = {
-    {"u8[1,3,7,8] f32[]=0.02 u8[]=3 !i8[4,3,3,3] f32[4]=0.05,0.03,0.02,0.04 i8[4]=0,0,0,0 f32[]=0.03 u8[]=10 !i32[4]",
+    {"u8[1,3,7,8] f32[]=0.02 u8[]=3 !i8[4,3,3,3] f32[4]=0.05,0.03,0.02,0.04 i8[4]=0,0,0,0 f32[]=0.0317 u8[]=10 !i32[4]",
      "pads=1,1,1,1"},
-    {"u8[2,4,7,8] f32[]=0.02 u8[]=3 !u8[4,1,3,3] f32[]=0.05 u8[]=4 f32[]=0.03 u8[]=10", "group=4 strides=2,2"},
+    {"u8[2,4,7,8] f32[]=0.02 u8[]=3 !u8[4,1,3,3] f32[]=0.05 u8[]=4 f32[]=0.0317 u8[]=10", "group=4 strides=2,2"},
     {NULL}};
 
 OP_CLASS(matmul_integer) = {.type = "MatMulInteger",

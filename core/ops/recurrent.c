@@ -8,15 +8,17 @@
  *         h' = (1 - z) n + z h
  *   LSTM  gates i o f c: i, f = f(x W + h R + P c + b); c' = f c + i g(x Wc + h Rc + b); o = f(x Wo + h Ro + Po c' +
  *         b); h' = o h(c')
- * The product of all of X with W is one matrix product; the one with R is one a step. Steps beyond a sequence's
- * length give zeros in Y
- * and leave the state as it is. */
+ * The product of all of X with W is one matrix product, biases added; the one with R is one a step, over a weight that
+ * is packed first when several sequences share it. Gates are rows of floats and go through vector code. Steps beyond a
+ * sequence's length give zeros in Y and leave the state as it is. Two directions run side by side. */
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
 #include <strings.h>
 
 #include "core/kernels/gemm.h"
+#include "core/kernels/gemm_packed.h"
+#include "core/kernels/vmath.h"
 #include "core/ops/op_util.h"
 
 enum { FORWARD, REVERSE, BIDIRECTIONAL, MAX_GATES = 4, MAX_FUNCTIONS = 3 };
@@ -136,73 +138,164 @@ struct run {
     int64_t t, n, in, h, d; /* sizes */
     struct squash f[MAX_FUNCTIONS];
     const float *w, *r, *b, *p; /* of this direction; b, p may be NULL */
-    float *xw;                  /* [T N, G H] */
-    float *hr;                  /* [N, G H] of this step */
+    float *xw;                  /* [T N, G H] with biases */
+    float *bias;                /* [G H] of both products; GRU's h gate without Rb when that is multiplied by r */
+    float *packed;              /* r for gemm_packed.h, in the parts that are multiplied at once; NULL: r as it is */
+    float *hr;                  /* [N, G H] of this step, then the gates */
     float *state, *c, *reset;   /* [N, H] */
 };
 
-static float act(const struct run *u, int which, float x)
+static void add(float *restrict y, const float *restrict x, int64_t n)
 {
-    if (u->a->clip > 0)
-        x = fminf(fmaxf(x, -u->a->clip), u->a->clip);
-    return u->f[which].f(x, u->f[which].alpha, u->f[which].beta);
+    for (int64_t j = 0; j < n; j++)
+        y[j] += x[j];
+}
+static void add_product(float *restrict y, const float *restrict a, const float *restrict b, int64_t n)
+{
+    for (int64_t j = 0; j < n; j++)
+        y[j] += a[j] * b[j];
 }
 
-static float bias(const struct run *u, int gate, int64_t j, bool recurrent)
+static void squash(const struct squash *f, float *x, int64_t n)
 {
-    return u->b ? u->b[((recurrent ? u->cell->gates : 0) + gate) * u->h + j] : 0;
+    if (f->f == fn_sigmoid)
+        vmath_f32(VMATH_SIGMOID, x, n, x);
+    else if (f->f == fn_tanh)
+        vmath_f32(VMATH_TANH, x, n, x);
+    else
+        for (int64_t j = 0; j < n; j++)
+            x[j] = f->f(x[j], f->alpha, f->beta);
 }
 
-/* x W + h R + b of one gate, place j of sequence n; x and hr point at its G H sums. */
-static float gate_sum(const struct run *u, const float *x, const float *hr, int gate, int64_t j)
+/* A gate's function over n sums, which are clipped first. */
+static void gate(const struct run *u, int which, float *x, int64_t n)
 {
-    return x[gate * u->h + j] + hr[gate * u->h + j] + bias(u, gate, j, false) + bias(u, gate, j, true);
+    const float most = u->a->clip;
+    for (int64_t j = 0; most > 0 && j < n; j++)
+        x[j] = x[j] < -most ? -most : x[j] > most ? most : x[j];
+    squash(&u->f[which], x, n);
 }
 
+/* x: the G H sums of the input and biases for sequence n. */
 static void step_rnn(const struct run *u, const float *x, int64_t n)
 {
-    for (int64_t j = 0; j < u->h; j++)
-        u->state[n * u->h + j] = act(u, 0, gate_sum(u, x, u->hr + n * u->h, 0, j));
+    float *s = u->hr + n * u->h;
+    add(s, x, u->h);
+    gate(u, 0, s, u->h);
+    memcpy(u->state + n * u->h, s, (size_t)u->h * sizeof *s);
+}
+
+/* c' = f c + i g; g's place gets a copy */
+static void next_cell(float *restrict c, float *restrict g, const float *restrict f, const float *restrict i, int64_t h)
+{
+    for (int64_t j = 0; j < h; j++) {
+        c[j] = f[j] * c[j] + i[j] * g[j];
+        g[j] = c[j];
+    }
 }
 
 static void step_lstm(const struct run *u, const float *x, int64_t n)
 {
-    const float *hr = u->hr + n * 4 * u->h, *p = u->p;
-    for (int64_t j = 0, h = u->h; j < h; j++) {
-        float c = u->c[n * h + j];
-        float i = act(u, 0, gate_sum(u, x, hr, 0, j) + (p ? p[j] * c : 0));
-        float f = u->a->input_forget ? 1 - i : act(u, 0, gate_sum(u, x, hr, 2, j) + (p ? p[2 * h + j] * c : 0));
-        c = f * c + i * act(u, 1, gate_sum(u, x, hr, 3, j));
-        float o = act(u, 0, gate_sum(u, x, hr, 1, j) + (p ? p[h + j] * c : 0));
-        u->c[n * h + j] = c;
-        u->state[n * h + j] = o * u->f[2].f(c, u->f[2].alpha, u->f[2].beta);
+    const int64_t h = u->h;
+    const float *p = u->p;
+    float *i = u->hr + n * 4 * h, *o = i + h, *f = i + 2 * h, *g = i + 3 * h, *c = u->c + n * h, *state = u->state + n * h;
+
+    add(i, x, 4 * h);
+    if (p) {
+        add_product(i, p, c, h);
+        add_product(f, p + 2 * h, c, h);
     }
+    gate(u, 0, i, h);
+    for (int64_t j = 0; u->a->input_forget && j < h; j++)
+        f[j] = 1 - i[j];
+    if (!u->a->input_forget)
+        gate(u, 0, f, h);
+    gate(u, 1, g, h);
+    next_cell(c, g, f, i, h);
+    if (p)
+        add_product(o, p + h, c, h);
+    gate(u, 0, o, h);
+    squash(&u->f[2], g, h);
+    for (int64_t j = 0; j < h; j++)
+        state[j] = o[j] * g[j];
 }
 
-/* z into hr's place, then r h (linear_before_reset: everything) for the second product. */
+/* z and r in hr's place, and r h for the second product. */
 static void gru_gates(const struct run *u, const float *x, int64_t n)
 {
-    float *hr = u->hr + n * 3 * u->h;
-    for (int64_t j = 0, h = u->h; j < h; j++) {
-        float r = act(u, 0, gate_sum(u, x, hr, 1, j));
-        hr[j] = act(u, 0, gate_sum(u, x, hr, 0, j));
-        hr[h + j] = r;
-        u->reset[n * h + j] = r * u->state[n * h + j];
-    }
+    const int64_t h = u->h;
+    float *z = u->hr + n * 3 * h, *r = z + h, *reset = u->reset + n * h;
+    const float *state = u->state + n * h;
+    add(z, x, 2 * h);
+    gate(u, 0, z, 2 * h);
+    for (int64_t j = 0; j < h; j++)
+        reset[j] = r[j] * state[j];
 }
 
 static void step_gru(const struct run *u, const float *x, int64_t n)
 {
-    const float *hr = u->hr + n * 3 * u->h;
-    for (int64_t j = 0, h = u->h; j < h; j++) {
-        float z = hr[j], rec = hr[2 * h + j];
-        if (u->a->linear_before_reset)
-            rec = hr[h + j] * (rec + bias(u, 2, j, true));
-        else
-            rec += bias(u, 2, j, true);
-        float next = act(u, 1, x[2 * h + j] + bias(u, 2, j, false) + rec);
-        u->state[n * h + j] = (1 - z) * next + z * u->state[n * h + j];
+    const int64_t h = u->h;
+    float *z = u->hr + n * 3 * h, *r = z + h, *next = z + 2 * h, *state = u->state + n * h;
+    if (u->a->linear_before_reset) {
+        const float *b = u->b ? u->b + 5 * h : NULL;
+        for (int64_t j = 0; j < h; j++)
+            next[j] = r[j] * (next[j] + (b ? b[j] : 0));
     }
+    add(next, x + 2 * h, h);
+    gate(u, 1, next, h);
+    for (int64_t j = 0; j < h; j++)
+        state[j] = (1 - z[j]) * next[j] + z[j] * state[j];
+}
+
+/* The biases that are added to x W, all at once. */
+static void sum_biases(const struct run *u)
+{
+    const int64_t gh = u->cell->gates * u->h;
+    const bool apart = u->cell == &gru_cell && u->a->linear_before_reset;
+    for (int64_t j = 0; j < gh; j++)
+        u->bias[j] = u->b ? u->b[j] + (apart && j >= 2 * u->h ? 0 : u->b[gh + j]) : 0;
+}
+
+/* xw = X W^T + bias */
+static void input_product(const struct run *u, const float *x)
+{
+    enum { FEW = 4 };
+    const int64_t gh = u->cell->gates * u->h, rows = u->t * u->n;
+    if (rows >= FEW) {
+        const struct gemm_packed g = {.m = rows, .n = gh, .k = u->in, .a = x, .a_row = u->in, .a_col = 1, .b = u->w,
+                                      .b_row = 1, .b_col = u->in, .bias = u->bias, .c = u->xw, .c_row = gh};
+        gemm_packed_f32(u->pool, &g);
+        return;
+    }
+    const struct gemm g = gemm_plain(false, true, rows, gh, u->in);
+    gemm_f32(u->pool, &g, x, u->w, u->xw);
+    for (int64_t i = 0; i < rows; i++)
+        add(u->xw + i * gh, u->bias, gh);
+}
+
+/* Gates that are multiplied by the state at once; GRU's last one waits for r unless linear_before_reset. */
+static int64_t early_gates(const struct run *u)
+{
+    return u->cell == &gru_cell && !u->a->linear_before_reset ? 2 : u->cell->gates;
+}
+
+static int64_t packed_count(const struct run *u)
+{
+    int64_t early, late;
+    if (!gemm_packed_count(u->h, early_gates(u) * u->h, &early) ||
+        !gemm_packed_count(u->h, (u->cell->gates - early_gates(u)) * u->h, &late))
+        return -1;
+    return early + late;
+}
+
+static void pack_recurrent(const struct run *u)
+{
+    int64_t early;
+    const int64_t gates = early_gates(u), columns = gates * u->h;
+    if (!u->packed || !gemm_packed_count(u->h, columns, &early))
+        return;
+    gemm_pack_b(u->h, columns, u->r, 1, u->h, 1, u->packed);
+    gemm_pack_b(u->h, u->cell->gates * u->h - columns, u->r + columns * u->h, 1, u->h, 1, u->packed + early);
 }
 
 static int64_t row_of(const struct run *u, int64_t t, int64_t n)
@@ -216,19 +309,30 @@ static int64_t time_of(int64_t k, int64_t length, bool backward)
     return k >= length ? -1 : backward ? length - 1 - k : k;
 }
 
+/* hr's columns of the gates [from, from + gates) = state R^T. */
 static void product(const struct run *u, const float *state, int64_t from, int64_t gates)
 {
-    struct gemm g = gemm_plain(false, true, u->n, gates * u->h, u->h);
-    g.ldc = u->cell->gates * u->h;
-    gemm_f32(u->pool, &g, state, u->r + from * u->h * u->h, u->hr + from * u->h);
+    int64_t early = 0;
+    if (!u->packed) {
+        struct gemm g = gemm_plain(false, true, u->n, gates * u->h, u->h);
+        g.ldc = u->cell->gates * u->h;
+        gemm_f32(u->pool, &g, state, u->r + from * u->h * u->h, u->hr + from * u->h);
+        return;
+    }
+    if (from > 0 && !gemm_packed_count(u->h, from * u->h, &early))
+        return;
+    const struct gemm_packed g = {.m = u->n, .n = gates * u->h, .k = u->h, .a = state, .a_row = u->h, .a_col = 1,
+                                  .b = u->packed + early, .packed = true, .c = u->hr + from * u->h,
+                                  .c_row = u->cell->gates * u->h};
+    gemm_packed_f32(u->pool, &g);
 }
 
 static void run_direction(const struct run *u, bool backward, const int32_t *lengths, float *y, int64_t dir)
 {
     int64_t gh = u->cell->gates * u->h;
-    bool gru = u->cell == &gru_cell, late = gru && !u->a->linear_before_reset;
+    const bool gru = u->cell == &gru_cell, late = early_gates(u) < u->cell->gates;
     for (int64_t k = 0; k < u->t; k++) {
-        product(u, u->state, 0, late ? 2 : u->cell->gates);
+        product(u, u->state, 0, early_gates(u));
         for (int64_t n = 0; n < u->n && gru; n++) {
             int64_t t = time_of(k, lengths ? lengths[n] : u->t, backward);
             if (t >= 0)
@@ -376,69 +480,120 @@ static const float *weights_of(const struct tensor *t, int64_t dir, int64_t each
     return t ? tensor_f32(t) + dir * each : NULL;
 }
 
-static int run_one(struct run_ctx *c, struct run *u, int64_t dir, struct err *err)
+/* Sizes of the scratch of one direction, in floats. */
+struct parts {
+    int64_t xw, bias, packed, hr, state, total;
+};
+
+static bool parts_of(const struct run *u, struct parts *p)
 {
-    int64_t g = u->cell->gates, gh = g * u->h;
+    enum { UNIT = 16 }; /* floats: parts start on cache lines */
+    const struct shape sums = SHAPE(u->t, u->n, u->cell->gates, u->h), step = SHAPE(u->n, u->cell->gates, u->h),
+                       state = SHAPE(u->n, u->h);
+    *p = (struct parts){shape_count(&sums), u->cell->gates * u->h, u->n > 1 && u->t > 1 ? packed_count(u) : 0,
+                        shape_count(&step), shape_count(&state), 0};
+    int64_t *const each[] = {&p->xw, &p->bias, &p->packed, &p->hr, &p->state};
+    for (size_t i = 0; i < sizeof each / sizeof each[0]; i++) {
+        if (*each[i] < 0 || *each[i] > INT64_MAX / 64)
+            return false;
+        *each[i] = i64_ceil_div(*each[i], UNIT) * UNIT;
+        if (!i64_add(p->total, *each[i], &p->total))
+            return false;
+    }
+    return i64_add(p->total, 2 * p->state, &p->total); /* state, c, reset */
+}
+
+static void place(struct run *u, const struct parts *p, float *scratch)
+{
+    u->xw = scratch;
+    u->bias = u->xw + p->xw;
+    u->packed = p->packed ? u->bias + p->bias : NULL;
+    u->hr = u->bias + p->bias + p->packed;
+    u->state = u->hr + p->hr;
+    u->c = u->state + p->state;
+    u->reset = u->c + p->state;
+}
+
+/* What the task of a direction needs. */
+struct job {
+    struct run_ctx *c;
+    struct run run[2];
+};
+
+static void run_one(void *arg, int64_t dir, int lane)
+{
+    const struct job *job = arg;
+    struct run_ctx *c = job->c;
+    const struct run *u = &job->run[dir];
     const struct tensor *lens = run_in(c, 4), *h0 = run_in(c, 5), *c0 = u->cell->has_c ? run_in(c, 6) : NULL;
     struct tensor *y = run_out(c, 0), *yh = run_out(c, 1), *yc = u->cell->has_c ? run_out(c, 2) : NULL;
-    u->w = weights_of(c->in[1], dir, gh * u->in);
-    u->r = weights_of(c->in[2], dir, gh * u->h);
-    u->b = weights_of(run_in(c, 3), dir, 2 * gh);
-    u->p = u->cell->has_c ? weights_of(run_in(c, 7), dir, 3 * u->h) : NULL;
-    if (choose_functions(u, dir, err))
-        return -1;
-    size_t state_bytes = (size_t)(u->n * u->h) * sizeof(float);
+    const size_t state_bytes = (size_t)(u->n * u->h) * sizeof(float);
+
+    (void)lane;
     memset(u->state, 0, state_bytes);
     memset(u->c, 0, state_bytes);
+    memset(u->reset, 0, state_bytes);
     if (h0)
         copy_state(u, u->state, tensor_f32(h0), dir, true);
     if (c0)
         copy_state(u, u->c, tensor_f32(c0), dir, true);
-    struct gemm all = gemm_plain(false, true, u->t * u->n, gh, u->in);
-    gemm_f32(u->pool, &all, tensor_f32(c->in[0]), u->w, u->xw);
+    sum_biases(u);
+    pack_recurrent(u);
+    input_product(u, tensor_f32(c->in[0]));
     run_direction(u, u->a->direction == REVERSE || dir == 1, lens ? lens->data : NULL, y ? tensor_f32(y) : NULL, dir);
     if (yh)
         copy_state(u, u->state, tensor_f32(yh), dir, false);
     if (yc)
         copy_state(u, u->c, tensor_f32(yc), dir, false);
-    return 0;
+}
+
+static int prepare(struct run_ctx *c, struct run *u, int64_t dir, struct err *err)
+{
+    const int64_t gh = u->cell->gates * u->h;
+    u->w = weights_of(c->in[1], dir, gh * u->in);
+    u->r = weights_of(c->in[2], dir, gh * u->h);
+    u->b = weights_of(run_in(c, 3), dir, 2 * gh);
+    u->p = u->cell->has_c ? weights_of(run_in(c, 7), dir, 3 * u->h) : NULL;
+    return choose_functions(u, dir, err);
 }
 
 static int forward(struct run_ctx *c, struct err *err)
 {
+    enum { SMALL = 1 << 16 };
     const struct rnn_attrs *a = c->attrs;
     if (op_outputs(c, infer, err))
         return -1;
     const struct shape *x = &c->in[0]->shape;
-    struct run u = {.cell = cell_of(c->node->op_type),
-                    .a = a,
-                    .pool = c->pool,
-                    .t = x->dim[a->layout ? 1 : 0],
-                    .n = x->dim[a->layout ? 0 : 1],
-                    .in = x->dim[2],
-                    .h = c->in[2]->shape.dim[2],
-                    .d = n_directions(a)};
-    struct shape sums = SHAPE(u.t, u.n, u.cell->gates, u.h), step = SHAPE(u.n, u.cell->gates, u.h);
-    size_t sums_bytes, step_bytes, state_bytes = 0;
-    if (!dtype_bytes(DTYPE_FLOAT, shape_count(&sums), &sums_bytes) ||
-        !dtype_bytes(DTYPE_FLOAT, shape_count(&step), &step_bytes) ||
-        !dtype_bytes(DTYPE_FLOAT, u.n * u.h, &state_bytes) || shape_count(&sums) < 0)
+    const struct run u = {.cell = cell_of(c->node->op_type),
+                          .a = a,
+                          .pool = c->pool,
+                          .t = x->dim[a->layout ? 1 : 0],
+                          .n = x->dim[a->layout ? 0 : 1],
+                          .in = x->dim[2],
+                          .h = c->in[2]->shape.dim[2],
+                          .d = n_directions(a)};
+    struct job job = {c, {u, u}};
+    struct parts parts;
+    size_t bytes;
+    if (!parts_of(&u, &parts) || !dtype_bytes(DTYPE_FLOAT, parts.total, &bytes) || !size_mul(bytes, 2, &(size_t){0}))
         return err_set(err, ERR_MODEL_TOO_LARGE, "sums of %" PRId64 " steps are too large", u.t);
     if (check_lengths(run_in(c, 4), u.t, err))
         return -1;
-    u.xw = run_scratch(c, sums_bytes, err);
-    u.hr = run_scratch(c, step_bytes, err);
-    u.state = run_scratch(c, state_bytes, err);
-    u.c = run_scratch(c, state_bytes, err);
-    u.reset = run_scratch(c, state_bytes, err);
-    if (!u.xw || !u.hr || !u.state || !u.c || !u.reset)
+    float *scratch = run_scratch(c, bytes * (size_t)u.d, err);
+    if (!scratch)
         return -1;
-    memset(u.reset, 0, state_bytes);
     if (run_out(c, 0) && run_out(c, 0)->bytes)
         memset(run_out(c, 0)->data, 0, run_out(c, 0)->bytes);
-    for (int64_t dir = 0; dir < u.d; dir++)
-        if (run_one(c, &u, dir, err))
+    for (int64_t dir = 0; dir < u.d; dir++) {
+        place(&job.run[dir], &parts, scratch + dir * parts.total);
+        if (prepare(c, &job.run[dir], dir, err))
             return -1;
+    }
+    const double macs = (double)u.t * (double)u.n * (double)(u.cell->gates * u.h) * (double)(u.h + u.in);
+    if (u.d == 1)
+        run_one(&job, 0, 0);
+    else
+        pool_run(macs < SMALL ? NULL : c->pool, u.d, run_one, &job);
     return 0;
 }
 

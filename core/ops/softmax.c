@@ -6,7 +6,7 @@
  *            is read in order. */
 #include <math.h>
 
-#include "core/kernels/simd.h"
+#include "core/kernels/rows.h"
 #include "core/kernels/vmath.h"
 #include "core/ops/widen.h"
 
@@ -38,27 +38,6 @@ struct job {
     void *y;
     int64_t n, inner;
 };
-
-KERNEL_CLONES static float exp_row(const float *restrict x, float *restrict y, int64_t n, float shift)
-{
-    float lane[8] = {0};
-    for (int64_t i = 0; i < n; i++)
-        y[i] = vmath_exp(x[i] - shift);
-    for (int64_t i = 0; i < n; i++)
-        lane[i % 8] += y[i];
-    return ((lane[0] + lane[1]) + (lane[2] + lane[3])) + ((lane[4] + lane[5]) + (lane[6] + lane[7]));
-}
-
-/* A contiguous line of floats: the common case. */
-static void softmax_line(const float *x, float *y, int64_t n)
-{
-    float most = x[0];
-    for (int64_t i = 1; i < n; i++)
-        most = x[i] > most ? x[i] : most;
-    const float inverse = 1 / exp_row(x, y, n, most);
-    for (int64_t i = 0; i < n; i++)
-        y[i] *= inverse;
-}
 
 #define DEFINE_LINE(suffix, T, expT, logT)                                                                           \
     static void line_##suffix(enum mode mode, const T *x, T *y, int64_t n, int64_t step)                             \
@@ -93,7 +72,9 @@ static void lines_f32(void *arg, int64_t begin, int64_t end)
     for (int64_t i = begin; i < end; i++) {
         const int64_t at = i / k->inner * k->n * k->inner + i % k->inner;
         if (k->mode == SOFTMAX && k->inner == 1)
-            softmax_line((const float *)k->x + at, (float *)k->y + at, k->n);
+            row_softmax_f32((const float *)k->x + at, k->n, (float *)k->y + at);
+        else if (k->mode == LOG_SOFTMAX && k->inner == 1)
+            row_log_softmax_f32((const float *)k->x + at, k->n, (float *)k->y + at);
         else
             line_f32(k->mode, (const float *)k->x + at, (float *)k->y + at, k->n, k->inner);
     }
@@ -108,23 +89,28 @@ static void lines_f64(void *arg, int64_t begin, int64_t end)
     }
 }
 
+/* Values of a line, and how far apart they lie. */
+static void line_of(const struct shape *x, const struct softmax_attrs *a, int opset, int64_t *n, int64_t *inner)
+{
+    const int rank = x->rank, axis = rank == 0 ? 0 : a->axis == rank ? rank : shape_axis(x, a->axis);
+
+    *inner = 1;
+    *n = shape_product(x, axis, rank);
+    if (opset >= 13 && rank > 0) {
+        *n = x->dim[axis];
+        *inner = shape_product(x, axis + 1, rank);
+    }
+}
+
 static int run(struct run_ctx *c, enum mode mode, struct err *err)
 {
-    const struct softmax_attrs *a = c->attrs;
     const struct tensor *x = c->in[0];
     struct tensor *y = run_out(c, 0);
-    const int rank = x->shape.rank;
-    int axis = a->axis == rank ? rank : shape_axis(&x->shape, a->axis);
 
     if (!y || tensor_count(y) == 0)
         return 0;
-    if (rank == 0)
-        axis = 0;
-    struct job k = {.mode = mode, .x = x->data, .y = y->data, .inner = 1, .n = shape_product(&x->shape, axis, rank)};
-    if (c->opset >= 13 && rank > 0) {
-        k.n = x->shape.dim[axis];
-        k.inner = shape_product(&x->shape, axis + 1, rank);
-    }
+    struct job k = {.mode = mode, .x = x->data, .y = y->data};
+    line_of(&x->shape, c->attrs, c->opset, &k.n, &k.inner);
     const int64_t lines = tensor_count(x) / k.n;
     if (x->dtype == DTYPE_FLOAT)
         op_parallel(c->pool, lines, i64_max(1, 4096 / k.n), lines_f32, &k);
@@ -134,6 +120,63 @@ static int run(struct run_ctx *c, enum mode mode, struct err *err)
         return err_set(err, ERR_OPERATOR, "elements of type %s are not supported", dtype_name(x->dtype));
     return 0;
 }
+
+/* ---- backward: softmax dx = y (dy - sum of y dy), log softmax dx = dy - e^y sum of dy, over a line ---- */
+struct back {
+    enum mode mode;
+    const void *y, *dy;
+    void *dx;
+    int64_t n, inner;
+    bool add;
+};
+
+#define DEFINE_BACK(suffix, T, expT)                                                                                 \
+    static void back_##suffix(void *arg, int64_t begin, int64_t end)                                                 \
+    {                                                                                                                \
+        const struct back *k = arg;                                                                                  \
+        for (int64_t i = begin; i < end; i++) {                                                                      \
+            const int64_t at = i / k->inner * k->n * k->inner + i % k->inner, step = k->inner;                       \
+            const T *y = (const T *)k->y + at, *dy = (const T *)k->dy + at;                                          \
+            T *dx = (T *)k->dx + at;                                                                                 \
+            double total = 0;                                                                                        \
+            for (int64_t j = 0; j < k->n; j++)                                                                       \
+                total += k->mode == SOFTMAX ? (double)y[j * step] * (double)dy[j * step] : (double)dy[j * step];     \
+            const T sum = (T)total;                                                                                  \
+            for (int64_t j = 0; j < k->n; j++) {                                                                     \
+                const T v = y[j * step], d = dy[j * step], g = k->mode == SOFTMAX ? v * (d - sum) : d - expT(v) * sum; \
+                dx[j * step] = k->add ? dx[j * step] + g : g;                                                        \
+            }                                                                                                        \
+        }                                                                                                            \
+    }
+DEFINE_BACK(f32, float, vmath_exp)
+DEFINE_BACK(f64, double, exp)
+
+static int back(struct grad_ctx *c, enum mode mode)
+{
+    const struct tensor *dy = grad_of(c, 0);
+    struct tensor *dx = grad_wanted(c, 0);
+
+    if (!dy || !dx || tensor_count(dx) == 0)
+        return 0;
+    struct back k = {.mode = mode, .y = c->out[0]->data, .dy = dy->data, .dx = dx->data, .add = !c->assign[0]};
+    line_of(&dx->shape, c->attrs, c->opset, &k.n, &k.inner);
+    op_parallel(c->pool, tensor_count(dx) / k.n, i64_max(1, 4096 / k.n), dx->dtype == DTYPE_FLOAT ? back_f32 : back_f64, &k);
+    return 0;
+}
+
+static int backward_softmax(struct grad_ctx *c, struct err *err)
+{
+    (void)err;
+    return back(c, SOFTMAX);
+}
+
+static int backward_log_softmax(struct grad_ctx *c, struct err *err)
+{
+    (void)err;
+    return back(c, LOG_SOFTMAX);
+}
+
+#define GRADIENT(name) .backward = backward_##name, .grad_reads = GRAD_READS_OUT(0), .grad_assigns = true, .grad_inputs = 1u
 
 #define FORWARD(name, mode)                                                                                          \
     static int compute_##name(struct run_ctx *c, struct err *err) { return run(c, mode, err); }                      \
@@ -150,15 +193,15 @@ static const struct op_sample old_samples[] = {
 static const struct op_sample samples[] = {
     {"f32[2,3,40]", NULL}, {"f32[2,30,4]", "axis=1"}, {"f32[5,3]", "axis=0"}, {"f64[2,3]", NULL}, {NULL}};
 
-#define ROW(type_, since_, until_, table, name, doc_, cases)                                                         \
+#define ROW(type_, since_, until_, table, name, doc_, cases, ...)                                                         \
     {.type = type_, .domain = "", .since = since_, .until = until_, .doc = doc_, .in_min = 1, .in_max = 1,           \
      .out_min = 1,                                                                                                   \
      .out_max = 1, .attrs = table, .attrs_size = sizeof(struct softmax_attrs), .infer = infer,                       \
      .forward = forward_##name,                                                                                      \
-     .samples = cases}
-OP_CLASS(softmax_1) = ROW("Softmax", 1, 12, attrs_1, softmax, "e^x, scaled to sum 1.", old_samples);
-OP_CLASS(softmax_13) = ROW("Softmax", 13, 0, attrs_13, softmax, "e^x, scaled to sum 1.", samples);
-OP_CLASS(log_softmax_1) = ROW("LogSoftmax", 1, 12, attrs_1, log_softmax, "Logarithm of Softmax.", old_samples);
-OP_CLASS(log_softmax_13) = ROW("LogSoftmax", 13, 0, attrs_13, log_softmax, "Logarithm of Softmax.", samples);
-OP_CLASS(hardmax_1) = ROW("Hardmax", 1, 12, attrs_1, hardmax, "1 at the first maximum, 0 elsewhere.", old_samples);
-OP_CLASS(hardmax_13) = ROW("Hardmax", 13, 0, attrs_13, hardmax, "1 at the first maximum, 0 elsewhere.", samples);
+     .samples = cases, __VA_ARGS__}
+OP_CLASS(softmax_1) = ROW("Softmax", 1, 12, attrs_1, softmax, "e^x, scaled to sum 1.", old_samples, GRADIENT(softmax));
+OP_CLASS(softmax_13) = ROW("Softmax", 13, 0, attrs_13, softmax, "e^x, scaled to sum 1.", samples, GRADIENT(softmax));
+OP_CLASS(log_softmax_1) = ROW("LogSoftmax", 1, 12, attrs_1, log_softmax, "Logarithm of Softmax.", old_samples, GRADIENT(log_softmax));
+OP_CLASS(log_softmax_13) = ROW("LogSoftmax", 13, 0, attrs_13, log_softmax, "Logarithm of Softmax.", samples, GRADIENT(log_softmax));
+OP_CLASS(hardmax_1) = ROW("Hardmax", 1, 12, attrs_1, hardmax, "1 at the first maximum, 0 elsewhere.", old_samples, .backward = NULL);
+OP_CLASS(hardmax_13) = ROW("Hardmax", 13, 0, attrs_13, hardmax, "1 at the first maximum, 0 elsewhere.", samples, .backward = NULL);

@@ -118,7 +118,11 @@ int pipeline_open(struct pipeline *p, struct err *err)
     p->before.model = onnx_read_file(o->model_path, &read, err);
     if (!p->before.model || model_validate(p->before.model, err))
         return err_wrap(err, "%s: ", p->name);
-    engine_missing_ops(p->before.model, p->missing, sizeof p->missing);
+    struct missing_ops missing;
+    if (engine_missing_ops(p->before.model, &missing, err))
+        return -1;
+    missing_ops_text(&missing, p->missing, sizeof p->missing);
+    missing_ops_fini(&missing);
     return open_datasets(p, err);
 }
 

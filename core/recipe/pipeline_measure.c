@@ -139,13 +139,30 @@ static int make_probe(struct pipeline *p, struct err *err)
 
 static struct plan *new_plan(struct pipeline *p, const struct model *m, struct err *err)
 {
-    return plan_new(m, &(struct plan_opts){.pool = p->pool, .max_memory_bytes = p->o->max_memory_bytes}, err);
+    struct plan_opts opts = {.pool = p->pool, .max_memory_bytes = p->o->max_memory_bytes, .optimize = true};
+    return plan_new(m, &opts, err);
 }
 
-static void measure_cost(struct pipeline *p, struct subject *s)
+/* MACs and memory are those of the model node by node, as it stands in the file: what the engine fuses for its own speed
+ * says nothing about the model elsewhere. */
+static int measure_cost(struct pipeline *p, struct subject *s, struct err *err)
 {
-    if (!p->shapes_made_up)
-        facts_cost(&s->facts, s->plan);
+    const struct type *types;
+    if (p->shapes_made_up)
+        return 0;
+    struct plan_opts opts = {.pool = p->pool, .max_memory_bytes = p->o->max_memory_bytes};
+    struct plan *plan = plan_new(s->model, &opts, err);
+    struct shape *in = calloc((size_t)p->n_probe + 1, sizeof *in);
+    int rc = plan ? 0 : -1;
+    if (plan && !in)
+        rc = err_set(err, ERR_NOMEM, "no memory for shapes");
+    for (int i = 0; i < p->n_probe && !rc; i++)
+        in[i] = p->probe[i].shape;
+    if (!rc && plan_infer(plan, in, &types, NULL) == 0) /* it ran: what fails here is only the count's */
+        facts_cost(&s->facts, plan);
+    free(in);
+    plan_free(plan);
+    return rc;
 }
 
 /* A source that does not run on made-up inputs is no reason to refuse weights-only work; one that does not run on its
@@ -159,7 +176,8 @@ static int try_source(struct pipeline *p, struct err *err)
         if (check_labels(p, classes, err))
             return -1;
         p->runs = true;
-        measure_cost(p, &p->before);
+        if (measure_cost(p, &p->before, err))
+            return -1;
         if (p->shapes_made_up)
             pipeline_warn(p, "inputs have dimensions that the model does not fix and no dataset tells: MACs and peak "
                              "memory are not given, "
@@ -277,21 +295,26 @@ static int measure_latency(struct pipeline *p, struct err *err)
 
 int pipeline_measure_after(struct pipeline *p, struct err *err)
 {
-    char missing[sizeof p->missing] = "";
+    struct missing_ops missing;
     struct err why = {0};
     if (pipeline_tick(p, "verify", 0, 0, err) || measure_files(p, &p->after, err))
         return -1;
     if (!p->runs)
         return 0;
-    if (engine_missing_ops(p->after.model, missing, sizeof missing) > 0) {
+    if (engine_missing_ops(p->after.model, &missing, err))
+        return -1;
+    if (missing.count > 0) {
+        char text[600];
         pipeline_warn(
             p, "the result was not run, these operators are not supported: %s; its structure was verified instead",
-            missing);
+            missing_ops_text(&missing, text, sizeof text));
+        missing_ops_fini(&missing);
         return 0;
     }
     p->after.plan = new_plan(p, p->after.model, &why);
     if (!p->after.plan || run_probe(p, p->after.plan, NULL, &why))
         return err_set(err, is_fatal(&why) ? why.code : ERR_VERIFY, "the result does not run: %s", why.msg);
-    measure_cost(p, &p->after);
+    if (measure_cost(p, &p->after, err))
+        return -1;
     return compare(p, err) || measure_latency(p, err) ? -1 : 0;
 }

@@ -60,7 +60,7 @@ struct recipe_data {
 };
 struct recipe_given {
     struct recipe_data data[RECIPE_DATASETS];
-    const char *missing_ops; /* as of engine_missing_ops; NULL or "": the model runs */
+    const char *missing_ops; /* as of missing_ops_text; NULL or "": the model runs */
 };
 /* The dataset that the report is measured on and targets are judged on: eval_dataset, else dataset, else val_dataset.
  * -1: none is given. */

@@ -263,7 +263,9 @@ struct fidelity *evaluate_compare(const struct model *a, const struct model *b, 
                                   const struct evaluate_opts *opts, const struct evaluate_compare_opts *compare,
                                   struct err *err)
 {
-    struct plan_opts po = {.pool = opts ? opts->pool : NULL, .max_memory_bytes = opts ? opts->max_memory_bytes : 0};
+    struct plan_opts po = {.pool = opts ? opts->pool : NULL,
+                           .max_memory_bytes = opts ? opts->max_memory_bytes : 0,
+                           .optimize = !(compare && compare->layers)}; /* layers are observed: none may be fused away */
     struct compare c = {.ma = a, .mb = b};
     int rc = -1;
     if (!(c.a = plan_new(a, &po, err)) || !(c.b = plan_new(b, &po, err)) || start_compare(&c, err))

@@ -221,7 +221,8 @@ static int judge_batch(void *arg, const struct evaluate_batch *b, struct err *er
 struct task_metrics *evaluate_model(const struct model *m, struct dataset *ds, const struct evaluate_opts *opts,
                                     struct err *err)
 {
-    struct plan_opts po = {.pool = opts ? opts->pool : NULL, .max_memory_bytes = opts ? opts->max_memory_bytes : 0};
+    struct plan_opts po = {
+        .pool = opts ? opts->pool : NULL, .max_memory_bytes = opts ? opts->max_memory_bytes : 0, .optimize = true};
     struct plan *plan = plan_new(m, &po, err);
     struct judge j = {.metrics = plan ? task_metrics_new() : NULL};
     if (plan && !j.metrics)

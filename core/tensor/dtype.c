@@ -2,6 +2,7 @@
  * Conversions go through one loop per (source, destination) class: a loader and a storer a dtype, double or int64 in
  * between, with direct loops for the pairs that carry weights (float32 with float16, bfloat16, double). The small float
  * formats share one encoder and decoder driven by a row of {exponent bits, mantissa bits, bias, ...}. */
+#include "core/tensor/convert.h"
 #include "core/tensor/dtype.h"
 
 #include <math.h>
@@ -143,8 +144,8 @@ static unsigned small_max_code(const struct small_float *f)
 static unsigned small_nan(const struct small_float *f)
 {
     unsigned sign_bit = 1u << (f->exponent_bits + f->mantissa_bits);
-    if (f->no_nan)
-        return small_max_code(f);
+    if (f->no_nan) /* negative zero, as OCP's converters do */
+        return sign_bit;
     if (f->is_fnuz)
         return sign_bit;
     if (f->has_inf) /* quiet NaN */
@@ -419,17 +420,8 @@ static bool convert_fast(enum dtype to, void *dst, enum dtype from, const void *
     else if (from == DTYPE_BFLOAT16 && to == DTYPE_FLOAT)
         for (int64_t i = 0; i < n; i++)
             ((float *)dst)[i] = dtype_bf16_to_f32(u16[i]);
-    else if (from == DTYPE_FLOAT && to == DTYPE_DOUBLE)
-        for (int64_t i = 0; i < n; i++)
-            ((double *)dst)[i] = (double)f32[i];
-    else if (from == DTYPE_DOUBLE && to == DTYPE_FLOAT)
-        for (int64_t i = 0; i < n; i++)
-            ((float *)dst)[i] = (float)((const double *)src)[i];
-    else if (from == DTYPE_UINT8 && to == DTYPE_FLOAT)
-        for (int64_t i = 0; i < n; i++)
-            ((float *)dst)[i] = (float)((const uint8_t *)src)[i];
     else
-        return false;
+        return convert_array(to, dst, from, src, n);
     return true;
 }
 

@@ -5,12 +5,15 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 struct tbuf {
     atomic_int refs;
     void *data;
     size_t bytes;
     void (*release)(void *data, size_t bytes); /* NULL: data came from aligned_alloc */
+    bool mapped;
 };
 
 enum { ALIGN = 64 };
@@ -21,7 +24,7 @@ void tensor_set_limit(size_t bytes)
     max_bytes = bytes;
 }
 
-struct tbuf *tbuf_new(size_t bytes, struct err *err)
+static struct tbuf *new_bytes(size_t bytes, bool zeroed, struct err *err)
 {
     if (bytes > max_bytes) {
         err_set(err, ERR_MODEL_TOO_LARGE, "a tensor of %zu bytes is over the limit of %zu", bytes, max_bytes);
@@ -35,10 +38,16 @@ struct tbuf *tbuf_new(size_t bytes, struct err *err)
         err_set(err, ERR_NOMEM, "out of memory for a tensor of %zu bytes", bytes);
         return NULL;
     }
-    memset(data, 0, padded);
+    const size_t from = zeroed ? 0 : padded - ALIGN; /* at least what no element covers */
+    memset((char *)data + from, 0, padded - from);
     *buf = (struct tbuf){.data = data, .bytes = bytes};
     atomic_init(&buf->refs, 1);
     return buf;
+}
+
+struct tbuf *tbuf_new(size_t bytes, struct err *err)
+{
+    return new_bytes(bytes, true, err);
 }
 
 struct tbuf *tbuf_wrap(void *data, size_t bytes, void (*release)(void *data, size_t bytes), struct err *err)
@@ -51,6 +60,11 @@ struct tbuf *tbuf_wrap(void *data, size_t bytes, void (*release)(void *data, siz
     *buf = (struct tbuf){.data = data, .bytes = bytes, .release = release};
     atomic_init(&buf->refs, 1);
     return buf;
+}
+
+void tbuf_set_mapped(struct tbuf *buf)
+{
+    buf->mapped = true;
 }
 
 struct tbuf *tbuf_ref(struct tbuf *buf)
@@ -85,17 +99,27 @@ static int count_bytes(enum dtype dtype, const struct shape *shape, size_t *byte
     return 0;
 }
 
-int tensor_alloc(struct tensor *t, enum dtype dtype, const struct shape *shape, struct err *err)
+static int alloc(struct tensor *t, enum dtype dtype, const struct shape *shape, bool zeroed, struct err *err)
 {
     size_t bytes;
     *t = (struct tensor){0};
     if (count_bytes(dtype, shape, &bytes, err))
         return -1;
-    struct tbuf *buf = tbuf_new(bytes, err);
+    struct tbuf *buf = new_bytes(bytes, zeroed, err);
     if (!buf)
         return -1;
     *t = (struct tensor){dtype, *shape, buf->data, bytes, buf};
     return 0;
+}
+
+int tensor_alloc(struct tensor *t, enum dtype dtype, const struct shape *shape, struct err *err)
+{
+    return alloc(t, dtype, shape, true, err);
+}
+
+int tensor_alloc_raw(struct tensor *t, enum dtype dtype, const struct shape *shape, struct err *err)
+{
+    return alloc(t, dtype, shape, false, err);
 }
 
 void tensor_view(struct tensor *t, enum dtype dtype, const struct shape *shape, void *data, struct tbuf *buf)
@@ -244,6 +268,18 @@ int tensor_from_doubles(struct tensor *t, enum dtype dtype, const struct shape *
         return err_set(err, ERR_INTERNAL, "no conversion from double to %s", dtype_name(dtype));
     }
     return 0;
+}
+
+void tensor_release_pages(const struct tensor *t)
+{
+    const long page = sysconf(_SC_PAGESIZE);
+    if (!t->buf || !t->buf->mapped || !t->data || page <= 0)
+        return;
+    /* whole pages only: those at the ends hold neighbours too */
+    const uintptr_t mask = (uintptr_t)page - 1, from = ((uintptr_t)t->data + mask) & ~mask,
+                    to = ((uintptr_t)t->data + t->bytes) & ~mask;
+    if (from < to)
+        madvise((void *)from, to - from, MADV_DONTNEED);
 }
 
 void tensor_fini(struct tensor *t)

@@ -26,6 +26,8 @@ struct tensor {
 struct tbuf *tbuf_new(size_t bytes, struct err *err);
 /* Takes over `data`; `release(data, bytes)` is called when the last reference goes. */
 struct tbuf *tbuf_wrap(void *data, size_t bytes, void (*release)(void *data, size_t bytes), struct err *err);
+/* The bytes are a read-only private mapping of a file. */
+void tbuf_set_mapped(struct tbuf *buf);
 struct tbuf *tbuf_ref(struct tbuf *buf); /* NULL stays NULL */
 void tbuf_unref(struct tbuf *buf);
 void *tbuf_data(struct tbuf *buf);
@@ -35,6 +37,8 @@ void tensor_set_limit(size_t bytes);
 
 /* New zeroed tensor with its own buffer. Shape must be known. */
 int tensor_alloc(struct tensor *t, enum dtype dtype, const struct shape *shape, struct err *err);
+/* As tensor_alloc, but the bytes are whatever they are. */
+int tensor_alloc_raw(struct tensor *t, enum dtype dtype, const struct shape *shape, struct err *err);
 /* A view of `data` inside `buf` (which gains a reference; NULL: borrowed). */
 void tensor_view(struct tensor *t, enum dtype dtype, const struct shape *shape, void *data, struct tbuf *buf);
 /* Another reference to the same bytes. dst must be empty or zeroed. Borrowed data is shared as borrowed. */
@@ -50,6 +54,9 @@ double *tensor_doubles(const struct tensor *t);
 /* A new tensor of dtype `dtype` from doubles. */
 int tensor_from_doubles(struct tensor *t, enum dtype dtype, const struct shape *shape, const double *v,
                         struct err *err);
+/* The process may give the memory under these bytes back for now: those of a mapped file come back from it when they are
+ * read again. Does nothing for other bytes. */
+void tensor_release_pages(const struct tensor *t);
 void tensor_fini(struct tensor *t); /* drops the reference; t is zeroed */
 
 /* ---- lists ---- */

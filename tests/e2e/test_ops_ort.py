@@ -68,6 +68,11 @@ def by_formula(model, feeds):
         repeats = [1] * x.ndim
         repeats[int(rest[1])] = int(rest[0])
         return [np.tile(x, repeats)]
+    if node.op_type == "QLinearReduceMean":  # ONNX Runtime knows the schema and has no kernel
+        x_scale, x_zero, y_scale, y_zero = (r.astype(np.float32) for r in rest)
+        mean = ((x.astype(np.float32) - x_zero) * x_scale).mean(tuple(attrs["axes"]), keepdims=bool(attrs["keepdims"]))
+        bounds = np.iinfo(x.dtype)
+        return [np.clip(np.rint(mean / y_scale) + y_zero, bounds.min, bounds.max).astype(x.dtype)]
     fn = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Pow": np.power, "And": np.logical_and,
           "Or": np.logical_or, "Xor": np.logical_xor, "Equal": np.equal, "Greater": np.greater, "Less": np.less}[node.op_type]
     axis = attrs.get("axis", x.ndim - rest[0].ndim)

@@ -130,6 +130,8 @@ static double exact(const struct act *f, double x)
         return 0.5 * x * (1 + tanh(sqrt(2 / acos(-1)) * (x + 0.044715 * x * x * x)));
     case ACT_SOFTPLUS:
         return softplus(x);
+    case ACT_MISH:
+        return mish(x);
     default:
         return x;
     }

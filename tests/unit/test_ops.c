@@ -388,7 +388,8 @@ static void symbols_survive(void **state)
         int rank, opset;
     } cases[] = {
         {"Reshape", "f32[2,3,4] !i64[2]=0,-1", "", {DIM_SYMBOL(0), 12}, 2, 13},
-        {"Reshape", "f32[2,3,4] !i64[2]=-1,12", "", {DIM_UNKNOWN, 12}, 2, 13},
+        {"Reshape", "f32[2,3,4] !i64[2]=-1,12", "", {DIM_SYMBOL(0), 12}, 2, 13},
+        {"Reshape", "f32[2,3,4] !i64[2]=-1,6", "", {DIM_UNKNOWN, 6}, 2, 13},
         {"Reshape", "f32[2,3,4] !i64[3]=0,4,-1", "", {DIM_SYMBOL(0), 4, 3}, 3, 13},
         {"Flatten", "f32[2,3,4]", "", {DIM_SYMBOL(0), 12}, 2, 13},
         {"Transpose", "f32[2,3,4]", "perm=1,0,2", {3, DIM_SYMBOL(0), 4}, 3, 13},

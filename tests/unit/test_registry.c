@@ -80,7 +80,8 @@ static size_t field_size(enum op_attr_kind kind)
                                    [OP_TENSOR] = sizeof(void *),
                                    [OP_GRAPH] = sizeof(uint32_t),
                                    [OP_BOOL] = sizeof(bool),
-                                   [OP_ENUM] = sizeof(int)};
+                                   [OP_ENUM] = sizeof(int),
+                                   [OP_TYPE] = sizeof(void *)};
     return sizes[kind];
 }
 

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training step (forward, cross entropy, backward, SGD with momentum) against PyTorch on this CPU: alternating runs, the fastest of
+each. Usage: train_step.py [threads]. Needs build/tools/train_step, the shared models, and torch with onnx in this interpreter."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CASES = [("resnet20-cifar", 128, (3, 32, 32)), ("lenet5-mnist", 128, (1, 28, 28))]
+
+
+def torch_nets():
+    import torch
+    from torch import nn
+
+    class Block(nn.Module):
+        def __init__(self, c_in, c_out, stride):
+            super().__init__()
+            self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(c_out)
+            self.conv2 = nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
+            self.bn2 = nn.BatchNorm2d(c_out)
+            self.shortcut = nn.Sequential()
+            if stride != 1 or c_in != c_out:
+                self.shortcut = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
+
+        def forward(self, x):
+            y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+            return torch.relu(y + self.shortcut(x))
+
+    def resnet20():
+        layers = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+        for c_in, c_out, stride in [(16, 16, 1)] * 3 + [(16, 32, 2)] + [(32, 32, 1)] * 2 + [(32, 64, 2)] + [(64, 64, 1)] * 2:
+            layers.append(Block(c_in, c_out, stride))
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+    def lenet5():
+        return nn.Sequential(nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2), nn.Flatten(),
+                             nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10))
+
+    return {"resnet20-cifar": resnet20, "lenet5-mnist": lenet5}
+
+
+class Torch:
+    def __init__(self, name, batch, shape, threads):
+        import torch
+        torch.set_num_threads(threads)
+        torch.manual_seed(1)
+        self.torch = torch
+        self.net = torch_nets()[name]().train()
+        self.x = torch.randn(batch, *shape)
+        self.y = torch.randint(0, 10, (batch,))
+        self.sgd = torch.optim.SGD(self.net.parameters(), lr=0.01, momentum=0.9)
+
+    def best(self, n):
+        import time
+        best = 1e9
+        for _ in range(n):
+            start = time.perf_counter()
+            self.sgd.zero_grad()
+            self.torch.nn.functional.cross_entropy(self.net(self.x), self.y).backward()
+            self.sgd.step()
+            best = min(best, time.perf_counter() - start)
+        return best
+
+
+class Pared:
+    def __init__(self, name, batch, threads, shared):
+        self.process = subprocess.Popen([ROOT / "build/tools/train_step", shared / f"models/ours/{name}.onnx", str(batch), str(threads)],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def best(self, n):
+        self.process.stdin.write(f"{n}\n")
+        self.process.stdin.flush()
+        return float(self.process.stdout.readline())
+
+    def close(self):
+        self.process.communicate("stop\n")
+
+
+def measure(threads, shared, rounds=8, steps=3, say=lambda row: None):
+    """[{"model", "batch", "threads", "pared_ms", "torch_ms", "ratio"}]; torch_ms None where PyTorch is missing."""
+    rows = []
+    for name, batch, shape in CASES:
+        ours, peer = Pared(name, batch, threads, shared), None
+        try:
+            peer = Torch(name, batch, shape, threads)
+        except ImportError:
+            pass
+        best = [1e9, 1e9]
+        for _ in range(rounds):
+            best[0] = min(best[0], ours.best(steps))
+            if peer:
+                best[1] = min(best[1], peer.best(steps))
+        ours.close()
+        row = {"model": name, "batch": batch, "threads": threads, "pared_ms": best[0] * 1e3,
+               "torch_ms": best[1] * 1e3 if peer else None, "ratio": best[0] / best[1] if peer else None}
+        say(row)
+        rows.append(row)
+    return rows
+
+
+if __name__ == "__main__":
+    import os
+    shared = Path(os.environ.get("PARED_SHARED", ROOT.parent / "shared"))
+    measure(int(sys.argv[1]) if len(sys.argv) > 1 else 2, shared, say=lambda row: print(json.dumps(row), flush=True))
