@@ -10,7 +10,8 @@
 #include "core/base/clock.h"
 #include "core/base/file.h"
 #include "core/data/npz_write.h"
-#include "core/model/onnx_write.h"
+#include "core/model/onnx_value.h"
+#include "core/model/parameters.h"
 #include "core/stats/evaluate.h"
 
 static const char help[] =
@@ -61,7 +62,7 @@ static int keep_outputs(struct session *s, const struct evaluate_batch *b, struc
         int n = snprintf(path, sizeof path, "%s/output_%d.pb", s->o->outputs, i);
         if (n < 0 || (size_t)n >= sizeof path)
             return err_set(err, ERR_USAGE, "--outputs: the path is too long");
-        if (onnx_write_tensor_file(&b->out[i], name, path, err))
+        if (onnx_write_value_file(&b->out[i], name, path, err))
             return -1;
     }
     return 0;
@@ -111,6 +112,15 @@ static int print_result(const struct session *s, int64_t samples, double seconds
     return CLI_OK;
 }
 
+static void warn_nan(void *arg, const char *name, int64_t count)
+{
+    (void)arg;
+    fputs("pared: warning: weight '", stderr);
+    for (const char *c = name; *c; c++) /* a stranger's name may not drive the terminal */
+        fputc((unsigned char)*c < 32 || *c == 127 ? '?' : *c, stderr);
+    fprintf(stderr, "' holds %" PRId64 " NaN\n", count);
+}
+
 static int evaluate(const struct options *o, struct err *err)
 {
     struct session s = {.o = o};
@@ -119,7 +129,10 @@ static int evaluate(const struct options *o, struct err *err)
     struct dataset *ds = NULL;
     struct model *m = cli_read_model(o->model, err);
     struct pool *pool = m ? cli_pool(o->threads, err) : NULL;
-    if (!pool || !(s.plan = plan_new(m, &(struct plan_opts){.pool = pool, .max_memory_bytes = o->memory, .optimize = true}, err)))
+    if (m)
+        model_nan_weights(m, warn_nan, NULL);
+    struct plan_opts po = {.pool = pool, .max_memory_bytes = o->memory, .optimize = true};
+    if (!pool || !(s.plan = plan_new(m, &po, err)))
         goto out;
     if (!(ds = dataset_open(o->data, &(struct dataset_opts){.pool = pool}, err)))
         goto out;

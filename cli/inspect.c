@@ -13,6 +13,7 @@
 #include "core/base/utf8.h"
 #include "core/model/inspect.h"
 #include "core/model/onnx_read.h"
+#include "core/model/parameters.h"
 #include "core/model/validate.h"
 #include "core/report/facts.h"
 
@@ -60,13 +61,32 @@ static int add_files(const struct inspect_opts *opts, const struct model *m, str
     return rc;
 }
 
+/* Sentences about the model that are no reason to refuse it; at most some. */
+enum { MAX_WARNINGS = 20 };
+
+static void warn(void *arg, const char *sentence)
+{
+    json_t *warnings = arg;
+    if (json_array_size(warnings) < MAX_WARNINGS)
+        json_array_append_new(warnings, utf8_json(sentence));
+}
+
+static void warn_nan(void *arg, const char *name, int64_t count)
+{
+    char text[400];
+    snprintf(text, sizeof text, "weight '%.200s' holds %lld NaN", name, (long long)count);
+    warn(arg, text);
+}
+
 /* A plan with the shapes of batch 1, if the model runs and its other dimensions are fixed. NULL otherwise. */
-static struct plan *plan_of(const struct model *m)
+static struct plan *plan_of(const struct model *m, json_t *warnings)
 {
     struct plan *plan = plan_new(m, &(struct plan_opts){0}, NULL);
     int n = plan ? plan_n_inputs(plan) : 0;
     struct shape *in = calloc((size_t)n + 1, sizeof *in);
     const struct type *types;
+    if (plan && !plan_infer(plan, NULL, &types, NULL)) /* as declared: a batch of 1 might contradict more */
+        plan_contradictions(plan, warn, warnings);
     bool known = plan && in;
     for (int i = 0; known && i < n; i++) {
         const struct type *type = &m->values[plan_input(plan, i)].type;
@@ -109,19 +129,23 @@ int inspect_file(const struct inspect_opts *opts, struct inspect_result *result,
         .external_dir = opts->external_dir, .resolve = opts->resolve, .resolve_arg = opts->resolve_arg, .keep_unaligned = true};
     struct model *m = NULL;
     int rc = -1;
+    json_t *warnings = json_array();
     facts_init(&facts);
     *result = (struct inspect_result){0};
     if (hash_file(opts->path, sha256, err) || !(m = onnx_read_file(opts->path, &read, err)) || model_validate(m, err) ||
         add_files(opts, m, &facts, err))
         goto out;
     facts_weights(&facts, m);
+    model_nan_weights(m, warn_nan, warnings);
     if (engine_missing_ops(m, &missing, err))
         goto out;
     if (missing.count == 0)
-        plan = plan_of(m);
+        plan = plan_of(m, warnings);
     if (plan)
         facts_cost(&facts, plan);
     result->facts = facts_of(m, &facts, sha256, &missing);
+    if (result->facts && json_array_size(warnings))
+        json_object_set(result->facts, "warnings", warnings);
     result->layers = inspect_layers_json(m, plan);
     if (opts->graph)
         result->graph = model_graph_json(m, INSPECT_MAX_ROWS);
@@ -129,6 +153,7 @@ int inspect_file(const struct inspect_opts *opts, struct inspect_result *result,
              ? 0
              : err_set(err, ERR_NOMEM, "no memory for the answer");
 out:
+    json_decref(warnings);
     missing_ops_fini(&missing);
     plan_free(plan);
     model_free(m);
@@ -230,6 +255,11 @@ static void print_facts(const json_t *facts)
     putchar('\n');
     json_array_foreach (json_object_get(facts, "missing_operators"), i, v) {
         printf("%-16s ", i ? "" : "cannot run");
+        put(json_string_value(v));
+        putchar('\n');
+    }
+    json_array_foreach (json_object_get(facts, "warnings"), i, v) {
+        printf("%-16s ", i ? "" : "warning");
         put(json_string_value(v));
         putchar('\n');
     }

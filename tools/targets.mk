@@ -99,8 +99,16 @@ image: ## build the container image without a daemon, and start it once (root)
 	@tools/deps.sh image
 	tools/image.sh
 
-conformance: $(BUILD)/tools/conformance ## the ONNX backend tests of libonnx-testdata, counted (V=1: every failure; T=name for some)
-	@$< $(if $(V),-v) $(if $(T),$(T),-m 982)
+# the node tests that the onnx package generates itself, as files
+NODE_CASES := build/onnx-node-tests
+$(NODE_CASES)/VERSION: tests/tools/onnx_node_cases.py $(VENV)/ok
+	@$(VENV)/bin/python $< $(NODE_CASES)
+	@touch $@
+conformance: $(BUILD)/tools/conformance $(NODE_CASES)/VERSION ## the ONNX backend tests of libonnx-testdata and of the onnx package, counted (V=1: every failure; T=name for some)
+	@$(if $(T),$< $(if $(V),-v) $(T); $< $(if $(V),-v) -d $(NODE_CASES) $(T),$(VENV)/bin/python tests/tools/conformance.py $(if $(V),-v) $<)
+.PHONY: conformance-doc
+conformance-doc: $(BUILD)/tools/conformance $(NODE_CASES)/VERSION ## write docs/CONFORMANCE.md
+	@$(VENV)/bin/python tests/tools/conformance.py --write $<
 
 # the reader's test that lets every allocation fail in turn
 $(BUILD)/tests/test_onnx_chaos: LDFLAGS += -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Helpers sleep on a condition variable between loops and take tasks from a shared counter during one. After a loop they
- * spin for some tens of microseconds before sleeping, because a network is hundreds of short loops in a row.
- * Joining    A loop is open from start to the moment its tasks are all taken. A helper that comes while it is open counts
- *            itself in and is waited for; one that comes later finds it closed and is not. So the caller never waits for
- *            a helper that is still asleep, or that the system gave no core to. The helper raises `inside` before it
- *            reads `open`, the caller clears `open` before it reads `inside`: one of them sees the other. */
+ * Helpers sleep on a condition variable between loops and take tasks from a shared counter during one. After a loop
+ * they spin for some tens of microseconds before sleeping, because a network is hundreds of short loops in a row.
+ * Joining    A loop is open from start to the moment its tasks are all taken. A helper that comes while it is open
+ *            counts itself in and is waited for; one that comes later finds it closed and is not. So the caller never
+ *            waits for a helper that is still asleep, or that the system gave no core to. The helper raises `inside`
+ *            before it reads `open`, the caller clears `open` before it reads `inside`: one of them sees the other. */
 #include "core/base/pool.h"
 
 #include <pthread.h>

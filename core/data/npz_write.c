@@ -266,6 +266,8 @@ static struct member *find_member(const struct npz_writer *w, const char *name)
 int npz_rows(struct npz_writer *w, const char *name, const struct tensor *t, struct err *err)
 {
     struct member *m = find_member(w, name);
+    if (tensor_is_list(t))
+        return err_set(err, ERR_INVALID, "'%s' is a sequence or an optional, which an .npz file cannot hold", name);
     if (m ? check_piece(m, t, err) : !(m = add_member(w, name, t, err)))
         return -1;
     m->rows += t->shape.rank > 0 ? (uint64_t)t->shape.dim[0] : 1;

@@ -60,6 +60,12 @@ int plan_run(struct plan *plan, const struct tensor *in, struct tensor *out, con
 /* Infer types for given input shapes (NULL: as declared, symbolic dims stay). Fills types[n_values] (borrowed until
  * the next call). */
 int plan_infer(struct plan *plan, const struct shape *in, const struct type **types, struct err *err);
+/* Name or formula of a dim that is not a number ("batch", "2*H"), for the types of the last infer; NULL: it has none. */
+const char *plan_symbol(const struct plan *plan, int64_t dim);
+/* What value_info and graph outputs declare against the types of the last infer: each contradiction is said as a
+ * sentence. Inference is believed, declarations are not. Returns how many. */
+typedef void plan_sentence(void *arg, const char *sentence);
+int plan_contradictions(const struct plan *plan, plan_sentence *say, void *arg);
 /* Bytes of the activation slab, and the largest sum of live tensors (its lower bound), for the shapes of the last
  * run or infer. */
 size_t plan_slab_bytes(const struct plan *plan);

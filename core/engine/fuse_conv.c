@@ -139,12 +139,18 @@ static int read_pair(const struct node *n, const char *name, int rank, int64_t f
     return 0;
 }
 
+static const char *auto_pad_of(const struct node *n)
+{
+    const struct attr *a = node_attr(n, "auto_pad");
+    return a && a->type == ATTR_STRING && a->count == 1 ? a->strings->data : "NOTSET";
+}
+
 /* begin and end of two axes */
 static bool read_pads(const struct node *n, int rank, int64_t *pads)
 {
     const struct attr *a = node_attr(n, "pads");
     memset(pads, 0, 4 * sizeof *pads);
-    if (!a || a->count == 0)
+    if (!a || a->count == 0 || strcmp(auto_pad_of(n), "NOTSET") != 0)
         return true;
     if (a->type != ATTR_INTS || a->count != 2 * rank)
         return false;
@@ -153,12 +159,6 @@ static bool read_pads(const struct node *n, int rank, int64_t *pads)
         pads[4 - rank + i] = a->ints[rank + i];
     }
     return true;
-}
-
-static const char *auto_pad_of(const struct node *n)
-{
-    const struct attr *a = node_attr(n, "auto_pad");
-    return a && a->type == ATTR_STRING && a->count == 1 ? a->strings->data : "NOTSET";
 }
 
 /* A Pad with zeros of the two spatial axes goes into the convolution's own padding. */
@@ -355,7 +355,7 @@ static void take_activation(const struct fuse *f, struct found *c)
 }
 
 /* ---- weights ---- */
-/* The weight of merged groups: [c_out, merged * channels of a group, kernel], zero outside of the output's own group. */
+/* The weight of merged groups: [c_out, merged * channels of a group, kernel], zero outside the output's own group. */
 static float *spread(const struct found *c, const float *w, struct err *err)
 {
     const int64_t taps = c->cv.kernel[0] * c->cv.kernel[1], in = c->cv.c_in / c->cv.groups, own = in / c->merged;

@@ -28,8 +28,8 @@ uint32_t fuse_new_twin(struct fuse *f, uint32_t value, struct err *err);
 uint32_t fuse_add(struct fuse *f, const char *op_type, const uint32_t *in, int n_in, uint32_t out, struct err *err);
 /* The node goes; its outputs have no maker any more. Takes no time that grows with the graph. */
 void fuse_drop(struct fuse *f, uint32_t node);
-/* [count] floats as an initializer, [blocks * 8] zero-padded (or padded with `rest`), of this rank with the blocks' axis at
- * place 1 and the lanes last (rank 1: all in one axis). */
+/* [count] floats as an initializer of whole blocks, the lanes beyond them `rest`: [blocks * 8] of rank 1, or
+ * [1, blocks, 1, 1, 8] of rank 5. */
 uint32_t fuse_channels(struct fuse *f, const char *name, const float *v, int64_t count, float rest, int rank,
                        struct err *err);
 

@@ -69,8 +69,8 @@ static int move_unary(struct fuse *f, uint32_t node, struct err *err)
     return move(f, node, in, n->n_input, err);
 }
 
-/* A constant that broadcasts against an image of this many channels and rank: one number, or one a channel. The value to
- * use instead; VALUE_NONE with *fits false: it is another constant. */
+/* A constant that broadcasts against an image of this many channels and rank: one number, or one a channel. The value
+ * to use instead; VALUE_NONE with *fits false: it is another constant. */
 static uint32_t blocked_constant(struct fuse *f, uint32_t value, const struct shape *image, float rest, bool *fits,
                                  struct err *err)
 {

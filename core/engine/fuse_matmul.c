@@ -102,8 +102,8 @@ static bool extend(struct product *p)
     if (node_is(n, "Add") && plain) {
         const uint32_t other = fuse_other(n, out);
         if (!add_columns(p, other, 1)) {
-            if (other == VALUE_NONE || p->residual != VALUE_NONE || value_const(o->m, other) || !fuse_is_f32(o, other) ||
-                !fuse_same_shape(o, other, out))
+            if (other == VALUE_NONE || p->residual != VALUE_NONE || value_const(o->m, other) ||
+                !fuse_is_f32(o, other) || !fuse_same_shape(o, other, out))
                 return false;
             p->residual = other;
         }
@@ -142,7 +142,8 @@ static int pack_weight(struct product *p, uint32_t *value, struct err *err)
         }
     }
     if (!gemm_packed_count(p->k, p->n, &count))
-        return err_set(err, ERR_MODEL_TOO_LARGE, "a weight of %lld x %lld is too large", (long long)p->k, (long long)p->n);
+        return err_set(err, ERR_MODEL_TOO_LARGE, "a weight of %lld x %lld is too large", (long long)p->k,
+                       (long long)p->n);
     if (tensor_alloc(&t, DTYPE_FLOAT, &SHAPE(count / GEMM_PANEL / p->k, p->k, GEMM_PANEL), err))
         return -1;
     gemm_pack_b(p->k, p->n, p->weight->data, b_row, b_col, p->alpha, t.data);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * fuse_patterns.c - functions that exporters write out in small nodes become one node again, for float32.
  *
- * Activations  f(x) = k x t(p(x)) with t one of 1 + erf, 1 + tanh, sigmoid, clip, and p a polynomial of degree 3 at
- *              most: GELU in both forms, SiLU, hard swish. The polynomial is worked out from whatever order of Mul, Add,
- *              Sub, Div, Pow and Neg the exporter chose, so every spelling of a formula is the same to us. Which value x
- *              is is found by trying those that the polynomial is made from.
+ * Activations  f(x) = k x t(p(x)) with t one of 1 + erf, 1 + tanh, sigmoid, clip, and p a polynomial of degree 3
+ *              at most: GELU in both forms, SiLU, hard swish. The polynomial is worked out from whatever order of Mul,
+ *              Add, Sub, Div, Pow and Neg the exporter chose, so every spelling of a formula is the same to us. Which
+ *              value x is is found by trying those that the polynomial is made from.
  * Also         hard sigmoid as clip(x + 3, 0, 6) / 6, Mish as x tanh(softplus(x)), and LayerNormalization as
  *              (x - mean) / sqrt(variance + epsilon) with scale and bias over the last axis. */
 #include <math.h>
@@ -325,7 +325,8 @@ static uint32_t column_constant(const struct optimize *o, uint32_t y, const char
         return VALUE_NONE;
     const uint32_t other = fuse_other(&o->m->nodes[*reader], y);
     const struct tensor *t = other == VALUE_NONE ? NULL : value_const(o->m, other);
-    if (!t || t->dtype != DTYPE_FLOAT || t->shape.rank != 1 || rank < 1 || t->shape.dim[0] != o->type[y].shape.dim[rank - 1])
+    if (!t || t->dtype != DTYPE_FLOAT || t->shape.rank != 1 || rank < 1 ||
+        t->shape.dim[0] != o->type[y].shape.dim[rank - 1])
         return VALUE_NONE;
     return other;
 }

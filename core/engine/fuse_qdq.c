@@ -123,6 +123,16 @@ static int put(struct optimize *o, const struct quantized *q, uint32_t *in, stru
     return in[2] == VALUE_NONE ? -1 : 0;
 }
 
+/* A dead row in its place; the driver closes the list. */
+static void drop(struct model *m, uint32_t id)
+{
+    struct node *n = &m->nodes[id];
+    for (int i = 0; i < n->n_output; i++)
+        if (n->output[i] != VALUE_NONE && m->values[n->output[i]].producer == id)
+            m->values[n->output[i]].producer = NODE_NONE;
+    n->op_type = NULL;
+}
+
 struct replacement {
     const char *type, *domain;
     const uint32_t *in;
@@ -139,9 +149,9 @@ static uint32_t replace(struct optimize *o, uint32_t old, const struct replaceme
     const int n_attr = m->nodes[old].n_attr;
     const char *name = m->nodes[old].name;
 
-    model_remove_node(m, old);
+    drop(m, old);
     if (r->quant != NODE_NONE)
-        model_remove_node(m, r->quant);
+        drop(m, r->quant);
     if (strcmp(r->domain, MICROSOFT) == 0 && model_opset(m, MICROSOFT) == 0)
         model_set_opset(m, MICROSOFT, 1);
     const uint32_t id = model_add_node(m, 0, r->type, r->domain, name, r->in, r->n_in, &out, 1);
@@ -364,7 +374,7 @@ static int move_integers(struct optimize *o, uint32_t id, int data, struct err *
     for (int i = 0; i < n_out; i++) {
         const uint32_t out = m->nodes[quant[i]].output[0];
         m->values[m->nodes[id].output[i]].producer = NODE_NONE;
-        model_remove_node(m, quant[i]);
+        drop(m, quant[i]);
         m->nodes[id].output[i] = out;
         m->values[out].producer = id;
         m->values[out].slot = i;
@@ -447,8 +457,7 @@ static const struct rule {
 
 int fuse_qdq(struct optimize *o, struct err *err)
 {
-    const struct graph *g = model_main(o->m);
-    const int n_nodes = g->n_nodes;
+    const int n_nodes = model_main(o->m)->n_nodes; /* new ones are appended */
 
     for (int i = 0; i < n_nodes; i++) {
         const uint32_t id = model_main(o->m)->nodes[i];

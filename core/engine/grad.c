@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Life cycle of a gradient plan: see grad.h. The model is cloned (weights shared) and every parameter becomes a graph input of the
- * clone: so the plan folds nothing that depends on it, without knowing anything of training. */
+ * Life cycle of a gradient plan: see grad.h. The model is cloned (weights shared) and every parameter becomes a
+ * graph input of the clone: so the plan folds nothing that depends on it, without knowing anything of training. */
 #include "core/engine/grad.h"
 
 #include <stdlib.h>
@@ -10,6 +10,7 @@
 #include "core/engine/grad_plan.h"
 
 #define DEFAULT_MEMORY ((size_t)16 << 30)
+#define LEAST_SCRATCH ((size_t)64 << 20)
 
 static int declare_input(struct model *m, uint32_t value, struct err *err)
 {
@@ -60,7 +61,8 @@ static int take_lists(struct grad *g, const struct model *m, const struct grad_o
         if (g->leaf_of[v] >= 0)
             return err_set(err, ERR_INVALID, "the gradient of '%s' is wanted twice", m->values[v].name);
         if (i < params && (!w || (w->tensor.dtype != DTYPE_FLOAT && w->tensor.dtype != DTYPE_DOUBLE)))
-            return err_set(err, ERR_INVALID, "'%s' cannot be a parameter: it is %s; float32 or float64 initializers can",
+            return err_set(err, ERR_INVALID,
+                           "'%s' cannot be a parameter: it is %s; float32 or float64 initializers can",
                            m->values[v].name, w ? dtype_name(w->tensor.dtype) : "not an initializer");
         if (i >= params && (w || !value_is_graph_input(m, v)))
             return err_set(err, ERR_INVALID, "'%s' is not an input of the graph", m->values[v].name);
@@ -135,7 +137,8 @@ struct grad *grad_new(const struct model *m, const struct grad_opts *opts, struc
     g->plan = plan_new(g->m, &plan_opts, err);
     if (!g->plan || make_tables(g, err))
         goto fail;
-    g->host = (struct plan_host){.model = g->plan->m, .pool = opts->pool, .limit = g->opts.max_memory_bytes};
+    const size_t scratch = g->opts.max_memory_bytes > LEAST_SCRATCH ? g->opts.max_memory_bytes : LEAST_SCRATCH;
+    g->host = (struct plan_host){.model = g->plan->m, .pool = opts->pool, .limit = scratch};
     return g;
 fail:
     grad_free(g);
@@ -177,17 +180,50 @@ void grad_free(struct grad *g)
     free(g);
 }
 
-int grad_n_feeds(const struct grad *g) { return g->n_feed; }
-uint32_t grad_feed(const struct grad *g, int i) { return g->feed[i]; }
-int grad_n_outputs(const struct grad *g) { return g->plan->n_output; }
-const struct tensor *grad_output(const struct grad *g, int i) { return &g->slot[g->plan->output[i]]; }
-struct tensor *grad_seed(struct grad *g, int i) { return g->seed_place[i] != PLACE_NONE ? &g->seed[i] : NULL; }
-struct tensor *grad_param_value(struct grad *g, int i) { return &g->leaf[i].data; }
-const struct tensor *grad_param_gradient(const struct grad *g, int i) { return &g->leaf[i].sum; }
-const struct tensor *grad_input_gradient(const struct grad *g, int i) { return &g->leaf[g->opts.n_params + i].sum; }
-void grad_set_training(struct grad *g, bool training) { g->opts.training = training; }
-int grad_n_stats(const struct grad *g) { return g->n_stats; }
-const struct grad_stats *grad_stats(const struct grad *g, int i) { return &g->stats[i]; }
+int grad_n_feeds(const struct grad *g)
+{
+    return g->n_feed;
+}
+uint32_t grad_feed(const struct grad *g, int i)
+{
+    return g->feed[i];
+}
+int grad_n_outputs(const struct grad *g)
+{
+    return g->plan->n_output;
+}
+const struct tensor *grad_output(const struct grad *g, int i)
+{
+    return &g->slot[g->plan->output[i]];
+}
+struct tensor *grad_seed(struct grad *g, int i)
+{
+    return g->seed_place[i] != PLACE_NONE ? &g->seed[i] : NULL;
+}
+struct tensor *grad_param_value(struct grad *g, int i)
+{
+    return &g->leaf[i].data;
+}
+const struct tensor *grad_param_gradient(const struct grad *g, int i)
+{
+    return &g->leaf[i].sum;
+}
+const struct tensor *grad_input_gradient(const struct grad *g, int i)
+{
+    return &g->leaf[g->opts.n_params + i].sum;
+}
+void grad_set_training(struct grad *g, bool training)
+{
+    g->opts.training = training;
+}
+int grad_n_stats(const struct grad *g)
+{
+    return g->n_stats;
+}
+const struct grad_stats *grad_stats(const struct grad *g, int i)
+{
+    return &g->stats[i];
+}
 
 void grad_reset(struct grad *g)
 {

@@ -1,26 +1,32 @@
 /* SPDX-License-Identifier: Apache-2.0
  * grad.h - gradients of a model: reverse-mode differentiation over a plan.
- * Why        Fine-tuning, distillation, Taylor and Fisher scores need dL/d(parameter) of the user's own graph. Every operator's row
- *            brings its backward (op.h); here the steps are put in order, memory is laid out and values are recomputed.
- * Use        grad_new; then for every batch: grad_forward, read grad_output, write dL/d(output) into grad_seed, grad_backward. Gradients
- *            add up over batches until grad_reset: gradient accumulation is calling it less often. A trainer changes the parameters
- *            by grad_param_value between batches and in the end puts them back into its model (value_set_weight).
- * Path       Only steps between a wanted value and a seeded output run backward. A step on that way whose row has no backward is
- *            refused by name, as are nested graphs and shapes that depend on data. Integer, bool and index values carry no
- *            gradient. A parameter used in several places (also by way of Identity) gets the sum.
- * Constants  Parameters are inputs here, so what depends on them is computed in every run; what depends on other weights only is folded.
- * Statistics Running means and variances that a trainer updates are named among the parameters too: no gradient reaches them (zeros),
- *            but their values can be changed.
- * Modes      training: BatchNormalization takes the batch's moments (and tells them, grad_stats), Dropout drops. Not training:
- *            frozen statistics, nothing dropped, gradients flow all the same.
- * Memory     One slab, planned over forward and backward: an activation lives until its last reader, which may be a backward that
- *            asked for it (grad_reads), a gradient from its first contribution to its producer's backward. With checkpoints k > 1 the steps
- *            are cut into k segments of about equal bytes, cut where little passes; only what passes a cut is kept, and a segment
- *            is run again before its backward. The results are the same bits.
- * Ownership  Borrows the model and the pool, which must outlive it. Inputs of grad_forward are borrowed until grad_backward has
- *            returned; outputs are ours and valid until the next grad_forward.
+ * Why        Fine-tuning, distillation, Taylor and Fisher scores need dL/d(parameter) of the user's own graph.
+ *            Every operator's row brings its backward (op.h); here the steps are put in order, memory is laid out
+ *            and values are recomputed.
+ * Use        grad_new; then for every batch: grad_forward, read grad_output, write dL/d(output) into grad_seed,
+ *            grad_backward. Gradients add up over batches until grad_reset: gradient accumulation is calling it
+ *            less often. A trainer changes the parameters by grad_param_value between batches and in the end puts
+ *            them back into its model (value_set_weight).
+ * Path       Only steps between a wanted value and a seeded output run backward. A step on that way whose row has
+ *            no backward is refused by name, as are nested graphs and shapes that depend on data. Integer, bool and
+ *            index values carry no gradient. A parameter used in several places (also by way of Identity) gets the
+ *            sum.
+ * Constants  Parameters are inputs here, so what depends on them is computed in every run; what depends on other
+ *            weights only is folded.
+ * Statistics Running means and variances that a trainer updates are named among the parameters too: no gradient
+ *            reaches them (zeros), but their values can be changed.
+ * Modes      training: BatchNormalization takes the batch's moments (and tells them, grad_stats), Dropout drops.
+ *            Not training: frozen statistics, nothing dropped, gradients flow all the same.
+ * Memory     One slab, planned over forward and backward: an activation lives until its last reader, which may be a
+ *            backward that asked for it (grad_reads), a gradient from its first contribution to its producer's
+ *            backward. With checkpoints k > 1 the steps are cut into k segments of about equal bytes, cut where
+ *            little passes; only what passes a cut is kept, and a segment is run again before its backward. The
+ *            results are the same bits.
+ * Ownership  Borrows the model and the pool, which must outlive it. Inputs of grad_forward are borrowed until
+ *            grad_backward has returned; outputs are ours and valid until the next grad_forward.
  * Threads    One at a time; the pool is used inside; results do not depend on its size.
- * Errors     ERR_OPERATOR (no gradient), ERR_SHAPE, ERR_MODEL_TOO_LARGE (the bound), ERR_INVALID (wanted values), naming the node. */
+ * Errors     ERR_OPERATOR (no gradient), ERR_SHAPE, ERR_MODEL_TOO_LARGE (the bound), ERR_INVALID (wanted values),
+ *            naming the node. */
 #ifndef PARED_ENGINE_GRAD_H
 #define PARED_ENGINE_GRAD_H
 
@@ -38,9 +44,9 @@ struct grad_opts {
     const uint32_t *seeds; /* [n_seeds] outputs that will be seeded; NULL: every float output */
     int n_seeds;
     bool training;
-    uint64_t seed;           /* of Dropout */
-    int checkpoints;         /* segments; 1: keep everything; 0: as few as max_memory_bytes allows */
-    size_t max_memory_bytes; /* of the slab, and of what is beside it; 0: 16 GiB */
+    uint64_t seed;   /* of Dropout */
+    int checkpoints; /* segments; 1: keep everything; 0: as few as max_memory_bytes allows */
+    size_t max_memory_bytes; /* of the slab, of what forwards leave behind, of scratch (at least 64 MiB); 0: 16 GiB */
 };
 
 struct grad *grad_new(const struct model *m, const struct grad_opts *opts, struct err *err);
@@ -53,12 +59,14 @@ uint32_t grad_feed(const struct grad *g, int i);
 int grad_n_outputs(const struct grad *g);
 /* Output i of the last forward. */
 const struct tensor *grad_output(const struct grad *g, int i);
-/* dL/d(output i), zeroed by grad_forward, to be filled before grad_backward; NULL: this output carries no gradient. */
+/* dL/d(output i), zeroed by grad_forward, to be filled before grad_backward; NULL: this output carries no
+ * gradient. */
 struct tensor *grad_seed(struct grad *g, int i);
 
 /* The parameter's value: a private copy that the caller may change between backward and forward. */
 struct tensor *grad_param_value(struct grad *g, int i);
-/* dL/d(params[i]), dL/d(inputs[i]): sums since grad_reset; zeros where nothing flows. An input's is given back for the last shape. */
+/* dL/d(params[i]), dL/d(inputs[i]): sums since grad_reset; zeros where nothing flows. An input's is given back
+ * for the last shape. */
 const struct tensor *grad_param_gradient(const struct grad *g, int i);
 const struct tensor *grad_input_gradient(const struct grad *g, int i);
 void grad_reset(struct grad *g);
@@ -68,7 +76,8 @@ void grad_set_training(struct grad *g, bool training);
 int grad_forward(struct grad *g, const struct tensor *in, struct err *err);
 int grad_backward(struct grad *g, struct err *err);
 
-/* The batch's moments of one BatchNormalization, after a forward in training mode. Running statistics are the trainer's business:
+/* The batch's moments of one BatchNormalization, after a forward in training mode. Running statistics are the
+ * trainer's business:
  * running * momentum + batch * (1 - momentum); PyTorch takes variance * count / (count - 1) for them. */
 struct grad_stats {
     uint32_t node, mean_value, var_value; /* the values that hold the running ones */

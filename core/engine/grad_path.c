@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What flows where. A value needs a gradient if it is wanted or computed from one that does; a gradient comes to it if a seeded output
- * is computed from it. The path is where both hold. Whether a step passes a gradient is its row's business; a row without backward
- * passes none, and where it stands between a wanted value and a seed that is an error, not a silent zero.
- * Through a step that gives no floats (Shape, ArgMax, comparisons) nothing flows. */
+ * What flows where. A value needs a gradient if it is wanted or computed from one that does; a gradient comes to
+ * it if a seeded output is computed from it. The path is where both hold. Whether a step passes a gradient is its
+ * row's business; a row without backward passes none, and where it stands between a wanted value and a seed that is
+ * an error, not a silent zero. Through a step that gives no floats (Shape, ArgMax, comparisons) nothing flows. */
 #include <stdlib.h>
 
 #include "core/engine/grad_plan.h"
@@ -22,7 +22,8 @@ static void find_needs(const struct grad *g, bool *needs)
         const struct op_class *op = g->plan->graph[0].steps[s].op;
         bool any = false;
         for (int i = 0; i < node->n_input && grad_runs(g, s); i++)
-            any = any || (is_float(g, node->input[i]) && needs[node->input[i]] && (!op->backward || grad_passes(op, i)));
+            any =
+                any || (is_float(g, node->input[i]) && needs[node->input[i]] && (!op->backward || grad_passes(op, i)));
         for (int i = 0; any && i < node->n_output; i++)
             if (is_float(g, node->output[i]))
                 needs[node->output[i]] = true;
@@ -33,7 +34,8 @@ static int refuse(const struct grad *g, int s, struct err *err)
 {
     const struct plan_step *step = &g->plan->graph[0].steps[s];
     err_set(err, ERR_OPERATOR,
-            "has no gradient, but a wanted gradient would have to pass through it; take the values before it out of the wanted "
+            "has no gradient, but a wanted gradient would have to pass through it; take the values before it out of "
+            "the wanted "
             "ones");
     plan_wrap(g->plan->m, step->node, err);
     return -1;

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The order of steps and the memory of one training run, for bound shapes.
- * Schedule   The forward steps in order, then the segments from the last to the first: what its backward needs is run again (never for
- *            the last segment, which has just run), then the backward of its steps in reverse.
- * Border     A value read in a later segment than its own, or an output, is made once and kept until its last reader. Everything else
- *            of a segment dies in the first pass as in inference, and is made anew. A step runs again only if a backward of its
- *            segment, or a step that runs again, reads what it makes.
- * Lives      The schedule is walked once: every writing opens an interval, every reading prolongs it. Recomputed values get an interval of
- *            their own. plan_layout places them all in one slab.
- * Cuts       Segment i of k should end where i/k of the kept bytes lie before it; in a window around that place the cut goes where
- *            the fewest bytes pass (Chen et al. 2016, "Training deep nets with sublinear memory cost", with k free). */
+ * Schedule   The forward steps in order, then the segments from the last to the first: what its backward needs is
+ *            run again (never for the last segment, which has just run), then the backward of its steps in reverse.
+ * Border     A value read in a later segment than its own, or an output, is made once and kept until its last
+ *            reader. Everything else of a segment dies in the first pass as in inference, and is made anew. A step
+ *            runs again only if a backward of its segment, or a step that runs again, reads what it makes.
+ * Lives      The schedule is walked once: every writing opens an interval, every reading prolongs it. Recomputed
+ *            values get an interval of their own. plan_layout places them all in one slab.
+ * Cuts       Segment i of k should end where i/k of the kept bytes lie before it; in a window around that place the
+ *            cut goes where the fewest bytes pass (Chen et al. 2016, "Training deep nets with sublinear memory
+ *            cost", with k free). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -60,7 +61,8 @@ static bool backward_reads_out(const struct build *b, int s, int i)
 }
 
 /* ---- where to cut ---- */
-/* keep[s]: bytes of the values of step s that a backward reads; pass[s]: bytes of values made up to s and read after it. */
+/* keep[s]: bytes of the values of step s that a backward reads; pass[s]: bytes of values made up to s and read
+ * after it. */
 static int weigh(const struct build *b, size_t *keep, size_t *pass, struct err *err)
 {
     const struct grad *g = b->g;
@@ -285,7 +287,8 @@ static bool seen_before(const struct node *node, int i)
 }
 
 /* Where the gradient of input i of action a goes. */
-static int add_contribution(struct build *b, struct grad_action *a, const struct node *node, int i, int now, struct err *err)
+static int add_contribution(struct build *b, struct grad_action *a, const struct node *node, int i, int now,
+                            struct err *err)
 {
     struct grad *g = b->g;
     const uint32_t v = node->input[i];
@@ -414,7 +417,8 @@ static int too_large(struct build *b, size_t least, int segments, struct err *er
 {
     struct grad *g = b->g;
     err_set(err, ERR_MODEL_TOO_LARGE,
-            "training needs at least %zu bytes for activations and gradients (recomputing in %d segments), over the limit of %zu; "
+            "training needs at least %zu bytes for activations and gradients (recomputing in %d segments), over the "
+            "limit of %zu; "
             "this node's output is the largest; a smaller batch needs less",
             least, segments, g->opts.max_memory_bytes);
     plan_wrap(g->plan->m, b->largest, err);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * grad_plan.h - the inside of a gradient plan, shared by grad.c (values and life cycle), grad_path.c (what flows where), grad_plan.c
+ * grad_plan.h - the inside of a gradient plan, shared by grad.c (values and life cycle), grad_path.c (what flows
+ * where), grad_plan.c
  * (order and memory) and grad_run.c (executing). Not for users: grad.h. */
 #ifndef PARED_ENGINE_GRAD_PLAN_H
 #define PARED_ENGINE_GRAD_PLAN_H
@@ -12,8 +13,8 @@ enum { PLACE_NONE = -1, PLACE_LEAF = -2 }; /* nobody wants it; a parameter's or 
 struct grad_action {
     int step;
     bool backward, again;
-    bool save;  /* forward: what it leaves is kept for the backward */
-    int *place; /* forward: of each output. backward: of each input's gradient */
+    bool save;   /* forward: what it leaves is kept for the backward */
+    int *place;  /* forward: of each output. backward: of each input's gradient */
     bool *first; /* backward: first contribution to that gradient */
     bool *twice; /* backward: the same value as an input before; place is a buffer of its own, added afterwards */
 };
@@ -37,7 +38,7 @@ struct grad {
     struct model *m;       /* a clone in which parameters are inputs */
     struct plan *plan;
     struct grad_opts opts;
-    uint32_t *wanted; /* copies of the caller's lists: params, inputs, seeds */
+    uint32_t *wanted;       /* copies of the caller's lists: params, inputs, seeds */
     struct grad_leaf *leaf; /* [n_leaf] parameters, then inputs */
     int n_leaf;
     int *leaf_of; /* [n_values] -1 */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Running a gradient plan's schedule. Values and gradients lie where the layout put them; a table by value id says where each one is
+ * Running a gradient plan's schedule. Values and gradients lie where the layout put them; a table by value id
+ * says where each one is
  * now. A backward sees only those of forward's tensors that its row asked for: others may be overwritten already. */
 #include <stdlib.h>
 #include <string.h>
@@ -174,9 +175,17 @@ static int call_forward(struct grad *g, const struct grad_action *a, struct tabl
         view_at(t, &g->plan->type[node->output[i]], g->slab, &g->iv[a->place[i]]);
         k->out[i] = t;
     }
-    struct run_ctx c = {.node = node, .attrs = step->attrs, .opset = step->opset, .n_in = k->n_in, .n_out = k->n_out,
-                        .in = k->in, .out = (struct tensor *const *)k->out, .pool = g->host.pool, .host = g,
-                        .training = g->opts.training, .saved = a->save ? &g->saved[a->step] : NULL,
+    struct run_ctx c = {.node = node,
+                        .attrs = step->attrs,
+                        .opset = step->opset,
+                        .n_in = k->n_in,
+                        .n_out = k->n_out,
+                        .in = k->in,
+                        .out = (struct tensor *const *)k->out,
+                        .pool = g->host.pool,
+                        .host = g,
+                        .training = g->opts.training,
+                        .saved = a->save ? &g->saved[a->step] : NULL,
                         .seed = mix(mix(g->opts.seed, g->batch), (uint64_t)a->step)};
     g->again = a->again;
     g->host.depth++;
@@ -322,9 +331,20 @@ static int call_backward(struct grad *g, const struct grad_action *a, struct tab
         if (g->flows[v] && g->gradient[v].dtype != DTYPE_NONE)
             grad_out[i] = &g->gradient[v];
     }
-    struct grad_ctx c = {.node = node, .attrs = step->attrs, .opset = step->opset, .n_in = k->n_in, .n_out = k->n_out,
-                         .in = k->in, .out = k->out, .grad_out = grad_out, .grad_in = grad_in, .assign = k->assign,
-                         .pool = g->host.pool, .host = g, .training = g->opts.training, .saved = g->saved[a->step]};
+    struct grad_ctx c = {.node = node,
+                         .attrs = step->attrs,
+                         .opset = step->opset,
+                         .n_in = k->n_in,
+                         .n_out = k->n_out,
+                         .in = k->in,
+                         .out = k->out,
+                         .grad_out = grad_out,
+                         .grad_in = grad_in,
+                         .assign = k->assign,
+                         .pool = g->host.pool,
+                         .host = g,
+                         .training = g->opts.training,
+                         .saved = g->saved[a->step]};
     g->host.depth++;
     rc = step->op->backward(&c, err);
     release_scratch(&g->host);
@@ -359,8 +379,9 @@ static int check_steps(const struct grad *g, struct err *err)
         const struct plan_step *step = &g->plan->graph[0].steps[s];
         if (!grad_runs(g, s) || (!step->nested && !step->dynamic))
             continue;
-        err_set(err, ERR_OPERATOR, step->nested ? "runs nested graphs: gradients of control flow are not supported"
-                                                : "makes a shape that depends on data: gradients need all shapes beforehand");
+        err_set(err, ERR_OPERATOR,
+                step->nested ? "runs nested graphs: gradients of control flow are not supported"
+                             : "makes a shape that depends on data: gradients need all shapes beforehand");
         plan_wrap(g->plan->m, step->node, err);
         return -1;
     }
@@ -432,7 +453,8 @@ static int check_feeds(const struct grad *g, const struct tensor *in, struct err
     for (int i = 0; i < g->n_feed; i++)
         for (int k = 0; k < main_graph->n_inputs; k++) {
             const struct value_info *vi = &main_graph->inputs[k];
-            if (vi->value == g->feed[i] && vi->has_type && vi->type.dtype != DTYPE_NONE && vi->type.dtype != in[i].dtype)
+            if (vi->value == g->feed[i] && vi->has_type && vi->type.dtype != DTYPE_NONE &&
+                vi->type.dtype != in[i].dtype)
                 return err_set(err, ERR_SHAPE, "input '%s' is %s, got %s", g->plan->m->values[g->feed[i]].name,
                                dtype_name(vi->type.dtype), dtype_name(in[i].dtype));
         }
@@ -473,7 +495,8 @@ int grad_forward(struct grad *g, const struct tensor *in, struct err *err)
     return 0;
 }
 
-/* The seeds become the gradients of their outputs; where an output is a wanted value itself, or twice an output, they add up. */
+/* The seeds become the gradients of their outputs; where an output is a wanted value itself, or twice an output,
+ * they add up. */
 static void plant_seeds(struct grad *g)
 {
     for (int i = 0; i < g->plan->n_output; i++) {

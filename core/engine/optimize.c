@@ -12,7 +12,8 @@ static optimize_pass fold_constants, fold_dequantized;
 
 /* In order: see optimize.h. */
 static optimize_pass *const passes[] = {
-    fold_constants, fuse_batchnorm, fuse_qdq, fold_dequantized, fuse_patterns, fuse_attention, fuse_matmul, fuse_conv,
+    fold_constants,   fuse_batchnorm, fuse_qdq,       fuse_dynamic, fuse_qlayout,
+    fold_dequantized, fuse_patterns,  fuse_attention, fuse_matmul,  fuse_conv,
 };
 
 /* ---- for passes ---- */
@@ -212,22 +213,23 @@ static int tidy(struct optimize *o, struct err *err)
         err_set(err, ERR_NOMEM, "out of memory");
         goto out;
     }
+    memset(order, 0xff, (n + 1) * sizeof *order); /* rows that a pass has emptied itself leave places at the end */
     if (model_toposort(m, 0, order, err))
         goto out;
     for (int i = 0; i < g->n_outputs; i++)
         read[g->outputs[i].value] = true;
     int kept = 0;
     for (size_t i = n; i-- > 0;) {
-        struct node *node = &m->nodes[order[i]];
-        if (!node->op_type)
+        if (order[i] == NODE_NONE || !m->nodes[order[i]].op_type)
             continue;
+        const struct node *node = &m->nodes[order[i]];
         if (node_is_read(node, read))
             mark_reads(m, node, read);
         else
             drop_node(m, order[i]);
     }
     for (size_t i = 0; i < n; i++)
-        if (m->nodes[order[i]].op_type)
+        if (order[i] != NODE_NONE && m->nodes[order[i]].op_type)
             g->nodes[kept++] = order[i];
     g->n_nodes = kept;
     drop_weights(m, read);

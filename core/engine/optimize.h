@@ -45,7 +45,9 @@ uint32_t optimize_add_weight(struct optimize *o, const char *base, struct tensor
 
 /* ---- the passes, in order ---- */
 optimize_pass fuse_batchnorm; /* Conv / ConvTranspose / Gemm + BatchNormalization: into weight and bias */
-optimize_pass fuse_qdq;       /* DequantizeLinear - op - QuantizeLinear: integer kernels */
+optimize_pass fuse_qdq;       /* DequantizeLinear - op - QuantizeLinear: one integer operator */
+optimize_pass fuse_dynamic;   /* DynamicQuantizeLinear - MatMulInteger - Cast - Mul (- Add): one product */
+optimize_pass fuse_qlayout;   /* integer products with constant weights: packed, images with their channels last */
 optimize_pass fuse_patterns;  /* GELU, SiLU, hard swish, LayerNormalization written out in small nodes */
 optimize_pass fuse_attention; /* scores, scale, mask, softmax, values, and the transposes around them */
 optimize_pass fuse_matmul;    /* MatMul / Gemm with a constant right side + bias + residual add + activation */

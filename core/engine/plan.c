@@ -265,11 +265,12 @@ static int collect_weights(struct plan *plan, struct err *err)
     size_t steps = (size_t)plan->graph[0].n_steps;
     plan->die_first = calloc(steps + 2, sizeof *plan->die_first);
     plan->macs = calloc(steps + 1, sizeof *plan->macs);
+    plan->sizes = calloc(n, sizeof *plan->sizes);
     plan->run = calloc(steps + 1, sizeof *plan->run);
     plan->home = calloc(n, sizeof *plan->home);
     plan->loose = calloc(n, sizeof *plan->loose);
     if (!plan->type || !plan->known || !plan->known_always || !plan->slot || !plan->offset || !plan->last ||
-        !plan->die || !plan->die_first || !plan->macs || !plan->run || !plan->home || !plan->loose)
+        !plan->die || !plan->die_first || !plan->macs || !plan->run || !plan->sizes || !plan->home || !plan->loose)
         return err_set(err, ERR_NOMEM, "out of memory");
     for (uint32_t v = 0; v < plan->m->n_values; v++) {
         const struct weight *w = plan->m->values[v].weight;
@@ -324,18 +325,6 @@ static int copy_opsets(struct plan *to, const struct plan *from, struct err *err
     return 0;
 }
 
-/* With static input shapes all that inference knows holds for every run (other shapes are refused); else only what
- * does not depend on them. Borrowed tensors; NULL: out of memory. */
-static struct tensor *lasting_constants(const struct plan *plan)
-{
-    const uint32_t n = plan->m->n_values;
-    struct tensor *known = calloc(n + (size_t)1, sizeof *known);
-    for (uint32_t v = 0; known && v < n; v++)
-        if (plan->known_always[v] || plan->bound)
-            known[v] = plan->known[v];
-    return known;
-}
-
 /* The caller's weights that the copy has in another form: their pages of the file are not looked at again. */
 static void release_replaced(const struct model *m, const struct model *own)
 {
@@ -345,7 +334,8 @@ static void release_replaced(const struct model *m, const struct model *own)
 }
 
 /* A plan of a rewritten copy in place of `plain`; `plain` itself when there is nothing to rewrite. A model whose types
- * cannot be inferred yet runs as it is, and the run says what is wrong. */
+ * cannot be inferred yet runs as it is, and the run says what is wrong. What inference knows with the declared shapes
+ * holds for every run: inputs of other shapes are refused. */
 static struct plan *optimized(struct plan *plain, const struct plan_opts *opts, struct err *err)
 {
     const struct type *types;
@@ -356,9 +346,7 @@ static struct plan *optimized(struct plan *plain, const struct plan_opts *opts, 
     }
     struct model *own = NULL;
     size_t packed = 0;
-    struct tensor *known = lasting_constants(plain);
-    int rc = known ? plan_optimize(plain->m, types, known, &own, &packed, err) : err_set(err, ERR_NOMEM, "out of memory");
-    free(known);
+    int rc = plan_optimize(plain->m, types, plain->known, &own, &packed, err);
     plan_unbind(plain);
     if (!rc && !own)
         return plain;
@@ -420,6 +408,8 @@ void plan_free(struct plan *plan)
     free(plan->die_first);
     free(plan->macs);
     free(plan->run);
+    free(plan->sizes);
+    symbols_free(plan->symbols);
     free(plan->home);
     free(plan->loose);
     free(plan->slab);

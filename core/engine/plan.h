@@ -72,7 +72,7 @@ void plan_host_fini(struct plan_host *host);
 
 struct plan {
     const struct model *m; /* the caller's, or `own` */
-    struct model *own;     /* with local functions inlined, or rewritten (optimize.h); NULL if there is nothing to do */
+    struct model *own;     /* with local functions inlined, or rewritten (optimize.h); NULL: there is nothing to do */
     size_t packed_bytes;   /* weights that rewriting added */
     struct pool *pool;
     size_t limit;
@@ -90,6 +90,8 @@ struct plan {
     struct type *type;    /* [n_values] */
     struct tensor *known; /* [n_values] dtype NONE: not known */
     bool *known_always;   /* [n_values] known whatever the input shapes are */
+    const struct sym_list **sizes; /* [n_values] what is known of small contents that are not known as a whole; NULL */
+    struct symbols *symbols;       /* of a binding to shapes that are not all known */
     size_t known_bytes;   /* of folded constants */
     int64_t *macs;        /* [n_steps] of the main graph; -1 unknown */
     int *last;            /* [n_values] last step that reads a value of the main graph; n_steps: output; -1: nobody */

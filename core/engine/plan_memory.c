@@ -230,7 +230,8 @@ static int pad(struct plan_interval *iv, struct order *order, int n, struct err 
 }
 
 /* ---- orders ---- */
-/* Place all in this order. False: it met others too often (*at: the first that is not placed) or an offset overflows. */
+/* Place all in this order. False: it met others too often (*at: the first that is not placed), or an offset
+ * overflows. */
 static bool place_all(struct lives *lives, struct plan_interval *iv, const struct order *order, int n, int64_t *budget,
                       size_t *slab, int *at)
 {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Where values lie. From types to bytes in three steps:
  * Lives      from the outputs backwards: which steps are needed, and the last step that reads each value.
- * Homes      a value may use another's bytes instead of some of its own: a view (Reshape) whoever else reads them, and a
- *            result computed in place only if its operand dies here, with everything that shares its bytes. What a caller
- *            owns (inputs, weights) may be viewed but not written, and an output of the graph never shares bytes with
+ * Homes      a value may use another's bytes instead of some of its own: a view (Reshape) whoever else reads them, and
+ *            a result computed in place only if its operand dies here, with everything that shares its bytes. What a
+ *            caller owns (inputs, weights) may be viewed but not written, and an output of the graph never shares bytes with
  *            another one or with an input.
  * Offsets    homes that are no outputs get places in the slab (plan_memory.c); outputs are allocated in each run,
  *            because the caller keeps them.

@@ -272,7 +272,10 @@ int engine_eval_node(const struct model *m, uint32_t id, struct tensor *out, str
     }
     step.op = op_find(node->op_type, node->domain ? node->domain : "", step.opset);
     if (!step.op || step.op->internal || step.op->nondeterministic) {
-        err_set(err, ERR_OPERATOR, step.op && !step.op->internal ? "its result is random" : "operator is not known at opset %d", step.opset);
+        if (step.op && !step.op->internal)
+            err_set(err, ERR_OPERATOR, "its result is random");
+        else
+            err_set(err, ERR_OPERATOR, "operator is not known at opset %d", step.opset);
         goto out;
     }
     step.attrs = arena_alloc(arena, step.op->attrs_size ? step.op->attrs_size : 1);
@@ -485,9 +488,10 @@ out:
 /* Where an input is declared as a sequence or an optional. An optional may be fed as what it holds. */
 static int check_list(const char *name, const struct type *type, const struct tensor *t, struct err *err)
 {
-    const struct type *inner = type->inner ? type->inner : &(struct type){.kind = TYPE_NONE};
+    static const struct type nothing = {.kind = TYPE_NONE};
     if (type->kind == TYPE_OPTIONAL && t->dtype != DTYPE_OPTIONAL)
-        type = inner;
+        type = type->inner ? type->inner : &nothing;
+    const struct type *inner = type->inner ? type->inner : &nothing;
     bool fits = type->kind == TYPE_OPTIONAL ||
                 (type->kind == TYPE_SEQUENCE && inner->kind != TYPE_SEQUENCE && t->dtype == DTYPE_SEQUENCE) ||
                 (type->kind == TYPE_TENSOR && !tensor_is_list(t));

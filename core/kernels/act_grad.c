@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * act_grad.c - one loop a derivative; the formulas stand in the SLOPE rows: x the input, y the output, a, b, g the constants. */
+ * act_grad.c - one loop a derivative; the formulas stand in the rows: x the input, y the output, d the gradient of
+ * y, a, b, g the constants. */
 #include "core/kernels/act_grad.h"
 
 #include <math.h>
@@ -16,7 +17,7 @@
         {                                                                                                              \
             const T x = xs[i], y = ys[i], d = ds[i];                                                                   \
             (void)x, (void)y;                                                                                          \
-            dx[i] = d * (expr);                                                                                        \
+            dx[i] = (expr);                                                                                            \
         }                                                                                                              \
     }                                                                                                                  \
     qualifier static void name##_add(const T *restrict xs, const T *restrict ys, const T *restrict ds, T *restrict dx, \
@@ -26,7 +27,7 @@
         for (int64_t i = 0; i < n; i++) {                                                                              \
             const T x = xs[i], y = ys[i], d = ds[i];                                                                   \
             (void)x, (void)y;                                                                                          \
-            dx[i] += d * (expr);                                                                                       \
+            dx[i] += (expr);                                                                                           \
         }                                                                                                              \
     }                                                                                                                  \
     static void name(const struct act_grad_attrs *at, const void *x, const void *y, const void *dy, void *dx,          \
@@ -35,13 +36,22 @@
         const T *xs = x ? x : dy, *ys = y ? y : dy; /* the one that is not read stands in for the other */             \
         (add ? name##_add : name##_set)(xs, ys, dy, dx, n, (T)at->a, (T)at->b, (T)at->g);                              \
     }
-#define SLOPE(name, reads_y, expr32, expr64)                                                                           \
+#define LOOPS(name, reads_y, expr32, expr64)                                                                           \
     LOOP(name##_f32, float, KERNEL_CLONES, expr32)                                                                     \
     LOOP(name##_f64, double, , expr64)                                                                                 \
     const struct act_grad act_grad_##name = {name##_f32, name##_f64, reads_y};
 
-static inline float sigmoid32(float x) { return 1 / (1 + vmath_exp(-x)); }
-static inline double sigmoid64(double x) { return 1 / (1 + exp(-x)); }
+#define SLOPE(name, reads_y, expr32, expr64) LOOPS(name, reads_y, d *(expr32), d *(expr64))
+#define BOTH(name, reads_y, expr) SLOPE(name, reads_y, expr, expr)
+
+static inline float sigmoid32(float x)
+{
+    return 1 / (1 + vmath_exp(-x));
+}
+static inline double sigmoid64(double x)
+{
+    return 1 / (1 + exp(-x));
+}
 
 static inline float swish32(float x, float a)
 {
@@ -95,14 +105,13 @@ static inline float hard_swish32(float x)
     return x < -3 ? 0 : x < 3 ? x * (1.0f / 3) + 0.5f : 1;
 }
 
-#define BOTH(name, reads_y, expr) SLOPE(name, reads_y, expr, expr)
-BOTH(relu, true, (y > 0 ? 1 : 0))
+LOOPS(relu, true, (y > 0 ? d : 0), (y > 0 ? d : 0))
 BOTH(leaky_relu, false, (x < 0 ? a : 1))
 BOTH(thresholded_relu, false, (x > a ? 1 : 0))
 BOTH(shrink, false, (x < -a || x > a ? 1 : 0))
 SLOPE(elu, false, (x < 0 ? a * vmath_exp(x) : 1), (x < 0 ? a * exp(x) : 1))
 SLOPE(celu, false, (x < 0 ? vmath_exp(x / a) : 1), (x < 0 ? exp(x / a) : 1))
-SLOPE(selu, false, g * (x > 0 ? 1 : a * vmath_exp(x)), g * (x > 0 ? 1 : a * exp(x)))
+SLOPE(selu, false, g *(x > 0 ? 1 : a * vmath_exp(x)), g *(x > 0 ? 1 : a * exp(x)))
 BOTH(sigmoid, true, (y * (1 - y)))
 SLOPE(swish, false, swish32(x, a), swish64(x, a))
 BOTH(tanh, true, (1 - y * y))

@@ -81,6 +81,20 @@ static bool geometry_is_sane(const struct conv_blocked *cv)
            cv->c_out % cv->groups == 0 && taps_of(cv) <= MOST_TAPS;
 }
 
+/* Offsets into the padded copy of a task's rows are 32-bit. */
+static bool first_fits(const struct conv_blocked *cv)
+{
+    if (cv->groups != 1 || cv->c_in > BLOCK)
+        return false;
+    for (int a = 0; a < 2; a++)
+        if (cv->in[a] < 0 || cv->out[a] < 1)
+            return true; /* asked again when the extents are known */
+    const int64_t rows = (cv->out[0] - 1) * cv->stride[0] + (cv->kernel[0] - 1) * cv->dilation[0] + 1;
+    const int64_t row = (cv->out[1] - 1) * cv->stride[1] + (cv->kernel[1] - 1) * cv->dilation[1] + 1;
+    int64_t all;
+    return i64_mul(rows, row, &all) && all <= INT32_MAX / 16;
+}
+
 bool conv_blocked_fits(const struct conv_blocked *cv)
 {
     if (!geometry_is_sane(cv))
@@ -92,7 +106,7 @@ bool conv_blocked_fits(const struct conv_blocked *cv)
         return cv->groups == 1 ||
                (cv->c_in / cv->groups % BLOCK == 0 && cv->c_out / cv->groups % BLOCK == 0);
     case CONV_FIRST:
-        return cv->groups == 1 && cv->c_in <= BLOCK && cv->in[1] <= INT32_MAX / 1024 && cv->in[0] <= INT32_MAX / 1024;
+        return first_fits(cv);
     case CONV_DEPTHWISE:
         return cv->groups == cv->c_in && cv->groups == cv->c_out && cv->kernel[0] <= ROWS_OF_KERNEL;
     case CONV_WINOGRAD2:
@@ -151,7 +165,7 @@ enum conv_algorithm conv_blocked_choose(const struct conv_blocked *given, bool x
         cost = winograd_cost(&cv, 2, height, width);
         best = CONV_WINOGRAD2;
     }
-    return winograd_cost(&cv, 4, height, width) < cost ? CONV_WINOGRAD4 : best;
+    return cv.c_in <= WINOGRAD4_CHANNELS && winograd_cost(&cv, 4, height, width) < cost ? CONV_WINOGRAD4 : best;
 }
 
 /* ---- weights ---- */
@@ -522,8 +536,6 @@ bool conv_blocked_scratch(const struct conv_blocked *cv, int lanes, size_t *byte
     } else if (cv->algorithm == CONV_FIRST) {
         struct first f;
         plan_first(&f, cv);
-        if (f.in_row > 0 && f.in_rows > INT64_MAX / 64 / f.in_row / i64_max(cv->c_in, 1))
-            return false;
         if (!i64_mul(f.lane_bytes, lanes, &n) || n > INT64_MAX - f.table)
             return false;
         n += f.table;

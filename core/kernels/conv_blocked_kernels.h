@@ -73,7 +73,8 @@ extern const struct conv_blocked_kernels conv_blocked_portable, conv_blocked_avx
 /* The best set this machine and the limit allow. */
 const struct conv_blocked_kernels *conv_blocked_kernels(void);
 
-/* conv_winograd.c */
+/* conv_winograd.c; most input channels for which m = 4 is exact enough */
+enum { WINOGRAD4_CHANNELS = 1024 };
 int64_t winograd_weights(const struct conv_blocked *cv);
 void winograd_pack(const struct conv_blocked *cv, const float *weight, float *packed);
 bool winograd_scratch(const struct conv_blocked *cv, int lanes, size_t *bytes);

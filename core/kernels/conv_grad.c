@@ -1,20 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0
  * conv_grad.c - gradients of convolutions as matrix products over tiles; any rank, groups, strides, dilations.
+ * Direct     2-D windows of float32 mostly go to conv_rows.h where the CPU has AVX2; the rest is unfolded:
  * Image      columns [C/G * taps, P] = w^T dy of one image (a part of the channels at a time), folded back (col2im).
- * Weight     dw [M, K] = sum over images and tiles of dy [M, tile] * columns [K, tile]^T, into one partial dw a chunk of images; the
- *            rows are cut too where chunks alone are too few tasks. */
+ * Weight     dw [M, K] = sum over images and tiles of dy [M, tile] * columns [K, tile]^T, into one partial dw a chunk
+ *            of images; the rows are cut too where chunks alone are too few tasks. */
 #include "core/kernels/conv_grad.h"
 
 #include <string.h>
 
 #include "core/base/size.h"
+#include "core/kernels/conv_rows.h"
 #include "core/kernels/gemm.h"
 #include "core/kernels/simd.h"
 
 enum {
-    FOLD_BYTES = 1 << 19,   /* columns of one task, image gradient */
-    TILE_BYTES = 1 << 19,   /* columns of a tile, weight gradient */
-    CHUNKS = 8,             /* partial sums, at most */
+    FOLD_BYTES = 1 << 19,     /* columns of one task, image gradient */
+    TILE_BYTES = 1 << 19,     /* columns of a tile, weight gradient */
+    CHUNKS = 8,               /* partial sums, at most */
     PARTIAL_BYTES = 64 << 20, /* of all partial sums */
 };
 
@@ -28,18 +30,22 @@ struct data_plan {
 static bool data_plan(struct data_plan *p, const struct conv *cv, size_t elem)
 {
     size_t width, bytes;
-    *p = (struct data_plan){.channels = cv->c_in / cv->groups, .taps = window_count(cv->w.kernel, cv->w.rank),
+    *p = (struct data_plan){.channels = cv->c_in / cv->groups,
+                            .taps = window_count(cv->w.kernel, cv->w.rank),
                             .positions = window_count(cv->w.out, cv->w.rank)};
     if (!size_mul((size_t)p->taps, (size_t)p->positions, &width) || !size_mul(width, elem, &bytes))
         return false;
     p->part = i64_max(1, i64_min(p->channels, FOLD_BYTES / (int64_t)(bytes ? bytes : 1)));
     p->parts = i64_ceil_div(p->channels, p->part);
-    return size_mul(width, (size_t)p->part, &p->lane) && size_add(p->lane, 15, &p->lane) && (p->lane = p->lane / 16 * 16, true);
+    return size_mul(width, (size_t)p->part, &p->lane) && size_add(p->lane, 15, &p->lane) &&
+           (p->lane = p->lane / 16 * 16, true);
 }
 
 bool conv_data_grad_scratch(const struct conv *cv, size_t elem, int lanes, size_t *bytes)
 {
     struct data_plan p;
+    if (elem == sizeof(float) && conv_rows_fits(cv, CONV_ROWS_DATA))
+        return conv_rows_scratch(cv, CONV_ROWS_DATA, lanes, bytes);
     return data_plan(&p, cv, elem) && size_mul(p.lane, elem, bytes) && size_mul(*bytes, (size_t)lanes, bytes);
 }
 
@@ -73,8 +79,11 @@ bool conv_weight_grad_scratch(const struct conv *cv, size_t elem, int lanes, siz
 {
     struct weight_plan p;
     size_t sums;
-    return weight_plan(&p, cv, elem) && size_mul(p.lane, (size_t)lanes, bytes) && size_mul(p.partial, (size_t)p.chunks, &sums) &&
-           size_add(*bytes, sums, bytes) && size_mul(*bytes, elem, bytes);
+    if (elem == sizeof(float) && conv_rows_fits(cv, CONV_ROWS_WEIGHT))
+        return conv_rows_scratch(cv, CONV_ROWS_WEIGHT, lanes, bytes);
+    return weight_plan(&p, cv, elem) && size_mul(p.lane, (size_t)lanes, bytes) &&
+           size_mul(p.partial, (size_t)p.chunks, &sums) && size_add(*bytes, sums, bytes) &&
+           size_mul(*bytes, elem, bytes);
 }
 
 #define DEFINE(suffix, T)                                                                                              \
@@ -107,6 +116,10 @@ bool conv_weight_grad_scratch(const struct conv *cv, size_t elem, int lanes, siz
     void conv_data_grad_##suffix(struct pool *pool, const struct conv *cv, const T *dy, const T *w, T *dx, bool add,   \
                                  void *scratch)                                                                        \
     {                                                                                                                  \
+        if (sizeof(T) == sizeof(float) && conv_rows_fits(cv, CONV_ROWS_DATA)) {                                        \
+            conv_rows_data(pool, cv, (const void *)dy, (const void *)w, (void *)dx, add, scratch);                     \
+            return;                                                                                                    \
+        }                                                                                                              \
         struct data_##suffix job = {.cv = cv, .dy = dy, .w = w, .dx = dx, .scratch = scratch, .add = add};             \
         if (!data_plan(&job.plan, cv, sizeof(T)))                                                                      \
             return; /* conv_data_grad_scratch has refused it before */                                                 \
@@ -137,7 +150,8 @@ bool conv_weight_grad_scratch(const struct conv *cv, size_t elem, int lanes, siz
                 struct gemm g = gemm_plain(false, true, rows, p->k, i64_min(p->tile, p->positions - at));              \
                 g.lda = p->positions;                                                                                  \
                 g.beta = empty ? 0 : 1;                                                                                \
-                im2col_##suffix(&cv->w, channels, job->x + (n * cv->c_in + group * channels) * cells, at, g.k, col, g.k); \
+                im2col_##suffix(&cv->w, channels, job->x + (n * cv->c_in + group * channels) * cells, at, g.k, col,    \
+                                g.k);                                                                                  \
                 gemm_##suffix##_tile(&g, job->dy + (n * cv->c_out + m) * p->positions + at, col, dw);                  \
                 empty = false;                                                                                         \
             }                                                                                                          \
@@ -162,6 +176,10 @@ bool conv_weight_grad_scratch(const struct conv *cv, size_t elem, int lanes, siz
     void conv_weight_grad_##suffix(struct pool *pool, const struct conv *cv, const T *x, const T *dy, T *dw, bool add, \
                                    void *scratch)                                                                      \
     {                                                                                                                  \
+        if (sizeof(T) == sizeof(float) && conv_rows_fits(cv, CONV_ROWS_WEIGHT)) {                                      \
+            conv_rows_weight(pool, cv, (const void *)x, (const void *)dy, (void *)dw, add, scratch);                   \
+            return;                                                                                                    \
+        }                                                                                                              \
         struct weight_##suffix job = {.cv = cv, .x = x, .dy = dy, .dw = dw, .add = add, .partial = scratch};           \
         if (!weight_plan(&job.plan, cv, sizeof(T)))                                                                    \
             return; /* conv_weight_grad_scratch has refused it before */                                               \

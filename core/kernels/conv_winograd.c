@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Winograd's minimal filtering over the blocked layout: y = A' [sum over c of (G w G') * (B' x B)] A. The middle is
- * (m + 2)^2 matrix products, which are 1x1 convolutions over "images" of tiles and run by the same kernels.
+ * Winograd's minimal filtering over the blocked layout: y = A' [sum over c of (G w G') * (B' x B)] A. In the middle
+ * are (m + 2)^2 matrix products: 1x1 convolutions over "images" of tiles, run by the same kernels.
  * Order      Tiles go in groups whose transformed input stays in the nearer caches. Of a group, first all input blocks
- *            are transformed (a task: one block of some tiles), then a task takes two output blocks of some tiles
- *            through all products and back, so that a transformed weight is read once a group and thread.
- * Accuracy   Weights are transformed in double. The error against a sum in double, relative to the largest output, is
- *            below 2e-6 for m = 2 and 2e-5 for m = 4 with 512 input channels of either sign (test_conv_blocked.c
- *            measures it), a fifth of what is allowed to the whole engine. */
+ *            are transformed, then two output blocks of some tiles at a time go through all products and back. With
+ *            many groups (large images, batches) a group is a task; with few, the steps of a group are the tasks.
+ * Accuracy   Weights are transformed in double. The error against a sum in double, relative to the largest output,
+ *            grows with the square root of the input channels: 2e-6 with 16 and 1.2e-5 with 512 for m = 4, a fifteenth of
+ *            that for m = 2 (test_conv_blocked.c measures it, for inputs of several kinds). So m = 4 is taken up to
+ *            WINOGRAD4_CHANNELS, where it is a sixth of the 1e-4 allowed to the whole engine, and m = 2 above. */
 #include <string.h>
 
 #include "core/base/size.h"
@@ -18,6 +19,7 @@ enum {
     LEAST_TILES = 24,
     PRODUCT_TILES = 48,     /* of a task of products */
     TRANSFORM_TILES = 64,   /* of a task of the input */
+    GROUP_TASKS = 8,        /* so many groups keep all lanes busy by themselves */
 };
 
 static const double g4[6][3] = {{1.0 / 4, 0, 0},
@@ -77,13 +79,19 @@ struct winograd {
     const struct conv_blocked_kernels *kernels;
     int64_t in, out; /* blocks */
     int side, products;
-    int64_t tiles, across, group, n_groups; /* tiles: of an image, in a row, of a group at most */
-    int64_t lane_floats;
+    int64_t tiles, across, most, n_groups; /* tiles: of an image, in a row, of a group at most; groups of an image */
+    int64_t v_floats, p_floats;            /* scratch of a group, of a task's products */
+    bool group_is_task;
     float low, high;
-    /* of the group at work */
+};
+
+/* Some tiles of one image. */
+struct group {
+    const struct winograd *w;
     int64_t image, from, count;
     int64_t input_parts, product_parts;
     float *v; /* [product][input block][count][8] */
+    float *p; /* of lane 0, p_floats apart */
 };
 
 static void plan_winograd(struct winograd *w, const struct conv_blocked *cv)
@@ -98,43 +106,58 @@ static void plan_winograd(struct winograd *w, const struct conv_blocked *cv)
     w->tiles = w->across * i64_ceil_div(cv->out[0], m);
     const int64_t most = i64_max(INPUT_FLOATS / (w->products * w->in * BLOCK), LEAST_TILES);
     w->n_groups = i64_ceil_div(w->tiles, most);
-    w->group = w->n_groups ? i64_ceil_div(w->tiles, w->n_groups) : 0;
-    w->lane_floats = (int64_t)w->products * TILE_BLOCKS * PRODUCT_TILES * BLOCK;
+    w->most = w->n_groups ? i64_ceil_div(w->tiles, w->n_groups) : 0;
+    w->v_floats = w->most * w->products * w->in * BLOCK;
+    w->p_floats = (int64_t)w->products * TILE_BLOCKS * PRODUCT_TILES * BLOCK;
+    w->group_is_task = cv->batch * w->n_groups >= GROUP_TASKS;
     conv_act_bounds(&cv->act, &w->low, &w->high);
 }
 
-static struct winograd_tiles tiles_of(const struct winograd *w, int64_t from, int64_t count)
+static struct group group_of(const struct winograd *w, int64_t i, int lane)
 {
-    const struct conv_blocked *cv = w->cv;
-    return (struct winograd_tiles){.m = w->side - 2, .in_h = cv->in[0], .in_w = cv->in[1], .out_h = cv->out[0],
+    const int64_t k = i % w->n_groups, from = cut(w->tiles, w->n_groups, k);
+    struct group g = {.w = w, .image = i / w->n_groups, .from = from,
+                      .count = cut(w->tiles, w->n_groups, k + 1) - from};
+    g.input_parts = i64_ceil_div(g.count, TRANSFORM_TILES);
+    g.product_parts = i64_ceil_div(g.count, PRODUCT_TILES);
+    g.v = (float *)w->io->scratch + lane * (w->v_floats + w->p_floats);
+    g.p = g.v + w->v_floats;
+    return g;
+}
+
+static struct winograd_tiles tiles_of(const struct group *g, int64_t from, int64_t count)
+{
+    const struct conv_blocked *cv = g->w->cv;
+    return (struct winograd_tiles){.m = g->w->side - 2, .in_h = cv->in[0], .in_w = cv->in[1], .out_h = cv->out[0],
                                    .out_w = cv->out[1], .pad_h = cv->pad[0], .pad_w = cv->pad[1],
-                                   .across = w->across, .from = w->from + from, .count = count};
+                                   .across = g->w->across, .from = g->from + from, .count = count};
 }
 
 static void input_task(void *arg, int64_t task, int lane)
 {
-    const struct winograd *w = arg;
-    const int64_t block = task / w->input_parts, part = task % w->input_parts;
-    const int64_t from = cut(w->count, w->input_parts, part), to = cut(w->count, w->input_parts, part + 1);
-    const struct winograd_tiles g = tiles_of(w, from, to - from);
+    const struct group *g = arg;
+    const struct winograd *w = g->w;
+    const int64_t block = task / g->input_parts, part = task % g->input_parts;
+    const int64_t from = cut(g->count, g->input_parts, part), to = cut(g->count, g->input_parts, part + 1);
+    const struct winograd_tiles tiles = tiles_of(g, from, to - from);
     (void)lane;
-    w->kernels->winograd_input(&g, w->io->x + (w->image * w->in + block) * w->cv->in[0] * w->cv->in[1] * BLOCK,
-                               w->v + (block * w->count + from) * BLOCK, w->in * w->count * BLOCK);
+    w->kernels->winograd_input(&tiles, w->io->x + (g->image * w->in + block) * w->cv->in[0] * w->cv->in[1] * BLOCK,
+                               g->v + (block * g->count + from) * BLOCK, w->in * g->count * BLOCK);
 }
 
 /* Product k of tiles [from, to) for B output blocks, into p [B][to - from][8]. */
-static void multiply(const struct winograd *w, int64_t block, int64_t B, int k, int64_t from, int64_t to, float *p,
-                     int64_t p_stride)
+static void multiply(const struct group *g, int64_t block, int64_t B, int k, int64_t from, int64_t to, float *p)
 {
+    const struct winograd *w = g->w;
     const int64_t width = B > 1 ? TILE_WIDTH : TILE_WIDTH_SINGLE, n = to - from, pieces = i64_ceil_div(n, width);
     struct conv_tile tile = {
-        .x_stride = w->count * BLOCK, .n_blocks = w->in,
+        .x_stride = g->count * BLOCK, .n_blocks = w->in,
         .w = w->io->weight + (block * w->products + k) * w->in * BLOCK * BLOCK,
-        .w_stride = w->products * w->in * BLOCK * BLOCK, .y_stride = p_stride, .first = true,
+        .w_stride = w->products * w->in * BLOCK * BLOCK, .y_stride = n * BLOCK, .first = true,
     };
     for (int64_t i = 0; i < pieces; i++) {
         const int64_t first = cut(n, pieces, i), end = cut(n, pieces, i + 1);
-        tile.x = w->v + (k * w->in * w->count + from + first) * BLOCK;
+        tile.x = g->v + (k * w->in * g->count + from + first) * BLOCK;
         tile.y = p + first * BLOCK;
         w->kernels->pointwise[B - 1][end - first - 1](&tile);
     }
@@ -142,32 +165,40 @@ static void multiply(const struct winograd *w, int64_t block, int64_t B, int k, 
 
 static void product_task(void *arg, int64_t task, int lane)
 {
-    const struct winograd *w = arg;
-    const int64_t part = task % w->product_parts, block = task / w->product_parts * TILE_BLOCKS;
-    const int64_t from = cut(w->count, w->product_parts, part), to = cut(w->count, w->product_parts, part + 1);
+    const struct group *g = arg;
+    const struct winograd *w = g->w;
+    const int64_t part = task % g->product_parts, block = task / g->product_parts * TILE_BLOCKS;
+    const int64_t from = cut(g->count, g->product_parts, part), to = cut(g->count, g->product_parts, part + 1);
     const int64_t B = i64_min(w->out - block, TILE_BLOCKS), n = to - from, plane = w->cv->out[0] * w->cv->out[1];
-    float *p = (float *)w->io->scratch + lane * w->lane_floats;
-    const struct winograd_tiles g = tiles_of(w, from, n);
+    float *p = g->p + lane * w->p_floats;
+    const struct winograd_tiles tiles = tiles_of(g, from, n);
     for (int k = 0; k < w->products; k++)
-        multiply(w, block, B, k, from, to, p + k * B * n * BLOCK, n * BLOCK);
+        multiply(g, block, B, k, from, to, p + k * B * n * BLOCK);
     for (int64_t b = 0; b < B; b++) {
-        const int64_t at = (w->image * w->out + block + b) * plane * BLOCK;
-        w->kernels->winograd_output(&g, p + b * n * BLOCK, B * n * BLOCK,
+        const int64_t at = (g->image * w->out + block + b) * plane * BLOCK;
+        w->kernels->winograd_output(&tiles, p + b * n * BLOCK, B * n * BLOCK,
                                     w->io->bias ? w->io->bias + (block + b) * BLOCK : NULL,
                                     w->io->residual ? w->io->residual + at : NULL, w->low, w->high, w->io->y + at);
     }
 }
 
-bool winograd_scratch(const struct conv_blocked *cv, int lanes, size_t *bytes)
+static int64_t input_tasks(const struct group *g)
 {
-    struct winograd w;
-    int64_t n, all;
-    plan_winograd(&w, cv);
-    if (!i64_mul(w.group, (int64_t)w.products * BLOCK, &n) || !i64_mul(n, w.in, &n) ||
-        !i64_mul(w.lane_floats, lanes, &all) || n > INT64_MAX / 8 - all)
-        return false;
-    *bytes = (size_t)(n + all) * sizeof(float);
-    return true;
+    return g->w->in * g->input_parts;
+}
+
+static int64_t product_tasks(const struct group *g)
+{
+    return i64_ceil_div(g->w->out, TILE_BLOCKS) * g->product_parts;
+}
+
+static void group_task(void *arg, int64_t task, int lane)
+{
+    struct group g = group_of(arg, task, lane);
+    for (int64_t i = 0; i < input_tasks(&g); i++)
+        input_task(&g, i, 0);
+    for (int64_t i = 0; i < product_tasks(&g); i++)
+        product_task(&g, i, 0);
 }
 
 /* What the kernels cannot do in registers, for one plane. */
@@ -179,19 +210,30 @@ static void activation_task(void *arg, int64_t task, int lane)
     act_f32(&w->cv->act, w->io->y + task * n, n, w->io->y + task * n);
 }
 
+/* A group a lane, or one group and products for every lane. */
+bool winograd_scratch(const struct conv_blocked *cv, int lanes, size_t *bytes)
+{
+    struct winograd w;
+    int64_t v, all;
+    plan_winograd(&w, cv);
+    if (!i64_mul(w.most, (int64_t)w.products * BLOCK, &v) || !i64_mul(v, w.in, &v) || v > INT64_MAX / 8 - w.p_floats ||
+        !i64_mul(v + w.p_floats, lanes, &all) || all > INT64_MAX / 8)
+        return false;
+    *bytes = (size_t)(w.group_is_task ? all : v + w.p_floats * lanes) * sizeof(float);
+    return true;
+}
+
 void winograd_f32(struct pool *pool, const struct conv_blocked *cv, const struct conv_blocked_io *io)
 {
     struct winograd w = {.io = io, .kernels = conv_blocked_kernels()};
     plan_winograd(&w, cv);
-    w.v = (float *)io->scratch + w.lane_floats * pool_threads(pool);
-    for (int64_t i = 0; i < cv->batch * w.n_groups; i++) {
-        w.image = i / w.n_groups;
-        w.from = cut(w.tiles, w.n_groups, i % w.n_groups);
-        w.count = cut(w.tiles, w.n_groups, i % w.n_groups + 1) - w.from;
-        w.input_parts = i64_ceil_div(w.count, TRANSFORM_TILES);
-        w.product_parts = i64_ceil_div(w.count, PRODUCT_TILES);
-        pool_run(pool, w.in * w.input_parts, input_task, &w);
-        pool_run(pool, i64_ceil_div(w.out, TILE_BLOCKS) * w.product_parts, product_task, &w);
+    const int64_t groups = cv->batch * w.n_groups;
+    if (w.group_is_task)
+        pool_run(pool, groups, group_task, &w);
+    for (int64_t i = 0; i < groups && !w.group_is_task; i++) {
+        struct group g = group_of(&w, i, 0);
+        pool_run(pool, input_tasks(&g), input_task, &g);
+        pool_run(pool, product_tasks(&g), product_task, &g);
     }
     if (!conv_act_in_registers(&cv->act))
         pool_run(pool, cv->batch * w.out, activation_task, &w);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * fft.h - the discrete Fourier transform of any length, in double: X[k] = sum_j x[j] e^(-2 pi i j k / n), or with +i (not
- * divided by n) the other way.
- * Method     powers of two: the iterative radix-2 transform (Cooley and Tukey 1965); other lengths as a convolution of length
- *            2^m >= 2 n - 1 (Bluestein 1970): n log n for every n. Angles are reduced exactly, in integers.
- * Threads    a plan is read-only; each caller brings scratch of its own. Errors: a length whose tables overflow gives NULL. */
+ * fft.h - the discrete Fourier transform of any length, in double: X[k] = sum_j x[j] e^(-2 pi i j k / n), or with +i
+ * (not divided by n) the other way.
+ * Method     powers of two: the iterative radix-2 transform (Cooley and Tukey 1965); other lengths as a convolution
+ *            of length 2^m >= 2 n - 1 (Bluestein 1970): n log n for every n. Angles are reduced exactly, in integers.
+ * Threads    a plan is read-only; each caller brings scratch of its own. Errors: a length whose tables overflow
+ *            gives NULL. */
 #ifndef PARED_KERNELS_FFT_H
 #define PARED_KERNELS_FFT_H
 

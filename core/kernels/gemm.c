@@ -60,26 +60,30 @@ static struct grid grid_of(const struct gemm *g)
     return grid;
 }
 
-/* Small products: BLAS packs both sides and looks for threads before it starts, our own kernel does not. */
-static bool small_f32(const struct gemm *g, const float *a, const float *b, float *c)
+/* Our own kernel where it is as fast as BLAS or faster: everything that is no matrix-vector product, on AVX2. BLAS packs
+ * both sides and looks for threads before it starts, which hurts small products most. `tile`: in one task, else cut by
+ * the shape. */
+static bool own_f32(struct pool *pool, bool tile, const struct gemm *g, const float *a, const float *b, float *c)
 {
-    if ((g->alpha != 1 && g->beta != 0) || (g->beta != 0 && g->beta != 1) || g->m < 4 || g->n < 4 || !isa_has(ISA_AVX2) ||
-        (double)g->m * (double)g->n * (double)g->k > 4194304.0)
+    if ((g->alpha != 1 && g->beta != 0) || (g->beta != 0 && g->beta != 1) || g->m < 4 || g->n < 4 || !isa_has(ISA_AVX2))
         return false;
     const struct gemm_packed p = {.m = g->m, .n = g->n, .k = g->k, .a = a, .a_row = g->trans_a ? 1 : g->lda,
                                   .a_col = g->trans_a ? g->lda : 1, .b = b, .b_row = g->trans_b ? 1 : g->ldb,
                                   .b_col = g->trans_b ? g->ldb : 1, .residual = g->beta == 1 ? c : NULL,
                                   .residual_row = g->ldc, .c = c, .c_row = g->ldc};
-    gemm_packed_tile(&p);
+    if (tile)
+        gemm_packed_tile(&p);
+    else
+        gemm_packed_f32(pool, &p);
     for (int64_t i = 0; g->alpha != 1 && i < g->m; i++)
         for (int64_t j = 0; j < g->n; j++)
             c[i * g->ldc + j] *= (float)g->alpha;
     return true;
 }
 
-static bool small_f64(const struct gemm *g, const double *a, const double *b, double *c)
+static bool own_f64(struct pool *pool, bool tile, const struct gemm *g, const double *a, const double *b, double *c)
 {
-    (void)g, (void)a, (void)b, (void)c;
+    (void)pool, (void)tile, (void)g, (void)a, (void)b, (void)c;
     return false;
 }
 
@@ -107,7 +111,7 @@ static bool small_f64(const struct gemm *g, const double *a, const double *b, do
                                                                                                                      \
         if (!fits_blas(g) || k == 0) {                                                                               \
             gemm_##suffix##_naive(g, a, b, c);                                                                       \
-        } else if (small_##suffix(g, a, b, c)) {                                                                     \
+        } else if (own_##suffix(NULL, true, g, a, b, c)) {                                                                     \
             return;                                                                                                  \
         } else if (m == 1 && (!g->trans_a || lda == 1)) { /* c = op(B)^T a */                                        \
             blas_gemv(CblasRowMajor, g->trans_b ? CblasNoTrans : CblasTrans, g->trans_b ? n : k, g->trans_b ? k : n, \
@@ -150,6 +154,8 @@ static bool small_f64(const struct gemm *g, const double *a, const double *b, do
     {                                                                                                                \
         struct job_##suffix job = {.g = g, .grid = grid_of(g), .a = a, .b = b, .c = c};                              \
         const int64_t tasks = job.grid.rows * job.grid.cols;                                                         \
+        if (own_##suffix(pool, false, g, a, b, c))                                                                          \
+            return;                                                                                                  \
         pool_run(tasks > 1 ? pool : NULL, tasks, run_##suffix, &job);                                                \
     }                                                                                                                \
                                                                                                                      \

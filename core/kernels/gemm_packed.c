@@ -102,7 +102,8 @@ static void cut(struct job *job, int64_t count)
     const struct gemm_packed *g = job->g;
     const int64_t panels = i64_ceil_div(g->n, GEMM_PANEL);
     const double cost = (double)count * (double)(g->m + READ_COST) * (double)g->n * (double)g->k;
-    const double wanted = cost < 2.0 * TASK_COST ? 1 : cost > (double)TASK_COST * TASKS_MAX ? TASKS_MAX : cost / TASK_COST;
+    const double most = cost > (double)TASK_COST * TASKS_MAX ? TASKS_MAX : cost / TASK_COST;
+    const double wanted = cost < 2.0 * TASK_COST ? 1 : most;
     int64_t tiles = i64_max(1, (int64_t)(wanted / (double)i64_max(1, count)));
 
     job->tiles_m = i64_max(1, i64_ceil_div(g->m, ROWS_MAX));
@@ -124,8 +125,8 @@ static void run_task(void *arg, int64_t task, int lane)
     const struct job *job = arg;
     const int64_t per = job->tiles_m * job->tiles_n, item = task / per, at = task % per;
     struct gemm_packed g = *job->g;
-    const struct tile_range t = {at % job->tiles_m * job->rows, i64_min(job->rows, g.m - at % job->tiles_m * job->rows),
-                                 at / job->tiles_m * job->cols, i64_min(job->cols, g.n - at / job->tiles_m * job->cols)};
+    const int64_t row = at % job->tiles_m * job->rows, col = at / job->tiles_m * job->cols;
+    const struct tile_range t = {row, i64_min(job->rows, g.m - row), col, i64_min(job->cols, g.n - col)};
     (void)lane;
     if (job->at) {
         g.a += job->at[item].a;

@@ -30,11 +30,17 @@ static bool has_avxvnni(void)
     return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
 }
 
+static bool has_f16c(void) /* a name that not every compiler's __builtin_cpu_supports knows */
+{
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & 1u << 29);
+}
+
 static unsigned ask_cpu(void)
 {
     unsigned sets = 1u << ISA_PORTABLE;
     __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !__builtin_cpu_supports("f16c"))
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !has_f16c())
         return sets;
     sets |= 1u << ISA_AVX2;
     if (has_avxvnni())

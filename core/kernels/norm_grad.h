@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * norm_grad.h - gradient of the normalization of rows: y = (x - mean) r s + b, r = 1 / sqrt(variance + epsilon); with `rms` the mean
+ * norm_grad.h - gradient of the normalization of rows: y = (x - mean) r s + b, r = 1 / sqrt(variance + epsilon);
+ * with `rms` the mean
  * is 0 and the variance the mean of squares.
  *   d = dy s;  dx = r (d - mean(d) - h mean(d h)),  h = (x - mean) r;  without the term mean(d) for rms
  *   ds = sum dy h,  db = sum dy

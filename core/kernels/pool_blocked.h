@@ -13,7 +13,8 @@
 struct pool_blocked {
     struct window w; /* rank 2 */
     int64_t planes;
-    bool average, include_pad; /* include_pad: divide by the cells inside image and padding, not by those inside the image */
+    bool average;
+    bool include_pad; /* divide by the cells inside image and padding, not by those inside the image */
 };
 
 /* Most kernel rows; floats of scratch that pool_blocked_f32 needs. */

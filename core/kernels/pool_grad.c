@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pool_grad.c - window by window: every output hands its gradient to cells of its window. A window is seen as rows along the last
- * axis, so any number of axes is one loop over rows of taps. 2 x 2 windows with stride 2 that fit, the usual ones, have a loop of
- * their own. */
+ * pool_grad.c - window by window: every output hands its gradient to cells of its window. A window is seen as rows
+ * along the last axis, so any number of axes is one loop over rows of taps. 2 x 2 windows with stride 2 that fit, the
+ * usual ones, have a loop of their own. */
 #include "core/kernels/pool_grad.h"
 
 #include <math.h>
@@ -11,7 +11,8 @@
 #include "core/kernels/simd.h"
 
 /* The taps [first, end) of the window at output o that lie inside [low, high) along axis a. */
-static void taps_between(const struct window *w, int a, int64_t o, int64_t low, int64_t high, int64_t *first, int64_t *end)
+static void taps_between(const struct window *w, int a, int64_t o, int64_t low, int64_t high, int64_t *first,
+                         int64_t *end)
 {
     const int64_t start = o * w->stride[a] - w->pad[a], d = w->dilation[a];
     *first = start >= low ? 0 : i64_ceil_div(low - start, d);
@@ -77,7 +78,8 @@ static int64_t divisor(const struct pooling *g, const struct walk *v)
     int64_t count = 1;
     for (int a = 0; a < w->rank; a++) {
         int64_t first, end;
-        taps_between(w, a, v->o[a], g->include_pad ? -w->pad[a] : 0, w->in[a] + (g->include_pad ? w->pad_end[a] : 0), &first, &end);
+        taps_between(w, a, v->o[a], g->include_pad ? -w->pad[a] : 0, w->in[a] + (g->include_pad ? w->pad_end[a] : 0),
+                     &first, &end);
         count *= i64_max(end - first, 0);
     }
     return count;
@@ -115,7 +117,8 @@ static void run_planes(struct pool *pool, struct job *job, pool_fn *fn)
     static void halve_##suffix(const struct window *w, const T *x, const T *dy, T *dx)                                 \
     {                                                                                                                  \
         for (int64_t i = 0; i < w->out[0]; i++) {                                                                      \
-            const T *restrict r0 = x + 2 * i * w->in[1], *restrict r1 = r0 + w->in[1], *restrict d = dy + i * w->out[1]; \
+            const T *restrict r0 = x + 2 * i * w->in[1], *restrict r1 = r0 + w->in[1],                                 \
+                              *restrict d = dy + i * w->out[1];                                                        \
             T *restrict s0 = dx + 2 * i * w->in[1], *restrict s1 = s0 + w->in[1];                                      \
             for (int64_t j = 0; j < w->out[1]; j++) {                                                                  \
                 const T a = r0[2 * j], b = r0[2 * j + 1], c = r1[2 * j], e = r1[2 * j + 1];                            \
@@ -194,7 +197,10 @@ static void run_planes(struct pool *pool, struct job *job, pool_fn *fn)
         const bool halving = is_halving(&job->g->w);                                                                   \
         (void)lane;                                                                                                    \
         for (int64_t i = from; i < to; i++) {                                                                          \
-            const T *x = (const T *)job->x + (job->x ? i * job->in : 0), *dy = (const T *)job->dy + i * job->out;      \
+            if (job->in == 0)                                                                                          \
+                continue;                                                                                              \
+            const T *x = job->x ? (const T *)job->x + i * job->in : NULL;                                              \
+            const T *dy = job->out ? (const T *)job->dy + i * job->out : NULL;                                         \
             T *dx = (T *)job->dx + i * job->in;                                                                        \
             if (!job->add)                                                                                             \
                 memset(dx, 0, (size_t)job->in * sizeof(T));                                                            \
@@ -229,9 +235,10 @@ static void run_planes(struct pool *pool, struct job *job, pool_fn *fn)
     void pool_global_grad_##suffix(struct pool *pool, enum pool_kind kind, double p, int64_t planes, int64_t cells,    \
                                    const T *x, const T *y, const T *dy, T *dx, bool add)                               \
     {                                                                                                                  \
-        const struct pooling g = {.w = {.rank = 1, .in = {cells}, .out = {1}, .kernel = {cells}, .stride = {1},        \
-                                        .dilation = {1}},                                                              \
-                                  .planes = planes, .p = p};                                                           \
+        const struct pooling g = {                                                                                     \
+            .w = {.rank = 1, .in = {cells}, .out = {1}, .kernel = {cells}, .stride = {1}, .dilation = {1}},            \
+            .planes = planes,                                                                                          \
+            .p = p};                                                                                                   \
         struct job job = {.g = &g, .kind = kind, .x = x, .y = y, .dy = dy, .dx = dx, .add = add};                      \
         run_planes(pool, &job, planes_##suffix);                                                                       \
     }

@@ -5,9 +5,11 @@
 
 #include <math.h>
 
+#include "core/kernels/isa.h"
+#include "core/kernels/q8_line.h"
 #include "core/kernels/simd.h"
 
-#define MAGIC 12582912.0f
+#define MAGIC Q8_MAGIC
 
 float q8_real(const struct q8 *q, uint8_t bits)
 {
@@ -23,9 +25,9 @@ uint8_t q8_bits(const struct q8 *q, float real)
     return (uint8_t)((int32_t)nearbyintf(v) + q->zero);
 }
 
-/* Everything a loop needs, in the flipped (unsigned) domain. */
+/* Everything a product needs, in the flipped (unsigned) domain. */
 struct line {
-    float a, b, offset, low, high;
+    float a, offset, low, high;
     float zero_a, zero_b;
     uint8_t flip_a, flip_b, flip_y;
 };
@@ -39,20 +41,6 @@ struct line {
     } while (0)
 #define REAL_A(i) ((float)(a[i] ^ k->flip_a))
 #define REAL_B(i) ((float)(b[i] ^ k->flip_b))
-
-KERNEL_CLONES static void add_both(const struct line *k, const uint8_t *restrict a, const uint8_t *restrict b,
-                                   uint8_t *restrict y, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++)
-        STORE(i, REAL_A(i) * k->a + (REAL_B(i) * k->b + k->offset));
-}
-
-KERNEL_CLONES static void add_one(const struct line *k, const uint8_t *restrict a, float constant, uint8_t *restrict y,
-                                  int64_t n)
-{
-    for (int64_t i = 0; i < n; i++)
-        STORE(i, REAL_A(i) * k->a + constant);
-}
 
 KERNEL_CLONES static void mul_both(const struct line *k, const uint8_t *restrict a, const uint8_t *restrict b,
                                    uint8_t *restrict y, int64_t n)
@@ -81,26 +69,64 @@ static struct line line_of(const struct q8_binary *op)
                          .zero_a = (float)lifted(&op->a), .zero_b = (float)lifted(&op->b)};
 }
 
+static void add_line(const struct q8_line *k, const uint8_t *a, const uint8_t *b, uint8_t *y, int64_t n)
+{
+#if defined(__x86_64__)
+    if (isa_has(ISA_AVX2)) {
+        q8_line_add_avx2(k, a, b, y, n);
+        return;
+    }
+#endif
+    q8_line_add(k, a, b, y, n);
+}
+
+static void scale_line(const struct q8_line *k, const uint8_t *a, uint8_t *y, int64_t n)
+{
+#if defined(__x86_64__)
+    if (isa_has(ISA_AVX2)) {
+        q8_line_scale_avx2(k, a, y, n);
+        return;
+    }
+#endif
+    q8_line_scale(k, a, y, n);
+}
+
 void q8_add(const struct q8_binary *op, const uint8_t *a, const uint8_t *b, uint8_t *y, int64_t n, int64_t step_a,
             int64_t step_b)
 {
-    struct line k = line_of(op);
-    k.a = op->a.scale / op->y.scale;
-    k.b = op->b.scale / op->y.scale;
-    k.offset = (float)lifted(&op->y) - (k.a * k.zero_a + k.b * k.zero_b);
-    if (step_a == 0 && n > 0) { /* addition is symmetric: the constant goes to the right */
+    struct q8_line k = {.a = op->a.scale / op->y.scale, .b = op->b.scale / op->y.scale, .flip_a = q8_flip(&op->a),
+                        .flip_b = q8_flip(&op->b), .lift_a = q8_flip(&op->a), .lift_b = q8_flip(&op->b),
+                        .low = (float)op->low, .high = (float)op->high};
+    k.offset = (float)op->y.zero - fmaf(k.a, (float)op->a.zero, k.b * (float)op->b.zero);
+    if (step_a == 0 && step_b != 0) { /* addition is symmetric: the constant goes to the right */
         const struct q8_binary turned = {op->b, op->a, op->y, op->low, op->high};
-        if (step_b == 0) {
-            q8_add(op, a, b, y, 1, 1, 1);
-            for (int64_t i = 1; i < n; i++)
-                y[i] = y[0];
-        } else {
-            q8_add(&turned, b, a, y, n, step_b, 0);
-        }
+        q8_add(&turned, b, a, y, n, step_b, 0);
     } else if (step_b == 0 && n > 0) {
-        add_one(&k, a, (float)(b[0] ^ k.flip_b) * k.b + k.offset, y, n);
+        k.offset = fmaf((float)((b[0] ^ k.flip_b) - k.lift_b), k.b, k.offset);
+        scale_line(&k, a, y, step_a ? n : 1);
+        for (int64_t i = 1; i < n && step_a == 0; i++)
+            y[i] = y[0];
     } else {
-        add_both(&k, a, b, y, n);
+        add_line(&k, a, b, y, n);
+    }
+}
+
+void q8_channels(const struct q8 *in, const struct q8 *out, const float *factor, const float *offset, int64_t rows,
+                 int64_t n, const uint8_t *x, uint8_t *y)
+{
+    const struct q8_line k = {.flip_a = q8_flip(in), .lift_a = q8_flip(in), .low = (float)q8_low(out),
+                              .high = (float)q8_high(out)};
+#if defined(__x86_64__)
+    const bool fast = isa_has(ISA_AVX2);
+#endif
+    for (int64_t r = 0; r < rows; r++, x += n, y += n) {
+#if defined(__x86_64__)
+        if (fast) {
+            q8_line_channels_avx2(&k, factor, offset, x, y, n);
+            continue;
+        }
+#endif
+        q8_line_channels(&k, factor, offset, x, y, n);
     }
 }
 
@@ -166,4 +192,30 @@ KERNEL_CLONES static void scale_sums(const int32_t *restrict sum, int64_t n, int
 void q8_scale_sums(const int32_t *sum, int64_t n, int32_t bias, float multiplier, const struct q8 *out, uint8_t *y)
 {
     scale_sums(sum, n, bias, multiplier, (float)lifted(out), q8_flip(out), y);
+}
+
+KERNEL_CLONES static void quantize(const float *restrict x, uint8_t *restrict y, int64_t n, float scale, float zero,
+                                   uint8_t flip)
+{
+    for (int64_t i = 0; i < n; i++) {
+        float v = x[i] / scale;
+        v = v > 0.0f - zero ? v : 0.0f - zero;
+        v = v < 255.0f - zero ? v : 255.0f - zero;
+        y[i] = (uint8_t)((uint8_t)(int32_t)(v + MAGIC - MAGIC + zero) ^ flip);
+    }
+}
+
+void q8_quantize(const struct q8 *q, const float *x, uint8_t *y, int64_t n)
+{
+    quantize(x, y, n, q->scale, (float)lifted(q), q8_flip(q));
+}
+
+KERNEL_CLONES uint8_t q8_max(const uint8_t *x, int64_t n, uint8_t flip)
+{
+    uint8_t most = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const uint8_t v = x[i] ^ flip;
+        most = v > most ? v : most;
+    }
+    return most;
 }

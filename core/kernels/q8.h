@@ -32,12 +32,20 @@ void q8_add(const struct q8_binary *op, const uint8_t *a, const uint8_t *b, uint
 void q8_mul(const struct q8_binary *op, const uint8_t *a, const uint8_t *b, uint8_t *y, int64_t n, int64_t step_a,
             int64_t step_b);
 
+/* y[r, c] = saturate(round(x[r, c] * factor[c] + offset[c])) on stored values, the zero points being in `offset`. */
+void q8_channels(const struct q8 *in, const struct q8 *out, const float *factor, const float *offset, int64_t rows,
+                 int64_t n, const uint8_t *x, uint8_t *y);
+/* y[i] = saturate(round_half_even(x[i] / scale) + zero); NaN gives the lowest value. */
+void q8_quantize(const struct q8 *q, const float *x, uint8_t *y, int64_t n);
+
 /* Functions of one value are tables. */
 typedef float q8_function(float x, float alpha);
 void q8_table(const struct q8 *x, const struct q8 *y, q8_function *f, float alpha, uint8_t table[256]);
 float q8_identity(float x, float alpha);
 void q8_map(const uint8_t table[256], const uint8_t *x, uint8_t *y, int64_t n);
 
+/* The largest of n flipped bytes; 0 for none. */
+uint8_t q8_max(const uint8_t *x, int64_t n, uint8_t flip);
 /* sum[j] (0..n) += bytes of x (flipped to unsigned) over `rows` rows, `stride` apart. */
 void q8_sum_rows(const uint8_t *x, int64_t rows, int64_t stride, int64_t n, uint8_t flip, int32_t *sum);
 /* y[j] = saturate(round((sum[j] + bias) * multiplier) + zero of y), sums of flipped bytes. */

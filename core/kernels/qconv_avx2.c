@@ -31,14 +31,15 @@ INLINE void cells(const struct qdepthwise_row *k, int pixels, const int16_t *x, 
         }
     }
 #pragma GCC unroll 4
-    for (int i = 0; i < pixels; i++) {
-        const __m256i order[2] = {_mm256_permute2x128_si256(sum[i][0], sum[i][1], 0x20),
-                                  _mm256_permute2x128_si256(sum[i][0], sum[i][1], 0x31)};
-        if (columns > 8)
-            finish(out, 2, order, columns, y + i * y_step);
-        else
-            finish(out, 1, order, columns, y + i * y_step);
+    for (int i = 0; i < pixels; i++) { /* channels in order */
+        const __m256i low = sum[i][0], high = sum[i][1];
+        sum[i][0] = _mm256_permute2x128_si256(low, high, 0x20);
+        sum[i][1] = _mm256_permute2x128_si256(low, high, 0x31);
     }
+    if (columns > 8)
+        finish(out, pixels, 2, sum, columns, y, y_step);
+    else
+        finish(out, pixels, 1, sum, columns, y, y_step);
 }
 
 void qdepthwise_row_avx2(const struct qdepthwise_row *k, const int16_t *x, char *y)

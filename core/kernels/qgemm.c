@@ -126,17 +126,26 @@ static struct qgemm_panel panel_of(const struct qgemm_job *job, int64_t panel)
     return t;
 }
 
+/* Weights that stay in the second-level cache are walked again for every few rows, so that the rows' results are
+ * written while their cache lines are at hand; larger ones are read once. */
 void qgemm(const struct qgemm_job *job, const struct qgemm_rows *rows, int64_t first, int64_t last)
 {
+    enum { CACHED = 160 * 1024, FEW = 48 };
     qgemm_panel_fn *run = qgemm_panel_best();
     const int64_t elem = job->out.end == QGEMM_BYTES ? 1 : 4;
+    const int64_t bytes = job->shape.runs * qgemm_pairs(&job->shape) * 2 * qgemm_padded(&job->shape) * (job->wide + 1);
+    const int64_t piece = last - first > 1 && bytes <= CACHED ? FEW : i64_max(rows->count, 1);
 
-    for (int64_t panel = first; panel < last; panel++) {
-        const struct qgemm_panel t = panel_of(job, panel);
-        struct qgemm_rows part = *rows;
-        part.y += panel * QGEMM_COLS * elem;
-        run(&t, &part);
-    }
+    for (int64_t row = 0; row < rows->count; row += piece)
+        for (int64_t panel = first; panel < last; panel++) {
+            const struct qgemm_panel t = panel_of(job, panel);
+            struct qgemm_rows part = *rows;
+            part.a += part.at ? 0 : row * part.step;
+            part.at += part.at ? row : 0;
+            part.count = i64_min(piece, rows->count - row);
+            part.y += row * part.y_step + panel * QGEMM_COLS * elem;
+            run(&t, &part);
+        }
 }
 
 KERNEL_CLONES void qgemm_widen(const uint8_t *restrict x, int64_t n, bool is_signed, int32_t zero, int16_t *restrict y)

@@ -46,9 +46,7 @@ INLINE void tile(const struct qgemm_panel *t, int rows, int vecs, bool wide, con
             }
         }
     }
-#pragma GCC unroll 6
-    for (int r = 0; r < rows; r++)
-        finish(&t->out, vecs, sum[r], t->columns, m->y + (first + r) * m->y_step);
+    finish(&t->out, rows, vecs, sum, t->columns, m->y + first * m->y_step, m->y_step);
 }
 
 #define COPY(vecs, wide)                                                                                               \

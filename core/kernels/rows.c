@@ -49,7 +49,7 @@ void row_affine_f32(const float *x, int64_t n, float scale, float shift, float *
 void row_softmax_f32(const float *x, int64_t n, float *y)
 {
     const struct row_set *set = best_set();
-    const float sum = set->exp_sum(x, n, set->max(x, n), y);
+    const float sum = set->exp_sum(x, n, set->any_max(x, n), y);
     set->affine(y, n, 1 / sum, 0, y);
 }
 
@@ -58,7 +58,7 @@ void row_log_softmax_f32(const float *x, int64_t n, float *y)
     enum { PIECE = 512 };
     const struct row_set *set = best_set();
     float e[PIECE], sum = 0;
-    const float most = set->max(x, n);
+    const float most = set->any_max(x, n);
     for (int64_t i = 0; i < n; i += PIECE)
         sum += set->exp_sum(x + i, n - i < PIECE ? n - i : PIECE, most, e);
     set->affine(x, n, 1, -most, y);

@@ -17,7 +17,7 @@ float row_square_sum_f32(const float *x, int64_t n);
 /* NaN if there is one. */
 float row_max_f32(const float *x, int64_t n);
 float row_min_f32(const float *x, int64_t n);
-/* y[i] = e^(x[i] - shift); the sum of y. */
+/* y[i] = e^(x[i] - shift), for x - shift up to 88; 0 where it is below -87. The sum of y. */
 float row_exp_sum_f32(const float *x, int64_t n, float shift, float *y);
 /* y[i] = x[i] * scale + shift */
 void row_affine_f32(const float *x, int64_t n, float scale, float shift, float *y);

@@ -9,6 +9,7 @@ struct row_set {
     float (*sum)(const float *x, int64_t n);
     float (*square_sum)(const float *x, int64_t n, float shift); /* of x - shift */
     float (*max)(const float *x, int64_t n);
+    float (*any_max)(const float *x, int64_t n); /* does not look for NaN */
     float (*min)(const float *x, int64_t n);
     float (*exp_sum)(const float *x, int64_t n, float shift, float *y);
     void (*affine)(const float *x, int64_t n, float scale, float shift, float *y);

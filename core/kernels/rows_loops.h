@@ -61,7 +61,20 @@ static float finish_row_min(const float one[VEC], const float *rest, int64_t n)
     return least;
 }
 
+static inline vec any_max(vec a, vec b)
+{
+    return vec_max(b, a); /* a stays where b is NaN */
+}
+static float finish_row_any_max(const float one[VEC], const float *rest, int64_t n)
+{
+    float most = vec_largest(vec_load(one));
+    for (int64_t i = 0; i < n; i++)
+        most = rest[i] > most ? rest[i] : most;
+    return most;
+}
+
 REDUCE(row_sum, 0, vec_plus)
+REDUCE(row_any_max, -__builtin_inff(), any_max)
 REDUCE(row_max, -__builtin_inff(), nan_max)
 REDUCE(row_min, __builtin_inff(), nan_min)
 
@@ -95,19 +108,19 @@ static float exp_sum(const float *x, int64_t n, float shift, float *y)
     vec s0 = vec_set(0), s1 = s0;
     int64_t i = 0;
     for (; i + 2 * VEC <= n; i += 2 * VEC) {
-        const vec e0 = vexp(vec_load(x + i) - most), e1 = vexp(vec_load(x + i + VEC) - most);
+        const vec e0 = vexp_normal(vec_load(x + i) - most), e1 = vexp_normal(vec_load(x + i + VEC) - most);
         vec_store(y + i, e0);
         vec_store(y + i + VEC, e1);
         s0 += e0;
         s1 += e1;
     }
     for (; i + VEC <= n; i += VEC) {
-        const vec e = vexp(vec_load(x + i) - most);
+        const vec e = vexp_normal(vec_load(x + i) - most);
         vec_store(y + i, e);
         s0 += e;
     }
     if (i < n) {
-        vec_store_part(y + i, vexp(vec_load_part(x + i, n - i) - most), n - i);
+        vec_store_part(y + i, vexp_normal(vec_load_part(x + i, n - i) - most), n - i);
         s1 += vec_load_part(y + i, n - i);
     }
     return vec_sum(s0 + s1);
@@ -128,7 +141,8 @@ static void normalize(const struct row_norm *norm, const float *x, int64_t n, fl
     const vec mid = vec_set(mean), inv = vec_set(inverse), one = vec_set(1), zero = vec_set(0);
     int64_t i = 0;
     for (; i + VEC <= n; i += VEC) {
-        const vec scale = norm->scale ? vec_load(norm->scale + i) : one, bias = norm->bias ? vec_load(norm->bias + i) : zero;
+        const vec scale = norm->scale ? vec_load(norm->scale + i) : one;
+        const vec bias = norm->bias ? vec_load(norm->bias + i) : zero;
         vec_store(y + i, vec_fma((vec_load(x + i) - mid) * inv, scale, bias));
     }
     if (i < n) {
@@ -163,5 +177,7 @@ static void add_rows(const float *x, int64_t rows, int64_t n, float *y)
     }
 }
 
-const struct row_set ROW_SET = {.sum = row_sum, .square_sum = square_sum, .max = row_max, .min = row_min,
-                                .exp_sum = exp_sum, .affine = affine, .normalize = normalize, .add_rows = add_rows};
+const struct row_set ROW_SET = {
+    .sum = row_sum, .square_sum = square_sum, .max = row_max, .any_max = row_any_max, .min = row_min,
+    .exp_sum = exp_sum, .affine = affine, .normalize = normalize, .add_rows = add_rows,
+};

@@ -46,12 +46,13 @@ static inline vec vexp(vec x)
     return e * vmath_power(half) * vmath_power(n - half);
 }
 
-/* e^x for x in [-87, 0]: one factor is enough. Below -87 it is e^-87, about 1.6e-38. */
-static inline vec vexp_negative(vec x)
+/* e^x for x up to 88, where one factor is enough; 0 below -87, where the result is about to become subnormal. */
+static inline vec vexp_normal(vec x)
 {
     vec_int n;
-    const vec e = vmath_expm1_near(vmath_split(vec_max(vec_set(-87.0f), x), &n)) + 1.0f;
-    return e * vmath_power(n);
+    const vec low = vec_set(-87.0f);
+    const vec e = vmath_expm1_near(vmath_split(vec_max(low, x), &n)) + 1.0f;
+    return vec_of_bits(vec_bits(e * vmath_power(n)) & ~(x < low));
 }
 
 /* e^x - 1 = 2^n (e^r - 1) + (2^n - 1); from 30 on it is e^x, where 2^n alone may overflow. */
@@ -77,7 +78,8 @@ static inline vec vtanh(vec x)
 
 static inline vec vsigmoid(vec x)
 {
-    return 1.0f / (1.0f + vexp(-x));
+    const vec e = vexp_normal(vec_min(vec_set(88.0f), -x)); /* NaN passes */
+    return 1.0f / (1.0f + e);
 }
 
 /* x = m 2^e with m in [sqrt(1/2), sqrt(2)), f = m - 1: ln x = e ln 2 + f - f^2 / 2 + f^3 p(f) */
@@ -123,7 +125,7 @@ static inline vec verf(vec x)
     q = vec_fma(q, a, vec_set(-0.6382254958152771f));
     q = vec_fma(q, a, vec_set(-1.127040147781372f));
     q = vec_fma(q, a, vec_set(-0.0003536956792231649f));
-    const vec far = vec_copysign(1.0f - vexp_negative(q), x);
+    const vec far = vec_copysign(1.0f - vexp_normal(q), x);
     return vec_select(vec_abs(x) >= 1.0f, far, vec_fma(p, x, x)); /* NaN: the near branch */
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * SequenceProto and OptionalProto have few fields, all of them messages again but name (1) and elem_type (2), so they are
- * walked by hand down to the TensorProtos, which the model reader takes. Field numbers of the items are the same in
- * both: 3 tensor, 5 sequence, 7 optional. */
+ * SequenceProto and OptionalProto have few fields, all of them messages again but name (1) and elem_type (2), so
+ * they are walked by hand down to the TensorProtos, which the model reader takes. Field numbers of the items are the
+ * same in both: 3 tensor, 5 sequence, 7 optional. */
 #include "core/model/onnx_value.h"
 
 #include <inttypes.h>
@@ -189,7 +189,8 @@ static int put_list(struct buf *out, const struct tensor *list, const char *name
         unsigned field = item->dtype == DTYPE_SEQUENCE   ? FIELD_SEQUENCE
                          : item->dtype == DTYPE_OPTIONAL ? FIELD_OPTIONAL
                                                          : FIELD_TENSOR;
-        int rc = tensor_is_list(item) ? put_list(&inner, item, NULL, err) : onnx_write_tensor_buf(item, NULL, &inner, err);
+        int rc = tensor_is_list(item) ? put_list(&inner, item, NULL, err)
+                                      : onnx_write_tensor_buf(item, NULL, &inner, err);
         if (!rc)
             put_bytes(out, field, inner.data, inner.len);
         buf_fini(&inner);

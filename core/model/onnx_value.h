@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * onnx_value.h - values in files of their own: TensorProto, SequenceProto and OptionalProto (onnx-data.proto), as the
- * inputs and outputs of ONNX's backend tests and of `pared eval --outputs`. A file does not say which of the three it is: the
- * declared type of the input or output does. Sequences and optionals become lists (tensor.h). Sparse tensors and maps are
- * refused. Files are hostile: lengths and nesting are checked. */
+ * inputs and outputs of ONNX's backend tests and of `pared eval --outputs`. A file does not say which of the three
+ * it is: the declared type of the input or output does. Sequences and optionals become lists (tensor.h). Sparse
+ * tensors and maps are refused. Files are hostile: lengths and nesting are checked. */
 #ifndef PARED_MODEL_ONNX_VALUE_H
 #define PARED_MODEL_ONNX_VALUE_H
 

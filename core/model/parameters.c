@@ -3,6 +3,7 @@
  * alignment, because a window into a file may start anywhere. */
 #include "core/model/parameters.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -240,4 +241,42 @@ int model_external_files(const struct model *m, const char ***names, int *count,
     *names = list.at;
     *count = list.count;
     return 0;
+}
+
+static int64_t count_nan(const struct tensor *t)
+{
+    const int64_t n = stored_elements(t);
+    const unsigned char *p = t->data;
+    int64_t found = 0;
+    if (!p || !dtype_is_float(t->dtype) || dtype_bits(t->dtype) < 8)
+        return 0;
+    if (t->dtype == DTYPE_FLOAT) { /* nearly all weights; they may stand at odd addresses */
+        for (int64_t i = 0; i < n; i++) {
+            uint32_t bits;
+            memcpy(&bits, p + i * 4, 4);
+            found += (bits & 0x7fffffffu) > 0x7f800000u;
+        }
+        return found;
+    }
+    const size_t width = (size_t)dtype_bits(t->dtype) / 8;
+    for (int64_t i = 0; i < n; i++) {
+        uint64_t one[2] = {0};
+        memcpy(one, p + (size_t)i * width, width < sizeof one ? width : sizeof one);
+        found += isnan(dtype_get(t->dtype, one, 0));
+    }
+    return found;
+}
+
+int64_t model_nan_weights(const struct model *m, model_nan_fn *say, void *arg)
+{
+    int64_t constants = 0;
+    for (uint32_t v = 0; v < m->n_values; v++) {
+        const struct tensor *t = m->values[v].name ? value_stored(m, v) : NULL;
+        const int64_t found = t ? count_nan(t) : 0;
+        if (!found)
+            continue;
+        say(arg, m->values[v].name, found);
+        constants++;
+    }
+    return constants;
 }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * ArgMax and ArgMin: the index of the extreme value along an axis, the first of equal ones, or with select_last_index
  * the last. x[outer, n, inner] -> y[outer, (1,) inner], int64. NaN never wins over a number that came first. */
+#include "core/kernels/rows.h"
+#include "core/kernels/simd.h"
 #include "core/ops/op_util.h"
 
 struct arg_attrs {
@@ -56,10 +58,68 @@ struct arg_loop {
         l->y[o] = best;                                                                                                \
     }
 
+/* A contiguous line: its extreme by vector code, then the place where it stands. A line that begins with NaN goes the
+ * plain way. */
+static int64_t find_in_line(const struct arg_loop *l, const float *x)
+{
+    const float best = l->least ? row_min_f32(x, l->n) : row_max_f32(x, l->n);
+    if (l->last) {
+        for (int64_t i = l->n - 1; i >= 0; i--)
+            if (x[i] == best)
+                return i;
+    } else {
+        for (int64_t i = 0; i < l->n; i++)
+            if (x[i] == best)
+                return i;
+    }
+    return -1; /* some value is NaN */
+}
+
+/* Lines `inner` apart: up to COLUMNS neighbours side by side. */
+enum { COLUMNS = 64 };
+KERNEL_CLONES static void find_columns(const struct arg_loop *l, const float *x, int64_t columns, int64_t *y)
+{
+    float best[COLUMNS];
+    int32_t place[COLUMNS];
+    const float sign = l->least ? -1.0f : 1.0f; /* the smallest is the largest of the negated */
+    for (int64_t j = 0; j < columns; j++) {
+        best[j] = sign * x[j];
+        place[j] = 0;
+    }
+    for (int64_t i = 1; i < l->n; i++) {
+        const float *row = x + i * l->inner;
+        for (int64_t j = 0; j < columns; j++) {
+            const float v = sign * row[j];
+            const int32_t better = l->last ? v >= best[j] : v > best[j];
+            place[j] = better ? (int32_t)i : place[j];
+            best[j] = better ? v : best[j];
+        }
+    }
+    for (int64_t j = 0; j < columns; j++)
+        y[j] = place[j];
+}
+
+static void find_f32(const struct arg_loop *l, int64_t begin, int64_t end)
+{
+    const float *x = l->x;
+    while (begin < end) {
+        const int64_t o = begin / l->inner, j = begin % l->inner;
+        const int64_t columns = i64_min(COLUMNS, i64_min(l->inner - j, end - begin));
+        int64_t place = l->inner == 1 ? find_in_line(l, x + o * l->n) : -1;
+        if (place >= 0)
+            l->y[begin] = place;
+        else
+            find_columns(l, x + o * l->n * l->inner + j, columns, l->y + begin);
+        begin += columns;
+    }
+}
+
 static void find(void *opaque, int64_t begin, int64_t end)
 {
     const struct arg_loop *l = opaque;
-    if (l->carrier == DTYPE_FLOAT)
+    if (l->carrier == DTYPE_FLOAT && l->n <= INT32_MAX)
+        find_f32(l, begin, end);
+    else if (l->carrier == DTYPE_FLOAT)
         FIND(float)
     else if (l->carrier == DTYPE_DOUBLE)
         FIND(double)

@@ -1,16 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Attention of ai.onnx (opset 23 to 25): Y = softmax(softcap(scale Q K^T) + mask) V over the keys a query may see.
  *   (Q, K, V, attn_mask, past_key, past_value, nonpad_kv_seqlen) -> (Y, present_key, present_value, qk_matmul_output)
- * Shapes     Q [B, N, S, H] or [B, S, N H]; K [B, M, L, H] or [B, L, M H]; V [B, M, L, W] or [B, L, M W]; N is a multiple of M.
- *            past [B, M, P, H or W]; T = P + L keys in all. The mask broadcasts to [B, N, S, T]; keys behind its last
- *            column are not seen. Y as Q, with W for H; present [B, M, T, H or W]; qk_matmul_output [B, N, S, T].
- * Place      Query i stands behind `offset` keys: P with a cache; nonpad_kv_seqlen - S with a cache outside; else 0. Causal
- *            attention sees keys up to its own place; a window (opset 25) so many to the left and right of it.
+ * Shapes     Q [B, N, S, H] or [B, S, N H]; K [B, M, L, H] or [B, L, M H]; V [B, M, L, W] or [B, L, M W]; N is a
+ *            multiple of M. past [B, M, P, H or W]; T = P + L keys in all. The mask broadcasts to [B, N, S, T]; keys
+ *            behind its last column are not seen. Y as Q, with W for H; present [B, M, T, H or W]; qk_matmul_output
+ *            [B, N, S, T].
+ * Place      Query i stands behind `offset` keys: P with a cache; nonpad_kv_seqlen - S with a cache outside; else 0.
+ *            Causal attention sees keys up to its own place; a window (opset 25) so many to the left and right of it.
  * Core       kernels/attention.h; halves are computed in float32. */
 #include <inttypes.h>
 #include <math.h>
+#include <string.h>
 
+#include "core/kernels/attention_grad.h"
 #include "core/ops/attention_common.h"
+#include "core/ops/grad_util.h"
 
 enum { Q, K, V, MASK, PAST_K, PAST_V, NONPAD };
 enum { Y, PRESENT_K, PRESENT_V, PROBE };
@@ -154,7 +158,7 @@ static int check_dtypes(const struct infer_ctx *c, struct err *err)
 {
     static const int same[][2] = {{Q, K}, {Q, PAST_K}, {V, PAST_V}};
     for (int i = Q; i <= V; i++)
-        if (op_dtype_kinds(c, i, "f", err) < 0)
+        if (op_dtype_real(c, i, err) < 0)
             return -1;
     for (size_t i = 0; i < sizeof same / sizeof same[0]; i++) {
         enum dtype a = op_dtype(c, same[i][0]), b = op_dtype(c, same[i][1]);
@@ -192,7 +196,19 @@ static int infer(struct infer_ctx *c, struct err *err)
     return 0;
 }
 
-/* ---- forward ---- */
+/* ---- what forward and backward both describe ---- */
+struct call {
+    const struct attention_attrs *attrs;
+    int opset, n_in;
+    const struct tensor *const *in;
+    struct op_memory memory;
+};
+
+static const struct tensor *given(const struct call *c, int i)
+{
+    return i < c->n_in ? c->in[i] : NULL;
+}
+
 static struct attention_view view_of(const struct tensor *t, int64_t heads)
 {
     const int64_t *d = t->shape.dim;
@@ -226,9 +242,9 @@ static int with_past(struct run_ctx *c, const struct sizes *z, int64_t width, in
 }
 
 /* The mask as an additive bias of the type computed in. */
-static int read_mask(struct run_ctx *c, struct attention_bias *bias, struct err *err)
+static int read_mask(const struct call *c, struct attention_bias *bias, struct err *err)
 {
-    const struct tensor *m = run_in(c, MASK);
+    const struct tensor *m = given(c, MASK);
     const enum dtype to = c->in[Q]->dtype;
     const int64_t n = m ? tensor_count(m) : 0;
     size_t bytes;
@@ -236,7 +252,7 @@ static int read_mask(struct run_ctx *c, struct attention_bias *bias, struct err 
         return 0;
     if (!dtype_bytes(to, n, &bytes))
         return err_set(err, ERR_MODEL_TOO_LARGE, "attn_mask is too large");
-    void *sum = m->dtype == to ? m->data : run_scratch(c, bytes ? bytes : 1, err);
+    void *sum = m->dtype == to ? m->data : op_memory(&c->memory, bytes ? bytes : 1, err);
     if (!sum)
         return -1;
     if (m->dtype == DTYPE_BOOL)
@@ -256,12 +272,12 @@ static int read_mask(struct run_ctx *c, struct attention_bias *bias, struct err 
 }
 
 /* Where query row 0 of each batch stands. */
-static int read_places(struct run_ctx *c, struct attention *a, struct err *err)
+static int read_places(const struct call *c, struct attention *a, struct err *err)
 {
-    const struct tensor *t = run_in(c, NONPAD);
+    const struct tensor *t = given(c, NONPAD);
     if (!t)
         return 0;
-    int64_t *past = run_scratch(c, ((size_t)a->batch + 1) * sizeof *past, err);
+    int64_t *past = op_memory(&c->memory, ((size_t)a->batch + 1) * sizeof *past, err);
     if (!past)
         return -1;
     for (int64_t b = 0; b < a->batch; b++) {
@@ -275,33 +291,43 @@ static int read_places(struct run_ctx *c, struct attention *a, struct err *err)
     return 0;
 }
 
-static bool sizes_now(struct run_ctx *c, struct sizes *z)
+static bool sizes_now(const struct call *c, struct sizes *z)
 {
     const struct attention_attrs *a = c->attrs;
     const struct shape *q = &c->in[Q]->shape, *k = &c->in[K]->shape, *v = &c->in[V]->shape;
     const bool flat = q->rank == 3;
     *z = (struct sizes){.batch = q->dim[0], .heads = flat ? a->q_num_heads : q->dim[1],
                         .kv_heads = flat ? a->kv_num_heads : k->dim[1], .rows = q->dim[flat ? 1 : 2],
-                        .keys = k->dim[flat ? 1 : 2], .past = run_in(c, PAST_K) ? c->in[PAST_K]->shape.dim[2] : 0};
+                        .keys = k->dim[flat ? 1 : 2], .past = given(c, PAST_K) ? c->in[PAST_K]->shape.dim[2] : 0};
     z->width = flat ? q->dim[2] / z->heads : q->dim[3];
     z->v_width = flat ? v->dim[2] / z->kv_heads : v->dim[3];
     return flat;
 }
 
+/* Everything but outputs, mask, places and the cache. True: the heads lie side by side in rows. */
+static bool describe(const struct call *c, struct sizes *z, struct attention *a)
+{
+    const struct attention_attrs *at = c->attrs;
+    const bool flat = sizes_now(c, z);
+    *a = (struct attention){.batch = z->batch, .heads = z->heads, .kv_heads = z->kv_heads, .rows = z->rows,
+                            .cols = z->past + z->keys, .width = z->width, .v_width = z->v_width, .past = z->past,
+                            .q = view_of(c->in[Q], z->heads), .k = view_of(c->in[K], z->kv_heads),
+                            .v = view_of(c->in[V], z->kv_heads), .softcap = (double)at->softcap};
+    a->scale = isnan(at->scale) ? 1 / sqrt((double)z->width) : (double)at->scale;
+    a->left = c->opset >= 25 ? at->left_window_size : -1;
+    a->right = at->is_causal ? 0 : c->opset >= 25 ? at->right_window_size : -1;
+    return flat;
+}
+
 static int compute(struct run_ctx *c, struct err *err)
 {
+    const struct call call = {c->attrs, c->opset, c->n_in, c->in, {.run = c}};
     const struct attention_attrs *at = c->attrs;
     struct tensor *y = run_out(c, Y), *probe = run_out(c, PROBE);
     struct sizes z;
-    const bool flat = sizes_now(c, &z);
-    struct attention a = {.batch = z.batch, .heads = z.heads, .kv_heads = z.kv_heads, .rows = z.rows,
-                          .cols = z.past + z.keys, .width = z.width, .v_width = z.v_width, .past = z.past,
-                          .q = view_of(c->in[Q], z.heads), .k = view_of(c->in[K], z.kv_heads),
-                          .v = view_of(c->in[V], z.kv_heads), .softcap = (double)at->softcap,
-                          .y = y ? y->data : NULL};
-    a.scale = isnan(at->scale) ? 1 / sqrt((double)z.width) : (double)at->scale;
-    a.left = c->opset >= 25 ? at->left_window_size : -1;
-    a.right = at->is_causal ? 0 : c->opset >= 25 ? at->right_window_size : -1;
+    struct attention a;
+    const bool flat = describe(&call, &z, &a);
+    a.y = y ? y->data : NULL;
     a.y_row = flat ? z.heads * z.v_width : z.v_width;
     a.y_head = flat ? z.v_width : z.rows * z.v_width;
     a.y_batch = z.heads * z.rows * z.v_width;
@@ -312,8 +338,8 @@ static int compute(struct run_ctx *c, struct err *err)
         a.probe = probe->data;
     }
     if (with_past(c, &z, z.width, PAST_K, PRESENT_K, &a.k, err) < 0 ||
-        with_past(c, &z, z.v_width, PAST_V, PRESENT_V, &a.v, err) < 0 || read_mask(c, &a.bias[0], err) < 0 ||
-        read_places(c, &a, err) < 0)
+        with_past(c, &z, z.v_width, PAST_V, PRESENT_V, &a.v, err) < 0 || read_mask(&call, &a.bias[0], err) < 0 ||
+        read_places(&call, &a, err) < 0)
         return -1;
     if (c->in[Q]->dtype == DTYPE_FLOAT)
         return attention_run(c, &a, err);
@@ -332,6 +358,168 @@ static int forward(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer, compute, err);
 }
 
+/* ---- backward ---- */
+/* Element (b, h, i, j) of a stack to and from: strides of [batch, heads, length, width]. */
+struct stack {
+    void *data;
+    int64_t stride[4];
+};
+
+static struct stack stack_of(const struct attention_view *v, int64_t row, size_t elem)
+{
+    return (struct stack){(char *)(uintptr_t)v->data + (size_t)(row * v->row) * elem, {v->batch, v->head, v->row, 1}};
+}
+
+static void sum_stack(struct grad_ctx *c, struct stack to, struct stack from, const int64_t dim[4], bool assign)
+{
+    struct grad_loop l = {.dtype = c->in[Q]->dtype, .rank = 4, .dst = to.data, .sources = 1, .src[0].data = from.data,
+                          .assign = assign};
+    for (int i = 0; i < 4; i++) {
+        l.dim[i] = dim[i];
+        l.dst_stride[i] = to.stride[i];
+        l.src[0].stride[i] = from.stride[i];
+    }
+    if (dim[0] && dim[1] && dim[2] && dim[3])
+        grad_sum(c->pool, &l);
+}
+
+static void *numbers(struct grad_ctx *c, const int64_t dim[4], struct err *err)
+{
+    const struct shape s = SHAPE(dim[0], dim[1], dim[2], dim[3]);
+    size_t bytes;
+    if (shape_count(&s) < 0 || !dtype_bytes(c->in[Q]->dtype, shape_count(&s), &bytes)) {
+        err_set(err, ERR_MODEL_TOO_LARGE, "the attention's scores are too large");
+        return NULL;
+    }
+    void *data = grad_scratch(c, bytes + 1, err);
+    if (data)
+        memset(data, 0, bytes);
+    return data;
+}
+
+/* K or V: all keys in one stack, and the gradient of that, which begins as that of `present`. */
+struct cache {
+    int64_t dim[4], past_dim[4], fresh_dim[4];
+    struct attention_view values, grad;
+};
+
+static int gather_cache(struct grad_ctx *c, const struct sizes *z, int64_t width, int past, int out,
+                        const struct attention_view *fresh, struct cache *k, struct err *err)
+{
+    const size_t elem = c->in[Q]->dtype == DTYPE_FLOAT ? sizeof(float) : sizeof(double);
+    const int64_t total = z->past + z->keys;
+    const struct tensor *old = past < c->n_in ? c->in[past] : NULL, *g = grad_of(c, out);
+    *k = (struct cache){{z->batch, z->kv_heads, total, width}, {z->batch, z->kv_heads, z->past, width},
+                        {z->batch, z->kv_heads, z->keys, width}, *fresh, {0}};
+    void *grad = numbers(c, k->dim, err), *all = old && grad ? numbers(c, k->dim, err) : NULL;
+    if (!grad || (old && !all))
+        return -1;
+    k->grad = attention_heads(grad, z->kv_heads, total, width);
+    if (g)
+        memcpy(grad, g->data, g->bytes);
+    if (!old)
+        return 0;
+    const struct attention_view before = attention_heads(old->data, z->kv_heads, z->past, width);
+    k->values = attention_heads(all, z->kv_heads, total, width);
+    sum_stack(c, stack_of(&k->values, 0, elem), stack_of(&before, 0, elem), k->past_dim, true);
+    sum_stack(c, stack_of(&k->values, z->past, elem), stack_of(fresh, 0, elem), k->fresh_dim, true);
+    return 0;
+}
+
+static void spread_cache(struct grad_ctx *c, const struct sizes *z, int fresh, int past, const struct cache *k)
+{
+    const size_t elem = c->in[Q]->dtype == DTYPE_FLOAT ? sizeof(float) : sizeof(double);
+    const struct tensor *to = grad_wanted(c, fresh), *to_past = grad_wanted(c, past);
+    if (to) {
+        const struct attention_view v = view_of(to, z->kv_heads);
+        sum_stack(c, stack_of(&v, 0, elem), stack_of(&k->grad, z->past, elem), k->fresh_dim, false);
+    }
+    if (to_past) {
+        const struct attention_view v = attention_heads(to_past->data, z->kv_heads, z->past, k->dim[3]);
+        sum_stack(c, stack_of(&v, 0, elem), stack_of(&k->grad, 0, elem), k->past_dim, false);
+    }
+}
+
+/* The mask's gradient: the scores', summed where the mask was stretched. */
+static void sum_mask(struct grad_ctx *c, const struct attention *a, void *scores)
+{
+    const struct tensor *dst = grad_wanted(c, MASK);
+    const int64_t row = a->cols, head = a->rows * row, cols = a->bias[0].cols;
+    const int64_t dim[4] = {a->batch, a->heads, a->rows, cols};
+    const struct stack from = {scores, {a->heads * head, head, row, 1}};
+    if (dst)
+        sum_stack(c, (struct stack){dst->data, {a->bias[0].batch, a->bias[0].head, a->bias[0].row, cols == 1 ? 0 : 1}},
+                  from, dim, false);
+}
+
+/* Runs forward again for what its probes see. */
+static int probe(struct grad_ctx *c, struct attention *a, enum attention_probe kind, void **out, struct err *err)
+{
+    const int64_t scores[4] = {a->batch, a->heads, a->rows, a->cols}, y[4] = {a->batch, a->heads, a->rows, a->v_width};
+    const bool wide = c->in[Q]->dtype == DTYPE_DOUBLE;
+    size_t bytes;
+    if (!attention_scratch(a, c->pool ? pool_threads(c->pool) : 1, wide ? sizeof(double) : sizeof(float), &bytes))
+        return err_set(err, ERR_MODEL_TOO_LARGE, "the attention's working buffer would overflow the address space");
+    void *scratch = grad_scratch(c, bytes, err);
+    if (!scratch || !(*out = numbers(c, scores, err)) || !(a->y = numbers(c, y, err)))
+        return -1;
+    a->probe_kind = kind;
+    a->probe = *out;
+    a->y_row = a->v_width;
+    a->y_head = a->rows * a->y_row;
+    a->y_batch = a->heads * a->y_head;
+    (wide ? attention_f64 : attention_f32)(c->pool, a, scratch);
+    return 0;
+}
+
+static int back_scores(struct grad_ctx *c, struct attention *a, const struct sizes *z, const struct cache *k,
+                       const struct cache *v, struct err *err)
+{
+    const int64_t scores[4] = {a->batch, a->heads, a->rows, a->cols};
+    const bool wide = c->in[Q]->dtype == DTYPE_DOUBLE;
+    void *weights, *product = NULL;
+    if (probe(c, a, ATTENTION_WEIGHTS, &weights, err) < 0 ||
+        (a->softcap != 0 && probe(c, a, ATTENTION_PRODUCT, &product, err) < 0))
+        return -1;
+    struct attention_grad g = {.a = a, .weights = weights, .product = product, .dy = view_of(grad_of(c, Y), z->heads),
+                               .scores = numbers(c, scores, err), .dk = k->grad, .dv = v->grad};
+    if (!g.scores)
+        return -1;
+    if (grad_wanted(c, Q))
+        g.dq = view_of(c->grad_in[Q], z->heads);
+    (wide ? attention_grad_scores_f64 : attention_grad_scores_f32)(c->pool, &g);
+    sum_mask(c, a, g.scores);
+    (wide ? attention_grad_inputs_f64 : attention_grad_inputs_f32)(c->pool, &g);
+    return 0;
+}
+
+static int backward(struct grad_ctx *c, struct err *err)
+{
+    const struct call call = {c->attrs, c->opset, c->n_in, c->in, {.grad = c}};
+    struct sizes z;
+    struct attention a;
+    struct cache k, v;
+
+    if (grad_of(c, PROBE))
+        return err_set(err, ERR_OPERATOR, "no gradient passes through qk_matmul_output");
+    if (!grad_of(c, Y) && !grad_of(c, PRESENT_K) && !grad_of(c, PRESENT_V))
+        return 0;
+    if (grad_type(c->in[Q], err) < 0)
+        return -1;
+    describe(&call, &z, &a);
+    if (gather_cache(c, &z, z.width, PAST_K, PRESENT_K, &a.k, &k, err) < 0 ||
+        gather_cache(c, &z, z.v_width, PAST_V, PRESENT_V, &a.v, &v, err) < 0 ||
+        read_mask(&call, &a.bias[0], err) < 0 || read_places(&call, &a, err) < 0)
+        return -1;
+    a.k = k.values;
+    a.v = v.values;
+    if (grad_of(c, Y) && back_scores(c, &a, &z, &k, &v, err) < 0)
+        return -1;
+    spread_cache(c, &z, K, PAST_K, &k);
+    spread_cache(c, &z, V, PAST_V, &v);
+    return 0;
+}
+
 static const struct op_sample samples_23[] = {
     {"f32[2,3,4,8] f32[2,3,6,8] f32[2,3,6,8]", "", 1, 23},
     {"f32[2,3,4,8] f32[2,3,6,8] f32[2,3,6,10]", "scale=0.3f softcap=2.0f", 1, 23},
@@ -339,6 +527,7 @@ static const struct op_sample samples_23[] = {
     {"f32[2,3,4,8] f32[2,3,4,8] f32[2,3,4,8] f32[4,4]", "is_causal=1", 1, 23},
     {"f32[2,3,4,8] f32[2,3,6,8] f32[2,3,6,8] b[2,1,4,6]", "", 1, 23},
     {"f32[2,3,4,8] f32[2,3,2,8] f32[2,3,2,8] f32[4,5] f32[2,3,3,8] f32[2,3,3,8]", "qk_matmul_output_mode=0", 4, 23},
+    {"f32[2,4,24] f32[2,6,12] f32[2,6,12] f32[2,1,1,4]", "q_num_heads=6 kv_num_heads=3 softcap=1.5f", 1, 23},
     {"f16[1,2,4,8] f16[1,2,4,8] f16[1,2,4,8]", "", 1, 23},
     {0}};
 static const struct op_sample samples_24[] = {
@@ -350,7 +539,8 @@ static const struct op_sample samples_25[] = {
 #define ATTENTION(...)                                                                                                 \
     {                                                                                                                  \
         .type = "Attention", .domain = "", .doc = "Scaled dot-product attention.", .in_min = 3, .out_min = 1,          \
-        .out_max = 4, .attrs_size = sizeof(struct attention_attrs), .infer = infer, .forward = forward, __VA_ARGS__    \
+        .out_max = 4, .attrs_size = sizeof(struct attention_attrs), .infer = infer, .forward = forward,                \
+        .backward = backward, .grad_reads = 0x7f, .grad_inputs = 0x3f, __VA_ARGS__                                     \
     }
 OP_CLASS(attention_23) = ATTENTION(.since = 23, .until = 23, .in_max = 6, .attrs = attrs_23, .samples = samples_23);
 OP_CLASS(attention_24) = ATTENTION(.since = 24, .until = 24, .in_max = 7, .attrs = attrs_23, .samples = samples_24);

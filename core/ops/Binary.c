@@ -165,19 +165,29 @@ KERNEL(pow_any_f32, float, float, powf(x, y))
 KERNEL(pow_f64, double, double, pow(x, y))
 KERNEL(pow_i64, int64_t, int64_t, ipow(x, y))
 KERNEL(pow_u64, uint64_t, uint64_t, ipow((int64_t)x, (int64_t)y))
-KERNEL(square_f32, float, float, ((void)y, x *x))
-KERNEL(root_f32, float, float, ((void)y, sqrtf(x)))
+#define POWER(name, expr) KERNEL(name, float, float, ((void)y, expr))
+POWER(same_f32, x)
+POWER(square_f32, x *x)
+POWER(cube_f32, x *x *x)
+POWER(fourth_f32, (x * x) * (x * x))
+POWER(root_f32, sqrtf(x))
+POWER(inverse_f32, 1.0f / x)
+POWER(inverse_root_f32, 1.0f / sqrtf(x))
+POWER(inverse_square_f32, 1.0f / (x * x))
 
-/* The usual exponents are a product and a root. */
+/* The usual exponents are products and roots. */
 static void pow_f32(void *d, const void *a, const void *b, int64_t n, int64_t sa, int64_t sb)
 {
-    float exponent = sb ? 0 : *(const float *)b;
-    if (exponent == 2.0f)
-        square_f32(d, a, b, n, sa, sb);
-    else if (exponent == 0.5f)
-        root_f32(d, a, b, n, sa, sb);
-    else
-        pow_any_f32(d, a, b, n, sa, sb);
+    static const struct {
+        float exponent;
+        binary_fn *fn;
+    } usual[] = {{1, same_f32}, {2, square_f32}, {3, cube_f32}, {4, fourth_f32}, {0.5f, root_f32},
+                 {-1, inverse_f32}, {-0.5f, inverse_root_f32}, {-2, inverse_square_f32}};
+    binary_fn *fn = pow_any_f32;
+    for (size_t i = 0; i < sizeof usual / sizeof usual[0] && sb == 0; i++)
+        if (*(const float *)b == usual[i].exponent)
+            fn = usual[i].fn;
+    fn(d, a, b, n, sa, sb);
 }
 
 static const struct binary binary_pow = {.f32 = pow_f32, .f64 = pow_f64, .i64 = pow_i64, .u64 = pow_u64};
@@ -264,6 +274,69 @@ static int run_binary(struct run_ctx *c, op_infer_fn *infer, const struct binary
     struct binary_call call = {op,      carrier, a->dtype,  b->dtype, d->dtype, a->data,
                                b->data, d->data, &a->shape, &shape_b, &d->shape};
     return binary_apply(c->pool, &call, err);
+}
+
+/* ---- sizes ---- */
+typedef struct sym sym_fn(struct symbols *t, struct sym a, struct sym b);
+
+/* Lists of equal length, or one number against a list. */
+static bool propagate_by(const struct infer_ctx *c, sym_fn *fn, struct sym_list *out)
+{
+    const struct sym_list *a = op_sizes(c, 0), *b = op_sizes(c, 1);
+    if (!a || !b || (a->count != b->count && a->count != 1 && b->count != 1) || c->opset < 7)
+        return false;
+    out->count = a->count == 1 ? b->count : a->count;
+    for (int i = 0; i < out->count; i++)
+        out->at[i] = fn(c->symbols, a->at[a->count == 1 ? 0 : i], b->at[b->count == 1 ? 0 : i]);
+    return true;
+}
+
+static bool propagate_add(const struct infer_ctx *c, struct sym_list *out)
+{
+    return propagate_by(c, sym_add, out);
+}
+static bool propagate_sub(const struct infer_ctx *c, struct sym_list *out)
+{
+    return propagate_by(c, sym_sub, out);
+}
+static bool propagate_mul(const struct infer_ctx *c, struct sym_list *out)
+{
+    return propagate_by(c, sym_mul, out);
+}
+
+/* Integers truncate, which of sizes is rounding down. */
+static struct sym divide_whole(struct symbols *t, struct sym a, struct sym b)
+{
+    if (a.known && b.known)
+        return b.n == 0 || (b.n == -1 && a.n == INT64_MIN) ? SYM_UNKNOWN : sym_number(a.n / b.n);
+    return sym_div(t, a, b);
+}
+/* Floats only if nothing is cut. */
+static struct sym divide_exactly(struct symbols *t, struct sym a, struct sym b)
+{
+    if (a.known && b.known && b.n != 0 && b.n != -1 && a.n % b.n == 0)
+        return sym_number(a.n / b.n);
+    return b.known && b.n == 1 ? a : sym_equal(a, b) ? sym_div(t, a, b) : SYM_UNKNOWN;
+}
+static bool propagate_div(const struct infer_ctx *c, struct sym_list *out)
+{
+    return propagate_by(c, dtype_is_float(op_dtype(c, 0)) ? divide_exactly : divide_whole, out);
+}
+
+/* A symbol is a size: it equals itself and no negative number. */
+static struct sym equal_sizes(struct symbols *t, struct sym a, struct sym b)
+{
+    (void)t;
+    if (a.known && b.known)
+        return sym_number(a.n == b.n);
+    if (sym_equal(a, b))
+        return sym_number(1);
+    const struct sym number = a.known ? a : b, other = a.known ? b : a;
+    return number.known && number.n < 0 && other.n < DIM_UNKNOWN ? sym_number(0) : SYM_UNKNOWN;
+}
+static bool propagate_equal(const struct infer_ctx *c, struct sym_list *out)
+{
+    return propagate_by(c, equal_sizes, out);
 }
 
 /* bool keeps its own kernels where there are some. */
@@ -389,6 +462,8 @@ static const struct op_sample float_samples[] = {{"f32[2,3,4] f32[2,3,4]", ""},
                                                  {"f32[2,3,4] f32[3,1]", ""},
                                                  {"f32[5]=1,2,3,4,5 f32[]=2", ""},
                                                  {"f32[1,4] f32[3,1,1]", ""},
+                                                 {"f32[2,5,8] f32[2,1,8]", ""},
+                                                 {"f32[1,8] f32[2,5,8]", ""},
                                                  {"f64[2,2] f64[2]", ""},
                                                  {"f16[3,2] f16[2]=1,0.5", ""},
                                                  {"i32[4]=7,-7,9,-9 i32[4]=2,2,-4,4", ""},
@@ -417,6 +492,11 @@ static const struct op_sample legacy_equal_samples[] = {
 static const struct op_sample pow_samples[] = {{"f32[4]=1,2,3,0.5 f32[4]=2,0.5,-1,3", ""},
                                                {"f32[2,3]=1,2,3,4,5,6 f32[]=2", ""},
                                                {"f32[3]=1,4,9 f32[]=0.5", ""},
+                                               {"f32[3]=1,-4,9 f32[]=3", ""},
+                                               {"f32[3]=1,4,9 f32[]=-1", ""},
+                                               {"f32[3]=1,4,9 f32[]=-0.5", ""},
+                                               {"f32[3]=1,4,9 f32[]=-2", ""},
+                                               {"f32[3]=1,-4,9 f32[]=4", ""},
                                                {"f32[3]=1,2,3 i64[3]=4,5,6", ""},
                                                {"i32[3]=1,2,3 i32[3]=3,2,1", ""},
                                                {"i64[3]=1,2,3 f32[3]=4,5,6", ""},
@@ -443,24 +523,33 @@ static const struct op_sample bit_samples[] = {
     }
 #define LEGACY .since = 1, .until = 6, .attrs = legacy_attrs, .attrs_size = sizeof(struct legacy_attrs)
 
-OP_CLASS(add_1) = BINARY("Add", add, "a + b.", LEGACY, BINARY_GRAD(add, 0), .samples = legacy_samples, .quant = {QUANT_OUTPUT});
-OP_CLASS(add_7) = BINARY("Add", add, "a + b.", .since = 7, BINARY_GRAD(add, 0), .samples = float_samples, .quant = {QUANT_OUTPUT});
+OP_CLASS(add_1) = BINARY("Add", add, "a + b.", LEGACY,
+                         BINARY_GRAD(add, 0), .samples = legacy_samples, .quant = {QUANT_OUTPUT});
+OP_CLASS(add_7) = BINARY("Add", add, "a + b.", .since = 7, .propagate = propagate_add,
+                         BINARY_GRAD(add, 0), .samples = float_samples, .quant = {QUANT_OUTPUT});
 OP_CLASS(sub_1) = BINARY("Sub", sub, "a - b.", LEGACY, BINARY_GRAD(sub, 0), .samples = legacy_samples);
-OP_CLASS(sub_7) = BINARY("Sub", sub, "a - b.", .since = 7, BINARY_GRAD(sub, 0), .samples = float_samples);
-OP_CLASS(mul_1) = BINARY("Mul", mul, "a * b.", LEGACY, BINARY_GRAD(mul, BINARY_READS_BOTH), .samples = legacy_samples, .quant = {QUANT_OUTPUT});
-OP_CLASS(mul_7) = BINARY("Mul", mul, "a * b.", .since = 7, BINARY_GRAD(mul, BINARY_READS_BOTH), .samples = float_samples, .quant = {QUANT_OUTPUT});
-OP_CLASS(div_1) = BINARY("Div", div, "a / b; integers truncate towards zero.", LEGACY, BINARY_GRAD(div, BINARY_READS_BOTH),
+OP_CLASS(sub_7) = BINARY("Sub", sub, "a - b.", .since = 7, .propagate = propagate_sub,
+                         BINARY_GRAD(sub, 0), .samples = float_samples);
+OP_CLASS(mul_1) = BINARY("Mul", mul, "a * b.", LEGACY,
+                         BINARY_GRAD(mul, BINARY_READS_BOTH), .samples = legacy_samples, .quant = {QUANT_OUTPUT});
+OP_CLASS(mul_7) = BINARY("Mul", mul, "a * b.", .since = 7, .propagate = propagate_mul,
+                         BINARY_GRAD(mul, BINARY_READS_BOTH), .samples = float_samples, .quant = {QUANT_OUTPUT});
+OP_CLASS(div_1) = BINARY("Div", div, "a / b; integers truncate towards zero.", LEGACY,
+                         BINARY_GRAD(div, BINARY_READS_BOTH),
                          .samples = (const struct op_sample[]){
                              {"f32[2,3]=1,2,3,4,5,6 f32[2]=2,4", "broadcast=1 axis=0", 1, 6}, {0}});
-OP_CLASS(div_7) = BINARY("Div", div, "a / b; integers truncate towards zero.", .since = 7, BINARY_GRAD(div, BINARY_READS_BOTH),
+OP_CLASS(div_7) = BINARY("Div", div, "a / b; integers truncate towards zero.", .since = 7, .propagate = propagate_div,
+                         BINARY_GRAD(div, BINARY_READS_BOTH),
                          .samples = (const struct op_sample[]){{"f32[2,3] f32[3]=1,2,4", ""},
                                                                {"i32[4]=7,-7,9,-9 i32[4]=2,2,-4,4", ""},
                                                                {"i64[2,2] i64[]=3", ""},
                                                                {"f16[2,2] f16[2]=2,4", ""},
                                                                {"f64[3] f64[3]=1,-2,4", ""},
                                                                {0}});
-OP_CLASS(pow_1) = BINARY("Pow", pow, "a to the power b.", LEGACY, BINARY_GRAD(pow, BINARY_READS_BOTH), .samples = legacy_pow_samples);
-OP_CLASS(pow_7) = BINARY("Pow", pow, "a to the power b; the exponent may have a type of its own.", .since = 7, BINARY_GRAD(pow, BINARY_READS_BOTH),
+OP_CLASS(pow_1) = BINARY("Pow", pow, "a to the power b.", LEGACY,
+                         BINARY_GRAD(pow, BINARY_READS_BOTH), .samples = legacy_pow_samples);
+OP_CLASS(pow_7) = BINARY("Pow", pow, "a to the power b; the exponent may have a type of its own.", .since = 7,
+                         BINARY_GRAD(pow, BINARY_READS_BOTH),
                          .samples = pow_samples);
 OP_CLASS(mod_10) = BINARY("Mod", mod, "Remainder with the divisor's sign, or with fmod = 1 the dividend's.",
                           .since = 10, .attrs = mod_attrs, .attrs_size = sizeof(struct mod_attrs),
@@ -473,7 +562,7 @@ OP_CLASS(or_7) = BINARY("Or", or, "Logical or.", .since = 7, .samples = bool_sam
 OP_CLASS(xor_1) = BINARY("Xor", xor, "Logical exclusive or.", LEGACY, .samples = legacy_bool_samples);
 OP_CLASS(xor_7) = BINARY("Xor", xor, "Logical exclusive or.", .since = 7, .samples = bool_samples);
 OP_CLASS(equal_1) = BINARY("Equal", equal, "a == b.", LEGACY, .samples = legacy_equal_samples);
-OP_CLASS(equal_7) = BINARY("Equal", equal, "a == b.", .since = 7, .samples = equal_samples);
+OP_CLASS(equal_7) = BINARY("Equal", equal, "a == b.", .since = 7, .propagate = propagate_equal, .samples = equal_samples);
 OP_CLASS(greater_1) = BINARY("Greater", greater, "a > b.", LEGACY, .samples = legacy_samples);
 OP_CLASS(greater_7) = BINARY("Greater", greater, "a > b.", .since = 7, .samples = compare_samples);
 OP_CLASS(less_1) = BINARY("Less", less, "a < b.", LEGACY, .samples = legacy_samples);

@@ -18,7 +18,8 @@ int backward_pow(struct grad_ctx *c, struct err *err);
 int backward_mod(struct grad_ctx *c, struct err *err);
 
 /* What the rows say of them. */
-#define BINARY_GRAD(name, reads) .backward = backward_##name, .grad_reads = reads, .grad_inputs = 3, .grad_assigns = true
+#define BINARY_GRAD(name, reads)                                                                                     \
+    .backward = backward_##name, .grad_reads = reads, .grad_inputs = 3, .grad_assigns = true
 enum { BINARY_READS_BOTH = GRAD_READS_IN(0) | GRAD_READS_IN(1) };
 
 #endif

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Cast and CastLike: the same values in another dtype.
  * Floats to integers truncate towards zero; to float16 and bfloat16 they round to the nearest even; to the float8
- * formats they saturate, or with saturate = 0 become infinity or NaN; to float8e8m0, a power of two, they round up, down
- * or to the nearest one, by round_mode. Anything to bool is "not zero".
- * Strings    Numbers become the shortest decimal text that reads back as the same number (INF, -INF, NaN; bool 0 or 1); text
- *            becomes a number if all of it is one. */
+ * formats they saturate, or with saturate = 0 become infinity or NaN; to float8e8m0, a power of two, they round up,
+ * down or to the nearest one, by round_mode. Anything to bool is "not zero".
+ * Strings    Numbers become the shortest decimal text that reads back as the same number (INF, -INF, NaN; bool 0 or
+ *            1); text becomes a number if all of it is one. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -45,8 +45,8 @@ static int infer_to(struct infer_ctx *c, enum dtype to, struct err *err)
 {
     enum dtype from = op_dtype(c, 0);
     if (!castable(from) || !castable(to))
-        return err_set(err, ERR_OPERATOR, "a cast from %s to %s is not supported; only numbers, bool and strings can be cast",
-                       dtype_name(from), dtype_name(to));
+        return err_set(err, ERR_OPERATOR, "a cast from %s to %s is not supported; only numbers, bool and strings are"
+                       " cast", dtype_name(from), dtype_name(to));
     infer_out(c, 0, to, infer_shape(c, 0));
     return 0;
 }
@@ -65,6 +65,12 @@ static int infer_cast(struct infer_ctx *c, struct err *err)
 static int infer_like(struct infer_ctx *c, struct err *err)
 {
     return op_need(c, 2, err) < 0 ? -1 : infer_to(c, op_dtype(c, 1), err);
+}
+
+/* Between number types whole numbers stay what they are. */
+static bool propagate(const struct infer_ctx *c, struct sym_list *out)
+{
+    return c->out[0].dtype != DTYPE_BOOL && c->in[0]->dtype != DTYPE_BOOL && op_sizes_same(c, out);
 }
 
 struct cast_loop {
@@ -252,7 +258,7 @@ static int backward(struct grad_ctx *c, struct err *err)
     {                                                                                                                  \
         .type = "Cast", .domain = "", .doc = "The values in another dtype.", .in_min = 1, .in_max = 1, .out_min = 1,   \
         .out_max = 1, .attrs_size = sizeof(struct cast_attrs), .infer = infer_cast, .forward = forward_cast,           \
-        .in_place = 1,                                                                                                 \
+        .in_place = 1, .propagate = propagate,                                                                         \
         .backward = backward, .grad_inputs = 1, .grad_assigns = true, __VA_ARGS__                                      \
     }
 static const struct op_sample samples[] = {{"f32[6]=-1.7,0,0.5,1.7,3,100", "to=7"},
@@ -279,7 +285,10 @@ static const struct op_sample old_samples[] = {{"f32[3]=1.5,-2.5,3", "to=INT32",
 OP_CLASS(cast_1) = CAST(.since = 1, .until = 5, .attrs = cast_1_attrs, .samples = old_samples);
 OP_CLASS(cast_6) = CAST(.since = 6, .until = 18, .attrs = cast_6_attrs,
                         .samples = (const struct op_sample[]){
-                            {"f32[6]=-1.7,0,0.5,1.7,3,100", "to=7", 1, 13}, {"i32[3]", "to=1", 1, 9}, {"f32[3]", "to=11", 1, 9}, {0}});
+                            {"f32[6]=-1.7,0,0.5,1.7,3,100", "to=7", 1, 13},
+                            {"i32[3]", "to=1", 1, 9},
+                            {"f32[3]", "to=11", 1, 9},
+                            {0}});
 OP_CLASS(cast_19) = CAST(.since = 19, .attrs = cast_19_attrs, .samples = samples);
 OP_CLASS(cast_like) = {.type = "CastLike",
                        .domain = "",
@@ -296,4 +305,5 @@ OP_CLASS(cast_like) = {.type = "CastLike",
                        .backward = backward,
                        .grad_inputs = 1,
                        .grad_assigns = true,
-                       .samples = (const struct op_sample[]){{"f32[3] i64[1]", ""}, {"i32[2,2] f16[]", ""}, {"f32[2,2] f64[]", ""}, {0}}};
+                       .samples = (const struct op_sample[]){
+                           {"f32[3] i64[1]", ""}, {"i32[2,2] f16[]", ""}, {"f32[2,2] f64[]", ""}, {0}}};

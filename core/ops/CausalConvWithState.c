@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * CausalConvWithState: each channel filtered along time, seeing the past only, with what came before as a state.
  *   y[b, c, t] = act(bias[c] + sum_j w[c, 0, j] z[b, c, t + j]), z = past_state (or zeros), then x.
- * x [B, C, L], w [C, 1, k], bias [C], past_state and present_state [B, C, k - 1] (the last values of z); act none or silu. */
+ * x [B, C, L], w [C, 1, k], bias [C], past_state and present_state [B, C, k - 1] (the last values of z); act none or
+ * silu. */
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
@@ -36,7 +37,7 @@ static int check(const struct infer_ctx *c, int i, struct shape want, struct err
 static int infer(struct infer_ctx *c, struct err *err)
 {
     enum dtype dtype;
-    if (op_need(c, 2, err) < 0 || op_dtype_kinds(c, X, "f", err) < 0 || op_same_dtype(c, 0, 4, &dtype, err) < 0)
+    if (op_need(c, 2, err) < 0 || op_dtype_real(c, X, err) < 0 || op_same_dtype(c, 0, 4, &dtype, err) < 0)
         return -1;
     if (dtype == DTYPE_DOUBLE)
         return err_set(err, ERR_MODEL, "input #0 is double; float32, float16 and bfloat16 are computed");

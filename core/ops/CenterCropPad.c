@@ -4,7 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "core/ops/op_util.h"
+#include "core/ops/grad_util.h"
 
 struct center_attrs {
     struct op_ints axes;
@@ -51,6 +51,24 @@ static int infer(struct infer_ctx *c, struct err *err)
     return 0;
 }
 
+/* The block that input and output share: where it starts in each, and how long it is. */
+struct block {
+    int64_t from[SHAPE_MAX_RANK], to[SHAPE_MAX_RANK], size[SHAPE_MAX_RANK];
+    int64_t x_stride[SHAPE_MAX_RANK], y_stride[SHAPE_MAX_RANK];
+};
+
+static void common_block(const struct shape *x, const struct shape *y, struct block *k)
+{
+    shape_strides(x, false, k->x_stride);
+    shape_strides(y, false, k->y_stride);
+    for (int d = 0; d < x->rank; d++) {
+        const int64_t more = x->dim[d] - y->dim[d];
+        k->from[d] = more > 0 ? more / 2 : 0;
+        k->to[d] = more < 0 ? -more / 2 : 0;
+        k->size[d] = i64_min(x->dim[d], y->dim[d]);
+    }
+}
+
 static int forward(struct run_ctx *c, struct err *err)
 {
     if (op_outputs(c, infer, err) < 0)
@@ -63,29 +81,49 @@ static int forward(struct run_ctx *c, struct err *err)
     if (!y || !y->bytes)
         return 0;
     memset(y->data, 0, y->bytes);
-    /* the common block: where it starts in each, and how long it is */
+    struct block k;
+    common_block(&x->shape, &y->shape, &k);
     const int rank = x->shape.rank;
-    int64_t from[SHAPE_MAX_RANK], to[SHAPE_MAX_RANK], size[SHAPE_MAX_RANK], blocks = 1;
-    int64_t x_stride[SHAPE_MAX_RANK], y_stride[SHAPE_MAX_RANK];
-    shape_strides(&x->shape, false, x_stride);
-    shape_strides(&y->shape, false, y_stride);
-    for (int d = 0; d < rank; d++) {
-        const int64_t more = x->shape.dim[d] - y->shape.dim[d];
-        from[d] = more > 0 ? more / 2 : 0;
-        to[d] = more < 0 ? -more / 2 : 0;
-        size[d] = i64_min(x->shape.dim[d], y->shape.dim[d]);
-        blocks *= d < rank - 1 ? size[d] : 1;
-    }
-    const size_t row = rank ? (size_t)size[rank - 1] * elem : elem;
+    int64_t blocks = 1;
+    for (int d = 0; d < rank - 1; d++)
+        blocks *= k.size[d];
+    const size_t row = rank ? (size_t)k.size[rank - 1] * elem : elem;
     for (int64_t i = 0; i < blocks && row; i++) {
-        int64_t rest = i, src = rank ? from[rank - 1] : 0, dst = rank ? to[rank - 1] : 0;
+        int64_t rest = i, src = rank ? k.from[rank - 1] : 0, dst = rank ? k.to[rank - 1] : 0;
         for (int d = rank - 2; d >= 0; d--) {
-            src += (rest % size[d] + from[d]) * x_stride[d];
-            dst += (rest % size[d] + to[d]) * y_stride[d];
-            rest /= size[d];
+            src += (rest % k.size[d] + k.from[d]) * k.x_stride[d];
+            dst += (rest % k.size[d] + k.to[d]) * k.y_stride[d];
+            rest /= k.size[d];
         }
         memcpy((char *)y->data + (size_t)dst * elem, (const char *)x->data + (size_t)src * elem, row);
     }
+    return 0;
+}
+
+static int backward(struct grad_ctx *c, struct err *err)
+{
+    const struct tensor *g = grad_of(c, 0);
+    struct tensor *dst = grad_wanted(c, 0);
+    struct block k;
+
+    if (!g || !dst || tensor_count(g) == 0 || tensor_count(dst) == 0)
+        return 0;
+    if (grad_type(dst, err) < 0)
+        return -1;
+    const int64_t elem = dst->dtype == DTYPE_FLOAT ? (int64_t)sizeof(float) : (int64_t)sizeof(double);
+    struct grad_loop l = {.dtype = dst->dtype, .rank = dst->shape.rank, .sources = 1};
+    int64_t from = 0, to = 0;
+    common_block(&dst->shape, &g->shape, &k);
+    for (int d = 0; d < l.rank; d++) {
+        l.dim[d] = k.size[d];
+        l.dst_stride[d] = k.x_stride[d];
+        l.src[0].stride[d] = k.y_stride[d];
+        to += k.from[d] * k.x_stride[d];
+        from += k.to[d] * k.y_stride[d];
+    }
+    l.dst = (char *)dst->data + to * elem;
+    l.src[0].data = (const char *)g->data + from * elem;
+    grad_sum(c->pool, &l);
     return 0;
 }
 
@@ -101,6 +139,8 @@ OP_CLASS(center_crop_pad) = {.type = "CenterCropPad",
                              .attrs_size = sizeof(struct center_attrs),
                              .infer = infer,
                              .forward = forward,
+                             .backward = backward,
+                             .grad_inputs = 1,
                              .samples = (const struct op_sample[]){{"f32[7,5,2] !i64[3]=4,6,2", ""},
                                                                    {"f32[3,5,4] i64[2]=2,9", "axes=-1,1"},
                                                                    {"i32[5] !i32[1]=2", ""},

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Col2Im: columns back into an image, overlaps summed; the inverse of cutting an image into blocks.
- *   y[n, c, l stride + k dilation - pad] += x[n, (c, k), l] for every block place l and block element k inside the image.
+ *   y[n, c, l stride + k dilation - pad] += x[n, (c, k), l] for every block place l and block element k inside the
+ *   image.
  * x [N, C prod(block), L], image_shape [r], block_shape [r] -> y [N, C, image...]. Integers wrap. */
 #include <inttypes.h>
 #include <string.h>

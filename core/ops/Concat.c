@@ -57,13 +57,14 @@ static const struct op_attr concat_old_attrs[] = {{OP_ATTR(concat_attrs, axis), 
 static const struct op_attr concat_attrs[] = {{OP_ATTR(concat_attrs, axis), .kind = OP_INT, .required = true}, {0}};
 
 /* Dims other than the axis must agree; the axis adds up. */
-static int join_shape(struct shape *out, const struct shape *x, int axis, int i, struct err *err)
+static int join_shape(struct symbols *symbols, struct shape *out, const struct shape *x, int axis, int i,
+                      struct err *err)
 {
     char a[SHAPE_TEXT], b[SHAPE_TEXT];
     bool fits = x->rank == out->rank;
     for (int d = 0; fits && d < out->rank; d++) {
         if (d == axis)
-            out->dim[d] = dim_add(out->dim[d], x->dim[d]);
+            out->dim[d] = sym_dim(sym_add(symbols, sym_of_dim(out->dim[d]), sym_of_dim(x->dim[d])));
         else if (out->dim[d] < 0)
             out->dim[d] = x->dim[d];
         else
@@ -93,13 +94,27 @@ static int infer_concat(struct infer_ctx *c, struct err *err)
             return -1;
         if (out.rank < 0)
             out = *x;
-        else if (join_shape(&out, x, axis, i, err) < 0)
+        else if (join_shape(c->symbols, &out, x, axis, i, err) < 0)
             return -1;
     }
     if (!known && axis >= 0)
         out.dim[axis] = DIM_UNKNOWN;
     infer_out(c, 0, dtype, &out);
     return 0;
+}
+
+static bool propagate_concat(const struct infer_ctx *c, struct sym_list *out)
+{
+    out->count = 0;
+    for (int i = 0; i < c->n_in; i++) {
+        const struct sym_list *x = op_sizes(c, i);
+        const int64_t n = x ? x->count : infer_shape(c, i)->rank == 1 ? infer_shape(c, i)->dim[0] : -1;
+        if (n < 0 || n > SYM_LIST_MAX - out->count)
+            return false;
+        for (int k = 0; k < (int)n; k++)
+            out->at[out->count++] = x ? x->at[k] : SYM_UNKNOWN;
+    }
+    return true;
 }
 
 static int forward_concat(struct run_ctx *c, struct err *err)
@@ -154,6 +169,7 @@ static int backward_concat(struct grad_ctx *c, struct err *err)
     {                                                                                                                  \
         .type = "Concat", .domain = "", .doc = "Inputs joined along an axis.", .in_min = 1, .in_max = -1,              \
         .out_min = 1, .out_max = 1, .attrs_size = sizeof(struct concat_attrs), .infer = infer_concat,                  \
+        .propagate = propagate_concat,                                                                                 \
         .forward = forward_concat, .backward = backward_concat, .grad_inputs = UINT32_MAX, .grad_assigns = true,       \
         .quant = {QUANT_OUTPUT}, __VA_ARGS__                                                                           \
     }

@@ -10,7 +10,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "core/ops/op_util.h"
+#include "core/ops/grad_util.h"
 
 /* ---- Constant ---- */
 struct constant_attrs {
@@ -149,7 +149,7 @@ static int infer_fill(struct infer_ctx *c, struct err *err)
                                out.dim[i]);
         if (shape_count(&out) < 0)
             return err_set(err, ERR_MODEL_TOO_LARGE, "the output would have more than 2^63 elements");
-    } else if (rank >= 0) {
+    } else if (!op_sizes_shape(c, 0, &out) && rank >= 0) {
         if (op_rank_fits(rank, err) < 0)
             return -1;
         out.rank = (int)rank;
@@ -303,6 +303,10 @@ static int infer_range(struct infer_ctx *c, struct err *err)
     }
     if (ready == 3 && range_count(c->in_value[0], c->in_value[1], c->in_value[2], &out.dim[0], err) < 0)
         return -1;
+    const struct sym_list *from = op_sizes(c, 0), *to = op_sizes(c, 1), *step = op_sizes(c, 2);
+    if (ready < 3 && from && to && step && from->count == 1 && to->count == 1 && step->count == 1 &&
+        step->at[0].known && step->at[0].n == 1)
+        out.dim[0] = sym_dim(sym_sub(c->symbols, to->at[0], from->at[0]));
     infer_out(c, 0, dtype, &out);
     return 0;
 }
@@ -405,6 +409,31 @@ static int forward_one_hot(struct run_ctx *c, struct err *err)
     return 0;
 }
 
+/* Only the two values are differentiable: each takes what its places carry. */
+static int backward_one_hot(struct grad_ctx *c, struct err *err)
+{
+    const struct one_hot_attrs *attrs = c->attrs;
+    const struct tensor *x = c->in[0], *g = grad_of(c, 0);
+    struct tensor *dst = grad_wanted(c, 2);
+    double sum[2] = {0};
+
+    if (!g || !dst || tensor_count(g) == 0)
+        return 0;
+    if (grad_type(dst, err) < 0)
+        return -1;
+    const int axis = shape_axis(&g->shape, attrs->axis);
+    const int64_t depth = g->shape.dim[axis], inner = shape_product(&g->shape, axis + 1, g->shape.rank);
+    for (int64_t i = 0; i < tensor_count(g); i++)
+        sum[0] += dtype_get(g->dtype, g->data, i);
+    for (int64_t i = 0; i < tensor_count(x); i++) {
+        const int64_t at = op_wrap_index(dtype_get_i64(x->dtype, x->data, i), depth);
+        sum[1] += at < 0 ? 0 : dtype_get(g->dtype, g->data, (i / inner * depth + at) * inner + i % inner);
+    }
+    for (int k = 0; k < 2; k++)
+        dtype_set(dst->dtype, dst->data, k, dtype_get(dst->dtype, dst->data, k) + (k ? sum[1] : sum[0] - sum[1]));
+    return 0;
+}
+
 OP_CLASS(one_hot) = {.type = "OneHot",
                      .domain = "",
                      .since = 9,
@@ -417,6 +446,9 @@ OP_CLASS(one_hot) = {.type = "OneHot",
                      .attrs_size = sizeof(struct one_hot_attrs),
                      .infer = infer_one_hot,
                      .forward = forward_one_hot,
+                     .backward = backward_one_hot,
+                     .grad_reads = GRAD_READS_IN(0),
+                     .grad_inputs = 4,
                      .samples = (const struct op_sample[]){{"i64[3]=0,2,-1 !i64[]=4 f32[2]=0,1", ""},
                                                            {"i64[2,2]=0,5,1,-7 !i64[1]=3 f32[2]=-1,5", "axis=1"},
                                                            {"f32[2]=1,2 f32[]=3 i64[2]=2,9", ""},

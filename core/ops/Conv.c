@@ -87,6 +87,7 @@ static int infer(struct infer_ctx *c, struct err *err)
         if (resolve(a, x, w, &cv, err) < 0)
             return -1;
         out = sliding_output(&cv.w, x->dim[0], w->dim[0]);
+        sliding_symbols(c->symbols, &cv.w, &a->s, false, &out);
     }
     infer_out(c, 0, dtype, &out);
     return 0;

@@ -59,7 +59,7 @@ static int resolve(const struct conv_attrs *a, const struct shape *x, struct con
     }
     if (!conv_blocked_fits(cv))
         return err_set(err, ERR_MODEL_TOO_LARGE,
-                       "a convolution of %" PRId64 " x %" PRId64 " positions is beyond what the blocked kernels address",
+                       "a convolution of %" PRId64 " x %" PRId64 " positions is beyond what blocked kernels address",
                        cv->in[0], cv->in[1]);
     return 0;
 }

@@ -159,6 +159,46 @@ OP_CLASS(cum_sum) = {.type = "CumSum",
                                                            {"i32[5] i32[]=0", "reverse=1"},
                                                            {"f64[2,3,2] !i32[]=1", "reverse=1 exclusive=1"},
                                                            {0}}};
+/* dL/dx[j] = sum over the outputs that x[j] is a factor of, of g times the other factors. Squared in the axis, but
+ * right where factors are 0. */
+static void product_line(const struct cumsum_attrs *attrs, const struct tensor *x, const struct tensor *g,
+                         struct tensor *dst, int64_t from, int64_t step, int64_t n)
+{
+    double before = 1; /* product of the factors before j */
+    for (int64_t j = 0; j < n; j++) {
+        const int64_t at = from + j * step;
+        double others = before, sum = attrs->exclusive ? 0 : dtype_get(g->dtype, g->data, at) * before;
+        for (int64_t i = j + 1; i < n; i++) {
+            const double factor = dtype_get(x->dtype, x->data, from + i * step);
+            const double slope = dtype_get(g->dtype, g->data, from + i * step);
+            sum += slope * (attrs->exclusive ? others : others * factor);
+            others *= factor;
+        }
+        before *= dtype_get(x->dtype, x->data, at);
+        dtype_set(dst->dtype, dst->data, at, dtype_get(dst->dtype, dst->data, at) + sum);
+    }
+}
+
+static int backward_product(struct grad_ctx *c, struct err *err)
+{
+    const struct cumsum_attrs *attrs = c->attrs;
+    const struct tensor *x = c->in[0], *g = grad_of(c, 0);
+    struct tensor *dst = grad_wanted(c, 0);
+    int axis;
+
+    if (!g || !dst || tensor_count(dst) == 0)
+        return 0;
+    if (grad_type(dst, err) < 0 || read_axis(c->in[1], &x->shape, &axis, err) < 0)
+        return -1;
+    const int64_t n = x->shape.dim[axis], inner = shape_product(&x->shape, axis + 1, x->shape.rank);
+    for (int64_t o = 0; o < tensor_count(x) / n; o++) {
+        const int64_t first = o / inner * n * inner + o % inner;
+        product_line(attrs, x, g, dst, attrs->reverse ? first + (n - 1) * inner : first,
+                     attrs->reverse ? -inner : inner, n);
+    }
+    return 0;
+}
+
 OP_CLASS(cum_prod) = {.type = "CumProd",
                       .domain = "",
                       .since = 26,
@@ -171,6 +211,9 @@ OP_CLASS(cum_prod) = {.type = "CumProd",
                       .attrs_size = sizeof(struct cumsum_attrs),
                       .infer = infer,
                       .forward = forward_product,
+                      .backward = backward_product,
+                      .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1),
+                      .grad_inputs = 1,
                       .samples = (const struct op_sample[]){{"f32[2,3] !i32[]=0", ""},
                                                             {"f32[2,3] !i64[]=-1", "exclusive=1"},
                                                             {"i32[5] i32[]=0", "reverse=1"},

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * DFT and STFT: discrete Fourier transforms along one axis (kernels/fft.h), computed in double. The last axis holds a
  * number's real part, or real and imaginary parts.
- * DFT        x [.., L, .., 1 or 2] cut or zero-padded to n = dft_length on the axis -> [.., n, .., 2]; onesided: the first
- *            n / 2 + 1 of them, of a real x. inverse: divided by n; inverse and onesided: from n / 2 + 1 values, whose
- *            mirror images are the others, to n real ones.
- * STFT       x [B, L, 1 or 2] -> [B, frames, bins, 2]: the transforms of windows of n values, `frame_step` apart, times the
- *            window; bins n, or n / 2 + 1 when onesided. */
+ * DFT        x [.., L, .., 1 or 2] cut or zero-padded to n = dft_length on the axis -> [.., n, .., 2]; onesided: the
+ *            first n / 2 + 1 of them, of a real x. inverse: divided by n; inverse and onesided: from n / 2 + 1
+ *            values, whose mirror images are the others, to n real ones.
+ * STFT       x [B, L, 1 or 2] -> [B, frames, bins, 2]: the transforms of windows of n values, `frame_step` apart,
+ *            times the window; bins n, or n / 2 + 1 when onesided. */
 #include <inttypes.h>
 #include <string.h>
 
@@ -98,7 +98,7 @@ static int infer_dft(struct infer_ctx *c, struct err *err)
     const struct dft_attrs *a = c->attrs;
     struct shape out = SHAPE_UNKNOWN;
     struct dft d;
-    if (op_need(c, 1, err) < 0 || op_dtype_kinds(c, 0, "f", err) < 0)
+    if (op_need(c, 1, err) < 0 || op_dtype_real(c, 0, err) < 0)
         return -1;
     const struct shape *x = infer_shape(c, 0);
     if (x->rank >= 0) {
@@ -256,7 +256,7 @@ static int read_stft(const struct infer_ctx *c, struct stft *s, struct err *err)
 static int infer_stft(struct infer_ctx *c, struct err *err)
 {
     struct stft s;
-    if (op_need(c, 2, err) < 0 || op_dtype_kinds(c, 0, "f", err) < 0 || read_stft(c, &s, err) < 0)
+    if (op_need(c, 2, err) < 0 || op_dtype_real(c, 0, err) < 0 || read_stft(c, &s, err) < 0)
         return -1;
     const struct shape *x = infer_shape(c, 0);
     if (infer_has(c, 2) && op_dtype(c, 2) != DTYPE_NONE && op_dtype(c, 0) != DTYPE_NONE &&

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * DeformConv: a convolution whose taps stand where an input says (Dai et al. 2017, with modulation Zhu et al. 2018).
- *   y[n, o, p] = b[o] + sum_{c, k} w[o, c, k] mask[n, g, k, p] X(n, c, p stride - pad + k dilation + offset[n, g, k, :, p])
- * X(.) interpolates between four pixels; outside of the image is zero. Two spatial axes. Channel c belongs to offset group
- * c / (C / offset_group).
- * Shapes     x [N, C, H, W], w [O, C / group, kh, kw], offset [N, offset_group 2 kh kw, oh, ow], b [O], mask [N, offset_group kh
- *            kw, oh, ow] -> y [N, O, oh, ow].
+ *   y[n, o, p] = b[o] + sum_{c, k} w[o, c, k] mask[n, g, k, p] X(n, c, p stride - pad + k dilation + offset[n, g, k,
+ *   :, p])
+ * X(.) interpolates between four pixels; outside of the image is zero. Two spatial axes. Channel c belongs to offset
+ * group c / (C / offset_group).
+ * Shapes     x [N, C, H, W], w [O, C / group, kh, kw], offset [N, offset_group 2 kh kw, oh, ow], b [O], mask [N,
+ *            offset_group kh kw, oh, ow] -> y [N, O, oh, ow].
  * Method     for each image: the interpolated columns [C kh kw, oh ow], then one matrix product a group. */
 #include <inttypes.h>
 #include <math.h>
@@ -68,11 +69,12 @@ static int read_geometry(const struct deform_attrs *a, const struct shape *x, co
         read_list(&a->kernel_shape, "kernel_shape", 2, 1, 1, kernel, err) < 0)
         return -1;
     if (a->kernel_shape.count && (kernel[0] != g->kh || kernel[1] != g->kw))
-        return err_set(err, ERR_SHAPE, "kernel_shape is %" PRId64 "x%" PRId64 " but the weight's is %" PRId64 "x%" PRId64,
-                       kernel[0], kernel[1], g->kh, g->kw);
+        return err_set(err, ERR_SHAPE, "kernel_shape is %" PRId64 "x%" PRId64 " but the weight's is %" PRId64
+                       "x%" PRId64, kernel[0], kernel[1], g->kh, g->kw);
     if (g->group < 1 || g->c % g->group || g->out_c % g->group || w->dim[1] != g->c / g->group)
         return err_set(err, ERR_SHAPE, "%" PRId64 " channels in %" PRId64 " groups do not fit a weight of %" PRId64
-                                       " outputs and %" PRId64 " channels a group", g->c, g->group, g->out_c, w->dim[1]);
+                                       " outputs and %" PRId64 " channels a group", g->c, g->group, g->out_c,
+                       w->dim[1]);
     if (g->offset_group < 1 || g->c % g->offset_group)
         return err_set(err, ERR_SHAPE, "%" PRId64 " channels do not divide into %" PRId64 " offset groups", g->c,
                        g->offset_group);
@@ -94,11 +96,12 @@ static int infer(struct infer_ctx *c, struct err *err)
 {
     enum dtype dtype;
     struct shape out = {.rank = 4, .dim = {-1, -1, -1, -1}};
-    if (op_need(c, 3, err) < 0 || op_dtype_kinds(c, X, "f", err) < 0 || op_same_dtype(c, 0, 5, &dtype, err) < 0)
+    if (op_need(c, 3, err) < 0 || op_dtype_real(c, X, err) < 0 || op_same_dtype(c, 0, 5, &dtype, err) < 0)
         return -1;
     const struct shape *x = infer_shape(c, X), *w = infer_shape(c, W);
     if ((x->rank >= 0 && x->rank != 4) || (w->rank >= 0 && w->rank != 4))
-        return err_set(err, ERR_OPERATOR, "the input has %d axes and the weight %d; both must have 4", x->rank, w->rank);
+        return err_set(err, ERR_OPERATOR, "the input has %d axes and the weight %d; both must have 4", x->rank,
+                       w->rank);
     if (shape_known(x) && shape_known(w)) {
         struct geometry g;
         if (read_geometry(c->attrs, x, w, &g, err) < 0)

@@ -111,7 +111,8 @@ static int backward(struct grad_ctx *c, struct err *err)
         if (dx->dtype == DTYPE_FLOAT)
             tensor_f32(dx)[i] = (float)factor * tensor_f32(dy)[i] + (c->assign[0] ? 0 : tensor_f32(dx)[i]);
         else
-            ((double *)dx->data)[i] = factor * ((const double *)dy->data)[i] + (c->assign[0] ? 0 : ((double *)dx->data)[i]);
+            ((double *)dx->data)[i] =
+                factor * ((const double *)dy->data)[i] + (c->assign[0] ? 0 : ((double *)dx->data)[i]);
     }
     return 0;
 }

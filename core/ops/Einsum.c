@@ -440,7 +440,8 @@ static int compute(struct run_ctx *c, struct err *err)
     }
     if (plan_make(c->attrs, in, c->n_in, &p, err) < 0)
         return -1;
-    struct job j = {{.run = c}, c->pool, in, &p, y->dtype == DTYPE_FLOAT ? sizeof(float) : sizeof(double), y->dtype != DTYPE_FLOAT};
+    const size_t elem = y->dtype == DTYPE_FLOAT ? sizeof(float) : sizeof(double);
+    const struct job j = {{.run = c}, c->pool, in, &p, elem, y->dtype != DTYPE_FLOAT};
     if (y->dtype == DTYPE_FLOAT || y->dtype == DTYPE_DOUBLE)
         return run(&j, data, y->data, err);
     for (int i = 0; i <= c->n_in; i++) { /* integers by way of double: exact up to 2^53 */

@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "core/kernels/simd.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/grad_util.h"
 
@@ -27,10 +28,16 @@ static int infer_expand(struct infer_ctx *c, struct err *err)
             return -1;
         if (shape_known(&out) && shape_count(&out) < 0)
             return err_set(err, ERR_MODEL_TOO_LARGE, "the output would have more than 2^63 elements");
+    } else if (op_sizes_shape(c, 1, &to)) {
+        if (binary_shape(infer_shape(c, 0), &to, &out, err) < 0)
+            return -1;
     } else if (rank >= 0 && rank <= SHAPE_MAX_RANK && infer_shape(c, 0)->rank >= 0) {
-        out.rank = (int)i64_max(rank, infer_shape(c, 0)->rank);
-        for (int i = 0; i < out.rank; i++)
-            out.dim[i] = DIM_UNKNOWN;
+        const struct shape *x = infer_shape(c, 0);
+        out.rank = (int)i64_max(rank, x->rank);
+        for (int i = 0; i < out.rank; i++) { /* what is more than 1 stays, and so do axes the shape does not name */
+            const int from = i - (out.rank - x->rank);
+            out.dim[i] = from >= 0 && (x->dim[from] > 1 || i < out.rank - rank) ? x->dim[from] : DIM_UNKNOWN;
+        }
     }
     infer_out(c, 0, op_dtype(c, 0), &out);
     return 0;
@@ -61,7 +68,8 @@ static int backward_expand(struct grad_ctx *c, struct err *err)
     const struct tensor *g = grad_of(c, 0);
     if (!g || !grad_wanted(c, 0))
         return grad_add_whole(c, 0, NULL, err);
-    const struct grad_broadcast sum = {.over = &g->shape, .src = {g}, .dst = c->grad_in[0], .assign = grad_assign(c, 0)};
+    const struct grad_broadcast sum = {.over = &g->shape, .src = {g}, .dst = c->grad_in[0],
+                                       .assign = grad_assign(c, 0)};
     return grad_sum_broadcast(c->pool, &sum, err);
 }
 
@@ -100,11 +108,11 @@ static int read_repeats(const struct infer_ctx *c, int rank, int64_t repeats[SHA
         int axis;
         if (tensor_count(op_value(c, 1)) != 1 || tensor_count(op_value(c, 2)) != 1)
             return err_set(err, ERR_MODEL, "tiles and axis must be one number each");
-        if (op_axis(&s, (int64_t)dtype_get(op_value(c, 2)->dtype, op_value(c, 2)->data, 0), &axis, err) < 0)
+        if (op_axis(&s, dtype_get_i64(op_value(c, 2)->dtype, op_value(c, 2)->data, 0), &axis, err) < 0)
             return -1;
         for (int i = 0; i < rank; i++)
             repeats[i] = 1;
-        repeats[axis] = (int64_t)dtype_get(op_value(c, 1)->dtype, op_value(c, 1)->data, 0);
+        repeats[axis] = dtype_get_i64(op_value(c, 1)->dtype, op_value(c, 1)->data, 0);
     }
     for (int i = 0; i < rank; i++)
         if (repeats[i] < 0)
@@ -121,8 +129,15 @@ static int infer_tile(struct infer_ctx *c, struct err *err)
     bool known = op_value(c, 1) && (c->opset >= 6 || op_value(c, 2));
     if (known && out.rank >= 0 && read_repeats(c, out.rank, repeats, err) < 0)
         return -1;
+    const struct sym_list *sizes = known || c->opset < 6 ? NULL : op_sizes(c, 1);
+    if (sizes && sizes->count != out.rank)
+        sizes = NULL;
     for (int i = 0; i < out.rank; i++) {
         int64_t dim = out.dim[i];
+        if (sizes) {
+            out.dim[i] = sym_dim(sym_mul(c->symbols, sym_of_dim(dim), sizes->at[i]));
+            continue;
+        }
         out.dim[i] = known ? dim_mul(dim, repeats[i]) : DIM_UNKNOWN;
         if (known && dim >= 0 && out.dim[i] < 0)
             return err_set(err, ERR_MODEL_TOO_LARGE, "axis %d would have %" PRId64 " * %" PRId64 " elements", i, dim,
@@ -229,6 +244,24 @@ static int infer_where(struct infer_ctx *c, struct err *err)
     return 0;
 }
 
+static bool propagate_where(const struct infer_ctx *c, struct sym_list *out)
+{
+    const struct sym_list *in[3];
+    out->count = 1;
+    for (int i = 0; i < 3; i++) {
+        in[i] = op_sizes(c, i);
+        if (!in[i] || (in[i]->count != out->count && in[i]->count != 1 && out->count != 1))
+            return false;
+        out->count = in[i]->count == 1 ? out->count : in[i]->count;
+    }
+    for (int i = 0; i < out->count; i++) {
+        const struct sym cond = in[0]->at[in[0]->count == 1 ? 0 : i], x = in[1]->at[in[1]->count == 1 ? 0 : i],
+                         y = in[2]->at[in[2]->count == 1 ? 0 : i];
+        out->at[i] = cond.known ? cond.n ? x : y : sym_equal(x, y) ? x : SYM_UNKNOWN;
+    }
+    return true;
+}
+
 struct where_loop {
     struct op_walk walk;
     const uint8_t *cond;
@@ -237,30 +270,49 @@ struct where_loop {
     size_t elem;
 };
 
-/* A mask instead of a branch: conditions are hard to predict. */
-#define CHOOSE(T)                                                                                                      \
-    {                                                                                                                  \
-        T *dst = (T *)(void *)d;                                                                                       \
-        const T *a = (const T *)(const void *)x, *b = (const T *)(const void *)y;                                      \
-        for (int64_t i = 0; i < n; i++) {                                                                              \
-            const T mask = (T)(0 - (uint64_t)(cond[i * s[0]] != 0));                                                   \
-            dst[i] = (T)((a[i * s[1]] & mask) | (b[i * s[2]] & ~mask));                                                \
-        }                                                                                                              \
-        break;                                                                                                         \
+/* A mask instead of a branch: conditions are hard to predict. Strides known when compiling make vector code. */
+#define CHOOSE_LOOP(T, sc, sx, sy)                                                                                     \
+    for (int64_t i = 0; i < n; i++) {                                                                                  \
+        const T mask = (T)(0 - (uint64_t)(cond[i * (sc)] != 0));                                                       \
+        d[i] = (T)((x[i * (sx)] & mask) | (y[i * (sy)] & ~mask));                                                      \
     }
+#define CHOOSE(name, T)                                                                                                \
+    KERNEL_CLONES static void name(void *dv, const uint8_t *restrict cond, const void *xv, const void *yv, int64_t n,  \
+                                   const int64_t s[3])                                                                 \
+    {                                                                                                                  \
+        T *restrict d = dv;                                                                                            \
+        const T *restrict x = xv, *restrict y = yv;                                                                    \
+        if (s[0] == 1 && s[1] == 1 && s[2] == 1) {                                                                     \
+            CHOOSE_LOOP(T, 1, 1, 1)                                                                                    \
+        } else if (s[0] == 1 && s[1] == 1 && s[2] == 0) {                                                              \
+            CHOOSE_LOOP(T, 1, 1, 0)                                                                                    \
+        } else if (s[0] == 1 && s[1] == 0 && s[2] == 1) {                                                              \
+            CHOOSE_LOOP(T, 1, 0, 1)                                                                                    \
+        } else {                                                                                                       \
+            CHOOSE_LOOP(T, s[0], s[1], s[2])                                                                           \
+        }                                                                                                              \
+    }
+CHOOSE(choose_1, uint8_t)
+CHOOSE(choose_2, uint16_t)
+CHOOSE(choose_4, uint32_t)
+CHOOSE(choose_8, uint64_t)
 
 static void choose_row(char *d, const uint8_t *cond, const char *x, const char *y, size_t elem, int64_t n,
                        const int64_t s[3])
 {
     switch (elem) {
     case 1:
-        CHOOSE(uint8_t)
+        choose_1(d, cond, x, y, n, s);
+        break;
     case 2:
-        CHOOSE(uint16_t)
+        choose_2(d, cond, x, y, n, s);
+        break;
     case 4:
-        CHOOSE(uint32_t)
+        choose_4(d, cond, x, y, n, s);
+        break;
     case 8:
-        CHOOSE(uint64_t)
+        choose_8(d, cond, x, y, n, s);
+        break;
     default:
         for (int64_t i = 0; i < n; i++)
             memcpy(d + i * 16, cond[i * s[0]] ? x + i * s[1] * 16 : y + i * s[2] * 16, 16);
@@ -340,6 +392,7 @@ OP_CLASS(where) = {.type = "Where",
                    .out_min = 1,
                    .out_max = 1,
                    .infer = infer_where,
+                   .propagate = propagate_where,
                    .forward = forward_where,
                    .backward = backward_where,
                    .grad_reads = GRAD_READS_IN(0),

@@ -56,14 +56,16 @@ static int check(const struct infer_ctx *c, const struct extent *q, const struct
     const int64_t stacks[3] = {dim_mul(q->batch, q->heads), dim_mul(k->batch, k->heads), dim_mul(v->batch, v->heads)};
     if (differ(stacks[0], stacks[1]) || differ(stacks[0], stacks[2]) || differ(q->width, k->width) ||
         differ(k->rows, v->rows))
-        return err_set(err, ERR_SHAPE, "queries %s, keys %s and values %s do not fit", shape_text(infer_shape(c, 0), text[0]),
-                       shape_text(infer_shape(c, 1), text[1]), shape_text(infer_shape(c, 2), text[2]));
+        return err_set(err, ERR_SHAPE, "queries %s, keys %s and values %s do not fit",
+                       shape_text(infer_shape(c, 0), text[0]), shape_text(infer_shape(c, 1), text[1]),
+                       shape_text(infer_shape(c, 2), text[2]));
     if (!infer_has(c, 3) || infer_shape(c, 3)->rank < 0)
         return 0;
     const struct shape *mask = infer_shape(c, 3), scores = {4, {q->batch, q->heads, q->rows, k->rows}};
     struct shape both;
     if (mask->rank < 1 || mask->rank > 4 || differ(mask->dim[mask->rank - 1], k->rows) ||
-        !shape_broadcast(&scores, mask, &both) || (shape_known(&scores) && shape_known(mask) && !shape_equal(&both, &scores)))
+        !shape_broadcast(&scores, mask, &both) ||
+        (shape_known(&scores) && shape_known(mask) && !shape_equal(&both, &scores)))
         return err_set(err, ERR_SHAPE, "mask %s does not fit scores %s", shape_text(mask, text[0]),
                        shape_text(&scores, text[1]));
     return 0;
@@ -83,7 +85,8 @@ static int infer(struct infer_ctx *c, struct err *err)
                            dtype_name(dtype));
     }
     if (infer_shape(c, 0)->rank >= 0 && infer_shape(c, 1)->rank >= 0 && infer_shape(c, 2)->rank >= 0) {
-        const struct extent q = extent_of(infer_shape(c, 0), a->q_layout), k = extent_of(infer_shape(c, 1), a->k_layout),
+        const struct extent q = extent_of(infer_shape(c, 0), a->q_layout),
+                            k = extent_of(infer_shape(c, 1), a->k_layout),
                             v = extent_of(infer_shape(c, 2), a->v_layout);
         if (check(c, &q, &k, &v, err) < 0)
             return -1;

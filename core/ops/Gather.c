@@ -53,6 +53,19 @@ static int infer_gather(struct infer_ctx *c, struct err *err)
     return 0;
 }
 
+static bool propagate_gather(const struct infer_ctx *c, struct sym_list *out)
+{
+    const struct sym_list *x = op_sizes(c, 0), *index = op_sizes(c, 1);
+    if (!x || !index || infer_shape(c, 0)->rank != 1)
+        return false;
+    out->count = index->count;
+    for (int i = 0; i < index->count; i++) {
+        const int64_t k = index->at[i].known ? op_wrap_index(index->at[i].n, x->count) : -1;
+        out->at[i] = k < 0 ? SYM_UNKNOWN : x->at[k];
+    }
+    return true;
+}
+
 struct gather_loop {
     const struct tensor *index;
     const char *src;
@@ -142,6 +155,7 @@ OP_CLASS(gather) = {.type = "Gather",
                     .attrs = gather_attrs,
                     .attrs_size = sizeof(struct gather_attrs),
                     .infer = infer_gather,
+                    .propagate = propagate_gather,
                     .forward = forward_gather,
                     .backward = backward_gather,
                     .grad_reads = GRAD_READS_IN(1),

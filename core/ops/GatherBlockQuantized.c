@@ -115,10 +115,10 @@ static int infer(struct infer_ctx *c, struct err *err)
                        dtype_name(op_dtype(c, 3)), dtype_name(op_dtype(c, 0)));
     struct shape out = SHAPE_UNKNOWN;
     const struct shape *data = infer_shape(c, 0), *indices = infer_shape(c, 1);
-    if (data->rank != SHAPE_UNKNOWN_RANK) {
+    if (data->rank != SHAPE_UNKNOWN_RANK && op_dtype(c, 0) != DTYPE_NONE) { /* the type says how many fit into a byte */
         if (read_layout(a, op_dtype(c, 0), data, &l, err) < 0 || check_scales(c, &l, err) < 0)
             return -1;
-        if (op_dtype(c, 0) != DTYPE_NONE && indices->rank != SHAPE_UNKNOWN_RANK) {
+        if (indices->rank != SHAPE_UNKNOWN_RANK) {
             if (op_rank_fits((int64_t)data->rank + indices->rank - 1, err) < 0)
                 return -1;
             out.rank = 0;

@@ -154,7 +154,8 @@ static int forward(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer, compute, err);
 }
 
-/* ---- backward: dA = alpha dY op(B)^T, dB = alpha op(A)^T dY (transposed where A, B are stored so), dC = beta dY summed ---- */
+/* ---- backward: dA = alpha dY op(B)^T, dB = alpha op(A)^T dY (transposed where A, B are stored so), dC = beta dY
+ * summed ---- */
 static void multiply(struct grad_ctx *c, struct gemm g, const struct tensor *a, const struct tensor *b, int input)
 {
     const struct tensor *out = grad_wanted(c, input);
@@ -177,7 +178,8 @@ struct addend_sum {
 
 enum { SUM_WIDTH = 64 };
 
-/* Columns [begin, end) of dC, or (one column) rows of it: each value is a sum over a row, a column, everything or itself. */
+/* Columns [begin, end) of dC, or (one column) rows of it: each value is a sum over a row, a column, everything or
+ * itself. */
 static void sum_columns(void *arg, int64_t begin, int64_t end)
 {
     const struct addend_sum *k = arg;

@@ -377,15 +377,15 @@ static void cost(const struct infer_ctx *c, struct op_cost *cost)
 }
 
 static const struct op_sample samples[] = {
-    {"f32[2,3,16] f32[2,3,8] f32[2,3,8] none none i32[2]=2,2 !i32[]=3", "num_heads=4 kv_num_heads=2", 3},
-    {"f32[1,3,16] f32[1,3,8] f32[1,3,8] f32[1,2,5,4] f32[1,2,5,4] i32[1]=7 !i32[]=8", "num_heads=4 kv_num_heads=2", 3},
-    {"f32[2,1,32] f32[2,1,16] f32[2,1,16] f32[2,2,5,8] f32[2,2,5,8] i32[2]=5,3 !i32[]=6 !f32[9,4] !f32[9,4]",
+    {"f32[2,3,32] f32[2,3,16] f32[2,3,16] none none i32[2]=2,2 !i32[]=3", "num_heads=4 kv_num_heads=2", 3},
+    {"f32[1,3,32] f32[1,3,16] f32[1,3,16] f32[1,2,5,8] f32[1,2,5,8] i32[1]=7 !i32[]=8", "num_heads=4 kv_num_heads=2", 3},
+    {"f32[2,1,64] f32[2,1,32] f32[2,1,32] f32[2,2,5,16] f32[2,2,5,16] i32[2]=5,5 !i32[]=6 !f32[9,8] !f32[9,8]",
      "num_heads=4 kv_num_heads=2 do_rotary=1", 3},
-    {"f32[1,4,64] none none none none i32[1]=3 !i32[]=4 !f32[9,4] !f32[9,4]",
+    {"f32[1,4,128] none none none none i32[1]=3 !i32[]=4 !f32[9,8] !f32[9,8]",
      "num_heads=4 kv_num_heads=2 do_rotary=1 rotary_interleaved=1", 3},
-    {"f32[1,6,16] f32[1,6,8] f32[1,6,8] none none i32[1]=5 !i32[]=6",
+    {"f32[1,6,32] f32[1,6,16] f32[1,6,16] none none i32[1]=5 !i32[]=6",
      "num_heads=4 kv_num_heads=2 local_window_size=2 softcap=3f scale=0.8f", 3},
-    {"f32[1,6,16] f32[1,6,8] f32[1,6,8] none none i32[1]=5 !i32[]=6 none none none f32[1,4,6,6]",
+    {"f32[1,6,32] f32[1,6,16] f32[1,6,16] none none i32[1]=5 !i32[]=6 none none none f32[1,4,6,6]",
      "num_heads=4 kv_num_heads=2 smooth_softmax=1", 3},
     {NULL},
 };

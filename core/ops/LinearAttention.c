@@ -3,9 +3,9 @@
  *   gated:  S = exp(g_t) S          (g_t: one number a head, or one a row of S)
  *   delta:  v_t = beta_t (v_t - S^T k_t)
  *   all:    S = S + k_t v_t^T;   o_t = scale S^T q_t
- * Shapes     query [B, T, Nq d_k], key [B, T, Nk d_k], value [B, T, Nk d_v], past_state [B, Nk, d_k, d_v], decay [B, T, Nk] or
- *            [B, T, Nk d_k], beta [B, T, Nk or 1] -> output [B, T, Nq d_v], present_state as past_state. Query head h reads
- *            the state of key head h / (Nq / Nk). Everything is computed in float32. */
+ * Shapes     query [B, T, Nq d_k], key [B, T, Nk d_k], value [B, T, Nk d_v], past_state [B, Nk, d_k, d_v], decay [B,
+ *            T, Nk] or [B, T, Nk d_k], beta [B, T, Nk or 1] -> output [B, T, Nq d_v], present_state as past_state.
+ *            Query head h reads the state of key head h / (Nq / Nk). Everything is computed in float32. */
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
@@ -68,8 +68,11 @@ static int check_rows(const struct infer_ctx *c, int i, int64_t batch, int64_t s
     for (int d = 0; fits && d < 3; d++)
         fits = s->dim[d] < 0 || want.dim[d] < 0 || s->dim[d] == want.dim[d] || (d == 2 && s->dim[d] == or_width);
     return fits ? 0
-                : err_set(err, ERR_SHAPE, "input #%d has shape %s; it must be %s (the last may be %" PRId64 ")", i,
-                          shape_text(s, text), shape_text(&want, want_text), or_width);
+                : err_set(err, ERR_SHAPE, "input #%d has shape %s; it must be %s%s", i, shape_text(s, text),
+                          shape_text(&want, want_text),
+                          or_width == width ? ""
+                          : or_width == 1   ? " (the last may be 1)"
+                                            : " (the last may be the heads)");
 }
 
 /* Head width: the last axis of input i in `heads` parts; DIM_UNKNOWN. */
@@ -95,7 +98,7 @@ static int infer(struct infer_ctx *c, struct err *err)
     if (op_need(c, 3, err) < 0 || check_rule(c, err) < 0)
         return -1;
     for (int i = 0; i < c->n_in; i++)
-        if (c->in[i] && (op_dtype_kinds(c, i, "f", err) < 0 || op_dtype(c, i) == DTYPE_DOUBLE))
+        if (c->in[i] && (op_dtype_real(c, i, err) < 0 || op_dtype(c, i) == DTYPE_DOUBLE))
             return err_set(err, ERR_MODEL, "input #%d is double; float32, float16 and bfloat16 are computed", i);
     if (head_width(c, QUERY, a->q_num_heads, &dk, err) < 0 || head_width(c, VALUE, a->kv_num_heads, &dv, err) < 0)
         return -1;

@@ -4,16 +4,16 @@
  *            j * bits / 8, low bits first. Zero points stand the same way along the blocks, each of the N rows padded to whole
  *            bytes, or as numbers of A's type [N, blocks]; absent they are 2^(bits - 1).
  * Way        A tile of weight rows is dequantized in the lane's scratch and multiplied at once; the whole weight is never
- *            stored as floats.
+ *            stored as floats. Few rows of A take the dot products of matmul_nbits.h instead.
  * Refused    g_idx (deprecated), weights prepacked for one GPU, bits other than 2, 4 and 8. accuracy_level allows int8
  *            arithmetic but asks for none: the product is float32. */
 #include <inttypes.h>
 
 #include "core/kernels/gemm.h"
-#include "core/kernels/simd.h"
+#include "core/kernels/matmul_nbits.h"
 #include "core/ops/widen.h"
 
-enum { TILE = 16 };
+enum { TILE = 16, FEW_ROWS = 6, SMALL = 1 << 17 };
 
 struct nbits_attrs {
     int64_t K, N, accuracy_level, bits, block_size, weight_prepacked;
@@ -117,23 +117,8 @@ struct product {
     const float *a, *scales, *zeros, *bias;
     const uint8_t *codes, *packed_zeros;
     float *y, *scratch;
+    float *prepared; /* rows of A for matmul_nbits.h */
 };
-
-KERNEL_CLONES static void unpack_8(const uint8_t *q, int64_t n, float zero, float scale, float *restrict w)
-{
-    for (int64_t i = 0; i < n; i++)
-        w[i] = ((float)q[i] - zero) * scale;
-}
-
-KERNEL_CLONES static void unpack_4(const uint8_t *q, int64_t n, float zero, float scale, float *restrict w)
-{
-    for (int64_t i = 0; i < n / 2; i++) {
-        w[2 * i] = ((float)(q[i] & 15) - zero) * scale;
-        w[2 * i + 1] = ((float)(q[i] >> 4) - zero) * scale;
-    }
-    if (n % 2)
-        w[n - 1] = ((float)(q[n / 2] & 15) - zero) * scale;
-}
 
 static void unpack_2(const uint8_t *q, int64_t n, float zero, float scale, float *restrict w)
 {
@@ -159,10 +144,8 @@ static void unpack_row(const struct product *p, int64_t row, float *w)
         const uint8_t *q = p->codes + (row * p->blocks + b) * p->blob;
         const int64_t first = b * p->attrs->block_size, n = i64_min(p->attrs->block_size, p->attrs->K - first);
         const float zero = zero_of(p, row, b), scale = p->scales[row * p->blocks + b];
-        if (p->attrs->bits == 8)
-            unpack_8(q, n, zero, scale, w + first);
-        else if (p->attrs->bits == 4)
-            unpack_4(q, n, zero, scale, w + first);
+        if (p->attrs->bits >= 4)
+            nbits_unpack((int)p->attrs->bits, q, n, zero, scale, w + first);
         else
             unpack_2(q, n, zero, scale, w + first);
     }
@@ -181,6 +164,47 @@ static void run_tile(void *arg, int64_t task, int lane)
     for (int64_t r = 0; p->bias && r < p->rows; r++)
         for (int64_t i = 0; i < count; i++)
             p->y[r * n + first + i] += p->bias[first + i];
+}
+
+/* Few rows: every row of the weight is read once, in registers. */
+static void run_dots(void *arg, int64_t task, int lane)
+{
+    const struct product *p = arg;
+    const int64_t n = p->attrs->N, first = task * TILE, end = i64_min(first + TILE, n);
+    float *zeros = p->scratch + lane * p->blocks;
+    int64_t each = 0;
+
+    if (!nbits_prepared_count(p->attrs->K, p->attrs->block_size, &each))
+        return; /* checked before */
+    for (int64_t i = first; i < end; i++) {
+        for (int64_t b = 0; b < p->blocks; b++)
+            zeros[b] = zero_of(p, i, b);
+        const struct nbits_row row = {(int)p->attrs->bits, p->blocks, p->attrs->block_size,
+                                      p->codes + i * p->blocks * p->blob, p->scales + i * p->blocks, zeros};
+        for (int64_t r = 0; r < p->rows; r++)
+            p->y[r * n + i] = nbits_dot(&row, p->prepared + r * each) + (p->bias ? p->bias[i] : 0);
+    }
+}
+
+static int compute_few(struct run_ctx *c, struct product *p, struct err *err)
+{
+    const struct nbits_attrs *a = p->attrs;
+    const int64_t lanes = c->pool ? pool_threads(c->pool) : 1;
+    int64_t each, prepared, zeros, total;
+    size_t bytes;
+
+    if (!nbits_prepared_count(a->K, a->block_size, &each) || !i64_mul(each, p->rows, &prepared) ||
+        !i64_mul(p->blocks, lanes, &zeros) || !i64_add(prepared, zeros, &total) ||
+        !size_mul((size_t)total, sizeof(float), &bytes))
+        return err_set(err, ERR_MODEL_TOO_LARGE, "the product's working buffer would overflow the address space");
+    p->scratch = run_scratch(c, bytes, err);
+    if (!p->scratch)
+        return -1;
+    p->prepared = p->scratch + zeros;
+    for (int64_t r = 0; r < p->rows; r++)
+        nbits_prepare((int)a->bits, a->K, a->block_size, p->a + r * a->K, p->prepared + r * each);
+    pool_run((double)a->N * (double)a->K < SMALL ? NULL : c->pool, i64_ceil_div(a->N, TILE), run_dots, p);
+    return 0;
 }
 
 static int compute(struct run_ctx *c, struct err *err)
@@ -202,6 +226,8 @@ static int compute(struct run_ctx *c, struct err *err)
         p.packed_zeros = zeros->data;
     else if (zeros)
         p.zeros = zeros->data;
+    if (p.rows <= FEW_ROWS && a->bits >= 4)
+        return compute_few(c, &p, err);
     if (!size_mul((size_t)a->K, TILE * sizeof(float), &bytes) ||
         !size_mul(bytes, (size_t)(c->pool ? pool_threads(c->pool) : 1), &bytes))
         return err_set(err, ERR_MODEL_TOO_LARGE, "the product's working buffer would overflow the address space");

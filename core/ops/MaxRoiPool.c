@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * MaxRoiPool: x [N, C, H, W], rois [R, 5] = (batch, x1, y1, x2, y2) -> y [R, C, ph, pw]: a region, scaled and rounded to pixels
- * (its far corner included), cut into ph by pw bins, the maximum of each (Girshick 2015). An empty bin gives 0. */
+ * MaxRoiPool: x [N, C, H, W], rois [R, 5] = (batch, x1, y1, x2, y2) -> y [R, C, ph, pw]: a region, scaled and
+ * rounded to pixels (its far corner included), cut into ph by pw bins, the maximum of each (Girshick 2015). An empty
+ * bin gives 0. */
 #include <inttypes.h>
 #include <math.h>
 
@@ -20,13 +21,14 @@ static int infer(struct infer_ctx *c, struct err *err)
     const struct roi_attrs *a = c->attrs;
     char x_text[SHAPE_TEXT], roi_text[SHAPE_TEXT];
     enum dtype dtype;
-    if (op_need(c, 2, err) < 0 || op_dtype_kinds(c, 0, "f", err) < 0 || op_same_dtype(c, 0, 2, &dtype, err) < 0)
+    if (op_need(c, 2, err) < 0 || op_dtype_real(c, 0, err) < 0 || op_same_dtype(c, 0, 2, &dtype, err) < 0)
         return -1;
     const struct op_ints *p = &a->pooled_shape;
     if (p->count != 2 || p->at[0] < 1 || p->at[1] < 1 || p->at[0] > 65536 || p->at[1] > 65536)
         return err_set(err, ERR_MODEL, "attribute 'pooled_shape' must be two sizes in [1, 65536]");
     if (!(a->spatial_scale > 0) || isinf(a->spatial_scale))
-        return err_set(err, ERR_MODEL, "attribute 'spatial_scale' is %g; it must be positive", (double)a->spatial_scale);
+        return err_set(err, ERR_MODEL, "attribute 'spatial_scale' is %g; it must be positive",
+                       (double)a->spatial_scale);
     const struct shape *x = infer_shape(c, 0), *r = infer_shape(c, 1);
     if ((x->rank >= 0 && x->rank != 4) || (r->rank >= 0 && (r->rank != 2 || (r->dim[1] >= 0 && r->dim[1] != 5))))
         return err_set(err, ERR_SHAPE, "the input is %s and the regions %s; they must be [batch, channels, height, "

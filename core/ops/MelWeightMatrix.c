@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * MelWeightMatrix: (num_mel_bins, dft_length, sample_rate, lower_edge_hertz, upper_edge_hertz) -> y [dft_length / 2 + 1,
- * num_mel_bins]: triangular filters of height 1, whose corners are equal steps apart on the mel scale
+ * MelWeightMatrix: (num_mel_bins, dft_length, sample_rate, lower_edge_hertz, upper_edge_hertz) -> y [dft_length / 2
+ * + 1, num_mel_bins]: triangular filters of height 1, whose corners are equal steps apart on the mel scale
  * mel(f) = 2595 log10(1 + f / 700), each corner rounded down to a bin of the spectrum. */
 #include <inttypes.h>
 #include <math.h>

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * PRelu: y = x, or slope * x where x is negative.
  * Slope      Since opset 7 it broadcasts to x one way. Before, it is one value, or one a channel (axis 1). */
+#include "core/kernels/simd.h"
+#include "core/ops/elementwise.h"
 #include "core/ops/widen.h"
 
 /* The slope's shape as it broadcasts: before opset 7 a vector [C] stands for axis 1. */
@@ -35,6 +37,30 @@ static int infer(struct infer_ctx *c, struct err *err)
     return 0;
 }
 
+#define SLOPES(name, T)                                                                                                \
+    KERNEL_CLONES static void name(void *dv, const void *xv, const void *sv, int64_t n, int64_t sx, int64_t ss)        \
+    {                                                                                                                  \
+        T *d = dv;                                                                                                     \
+        const T *x = xv, *slope = sv;                                                                                  \
+        if (sx && !ss) {                                                                                               \
+            const T one = slope[0];                                                                                    \
+            _Pragma("GCC ivdep") /* d may be x */                                                                      \
+                for (int64_t i = 0; i < n; i++)                                                                        \
+            {                                                                                                          \
+                const T down = x[i] * one;                                                                             \
+                d[i] = x[i] < 0 ? down : x[i];                                                                         \
+            }                                                                                                          \
+            return;                                                                                                    \
+        }                                                                                                              \
+        for (int64_t i = 0; i < n; i++) {                                                                              \
+            const T v = x[i * sx];                                                                                     \
+            d[i] = v < 0 ? v * slope[i * ss] : v;                                                                      \
+        }                                                                                                              \
+    }
+SLOPES(slopes_f32, float)
+SLOPES(slopes_f64, double)
+static const struct binary slopes = {.f32 = slopes_f32, .f64 = slopes_f64};
+
 static int compute(struct run_ctx *c, struct err *err)
 {
     const struct tensor *x = c->in[0], *s = c->in[1];
@@ -48,18 +74,18 @@ static int compute(struct run_ctx *c, struct err *err)
     const int64_t count = tensor_count(x);
     if (dtype_bits(x->dtype) < 8)
         return err_set(err, ERR_OPERATOR, "PRelu of %s is not supported", dtype_name(x->dtype));
+    if (x->dtype == DTYPE_FLOAT || x->dtype == DTYPE_DOUBLE) {
+        const struct binary_call call = {&slopes, x->dtype, x->dtype,  s->dtype, y->dtype, x->data,
+                                         s->data, y->data,  &x->shape, &slope,   &y->shape};
+        return binary_apply(c->pool, &call, err);
+    }
     shape_strides(&slope, true, stride);
     for (int64_t i = 0; i < count; i++) {
         int64_t at = 0;
         for (int a = skip; a < rank; a++)
             at += index[a] * stride[a - skip];
-        if (x->dtype == DTYPE_FLOAT) {
-            const float v = tensor_f32(x)[i];
-            tensor_f32(y)[i] = v < 0 ? v * tensor_f32(s)[at] : v;
-        } else {
-            const double v = dtype_get(x->dtype, x->data, i);
-            dtype_set(y->dtype, y->data, i, v < 0 ? v * dtype_get(s->dtype, s->data, at) : v);
-        }
+        const double v = dtype_get(x->dtype, x->data, i);
+        dtype_set(y->dtype, y->data, i, v < 0 ? v * dtype_get(s->dtype, s->data, at) : v);
         for (int a = rank - 1; a >= 0 && ++index[a] == x->shape.dim[a]; a--)
             index[a] = 0;
     }

@@ -70,7 +70,8 @@ static int read_pads(const struct infer_ctx *c, int rank, struct pads *p, struct
     return 0;
 }
 
-static int padded_shape(const struct shape *x, const struct pads *p, int mode, struct shape *out, struct err *err)
+static int padded_shape(struct symbols *symbols, const struct shape *x, const struct pads *p, int mode,
+                        struct shape *out, struct err *err)
 {
     *out = *x;
     for (int i = 0; i < x->rank; i++) {
@@ -80,7 +81,7 @@ static int padded_shape(const struct shape *x, const struct pads *p, int mode, s
                            "pads of axis %d are %" PRId64 " and %" PRId64 "; that is too large", i, p->begin[i],
                            p->end[i]);
         if (x->dim[i] < 0) {
-            out->dim[i] = sum == 0 ? x->dim[i] : DIM_UNKNOWN;
+            out->dim[i] = sym_dim(sym_add(symbols, sym_of_dim(x->dim[i]), sym_number(sum)));
             continue;
         }
         if (size < 0)
@@ -112,7 +113,7 @@ static int infer(struct infer_ctx *c, struct err *err)
         return err_set(err, ERR_MODEL, "the constant has %" PRId64 " elements; it must have one",
                        tensor_count(op_value(c, 2)));
     int later = x->rank >= 0 ? read_pads(c, x->rank, &p, err) : 1;
-    if (later < 0 || (!later && padded_shape(x, &p, attrs->mode, &out, err) < 0))
+    if (later < 0 || (!later && padded_shape(c->symbols, x, &p, attrs->mode, &out, err) < 0))
         return -1;
     for (int i = 0; i < out.rank && later; i++)
         out.dim[i] = DIM_UNKNOWN;
@@ -287,7 +288,8 @@ static int fold_borders(struct grad_ctx *c, const struct pads *p, int mode, cons
         if (p->begin[a] == 0 && p->end[a] == 0)
             continue;
         shape.dim[a] = in;
-        if (!dtype_bytes(dst->dtype, shape_count(&shape), &bytes) || !size_mul((size_t)out, sizeof(int64_t), &table_bytes))
+        if (!dtype_bytes(dst->dtype, shape_count(&shape), &bytes) ||
+            !size_mul((size_t)out, sizeof(int64_t), &table_bytes))
             return err_set(err, ERR_MODEL_TOO_LARGE, "axis %d of the output is too large", a);
         int64_t *table = grad_scratch(c, table_bytes + 1, err);
         void *to = table ? grad_scratch(c, bytes + 1, err) : NULL;

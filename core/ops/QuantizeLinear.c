@@ -210,7 +210,7 @@ static void to_integers(const struct job *k, int64_t at, int64_t n, int64_t s)
 
     if (in == DTYPE_FLOAT && (out == DTYPE_INT8 || out == DTYPE_UINT8)) {
         const struct q8 q = {.scale = scale, .zero = (int32_t)zero, .is_signed = out == DTYPE_INT8};
-        quantize_line(&q, (const float *)k->x->data + at, (uint8_t *)k->y->data + at, n);
+        q8_quantize(&q, (const float *)k->x->data + at, (uint8_t *)k->y->data + at, n);
     } else if (dtype_is_float(out)) { /* float8, float4: the conversion rounds */
         for (int64_t i = 0; i < n; i++)
             (k->open ? dtype_set_unsaturated : dtype_set)(

@@ -11,6 +11,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/kernels/rows.h"
 #include "core/ops/Reduce_grad.h"
 #include "core/ops/op_util.h"
 
@@ -32,7 +33,7 @@ struct reducer {
         const ACC s = lane, x = (ACC)p[at];                                                                            \
         lane = (ACC)(STEP(s, x));                                                                                      \
     }
-#define REDUCER_BODY(name, T)                                                                                          \
+#define ROW_BODY(name, T)                                                                                              \
     static void name##_row(void *av, const void *xv, int64_t n, double m)                                              \
     {                                                                                                                  \
         (void)m;                                                                                                       \
@@ -51,7 +52,8 @@ struct reducer {
         s0 = (ACC)(JOIN(s0, s1));                                                                                      \
         s2 = (ACC)(JOIN(s2, s3));                                                                                      \
         *acc = (ACC)(JOIN(s0, s2));                                                                                    \
-    }                                                                                                                  \
+    }
+#define COLS_BODY(name, T)                                                                                             \
     static void name##_cols(void *av, const void *xv, int64_t n, const double *ms)                                     \
     {                                                                                                                  \
         ACC *acc = av;                                                                                                 \
@@ -68,10 +70,41 @@ struct reducer {
         for (int64_t i = 0; i < n; i++)                                                                                \
             acc[i] = START;                                                                                            \
     }
+#define REDUCER_BODY(name, T) ROW_BODY(name, T) COLS_BODY(name, T)
 #define REDUCER(name)                                                                                                  \
     {                                                                                                                  \
         name##_row, name##_cols, name##_start                                                                          \
     }
+
+/* Rows of float32 by vector code: pieces are summed in float, the pieces in double. */
+enum { PIECE = 4096 };
+#define PIECES(name, fn)                                                                                               \
+    static void name##_row(void *av, const void *xv, int64_t n, double m)                                              \
+    {                                                                                                                  \
+        const float *x = xv;                                                                                           \
+        double sum = 0;                                                                                                \
+        (void)m;                                                                                                       \
+        for (int64_t i = 0; i < n; i += PIECE)                                                                         \
+            sum += (double)fn(x + i, i64_min(PIECE, n - i));                                                           \
+        *(double *)av += sum;                                                                                          \
+    }
+PIECES(sum_f32, row_sum_f32)
+PIECES(square_f32, row_square_sum_f32)
+
+static void max_f32_row(void *av, const void *x, int64_t n, double m)
+{
+    double *acc = av;
+    const double most = n > 0 ? (double)row_max_f32(x, n) : *acc;
+    (void)m;
+    *acc = most > *acc || isnan(most) ? most : *acc;
+}
+static void min_f32_row(void *av, const void *x, int64_t n, double m)
+{
+    double *acc = av;
+    const double least = n > 0 ? (double)row_min_f32(x, n) : *acc;
+    (void)m;
+    *acc = least < *acc || isnan(least) ? least : *acc;
+}
 
 /* One block a formula; integers add unsigned so that they wrap. */
 #define U(v) ((uint64_t)(v))
@@ -79,7 +112,7 @@ struct reducer {
 #define START 0
 #define ACC double
 #define STEP(s, x) (s + x)
-REDUCER_BODY(sum_f32, float)
+COLS_BODY(sum_f32, float)
 REDUCER_BODY(sum_f64, double)
 #undef STEP
 #define STEP(s, x) (s + fabs(x))
@@ -87,7 +120,7 @@ REDUCER_BODY(l1_f32, float)
 REDUCER_BODY(l1_f64, double)
 #undef STEP
 #define STEP(s, x) (s + x * x)
-REDUCER_BODY(square_f32, float)
+COLS_BODY(square_f32, float)
 REDUCER_BODY(square_f64, double)
 #undef STEP
 #define STEP(s, x) (s + (x == m ? 1.0 : exp(x - m)))
@@ -121,7 +154,7 @@ REDUCER_BODY(prod_f64, double)
 #define START (-HUGE_VAL)
 #define JOIN(s, t) (t > s || isnan(t) ? t : s)
 #define STEP(s, x) (x > s || isnan(x) ? x : s)
-REDUCER_BODY(max_f32, float)
+COLS_BODY(max_f32, float)
 REDUCER_BODY(max_f64, double)
 #undef STEP
 #undef JOIN
@@ -129,7 +162,7 @@ REDUCER_BODY(max_f64, double)
 #define START HUGE_VAL
 #define JOIN(s, t) (t < s || isnan(t) ? t : s)
 #define STEP(s, x) (x < s || isnan(x) ? x : s)
-REDUCER_BODY(min_f32, float)
+COLS_BODY(min_f32, float)
 REDUCER_BODY(min_f64, double)
 #undef STEP
 #undef JOIN
@@ -428,7 +461,8 @@ static int run_reduce(struct run_ctx *c, op_infer_fn *infer, const struct kind *
         return -1;
     int64_t n_out = tensor_count(y), n = 1;
     for (int i = 0; i < x->shape.rank; i++)
-        n *= mask[i] ? x->shape.dim[i] : 1;
+        if (mask[i] && !i64_mul(n, x->shape.dim[i], &n))
+            n = 0; /* only where another axis is empty: nothing is summed */
     enum dtype carrier;
     const void *data;
     if (load(c, kind, &carrier, &data, err) < 0)
@@ -451,7 +485,10 @@ static int run_reduce(struct run_ctx *c, op_infer_fn *infer, const struct kind *
         return -1;
     reduce_all(c->pool, &r, pick(kind, carrier));
     finish(kind, &r, acc, n_out, n);
-    dtype_convert(y->dtype, y->data, acc, r.acc, n_out);
+    if (y->dtype == DTYPE_BOOL && n == 0) /* the lowest number of all stands for false */
+        memset(y->data, kind == &kind_max ? 0 : 1, (size_t)n_out);
+    else
+        dtype_convert(y->dtype, y->data, acc, r.acc, n_out);
     return 0;
 }
 
@@ -474,6 +511,29 @@ REDUCE_FNS(l2, "fiu")
 REDUCE_FNS(log_sum, "fiu")
 REDUCE_FNS(log_sum_exp, "fiu")
 REDUCE_FNS(sum_square, "fiu")
+
+/* ---- sizes ---- */
+/* A list of sizes reduced to one number. */
+typedef struct sym sym_fn(struct symbols *t, struct sym a, struct sym b);
+static bool propagate(const struct infer_ctx *c, sym_fn *fn, struct sym_list *out)
+{
+    const struct sym_list *x = op_sizes(c, 0);
+    if (!x || infer_shape(c, 0)->rank != 1 || x->count == 0 || shape_count(&c->out[0].shape) != 1)
+        return false;
+    out->count = 1;
+    out->at[0] = x->at[0];
+    for (int i = 1; i < x->count; i++)
+        out->at[0] = fn(c->symbols, out->at[0], x->at[i]);
+    return true;
+}
+static bool propagate_prod(const struct infer_ctx *c, struct sym_list *out)
+{
+    return propagate(c, sym_mul, out);
+}
+static bool propagate_sum(const struct infer_ctx *c, struct sym_list *out)
+{
+    return propagate(c, sym_add, out);
+}
 
 /* ---- rows ---- */
 #define POSITIVE_24 "=1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24"
@@ -500,12 +560,12 @@ static const struct op_sample by_input[] = {{"f32[2,3,4]" POSITIVE_24 " !i64[1]=
 #define BY_ATTR(last) .since = 1, .until = last, .in_max = 1, .attrs = axes_attrs, .samples = by_attr
 #define BY_INPUT(first) .since = first, .in_max = 2, .attrs = input_attrs, .samples = by_input
 
-OP_CLASS(reduce_sum_1) = REDUCE_ROW("ReduceSum", sum, "Sum over axes.", BY_ATTR(12));
-OP_CLASS(reduce_sum_13) = REDUCE_ROW("ReduceSum", sum, "Sum over axes.", BY_INPUT(13));
+OP_CLASS(reduce_sum_1) = REDUCE_ROW("ReduceSum", sum, "Sum over axes.", .propagate = propagate_sum, BY_ATTR(12));
+OP_CLASS(reduce_sum_13) = REDUCE_ROW("ReduceSum", sum, "Sum over axes.", .propagate = propagate_sum, BY_INPUT(13));
 OP_CLASS(reduce_mean_1) = REDUCE_ROW("ReduceMean", mean, "Mean over axes.", BY_ATTR(17));
 OP_CLASS(reduce_mean_18) = REDUCE_ROW("ReduceMean", mean, "Mean over axes.", BY_INPUT(18));
-OP_CLASS(reduce_prod_1) = REDUCE_ROW("ReduceProd", prod, "Product over axes.", BY_ATTR(17));
-OP_CLASS(reduce_prod_18) = REDUCE_ROW("ReduceProd", prod, "Product over axes.", BY_INPUT(18));
+OP_CLASS(reduce_prod_1) = REDUCE_ROW("ReduceProd", prod, "Product over axes.", .propagate = propagate_prod, BY_ATTR(17));
+OP_CLASS(reduce_prod_18) = REDUCE_ROW("ReduceProd", prod, "Product over axes.", .propagate = propagate_prod, BY_INPUT(18));
 OP_CLASS(reduce_max_1) = REDUCE_ROW("ReduceMax", max, "Largest over axes.", BY_ATTR(17));
 OP_CLASS(reduce_max_18) = REDUCE_ROW("ReduceMax", max, "Largest over axes.", BY_INPUT(18));
 OP_CLASS(reduce_min_1) = REDUCE_ROW("ReduceMin", min, "Smallest over axes.", BY_ATTR(17));

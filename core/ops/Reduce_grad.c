@@ -33,7 +33,8 @@ static int kept_shape(const struct grad_ctx *c, struct shape *kept, int64_t *n, 
     *kept = x->shape;
     *n = 1;
     for (int i = 0; i < x->shape.rank; i++) {
-        *n *= mask[i] ? x->shape.dim[i] : 1;
+        if (mask[i] && !i64_mul(*n, x->shape.dim[i], n))
+            *n = 0; /* only where another axis is empty */
         kept->dim[i] = mask[i] ? 1 : x->shape.dim[i];
     }
     return 0;

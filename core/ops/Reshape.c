@@ -125,6 +125,30 @@ static int reshape_to(const struct shape *x, const int64_t *dims, int rank, bool
     return check_counts(x, out, err);
 }
 
+/* The same with a new shape of which only some numbers are known: a -1 among them is found if the symbols cancel. */
+static int reshape_to_sizes(const struct shape *x, const struct sym_list *sizes, bool allowzero, struct shape *out,
+                            struct err *err)
+{
+    struct shape known = {.rank = sizes->count};
+    int64_t dims[SHAPE_MAX_RANK] = {0};
+    int rest = -1;
+    if (op_rank_fits(sizes->count, err) < 0)
+        return -1;
+    for (int i = 0; i < known.rank; i++) {
+        const struct sym v = sizes->at[i];
+        dims[i] = v.known ? v.n : 1;
+        known.dim[i] = sym_dim(v);
+        if (v.known && v.n == 0 && !allowzero)
+            known.dim[i] = i < x->rank ? x->dim[i] : DIM_UNKNOWN;
+        else if (v.known && v.n < 0)
+            rest = i;
+    }
+    if (reshape_to(&SHAPE_UNKNOWN, dims, known.rank, allowzero, out, err) < 0) /* the numbers alone */
+        return -1;
+    *out = known;
+    return x->rank >= 0 && rest >= 0 ? find_rest(x, &known, rest, &out->dim[rest], err) : 0;
+}
+
 static int infer_reshape(struct infer_ctx *c, struct err *err)
 {
     const struct reshape_attrs *attrs = c->attrs;
@@ -141,6 +165,9 @@ static int infer_reshape(struct infer_ctx *c, struct err *err)
     } else if (op_value(c, 1)) {
         if (op_read_ints(op_value(c, 1), "the new shape", dims, SHAPE_MAX_RANK, &rank, err) < 0 ||
             reshape_to(infer_shape(c, 0), dims, rank, attrs->allowzero, &out, err) < 0)
+            return -1;
+    } else if (op_sizes(c, 1)) {
+        if (reshape_to_sizes(infer_shape(c, 0), op_sizes(c, 1), attrs->allowzero, &out, err) < 0)
             return -1;
     } else if (op_list_length(c, 1) >= 0) {
         if (op_rank_fits(op_list_length(c, 1), err) < 0)
@@ -159,12 +186,12 @@ struct axis_attrs {
 };
 static const struct op_attr flatten_attrs[] = {{OP_ATTR(axis_attrs, axis), .kind = OP_INT, .def = 1}, {0}};
 
-static int64_t product_of(const struct shape *s, int from, int to)
+static int64_t product_of(struct symbols *symbols, const struct shape *s, int from, int to)
 {
-    int64_t n = 1;
+    struct sym n = sym_number(1);
     for (int i = from; i < to; i++)
-        n = dim_mul(n, s->dim[i]);
-    return n;
+        n = sym_mul(symbols, n, sym_of_dim(s->dim[i]));
+    return sym_dim(n);
 }
 
 static int infer_flatten(struct infer_ctx *c, struct err *err)
@@ -179,8 +206,8 @@ static int infer_flatten(struct infer_ctx *c, struct err *err)
         if (axis < 0 || axis > x->rank)
             return err_set(err, ERR_MODEL, "axis %" PRId64 " is out of range; it must be in [%d, %d]", attrs->axis,
                            -x->rank, x->rank);
-        out.dim[0] = product_of(x, 0, (int)axis);
-        out.dim[1] = product_of(x, (int)axis, x->rank);
+        out.dim[0] = product_of(c->symbols, x, 0, (int)axis);
+        out.dim[1] = product_of(c->symbols, x, (int)axis, x->rank);
     }
     infer_out(c, 0, op_dtype(c, 0), &out);
     return 0;
@@ -315,7 +342,7 @@ static int backward(struct grad_ctx *c, struct err *err)
 #define RESHAPE_ROW(type_, doc_, ...)                                                                                  \
     {                                                                                                                  \
         .type = type_, .domain = "", .doc = doc_, .in_min = 1, .out_min = 1, .out_max = 1, .quant = {QUANT_PASS},      \
-        .view = true,                                                                                                  \
+        .view = true, .propagate = op_sizes_same,                                                                      \
         .backward = backward, .grad_inputs = 1, .grad_assigns = true, __VA_ARGS__                                      \
     }
 OP_CLASS(reshape_1) = RESHAPE_ROW("Reshape", "The same elements in another shape, an attribute.", .since = 1,
@@ -325,6 +352,7 @@ OP_CLASS(reshape_1) = RESHAPE_ROW("Reshape", "The same elements in another shape
                                   .samples = (const struct op_sample[]){{"f32[2,3,4]", "shape=0,-1", 1, 4}, {0}});
 OP_CLASS(reshape_5) = {.type = "Reshape",
                        .view = true,
+                       .propagate = op_sizes_same,
                        .domain = "",
                        .since = 5,
                        .doc = "The same elements in another shape; 0 copies, -1 takes the rest.",
@@ -373,6 +401,7 @@ OP_CLASS(unsqueeze_1) = RESHAPE_ROW("Unsqueeze", "Axes of one element added.", .
                                         {"f32[3,4]", "axes=0,3", 1, 11}, {"f32[3]", "axes=-1", 1, 11}, {0}});
 OP_CLASS(unsqueeze_13) = {.type = "Unsqueeze",
                           .view = true,
+                          .propagate = op_sizes_same,
                           .domain = "",
                           .since = 13,
                           .doc = "Axes of one element added.",

@@ -221,6 +221,24 @@ static int geometry_of(struct geometry *g, const struct resize_attrs *a, bool up
     return 0;
 }
 
+/* Sizes of which only some are numbers, and whole scales of sizes that are not known yet. */
+static void partly_known(struct infer_ctx *c, const struct resize_attrs *a, const struct places *at, bool known,
+                         struct shape *out)
+{
+    const struct shape *x = infer_shape(c, 0);
+    const struct sym_list *sizes = at->sizes >= 0 ? op_sizes(c, at->sizes) : NULL;
+    const struct tensor *scales = at->scales >= 0 ? op_value(c, at->scales) : NULL;
+    if (a->axes.count || a->coordinate_transformation_mode == TF_CROP_AND_RESIZE || a->keep_aspect_ratio_policy)
+        return;
+    for (int i = 0; !known && sizes && sizes->count == x->rank && i < x->rank; i++)
+        out->dim[i] = sym_dim(sizes->at[i]);
+    for (int i = 0; known && given(scales) && tensor_count(scales) == x->rank && i < x->rank; i++) {
+        const double scale = dtype_get(scales->dtype, scales->data, i);
+        if (out->dim[i] < 0 && scale >= 1 && scale < 1e6 && scale == floor(scale))
+            out->dim[i] = sym_dim(sym_mul(c->symbols, sym_of_dim(x->dim[i]), sym_number((int64_t)scale)));
+    }
+}
+
 static int infer_any(struct infer_ctx *c, bool upsample, struct err *err)
 {
     const struct resize_attrs *a = c->attrs;
@@ -234,12 +252,16 @@ static int infer_any(struct infer_ctx *c, bool upsample, struct err *err)
     if (at.scales >= 0 && !infer_has(c, at.scales) && (at.sizes < 0 || !infer_has(c, at.sizes)))
         return err_set(err, ERR_MODEL, "neither 'scales' nor 'sizes' is given; one of them must be");
     const struct shape *x = infer_shape(c, 0);
+    for (int i = 1; i < c->n_in; i++)
+        op_value(c, i); /* what is not there yet is asked for */
     if (x->rank != SHAPE_UNKNOWN_RANK) {
         if (geometry_of(&g, a, upsample, c->opset, x, c->in_value, c->n_in, &known, err) < 0)
             return -1;
         out.rank = x->rank;
         for (int i = 0; i < x->rank; i++)
             out.dim[i] = known ? g.out[i] : DIM_UNKNOWN;
+        if (!known || !shape_known(&out))
+            partly_known(c, a, &at, known, &out);
     }
     infer_out(c, 0, c->in[0]->dtype, &out);
     return 0;
@@ -358,8 +380,8 @@ static void fill_taps(struct taps *t, const struct rules *r, float scale, float 
         weight[k] /= sum;
 }
 
-static int make_taps(const struct op_memory *m, struct taps *t, const struct rules *r, const struct geometry *g, int axis,
-                     int64_t in, struct err *err)
+static int make_taps(const struct op_memory *m, struct taps *t, const struct rules *r, const struct geometry *g,
+                     int axis, int64_t in, struct err *err)
 {
     size_t cells, bytes;
 
@@ -414,9 +436,39 @@ struct pass {
 DEFINE_PASS(row_f32, float)
 DEFINE_PASS(row_f64, double)
 
+/* The innermost axis: outputs [begin, end) of all rows, each a sum of its own taps. */
+#define DEFINE_LINE(name, T)                                                                                         \
+    static void name(const struct pass *k, int64_t begin, int64_t end)                                               \
+    {                                                                                                                \
+        const struct taps *t = k->t;                                                                                 \
+        const int64_t count = t->count;                                                                              \
+        T *restrict y = (T *)k->y;                                                                                   \
+        while (begin < end) {                                                                                        \
+            const int64_t o = begin / t->out, first = begin % t->out, n = i64_min(t->out - first, end - begin);      \
+            const T *restrict x = (const T *)k->x + o * t->in;                                                       \
+            const int64_t *index = t->index + first * count;                                                         \
+            const float *weight = t->weight + first * count;                                                         \
+            for (int64_t j = 0; j < n && count == 2; j++)                                                            \
+                y[begin + j] = (T)weight[2 * j] * x[index[2 * j]] + (T)weight[2 * j + 1] * x[index[2 * j + 1]];      \
+            for (int64_t j = 0; j < n && count != 2; j++) {                                                          \
+                T sum = 0;                                                                                           \
+                for (int64_t s = 0; s < count; s++)                                                                  \
+                    sum += (T)weight[j * count + s] * x[index[j * count + s]];                                       \
+                y[begin + j] = sum;                                                                                  \
+            }                                                                                                        \
+            begin += n;                                                                                              \
+        }                                                                                                            \
+    }
+DEFINE_LINE(line_f32, float)
+DEFINE_LINE(line_f64, double)
+
 static void run_rows(void *arg, int64_t begin, int64_t end)
 {
     const struct pass *k = arg;
+    if (k->inner == 1) {
+        (k->wide ? line_f64 : line_f32)(k, begin, end);
+        return;
+    }
     for (int64_t row = begin; row < end; row++) {
         if (k->wide)
             row_f64(k, row);
@@ -463,6 +515,7 @@ struct gather {
     const char *src;
     char *dst;
     size_t elem;
+    bool doubled;
 };
 
 #define GATHER(T)                                                                                                    \
@@ -474,17 +527,32 @@ static void gather_rows(void *arg, int64_t begin, int64_t end)
     const struct gather *k = arg;
     const int rank = k->y->rank;
     const struct taps *last = &k->taps[rank - 1];
+    const char *before = NULL; /* source of the row before */
+    const size_t row_bytes = (size_t)last->out * k->elem;
 
+    int64_t at[SHAPE_MAX_RANK] = {0}, rest = begin;
+    for (int a = rank - 2; a >= 0; a--) { /* where row `begin` is; from there on counted, not divided */
+        at[a] = rest % k->y->dim[a];
+        rest /= k->y->dim[a];
+    }
     for (int64_t row = begin; row < end; row++) {
-        int64_t rest = row, offset = 0, scale = k->x->dim[rank - 1];
+        int64_t offset = 0, scale = k->x->dim[rank - 1];
         for (int a = rank - 2; a >= 0; a--) {
-            offset += k->taps[a].index[rest % k->y->dim[a]] * scale;
+            offset += k->taps[a].index[at[a]] * scale;
             scale *= k->x->dim[a];
-            rest /= k->y->dim[a];
         }
+        for (int a = rank - 2; a >= 0 && ++at[a] == k->y->dim[a]; a--)
+            at[a] = 0;
         const char *src = k->src + (size_t)offset * k->elem;
         char *dst = k->dst + (size_t)(row * last->out) * k->elem;
-        if (k->elem == 4) {
+        if (src == before) {
+            memcpy(dst, dst - row_bytes, row_bytes);
+        } else if (k->elem == 4 && k->doubled) {
+            uint32_t *restrict to = (uint32_t *)(void *)dst;
+            const uint32_t *restrict from = (const uint32_t *)(const void *)src;
+            for (int64_t j = 0; j < last->in; j++)
+                to[2 * j] = to[2 * j + 1] = from[j];
+        } else if (k->elem == 4) {
             GATHER(uint32_t)
         } else if (k->elem == 1) {
             GATHER(uint8_t)
@@ -492,7 +560,17 @@ static void gather_rows(void *arg, int64_t begin, int64_t end)
             for (int64_t j = 0; j < last->out; j++)
                 memcpy(dst + (size_t)j * k->elem, src + (size_t)last->index[j] * k->elem, k->elem);
         }
+        before = src;
     }
+}
+
+/* Every cell of the innermost axis stands twice in the output. */
+static bool is_doubled(const struct taps *t)
+{
+    bool doubled = t->out == 2 * t->in;
+    for (int64_t j = 0; j < t->out && doubled; j++)
+        doubled = t->index[j] == j / 2;
+    return doubled;
 }
 
 /* Outputs whose position lies outside the image along some axis. */
@@ -537,9 +615,11 @@ static int compute_any(struct run_ctx *c, bool upsample, struct err *err)
             return -1;
         if (x->shape.rank == 0)
             memcpy(y->data, x->data, k.elem);
-        else
+        else {
+            k.doubled = is_doubled(&taps[x->shape.rank - 1]);
             op_parallel(c->pool, tensor_count(y) / y->shape.dim[y->shape.rank - 1],
                         i64_max(1, 16384 / y->shape.dim[y->shape.rank - 1]), gather_rows, &k);
+        }
     } else if (x->dtype == DTYPE_FLOAT || x->dtype == DTYPE_DOUBLE) {
         if (interpolate(c, taps, x->data, &x->shape, y->data, x->dtype == DTYPE_DOUBLE, err) < 0)
             return -1;

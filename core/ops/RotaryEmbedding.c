@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * RotaryEmbedding of ai.onnx (opset 23): every head's vector is turned by the angles of its position (kernels/rotary.h).
- * Shapes     X [B, N, S, H], or [B, S, N H] with num_heads; caches [positions, R / 2] with position_ids [B, S], or [B, S, R / 2]
- *            without; R = rotary_embedding_dim, or H when that is 0. Elements of a head behind R are copied. */
+ * RotaryEmbedding of ai.onnx (opset 23): every head's vector is turned by the angles of its position
+ * (kernels/rotary.h).
+ * Shapes     X [B, N, S, H], or [B, S, N H] with num_heads; caches [positions, R / 2] with position_ids [B, S], or
+ *            [B, S, R / 2] without; R = rotary_embedding_dim, or H when that is 0. Elements of a head behind R are
+ *            copied. */
 #include <inttypes.h>
 
 #include "core/kernels/rotary.h"
@@ -34,8 +36,8 @@ static int read_layout(const struct rotary_attrs *a, const struct shape *x, stru
     l->width = x->rank == 4 ? x->dim[3] : x->dim[2] / a->num_heads;
     l->dims = a->rotary_embedding_dim ? a->rotary_embedding_dim : l->width;
     if (l->dims < 2 || l->dims % 2 != 0 || l->dims > l->width)
-        return err_set(err, ERR_MODEL, "%" PRId64 " of the %" PRId64 " elements of a head would be turned; they must be "
-                                       "an even number of them", l->dims, l->width);
+        return err_set(err, ERR_MODEL, "%" PRId64 " of the %" PRId64 " elements of a head would be turned; they must "
+                                       "be an even number of them", l->dims, l->width);
     return 0;
 }
 
@@ -58,7 +60,7 @@ static int infer(struct infer_ctx *c, struct err *err)
     enum dtype dtype;
     struct layout l;
     char text[SHAPE_TEXT];
-    if (op_need(c, 3, err) < 0 || op_dtype_kinds(c, X, "f", err) < 0 || op_same_dtype(c, X, SIN + 1, &dtype, err) < 0)
+    if (op_need(c, 3, err) < 0 || op_dtype_real(c, X, err) < 0 || op_same_dtype(c, X, SIN + 1, &dtype, err) < 0)
         return -1;
     const struct shape *x = infer_shape(c, X);
     if (dtype == DTYPE_DOUBLE)

@@ -39,6 +39,19 @@ static int infer_shape_op(struct infer_ctx *c, struct err *err)
     return 0;
 }
 
+static bool propagate_shape(const struct infer_ctx *c, struct sym_list *out)
+{
+    const struct shape *x = infer_shape(c, 0);
+    int64_t start, end;
+    if (x->rank < 0)
+        return false;
+    axis_range(c->attrs, c->opset, x->rank, &start, &end);
+    out->count = (int)i64_max(0, end - start);
+    for (int i = 0; i < out->count; i++)
+        out->at[i] = sym_of_dim(x->dim[start + i]);
+    return true;
+}
+
 static int forward_shape(struct run_ctx *c, struct err *err)
 {
     int64_t start, end;
@@ -60,6 +73,16 @@ static int infer_size(struct infer_ctx *c, struct err *err)
     return 0;
 }
 
+static bool propagate_size(const struct infer_ctx *c, struct sym_list *out)
+{
+    const struct shape *x = infer_shape(c, 0);
+    out->count = 1;
+    out->at[0] = sym_number(1);
+    for (int i = 0; i < x->rank; i++)
+        out->at[0] = sym_mul(c->symbols, out->at[0], sym_of_dim(x->dim[i]));
+    return x->rank >= 0;
+}
+
 static int forward_size(struct run_ctx *c, struct err *err)
 {
     if (op_outputs(c, infer_size, err) < 0)
@@ -79,7 +102,8 @@ OP_CLASS(shape_1) = {.type = "Shape",
                      .out_min = 1,
                      .out_max = 1,
                      .infer = infer_shape_op,
-                     .forward = forward_shape,
+                     .propagate = propagate_shape,
+                      .forward = forward_shape,
                      .shape_only = true,
                      .samples = (const struct op_sample[]){{"f32[2,3,4]", "", 1, 13}, {"i32[0,2]", "", 1, 13}, {0}}};
 OP_CLASS(shape_15) = {.type = "Shape",
@@ -93,6 +117,7 @@ OP_CLASS(shape_15) = {.type = "Shape",
                       .attrs = shape_attrs,
                       .attrs_size = sizeof(struct shape_attrs),
                       .infer = infer_shape_op,
+                      .propagate = propagate_shape,
                       .forward = forward_shape,
                       .shape_only = true,
                       .samples = (const struct op_sample[]){{"f32[2,3,4]", ""},
@@ -109,6 +134,7 @@ OP_CLASS(size) = {.type = "Size",
                   .out_min = 1,
                   .out_max = 1,
                   .infer = infer_size,
-                  .forward = forward_size,
+                  .propagate = propagate_size,
+                      .forward = forward_size,
                   .shape_only = true,
                   .samples = (const struct op_sample[]){{"f32[2,3,4]", ""}, {"f32[]", ""}, {"f32[0,2]", ""}, {0}}};

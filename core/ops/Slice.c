@@ -137,6 +137,21 @@ static int infer(struct infer_ctx *c, struct err *err)
     return 0;
 }
 
+static bool propagate(const struct infer_ctx *c, struct sym_list *out)
+{
+    struct slice s;
+    const struct sym_list *x = op_sizes(c, 0);
+    if (!x || infer_shape(c, 0)->rank != 1 || read_slice(c, &s, NULL) < 0 || !s.bounds_known || !s.axes_known ||
+        s.count != 1)
+        return false;
+    int64_t start = s.starts[0], count;
+    clamp_axis(x->count, s.steps[0], &start, s.ends[0], &count);
+    out->count = (int)count;
+    for (int i = 0; i < out->count; i++)
+        out->at[i] = x->at[start + i * s.steps[0]];
+    return true;
+}
+
 /* Where the output's elements lie in the input: strides of its axes, and the first element. */
 struct view {
     int64_t stride[SHAPE_MAX_RANK], offset;
@@ -220,7 +235,8 @@ OP_CLASS(slice_1) = {.type = "Slice",
                      .attrs = slice_attrs,
                      .attrs_size = sizeof(struct slice_attrs),
                      .infer = infer,
-                     .forward = forward,
+                     .propagate = propagate,
+    .forward = forward,
                      .backward = backward,
                      .grad_inputs = 1,
                      .quant = {QUANT_PASS},
@@ -237,6 +253,7 @@ OP_CLASS(slice_10) = {
     .out_min = 1,
     .out_max = 1,
     .infer = infer,
+    .propagate = propagate,
     .forward = forward,
     .backward = backward,
     .grad_reads = GRAD_READS_IN(1) | GRAD_READS_IN(2) | GRAD_READS_IN(3) | GRAD_READS_IN(4),

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * SwiGLU: y = a sigmoid(alpha a) b, element by element, a and b of the same shape. */
-#include <math.h>
+#include <tgmath.h>
 
+#include "core/ops/grad_util.h"
 #include "core/ops/widen.h"
 
 struct swiglu_attrs {
@@ -13,7 +14,7 @@ static int infer(struct infer_ctx *c, struct err *err)
 {
     enum dtype dtype;
     char ta[SHAPE_TEXT], tb[SHAPE_TEXT];
-    if (op_need(c, 2, err) < 0 || op_dtype_kinds(c, 0, "f", err) < 0 || op_same_dtype(c, 0, 2, &dtype, err) < 0)
+    if (op_need(c, 2, err) < 0 || op_dtype_real(c, 0, err) < 0 || op_same_dtype(c, 0, 2, &dtype, err) < 0)
         return -1;
     const struct shape *a = infer_shape(c, 0), *b = infer_shape(c, 1);
     bool fits = a->rank < 0 || b->rank < 0 || a->rank == b->rank;
@@ -65,6 +66,25 @@ static int forward(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer, compute, err);
 }
 
+/* s = sigmoid(alpha a): da = g b s (1 + alpha a (1 - s)), db = g a s; p is alpha. */
+#define SIGMOID(x) (1 / (1 + exp(-(x))))
+GRAD_TERM(gate_a, float, g *b *SIGMOID((real)*p * a) * (1 + (real)*p * a * (1 - SIGMOID((real)*p * a))))
+GRAD_TERM(gate_b, float, g *a *SIGMOID((real)*p * a))
+
+static int backward(struct grad_ctx *c, struct err *err)
+{
+    static const struct grad_term *const terms[] = {&grad_gate_a, &grad_gate_b};
+    const struct tensor *g = grad_of(c, 0);
+    for (int i = 0; i < 2 && g; i++) {
+        const struct grad_broadcast sum = {.over = &g->shape, .src = {g, c->in[0], c->in[1]}, .dst = c->grad_in[i],
+                                           .term = terms[i], .assign = grad_assign(c, i),
+                                           .arg = &((const struct swiglu_attrs *)c->attrs)->alpha};
+        if (c->grad_in[i] && grad_sum_broadcast(c->pool, &sum, err) < 0)
+            return -1;
+    }
+    return 0;
+}
+
 OP_CLASS(swiglu) = {.type = "SwiGLU",
                     .domain = "",
                     .since = 28,
@@ -77,5 +97,9 @@ OP_CLASS(swiglu) = {.type = "SwiGLU",
                     .attrs_size = sizeof(struct swiglu_attrs),
                     .infer = infer,
                     .forward = forward,
+                    .backward = backward,
+                    .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1),
+                    .grad_inputs = 3,
+                    .grad_assigns = true,
                     .samples = (const struct op_sample[]){
                         {"f32[2,3] f32[2,3]", ""}, {"f64[3] f64[3]", "alpha=0.5f"}, {"f16[4] f16[4]", ""}, {0}}};

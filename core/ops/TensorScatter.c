@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * TensorScatter: rows of `update` written into a cache from a place on, one place a batch.
- *   y = cache [B, .., M, ..]; y[b, .., (write_indices[b] + s) mod M, ..] = update[b, .., s, ..] along `axis`; linear mode wants
+ *   y = cache [B, .., M, ..]; y[b, .., (write_indices[b] + s) mod M, ..] = update[b, .., s, ..] along `axis`; linear
+ *   mode wants
  *   every place inside, circular mode wraps. */
 #include <inttypes.h>
 #include <string.h>
@@ -43,7 +44,8 @@ static int infer(struct infer_ctx *c, struct err *err)
         const struct shape *w = infer_shape(c, 2);
         if (op_dtype(c, 2) != DTYPE_NONE && op_dtype(c, 2) != DTYPE_INT64)
             return err_set(err, ERR_MODEL, "write_indices is %s; it must be int64", dtype_name(op_dtype(c, 2)));
-        if (w->rank >= 0 && (w->rank != 1 || (x->rank > 0 && w->dim[0] >= 0 && x->dim[0] >= 0 && w->dim[0] != x->dim[0])))
+        const bool other = w->rank == 1 && x->rank > 0 && w->dim[0] >= 0 && x->dim[0] >= 0 && w->dim[0] != x->dim[0];
+        if (w->rank >= 0 && (w->rank != 1 || other))
             return err_set(err, ERR_SHAPE, "write_indices has shape %s; it must have one place a batch",
                            shape_text(w, text));
     }
@@ -68,8 +70,8 @@ static int forward(struct run_ctx *c, struct err *err)
     for (int64_t b = 0; b < batch && places; b++) {
         int64_t at = tensor_i64(places)[b];
         if (at < 0 || (a->mode == LINEAR && at > most - steps))
-            return err_set(err, ERR_MODEL, "write_indices[%" PRId64 "] is %" PRId64 "; %" PRId64 " steps must fit into %"
-                                           PRId64, b, at, steps, most);
+            return err_set(err, ERR_MODEL, "write_indices[%" PRId64 "] is %" PRId64 "; %" PRId64
+                                           " steps must fit into %" PRId64, b, at, steps, most);
     }
     if (!y || !y->bytes)
         return 0;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * TfIdfVectorizer: counts of n-grams. An n-gram of x starts anywhere and takes every (skip + 1)-th item, skip from 0 to
- * max_skip_count; 1-grams count once. y[ngram_indexes[g]] is how often the g-th n-gram of the pool is met (TF), its weight if
- * met (IDF), or the product of both (TFIDF).
- * The pool   holds the 1-grams, then the 2-grams, ...; ngram_counts[n - 1] says where the n-grams start. Items are int64, or
- *            strings, which are replaced by the number of an equal string of the pool. N-grams are sorted and found by bisection. */
+ * max_skip_count; 1-grams count once. y[ngram_indexes[g]] is how often the g-th n-gram of the pool is met (TF), its
+ * weight if met (IDF), or the product of both (TFIDF).
+ * The pool   holds the 1-grams, then the 2-grams, ...; ngram_counts[n - 1] says where the n-grams start. Items are
+ *            int64, or strings, which are replaced by the number of an equal string of the pool. N-grams are sorted
+ *            and found by bisection. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,8 +65,8 @@ static int check_attrs(const struct tfidf_attrs *a, struct err *err)
         grams += (end - start) / n;
     }
     if (a->ngram_indexes.count != grams || (a->weights.count && a->weights.count != grams))
-        return err_set(err, ERR_MODEL, "the pool has %" PRId64 " n-grams, ngram_indexes %d values and weights %d", grams,
-                       a->ngram_indexes.count, a->weights.count);
+        return err_set(err, ERR_MODEL, "the pool has %" PRId64 " n-grams, ngram_indexes %d values and weights %d",
+                       grams, a->ngram_indexes.count, a->weights.count);
     for (int i = 0; i < a->ngram_indexes.count; i++)
         if (a->ngram_indexes.at[i] < 0 || a->ngram_indexes.at[i] >= POOL_MAX)
             return err_set(err, ERR_MODEL, "ngram_indexes[%d] is %" PRId64 "; it must be in [0, %d)", i,

@@ -155,7 +155,8 @@ struct sequences {
     bool batch_first;
 };
 
-static struct sequences sequences_of(const struct reverse_attrs *attrs, const struct tensor *lens, const struct shape *x)
+static struct sequences sequences_of(const struct reverse_attrs *attrs, const struct tensor *lens,
+                                     const struct shape *x)
 {
     return (struct sequences){tensor_i64(lens), x->dim[attrs->batch_axis], x->dim[attrs->time_axis],
                               attrs->batch_axis == 0};

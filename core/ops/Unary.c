@@ -310,9 +310,9 @@ OP_CLASS(log) = UNARY("Log", 1, forward_log, infer_log, positive, "Natural logar
 OP_CLASS(sqrt) = UNARY("Sqrt", 1, forward_sqrt, infer_sqrt, positive, "Square root.", UNARY_GRAD(sqrt, OF_Y));
 OP_CLASS(reciprocal) = UNARY("Reciprocal", 1, forward_reciprocal, infer_reciprocal, positive, "1 / x.",
                       UNARY_GRAD(reciprocal, OF_Y));
-OP_CLASS(floor) = UNARY("Floor", 1, forward_floor, infer_floor, exact, "Largest integer not above x.",
+OP_CLASS(floor) = UNARY("Floor", 1, forward_floor, infer_floor, exact, "Largest integer not above x.", .propagate = op_sizes_same,
                       UNARY_GRAD(flat, 0));
-OP_CLASS(ceil) = UNARY("Ceil", 1, forward_ceil, infer_ceil, exact, "Smallest integer not below x.",
+OP_CLASS(ceil) = UNARY("Ceil", 1, forward_ceil, infer_ceil, exact, "Smallest integer not below x.", .propagate = op_sizes_same,
                       UNARY_GRAD(flat, 0));
 OP_CLASS(round) = UNARY("Round", 11, forward_round, infer_round, exact, "Nearest integer, halves to even.",
                       UNARY_GRAD(flat, 0));

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/ops/grad_util.h"
 #include "core/ops/order_keys.h"
 
 /* ---- NonZero ---- */
@@ -121,6 +122,30 @@ static int forward_compress(struct run_ctx *c, struct err *err)
     return 0;
 }
 
+static int backward_compress(struct grad_ctx *c, struct err *err)
+{
+    const struct axis_attrs *attrs = c->attrs;
+    const struct tensor *g = grad_of(c, 0);
+    struct tensor *dst = grad_wanted(c, 0);
+    const uint8_t *cond = c->in[1]->data;
+
+    if (!g || !dst || tensor_count(g) == 0)
+        return 0;
+    if (grad_type(dst, err) < 0)
+        return -1;
+    const struct shape flat = SHAPE(tensor_count(dst)), shape = attrs->axis == NO_AXIS ? flat : dst->shape;
+    const int axis = attrs->axis == NO_AXIS ? 0 : shape_axis(&shape, attrs->axis);
+    const int64_t outer = shape_product(&shape, 0, axis), inner = shape_product(&shape, axis + 1, shape.rank);
+    int64_t from = 0;
+    for (int64_t o = 0; o < outer; o++)
+        for (int64_t i = 0; i < tensor_count(c->in[1]); i++)
+            if (cond[i]) {
+                grad_add_run(dst, (o * shape.dim[axis] + i) * inner, g, from, inner);
+                from += inner;
+            }
+    return 0;
+}
+
 OP_CLASS(compress) = {
     .type = "Compress",
     .domain = "",
@@ -134,6 +159,9 @@ OP_CLASS(compress) = {
     .attrs_size = sizeof(struct axis_attrs),
     .infer = infer_compress,
     .forward = forward_compress,
+    .backward = backward_compress,
+    .grad_reads = GRAD_READS_IN(1),
+    .grad_inputs = 1,
     .samples = (const struct op_sample[]){
         {"f32[3,2] b[3]=0,1,1", "axis=0"}, {"f32[3,2] b[2]=0,1", "axis=1"}, {"f32[3,2] b[5]=0,1,0,0,1", ""}, {0}}};
 

@@ -76,7 +76,7 @@ static void exponential(float *y, const float *x, int64_t n, float gain, float a
 }
 
 KERNEL(relu, x < 0 ? 0 : x, x < 0 ? 0 : x)
-KERNEL(leaky_relu, x < 0 ? a * x : x, x < 0 ? a * x : x)
+VECTOR_KERNEL(leaky_relu, ACT(ACT_LEAKY_RELU, at->alpha, 0), x < 0 ? a * x : x)
 KERNEL(thresholded_relu, x > a ? x : 0, x > a ? x : 0)
 KERNEL(shrink, x < -a ? x + b : x > a ? x - b : 0, x < -a ? x + b : x > a ? x - b : 0)
 VECTOR_KERNEL(elu, exponential(y, x, n, 1, at->alpha, 1), x < 0 ? a * expm1(x) : x)
@@ -93,20 +93,14 @@ VECTOR_KERNEL(gelu_erf, ACT(ACT_GELU_ERF, 0, 0), 0.5 * x * (1 + erf(x * 0.707106
 VECTOR_KERNEL(gelu_tanh, ACT(ACT_GELU_TANH, 0, 0),
               0.5 * x * (1 + tanh(0.79788456080286536 * (x + 0.044715 * x * x * x))))
 
-static inline float hard_sigmoid32(float x, float a, float b)
-{
-    const float v = a * x + b;
-    return v < 0 ? 0 : v > 1 ? 1 : v;
-}
-
 static inline double hard_sigmoid64(double x, double a, double b)
 {
     const double v = a * x + b;
     return v < 0 ? 0 : v > 1 ? 1 : v;
 }
 
-KERNEL(hard_sigmoid, hard_sigmoid32(x, a, b), hard_sigmoid64(x, a, b))
-KERNEL(hard_swish, x *hard_sigmoid32(x, 1.0f / 6, 0.5f), x *hard_sigmoid64(x, 1.0 / 6, 0.5))
+VECTOR_KERNEL(hard_sigmoid, ACT(ACT_HARD_SIGMOID, at->alpha, at->beta), hard_sigmoid64(x, a, b))
+VECTOR_KERNEL(hard_swish, ACT(ACT_HARD_SWISH, 0, 0), x *hard_sigmoid64(x, 1.0 / 6, 0.5))
 
 /* ---- running ---- */
 struct loop {
@@ -289,7 +283,7 @@ static int backward_gelu(struct grad_ctx *c, struct err *err)
 #define FROM_Y GRAD_READS_OUT(0)
 
 /* ---- rows ---- */
-#define NO_ATTRS .attrs = NULL
+#define NO_ATTRS .attrs = NULL, .attrs_size = sizeof(struct activation_attrs) /* zeros, which the kernels do not use */
 #define ATTRS(table) .attrs = table, .attrs_size = sizeof(struct activation_attrs)
 #define ALPHA(value) {OP_ATTR(activation_attrs, alpha), .kind = OP_FLOAT, .def_f = (value)}
 #define BETA(value) {OP_ATTR(activation_attrs, beta), .kind = OP_FLOAT, .def_f = (value)}
@@ -332,42 +326,70 @@ OP_CLASS(relu) = {.type = "Relu",
                   .out_min = 1,
                   .out_max = 1,
                   .doc = "max(x, 0).",
+                  NO_ATTRS,
                   .infer = infer_relu,
                   .in_place = 1,
                   .forward = forward_relu,
                   GRADIENT(relu, FROM_Y),
                   .quant = {QUANT_ABSORB},
                   .samples = relu_samples};
-OP_CLASS(leaky_relu) = ACTIVATION("LeakyRelu", 1, leaky_relu, ATTRS(leaky_attrs), GRADIENT(leaky_relu, FROM_X),
-                                  .doc = "x, or alpha x where negative.", .quant = {QUANT_OUTPUT},
-                                  .samples = alpha_samples);
-OP_CLASS(thresholded_relu) = ACTIVATION("ThresholdedRelu", 10, thresholded_relu, ATTRS(one_attrs), GRADIENT(thresholded_relu, FROM_X),
-                                        .doc = "x where above alpha, else 0.", .samples = alpha_samples);
-OP_CLASS(shrink) = ACTIVATION("Shrink", 9, shrink, ATTRS(shrink_attrs), GRADIENT(shrink, FROM_X),
-                              .doc = "x moved towards 0 by bias, or 0 within [-lambd, lambd].",
-                              .samples = shrink_samples);
-OP_CLASS(elu) = ACTIVATION("Elu", 1, elu, ATTRS(one_attrs), GRADIENT(elu, FROM_X), .doc = "x, or alpha (e^x - 1) where negative.",
-                           .samples = alpha_samples);
+OP_CLASS(leaky_relu) =
+    ACTIVATION("LeakyRelu", 1, leaky_relu, ATTRS(leaky_attrs), GRADIENT(leaky_relu, FROM_X),
+               .doc = "x, or alpha x where negative.", .quant = {QUANT_OUTPUT},
+               .samples = alpha_samples);
+OP_CLASS(thresholded_relu) =
+    ACTIVATION("ThresholdedRelu", 10, thresholded_relu, ATTRS(one_attrs), GRADIENT(thresholded_relu, FROM_X),
+               .doc = "x where above alpha, else 0.", .samples = alpha_samples);
+OP_CLASS(shrink) =
+    ACTIVATION("Shrink", 9, shrink, ATTRS(shrink_attrs), GRADIENT(shrink, FROM_X),
+               .doc = "x moved towards 0 by bias, or 0 within [-lambd, lambd].",
+               .samples = shrink_samples);
+OP_CLASS(elu) =
+    ACTIVATION("Elu", 1, elu, ATTRS(one_attrs), GRADIENT(elu, FROM_X),
+               .doc = "x, or alpha (e^x - 1) where negative.",
+               .samples = alpha_samples);
 OP_CLASS(celu) = {.type = "Celu", .domain = "", .since = 12, .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1,
                   .in_place = 1,
                   ATTRS(one_attrs), .doc = "x, or alpha (e^(x / alpha) - 1) where negative.", .infer = infer_celu,
                   .forward = forward_celu, GRADIENT(celu, FROM_X), .samples = alpha_samples};
-OP_CLASS(selu_1) = ACTIVATION("Selu", 1, selu, ATTRS(selu_attrs_1), GRADIENT(selu, FROM_X), .until = 5, .doc = "gamma times an Elu.",
-                              .samples = selu_samples);
-OP_CLASS(selu_6) = ACTIVATION("Selu", 6, selu, ATTRS(selu_attrs_6), GRADIENT(selu, FROM_X), .doc = "gamma times an Elu.",
-                              .samples = selu_samples);
-OP_CLASS(sigmoid) = ACTIVATION("Sigmoid", 1, sigmoid, NO_ATTRS, GRADIENT(sigmoid, FROM_Y), .doc = "1 / (1 + e^-x).", .quant = {QUANT_OUTPUT},
-                               .samples = plain_samples);
-OP_CLASS(swish) = ACTIVATION("Swish", 24, swish, ATTRS(one_attrs), GRADIENT(swish, FROM_X), .doc = "x times the sigmoid of alpha x.",
-                              .samples = alpha_samples);
-OP_CLASS(tanh) = ACTIVATION("Tanh", 1, tanh, NO_ATTRS, GRADIENT(tanh, FROM_Y), .doc = "Hyperbolic tangent.", .samples = plain_samples);
-OP_CLASS(erf) = ACTIVATION("Erf", 9, erf, NO_ATTRS, GRADIENT(erf, FROM_X), .doc = "Error function.", .samples = plain_samples);
-OP_CLASS(softplus) = ACTIVATION("Softplus", 1, softplus, NO_ATTRS, GRADIENT(softplus, FROM_X), .doc = "log(1 + e^x).", .samples = plain_samples);
-OP_CLASS(softsign) = ACTIVATION("Softsign", 1, softsign, NO_ATTRS, GRADIENT(softsign, FROM_X), .doc = "x / (1 + |x|).", .samples = plain_samples);
-OP_CLASS(mish) = ACTIVATION("Mish", 18, mish, NO_ATTRS, GRADIENT(mish, FROM_X), .doc = "x tanh(softplus(x)).", .samples = plain_samples);
-OP_CLASS(hard_sigmoid) = ACTIVATION("HardSigmoid", 1, hard_sigmoid, ATTRS(hard_sigmoid_attrs), GRADIENT(hard_sigmoid, FROM_X),
-                                    .doc = "alpha x + beta, held in [0, 1].", .samples = hard_sigmoid_samples);
-OP_CLASS(hard_swish) = ACTIVATION("HardSwish", 14, hard_swish, NO_ATTRS, GRADIENT(hard_swish, FROM_X),
-                                  .doc = "x times the HardSigmoid with 1/6 and 1/2.", .samples = plain_samples);
-OP_CLASS(gelu) = ACTIVATION("Gelu", 20, gelu, ATTRS(gelu_attrs), GRADIENT(gelu, FROM_X), .doc = "x times the normal distribution function.",
-                            .samples = gelu_samples);
+OP_CLASS(selu_1) =
+    ACTIVATION("Selu", 1, selu, ATTRS(selu_attrs_1), GRADIENT(selu, FROM_X),
+               .until = 5, .doc = "gamma times an Elu.",
+               .samples = selu_samples);
+OP_CLASS(selu_6) =
+    ACTIVATION("Selu", 6, selu, ATTRS(selu_attrs_6), GRADIENT(selu, FROM_X),
+               .doc = "gamma times an Elu.",
+               .samples = selu_samples);
+OP_CLASS(sigmoid) =
+    ACTIVATION("Sigmoid", 1, sigmoid, NO_ATTRS, GRADIENT(sigmoid, FROM_Y),
+               .doc = "1 / (1 + e^-x).", .quant = {QUANT_OUTPUT},
+               .samples = plain_samples);
+OP_CLASS(swish) =
+    ACTIVATION("Swish", 24, swish, ATTRS(one_attrs), GRADIENT(swish, FROM_X),
+               .doc = "x times the sigmoid of alpha x.",
+               .samples = alpha_samples);
+OP_CLASS(tanh) =
+    ACTIVATION("Tanh", 1, tanh, NO_ATTRS, GRADIENT(tanh, FROM_Y),
+               .doc = "Hyperbolic tangent.", .samples = plain_samples);
+OP_CLASS(erf) =
+    ACTIVATION("Erf", 9, erf, NO_ATTRS, GRADIENT(erf, FROM_X),
+               .doc = "Error function.", .samples = plain_samples);
+OP_CLASS(softplus) =
+    ACTIVATION("Softplus", 1, softplus, NO_ATTRS, GRADIENT(softplus, FROM_X),
+               .doc = "log(1 + e^x).", .samples = plain_samples);
+OP_CLASS(softsign) =
+    ACTIVATION("Softsign", 1, softsign, NO_ATTRS, GRADIENT(softsign, FROM_X),
+               .doc = "x / (1 + |x|).", .samples = plain_samples);
+OP_CLASS(mish) =
+    ACTIVATION("Mish", 18, mish, NO_ATTRS, GRADIENT(mish, FROM_X),
+               .doc = "x tanh(softplus(x)).", .samples = plain_samples);
+OP_CLASS(hard_sigmoid) =
+    ACTIVATION("HardSigmoid", 1, hard_sigmoid, ATTRS(hard_sigmoid_attrs), GRADIENT(hard_sigmoid, FROM_X),
+               .doc = "alpha x + beta, held in [0, 1].", .samples = hard_sigmoid_samples);
+OP_CLASS(hard_swish) =
+    ACTIVATION("HardSwish", 14, hard_swish, NO_ATTRS, GRADIENT(hard_swish, FROM_X),
+               .doc = "x times the HardSigmoid with 1/6 and 1/2.", .samples = plain_samples);
+OP_CLASS(gelu) =
+    ACTIVATION("Gelu", 20, gelu, ATTRS(gelu_attrs), GRADIENT(gelu, FROM_X),
+               .doc = "x times the normal distribution function.",
+               .samples = gelu_samples);

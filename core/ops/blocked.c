@@ -135,7 +135,7 @@ static int infer_pool(struct infer_ctx *c, struct err *err)
         if (sliding_resolve(&w, &a->s, &image, NULL, a->ceil_mode, err) < 0)
             return -1;
         if (w.kernel[0] > POOL_BLOCKED_ROWS)
-            return err_set(err, ERR_MODEL, "attribute 'kernel_shape' has %" PRId64 " rows; at most %d are supported here",
+            return err_set(err, ERR_MODEL, "attribute 'kernel_shape' has %" PRId64 " rows; at most %d are supported",
                            w.kernel[0], POOL_BLOCKED_ROWS);
         out = SHAPE(x->dim[0], x->dim[1], w.out[0], w.out[1], BLOCK);
     }

@@ -70,6 +70,7 @@ void op_walk_at(const struct op_walk *w, int64_t row, int64_t offset[OP_WALK_MAX
 struct binary_loop {
     const struct binary_call *call;
     struct op_walk walk;
+    int cyclic; /* the operand whose short row repeats while the other one runs on; -1: none */
     binary_fn *fn;
     size_t elem_a, elem_b, elem_d;
     enum dtype carrier_d;
@@ -100,7 +101,7 @@ static void run_converted(const struct binary_loop *l, const char *a, const char
     }
 }
 
-static void run_piece(void *opaque, int64_t begin, int64_t end)
+static void run_walk(void *opaque, int64_t begin, int64_t end)
 {
     const struct binary_loop *l = opaque;
     const struct binary_call *k = l->call;
@@ -117,6 +118,54 @@ static void run_piece(void *opaque, int64_t begin, int64_t end)
             l->fn(d, a, b, n, w->step[0], w->step[1]);
         else
             run_converted(l, a, b, d, n);
+        begin += n;
+    }
+}
+
+/* ---- short rows ----
+ * [.., P, R] with [.., 1, R] and a small R, as in a product of each pixel's eight channels with one vector: the short
+ * row is written out several times, and the loops run over many rows at once. */
+enum { SHORT_ROW = 128, MANY_ROWS = 4, CYCLE_BYTES = 8192 };
+
+static int cyclic_operand(const struct binary_loop *l)
+{
+    const struct binary_call *k = l->call;
+    const struct op_walk *w = &l->walk;
+    const int above = w->rank - 2;
+    if (above < 0 || w->row > SHORT_ROW || w->dim[above] < MANY_ROWS || w->step[0] != 1 || w->step[1] != 1 ||
+        k->dtype_a != k->carrier || k->dtype_b != k->carrier || k->dtype_d != l->carrier_d)
+        return -1;
+    for (int i = 0; i < 2; i++)
+        if (w->stride[i][above] == 0 && w->stride[1 - i][above] == w->row)
+            return i;
+    return -1;
+}
+
+static void run_cycle(void *opaque, int64_t begin, int64_t end)
+{
+    const struct binary_loop *l = opaque;
+    const struct binary_call *k = l->call;
+    const struct op_walk *w = &l->walk;
+    const size_t elem[2] = {l->elem_a, l->elem_b}, period = (size_t)w->row * elem[l->cyclic];
+    const char *base[2] = {k->a, k->b};
+    const int64_t plane = w->row * w->dim[w->rank - 2], cycle = CYCLE_BYTES / (int64_t)period * w->row;
+    char buffer[CYCLE_BYTES] __attribute__((aligned(64)));
+    int64_t filled = -1; /* the plane whose short row the buffer holds */
+    while (begin < end) {
+        const int64_t at = begin % plane, phase = at % w->row;
+        const int64_t n = i64_min(i64_min(plane - at, end - begin), cycle - phase);
+        int64_t offset[OP_WALK_MAX];
+        op_walk_at(w, begin / plane * w->dim[w->rank - 2], offset);
+        if (filled != begin / plane) {
+            const char *row = base[l->cyclic] + (size_t)offset[l->cyclic] * elem[l->cyclic];
+            for (int64_t i = 0; i < i64_min(cycle, plane) / w->row; i++)
+                memcpy(buffer + (size_t)i * period, row, period);
+            filled = begin / plane;
+        }
+        const char *in[2];
+        in[l->cyclic] = buffer + (size_t)phase * elem[l->cyclic];
+        in[1 - l->cyclic] = base[1 - l->cyclic] + (size_t)(offset[1 - l->cyclic] + at) * elem[1 - l->cyclic];
+        l->fn((char *)k->d + (size_t)begin * l->elem_d, in[0], in[1], n, 1, 1);
         begin += n;
     }
 }
@@ -167,7 +216,8 @@ int binary_apply(struct pool *pool, const struct binary_call *call, struct err *
     if (call->op->divides && integers && refuse_zeros(call, err) < 0)
         return -1;
     op_walk_init(&l.walk, 2, (const struct shape *const[]){call->shape_a, call->shape_b}, call->shape_d);
-    op_parallel(pool, n, GRAIN, run_piece, &l);
+    l.cyclic = cyclic_operand(&l);
+    op_parallel(pool, n, GRAIN, l.cyclic >= 0 ? run_cycle : run_walk, &l);
     return 0;
 }
 

@@ -11,6 +11,7 @@
 
 #include "core/kernels/simd.h"
 #include "core/kernels/vmath.h"
+#include "core/ops/grad_util.h"
 #include "core/ops/widen.h"
 
 enum { GRAIN = 1 << 14 };
@@ -205,22 +206,75 @@ static int forward_split(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer_split, compute_split, err);
 }
 
+/* ---- gradients: g f'(s), the bias's summed over the rows ---- */
+static inline double slope_gelu(double s)
+{
+    return 0.5 * (1 + erf(s * 0.70710678118654752)) + s * 0.39894228040143268 * exp(-0.5 * s * s);
+}
+
+/* s sigmoid(u(s)) has the slope sigma + s sigma (1 - sigma) u'. */
+static inline double slope_gated(double s, double u, double du)
+{
+    const double sigma = 1 / (1 + exp(-u));
+    return sigma + s * sigma * (1 - sigma) * du;
+}
+
+static inline double slope_fast(double s)
+{
+    const double k = 1.5957691216057308;
+    return slope_gated(s, k * (s + 0.044715 * s * s * s), k * (1 + 3 * 0.044715 * s * s));
+}
+
+/* In the terms a is x, b the bias. */
+GRAD_TERM(gelu, void, (double)g *slope_gelu((double)a))
+GRAD_TERM(bias_gelu, void, (double)g *slope_gelu((double)a + (double)b))
+GRAD_TERM(fast, void, (double)g *slope_fast((double)a))
+GRAD_TERM(bias_fast, void, (double)g *slope_fast((double)a + (double)b))
+GRAD_TERM(quick, struct gelu_attrs, (double)g *slope_gated((double)a, (double)p->alpha * (double)a, (double)p->alpha))
+
+/* Terms of x and, where there is a bias, of both. */
+static int back(struct grad_ctx *c, const struct grad_term *plain, const struct grad_term *biased, struct err *err)
+{
+    const struct tensor *g = grad_of(c, 0), *bias = c->n_in > 1 ? c->in[1] : NULL;
+    for (int i = 0; i < c->n_in && g; i++) {
+        const struct grad_broadcast sum = {.over = &g->shape, .dst = c->grad_in[i], .assign = grad_assign(c, i),
+                                           .src = {g, plain ? c->in[0] : NULL, plain ? bias : NULL},
+                                           .term = bias ? biased : plain, .arg = c->attrs};
+        if (c->grad_in[i] && grad_sum_broadcast(c->pool, &sum, err) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+#define BACKWARD(name, plain, biased)                                                                                \
+    static int backward_##name(struct grad_ctx *c, struct err *err) { return back(c, plain, biased, err); }
+BACKWARD(gelu, &grad_gelu, &grad_bias_gelu)
+BACKWARD(fast_gelu, &grad_fast, &grad_bias_fast)
+BACKWARD(quick_gelu, &grad_quick, NULL)
+BACKWARD(bias_add, NULL, NULL)
+#define GRADIENT(name, reads) .backward = backward_##name, .grad_reads = reads, .grad_inputs = 7, .grad_assigns = true
+#define READS_BOTH (GRAD_READS_IN(0) | GRAD_READS_IN(1))
+
 #define ROW(type_, min_, max_, infer_, forward_, ...)                                                                \
     {.type = type_, .domain = "com.microsoft", .since = 1, .in_min = min_, .in_max = max_, .out_min = 1,             \
      .out_max = 1, .infer = infer_, .forward = forward_, __VA_ARGS__}
 #define SAMPLES(...) .samples = (const struct op_sample[]) {__VA_ARGS__, {NULL}}
 
-OP_CLASS(ms_gelu) = ROW("Gelu", 1, 1, infer, forward_gelu, .in_place = 1,
+OP_CLASS(ms_gelu) = ROW("Gelu", 1, 1, infer, forward_gelu, GRADIENT(gelu, READS_BOTH), .in_place = 1,
                         .doc = "x times the normal distribution function.",
                         SAMPLES({"f32[2,3,40]"}, {"f32[]"}, {"f32[6]=nan,inf,-30,0,1e30,-0.0"}));
-OP_CLASS(bias_gelu) = ROW("BiasGelu", 2, 2, infer_bias, forward_bias_gelu, .doc = "Gelu of x + bias.",
+OP_CLASS(bias_gelu) = ROW("BiasGelu", 2, 2, infer_bias, forward_bias_gelu, GRADIENT(gelu, READS_BOTH),
+                          .doc = "Gelu of x + bias.",
                           SAMPLES({"f32[2,3,40] !f32[40]"}, {"f32[5] f32[5]"}));
-OP_CLASS(fast_gelu) = ROW("FastGelu", 1, 2, infer, forward_fast_gelu, .doc = "Gelu in its tanh form, of x + bias.",
+OP_CLASS(fast_gelu) = ROW("FastGelu", 1, 2, infer, forward_fast_gelu, GRADIENT(fast_gelu, READS_BOTH),
+                          .doc = "Gelu in its tanh form, of x + bias.",
                           SAMPLES({"f32[2,3,40] !f32[40]"}, {"f32[7,9]"}, {"f32[4]=nan,30,0,1e30"}));
-OP_CLASS(quick_gelu) = ROW("QuickGelu", 1, 1, infer, forward_quick_gelu, .doc = "x sigmoid(alpha x).",
+OP_CLASS(quick_gelu) = ROW("QuickGelu", 1, 1, infer, forward_quick_gelu, GRADIENT(quick_gelu, READS_BOTH),
+                           .doc = "x sigmoid(alpha x).",
                            .attrs = quick_attrs, .attrs_size = sizeof(struct gelu_attrs), .in_place = 1,
                            SAMPLES({"f32[2,3,40]"}, {"f32[7,9]", "alpha=0.5f"}));
-OP_CLASS(bias_add) = ROW("BiasAdd", 3, 3, infer_bias_add, forward_bias_add, .doc = "x + bias + skip.",
+OP_CLASS(bias_add) = ROW("BiasAdd", 3, 3, infer_bias_add, forward_bias_add, GRADIENT(bias_add, 0),
+                         .doc = "x + bias + skip.",
                          SAMPLES({"f32[2,3,8] !f32[8] f32[2,3,8]"}));
 OP_CLASS(bias_split_gelu) = ROW("BiasSplitGelu", 2, 2, infer_split, forward_split,
                                 .doc = "Left half of x + bias times Gelu of the right half.",

@@ -27,10 +27,11 @@ struct work {
 static bool merges(const struct axes *a, int64_t dim, int64_t dst, const int64_t *src)
 {
     const int last = a->n - 1;
-    if (last < 0 || a->dst[last] != dst * dim)
+    int64_t step; /* overflows only where an axis of size 0 leaves nothing to reach */
+    if (last < 0 || !i64_mul(dst, dim, &step) || a->dst[last] != step)
         return false;
     for (int k = 0; k < GRAD_SOURCES; k++)
-        if (a->src[last][k] != src[k] * dim)
+        if (!i64_mul(src[k], dim, &step) || a->src[last][k] != step)
             return false;
     return true;
 }
@@ -214,8 +215,29 @@ static bool is_copy(const struct grad_loop *l)
     return true;
 }
 
-void grad_sum(struct pool *pool, const struct grad_loop *l)
+/* A sum over nothing must not count to it: with a summed axis of size 0, the other summed axes shrink to 1. False: the
+ * destination has no elements. */
+static bool shrink_empty(const struct grad_loop *l, struct grad_loop *small)
 {
+    bool empty = false;
+    for (int i = 0; i < l->rank; i++) {
+        if (l->dim[i] == 0 && l->dst_stride[i] != 0)
+            return false;
+        empty = empty || l->dim[i] == 0;
+    }
+    *small = *l;
+    for (int i = 0; empty && i < l->rank; i++)
+        if (l->dst_stride[i] == 0 && l->dim[i] > 1)
+            small->dim[i] = 1;
+    return true;
+}
+
+void grad_sum(struct pool *pool, const struct grad_loop *loop)
+{
+    struct grad_loop small;
+    const struct grad_loop *l = &small;
+    if (!shrink_empty(loop, &small))
+        return;
     struct work w = {.l = l, .elem = l->dtype == DTYPE_FLOAT ? sizeof(float) : sizeof(double)};
 
     if (is_copy(l)) {

@@ -130,8 +130,9 @@ static int forward_softmax(struct run_ctx *c, struct err *err)
     return forward(c, true, err);
 }
 
-/* ---- backward. With g the gradient of the loss (divided by the weights that counted for the mean), w the weight of the target t:
- * NLL dx = -w g at the target; softmax cross entropy dx = w g (p - onehot(t)), and for log_prob's own gradient d: d - p sum of d. ---- */
+/* ---- backward. With g the gradient of the loss (divided by the weights that counted for the mean), w the weight of
+ * the target t: NLL dx = -w g at the target; softmax cross entropy dx = w g (p - onehot(t)), and for log_prob's own
+ * gradient d: d - p sum of d. ---- */
 static double gradient_of(const struct loss *l, const struct tensor *g, int64_t i, double weights)
 {
     if (!g)

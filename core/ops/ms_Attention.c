@@ -252,7 +252,7 @@ static const struct op_sample samples[] = {
     {"f32[2,5,8] !f32[8,24] !f32[24] i32[2,5]=1,1,1,0,0,1,0,1,1,1", "num_heads=2 unidirectional=1"},
     {"f32[1,3,8] !f32[8,24] !f32[24] i32[1,3,3]=1,0,0,1,1,0,0,1,1", "num_heads=4 scale=0.3f"},
     {"f32[2,3,8] !f32[8,24] !f32[24] none f32[2,2,2,4,4]", "num_heads=2 unidirectional=1", 2},
-    {"f32[2,3,8] !f32[8,24] !f32[24] i32[2,7] f32[2,2,2,4,4] f32[2,2,3,7]", "num_heads=2 mask_filter_value=-50f", 2},
+    {"f32[2,3,8] !f32[8,24] !f32[24] i32[2,7] f32[2,2,2,4,4]", "num_heads=2 mask_filter_value=-50f", 2},
     {NULL},
 };
 

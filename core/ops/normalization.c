@@ -317,7 +317,8 @@ static void back_chunk(void *arg, int64_t begin, int64_t end)
     }
 }
 
-/* The chunks' sums, in order, into the gradient of scale or bias. full: the axes that `count` spans; NULL: t has count values. */
+/* The chunks' sums, in order, into the gradient of scale or bias. full: the axes that `count` spans; NULL: t has count
+ * values. */
 static void back_sum(const struct back *b, int which, struct tensor *t, bool add, const struct shape *full)
 {
     int64_t own[SHAPE_MAX_RANK], stride[SHAPE_MAX_RANK] = {0}, index[SHAPE_MAX_RANK] = {0};

@@ -12,6 +12,7 @@
 
 #include "core/base/pool.h"
 #include "core/model/model.h"
+#include "core/ops/symbols.h"
 
 /* ---- attributes ---- */
 enum op_attr_kind { OP_INT, OP_FLOAT, OP_STRING, OP_INTS, OP_FLOATS, OP_STRINGS, OP_TENSOR, OP_GRAPH, OP_BOOL, OP_ENUM, OP_TYPE };
@@ -47,6 +48,11 @@ struct infer_ctx {
     const struct type *const *in;
     /* Constant contents of each input if known while planning (weights, folded shape arithmetic); NULL otherwise. */
     const struct tensor *const *in_value;
+    /* What is known of the contents of small integer tensors that are no constants: numbers and symbols. The list or an entry
+     * may be NULL: nothing. */
+    const struct sym_list *const *in_sizes;
+    struct symbols *symbols; /* for new ones; NULL: sizes that are not known have no names */
+    void *host;              /* the plan, for operators that hold graphs; NULL */
     bool *asked;        /* NULL, or set when a rule asked (op_value) for contents that are not known yet */
     struct type *out;   /* filled by infer: kind, dtype, shape; start as TYPE_TENSOR, DTYPE_NONE, SHAPE_UNKNOWN */
     struct arena *arena; /* scratch that lives as long as the plan */
@@ -56,6 +62,11 @@ static inline bool infer_has(const struct infer_ctx *c, int i) { return i >= 0 &
 static inline const struct shape *infer_shape(const struct infer_ctx *c, int i) { return &c->in[i]->shape; }
 /* Set output i to a tensor type. */
 void infer_out(struct infer_ctx *c, int i, enum dtype dtype, const struct shape *shape);
+
+/* Types of the outputs of a nested graph, given those of its inputs (in[n_in]); outer values are found by themselves.
+ * 1: cannot be said (out untouched), -1: the graph is wrong. Only from infer. */
+int infer_nested(struct infer_ctx *c, uint32_t graph, const struct type *in, int n_in, struct type *out, int n_out,
+                struct err *err);
 
 /* ---- forward ---- */
 struct run_ctx {
@@ -172,6 +183,9 @@ struct op_class {
     size_t attrs_size;
     /* Free-form check after parsing attributes, before inference; NULL. */
     int (*infer)(struct infer_ctx *c, struct err *err);
+    /* What is known of the contents of output 0, a small tensor, when those of the inputs are not constant but partly known:
+     * out->at has room for SYM_LIST_MAX. False: nothing. Called after infer. NULL: nothing is ever known. */
+    bool (*propagate)(const struct infer_ctx *c, struct sym_list *out);
     int (*forward)(struct run_ctx *c, struct err *err);
     int (*backward)(struct grad_ctx *c, struct err *err); /* NULL: no gradient passes */
     uint32_t grad_reads;  /* GRAD_READS_IN(i) | GRAD_READS_OUT(i) ... */

@@ -64,24 +64,26 @@ void op_fill(void *dst, const void *value, size_t elem, int64_t n)
     copy_row(dst, value, elem, n, 0);
 }
 
-/* Source offset of output row `row` (all axes but the last). */
-static int64_t row_offset(const struct copy *k, int64_t row)
-{
-    int64_t offset = 0;
-    for (int i = k->rank - 2; i >= 0; i--) {
-        offset += row % k->dim[i] * k->stride[i];
-        row /= k->dim[i];
-    }
-    return offset;
-}
-
 static void copy_rows(void *opaque, int64_t begin, int64_t end)
 {
     const struct copy *k = opaque;
-    int64_t stride = k->stride[k->rank - 1];
-    for (int64_t r = begin; r < end; r++)
-        copy_row(k->dst + (size_t)(r * k->row) * k->elem, k->src + row_offset(k, r) * (int64_t)k->elem, k->elem, k->row,
-                 stride);
+    const int64_t stride = k->stride[k->rank - 1];
+    int64_t at[OP_COPY_RANK] = {0}, offset = 0, rest = begin;
+    for (int i = k->rank - 2; i >= 0; i--) { /* where row `begin` is; from there on counted, not divided */
+        at[i] = rest % k->dim[i];
+        rest /= k->dim[i];
+        offset += at[i] * k->stride[i];
+    }
+    for (int64_t r = begin; r < end; r++) {
+        copy_row(k->dst + (size_t)(r * k->row) * k->elem, k->src + offset * (int64_t)k->elem, k->elem, k->row, stride);
+        for (int i = k->rank - 2; i >= 0; i--) {
+            offset += k->stride[i];
+            if (++at[i] < k->dim[i])
+                break;
+            offset -= at[i] * k->stride[i];
+            at[i] = 0;
+        }
+    }
 }
 
 #define COPY_BLOCK(T)                                                                                                  \

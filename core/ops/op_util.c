@@ -72,6 +72,15 @@ int op_dtype_kinds(const struct infer_ctx *c, int i, const char *allowed, struct
     return err_set(err, ERR_MODEL, "input #%d is %s; it must be %s", i, dtype_name(d), kind_words(allowed));
 }
 
+int op_dtype_real(const struct infer_ctx *c, int i, struct err *err)
+{
+    enum dtype d = op_dtype(c, i);
+    if (d == DTYPE_NONE || d == DTYPE_FLOAT || d == DTYPE_DOUBLE || d == DTYPE_FLOAT16 || d == DTYPE_BFLOAT16)
+        return 0;
+    return err_set(err, ERR_MODEL, "input #%d is %s; it must be float32, double, float16 or bfloat16", i,
+                   dtype_name(d));
+}
+
 int op_dtype_index(const struct infer_ctx *c, int i, struct err *err)
 {
     enum dtype d = op_dtype(c, i);
@@ -94,6 +103,32 @@ const struct tensor *op_value(const struct infer_ctx *c, int i)
     if (!value && c->asked && infer_has(c, i))
         *c->asked = true;
     return value;
+}
+
+const struct sym_list *op_sizes(const struct infer_ctx *c, int i)
+{
+    return infer_has(c, i) && c->in_sizes ? c->in_sizes[i] : NULL;
+}
+
+bool op_sizes_same(const struct infer_ctx *c, struct sym_list *out)
+{
+    const struct sym_list *x = op_sizes(c, 0);
+    if (!x)
+        return false;
+    out->count = x->count;
+    memcpy(out->at, x->at, (size_t)x->count * sizeof *x->at);
+    return true;
+}
+
+bool op_sizes_shape(const struct infer_ctx *c, int i, struct shape *out)
+{
+    const struct sym_list *x = op_sizes(c, i);
+    if (!x || x->count > SHAPE_MAX_RANK)
+        return false;
+    out->rank = x->count;
+    for (int d = 0; d < x->count; d++)
+        out->dim[d] = sym_dim(x->at[d]);
+    return true;
 }
 
 int op_axis(const struct shape *s, int64_t axis, int *out, struct err *err)

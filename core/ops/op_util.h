@@ -21,12 +21,21 @@ enum dtype op_dtype(const struct infer_ctx *c, int i);
 int op_same_dtype(const struct infer_ctx *c, int from, int to, enum dtype *dtype, struct err *err);
 /* Input i's dtype is of one of the kinds in `allowed` (letters of DTYPE_MAP: f i u b s c), or unknown. */
 int op_dtype_kinds(const struct infer_ctx *c, int i, const char *allowed, struct err *err);
+/* Input i is one of the float types that can be computed with (float32, double, float16, bfloat16), or unknown. */
+int op_dtype_real(const struct infer_ctx *c, int i, struct err *err);
 /* Input i is int32 or int64, or unknown. */
 int op_dtype_index(const struct infer_ctx *c, int i, struct err *err);
 /* Output 0 as input 0: dtype and shape. */
 int op_infer_same(struct infer_ctx *c, struct err *err);
 /* Constant contents of input i, or NULL. */
 const struct tensor *op_value(const struct infer_ctx *c, int i);
+/* What is known of the contents of input i as numbers and symbols (also of a constant, in rules for `propagate`); NULL:
+ * nothing. */
+const struct sym_list *op_sizes(const struct infer_ctx *c, int i);
+/* propagate: output 0 has input 0's elements. */
+bool op_sizes_same(const struct infer_ctx *c, struct sym_list *out);
+/* Input i as the dims of a shape; false: nothing is known of it. Negative numbers become DIM_UNKNOWN. */
+bool op_sizes_shape(const struct infer_ctx *c, int i, struct shape *out);
 /* Non-negative axis of a known rank; ERR_MODEL with the range. */
 int op_axis(const struct shape *s, int64_t axis, int *out, struct err *err);
 /* An integer tensor of rank 0 or 1 into out[max]. */

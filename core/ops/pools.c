@@ -70,6 +70,7 @@ static int infer_window(struct infer_ctx *c, const char *kinds, struct err *err)
         if (sliding_resolve(&w, &a->s, x, NULL, a->ceil_mode, err) < 0)
             return -1;
         out = sliding_output(&w, x->dim[0], x->dim[1]);
+        sliding_symbols(c->symbols, &w, &a->s, a->ceil_mode, &out);
     }
     infer_out(c, 0, c->in[0]->dtype, &out);
     if (c->n_out > 1)
@@ -374,12 +375,12 @@ static const struct op_sample global_lp_samples[] = {{"f32[2,3,4,5]", NULL}, {"f
     {                                                                                                                  \
         .type = type_, .domain = "", .since = since_, .until = until_, .in_min = 1, .in_max = 1, .out_min = 1,         \
         .out_max = outputs, .attrs = table, .attrs_size = sizeof(struct pool_attrs), .infer = infer_##name,            \
-        .forward = forward_##name, GRADIENT(name), __VA_ARGS__                                                                         \
+        .forward = forward_##name, GRADIENT(name), __VA_ARGS__                                                         \
     }
 #define GLOBAL(type_, since_, until_, name, ...)                                                                       \
     {                                                                                                                  \
         .type = type_, .domain = "", .since = since_, .until = until_, .in_min = 1, .in_max = 1, .out_min = 1,         \
-        .out_max = 1, .infer = infer_##name, .forward = forward_##name, GRADIENT(name), __VA_ARGS__                                    \
+        .out_max = 1, .infer = infer_##name, .forward = forward_##name, GRADIENT(name), __VA_ARGS__                    \
     }
 #define MAX_DOC .doc = "Maximum over sliding windows.", .quant = {QUANT_PASS}
 #define AVERAGE_DOC .doc = "Average over sliding windows.", .quant = {QUANT_OUTPUT}

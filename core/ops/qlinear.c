@@ -298,6 +298,27 @@ struct softmax_job {
     int64_t n, inner;
 };
 
+/* A contiguous line: entries of the table in pieces, then one vectorised quantization. */
+static void softmax_line(const struct softmax_job *k, const uint8_t *x, uint8_t *y)
+{
+    enum { PIECE = 256 };
+    const uint8_t flip = q8_flip(&k->x);
+    double sum[4] = {0};
+    float piece[PIECE];
+    const int most = q8_max(x, k->n, flip);
+
+    for (int64_t i = 0; i < k->n; i++)
+        sum[i % 4] += (double)k->table[most - (x[i] ^ flip)];
+    struct q8 out = k->y; /* e / sum in steps of the output */
+    out.scale = (float)(((sum[0] + sum[1]) + (sum[2] + sum[3])) * (double)k->y.scale);
+    for (int64_t at = 0; at < k->n; at += PIECE) {
+        const int64_t n = i64_min(PIECE, k->n - at);
+        for (int64_t i = 0; i < n; i++)
+            piece[i] = k->table[most - (x[at + i] ^ flip)];
+        q8_quantize(&out, piece, y + at, n);
+    }
+}
+
 static void softmax_lines(void *arg, int64_t begin, int64_t end)
 {
     const struct softmax_job *k = arg;
@@ -306,6 +327,10 @@ static void softmax_lines(void *arg, int64_t begin, int64_t end)
     for (int64_t line = begin; line < end; line++) {
         const int64_t at = line / k->inner * k->n * k->inner + line % k->inner;
         const uint8_t *x = k->in + at;
+        if (k->inner == 1) {
+            softmax_line(k, x, k->out + at);
+            continue;
+        }
         int most = 0;
         double sum = 0;
         for (int64_t i = 0; i < k->n; i++)
@@ -331,7 +356,9 @@ static int forward_softmax(struct run_ctx *c, struct err *err)
                             .in = c->in[0]->data, .out = y->data};
     /* before opset 13 the lines are all axes from `axis` on */
     k.n = a->opset < 13 ? shape_product(&y->shape, axis, rank) : rank ? y->shape.dim[axis] : 1;
-    k.inner = a->opset < 13 ? 1 : shape_product(&y->shape, axis + 1, i64_max(rank, axis + 1) == rank ? rank : axis + 1);
+    k.inner = a->opset < 13 || rank == 0 ? 1 : shape_product(&y->shape, axis + 1, rank);
+    if (k.y.scale > 0 && k.y.scale <= 1) /* a whole number of steps to 1, rounded down: as ONNX Runtime counts them */
+        k.y.scale = 1 / floorf(1 / k.y.scale);
     for (int i = 0; i < 256; i++)
         k.table[i] = expf((float)-i * k.x.scale);
     op_parallel(c->pool, tensor_count(y) / k.n, i64_max(1, 4096 / k.n), softmax_lines, &k);

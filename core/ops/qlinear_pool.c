@@ -4,6 +4,7 @@
  *   y = saturate(round((sum - n * x_zero) * x_scale / (n * y_scale)) + y_zero)
  * channels_last: the channels are the last axis instead of the second. */
 #include <inttypes.h>
+#include <string.h>
 
 #include "core/ops/quantize.h"
 #include "core/ops/sliding.h"
@@ -79,6 +80,16 @@ static uint8_t mean(const struct q8 *x, const struct q8 *y, int64_t sum, int64_t
     return q8_bits(&unit, (float)(sum - cells * x->zero) * scale);
 }
 
+static int32_t *sums_of(struct run_ctx *c, int64_t rows, int64_t n, struct err *err)
+{
+    size_t bytes;
+    if (!size_mul((size_t)rows, (size_t)n, &bytes) || !size_mul(bytes, sizeof(int32_t), &bytes)) {
+        err_set(err, ERR_MODEL_TOO_LARGE, "the sums would overflow the address space");
+        return NULL;
+    }
+    return run_scratch(c, bytes, err);
+}
+
 struct average_job {
     struct window w;
     struct q8 x_param, y_param;
@@ -86,6 +97,7 @@ struct average_job {
     uint8_t *y;
     int64_t positions, in_step, plane_in, out_step, plane_out, channels;
     bool last, include_pad;
+    int32_t *sums; /* [batch * rows of the output, channels] */
 };
 
 static int64_t stored(const struct q8 *q, uint8_t bits)
@@ -139,6 +151,35 @@ static void average_planes(void *arg, int64_t begin, int64_t end)
     }
 }
 
+/* One image with its channels last, two spatial axes: whole rows of channels are summed together. */
+static void average_rows(void *arg, int64_t begin, int64_t end)
+{
+    const struct average_job *k = arg;
+    const struct window *w = &k->w;
+    const int64_t c = k->channels;
+
+    for (int64_t row = begin; row < end; row++) {
+        const int64_t oy = row % w->out[0], y0 = oy * w->stride[0] - w->pad[0];
+        const uint8_t *x = k->x + row / w->out[0] * k->plane_in * c;
+        int32_t *sum = k->sums + row * c; /* a line of its own for each row */
+        const int64_t top = i64_max(y0, 0), bottom = i64_min(y0 + w->kernel[0], w->in[0]);
+        const int64_t high = i64_min(y0 + w->kernel[0], w->in[0] + w->pad_end[0]) - y0;
+        for (int64_t ox = 0; ox < w->out[1]; ox++) {
+            const int64_t x0 = ox * w->stride[1] - w->pad[1];
+            const int64_t left = i64_max(x0, 0), right = i64_min(x0 + w->kernel[1], w->in[1]);
+            const int64_t wide = i64_min(x0 + w->kernel[1], w->in[1] + w->pad_end[1]) - x0;
+            const int64_t cells = i64_max(bottom - top, 0) * i64_max(right - left, 0);
+            const int64_t divisor = i64_max(1, k->include_pad ? high * wide : cells);
+            memset(sum, 0, (size_t)c * sizeof *sum);
+            for (int64_t iy = top; iy < bottom && right > left; iy++)
+                q8_sum_rows(x + (iy * w->in[1] + left) * c, right - left, c, c, q8_flip(&k->x_param), sum);
+            const int64_t zero = k->x_param.zero + (k->x_param.is_signed ? 128 : 0);
+            q8_scale_sums(sum, c, (int32_t)(-cells * zero), k->x_param.scale / (k->y_param.scale * (float)divisor),
+                          &k->y_param, k->y + (row * w->out[1] + ox) * c);
+        }
+    }
+}
+
 static int forward_average(struct run_ctx *c, struct err *err)
 {
     const struct pool_attrs *a = c->attrs;
@@ -156,6 +197,13 @@ static int forward_average(struct run_ctx *c, struct err *err)
         return -1;
     k.plane_in = window_count(k.w.in, k.w.rank);
     k.plane_out = window_count(k.w.out, k.w.rank);
+    if (a->channels_last && k.w.rank == 2 && k.w.kernel[0] * k.w.kernel[1] <= INT32_MAX / 256) {
+        k.sums = sums_of(c, x.dim[0] * k.w.out[0], k.channels, err);
+        if (!k.sums)
+            return -1;
+        op_parallel(c->pool, x.dim[0] * k.w.out[0], 4, average_rows, &k);
+        return 0;
+    }
     op_parallel(c->pool, x.dim[0] * x.dim[1], 1, average_planes, &k);
     return 0;
 }
@@ -171,6 +219,19 @@ static int forward_global(struct run_ctx *c, struct err *err)
     const struct shape x = a->channels_last ? channels_to(&c->in[0]->shape, true) : c->in[0]->shape;
     const int64_t channels = x.dim[1], cells = shape_product(&x, 2, x.rank), step = a->channels_last ? channels : 1;
     const struct q8 x_param = quantize_param(c, 1, 2, y->dtype), y_param = quantize_param(c, 3, 4, y->dtype);
+    if (a->channels_last && cells <= INT32_MAX / 256) {
+        int32_t *sum = sums_of(c, 1, channels, err);
+        if (!sum)
+            return -1;
+        for (int64_t n = 0; n < x.dim[0]; n++) {
+            memset(sum, 0, (size_t)channels * sizeof *sum);
+            q8_sum_rows((const uint8_t *)c->in[0]->data + n * cells * channels, cells, channels, channels,
+                        q8_flip(&x_param), sum);
+            q8_scale_sums(sum, channels, (int32_t)(-cells * (x_param.zero + (x_param.is_signed ? 128 : 0))),
+                          x_param.scale / (y_param.scale * (float)cells), &y_param, (uint8_t *)y->data + n * channels);
+        }
+        return 0;
+    }
     for (int64_t p = 0; p < x.dim[0] * channels; p++) {
         const uint8_t *at = (const uint8_t *)c->in[0]->data +
                             (a->channels_last ? p / channels * cells * channels + p % channels : p * cells);

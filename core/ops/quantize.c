@@ -131,28 +131,6 @@ void quantize_map(struct pool *pool, const uint8_t table[256], const void *x, vo
     op_parallel(pool, n, 1 << 16, map_piece, &k);
 }
 
-/* Clamped first (NaN to the low bound), then rounded by the 2^23 trick: exact because the bounds are small. */
-#define DEFINE_QUANTIZE(name, T, least, most)                                                                          \
-    KERNEL_CLONES static void name(const float *restrict x, T *restrict y, int64_t n, float scale, float zero)         \
-    {                                                                                                                  \
-        for (int64_t i = 0; i < n; i++) {                                                                              \
-            float v = x[i] / scale;                                                                                    \
-            v = v > (least)-zero ? v : (least)-zero;                                                                   \
-            v = v < (most)-zero ? v : (most)-zero;                                                                     \
-            y[i] = (T)((int32_t)(v + 12582912.0f - 12582912.0f) + (int32_t)zero);                                      \
-        }                                                                                                              \
-    }
-DEFINE_QUANTIZE(line_i8, int8_t, -128.0f, 127.0f)
-DEFINE_QUANTIZE(line_u8, uint8_t, 0.0f, 255.0f)
-
-void quantize_line(const struct q8 *q, const float *x, void *y, int64_t n)
-{
-    if (q->is_signed)
-        line_i8(x, y, n, q->scale, (float)q->zero);
-    else
-        line_u8(x, y, n, q->scale, (float)q->zero);
-}
-
 KERNEL_CLONES static void range_of(const float *restrict x, int64_t n, float *restrict low, float *restrict high)
 {
     float least[8] = {0}, most[8] = {0};
@@ -181,7 +159,7 @@ struct dynamic_job {
 static void dynamic_piece(void *arg, int64_t begin, int64_t end)
 {
     const struct dynamic_job *k = arg;
-    quantize_line(k->q, k->x + begin, k->y + begin, end - begin);
+    q8_quantize(k->q, k->x + begin, k->y + begin, end - begin);
 }
 
 void quantize_dynamic(struct pool *pool, const float *x, int64_t n, uint8_t *y, struct q8 *param)

@@ -35,8 +35,6 @@ struct q8 quantize_param(const struct run_ctx *c, int scale, int zero, enum dtyp
 /* uint8 from floats by their own range, widened to hold 0: *param gets (max - min) / 255 and its zero point. y may be
  * NULL when only the parameters count. */
 void quantize_dynamic(struct pool *pool, const float *x, int64_t n, uint8_t *y, struct q8 *param);
-/* n floats that share a scale, to 8 bits: saturate(round_half_even(x / scale) + zero). NaN gives the lowest value. */
-void quantize_line(const struct q8 *q, const float *x, void *y, int64_t n);
 /* y = table[x] for a whole tensor of bytes. */
 void quantize_map(struct pool *pool, const uint8_t table[256], const void *x, void *y, int64_t n);
 

@@ -20,18 +20,10 @@
 #include "core/kernels/gemm_packed.h"
 #include "core/kernels/vmath.h"
 #include "core/ops/op_util.h"
+#include "core/ops/recurrent.h"
 
-enum { FORWARD, REVERSE, BIDIRECTIONAL, MAX_GATES = 4, MAX_FUNCTIONS = 3 };
 static const char *const directions[] = {"forward", "reverse", "bidirectional", NULL};
 
-struct rnn_attrs {
-    int direction;
-    int64_t hidden_size, layout;
-    float clip;
-    bool input_forget, linear_before_reset, output_sequence;
-    struct op_strings activations;
-    struct op_floats activation_alpha, activation_beta;
-};
 #define SHARED_ATTRS                                                                                                   \
     {OP_ATTR(rnn_attrs, direction), .kind = OP_ENUM, .choices = directions},                                           \
         {OP_ATTR(rnn_attrs, hidden_size), .kind = OP_INT}, {OP_ATTR(rnn_attrs, layout), .kind = OP_INT},               \
@@ -120,23 +112,19 @@ static const struct squash functions[] = {{"Sigmoid", fn_sigmoid, 0, 0},
                                           {"Elu", fn_elu, 1, 0},
                                           {"Softsign", fn_softsign, 0, 0},
                                           {"Softplus", fn_softplus, 0, 0}};
-enum { SIGMOID, TANH, N_FUNCTIONS = sizeof functions / sizeof functions[0] };
+_Static_assert(sizeof functions / sizeof functions[0] == RNN_KINDS, "one row a kind");
 
 /* ---- one direction ---- */
-struct cell {
-    int gates, n_functions;
-    int defaults[MAX_FUNCTIONS];
-    bool has_c;
-};
-static const struct cell rnn_cell = {1, 1, {TANH}, false}, gru_cell = {3, 2, {SIGMOID, TANH}, false},
-                         lstm_cell = {4, 3, {SIGMOID, TANH, TANH}, true};
+static const struct rnn_cell rnn_cell = {1, 1, {RNN_TANH}, false, false},
+                             gru_cell = {3, 2, {RNN_SIGMOID, RNN_TANH}, false, true},
+                             lstm_cell = {4, 3, {RNN_SIGMOID, RNN_TANH, RNN_TANH}, true, false};
 
 struct run {
-    const struct cell *cell;
+    const struct rnn_cell *cell;
     const struct rnn_attrs *a;
     struct pool *pool;
     int64_t t, n, in, h, d; /* sizes */
-    struct squash f[MAX_FUNCTIONS];
+    struct squash f[RNN_MAX_FUNCTIONS];
     const float *w, *r, *b, *p; /* of this direction; b, p may be NULL */
     float *xw;                  /* [T N, G H] with biases */
     float *bias;                /* [G H] of both products; GRU's h gate without Rb when that is multiplied by r */
@@ -303,8 +291,7 @@ static int64_t row_of(const struct run *u, int64_t t, int64_t n)
     return u->a->layout ? n * u->t + t : t * u->n + n;
 }
 
-/* The time step that sequence n is at in round k; -1: it is over. */
-static int64_t time_of(int64_t k, int64_t length, bool backward)
+int64_t rnn_time_of(int64_t k, int64_t length, bool backward)
 {
     return k >= length ? -1 : backward ? length - 1 - k : k;
 }
@@ -334,14 +321,14 @@ static void run_direction(const struct run *u, bool backward, const int32_t *len
     for (int64_t k = 0; k < u->t; k++) {
         product(u, u->state, 0, early_gates(u));
         for (int64_t n = 0; n < u->n && gru; n++) {
-            int64_t t = time_of(k, lengths ? lengths[n] : u->t, backward);
+            int64_t t = rnn_time_of(k, lengths ? lengths[n] : u->t, backward);
             if (t >= 0)
                 gru_gates(u, u->xw + row_of(u, t, n) * gh, n);
         }
         if (late)
             product(u, u->reset, 2, 1);
         for (int64_t n = 0; n < u->n; n++) {
-            int64_t t = time_of(k, lengths ? lengths[n] : u->t, backward);
+            int64_t t = rnn_time_of(k, lengths ? lengths[n] : u->t, backward);
             if (t < 0)
                 continue;
             const float *x = u->xw + row_of(u, t, n) * gh;
@@ -354,14 +341,14 @@ static void run_direction(const struct run *u, bool backward, const int32_t *len
 }
 
 /* ---- inference ---- */
-static const struct cell *cell_of(const char *type)
+const struct rnn_cell *rnn_cell_of(const char *type)
 {
     return !strcmp(type, "LSTM") ? &lstm_cell : !strcmp(type, "GRU") ? &gru_cell : &rnn_cell;
 }
 
 static int64_t n_directions(const struct rnn_attrs *a)
 {
-    return a->direction == BIDIRECTIONAL ? 2 : 1;
+    return a->direction == RNN_BIDIRECTIONAL ? 2 : 1;
 }
 
 /* An optional input of exactly this shape, as far as it is known. */
@@ -377,7 +364,7 @@ static int check_shape(const struct infer_ctx *c, int i, const char *what, struc
     return fits ? 0 : err_set(err, ERR_SHAPE, "%s is %s, must be %s", what, shape_text(s, x), shape_text(&want, y));
 }
 
-static int check_inputs(const struct infer_ctx *c, const struct cell *cell, int64_t t, int64_t n, int64_t in, int64_t h,
+static int check_inputs(const struct infer_ctx *c, const struct rnn_cell *cell, int64_t t, int64_t n, int64_t in, int64_t h,
                         struct err *err)
 {
     const struct rnn_attrs *a = c->attrs;
@@ -397,14 +384,20 @@ static int check_inputs(const struct infer_ctx *c, const struct cell *cell, int6
 static int infer(struct infer_ctx *c, struct err *err)
 {
     const struct rnn_attrs *a = c->attrs;
-    const struct cell *cell = cell_of(c->node->op_type);
+    const struct rnn_cell *cell = rnn_cell_of(c->node->op_type);
     const int floats[] = {0, 1, 2, 3, 5, 6, 7};
     if (op_need(c, 3, err))
         return -1;
-    for (size_t k = 0; k < sizeof floats / sizeof floats[0]; k++)
-        if (op_dtype(c, floats[k]) != DTYPE_NONE && op_dtype(c, floats[k]) != DTYPE_FLOAT)
-            return err_set(err, ERR_OPERATOR, "input %d is %s; only float32 is computed", floats[k],
-                           dtype_name(op_dtype(c, floats[k])));
+    enum dtype dtype = DTYPE_NONE; /* of the first that is known */
+    for (size_t k = 0; k < sizeof floats / sizeof floats[0]; k++) {
+        const enum dtype own = op_dtype(c, floats[k]);
+        dtype = dtype == DTYPE_NONE ? own : dtype;
+        if (own != dtype && own != DTYPE_NONE)
+            return err_set(err, ERR_OPERATOR, "input %d is %s but another %s; all must be float32, or all float64",
+                           floats[k], dtype_name(own), dtype_name(dtype));
+    }
+    if (dtype != DTYPE_NONE && dtype != DTYPE_FLOAT && dtype != DTYPE_DOUBLE)
+        return err_set(err, ERR_OPERATOR, "the inputs are %s; float32 and float64 are computed", dtype_name(dtype));
     if (op_dtype(c, 4) != DTYPE_NONE && op_dtype(c, 4) != DTYPE_INT32)
         return err_set(err, ERR_SHAPE, "sequence_lens must be int32");
     if (a->layout < 0 || a->layout > 1 || a->hidden_size < 0)
@@ -421,9 +414,9 @@ static int infer(struct infer_ctx *c, struct err *err)
         return -1;
     struct shape y = a->layout ? SHAPE(n, t, d, h) : SHAPE(t, d, n, h),
                  last = a->layout ? SHAPE(n, d, h) : SHAPE(d, n, h);
-    infer_out(c, 0, DTYPE_FLOAT, &y);
+    infer_out(c, 0, dtype, &y);
     for (int i = 1; i < c->n_out; i++)
-        infer_out(c, i, DTYPE_FLOAT, &last);
+        infer_out(c, i, dtype, &last);
     return 0;
 }
 
@@ -434,25 +427,37 @@ static void cost(const struct infer_ctx *c, struct op_cost *cost)
 }
 
 /* ---- forward ---- */
-static int choose_functions(struct run *u, int64_t dir, struct err *err)
+int rnn_functions(const struct rnn_cell *cell, const struct rnn_attrs *a, int64_t dir,
+                  struct rnn_function f[RNN_MAX_FUNCTIONS], struct err *err)
 {
-    const struct rnn_attrs *a = u->a;
-    for (int i = 0; i < u->cell->n_functions; i++) {
-        int at = (int)dir * u->cell->n_functions + i;
-        u->f[i] = functions[u->cell->defaults[i]];
+    for (int i = 0; i < cell->n_functions; i++) {
+        int at = (int)dir * cell->n_functions + i, kind = cell->defaults[i];
         if (at < a->activations.count) {
             const struct attr_string *name = &a->activations.at[at];
-            int k = 0;
-            while (k < N_FUNCTIONS && strcasecmp(functions[k].name, name->data))
-                k++;
-            if (k == N_FUNCTIONS)
+            kind = 0;
+            while (kind < RNN_KINDS && strcasecmp(functions[kind].name, name->data))
+                kind++;
+            if (kind == RNN_KINDS)
                 return err_set(err, ERR_OPERATOR, "activation '%s' is not known", name->data);
-            u->f[i] = functions[k];
         }
+        f[i] = (struct rnn_function){kind, functions[kind].alpha, functions[kind].beta};
         if (at < a->activation_alpha.count)
-            u->f[i].alpha = a->activation_alpha.at[at];
+            f[i].alpha = a->activation_alpha.at[at];
         if (at < a->activation_beta.count)
-            u->f[i].beta = a->activation_beta.at[at];
+            f[i].beta = a->activation_beta.at[at];
+    }
+    return 0;
+}
+
+static int choose_functions(struct run *u, int64_t dir, struct err *err)
+{
+    struct rnn_function chosen[RNN_MAX_FUNCTIONS];
+    if (rnn_functions(u->cell, u->a, dir, chosen, err))
+        return -1;
+    for (int i = 0; i < u->cell->n_functions; i++) {
+        u->f[i] = functions[chosen[i].kind];
+        u->f[i].alpha = chosen[i].alpha;
+        u->f[i].beta = chosen[i].beta;
     }
     return 0;
 }
@@ -540,7 +545,7 @@ static void run_one(void *arg, int64_t dir, int lane)
     sum_biases(u);
     pack_recurrent(u);
     input_product(u, tensor_f32(c->in[0]));
-    run_direction(u, u->a->direction == REVERSE || dir == 1, lens ? lens->data : NULL, y ? tensor_f32(y) : NULL, dir);
+    run_direction(u, u->a->direction == RNN_REVERSE || dir == 1, lens ? lens->data : NULL, y ? tensor_f32(y) : NULL, dir);
     if (yh)
         copy_state(u, u->state, tensor_f32(yh), dir, false);
     if (yc)
@@ -564,7 +569,7 @@ static int forward(struct run_ctx *c, struct err *err)
     if (op_outputs(c, infer, err))
         return -1;
     const struct shape *x = &c->in[0]->shape;
-    const struct run u = {.cell = cell_of(c->node->op_type),
+    const struct run u = {.cell = rnn_cell_of(c->node->op_type),
                           .a = a,
                           .pool = c->pool,
                           .t = x->dim[a->layout ? 1 : 0],
@@ -579,6 +584,8 @@ static int forward(struct run_ctx *c, struct err *err)
         return err_set(err, ERR_MODEL_TOO_LARGE, "sums of %" PRId64 " steps are too large", u.t);
     if (check_lengths(run_in(c, 4), u.t, err))
         return -1;
+    if (c->in[0]->dtype == DTYPE_DOUBLE)
+        return rnn_forward_f64(c, err);
     float *scratch = run_scratch(c, bytes * (size_t)u.d, err);
     if (!scratch)
         return -1;
@@ -597,17 +604,31 @@ static int forward(struct run_ctx *c, struct err *err)
     return 0;
 }
 
-static const struct op_sample lstm_samples[] = {{"f32[3,2,4] f32[1,20,4] f32[1,20,5] f32[1,40]", "hidden_size=5", 3, 0},
-                                                {NULL}};
-static const struct op_sample gru_samples[] = {{"f32[3,2,4] f32[1,15,4] f32[1,15,5] f32[1,30]", "hidden_size=5", 2, 0},
-                                               {NULL}};
-static const struct op_sample rnn_samples[] = {{"f32[3,2,4] f32[1,5,4] f32[1,5,5] f32[1,10]", "hidden_size=5", 2, 0},
-                                               {NULL}};
+static const struct op_sample lstm_samples[] = {
+    {"f32[3,2,4] f32[1,20,4] f32[1,20,5] f32[1,40]", "hidden_size=5", 3, 0},
+    {"f32[3,2,4] f32[2,12,4] f32[2,12,3] f32[2,24] i32[2]=3,2 f32[2,2,3] f32[2,2,3] f32[2,9]",
+     "hidden_size=3 direction=bidirectional", 3, 0},
+    {"f32[3,2,4] f32[1,12,4] f32[1,12,3] none none f32[1,2,3]", "hidden_size=3 direction=reverse input_forget=1", 3, 0},
+    {"f32[2,3,4] f32[1,12,4] f32[1,12,3] none none none f32[2,1,3]", "hidden_size=3 layout=1", 3, 14},
+    {"f32[3,1,2] f32[1,8,2] f32[1,8,2]", "hidden_size=2 clip=0.8 activations=HardSigmoid,Softsign,Softplus", 1, 0},
+    {"f64[3,1,2] f64[1,8,2] f64[1,8,2]", "hidden_size=2", 1, 0},
+    {NULL}};
+static const struct op_sample gru_samples[] = {
+    {"f32[3,2,4] f32[1,15,4] f32[1,15,5] f32[1,30]", "hidden_size=5", 2, 0},
+    {"f32[3,2,4] f32[2,9,4] f32[2,9,3] f32[2,18] i32[2]=3,1 f32[2,2,3]",
+     "hidden_size=3 direction=bidirectional linear_before_reset=1", 2, 0},
+    {"f32[2,3,4] f32[1,9,4] f32[1,9,3] f32[1,18]", "direction=reverse layout=1", 2, 14},
+    {NULL}};
+static const struct op_sample rnn_samples[] = {
+    {"f32[3,2,4] f32[1,5,4] f32[1,5,5] f32[1,10]", "hidden_size=5", 2, 0},
+    {"f32[3,2,4] f32[2,3,4] f32[2,3,3] f32[2,6] i32[2]=2,3 f32[2,2,3]",
+     "hidden_size=3 direction=bidirectional activations=Tanh,Elu", 2, 0},
+    {NULL}};
 
 #define RECURRENT(table, most_in, most_out, text, cases)                                                               \
     .domain = "", .since = 7, .doc = text, .in_min = 3, .in_max = most_in, .out_min = 0, .out_max = most_out,          \
     .attrs = table, .attrs_size = sizeof(struct rnn_attrs), .infer = infer, .forward = forward, .cost = cost,          \
-    .samples = cases
+    .backward = rnn_backward, .grad_reads = 0xff, .grad_inputs = 0xef, .samples = cases
 
 OP_CLASS(rnn) = {.type = "RNN", RECURRENT(rnn_table, 6, 2, "Simple recurrent network.", rnn_samples)};
 OP_CLASS(gru) = {.type = "GRU", RECURRENT(gru_table, 6, 2, "Gated recurrent unit.", gru_samples)};

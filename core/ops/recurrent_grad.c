@@ -144,8 +144,8 @@ static double bias(const struct net *u, int64_t at)
 }
 
 /* c = (or +=) op(a) op(b). */
-static void multiply(const struct net *u, bool ta, bool tb, int64_t m, int64_t n, int64_t k, const double *a, int64_t lda,
-                     const double *b, double *c, int64_t ldc, bool add)
+static void multiply(const struct net *u, bool ta, bool tb, int64_t m, int64_t n, int64_t k, const double *a,
+                     int64_t lda, const double *b, double *c, int64_t ldc, bool add)
 {
     struct gemm g = gemm_plain(ta, tb, m, n, k);
     g.lda = lda;
@@ -367,7 +367,7 @@ struct back {
     struct net u;
     const double *gy, *gh, *gc; /* of Y, Y_h, Y_c; NULL: none */
     double *d[INPUTS];          /* dL/d(input); NULL: not wanted */
-    double *dx, *dhr;           /* [t n, gh] of this direction: dL/d(sums), on X's side by X's rows, on h's side by rounds */
+    double *dx, *dhr;           /* [t n, gh] dL/d(sums) of this direction: on X's side by X's rows, on h's by rounds */
     double *dh, *dc;            /* [n, h] flowing back */
     double *dmid;               /* [n, h] GRU: dL/d(r h) */
 };

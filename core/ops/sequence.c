@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Sequences: lists of tensors of one dtype (tensor.h, "lists").
  *   SequenceConstruct (t...) -> s; SequenceEmpty () -> s; SequenceLength (s) -> n; SequenceAt (s, i) -> t;
- *   SequenceInsert (s, t, i) -> s; SequenceErase (s, i) -> s; SequenceMap (s, x...) -> s...: a nested graph on each item;
- *   SplitToSequence (x, split) -> s: x cut along an axis; ConcatFromSequence (s) -> x: joined, or stacked on a new axis.
+ *   SequenceInsert (s, t, i) -> s; SequenceErase (s, i) -> s; SequenceMap (s, x...) -> s...: a nested graph on
+ *   each item; SplitToSequence (x, split) -> s: x cut along an axis; ConcatFromSequence (s) -> x: joined, or stacked.
  * A list never changes, so Insert and Erase make a new one that shares the items. Tensors going in and out are copied:
  * an operator may write over its input's bytes, and a list must not see that. Places count from the end if negative.
  * What the items are is known only when running; inference says nothing of them. */
@@ -27,12 +27,20 @@ static int infer_nothing(struct infer_ctx *c, struct err *err)
     return 0;
 }
 
+static const char *what_is(const struct tensor *t)
+{
+    return !t                           ? "missing"
+           : t->dtype == DTYPE_SEQUENCE ? "a sequence"
+           : t->dtype == DTYPE_OPTIONAL ? "an optional"
+                                        : "a tensor";
+}
+
 static int need_sequence(const struct run_ctx *c, int i, struct err *err)
 {
     const struct tensor *t = run_in(c, i);
     if (t && t->dtype == DTYPE_SEQUENCE)
         return 0;
-    return err_set(err, ERR_MODEL, "input #%d is %s; it must be a sequence", i, !t ? "missing" : "not one");
+    return err_set(err, ERR_MODEL, "input #%d is %s; it must be a sequence", i, what_is(t));
 }
 
 static int need_tensor(const struct run_ctx *c, int i, struct err *err)
@@ -40,7 +48,7 @@ static int need_tensor(const struct run_ctx *c, int i, struct err *err)
     const struct tensor *t = run_in(c, i);
     if (t && !tensor_is_list(t))
         return 0;
-    return err_set(err, ERR_MODEL, "input #%d is %s; it must be a tensor", i, !t ? "missing" : "not one");
+    return err_set(err, ERR_MODEL, "input #%d is %s; it must be a tensor", i, what_is(t));
 }
 
 static int same_dtype(const struct tensor *a, const struct tensor *b, struct err *err)
@@ -197,7 +205,8 @@ static int infer_split(struct infer_ctx *c, struct err *err)
     int axis;
     if (op_need(c, 1, err) < 0)
         return -1;
-    if (infer_shape(c, 0)->rank >= 0 && op_axis(infer_shape(c, 0), ((const struct cut_attrs *)c->attrs)->axis, &axis, err))
+    const struct cut_attrs *a = c->attrs;
+    if (infer_shape(c, 0)->rank >= 0 && op_axis(infer_shape(c, 0), a->axis, &axis, err))
         return -1;
     return infer_sequence(c, err);
 }
@@ -289,7 +298,8 @@ static int forward_split(struct run_ctx *c, struct err *err)
 }
 
 /* Shape of the items joined along `axis`. */
-static int joined_shape(const struct tensor *list, const struct cut_attrs *a, struct shape *out, int *axis, struct err *err)
+static int joined_shape(const struct tensor *list, const struct cut_attrs *a, struct shape *out, int *axis,
+                        struct err *err)
 {
     const struct tensor *items = tensor_items(list);
     int64_t n = tensor_count(list), sum = 0;

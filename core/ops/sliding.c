@@ -140,6 +140,20 @@ int sliding_rank(const struct infer_ctx *c, int i, struct err *err)
                    shape_text(s, text));
 }
 
+void sliding_symbols(struct symbols *symbols, const struct window *w, const struct sliding_attrs *a, bool ceil_mode,
+                     struct shape *out)
+{
+    const bool same = a->auto_pad == AUTO_PAD_SAME_UPPER || a->auto_pad == AUTO_PAD_SAME_LOWER;
+    for (int i = 0; i < w->rank; i++) {
+        const int64_t in = w->in[i], s = w->stride[i];
+        if (out->dim[i + 2] != DIM_UNKNOWN || in >= 0 || w->kernel[i] < 0 || (ceil_mode && s > 1))
+            continue;
+        const int64_t more = same ? s - 1 : w->pad[i] + w->pad_end[i] - ((w->kernel[i] - 1) * w->dilation[i] + 1);
+        const struct sym cells = sym_add(symbols, sym_of_dim(in), sym_number(more));
+        out->dim[i + 2] = sym_dim(sym_add(symbols, sym_div(symbols, cells, sym_number(s)), sym_number(same ? 0 : 1)));
+    }
+}
+
 struct shape sliding_output(const struct window *w, int64_t batch, int64_t channels)
 {
     struct shape out = {.rank = w->rank + 2, .dim = {batch, channels}};

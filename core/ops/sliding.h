@@ -32,6 +32,9 @@ int sliding_resolve(struct window *w, const struct sliding_attrs *a, const struc
                     bool ceil_mode, struct err *err);
 /* x has at least one spatial axis: rank 3 or more, or unknown. */
 int sliding_rank(const struct infer_ctx *c, int i, struct err *err);
+/* Formulas for the output sizes that follow from input sizes not known yet, into the spatial axes of `out`. */
+void sliding_symbols(struct symbols *symbols, const struct window *w, const struct sliding_attrs *a, bool ceil_mode,
+                     struct shape *out);
 /* [N, channels, out...] */
 struct shape sliding_output(const struct window *w, int64_t batch, int64_t channels);
 

@@ -5,6 +5,7 @@
  * Layout     a line has `n` values `inner` apart; with inner > 1 whole rows of lines are handled together, so memory
  *            is read in order. */
 #include <math.h>
+#include <string.h>
 
 #include "core/kernels/rows.h"
 #include "core/kernels/vmath.h"
@@ -66,9 +67,48 @@ struct job {
 DEFINE_LINE(f32, float, vmath_exp, logf)
 DEFINE_LINE(f64, double, exp, log)
 
+/* Softmax of up to COLUMNS neighbouring lines whose values are `inner` apart, row by row. */
+enum { COLUMNS = 64 };
+static void softmax_columns(const float *x, float *y, int64_t n, int64_t inner, int64_t columns)
+{
+    float most[COLUMNS], sum[COLUMNS] = {0};
+    memcpy(most, x, (size_t)columns * sizeof *most);
+    for (int64_t i = 1; i < n; i++)
+        for (int64_t j = 0; j < columns; j++)
+            most[j] = x[i * inner + j] > most[j] ? x[i * inner + j] : most[j];
+    for (int64_t i = 0; i < n; i++) {
+        float *row = y + i * inner;
+        for (int64_t j = 0; j < columns; j++)
+            row[j] = x[i * inner + j] - most[j];
+        vmath_f32(VMATH_EXP, row, columns, row);
+        for (int64_t j = 0; j < columns; j++)
+            sum[j] += row[j];
+    }
+    for (int64_t j = 0; j < columns; j++)
+        sum[j] = 1 / sum[j];
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < columns; j++)
+            y[i * inner + j] *= sum[j];
+}
+
+static void columns_f32(void *arg, int64_t begin, int64_t end)
+{
+    const struct job *k = arg;
+    for (int64_t i = begin; i < end;) {
+        const int64_t j = i % k->inner, at = i / k->inner * k->n * k->inner + j;
+        const int64_t columns = i64_min(COLUMNS, i64_min(k->inner - j, end - i));
+        softmax_columns((const float *)k->x + at, (float *)k->y + at, k->n, k->inner, columns);
+        i += columns;
+    }
+}
+
 static void lines_f32(void *arg, int64_t begin, int64_t end)
 {
     const struct job *k = arg;
+    if (k->mode == SOFTMAX && k->inner > 1) {
+        columns_f32(arg, begin, end);
+        return;
+    }
     for (int64_t i = begin; i < end; i++) {
         const int64_t at = i / k->inner * k->n * k->inner + i % k->inner;
         if (k->mode == SOFTMAX && k->inner == 1)
@@ -160,7 +200,8 @@ static int back(struct grad_ctx *c, enum mode mode)
         return 0;
     struct back k = {.mode = mode, .y = c->out[0]->data, .dy = dy->data, .dx = dx->data, .add = !c->assign[0]};
     line_of(&dx->shape, c->attrs, c->opset, &k.n, &k.inner);
-    op_parallel(c->pool, tensor_count(dx) / k.n, i64_max(1, 4096 / k.n), dx->dtype == DTYPE_FLOAT ? back_f32 : back_f64, &k);
+    op_parallel(c->pool, tensor_count(dx) / k.n, i64_max(1, 4096 / k.n),
+                dx->dtype == DTYPE_FLOAT ? back_f32 : back_f64, &k);
     return 0;
 }
 
@@ -176,7 +217,8 @@ static int backward_log_softmax(struct grad_ctx *c, struct err *err)
     return back(c, LOG_SOFTMAX);
 }
 
-#define GRADIENT(name) .backward = backward_##name, .grad_reads = GRAD_READS_OUT(0), .grad_assigns = true, .grad_inputs = 1u
+#define GRADIENT(name)                                                                                               \
+    .backward = backward_##name, .grad_reads = GRAD_READS_OUT(0), .grad_assigns = true, .grad_inputs = 1u
 
 #define FORWARD(name, mode)                                                                                          \
     static int compute_##name(struct run_ctx *c, struct err *err) { return run(c, mode, err); }                      \
@@ -193,7 +235,7 @@ static const struct op_sample old_samples[] = {
 static const struct op_sample samples[] = {
     {"f32[2,3,40]", NULL}, {"f32[2,30,4]", "axis=1"}, {"f32[5,3]", "axis=0"}, {"f64[2,3]", NULL}, {NULL}};
 
-#define ROW(type_, since_, until_, table, name, doc_, cases, ...)                                                         \
+#define ROW(type_, since_, until_, table, name, doc_, cases, ...)                                                    \
     {.type = type_, .domain = "", .since = since_, .until = until_, .doc = doc_, .in_min = 1, .in_max = 1,           \
      .out_min = 1,                                                                                                   \
      .out_max = 1, .attrs = table, .attrs_size = sizeof(struct softmax_attrs), .infer = infer,                       \
@@ -201,7 +243,11 @@ static const struct op_sample samples[] = {
      .samples = cases, __VA_ARGS__}
 OP_CLASS(softmax_1) = ROW("Softmax", 1, 12, attrs_1, softmax, "e^x, scaled to sum 1.", old_samples, GRADIENT(softmax));
 OP_CLASS(softmax_13) = ROW("Softmax", 13, 0, attrs_13, softmax, "e^x, scaled to sum 1.", samples, GRADIENT(softmax));
-OP_CLASS(log_softmax_1) = ROW("LogSoftmax", 1, 12, attrs_1, log_softmax, "Logarithm of Softmax.", old_samples, GRADIENT(log_softmax));
-OP_CLASS(log_softmax_13) = ROW("LogSoftmax", 13, 0, attrs_13, log_softmax, "Logarithm of Softmax.", samples, GRADIENT(log_softmax));
-OP_CLASS(hardmax_1) = ROW("Hardmax", 1, 12, attrs_1, hardmax, "1 at the first maximum, 0 elsewhere.", old_samples, .backward = NULL);
-OP_CLASS(hardmax_13) = ROW("Hardmax", 13, 0, attrs_13, hardmax, "1 at the first maximum, 0 elsewhere.", samples, .backward = NULL);
+OP_CLASS(log_softmax_1) =
+    ROW("LogSoftmax", 1, 12, attrs_1, log_softmax, "Logarithm of Softmax.", old_samples, GRADIENT(log_softmax));
+OP_CLASS(log_softmax_13) =
+    ROW("LogSoftmax", 13, 0, attrs_13, log_softmax, "Logarithm of Softmax.", samples, GRADIENT(log_softmax));
+OP_CLASS(hardmax_1) =
+    ROW("Hardmax", 1, 12, attrs_1, hardmax, "1 at the first maximum, 0 elsewhere.", old_samples, .backward = NULL);
+OP_CLASS(hardmax_13) =
+    ROW("Hardmax", 13, 0, attrs_13, hardmax, "1 at the first maximum, 0 elsewhere.", samples, .backward = NULL);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * StringConcat, StringSplit, StringNormalizer: text of UTF-8 bytes.
  *   StringConcat (a, b) -> a followed by b, with numpy broadcasting.
- *   StringSplit x -> y [.., most pieces], padded with "", and the number of pieces of each. Without a delimiter runs of ASCII
- *   white space part words; maxsplit bounds the cuts.
- *   StringNormalizer x [C] or [1, C] -> x without the stop words, in upper or lower case. Letters beyond ASCII keep their case.
+ *   StringSplit x -> y [.., most pieces], padded with "", and the number of pieces of each. Without a delimiter runs
+ *   of ASCII white space part words; maxsplit bounds the cuts.
+ *   StringNormalizer x [C] or [1, C] -> x without the stop words, in upper or lower case. Letters beyond ASCII keep
+ *   their case.
  * Outputs are made of a growing text and the lengths of its parts, copied into a tensor that owns its bytes. */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -71,7 +72,8 @@ static const struct dtype_string *strings_of(const struct tensor *t)
 
 static int check_size(size_t bytes, struct err *err)
 {
-    return bytes <= TEXT_MAX ? 0 : err_set(err, ERR_MODEL_TOO_LARGE, "the text made is longer than %zu bytes", TEXT_MAX);
+    return bytes <= TEXT_MAX ? 0
+                             : err_set(err, ERR_MODEL_TOO_LARGE, "the text made is longer than %zu bytes", TEXT_MAX);
 }
 
 /* ---- StringConcat ---- */
@@ -221,7 +223,8 @@ static int forward_split(struct run_ctx *c, struct err *err)
             tensor_i64(counts)[i] = pieces;
     }
     if (!i64_mul(most, n, &total) || total > (int64_t)1 << 28)
-        return err_set(err, ERR_MODEL_TOO_LARGE, "%" PRId64 " strings of up to %" PRId64 " pieces are too many", n, most);
+        return err_set(err, ERR_MODEL_TOO_LARGE, "%" PRId64 " strings of up to %" PRId64 " pieces are too many",
+                       n, most);
     for (int64_t i = 0; i < n; i++)
         for (int64_t k = split_one(a, &strings_of(x)[i], &out); k < most; k++)
             texts_add(&out, "", 0);

@@ -194,10 +194,16 @@ static int try_source(struct pipeline *p, struct err *err)
     return 0;
 }
 
+static void warn_nan(void *arg, const char *name, int64_t count)
+{
+    pipeline_warn(arg, "weight '%.200s' of the source holds %lld NaN", name, (long long)count);
+}
+
 int pipeline_measure_before(struct pipeline *p, struct err *err)
 {
     if (pipeline_tick(p, "measure", 0, 0, err) || measure_files(p, &p->before, err))
         return -1;
+    model_nan_weights(p->before.model, warn_nan, p);
     if (p->missing[0]) {
         pipeline_warn(p,
                       "the model was not run, these operators are not supported: %s; the structure of the result was "

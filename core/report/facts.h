@@ -15,7 +15,8 @@ struct facts {
     int64_t bytes, zstd_bytes;     /* of all files of the model */
     int64_t params, nonzero;       /* core/model/parameters.h */
     int64_t macs;                  /* batch 1 */
-    int64_t peak_activation_bytes; /* the slab at batch 1 of a plan without fusions (plan_opts.optimize off), so that it is the model's own */
+    int64_t peak_activation_bytes; /* the slab at batch 1 of a plan without fusions (plan_opts.optimize off), so that it
+                                      is the model's own */
     bool has_latency;
     struct latency latency;
     json_t *metrics; /* owned; NULL: none */

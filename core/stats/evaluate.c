@@ -92,7 +92,7 @@ void evaluate_cut_rows(struct tensor *cut, const struct tensor *t, int64_t n, in
 {
     *cut = *t;
     cut->buf = NULL;
-    if (n == fed || t->shape.rank < 1 || t->shape.dim[0] != fed)
+    if (n == fed || t->shape.rank < 1 || t->shape.dim[0] != fed || tensor_is_list(t))
         return;
     struct shape s = t->shape;
     s.dim[0] = n;
@@ -187,7 +187,7 @@ static const struct tensor *judged_output(const struct tensor *out, int n_out, c
     for (int i = 0; i < n_out; i++) {
         int64_t count = tensor_count(&out[i]);
         char kind = dtype_kind(out[i].dtype);
-        if (kind == 's' || kind == 'c' || count <= 0 || n <= 0 || count % n)
+        if (kind == 's' || kind == 'c' || kind == 0 || count <= 0 || n <= 0 || count % n)
             continue;
         if (classes ? kind == 'f' && count / n > 1 : count == tensor_count(labels))
             return &out[i];

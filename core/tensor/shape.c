@@ -90,7 +90,8 @@ void shape_strides(const struct shape *s, bool broadcast, int64_t stride[SHAPE_M
     int64_t n = 1;
     for (int i = s->rank - 1; i >= 0; i--) {
         stride[i] = broadcast && s->dim[i] == 1 ? 0 : n;
-        n *= s->dim[i];
+        if (!i64_mul(n, s->dim[i], &n)) /* only where an axis of size 0 leaves no element to reach */
+            n = 0;
     }
 }
 

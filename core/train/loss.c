@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * loss.c - see loss.h. A task is one sample; its places are taken one after the other, and a place's scores lie `inner` apart. The
- * values of the samples are added at the end, in order. */
+ * loss.c - see loss.h. A task is one sample; its places are taken one after the other, and a place's scores lie `inner`
+ * apart. The values of the samples are added at the end, in order. */
 #include "core/train/loss.h"
 
 #include <inttypes.h>
@@ -77,7 +77,7 @@ static int64_t label_at(const struct tensor *t, int64_t i)
             const double log_q = (double)t[c * k->inner] / temperature - other, q = exp(log_q);                        \
             if (q > 0)                                                                                                 \
                 loss += q * (log_q - log_p);                                                                           \
-            put_##suffix(k, g, c, temperature * (exp(log_p) - q));                                                     \
+            put_##suffix(k, g, c, temperature *(exp(log_p) - q));                                                      \
         }                                                                                                              \
         return temperature * temperature * loss;                                                                       \
     }                                                                                                                  \
@@ -112,15 +112,16 @@ static int count_labels(const struct job *k, int64_t *count, struct err *err)
         if (label == LOSS_IGNORE)
             continue;
         if (label < 0 || label >= k->classes)
-            return err_set(err, ERR_DATASET, "label %" PRId64 " of place %" PRId64 " is no class; the output has %" PRId64
-                           " classes", label, i, k->classes);
+            return err_set(err, ERR_DATASET,
+                           "label %" PRId64 " of place %" PRId64 " is no class; the output has %" PRId64 " classes",
+                           label, i, k->classes);
         (*count)++;
     }
     return 0;
 }
 
-static int check(const struct loss_opts *opts, const struct tensor *y, const struct tensor *target, const struct tensor *gradient,
-                 struct err *err)
+static int check(const struct loss_opts *opts, const struct tensor *y, const struct tensor *target,
+                 const struct tensor *gradient, struct err *err)
 {
     char a[SHAPE_TEXT], b[SHAPE_TEXT];
     bool fits = opts->kind != LOSS_CROSS_ENTROPY ? target->dtype == y->dtype && shape_equal(&target->shape, &y->shape)
@@ -144,14 +145,19 @@ static int check(const struct loss_opts *opts, const struct tensor *y, const str
     return 0;
 }
 
-int loss_evaluate(struct pool *pool, const struct loss_opts *opts, const struct tensor *y, const struct tensor *target, double *value,
-                  struct tensor *gradient, double *sample, struct err *err)
+int loss_evaluate(struct pool *pool, const struct loss_opts *opts, const struct tensor *y, const struct tensor *target,
+                  double *value, struct tensor *gradient, double *sample, struct err *err)
 {
     if (check(opts, y, target, gradient, err))
         return -1;
     const struct shape *s = &y->shape;
-    struct job k = {.opts = opts, .y = y, .target = target, .gradient = gradient, .n = s->dim[0],
-                    .classes = s->rank > 1 ? s->dim[1] : 1, .inner = shape_product(s, 2, s->rank > 2 ? s->rank : 2),
+    struct job k = {.opts = opts,
+                    .y = y,
+                    .target = target,
+                    .gradient = gradient,
+                    .n = s->dim[0],
+                    .classes = s->rank > 1 ? s->dim[1] : 1,
+                    .inner = shape_product(s, 2, s->rank > 2 ? s->rank : 2),
                     .temperature = opts->kind == LOSS_KL && opts->temperature > 0 ? opts->temperature : 1};
     int64_t count = tensor_count(y);
     if (opts->kind == LOSS_CROSS_ENTROPY && count_labels(&k, &count, err))

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  * loss.h - losses on a network's output: value, gradient, value a sample.
- * Shapes     y [N, C, d...] scores (float32 or float64), labels [N, d...]; P = N d... places with C scores each. A vector [N] has C = 1.
- *   cross entropy   l = -sum over k of q_k log p_k,  p = softmax(y),  q = (1 - smoothing) onehot(label) + smoothing / C;
- *                   dy = p - q. Places whose label is LOSS_IGNORE count nothing.
+ * Shapes     y [N, C, d...] scores (float32 or float64), labels [N, d...]; P = N d... places with C scores each. A
+ *            vector [N] has C = 1.
+ *   cross entropy   l = -sum over k of q_k log p_k,  p = softmax(y),
+ *                   q = (1 - smoothing) onehot(label) + smoothing / C;  dy = p - q. Places whose label is LOSS_IGNORE
+ *                   count nothing.
  *   squared error   l = (y - t)^2 a score;  dy = 2 (y - t)
  *   KL divergence   l = T^2 sum over k of q_k (log q_k - log p_k),  p = softmax(y / T),  q = softmax(t / T);
  *                   dy = T (p - q). (Hinton et al. 2015: T^2 keeps gradients of one size whatever T is.)
- * Reductions as PyTorch names them: LOSS_SUM; LOSS_MEAN (cross entropy: over the places that count; the others: over all scores);
- *            LOSS_BATCHMEAN (over N).
+ * Reductions as PyTorch names them: LOSS_SUM; LOSS_MEAN (cross entropy: over the places that count; the others: over
+ *            all scores); LOSS_BATCHMEAN (over N).
  * Sums are in double, in order: the same bits on every pool. */
 #ifndef PARED_TRAIN_LOSS_H
 #define PARED_TRAIN_LOSS_H
@@ -29,9 +31,11 @@ struct loss_opts {
     bool add;           /* add to gradient instead of writing it */
 };
 
-/* target: int32 or int64 labels for cross entropy, else scores of y's type and shape. gradient (or NULL): of y's type and shape.
- * sample (or NULL): [N] sums of l over a sample, unreduced and unscaled. ERR_SHAPE, ERR_DATASET (a label that is no class). */
-int loss_evaluate(struct pool *pool, const struct loss_opts *opts, const struct tensor *y, const struct tensor *target, double *value,
-                  struct tensor *gradient, double *sample, struct err *err);
+/* target: int32 or int64 labels for cross entropy, else scores of y's type and shape. gradient (or NULL): of y's
+ * type and shape.
+ * sample (or NULL): [N] sums of l over a sample, unreduced and unscaled. ERR_SHAPE, ERR_DATASET (a label that is
+ * no class). */
+int loss_evaluate(struct pool *pool, const struct loss_opts *opts, const struct tensor *y, const struct tensor *target,
+                  double *value, struct tensor *gradient, double *sample, struct err *err);
 
 #endif

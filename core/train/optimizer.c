@@ -88,8 +88,8 @@ size_t optimizer_bytes(const struct optimizer *o)
 
 /* The numbers of one update. */
 struct rule {
-    double lr, decay, momentum; /* decay: added to the gradient */
-    double shrink;              /* the parameter is multiplied by it first (AdamW) */
+    double lr, decay, momentum;           /* decay: added to the gradient */
+    double shrink;                        /* the parameter is multiplied by it first (AdamW) */
     double keep1, keep2, step, root, eps; /* Adam: 1 - beta1, beta2, lr / (1 - beta1^t), sqrt(1 - beta2^t) */
     double fresh2;                        /* 1 - beta2 */
     bool nesterov, begins;
@@ -103,7 +103,7 @@ struct job {
     int64_t n;
 };
 
-#define DEFINE(suffix, T, square_root)                                                                                        \
+#define DEFINE(suffix, T, square_root)                                                                                 \
     KERNEL_CLONES static void plain_##suffix(T *restrict p, const T *restrict grad, int64_t n, T lr, T decay)          \
     {                                                                                                                  \
         for (int64_t i = 0; i < n; i++)                                                                                \
@@ -126,7 +126,7 @@ struct job {
             const T q = p[i] * shrink, g = grad[i] + decay * q;                                                        \
             m[i] += keep1 * (g - m[i]);                                                                                \
             v[i] = keep2 * v[i] + fresh2 * g * g;                                                                      \
-            p[i] = q - step * m[i] / (square_root(v[i]) / scale + eps);                                                       \
+            p[i] = q - step * m[i] / (square_root(v[i]) / scale + eps);                                                \
         }                                                                                                              \
     }                                                                                                                  \
     static void update_##suffix(void *arg, int64_t task, int lane)                                                     \
@@ -158,8 +158,8 @@ static int make_state(struct slot *s, const struct optimizer_opts *opts, const s
     return adam && !s->second.buf ? tensor_alloc(&s->second, value->dtype, &value->shape, err) : 0;
 }
 
-int optimizer_update(struct optimizer *o, struct pool *pool, int i, struct tensor *value, const struct tensor *gradient, bool decay,
-                     struct err *err)
+int optimizer_update(struct optimizer *o, struct pool *pool, int i, struct tensor *value, const struct tensor *gradient,
+                     bool decay, struct err *err)
 {
     const struct optimizer_opts *opts = &o->opts;
     if (i < 0 || i >= o->n || (value->dtype != DTYPE_FLOAT && value->dtype != DTYPE_DOUBLE) ||
@@ -172,12 +172,20 @@ int optimizer_update(struct optimizer *o, struct pool *pool, int i, struct tenso
         return err_set(err, ERR_INVALID, "parameter %d changed its shape", i);
     const double wd = decay ? opts->weight_decay : 0, t = (double)++s->steps;
     const bool adamw = opts->kind == OPTIMIZER_ADAMW;
-    const struct rule rule = {.lr = opts->lr, .decay = adamw ? 0 : wd, .momentum = opts->momentum,
-                              .shrink = adamw ? 1 - opts->lr * wd : 1, .nesterov = opts->nesterov, .begins = s->steps == 1,
-                              .keep1 = 1 - opts->beta1, .keep2 = opts->beta2, .fresh2 = 1 - opts->beta2,
-                              .step = opts->lr / (1 - pow(opts->beta1, t)), .root = sqrt(1 - pow(opts->beta2, t)),
+    const struct rule rule = {.lr = opts->lr,
+                              .decay = adamw ? 0 : wd,
+                              .momentum = opts->momentum,
+                              .shrink = adamw ? 1 - opts->lr * wd : 1,
+                              .nesterov = opts->nesterov,
+                              .begins = s->steps == 1,
+                              .keep1 = 1 - opts->beta1,
+                              .keep2 = opts->beta2,
+                              .fresh2 = 1 - opts->beta2,
+                              .step = opts->lr / (1 - pow(opts->beta1, t)),
+                              .root = sqrt(1 - pow(opts->beta2, t)),
                               .eps = opts->eps};
-    struct job job = {&rule, opts->kind, value->data, s->first.data, s->second.data, gradient->data, tensor_count(value)};
+    struct job job = {&rule,          opts->kind,     value->data,        s->first.data,
+                      s->second.data, gradient->data, tensor_count(value)};
     const int64_t tasks = i64_ceil_div(job.n, PIECE);
     pool_run(tasks > 1 ? pool : NULL, tasks, value->dtype == DTYPE_FLOAT ? update_f32 : update_f64, &job);
     return 0;

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  * optimizer.h - parameter updates as PyTorch's torch.optim makes them, number for number.
- *   SGD    g += wd p;  b = first step ? g : momentum b + g;  g = nesterov ? g + momentum b : b;  p -= lr g   (momentum 0: p -= lr g)
+ *   SGD    g += wd p;  b = first step ? g : momentum b + g;  g = nesterov ? g + momentum b : b;  p -= lr g
+ *   (momentum 0: p -= lr g)
  *   Adam   g += wd p;  m += (1 - beta1) (g - m);  v = beta2 v + (1 - beta2) g^2;
  *          p -= lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
  *   AdamW  p *= 1 - lr wd;  then Adam without wd
  * State      one slot a parameter, made at its first update; in the parameter's own type (float32 or float64).
  * Life cycle optimizer_new -> optimizer_update for every parameter, once a step -> optimizer_free.
- * Threads    one caller; the pool is used inside, element by element: the same bits on every pool. Errors: ERR_NOMEM, ERR_INVALID. */
+ * Threads    one caller; the pool is used inside, element by element: the same bits on every pool. Errors:
+ *            ERR_NOMEM, ERR_INVALID. */
 #ifndef PARED_TRAIN_OPTIMIZER_H
 #define PARED_TRAIN_OPTIMIZER_H
 
@@ -21,8 +23,8 @@ extern const char *const optimizer_names[]; /* "sgd", "adam", "adamw", NULL */
 struct optimizer_opts {
     enum optimizer_kind kind;
     double lr, weight_decay;
-    double momentum; /* SGD */
-    bool nesterov;   /* SGD; needs momentum > 0 */
+    double momentum;          /* SGD */
+    bool nesterov;            /* SGD; needs momentum > 0 */
     double beta1, beta2, eps; /* Adam; all zero: 0.9, 0.999, 1e-8 */
 };
 
@@ -31,8 +33,8 @@ struct optimizer *optimizer_new(const struct optimizer_opts *opts, int n_params,
 void optimizer_free(struct optimizer *o);
 void optimizer_set_lr(struct optimizer *o, double lr); /* for schedules */
 /* Parameter i moves against its gradient. decay: weight_decay is meant for this one too. */
-int optimizer_update(struct optimizer *o, struct pool *pool, int i, struct tensor *value, const struct tensor *gradient, bool decay,
-                     struct err *err);
+int optimizer_update(struct optimizer *o, struct pool *pool, int i, struct tensor *value, const struct tensor *gradient,
+                     bool decay, struct err *err);
 /* Bytes of all state. */
 size_t optimizer_bytes(const struct optimizer *o);
 

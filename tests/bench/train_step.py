@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training step (forward, cross entropy, backward, SGD with momentum) against PyTorch on this CPU: alternating runs, the fastest of
-each. Usage: train_step.py [threads]. Needs build/tools/train_step, the shared models, and torch with onnx in this interpreter."""
+each, and the least CPU time (on a busy machine that is the fairer figure). Usage: train_step.py [threads [rounds]]. Needs build/tools/train_step, the shared models, and torch with onnx in this interpreter."""
 import json
 import subprocess
 import sys
@@ -42,6 +42,10 @@ def torch_nets():
     return {"resnet20-cifar": resnet20, "lenet5-mnist": lenet5}
 
 
+def least(a, b):
+    return [min(x, y) for x, y in zip(a, b)]
+
+
 class Torch:
     def __init__(self, name, batch, shape, threads):
         import torch
@@ -55,13 +59,13 @@ class Torch:
 
     def best(self, n):
         import time
-        best = 1e9
+        best = [1e9, 1e9]
         for _ in range(n):
-            start = time.perf_counter()
+            start = time.perf_counter(), time.process_time()
             self.sgd.zero_grad()
             self.torch.nn.functional.cross_entropy(self.net(self.x), self.y).backward()
             self.sgd.step()
-            best = min(best, time.perf_counter() - start)
+            best = least(best, [time.perf_counter() - start[0], time.process_time() - start[1]])
         return best
 
 
@@ -73,14 +77,14 @@ class Pared:
     def best(self, n):
         self.process.stdin.write(f"{n}\n")
         self.process.stdin.flush()
-        return float(self.process.stdout.readline())
+        return [float(v) for v in self.process.stdout.readline().split()]
 
     def close(self):
         self.process.communicate("stop\n")
 
 
 def measure(threads, shared, rounds=8, steps=3, say=lambda row: None):
-    """[{"model", "batch", "threads", "pared_ms", "torch_ms", "ratio"}]; torch_ms None where PyTorch is missing."""
+    """[{"model", "batch", "threads", "pared_ms", "torch_ms", "ratio", and the same with "cpu_"}]; None where PyTorch is missing."""
     rows = []
     for name, batch, shape in CASES:
         ours, peer = Pared(name, batch, threads, shared), None
@@ -88,14 +92,18 @@ def measure(threads, shared, rounds=8, steps=3, say=lambda row: None):
             peer = Torch(name, batch, shape, threads)
         except ImportError:
             pass
-        best = [1e9, 1e9]
+        best = {"pared": [1e9, 1e9], "torch": [1e9, 1e9]}
         for _ in range(rounds):
-            best[0] = min(best[0], ours.best(steps))
+            best["pared"] = least(best["pared"], ours.best(steps))
             if peer:
-                best[1] = min(best[1], peer.best(steps))
+                best["torch"] = least(best["torch"], peer.best(steps))
         ours.close()
-        row = {"model": name, "batch": batch, "threads": threads, "pared_ms": best[0] * 1e3,
-               "torch_ms": best[1] * 1e3 if peer else None, "ratio": best[0] / best[1] if peer else None}
+        row = {"model": name, "batch": batch, "threads": threads}
+        for i, kind in enumerate(("ms", "cpu_ms")):
+            row[f"pared_{kind}"] = best["pared"][i] * 1e3
+            row[f"torch_{kind}"] = best["torch"][i] * 1e3 if peer else None
+        row["ratio"] = best["pared"][0] / best["torch"][0] if peer else None
+        row["cpu_ratio"] = best["pared"][1] / best["torch"][1] if peer else None
         say(row)
         rows.append(row)
     return rows
@@ -104,4 +112,5 @@ def measure(threads, shared, rounds=8, steps=3, say=lambda row: None):
 if __name__ == "__main__":
     import os
     shared = Path(os.environ.get("PARED_SHARED", ROOT.parent / "shared"))
-    measure(int(sys.argv[1]) if len(sys.argv) > 1 else 2, shared, say=lambda row: print(json.dumps(row), flush=True))
+    numbers = [int(a) for a in sys.argv[1:]] + [2, 8][len(sys.argv) - 1:]
+    measure(numbers[0], shared, numbers[1], say=lambda row: print(json.dumps(row), flush=True))

@@ -26,8 +26,8 @@ def feed_of(tensor):
     if any(part in name for part in BYTES_ONLY):
         if "INT" in name or "FLOAT4" in name:
             raise ValueError(f"no way to feed {name} from Python")
-        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array).view(np.uint16 if "16" in name else np.uint8), tensor.data_type)
-    return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.copy("C").view(np.uint16 if "16" in name else np.uint8), tensor.data_type)
+    return ort.OrtValue.ortvalue_from_numpy(array.copy("C"))  # ascontiguousarray would give a scalar an axis
 
 
 def run_folder(folder):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every sample of every operator, computed by the engine (tests/tools/op_samples.c), against ONNX Runtime; for opsets it no
 longer runs: after onnx's converter, by onnx's reference evaluator, or by the standard's formula in numpy."""
+import math
 import shutil
 import subprocess
 from pathlib import Path
@@ -58,6 +59,11 @@ def by_formula(model, feeds):
         before, after = (attrs["size"] - 1) // 2, attrs["size"] // 2
         square = np.stack([(x[:, max(0, c - before):c + after + 1] ** 2).sum(1) for c in range(x.shape[1])], 1)
         return [x / (attrs.get("bias", 1) + attrs.get("alpha", 1e-4) / attrs["size"] * square) ** attrs.get("beta", 0.75)]
+    if node.op_type == "BiasAdd":
+        return [x + rest[0] + rest[1]]
+    if node.op_type == "BiasSplitGelu":
+        left, right = np.split((x + rest[-1]).astype(np.float64), 2, -1)
+        return [(left * right * 0.5 * (1 + np.vectorize(math.erf)(right / math.sqrt(2)))).astype(x.dtype)]
     if node.op_type == "GlobalLpPool":
         return [(np.abs(x) ** attrs["p"]).sum(tuple(range(2, x.ndim)), keepdims=True) ** (1 / attrs["p"])]
     if node.op_type == "Cast":

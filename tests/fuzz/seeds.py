@@ -64,6 +64,12 @@ def recipe():
     yield b'{"steps": []}'
 
 
+def ops():
+    rng = np.random.default_rng(1)
+    for _ in range(300):  # bytes of tests/op_random.h: any bytes are a case
+        yield rng.integers(0, 256, int(rng.integers(8, 200)), np.uint8).tobytes()
+
+
 def main():
     kind, folder = sys.argv[1], Path(sys.argv[2])
     for i, data in enumerate(globals().get(kind, lambda: [b""])()):

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * conformance [-v] [-d DIR] [-m COUNT] [NAME]: run ONNX backend tests and count: those of Debian's libonnx-testdata, or
- * those that tests/tools/onnx_node_cases.py wrote to DIR. Each case runs in a child process with limits on time and memory,
- * so that no case can take the count down. Outputs are compared as ONNX's own runner does: dtypes and shapes equal,
- * |got - want| <= 1e-7 + 1e-3 |want| (bfloat16: two units in the last place, 2^-6 |want|), NaN equal to NaN, everything but
- * floats exactly, sequences item by item. Where a model draws random numbers, whose values ONNX leaves open, and the values
- * differ, only dtypes and shapes count; such passes are counted apart. NAME: only cases whose name contains it. -v: every
- * failure with its sentence. -m: exit status 1 when fewer than COUNT pass. */
+ * those that tests/tools/onnx_node_cases.py wrote to DIR. Each case runs in a child process with limits on time and
+ * memory, so that no case can take the count down. Outputs are compared as ONNX's own runner does: dtypes and shapes
+ * equal, |got - want| <= 1e-7 + 1e-3 |want| (bfloat16: two units in the last place, 2^-6 |want|), NaN equal to NaN,
+ * everything but floats exactly, sequences item by item. Where a model draws random numbers, whose values ONNX
+ * leaves open, and the values differ, only dtypes and shapes count; such passes are counted apart. NAME: only cases
+ * whose name contains it. -v: every failure with its sentence. -m: exit status 1 when fewer than COUNT pass. */
 #include <dirent.h>
 #include <inttypes.h>
 #include <math.h>
@@ -110,7 +110,8 @@ static bool draws_random_numbers(const struct model *m)
         const struct node *node = &m->nodes[n];
         const struct op_class *op =
             node->op_type ? op_find(node->op_type, node->domain ? node->domain : "", OP_OPSET_NEWEST) : NULL;
-        if (op && (op->nondeterministic || (node_is(node, "Dropout") && node->n_input == 3))) /* with a training mode */
+        const bool drops = node_is(node, "Dropout") && node->n_input == 3; /* with a training mode */
+        if (op && (op->nondeterministic || drops))
             return true;
     }
     return false;
@@ -273,8 +274,8 @@ int main(int argc, char **argv)
         all.failed += c.failed;
         all.random += c.random;
     }
-    printf("conformance: %d of %d cases pass, %d of them, which draw random numbers, by dtype and shape only\n", all.passed,
-           all.passed + all.failed, all.random);
+    printf("conformance: %d of %d cases pass, %d of them, which draw random numbers, by dtype and shape only\n",
+           all.passed, all.passed + all.failed, all.random);
     if (all.passed < least)
         printf("at least %d must pass: a change broke what worked\n", least);
     return all.passed >= least ? 0 : 1;

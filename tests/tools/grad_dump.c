@@ -18,15 +18,24 @@ static void read_args(struct args *a, int argc, char **argv)
         const char *key;
         double *number;
         const char **text;
-    } table[] = {{"mode", NULL, &a->mode}, {"optimizer", NULL, &a->optimizer}, {"dtype", NULL, &a->dtype}, {"threads", &a->threads, NULL},
-                 {"checkpoints", &a->checkpoints, NULL}, {"memory", &a->memory, NULL}, {"batch", &a->batch, NULL},
-                 {"steps", &a->steps, NULL}, {"lr", &a->lr, NULL}, {"momentum", &a->momentum, NULL},
-                 {"nesterov", &a->nesterov, NULL}, {"decay", &a->decay, NULL}};
+    } table[] = {{"mode", NULL, &a->mode},
+                 {"optimizer", NULL, &a->optimizer},
+                 {"dtype", NULL, &a->dtype},
+                 {"threads", &a->threads, NULL},
+                 {"checkpoints", &a->checkpoints, NULL},
+                 {"memory", &a->memory, NULL},
+                 {"batch", &a->batch, NULL},
+                 {"steps", &a->steps, NULL},
+                 {"lr", &a->lr, NULL},
+                 {"momentum", &a->momentum, NULL},
+                 {"nesterov", &a->nesterov, NULL},
+                 {"decay", &a->decay, NULL}};
     for (int i = 5; i < argc; i++) {
         char *value = strchr(argv[i], '=');
         bool found = false;
         for (size_t k = 0; value && k < sizeof table / sizeof table[0]; k++) {
-            if (strlen(table[k].key) != (size_t)(value - argv[i]) || strncmp(table[k].key, argv[i], (size_t)(value - argv[i])) != 0)
+            if (strlen(table[k].key) != (size_t)(value - argv[i]) ||
+                strncmp(table[k].key, argv[i], (size_t)(value - argv[i])) != 0)
                 continue;
             found = true;
             if (table[k].text)
@@ -55,11 +64,14 @@ static void put_params(struct npz_writer *w, struct tool_net *net, const char *p
     char name[400];
     for (int i = 0; i < net->n; i++) {
         snprintf(name, sizeof name, "%s.%s", prefix, net->m->values[net->params[i]].name);
-        tool_check(npz_rows(w, name, *prefix == 'g' ? grad_param_gradient(net->g, i) : grad_param_value(net->g, i), &err), &err);
+        tool_check(
+            npz_rows(w, name, *prefix == 'g' ? grad_param_gradient(net->g, i) : grad_param_value(net->g, i), &err),
+            &err);
     }
 }
 
-static void one_batch(struct npz_writer *w, struct tool_net *net, const struct args *a, const struct tensor *x, const struct tensor *y)
+static void one_batch(struct npz_writer *w, struct tool_net *net, const struct args *a, const struct tensor *x,
+                      const struct tensor *y)
 {
     struct err err = {0};
     const int64_t rows = x->shape.dim[0], batch = a->batch > 0 ? (int64_t)a->batch : rows;
@@ -70,7 +82,9 @@ static void one_batch(struct npz_writer *w, struct tool_net *net, const struct a
         double value;
         tool_check(grad_forward(net->g, &part, &err), &err);
         const struct loss_opts opts = {.kind = LOSS_CROSS_ENTROPY, .scale = (double)n / (double)rows};
-        tool_check(loss_evaluate(net->pool, &opts, grad_output(net->g, 0), &labels, &value, grad_seed(net->g, 0), NULL, &err), &err);
+        tool_check(
+            loss_evaluate(net->pool, &opts, grad_output(net->g, 0), &labels, &value, grad_seed(net->g, 0), NULL, &err),
+            &err);
         tool_check(npz_rows(w, "logits", grad_output(net->g, 0), &err), &err);
         tool_check(grad_backward(net->g, &err), &err);
         loss += value;
@@ -79,10 +93,12 @@ static void one_batch(struct npz_writer *w, struct tool_net *net, const struct a
     put_params(w, net, "grad");
 }
 
-static void many_steps(struct npz_writer *w, struct tool_net *net, const struct args *a, const struct tensor *x, const struct tensor *y)
+static void many_steps(struct npz_writer *w, struct tool_net *net, const struct args *a, const struct tensor *x,
+                       const struct tensor *y)
 {
     struct err err = {0};
-    struct optimizer_opts opts = {.lr = a->lr, .momentum = a->momentum, .nesterov = a->nesterov != 0, .weight_decay = a->decay};
+    struct optimizer_opts opts = {
+        .lr = a->lr, .momentum = a->momentum, .nesterov = a->nesterov != 0, .weight_decay = a->decay};
     while (optimizer_names[opts.kind] && strcmp(optimizer_names[opts.kind], a->optimizer) != 0)
         opts.kind++;
     struct optimizer *o = optimizer_new(&opts, net->n, &err);
@@ -122,7 +138,8 @@ int main(int argc, char **argv)
         tensor_fini(&narrow);
     }
     tool_net_open(&net, argv[1], (int)a.threads, wide,
-                  (struct grad_opts){.training = strcmp(a.mode, "train") == 0, .checkpoints = (int)a.checkpoints,
+                  (struct grad_opts){.training = strcmp(a.mode, "train") == 0,
+                                     .checkpoints = (int)a.checkpoints,
                                      .max_memory_bytes = (size_t)a.memory});
     struct npz_writer *w = npz_writer_new(argv[4], &err);
     tool_check(w ? 0 : -1, &err);
@@ -131,7 +148,8 @@ int main(int argc, char **argv)
     else
         one_batch(w, &net, &a, &x, &y);
     const struct grad_memory m = grad_memory(net.g);
-    const double memory[] = {(double)m.slab, (double)m.slab_lower, (double)m.saved, (double)m.scratch, m.segments, m.n_again};
+    const double memory[] = {(double)m.slab,    (double)m.slab_lower, (double)m.saved,
+                             (double)m.scratch, m.segments,           m.n_again};
     put_numbers(w, "memory", memory, 6);
     tool_check(npz_writer_close(w, false, &err), &err);
     tool_net_close(&net);

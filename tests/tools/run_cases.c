@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
  * run_cases DIR: every folder of DIR with model.onnx and input_K.pb (in the order of the graph's inputs) is run as it is and
- * optimized; output_K.pb and optimized_K.pb are written beside, or error.txt and optimized_error.txt with the sentence. For
- * tests that build models in Python and compare with another runtime. */
+ * optimized; output_K.pb and optimized_K.pb are written beside, or error.txt and optimized_error.txt with the sentence. Each
+ * case runs in a child process: a crash, or SECONDS without an end, is a sentence too. For tests that compare with another
+ * runtime. */
 #include <dirent.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "core/engine/engine.h"
 #include "core/model/onnx_read.h"
 #include "core/model/onnx_value.h"
 
-enum { MOST = 32 };
+enum { MOST = 32, SECONDS = 30 };
 #define MEMORY ((size_t)1 << 30)
 
 static void tell(const char *dir, const char *file, const char *text)
@@ -51,6 +54,34 @@ static int run(const char *dir, const struct model *m, bool optimize, struct err
     return rc;
 }
 
+static void run_case(const char *dir, const char *path)
+{
+    struct err err = {0};
+    struct model *m = onnx_read_file(path, NULL, &err);
+    if (!m || run(dir, m, false, &err) < 0)
+        tell(dir, "error.txt", err.msg);
+    err = (struct err){0};
+    if (m && run(dir, m, true, &err) < 0)
+        tell(dir, "optimized_error.txt", err.msg);
+    model_free(m);
+}
+
+static void run_child(const char *dir, const char *path)
+{
+    int status = 0;
+    char text[100];
+    const pid_t child = fork();
+    if (child == 0) {
+        alarm(SECONDS);
+        run_case(dir, path);
+        _exit(0);
+    }
+    if (child < 0 || waitpid(child, &status, 0) < 0 || WIFEXITED(status))
+        return;
+    snprintf(text, sizeof text, "killed by signal %d", WTERMSIG(status));
+    tell(dir, "error.txt", text);
+}
+
 int main(int argc, char **argv)
 {
     DIR *root = argc == 2 ? opendir(argv[1]) : NULL;
@@ -62,21 +93,12 @@ int main(int argc, char **argv)
     int n = 0;
     for (struct dirent *d; (d = readdir(root));) {
         char dir[1000], path[1100];
-        struct err err = {0};
         snprintf(dir, sizeof dir, "%.400s/%.400s", argv[1], d->d_name);
         snprintf(path, sizeof path, "%s/model.onnx", dir);
-        FILE *f = d->d_name[0] == '.' ? NULL : fopen(path, "r");
-        if (!f)
+        if (d->d_name[0] == '.' || access(path, R_OK))
             continue;
-        fclose(f);
+        run_child(dir, path);
         n++;
-        struct model *m = onnx_read_file(path, NULL, &err);
-        if (!m || run(dir, m, false, &err) < 0)
-            tell(dir, "error.txt", err.msg);
-        err = (struct err){0};
-        if (m && run(dir, m, true, &err) < 0)
-            tell(dir, "optimized_error.txt", err.msg);
-        model_free(m);
     }
     closedir(root);
     printf("%d cases run\n", n);

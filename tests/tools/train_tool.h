@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * train_tool.h - what the tools that train for tests share: reading a model and .npy files, one step of training. Tools only: on an
+ * train_tool.h - what the tools that train for tests share: reading a model and .npy files, one step of training.
+ * Tools only: on an
  * error they say it and end. */
 #ifndef PARED_TESTS_TRAIN_TOOL_H
 #define PARED_TESTS_TRAIN_TOOL_H
@@ -153,7 +154,8 @@ static inline double tool_step(struct tool_net *net, const struct tensor *x, con
     double loss;
     tool_check(grad_forward(net->g, x, &err), &err);
     const struct loss_opts opts = {.kind = LOSS_CROSS_ENTROPY};
-    tool_check(loss_evaluate(net->pool, &opts, grad_output(net->g, 0), labels, &loss, grad_seed(net->g, 0), NULL, &err), &err);
+    tool_check(loss_evaluate(net->pool, &opts, grad_output(net->g, 0), labels, &loss, grad_seed(net->g, 0), NULL, &err),
+               &err);
     tool_check(grad_backward(net->g, &err), &err);
     return loss;
 }
@@ -182,7 +184,9 @@ static inline void tool_optimize(struct tool_net *net, struct optimizer *o)
     struct err err = {0};
     for (int p = 0; p < net->n; p++)
         if (!net->running[p])
-            tool_check(optimizer_update(o, net->pool, p, grad_param_value(net->g, p), grad_param_gradient(net->g, p), true, &err), &err);
+            tool_check(optimizer_update(o, net->pool, p, grad_param_value(net->g, p), grad_param_gradient(net->g, p),
+                                        true, &err),
+                       &err);
 }
 
 #endif

@@ -314,7 +314,7 @@ static const struct {
     {"ReduceSum", "f32[2,3] i64[2]=1,1", "", "named twice", 13},
     {"ReduceMax", "f32[2,0]", "axes=1 keepdims=0", "= -inf,-inf", 13},
     {"ReduceMean", "f32[3]=1,nan,2", "keepdims=0", "= nan", 13},
-    {"Cast", "f32[1]", "to=8", "cast from float32 to string is not supported", 13},
+    {"Cast", "f32[1]", "to=14", "cast from float32 to complex64 is not supported", 13},
     {"Cast", "f32[1]", "to=99", "must be the number of a type", 13},
     {"Cast", "f32[3]=nan,inf,-inf", "to=9", "= 1,1,1", 13},
     {"CumSum", "f32[2] i32[]=5", "", "axis 5 is out of range", 13},
