@@ -383,6 +383,7 @@ static uint32_t pack_conv(struct fuse *f, const struct found *c, const struct te
         return VALUE_NONE;
     }
     conv_blocked_pack(&c->cv, wide ? wide : w->data, t.data);
+    tensor_release_pages(w);
     free(wide);
     return optimize_add_weight(f->o, f->m->values[f->m->nodes[c->node].input[1]].name, &t, err);
 }

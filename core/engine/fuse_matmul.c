@@ -147,6 +147,7 @@ static int pack_weight(struct product *p, uint32_t *value, struct err *err)
     if (tensor_alloc(&t, DTYPE_FLOAT, &SHAPE(count / GEMM_PANEL / p->k, p->k, GEMM_PANEL), err))
         return -1;
     gemm_pack_b(p->k, p->n, p->weight->data, b_row, b_col, p->alpha, t.data);
+    tensor_release_pages(p->weight);
     *value = optimize_add_weight(p->o, p->o->m->values[weight].name, &t, err);
     return *value == VALUE_NONE ? -1 : remember(p->list, (struct packed){weight, *value, p->trans_b, p->alpha}, err);
 }

@@ -95,6 +95,7 @@ def quantize(path, out, form):
     import onnx
     import onnxruntime as ort
     from onnxruntime import quantization as q
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(q.CalibrationDataReader):
         def __init__(self):
@@ -109,6 +110,12 @@ def quantize(path, out, form):
     if max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1) < 13:
         path = out.with_suffix(".13.onnx")
         onnx.save(onnx.version_converter.convert_version(model, 13), path)
+    ready = out.with_suffix(".ready.onnx")
+    try:  # its own preparation, which it asks for: BatchNormalization folded, shapes inferred
+        quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)
+        path = ready
+    except Exception as e:
+        print(f"({out.stem}: not prepared: {type(e).__name__})", file=sys.stderr)
     q.quantize_static(str(path), str(out), Reader(), quant_format=form, per_channel=True, activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8)
     return out
 
@@ -129,11 +136,21 @@ def int8():
             compare(paths)
 
 
+RSS_SCRIPT = """
+import os, sys
+pid = os.fork()
+if pid == 0:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.execv(sys.argv[1], sys.argv[1:])
+_, status, usage = os.wait4(pid, 0)
+print(usage.ru_maxrss * 1024 if status == 0 else 0)
+"""
+
+
 def peak_rss(command):
-    with open(os.devnull, "w") as null:
-        process = subprocess.Popen(command, stdout=null)
-        _, status, usage = os.wait4(process.pid, 0)
-    return usage.ru_maxrss * 1024 if status == 0 else None
+    """Largest resident set of a command. Started from a small process: a child's figure begins with what its parent had when it forked."""
+    done = subprocess.run([sys.executable, "-S", "-E", "-c", RSS_SCRIPT, *map(str, command)], capture_output=True, text=True)
+    return int(done.stdout or 0)
 
 
 ORT_SCRIPT = """
@@ -158,7 +175,10 @@ def memory():
             del session
             ours = peak_rss([PARED, "eval", path, "--data", data, "--batch", "1"])
             theirs = peak_rss([sys.executable, "-c", ORT_SCRIPT, path, data])
-            row(name, f"{ours / 1e6:.1f} MB", f"{theirs / 1e6:.1f} MB", f"{ours / theirs:.2f}") if ours and theirs else row(name, ours, theirs, "failed")
+            if ours and theirs:
+                row(name, f"{ours / 1e6:.1f} MB", f"{theirs / 1e6:.1f} MB", f"{ours / theirs:.2f}")
+            else:
+                row(name, ours or "failed", theirs or "failed", "")
 
 
 def chain(nodes, path):
