@@ -192,9 +192,13 @@ static int call_forward(struct grad *g, const struct grad_action *a, struct tabl
     int rc = step->op->forward(&c, err);
     release_scratch(&g->host);
     g->host.depth--;
-    for (int i = 0; i < k->n_out && !rc; i++)
-        if (k->out[i] && (k->out[i]->buf || !k->out[i]->data))
-            rc = err_set(err, ERR_INTERNAL, "output %d is not of the shape that was planned", i);
+    for (int i = 0; i < k->n_out; i++) {
+        if (!k->out[i] || (!k->out[i]->buf && (rc || k->out[i]->data)))
+            continue;
+        tensor_fini(&g->slot[node->output[i]]); /* text and lists bring bytes of their own */
+        if (!rc)
+            rc = err_set(err, ERR_OPERATOR, "output %d is not a tensor of numbers of the shape that was planned", i);
+    }
     return rc;
 }
 

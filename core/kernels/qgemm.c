@@ -140,8 +140,10 @@ void qgemm(const struct qgemm_job *job, const struct qgemm_rows *rows, int64_t f
         for (int64_t panel = first; panel < last; panel++) {
             const struct qgemm_panel t = panel_of(job, panel);
             struct qgemm_rows part = *rows;
-            part.a += part.at ? 0 : row * part.step;
-            part.at += part.at ? row : 0;
+            if (part.at)
+                part.at += row;
+            else
+                part.a += row * part.step;
             part.count = i64_min(piece, rows->count - row);
             part.y += row * part.y_step + panel * QGEMM_COLS * elem;
             run(&t, &part);

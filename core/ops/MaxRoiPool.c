@@ -53,6 +53,13 @@ static void bin(int64_t start, int64_t extent, int64_t i, int64_t n, int64_t lim
     *to = i64_min(i64_max((int64_t)ceil((double)(i + 1) * size) + start, 0), limit);
 }
 
+/* A corner in pixels; regions far outside, infinite or NaN end at a bound that arithmetic stands. */
+static int64_t corner(double at)
+{
+    const double bound = 1e9;
+    return at > bound ? (int64_t)bound : at > -bound ? (int64_t)round(at) : at <= -bound ? -(int64_t)bound : 0;
+}
+
 #define POOL(name, T)                                                                                                  \
     static void name(void *arg, int64_t begin, int64_t end)                                                            \
     {                                                                                                                  \
@@ -63,9 +70,9 @@ static void bin(int64_t start, int64_t extent, int64_t i, int64_t n, int64_t lim
         for (int64_t k = begin; k < end; k++) {                                                                        \
             const T *roi = (const T *)p->rois + k / c * 5;                                                             \
             const T *x = (const T *)p->data + ((int64_t)roi[0] * c + k % c) * h * w;                                   \
-            const int64_t x1 = (int64_t)round((double)roi[1] * scale), y1 = (int64_t)round((double)roi[2] * scale);    \
-            const int64_t wide = i64_max((int64_t)round((double)roi[3] * scale) - x1 + 1, 1);                          \
-            const int64_t high = i64_max((int64_t)round((double)roi[4] * scale) - y1 + 1, 1);                          \
+            const int64_t x1 = corner((double)roi[1] * scale), y1 = corner((double)roi[2] * scale);                      \
+            const int64_t wide = i64_max(corner((double)roi[3] * scale) - x1 + 1, 1);                                    \
+            const int64_t high = i64_max(corner((double)roi[4] * scale) - y1 + 1, 1);                                    \
             T *y = (T *)p->y + k * ph * pw;                                                                            \
             for (int64_t b = 0; b < ph * pw; b++) {                                                                    \
                 int64_t top, bottom, left, right;                                                                      \

@@ -399,7 +399,7 @@ static void reduce_all(struct pool *pool, struct reduce *r, const struct reducer
         op_parallel(pool, r->n_kept, GRAIN / i64_max(1, i64_min(GRAIN, r->inner * r->n_reduced)), reduce_rows, r);
     } else {
         int64_t tiles = r->n_kept * i64_ceil_div(r->inner, TILE);
-        op_parallel(pool, tiles, i64_max(1, GRAIN / i64_max(1, i64_min(GRAIN, TILE * r->n_reduced))), reduce_tiles, r);
+        op_parallel(pool, tiles, i64_max(1, GRAIN / i64_max(1, i64_min(GRAIN, TILE * i64_min(GRAIN, r->n_reduced)))), reduce_tiles, r);
     }
 }
 

@@ -35,9 +35,9 @@ int64_t shape_product(const struct shape *s, int from, int to)
         if (s->dim[i] < 0)
             return -1;
         zero |= s->dim[i] == 0;
-        overflow |= !zero && !i64_mul(n, s->dim[i], &n);
+        overflow |= s->dim[i] > 0 && !i64_mul(n, s->dim[i], &n);
     }
-    return zero ? 0 : overflow ? -1 : n;
+    return overflow ? -1 : zero ? 0 : n;
 }
 
 int64_t shape_count(const struct shape *s)

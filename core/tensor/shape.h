@@ -28,7 +28,8 @@ struct shape {
 
 bool shape_known(const struct shape *s); /* rank and every dim are sizes */
 bool shape_equal(const struct shape *a, const struct shape *b);
-/* Product of the dims from axis `from` up to (not including) `to`; -1 if one is unknown or the product overflows int64. */
+/* Product of the dims from axis `from` up to (not including) `to`; -1 if one is unknown or the product overflows int64.
+ * Dims of 0 do not hide an overflow of the others: products over some axes of a counted shape never overflow. */
 int64_t shape_product(const struct shape *s, int from, int to);
 int64_t shape_count(const struct shape *s); /* all dims */
 /* Negative axes count from the end; -1 if out of range. */
