@@ -13,8 +13,11 @@ grad-check: $(BUILD)/tests/test_grad_check ## gradients of every operator agains
 TOOLS := $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(wildcard tests/tools/*.c))
 tools: $(TOOLS)
 unit-build: $(TEST_BIN)
-unit: $(TEST_BIN) ## C unit tests (T=name for some)
-	@set -e; for t in $(TEST_BIN); do case "$$t" in *$(T)*) echo "== $$t"; $$t;; esac; done
+UNITS := $(foreach t,$(TEST_BIN:$(BUILD)/tests/%=%),$(if $(findstring $(T),$t),unit-$t))
+.PHONY: $(UNITS)
+unit: $(UNITS) ## C unit tests (T=name for some)
+$(UNITS): unit-%: $(BUILD)/tests/%
+	@echo "== $<"; $<
 
 $(VENV)/ok: tests/requirements.txt
 	python3 -m venv $(VENV)
@@ -37,7 +40,7 @@ define sanitized_server # mode, variable of the sanitizer's options, options
 	@if ls build/$(1)/report.* >/dev/null 2>&1; then cat build/$(1)/report.*; exit 1; fi
 endef
 asan: $(VENV)/ok ## unit tests and the server under AddressSanitizer, UndefinedBehaviorSanitizer and LeakSanitizer
-	@$(MAKE) --no-print-directory MODE=asan unit all
+	@$(MAKE) --no-print-directory MODE=asan -j2 -Otarget unit all
 	$(call sanitized_server,asan,ASAN_OPTIONS,detect_leaks=1)
 tsan: $(VENV)/ok ## server, worker pool and thread pool under ThreadSanitizer
 	@$(MAKE) --no-print-directory MODE=tsan unit-threads all
