@@ -95,8 +95,9 @@ static int print_result(const struct session *s, int64_t samples, double seconds
     struct task_metrics_result r;
     task_metrics_result(s->metrics, &r);
     if (s->o->json) {
-        json_t *o = json_pack("{s:I, s:f, s:I}", "samples", (json_int_t)samples, "seconds", seconds,
-                              "peak_activation_bytes", (json_int_t)plan_slab_bytes(plan));
+        json_t *o = json_pack("{s:I, s:f, s:I, s:I}", "samples", (json_int_t)samples, "seconds", seconds,
+                              "peak_activation_bytes", (json_int_t)plan_slab_bytes(plan), "packed_weight_bytes",
+                              (json_int_t)plan_packed_bytes(plan));
         if (r.samples)
             json_object_set_new(o, "metrics", task_metrics_json(s->metrics, true));
         return cli_print_json(o);

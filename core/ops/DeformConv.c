@@ -218,7 +218,7 @@ static void cost(const struct infer_ctx *c, struct op_cost *cost)
 }
 
 OP_CLASS(deform_conv) = {
-    .type = "DeformConv", .domain = "", .since = 19, .doc = "Convolution with taps at places an input gives.",
+    .type = "DeformConv", .domain = "", .since = 19, .doc = "Convolution with taps at places an input gives. Refused: other than 2 spatial axes.",
     .in_min = 3, .in_max = 5, .out_min = 1, .out_max = 1,
     .attrs = deform_attrs, .attrs_size = sizeof(struct deform_attrs), .infer = infer, .forward = forward, .cost = cost,
     .samples = (const struct op_sample[]){

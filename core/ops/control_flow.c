@@ -364,7 +364,7 @@ static int loop_forward(struct run_ctx *c, struct err *err)
 OP_CLASS(loop) = {.type = "Loop",
                   .domain = "",
                   .since = 1,
-                  .doc = "Repeats a nested graph.",
+                  .doc = "Repeats a nested graph. Refused: more than 1,000,000 rounds.",
                   .in_min = 2,
                   .in_max = -1,
                   .takes_lists = true,

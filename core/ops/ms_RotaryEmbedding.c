@@ -160,7 +160,7 @@ static int forward(struct run_ctx *c, struct err *err)
 
 OP_CLASS(ms_rotary_embedding) = {
     .type = "RotaryEmbedding", .domain = "com.microsoft", .since = 1,
-    .doc = "Rotary position embedding.",
+    .doc = "Rotary position embedding. Refused: a scale other than 1.",
     .in_min = 4, .in_max = 4, .out_min = 1, .out_max = 1,
     .attrs = rotary_attrs, .attrs_size = sizeof(struct rotary_attrs), .infer = infer, .forward = forward,
     .samples = (const struct op_sample[]){

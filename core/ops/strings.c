@@ -325,6 +325,6 @@ OP_CLASS(string_concat) = STRINGS("StringConcat", "Strings of two tensors, joine
 OP_CLASS(string_split) = STRINGS("StringSplit", "Strings cut at a delimiter.", split, .since = 20, .in_min = 1,
                                  .in_max = 1, .out_max = 2, .attrs = split_attrs,
                                  .attrs_size = sizeof(struct split_attrs));
-OP_CLASS(string_normalizer) = STRINGS("StringNormalizer", "Stop words dropped, case changed.", normal, .since = 10,
+OP_CLASS(string_normalizer) = STRINGS("StringNormalizer", "Stop words dropped, case of ASCII letters changed.", normal, .since = 10,
                                       .in_min = 1, .in_max = 1, .out_max = 1, .attrs = normal_attrs,
                                       .attrs_size = sizeof(struct normal_attrs));

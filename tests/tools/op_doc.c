@@ -176,6 +176,7 @@ static void put_intro(struct buf *out, int operators, int rows)
         "- Quantization: *8-bit product* (weights and activations become 8-bit), *same scale* (the output reuses the "
         "input's),\n"
         "  *scale of its own*, *into the producer* (its range becomes the producer's), *float* (stays as it is).\n"
+        "- Meaning: ends with what is refused beyond impossible attributes and shapes, which every row refuses.\n"
         "- Gradient: can be trained through. Coupling: knows which channels must be pruned together.\n",
         operators, rows);
 }
