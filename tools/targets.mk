@@ -54,7 +54,7 @@ unit-threads: $(patsubst %,$(BUILD)/tests/test_%,$(THREAD_TESTS))
 check-layers: ## lower layers never include higher ones
 	@tools/check_layers.sh
 cppcheck: ## static analysis
-	cppcheck --quiet --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=1 -I. -I$(GEN) --suppress='*:build/*' --suppress=unknownMacro core server api cli
+	cppcheck --quiet -j2 --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=1 -I. -I$(GEN) --suppress='*:build/*' --suppress=unknownMacro core server api cli
 
 docs: all $(BUILD)/tools/op_doc ## write the generated documents
 	$(BUILD)/tools/op_doc > docs/OPS.md

@@ -432,7 +432,7 @@ static void first_task(void *arg, int64_t task, int lane)
     const struct conv_blocked *cv = f->cv;
     const struct conv_blocked_io *io = f->io;
     const int64_t n = task / f->chunks, from = task % f->chunks * f->rows, to = i64_min(from + f->rows, cv->out[0]);
-    float *copy = (float *)((char *)io->scratch + f->table + lane * f->lane_bytes);
+    float *copy = (float *)(void *)((char *)io->scratch + f->table + lane * f->lane_bytes);
     copy_rows(f, n, from, copy);
     for (int64_t ob = 0; ob < f->blocks_out; ob += TILE_BLOCKS) {
         const int64_t B = i64_min(f->blocks_out - ob, TILE_BLOCKS), plane = cv->out[0] * cv->out[1] * BLOCK;

@@ -92,7 +92,7 @@ INLINE void finish_words(const struct qgemm_out *o, int vecs, const __m256i *sum
         for (int v = 0; v < vecs; v++)
             _mm256_storeu_si256((__m256i *)y + v, part[v]);
     } else {
-        int32_t whole[16];
+        int32_t whole[16] = {0};
         for (int v = 0; v < vecs; v++)
             _mm256_storeu_si256((__m256i *)(void *)whole + v, part[v]);
         memcpy(y, whole, (size_t)columns * sizeof *whole);

@@ -62,6 +62,7 @@ void row_log_softmax_f32(const float *x, int64_t n, float *y)
     for (int64_t i = 0; i < n; i += PIECE)
         sum += set->exp_sum(x + i, n - i < PIECE ? n - i : PIECE, most, e);
     set->affine(x, n, 1, -most, y);
+    // cppcheck-suppress invalidFunctionArg
     set->affine(y, n, 1, -logf(sum), y);
 }
 

@@ -109,7 +109,7 @@ static int64_t stored(const struct q8 *q, uint8_t bits)
 static uint8_t average_at(const struct average_job *k, const uint8_t *plane, int64_t position)
 {
     const struct window *w = &k->w;
-    int64_t out[SHAPE_MAX_RANK], cell[SHAPE_MAX_RANK] = {0}, sum = 0, cells = 0, padded = 0;
+    int64_t out[SHAPE_MAX_RANK] = {0}, cell[SHAPE_MAX_RANK] = {0}, sum = 0, cells = 0, padded = 0;
 
     for (int a = w->rank - 1; a >= 0; a--) {
         out[a] = position % w->out[a];

@@ -79,6 +79,7 @@ struct skip {
     bool rms;
     const struct tensor *x, *skip, *gamma, *beta, *bias;
     struct tensor *y, *mean, *inverse, *sum;
+    struct tensor own; /* the sum, where nobody wants it */
 };
 
 /* The sum goes where it is wanted; else into y, where it becomes the result. */
@@ -135,13 +136,12 @@ static int run(struct run_ctx *c, struct skip *k, struct err *err)
         return 0;
     k->skip_rows = tensor_count(k->skip) / k->row;
     const int64_t count = tensor_count(k->x);
-    struct tensor own = {0};
     if (!k->y && !k->sum) { /* only the moments are wanted */
         void *data = run_scratch(c, k->x->bytes, err);
         if (!data)
             return -1;
-        tensor_view(&own, k->x->dtype, &k->x->shape, data, NULL);
-        k->sum = &own;
+        tensor_view(&k->own, k->x->dtype, &k->x->shape, data, NULL);
+        k->sum = &k->own;
     }
     op_parallel(c->pool, count / k->row, i64_max(1, 16384 / k->row), rows, k);
     return 0;

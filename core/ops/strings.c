@@ -302,8 +302,10 @@ static int forward_normal(struct run_ctx *c, struct err *err)
         const struct dtype_string *s = &strings_of(x)[i];
         if (is_stopword(a, s))
             continue;
-        for (size_t k = 0; k < s->len; k++)
-            buf_append(&out.text, &(char){changed(s->data[k], a->case_change_action)}, 1);
+        for (size_t k = 0; k < s->len; k++) {
+            const char letter = changed(s->data[k], a->case_change_action);
+            buf_append(&out.text, &letter, 1);
+        }
         buf_append(&out.lengths, &s->len, sizeof s->len);
         out.n++;
     }
