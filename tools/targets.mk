@@ -13,7 +13,7 @@ grad-check: $(BUILD)/tests/test_grad_check ## gradients of every operator agains
 TOOLS := $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(wildcard tests/tools/*.c))
 tools: $(TOOLS)
 unit-build: $(TEST_BIN)
-UNITS := $(foreach t,$(TEST_BIN:$(BUILD)/tests/%=%),$(if $(findstring $(T),$t),unit-$t))
+UNITS := $(foreach t,$(TEST_BIN:$(BUILD)/tests/%=%),$(if $(T),$(if $(findstring $(T),$t),unit-$t),unit-$t))
 .PHONY: $(UNITS)
 unit: $(UNITS) ## C unit tests (T=name for some)
 $(UNITS): unit-%: $(BUILD)/tests/%
