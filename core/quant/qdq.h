@@ -6,14 +6,16 @@
 
 #include "core/passes/pass.h"
 #include "core/quant/affine.h"
-#include "core/stats/ranges.h"
+#include "core/stats/calibrate.h"
 #include "core/step/method.h"
 
 struct quantize_static_params {
     int64_t samples;
     struct globs include, exclude;
     bool per_channel, symmetric;
-    int activations, weights, calibrator, isa;
+    double percentile;
+    int activations, weights, isa;
+    int calibrator; /* enum calibrator */
 };
 enum { ISA_PORTABLE, ISA_VNNI };
 
@@ -30,7 +32,7 @@ struct qdq {
     struct model *m;
     struct edit edit;
     struct infer infer;
-    const struct ranges *ranges;
+    const struct calibration *calibration; /* NULL: not run yet; all values are taken to be finite */
     enum dtype act, weight;
     int32_t act_min, act_max;
     uint32_t n_values, n_nodes; /* sizes of the tables below */
@@ -40,11 +42,14 @@ struct qdq {
     bool *tail;                 /* by value: only re-arranged or normalised on its way to an output of the model */
     bool *quantized;            /* by value: gets a pair */
     bool *placed;               /* by value: params is final */
+    bool *measured;             /* by value: params come from what was seen of it */
     struct qparams *params;     /* by value */
     struct layer_report *layers;
     struct warnings *warnings;
 };
 
+/* Fills the tables, which are zero. Without a calibration it is a forecast: `measured` then says which values are worth
+ * a histogram, the other tables are not to be used. */
 int qdq_plan(struct qdq *q, struct err *err);
 int qdq_rewrite(struct qdq *q, struct err *err);
 

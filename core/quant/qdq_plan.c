@@ -26,8 +26,8 @@ static const struct op_class *class_of(const struct qdq *q, uint32_t node)
 
 static bool range_ok(const struct qdq *q, uint32_t v)
 {
-    const struct range *r = ranges_get(q->ranges, v);
-    return r && r->min <= r->max && r->nan == 0 && r->inf == 0;
+    const struct range *r = q->calibration ? calibration_range(q->calibration, v) : NULL;
+    return !q->calibration || (r && r->min <= r->max && r->nan == 0 && r->inf == 0);
 }
 
 static bool is_constant(const struct qdq *q, uint32_t v)
@@ -122,14 +122,26 @@ static void place(struct qdq *q, uint32_t v, struct qparams p)
     q->placed[v] = true;
 }
 
-static struct qparams range_params(const struct qdq *q, uint32_t v)
+/* The operator that makes it bounds it by 0 and 1. */
+static bool range_fixed(const struct qdq *q, uint32_t v)
 {
-    const struct range *r = ranges_get(q->ranges, v);
     uint32_t p = q->m->values[v].producer;
     const char *op = p != NODE_NONE ? q->m->nodes[p].op_type : NULL;
-    if (op && (!strcmp(op, "Sigmoid") || !strcmp(op, "HardSigmoid") || !strcmp(op, "Softmax")))
-        return affine_params(0, 1, q->act, q->opts->symmetric);
-    return affine_params((double)r->min, (double)r->max, q->act, q->opts->symmetric);
+    return op && (!strcmp(op, "Sigmoid") || !strcmp(op, "HardSigmoid") || !strcmp(op, "Softmax"));
+}
+
+static struct qparams range_params(const struct qdq *q, uint32_t v)
+{
+    struct clip c = {0, 1};
+    if (q->calibration && !range_fixed(q, v))
+        c = calibration_clip(q->calibration, v);
+    return affine_params(c.lo, c.hi, q->act, q->opts->symmetric);
+}
+
+static void place_own(struct qdq *q, uint32_t v)
+{
+    q->measured[v] = !range_fixed(q, v);
+    place(q, v, range_params(q, v));
 }
 
 /* The value is made by a quantized product or 8-bit operator. */
@@ -287,7 +299,7 @@ static void place_all(struct qdq *q)
     const struct graph *g = model_main(q->m);
     for (int i = 0; i < g->n_inputs; i++)
         if (q->quantized[g->inputs[i].value])
-            place(q, g->inputs[i].value, range_params(q, g->inputs[i].value));
+            place_own(q, g->inputs[i].value);
     for (int i = 0; i < g->n_nodes; i++) {
         const struct node *n = &q->m->nodes[g->nodes[i]];
         for (int k = 0; k < n->n_output; k++) {
@@ -295,7 +307,10 @@ static void place_all(struct qdq *q)
             if (v == VALUE_NONE || !q->quantized[v])
                 continue;
             bool same = q->decision[g->nodes[i]] == QDQ_PASS && q->quantized[n->input[0]] && q->placed[n->input[0]];
-            place(q, v, same ? q->params[n->input[0]] : range_params(q, v));
+            if (same)
+                place(q, v, q->params[n->input[0]]);
+            else
+                place_own(q, v);
         }
     }
 }

@@ -79,31 +79,34 @@ struct tables {
     uint32_t count[2][BINS];
 };
 
-KERNEL_CLONES static void bins_of(const float *x, int n, float scale, int32_t *bin)
+/* floor(x / width), exactly: scale = 1 / width is a power of two, and what underflows still has its sign in x. */
+KERNEL_CLONES static void bins_of(const float *x, int n, float scale, float width, int32_t *bin)
 {
     for (int i = 0; i < n; i++) {
-        const float v = x[i] * scale + (float)HALF; /* exact to floor below 2^24 for all but rounding of tiny values */
-        bin[i] = (int32_t)(v >= 0 ? v : 0);
+        const float v = x[i] * scale, low = v > (float)-HALF ? v : (float)-HALF; /* NaN becomes -HALF */
+        const int32_t whole = (int32_t)(low < (float)HALF ? low : (float)HALF);
+        const int32_t b = HALF + whole - (x[i] < (float)whole * width);
+        bin[i] = b < 0 ? 0 : b < BINS ? b : BINS - 1;
     }
 }
 
-static void count_piece(struct tables *t, const float *x, int64_t n, float scale, bool odd)
+static void count_piece(struct tables *t, const float *x, int64_t n, float range, bool odd)
 {
     enum { PIECE = 256 };
     int32_t bin[PIECE];
     for (int64_t at = 0; at < n; at += PIECE) {
         const int m = (int)i64_min(PIECE, n - at);
-        bins_of(x + at, m, scale, bin);
+        bins_of(x + at, m, (float)HALF / range, range / (float)HALF, bin);
         for (int i = 0; i < m; i++)
             if (!odd || isfinite(x[at + i]))
-                t->count[i & 1][bin[i] < BINS ? bin[i] : BINS - 1]++;
+                t->count[i & 1][bin[i]]++;
     }
 }
 
 struct count_job {
     const float *x;
     int64_t n;
-    float scale;
+    float range;
     bool odd;
     struct tables *tables; /* one a lane */
 };
@@ -112,7 +115,7 @@ static void count_task(void *arg, int64_t task, int lane)
 {
     const struct count_job *j = arg;
     const int64_t from = task * TASK;
-    count_piece(&j->tables[lane], j->x + from, i64_min(TASK, j->n - from), j->scale, j->odd);
+    count_piece(&j->tables[lane], j->x + from, i64_min(TASK, j->n - from), j->range, j->odd);
 }
 
 void histogram_add(struct pool *pool, struct histogram *h, const float *x, int64_t n)
@@ -132,7 +135,7 @@ void histogram_add(struct pool *pool, struct histogram *h, const float *x, int64
         grow(h, range);
     const int lanes = pool && n > TASK ? pool_threads(pool) : 1;
     struct tables one, *tables = lanes > 1 ? calloc((size_t)lanes, sizeof *tables) : NULL;
-    struct count_job job = {x, n, (float)HALF / h->range, e.odd, tables ? tables : &one};
+    struct count_job job = {x, n, h->range, e.odd, tables ? tables : &one};
     if (!tables)
         memset(&one, 0, sizeof one);
     pool_run(tables ? pool : NULL, i64_ceil_div(n, TASK), count_task, &job);
@@ -260,6 +263,11 @@ static double divergence(const struct sums *s, const uint64_t *count, int from, 
     return (entropy - cross) / total - log(total) + log(inside);
 }
 
+/* A candidate must hold nearly all numbers: of those it clips only how many there are counts, not how far out they are,
+ * so that an interval ending at the first number of all would reproduce what is left of the distribution without any
+ * loss. */
+#define LEAST_INSIDE 0.99
+
 static struct clip entropy_search(const uint64_t *count, int bins, int zero, int lo, int hi, int levels, double width)
 {
     struct sums s;
@@ -268,7 +276,7 @@ static struct clip entropy_search(const uint64_t *count, int bins, int zero, int
     for (int i = sums_make(&s, count, bins) ? 1 : CANDIDATES + 1; i <= CANDIDATES; i++) {
         const double share = (double)i / CANDIDATES;
         const int from = zero - (int)ceil((zero - lo) * share), to = zero + (int)ceil((hi - zero) * share);
-        if (to - from < levels && i < CANDIDATES)
+        if (i < CANDIDATES && (to - from < levels || s.mass[to] - s.mass[from] < LEAST_INSIDE * s.mass[bins]))
             continue;
         const double d = divergence(&s, count, from, to, levels);
         if (d < least) {
@@ -280,6 +288,8 @@ static struct clip entropy_search(const uint64_t *count, int bins, int zero, int
     return best;
 }
 
+/* Zero has a code of its own whatever the interval, and a Relu makes half of all numbers zero. Spread over its level,
+ * that spike alone would decide for the narrowest interval; so its bin counts like the ones beside it. */
 struct clip histogram_entropy(const struct histogram *h, int levels, bool symmetric)
 {
     const struct clip all = seen(h, symmetric);
@@ -290,18 +300,22 @@ struct clip histogram_entropy(const struct histogram *h, int levels, bool symmet
     if (symmetric) {
         uint64_t folded[HALF];
         fold(h, folded);
+        folded[0] = folded[1];
         c = entropy_search(folded, HALF, 0, 0, (int)fmin(HALF, ceil(all.hi / width)), levels / 2, width);
         c.lo = -c.hi;
     } else {
         const int lo = HALF + (int)floor(all.lo / width), hi = HALF + (int)ceil(all.hi / width);
-        c = entropy_search(h->count, BINS, HALF, lo > 0 ? lo : 0, hi < BINS ? hi : BINS, levels, width);
+        uint64_t count[BINS];
+        memcpy(count, h->count, sizeof count);
+        count[HALF] = hi <= HALF ? 0 : lo < HALF ? (count[HALF - 1] + count[HALF + 1]) / 2 : count[HALF + 1];
+        c = entropy_search(count, BINS, HALF, lo > 0 ? lo : 0, hi < BINS ? hi : BINS, levels, width);
     }
     return (struct clip){fmax(c.lo, all.lo), fmin(c.hi, all.hi)};
 }
 
 /* ---- mean squared error ---- */
 /* Numbers are taken to lie in the middle of their bin. Zero is always exact, and its bin counts as zero. */
-static double rounding_error(const struct histogram *h, struct clip c, int levels)
+KERNEL_CLONES static double rounding_error(const struct histogram *h, struct clip c, int levels)
 {
     const double width = width_of(h), step = (c.hi - c.lo) / (levels - 1);
     double sum = 0;
@@ -310,7 +324,7 @@ static double rounding_error(const struct histogram *h, struct clip c, int level
     for (int i = 0; i < BINS; i++) {
         if (!h->count[i] || i == HALF)
             continue;
-        const double x = (i - HALF + 0.5) * width, inside = fmin(fmax(x, c.lo), c.hi);
+        const double x = (i - HALF + 0.5) * width, inside = x < c.lo ? c.lo : x > c.hi ? c.hi : x;
         const double d = x - nearbyint(inside / step) * step;
         sum += (double)h->count[i] * d * d;
     }

@@ -33,7 +33,8 @@ struct clip {
 struct clip histogram_percentile(const struct histogram *h, double percentile, bool symmetric);
 /* The interval whose quantization to `levels` codes loses the least information: the smallest Kullback-Leibler
  * divergence of the distribution, clipped, from itself after quantization (Migacz, "8-bit inference with TensorRT",
- * 2017). Tried are 2,048 shares of what was seen, from `levels` bins up. One-sided data keeps its side. */
+ * 2017). Tried are 2,048 shares of what was seen, from `levels` bins up, that clip at most
+ * one number in a hundred; zeros do not count. One-sided data keeps its side. */
 struct clip histogram_entropy(const struct histogram *h, int levels, bool symmetric);
 /* The interval with the least mean squared error of rounding to `levels` codes and clipping: 100 shares from 0.2 to 1 of
  * what was seen, both ends shrunk alike, then each end on its own. */

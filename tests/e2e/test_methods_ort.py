@@ -175,6 +175,8 @@ def test_fp16(cases, tmp_path, name):
 
 RECIPES = [("graph.optimize", {}), ("prune.weights", {"sparsity": 0.5, "scope": "global"}), ("quantize.dynamic", {}), ("quantize.static", {"samples": 16}),
            ("quantize.static", {"samples": 16, "per_channel": "false", "activations": "int8"}), ("quantize.fp16", {})]
+CALIBRATORS = ["minmax", "moving_average", "percentile", "entropy", "mse"]
+RECIPES += [("quantize.static", {"samples": 16, "calibrator": c}) for c in CALIBRATORS[1:]]
 
 
 @pytest.mark.parametrize("name", [n for n in ("digits-cnn", "mlperftiny_resnet8_cifar10") if n in NAMES])
@@ -222,6 +224,44 @@ def test_dynamic_noise_is_that_of_8_bits(tmp_path, per_channel):
     expected = sqnr(want, [h])
     print(f"per {'channel' if per_channel else 'tensor'}: {sqnr(want, got):.2f} dB, NumPy {expected:.2f} dB")
     assert abs(sqnr(want, got) - expected) < 0.5
+
+
+@pytest.mark.parametrize("kind", ["", "int8", "symmetric"])
+@pytest.mark.parametrize("calibrator", CALIBRATORS)
+def test_calibrators(tmp_path, calibrator, kind):
+    """Each one's file keeps the accuracy on the test set, in ONNX Runtime; the report names the calibrator; and no scale of an activation
+    is wider than min-max's, but for rounding."""
+    model, data, test = quant_accuracy.paths("digits-cnn")
+    params = {"": {}, "int8": {"activations": "int8"}, "symmetric": {"activations": "int8", "symmetric": "true"}}[kind]
+    x, y = methods.load_dataset(test)
+    scales = {}
+    for c in ("minmax", calibrator):
+        report = apply("quantize.static", model, tmp_path / f"{c}.onnx", data=data, calibrator=c, **params)
+        assert report["steps"][0]["parameters"]["calibrator"] == c
+        m = onnx.load(tmp_path / f"{c}.onnx")
+        value = {t.name: onnx.numpy_helper.to_array(t) for t in m.graph.initializer}
+        scales[c] = {n.input[0]: float(value[n.input[1]]) for n in m.graph.node if n.op_type == "QuantizeLinear"}
+    before, after = quant_accuracy.classes(model, x), quant_accuracy.classes(tmp_path / f"{calibrator}.onnx", x)
+    print(f"{calibrator} {kind}: top-1 {(before == y).mean():.2%} -> {(after == y).mean():.2%}, agreement {(before == after).mean():.2%}")
+    assert (after == y).mean() >= (before == y).mean() - 0.005 and (before == after).mean() >= 0.98
+    assert scales[calibrator].keys() == scales["minmax"].keys() and len(scales["minmax"]) > 2
+    assert all(s <= scales["minmax"][name] * (1 + 1e-6) for name, s in scales[calibrator].items())
+    if calibrator == "moving_average":
+        assert any(s < scales["minmax"][name] for name, s in scales[calibrator].items())
+
+
+def test_percentile_is_numpys(tmp_path):
+    """The scale of the model's input against numpy.percentile of the samples, to a bin of the histogram."""
+    model, data, _ = quant_accuracy.paths("digits-cnn")
+    x = np.random.default_rng(4).standard_normal((64,) + np.load(data)["x"].shape[1:]).astype(np.float32)
+    np.savez(tmp_path / "noise.npz", x=x)
+    for share in (99.0, 99.9, 100.0):
+        apply("quantize.static", model, tmp_path / "out.onnx", data=tmp_path / "noise.npz", samples=64, calibrator="percentile", percentile=share)
+        m = onnx.load(tmp_path / "out.onnx")
+        value = {t.name: onnx.numpy_helper.to_array(t) for t in m.graph.initializer}
+        scale = next(float(value[n.input[1]]) for n in m.graph.node if n.op_type == "QuantizeLinear" and n.input[0] == m.graph.input[0].name)
+        low, high = np.percentile(x.astype(np.float64), [(100 - share) / 2, (100 + share) / 2])
+        assert abs(scale - (high - low) / 255) <= 2 * 2 * 8 / 8192 / 255 + 1e-2 * (share < 100) * scale, share
 
 
 @pytest.mark.parametrize("name", ["digits-cnn"] + (["mnist-8", "mlperftiny_resnet8_cifar10"] if SHARED else []))

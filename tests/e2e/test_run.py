@@ -286,6 +286,11 @@ def test_methods():
     assert names == sorted(names) and "prune.weights" in names
     one = json.loads(call("methods", "prune.weights", "--json").stdout)
     assert one in catalogue
+    rows = {p["name"]: p for p in json.loads(call("methods", "quantize.static", "--json").stdout)["parameters"]}
+    assert rows["calibrator"]["choices"] == ["minmax", "moving_average", "percentile", "entropy", "mse"] and rows["calibrator"]["default"] == "minmax"
+    assert rows["percentile"]["default"] == 99.999
+    shown = call("methods", "quantize.static").stdout
+    assert all(c in shown for c in rows["calibrator"]["choices"])
     sparsity = next(p for p in one["parameters"] if p["name"] == "sparsity")
     assert sparsity["type"] == "number" and sparsity["min"] == 0 and sparsity["max"] == 1 and sparsity["doc"]
     assert "sparsity" in call("methods", "prune.weights").stdout and "Presets" in call("methods").stdout
