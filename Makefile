@@ -14,9 +14,9 @@ PKGS := libmicrohttpd jansson libuv openblas lapacke libprotobuf-c sqlite3 zlib 
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wconversion -Wundef -Wno-missing-field-initializers
 OPT_release := -O2 -g
 OPT_debug   := -O0 -g
-OPT_asan    := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
-OPT_fuzz    := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -w
-OPT_tsan    := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
+OPT_asan    := -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+OPT_fuzz    := -O1 -g1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -w
+OPT_tsan    := -O1 -g1 -fsanitize=thread -fno-omit-frame-pointer
 CFLAGS  += -std=c11 -D_GNU_SOURCE -DPARED_VERSION='"$(VERSION)"' $(WARN) $(OPT_$(MODE)) -ffp-contract=off -fno-math-errno -fstack-protector-strong -I. -I$(GEN) \
            $(shell pkg-config --cflags $(PKGS) 2>/dev/null) $(if $(CI),-Werror)
 LDFLAGS += $(filter -fsanitize%,$(subst fuzzer-no-link$(comma),,$(OPT_$(MODE)))) -Wl,--as-needed -Wl,-z,relro,-z,now -pthread
