@@ -196,6 +196,14 @@ static int infer(struct infer_ctx *c, struct err *err)
     return 0;
 }
 
+static void cost(const struct infer_ctx *c, struct op_cost *cost)
+{
+    struct sizes z = {0};
+    cost->macs = -1;
+    if (read_sizes(c, &z, NULL) == 0 && read_past(c, &z, NULL) == 0)
+        cost->macs = attention_macs(z.batch, z.rows, z.heads, dim_add(z.past, z.keys), z.width, z.v_width);
+}
+
 /* ---- what forward and backward both describe ---- */
 struct call {
     const struct attention_attrs *attrs;
@@ -540,7 +548,7 @@ static const struct op_sample samples_25[] = {
     {                                                                                                                  \
         .type = "Attention", .domain = "", .doc = "Scaled dot-product attention.", .in_min = 3, .out_min = 1,          \
         .out_max = 4, .attrs_size = sizeof(struct attention_attrs), .infer = infer, .forward = forward,                \
-        .backward = backward, .grad_reads = 0x7f, .grad_inputs = 0x3f, __VA_ARGS__                                     \
+        .cost = cost, .backward = backward, .grad_reads = 0x7f, .grad_inputs = 0x3f, __VA_ARGS__                                     \
     }
 OP_CLASS(attention_23) = ATTENTION(.since = 23, .until = 23, .in_max = 6, .attrs = attrs_23, .samples = samples_23);
 OP_CLASS(attention_24) = ATTENTION(.since = 24, .until = 24, .in_max = 7, .attrs = attrs_23, .samples = samples_24);

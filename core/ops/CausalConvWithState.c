@@ -104,10 +104,18 @@ static int forward(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer, compute, err);
 }
 
+static void cost(const struct infer_ctx *c, struct op_cost *cost)
+{
+    const struct shape *w = infer_shape(c, W);
+    const int64_t outputs = shape_count(&c->out[0].shape);
+    if (w->rank != 3 || outputs < 0 || !i64_mul(outputs, w->dim[2], &cost->macs))
+        cost->macs = -1;
+}
+
 OP_CLASS(causal_conv_with_state) = {
     .type = "CausalConvWithState", .domain = "", .since = 27, .doc = "Causal depthwise convolution along time.",
     .in_min = 2, .in_max = 4, .out_min = 1, .out_max = 2,
     .attrs = causal_attrs, .attrs_size = sizeof(struct causal_attrs), .infer = infer, .forward = forward,
-    .samples = (const struct op_sample[]){{"f32[2,3,6] f32[3,1,4]", "", 2},
+    .cost = cost, .samples = (const struct op_sample[]){{"f32[2,3,6] f32[3,1,4]", "", 2},
                                           {"f32[2,3,2] f32[3,1,4] f32[3] f32[2,3,3]", "activation=silu", 2},
                                           {0}}};

@@ -24,20 +24,6 @@ struct geometry {
     int64_t elements, all_places; /* of a block; of blocks */
 };
 
-static int read_list(const struct op_ints *list, const char *name, int count, int64_t fallback, int64_t least,
-                     int64_t *out, struct err *err)
-{
-    if (list->count && list->count != count)
-        return err_set(err, ERR_MODEL, "attribute '%s' has %d values; it must have %d", name, list->count, count);
-    for (int i = 0; i < count; i++) {
-        out[i] = list->count ? list->at[i] : fallback;
-        if (out[i] < least || out[i] > INT32_MAX)
-            return err_set(err, ERR_MODEL, "attribute '%s' holds %" PRId64 "; it must be in [%" PRId64 ", 2^31)", name,
-                           out[i], least);
-    }
-    return 0;
-}
-
 static int axis_places(struct geometry *g, int i, int64_t end_pad, struct err *err)
 {
     if (g->image[i] < 1 || g->image[i] > INT32_MAX || g->block[i] < 1 || g->block[i] > INT32_MAX)
@@ -65,9 +51,9 @@ static int read_geometry(const struct col2im_attrs *a, const struct tensor *imag
     if (count != g->axes || count < 1)
         return err_set(err, ERR_MODEL, "image_shape has %d sizes and block_shape %d; they must be as many, and some",
                        g->axes, count);
-    if (read_list(&a->strides, "strides", count, 1, 1, g->stride, err) < 0 ||
-        read_list(&a->dilations, "dilations", count, 1, 1, g->dilation, err) < 0 ||
-        read_list(&a->pads, "pads", 2 * count, 0, 0, pads, err) < 0)
+    if (op_int_list(&a->strides, "strides", count, 1, 1, g->stride, err) < 0 ||
+        op_int_list(&a->dilations, "dilations", count, 1, 1, g->dilation, err) < 0 ||
+        op_int_list(&a->pads, "pads", 2 * count, 0, 0, pads, err) < 0)
         return -1;
     for (int i = 0; i < count; i++) {
         g->pad[i] = pads[i];

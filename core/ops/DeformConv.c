@@ -31,20 +31,6 @@ struct geometry {
     int64_t stride[2], dilation[2], pad[4];
 };
 
-static int read_list(const struct op_ints *list, const char *name, int count, int64_t fallback, int64_t least,
-                     int64_t *out, struct err *err)
-{
-    if (list->count && list->count != count)
-        return err_set(err, ERR_MODEL, "attribute '%s' has %d values; it must have %d", name, list->count, count);
-    for (int i = 0; i < count; i++) {
-        out[i] = list->count ? list->at[i] : fallback;
-        if (out[i] < least || out[i] > INT32_MAX)
-            return err_set(err, ERR_MODEL, "attribute '%s' holds %" PRId64 "; it must be in [%" PRId64 ", 2^31)", name,
-                           out[i], least);
-    }
-    return 0;
-}
-
 static int output_size(int64_t in, int64_t kernel, int64_t stride, int64_t dilation, int64_t pads, int64_t *out,
                        struct err *err)
 {
@@ -63,10 +49,10 @@ static int read_geometry(const struct deform_attrs *a, const struct shape *x, co
     int64_t kernel[2] = {1, 1};
     *g = (struct geometry){.n = x->dim[0], .c = x->dim[1], .h = x->dim[2], .w = x->dim[3], .out_c = w->dim[0],
                            .kh = w->dim[2], .kw = w->dim[3], .group = a->group, .offset_group = a->offset_group};
-    if (read_list(&a->strides, "strides", 2, 1, 1, g->stride, err) < 0 ||
-        read_list(&a->dilations, "dilations", 2, 1, 1, g->dilation, err) < 0 ||
-        read_list(&a->pads, "pads", 4, 0, 0, g->pad, err) < 0 ||
-        read_list(&a->kernel_shape, "kernel_shape", 2, 1, 1, kernel, err) < 0)
+    if (op_int_list(&a->strides, "strides", 2, 1, 1, g->stride, err) < 0 ||
+        op_int_list(&a->dilations, "dilations", 2, 1, 1, g->dilation, err) < 0 ||
+        op_int_list(&a->pads, "pads", 4, 0, 0, g->pad, err) < 0 ||
+        op_int_list(&a->kernel_shape, "kernel_shape", 2, 1, 1, kernel, err) < 0)
         return -1;
     if (a->kernel_shape.count && (kernel[0] != g->kh || kernel[1] != g->kw))
         return err_set(err, ERR_SHAPE, "kernel_shape is %" PRId64 "x%" PRId64 " but the weight's is %" PRId64

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "core/kernels/gemm.h"
+#include "core/ops/attention_common.h"
 #include "core/ops/widen.h"
 
 enum { Q, K, V };
@@ -54,6 +55,14 @@ static int infer(struct infer_ctx *c, struct err *err)
     infer_out(c, 0, dtype, &SHAPE(q->rank == 4 ? q->dim[0] : -1, q->rank == 4 ? q->dim[1] : -1,
                                   q->rank == 4 ? q->dim[2] : -1, v->rank == 4 ? v->dim[3] : -1));
     return 0;
+}
+
+static void cost(const struct infer_ctx *c, struct op_cost *cost)
+{
+    const struct shape *q = infer_shape(c, Q), *k = infer_shape(c, K), *v = infer_shape(c, V);
+    cost->macs = q->rank == 4 && k->rank == 4 && v->rank == 4
+                     ? attention_macs(q->dim[0], q->dim[2], q->dim[1], k->dim[2], q->dim[3], v->dim[3])
+                     : -1;
 }
 
 /* One product for each head: c[b, h] = alpha a[b, h] op(b[b, h / group]). */
@@ -175,6 +184,7 @@ OP_CLASS(flex_attention) = {.type = "FlexAttention",
                             .attrs_size = sizeof(struct flex_attrs),
                             .infer = infer,
                             .forward = forward,
+                            .cost = cost,
                             .samples = (const struct op_sample[]){
                                 {"f32[2,3,4,8] f32[2,3,6,8] f32[2,3,6,5]", ""},
                                 {"f32[1,4,3,8] f32[1,2,5,8] f32[1,2,5,8]", "scale=0.3f"},

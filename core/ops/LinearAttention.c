@@ -217,12 +217,22 @@ static int forward(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer, compute, err);
 }
 
+/* Each position updates the state of every key head and reads it for every query head. */
+static void cost(const struct infer_ctx *c, struct op_cost *cost)
+{
+    const struct linear_attrs *a = c->attrs;
+    const struct shape *state = &c->out[1].shape, *y = &c->out[0].shape;
+    const int64_t rows = y->rank == 3 ? dim_mul(y->dim[0], y->dim[1]) : -1;
+    const int64_t cells = state->rank == 4 ? dim_mul(state->dim[2], state->dim[3]) : -1;
+    cost->macs = i64_max(dim_mul(dim_mul(rows, cells), dim_add(a->q_num_heads, a->kv_num_heads)), -1);
+}
+
 OP_CLASS(linear_attention) = {
     .type = "LinearAttention", .domain = "", .since = 27,
     .doc = "Attention without softmax, as a recurrence with a state.",
     .in_min = 3, .in_max = 6, .out_min = 1, .out_max = 2,
     .attrs = linear_attrs, .attrs_size = sizeof(struct linear_attrs), .infer = infer, .forward = forward,
-    .samples = (const struct op_sample[]){
+    .cost = cost, .samples = (const struct op_sample[]){
         {"f32[2,5,8] f32[2,5,8] f32[2,5,6]", "q_num_heads=2 kv_num_heads=2 update_rule=linear", 2},
         {"f32[2,5,16] f32[2,5,8] f32[2,5,6] f32[2,2,4,3] f32[2,5,8] f32[2,5,2]", "q_num_heads=4 kv_num_heads=2", 2},
         {0}}};

@@ -289,15 +289,7 @@ static int forward(struct run_ctx *c, struct err *err)
 static void cost(const struct infer_ctx *c, struct op_cost *cost)
 {
     struct sizes s;
-    struct err err;
-    int64_t n;
-
-    cost->macs = -1;
-    if (read_sizes(c, &s, &err) < 0 || s.batch < 0 || s.rows < 0 || s.width < 0 || s.v_width < 0 || s.total < 0)
-        return;
-    if (i64_mul(s.batch, s.rows, &n) && i64_mul(n, s.heads, &n) && i64_mul(n, s.total, &n) &&
-        i64_mul(n, s.width + s.v_width, &n))
-        cost->macs = n;
+    cost->macs = read_sizes(c, &s, NULL) < 0 ? -1 : attention_macs(s.batch, s.rows, s.heads, s.total, s.width, s.v_width);
 }
 
 static const struct op_sample samples[] = {

@@ -171,3 +171,9 @@ int attention_run(struct run_ctx *c, const struct attention *a, struct err *err)
     attention_f32(c->pool, a, scratch);
     return 0;
 }
+
+int64_t attention_macs(int64_t batch, int64_t rows, int64_t heads, int64_t total, int64_t width, int64_t v_width)
+{
+    const int64_t macs = dim_mul(dim_mul(dim_mul(batch, rows), dim_mul(heads, total)), dim_add(width, v_width));
+    return macs < 0 ? -1 : macs;
+}

@@ -43,6 +43,9 @@ struct attention_bias attention_bias_of(const struct tensor *t);
 
 /* Input i, if there and known, has exactly this shape (negative dims of `want` match everything). */
 int attention_shape(const struct infer_ctx *c, int i, const char *name, struct shape want, struct err *err);
+/* Multiply-accumulates of the scores and of the weighted sum: batch * rows * heads * total * (width + v_width). -1: one of them
+ * is not known, or the product overflows. */
+int64_t attention_macs(int64_t batch, int64_t rows, int64_t heads, int64_t total, int64_t width, int64_t v_width);
 /* Runs the core in float32, with its scratch. */
 int attention_run(struct run_ctx *c, const struct attention *a, struct err *err);
 

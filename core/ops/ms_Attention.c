@@ -232,16 +232,14 @@ static int forward(struct run_ctx *c, struct err *err)
 static void cost(const struct infer_ctx *c, struct op_cost *cost)
 {
     struct sizes s;
-    struct err err;
-    int64_t projection, scores, rows;
-
     cost->macs = -1;
-    if (read_sizes(c, &s, &err) < 0 || s.batch < 0 || s.rows < 0 || s.depth < 0 || s.hidden[0] < 0 || s.total < 0)
+    if (read_sizes(c, &s, NULL) < 0 || s.hidden[0] < 0 || s.hidden[1] < 0 || s.hidden[2] < 0)
         return;
-    if (i64_mul(s.batch, s.rows, &rows) && i64_mul(rows, s.hidden[0] + s.hidden[1] + s.hidden[2], &projection) &&
-        i64_mul(projection, s.depth, &projection) && i64_mul(rows, s.hidden[1] + s.hidden[2], &scores) &&
-        i64_mul(scores, s.total, &scores) && !i64_add(projection, scores, &cost->macs))
-        cost->macs = -1;
+    const int64_t columns = dim_add(dim_add(s.hidden[0], s.hidden[1]), s.hidden[2]);
+    const int64_t projection = dim_mul(dim_mul(s.batch, s.rows), dim_mul(s.depth, columns));
+    const int64_t core = attention_macs(s.batch, s.rows, 1, s.total, s.hidden[1], s.hidden[2]); /* over all heads */
+    if (projection >= 0 && core >= 0)
+        cost->macs = i64_max(dim_add(projection, core), -1);
 }
 
 static const struct op_sample samples[] = {

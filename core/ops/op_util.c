@@ -175,6 +175,20 @@ int64_t op_list_length(const struct infer_ctx *c, int i)
     return s->rank == 0 ? 1 : s->dim[0] < 0 ? -1 : s->dim[0];
 }
 
+int op_int_list(const struct op_ints *list, const char *name, int count, int64_t fallback, int64_t least, int64_t *out,
+                struct err *err)
+{
+    if (list->count && list->count != count)
+        return err_set(err, ERR_MODEL, "attribute '%s' has %d values; it must have %d", name, list->count, count);
+    for (int i = 0; i < count; i++) {
+        out[i] = list->count ? list->at[i] : fallback;
+        if (out[i] < least || out[i] > INT32_MAX)
+            return err_set(err, ERR_MODEL, "attribute '%s' holds %" PRId64 "; it must be in [%" PRId64 ", 2^31)", name,
+                           out[i], least);
+    }
+    return 0;
+}
+
 int op_axes_mask(const int64_t *axes, int count, int rank, bool mask[SHAPE_MAX_RANK], struct err *err)
 {
     struct shape s = {.rank = rank};

@@ -42,6 +42,9 @@ int op_axis(const struct shape *s, int64_t axis, int *out, struct err *err);
 int op_read_ints(const struct tensor *t, const char *what, int64_t *out, int max, int *count, struct err *err);
 /* Number of elements an integer list input has, -1 if unknown. */
 int64_t op_list_length(const struct infer_ctx *c, int i);
+/* A list attribute of `count` values in [least, 2^31), all `fallback` where it is not given. */
+int op_int_list(const struct op_ints *list, const char *name, int count, int64_t fallback, int64_t least, int64_t *out,
+                struct err *err);
 /* Axes as a mask; repeated ones are refused. */
 int op_axes_mask(const int64_t *axes, int count, int rank, bool mask[SHAPE_MAX_RANK], struct err *err);
 /* Refuses ranks above SHAPE_MAX_RANK. */

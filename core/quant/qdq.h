@@ -6,18 +6,7 @@
 
 #include "core/passes/pass.h"
 #include "core/quant/affine.h"
-#include "core/stats/calibrate.h"
-#include "core/step/method.h"
-
-struct quantize_static_params {
-    int64_t samples;
-    struct globs include, exclude;
-    bool per_channel, symmetric;
-    double percentile;
-    int activations, weights, isa;
-    int calibrator; /* enum calibrator */
-};
-enum { ISA_PORTABLE, ISA_VNNI };
+#include "core/quant/static.h"
 
 enum decision {
     QDQ_FLOAT = 0,
@@ -29,6 +18,7 @@ enum decision {
 
 struct qdq {
     const struct quantize_static_params *opts;
+    const struct static_choice *choice; /* may be NULL */
     struct model *m;
     struct edit edit;
     struct infer infer;

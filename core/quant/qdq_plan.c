@@ -72,6 +72,8 @@ static const char *product_refusal(struct qdq *q, uint32_t node)
         return "";
     if (!globs_select(&q->opts->include, &q->opts->exclude, node_label(q->m, node, label, sizeof label)))
         return "not selected by include and exclude";
+    if (q->choice && q->choice->keep_float && q->choice->keep_float[node])
+        return "kept in float: it is among the layers that cost the most accuracy";
     if (n->graph != 0)
         return "it is inside a nested graph (If, Loop, Scan)";
     if (why)

@@ -10,7 +10,8 @@
 #include "core/passes/raise_opset.h"
 #include "core/passes/weights.h"
 #include "core/quant/qdq.h"
-#include "core/stats/evaluate.h"
+#include "core/quant/quantized.h"
+#include "core/stats/sampling.h"
 
 static const char *const activation_types[] = {"uint8", "int8", NULL};
 static const char *const weight_types[] = {"int8", "uint8", NULL};
@@ -48,6 +49,13 @@ struct sample_pass {
     struct calibration *calibration;
 };
 
+static int calibration_begin(void *arg, int64_t fixed, int64_t total, struct err *err)
+{
+    (void)err;
+    calibration_start(((struct sample_pass *)arg)->calibration, fixed, total);
+    return 0;
+}
+
 static int calibration_progress(void *arg, int64_t done, int64_t total, struct err *err)
 {
     const struct sample_pass *p = arg;
@@ -55,31 +63,17 @@ static int calibration_progress(void *arg, int64_t done, int64_t total, struct e
     return p->ctx->progress ? p->ctx->progress(p->ctx, "calibrate", done, total, err) : 0;
 }
 
-static int calibrate(struct step_ctx *c, struct calibration *calibration, int64_t samples, struct err *err)
+static int observe_samples(struct step_ctx *c, struct calibration *calibration, int64_t samples, struct err *err)
 {
-    struct plan *plan = plan_new(c->model, &(struct plan_opts){.pool = c->pool}, err);
-    struct plan_run_opts run = {.observe = calibration_observe, .observe_arg = calibration};
     struct sample_pass pass = {c, calibration};
-    struct evaluate_opts opts = {.pool = c->pool, .batch = calibration_batch(calibration), .run = &run,
-                                 .progress = calibration_progress, .progress_arg = &pass};
-    int64_t *index = NULL, fixed_batch;
-    bool fixed = false;
-    int rc = -1;
-    if (!plan)
+    const struct sampling s = {.data = c->data, .pool = c->pool, .samples = samples,
+                               .batch = calibration_batch(calibration), .observe = calibration_observe,
+                               .observe_arg = calibration, .start = calibration_begin, .ran = calibration_progress,
+                               .arg = &pass};
+    if (sampling_run(c->model, &s, err) < 0)
         return -1;
-    opts.n_index = dataset_spread(c->data, samples, &index, err);
-    opts.index = index;
-    fixed_batch = evaluate_batch_size(plan, NULL, 1, &fixed);
-    calibration_start(calibration, fixed && !dataset_single_feed(c->data) ? fixed_batch : 0, opts.n_index);
-    if (opts.n_index == 0)
-        err_set(err, ERR_DATASET, "the dataset is empty: calibration needs at least one sample");
-    if (opts.n_index > 0 && evaluate_each(plan, c->model, c->data, &opts, NULL, NULL, err) > 0)
-        rc = 0;
-    free(index);
-    plan_free(plan);
-    if (rc == 0)
-        calibration_finish(calibration);
-    return rc;
+    calibration_finish(calibration);
+    return 0;
 }
 
 static int raise_for_quantization(struct step_ctx *c, struct quantize_static_params *o, struct err *err)
@@ -132,64 +126,78 @@ static void tables_free(struct qdq *q)
     free(q->params);
 }
 
-/* Run the samples, collecting more than the ends only of values that will need it. The tables are fresh again after. */
-static struct calibration *measure(struct step_ctx *c, struct qdq *q, struct err *err)
+static int qdq_start(struct qdq *q, struct model *m, const struct quantize_static_params *o, struct err *err)
 {
-    const struct calibration_opts opts = {.calibrator = (enum calibrator)q->opts->calibrator,
-                                          .percentile = q->opts->percentile,
-                                          .levels = q->act_max - q->act_min + 1,
-                                          .symmetric = q->opts->symmetric,
-                                          .pool = c->pool};
-    struct calibration *calibration = calibration_new(c->model->n_values, &opts);
-    if (!calibration || !tables_make(q)) {
-        err_set(err, ERR_NOMEM, "out of memory while calibrating");
-        goto fail;
-    }
-    if (qdq_plan(q, err))
-        goto fail;
-    for (uint32_t v = 0; v < q->n_values; v++)
-        if (q->measured[v])
-            calibration_want(calibration, v);
-    tables_free(q);
-    if (!tables_make(q)) {
-        err_set(err, ERR_NOMEM, "out of memory while quantizing");
-        goto fail;
-    }
-    if (calibrate(c, calibration, q->opts->samples, err))
-        goto fail;
-    return calibration;
-fail:
-    calibration_free(calibration);
-    return NULL;
+    *q = (struct qdq){.opts = o, .m = m};
+    q->act = o->activations == 0 ? DTYPE_UINT8 : DTYPE_INT8;
+    q->weight = o->weights == 0 ? DTYPE_INT8 : DTYPE_UINT8;
+    q->act_min = (int32_t)dtype_min(q->act);
+    q->act_max = (int32_t)dtype_max(q->act);
+    if (!tables_make(q))
+        return err_set(err, ERR_NOMEM, "out of memory while quantizing");
+    return edit_init(&q->edit, m, err) || infer_run(&q->infer, m, err) ? -1 : 0;
 }
 
-static int quantize(struct step_ctx *c, const struct quantize_static_params *o, struct err *err)
+static void qdq_end(struct qdq *q)
 {
-    struct qdq q = {.opts = o, .m = c->model, .layers = c->layers, .warnings = c->warnings};
-    struct calibration *calibration = NULL;
-    int rc = -1;
-    q.act = o->activations == 0 ? DTYPE_UINT8 : DTYPE_INT8;
-    q.weight = o->weights == 0 ? DTYPE_INT8 : DTYPE_UINT8;
-    q.act_min = (int32_t)dtype_min(q.act);
-    q.act_max = (int32_t)dtype_max(q.act);
-    if (edit_init(&q.edit, c->model, err))
-        return -1;
-    if (infer_run(&q.infer, c->model, err))
-        goto out;
-    calibration = measure(c, &q, err);
-    if (!calibration)
-        goto out;
-    q.calibration = calibration;
-    if (qdq_plan(&q, err) || qdq_rewrite(&q, err))
-        goto out;
-    report_left_alone(&q);
-    rc = edit_finish(&q.edit, err);
-out:
-    calibration_free(calibration);
-    tables_free(&q);
-    infer_fini(&q.infer);
-    edit_fini(&q.edit);
+    tables_free(q);
+    infer_fini(&q->infer);
+    edit_fini(&q->edit);
+}
+
+/* A forecast of the plan says which values need more than their ends. */
+static int want_values(struct step_ctx *c, const struct quantize_static_params *o, struct calibration *calibration,
+                       struct err *err)
+{
+    struct qdq q;
+    int rc = qdq_start(&q, c->model, o, err) || qdq_plan(&q, err) ? -1 : 0;
+    for (uint32_t v = 0; rc == 0 && v < q.n_values; v++)
+        if (q.measured[v])
+            calibration_want(calibration, v);
+    qdq_end(&q);
     return rc;
+}
+
+struct calibration *static_calibrate(struct step_ctx *c, const struct quantize_static_params *o, struct err *err)
+{
+    const struct calibration_opts opts = {.calibrator = (enum calibrator)o->calibrator,
+                                          .percentile = o->percentile,
+                                          .levels = 256,
+                                          .symmetric = o->symmetric,
+                                          .pool = c->pool};
+    struct calibration *calibration = calibration_new(c->model->n_values, &opts);
+    if (!calibration)
+        err_set(err, ERR_NOMEM, "out of memory while calibrating");
+    else if (want_values(c, o, calibration, err) || observe_samples(c, calibration, o->samples, err)) {
+        calibration_free(calibration);
+        calibration = NULL;
+    }
+    return calibration;
+}
+
+int static_quantize(struct model *m, const struct calibration *calibration, const struct quantize_static_params *o,
+                    const struct static_choice *choice, struct layer_report *layers, struct warnings *warnings,
+                    struct err *err)
+{
+    struct qdq q;
+    int rc = qdq_start(&q, m, o, err);
+    q.calibration = calibration;
+    q.choice = choice;
+    q.layers = layers;
+    q.warnings = warnings;
+    if (rc == 0)
+        rc = qdq_plan(&q, err) || qdq_rewrite(&q, err) ? -1 : 0;
+    if (rc == 0) {
+        report_left_alone(&q);
+        rc = edit_finish(&q.edit, err);
+    }
+    qdq_end(&q);
+    return rc;
+}
+
+int static_prepare(struct step_ctx *c, struct quantize_static_params *o, struct err *err)
+{
+    return passes_prepare(c->model, c->layers, c->warnings, err) || raise_for_quantization(c, o, err) ? -1 : 0;
 }
 
 static int run(struct step_ctx *c, struct err *err)
@@ -197,11 +205,12 @@ static int run(struct step_ctx *c, struct err *err)
     struct quantize_static_params o = *(const struct quantize_static_params *)c->params;
     if (!c->data)
         return err_set(err, ERR_RECIPE, "quantize.static needs a dataset to calibrate on");
-    if (passes_prepare(c->model, c->layers, c->warnings, err))
+    if (quantized_refuse(c->model, "quantize.static", err) || static_prepare(c, &o, err))
         return -1;
-    if (raise_for_quantization(c, &o, err))
-        return -1;
-    return quantize(c, &o, err);
+    struct calibration *calibration = static_calibrate(c, &o, err);
+    int rc = calibration ? static_quantize(c->model, calibration, &o, NULL, c->layers, c->warnings, err) : -1;
+    calibration_free(calibration);
+    return rc;
 }
 
 METHOD(quantize_static) = {

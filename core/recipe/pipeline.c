@@ -110,6 +110,7 @@ static int run_step(struct pipeline *p, int index, struct model *m, struct err *
     struct step_ctx ctx = {.model = m,
                            .params = step->params,
                            .data = p->data,
+                           .val_data = p->val_data,
                            .pool = p->pool,
                            .seed = seed,
                            .rng = &rng,

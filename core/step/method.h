@@ -46,6 +46,8 @@ struct step_ctx {
     struct model *model;      /* changed in place */
     const void *params;       /* the row's params_size bytes, parsed */
     struct dataset *data;     /* bound to the model; NULL without data */
+    struct dataset *val_data; /* for decisions (early stop, max_drop, search); bind it before use. NULL: none was given, then hold
+                               * samples of `data` back (design 4) */
     struct pool *pool;
     uint64_t seed;
     struct rng *rng;

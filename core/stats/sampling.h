@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * sampling.h - running a float model on a spread of samples and looking at its values: what calibration, bias correction,
+ * Gram matrices and sensitivity have in common.
+ * Order      samples are spread evenly over the dataset (dataset_spread) and come in the same order for any batch size.
+ * Memory     one batch at a time. Threads: one caller; the pool is used inside.
+ * Errors     ERR_DATASET: an empty set, an unreadable sample; as of plan_new and plan_run. */
+#ifndef PARED_STATS_SAMPLING_H
+#define PARED_STATS_SAMPLING_H
+
+#include "core/data/dataset.h"
+#include "core/engine/engine.h"
+
+struct sampling {
+    struct dataset *data;  /* bound to the model by the run */
+    struct pool *pool;     /* borrowed; may be NULL */
+    int64_t samples;       /* wanted; all if the set has fewer */
+    int64_t batch;         /* most samples a run; 0: as evaluate_each chooses */
+    plan_observer *observe; /* sees every value of the model that is not fused away; may be NULL */
+    void *observe_arg;
+    /* Before the first run: `total` samples will come, `fixed` of them a run where the model dictates it (the last batch is
+     * then filled up with repeats), else 0. After each run: `done` samples were seen. Either may be NULL; not 0 stops. */
+    int (*start)(void *arg, int64_t fixed, int64_t total, struct err *err);
+    int (*ran)(void *arg, int64_t done, int64_t total, struct err *err);
+    void *arg; /* of start and ran */
+};
+
+/* Returns how many samples were run, or -1. */
+int64_t sampling_run(const struct model *m, const struct sampling *s, struct err *err);
+
+#endif
