@@ -16,7 +16,7 @@ static void print_param(const struct param *p)
 {
     static const char *const kinds[] = {
         [PARAM_INT] = "integer",   [PARAM_NUMBER] = "number", [PARAM_BOOL] = "true|false",
-        [PARAM_STRING] = "string", [PARAM_GLOBS] = "globs",
+        [PARAM_STRING] = "string", [PARAM_GLOBS] = "globs", [PARAM_JSON] = "object",
     };
     printf("  %-14s ", p->name);
     if (p->kind == PARAM_ENUM)

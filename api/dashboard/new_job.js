@@ -26,6 +26,7 @@ function parameterField(parameter) {
       if (text === "") return undefined;
       if (type === "boolean") return text === "true";
       if (type === "integer" || type === "number") return Number(text);
+      if (type === "object") try { return JSON.parse(text); } catch { return text; }
       if (type === "globs") return text.split(/\s+/);
       return text;
     },

@@ -24,7 +24,9 @@ struct plan_opts {
     size_t max_memory_bytes; /* activations; 0: 16 GiB */
     bool optimize;           /* run a rewritten private copy (optimize.h): fused, packed, blocked. Values that were fused away
                               * are not seen by an observer, and plan_macs counts the nodes of the copy. For speed; leave it
-                              * off to observe or to train */
+                              * off to observe everything or to train */
+    const bool *watch;       /* with optimize: [m->n_values] the values an observer is to see, besides graph inputs; the
+                              * rewriting keeps to it. Read by plan_new only. NULL: whatever is left */
 };
 
 struct plan *plan_new(const struct model *m, const struct plan_opts *opts, struct err *err);
@@ -46,6 +48,8 @@ typedef int plan_observer(void *arg, uint32_t value, const struct tensor *t, str
 struct plan_run_opts {
     plan_observer *observe; /* NULL: none; sees graph inputs too */
     void *observe_arg;
+    bool any_order; /* the observer takes the elements of each index of axis 0 in any order: images of an optimized plan
+                     * need not be laid out anew for it */
     /* Called between nodes, nested ones too: not 0 stops the run with err set. NULL: none. */
     int (*cancel)(void *arg, struct err *err);
     void *cancel_arg;

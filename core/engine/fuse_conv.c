@@ -511,6 +511,14 @@ static int convert_transposes(struct fuse *f, struct err *err)
     return 0;
 }
 
+/* Nobody reads the plain value, but somebody wants to see it. */
+static int show_twin(struct fuse *f, uint32_t v, struct err *err)
+{
+    const struct shape *s = &f->o->type[v].shape;
+    const struct plan_stand_in shown = {.value = v, .twin = f->twin[v], .channels = s->dim[1], .rank = s->rank};
+    return optimize_is_watched(f->o, v) ? optimize_add_stand_in(f->o, shown, err) : 0;
+}
+
 static int give_plain_values(struct fuse *f, struct err *err)
 {
     bool *read = calloc(f->n_values + (size_t)1, sizeof *read);
@@ -522,10 +530,9 @@ static int give_plain_values(struct fuse *f, struct err *err)
     mark_read(f, read);
     for (uint32_t v = 0; v < f->n_values; v++) {
         const struct value *value = &f->m->values[v];
-        if (f->twin[v] == VALUE_NONE || !read[v] || value->producer != NODE_NONE || value->weight ||
-            value_is_graph_input(f->m, v))
+        if (f->twin[v] == VALUE_NONE || value->producer != NODE_NONE || value->weight || value_is_graph_input(f->m, v))
             continue;
-        if (add_from_blocked(f, v, v, err) == NODE_NONE)
+        if (read[v] ? add_from_blocked(f, v, v, err) == NODE_NONE : show_twin(f, v, err) != 0)
             goto out;
     }
     rc = 0;

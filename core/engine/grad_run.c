@@ -100,15 +100,6 @@ int run_stats(struct run_ctx *c, const struct batch_stats *stats, struct err *er
     return 0;
 }
 
-/* Scratch of the call that ends. */
-static void release_scratch(struct plan_host *host)
-{
-    for (int i = 0; i < host->n_blocks; i++)
-        if (host->block[i].depth == host->depth)
-            host->block[i].depth = 0;
-    host->scratched = host->depth > 1;
-}
-
 /* ---- tables of one step ---- */
 struct table {
     int n_in, n_out;
@@ -190,7 +181,7 @@ static int call_forward(struct grad *g, const struct grad_action *a, struct tabl
     g->again = a->again;
     g->host.depth++;
     int rc = step->op->forward(&c, err);
-    release_scratch(&g->host);
+    plan_release_scratch(&g->host);
     g->host.depth--;
     for (int i = 0; i < k->n_out; i++) {
         if (!k->out[i] || (!k->out[i]->buf && (rc || k->out[i]->data)))
@@ -351,7 +342,7 @@ static int call_backward(struct grad *g, const struct grad_action *a, struct tab
                          .saved = g->saved[a->step]};
     g->host.depth++;
     rc = step->op->backward(&c, err);
-    release_scratch(&g->host);
+    plan_release_scratch(&g->host);
     g->host.depth--;
     release_saved(g, a->step);
     if (!rc)

@@ -33,9 +33,24 @@ int optimize_set_type(struct optimize *o, uint32_t value, const struct type *typ
     return 0;
 }
 
+bool optimize_is_watched(const struct optimize *o, uint32_t value)
+{
+    return value < o->n_watch && o->watch[value];
+}
+
+int optimize_add_stand_in(struct optimize *o, struct plan_stand_in s, struct err *err)
+{
+    struct plan_stand_in *grown = realloc(o->stand_in, (o->n_stand_in + (size_t)1) * sizeof *grown);
+    if (!grown)
+        return err_set(err, ERR_NOMEM, "out of memory");
+    o->stand_in = grown;
+    grown[o->n_stand_in++] = s;
+    return 0;
+}
+
 uint32_t optimize_single_reader(const struct optimize *o, uint32_t value)
 {
-    if (value == VALUE_NONE || value >= o->n_uses || uses_count(&o->uses, value) != 1)
+    if (value == VALUE_NONE || value >= o->n_uses || uses_count(&o->uses, value) != 1 || optimize_is_watched(o, value))
         return NODE_NONE;
     const struct use *use = &o->uses.all[o->uses.first[value]];
     if (use->node == NODE_NONE)
@@ -218,6 +233,10 @@ static int tidy(struct optimize *o, struct err *err)
         goto out;
     for (int i = 0; i < g->n_outputs; i++)
         read[g->outputs[i].value] = true;
+    for (uint32_t v = 0; v < o->n_watch; v++)
+        read[v] = read[v] || o->watch[v];
+    for (uint32_t i = 0; i < o->n_stand_in; i++)
+        read[o->stand_in[i].twin] = true;
     int kept = 0;
     for (size_t i = n; i-- > 0;) {
         if (order[i] == NODE_NONE || !m->nodes[order[i]].op_type)
@@ -269,13 +288,32 @@ static int start(struct optimize *o, const struct model *m, const struct type *t
     return tidy(o, err);
 }
 
-int plan_optimize(const struct model *m, const struct type *types, const struct tensor *known, struct model **out,
-                  size_t *packed_bytes, struct err *err)
+static int by_twin(const void *pa, const void *pb)
 {
-    struct optimize o = {.known = known, .n_known = known ? m->n_values : 0};
-    *out = NULL;
-    *packed_bytes = 0;
-    int rc = start(&o, m, types, err);
+    const struct plan_stand_in *a = pa, *b = pb;
+    return (a->twin > b->twin) - (a->twin < b->twin);
+}
+
+/* Is every watched value that a node made still made, as itself or as its stand-in? No pass knows all the others' ways. */
+static bool keeps_watched(const struct optimize *o, const struct model *original)
+{
+    bool *shown = calloc(o->n_watch + (size_t)1, sizeof *shown);
+    bool keeps = shown != NULL;
+    for (uint32_t i = 0; i < o->n_stand_in && keeps; i++)
+        shown[o->stand_in[i].value] = o->m->values[o->stand_in[i].twin].producer != NODE_NONE;
+    for (uint32_t v = 0; v < o->n_watch && keeps; v++)
+        if (o->watch[v] && original->values[v].graph == 0 && original->values[v].producer != NODE_NONE)
+            keeps = shown[v] || o->m->values[v].producer != NODE_NONE;
+    free(shown);
+    return keeps;
+}
+
+int plan_optimize(const struct model *m, const struct optimize_opts *opts, struct optimized *out, struct err *err)
+{
+    struct optimize o = {.known = opts->known, .n_known = opts->known ? m->n_values : 0,
+                         .watch = opts->watch, .n_watch = opts->watch ? m->n_values : 0};
+    *out = (struct optimized){0};
+    int rc = start(&o, m, opts->types, err);
     bool changed = false;
     for (size_t i = 0; i < sizeof passes / sizeof passes[0] && !rc; i++) {
         const uint32_t n_nodes = o.m->n_nodes, n_values = o.m->n_values;
@@ -283,12 +321,15 @@ int plan_optimize(const struct model *m, const struct type *types, const struct 
         rc = passes[i](&o, err) || tidy(&o, err) ? -1 : 0;
         changed = changed || o.m->n_nodes != n_nodes || o.m->n_values != n_values || model_main(o.m)->n_nodes != live;
     }
-    if (!rc && changed) {
-        *out = o.m;
-        *packed_bytes = o.packed_bytes;
+    if (!rc && changed && keeps_watched(&o, m)) {
+        if (o.n_stand_in)
+            qsort(o.stand_in, o.n_stand_in, sizeof *o.stand_in, by_twin);
+        *out = (struct optimized){o.m, o.packed_bytes, o.stand_in, o.n_stand_in};
         o.m = NULL;
+        o.stand_in = NULL;
     }
     uses_fini(&o.uses);
+    free(o.stand_in);
     free(o.type);
     model_free(o.m);
     return rc;

@@ -28,17 +28,34 @@ struct optimize {
      * value_const. What DequantizeLinear made does so only after fuse_qdq. */
     const struct tensor *known;
     uint32_t n_known;
+    /* Values that somebody wants to see (plan_opts.watch), by value id of the original: no single reader takes them in,
+     * and they are not dropped. NULL: none. */
+    const bool *watch;
+    uint32_t n_watch;
+    struct plan_stand_in *stand_in; /* of watched values that are made blocked only */
+    uint32_t n_stand_in;
 };
 typedef int optimize_pass(struct optimize *o, struct err *err);
 
-/* *out: a rewritten clone, or NULL when nothing was found to rewrite. types: [n_values], as plan_infer gives them for m.
- * known: [n_values], constants found with them (dtype NONE: none), or NULL. */
-int plan_optimize(const struct model *m, const struct type *types, const struct tensor *known, struct model **out,
-                  size_t *packed_bytes, struct err *err);
+struct optimize_opts {
+    const struct type *types;   /* [n_values], as plan_infer gives them for m */
+    const struct tensor *known; /* [n_values] constants found with them (dtype NONE: none), or NULL */
+    const bool *watch;          /* [n_values] or NULL */
+};
+struct optimized {
+    struct model *m; /* the rewritten clone; NULL: nothing was found to rewrite, or a watched value would be lost */
+    size_t packed_bytes;
+    struct plan_stand_in *stand_in; /* by rising twin; free() */
+    uint32_t n_stand_in;
+};
+int plan_optimize(const struct model *m, const struct optimize_opts *opts, struct optimized *out, struct err *err);
 
 /* ---- for passes ---- */
 int optimize_set_type(struct optimize *o, uint32_t value, const struct type *type, struct err *err);
-/* The only node that reads `value`, which is no graph output and is read once and in the main graph; NODE_NONE. */
+bool optimize_is_watched(const struct optimize *o, uint32_t value);
+/* A watched value is left blocked only. */
+int optimize_add_stand_in(struct optimize *o, struct plan_stand_in s, struct err *err);
+/* The only node that reads `value`, which is no graph output, not watched, and read once and in the main graph; NODE_NONE. */
 uint32_t optimize_single_reader(const struct optimize *o, uint32_t value);
 /* A packed weight: an initializer named after `base`; takes over t. VALUE_NONE: out of memory. */
 uint32_t optimize_add_weight(struct optimize *o, const char *base, struct tensor *t, struct err *err);

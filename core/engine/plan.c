@@ -333,10 +333,33 @@ static void release_replaced(const struct model *m, const struct model *own)
             tensor_release_pages(&m->values[v].weight->tensor);
 }
 
+/* The caller's list for the model with its functions inlined, where values were added behind. */
+static bool *watch_all(const struct plan *plain, const bool *watch, uint32_t n)
+{
+    bool *all = calloc(plain->m->n_values + (size_t)1, sizeof *all);
+    if (all)
+        memcpy(all, watch, n * sizeof *all);
+    return all;
+}
+
+/* What the plan must compute for observers: watched values, or their stand-ins. */
+static int copy_watch(struct plan *plan, const bool *watch, uint32_t n, struct err *err)
+{
+    if (!watch)
+        return 0;
+    plan->watch = calloc(plan->m->n_values + (size_t)1, sizeof *plan->watch);
+    if (!plan->watch)
+        return err_set(err, ERR_NOMEM, "out of memory");
+    memcpy(plan->watch, watch, n * sizeof *watch);
+    for (uint32_t i = 0; i < plan->n_stand_in; i++)
+        plan->watch[plan->stand_in[i].twin] = true;
+    return 0;
+}
+
 /* A plan of a rewritten copy in place of `plain`; `plain` itself when there is nothing to rewrite. A model whose types
  * cannot be inferred yet runs as it is, and the run says what is wrong. What inference knows with the declared shapes
  * holds for every run: inputs of other shapes are refused. */
-static struct plan *optimized(struct plan *plain, const struct plan_opts *opts, struct err *err)
+static struct plan *optimized(struct plan *plain, const struct plan_opts *opts, uint32_t n_values, struct err *err)
 {
     const struct type *types;
     struct err ignored = {0};
@@ -344,26 +367,34 @@ static struct plan *optimized(struct plan *plain, const struct plan_opts *opts, 
         plan_unbind(plain);
         return plain;
     }
-    struct model *own = NULL;
-    size_t packed = 0;
-    int rc = plan_optimize(plain->m, types, plain->known, &own, &packed, err);
+    const struct optimize_opts how = {types, plain->known, opts->watch ? watch_all(plain, opts->watch, n_values) : NULL};
+    struct optimized done = {0};
+    int rc = opts->watch && !how.watch ? err_set(err, ERR_NOMEM, "out of memory")
+                                       : plan_optimize(plain->m, &how, &done, err);
     plan_unbind(plain);
-    if (!rc && !own)
+    if (!rc && !done.m) {
+        free((void *)how.watch);
         return plain;
-    struct plan *plan = rc ? NULL : plan_empty(own, opts, err);
+    }
+    struct plan *plan = rc ? NULL : plan_empty(done.m, opts, err);
     if (!plan) {
-        model_free(own);
+        free((void *)how.watch);
+        free(done.stand_in);
+        model_free(done.m);
         plan_free(plain);
         return NULL;
     }
-    plan->own = own;
-    plan->packed_bytes = packed;
-    if (copy_opsets(plan, plain, err) || resolve(plan, err)) {
+    plan->own = done.m;
+    plan->packed_bytes = done.packed_bytes;
+    plan->stand_in = done.stand_in;
+    plan->n_stand_in = done.n_stand_in;
+    if (copy_opsets(plan, plain, err) || copy_watch(plan, how.watch, plain->m->n_values, err) || resolve(plan, err)) {
         plan_free(plan);
         plan = NULL;
     } else {
-        release_replaced(plain->m, own);
+        release_replaced(plain->m, done.m);
     }
+    free((void *)how.watch);
     plan_free(plain);
     return plan;
 }
@@ -381,7 +412,7 @@ struct plan *plan_new(const struct model *m, const struct plan_opts *opts, struc
         plan->m = plan->own;
     if (resolve(plan, err))
         goto fail;
-    return opts && opts->optimize ? optimized(plan, opts, err) : plan;
+    return opts && opts->optimize ? optimized(plan, opts, m->n_values, err) : plan;
 fail:
     plan_free(plan);
     return NULL;
@@ -412,6 +443,8 @@ void plan_free(struct plan *plan)
     symbols_free(plan->symbols);
     free(plan->home);
     free(plan->loose);
+    free(plan->watch);
+    free(plan->stand_in);
     free(plan->slab);
     free((void *)plan->inlined_opset);
     plan_host_fini(&plan->host);

@@ -69,11 +69,23 @@ struct plan_host {
     double started;
 };
 void plan_host_fini(struct plan_host *host);
+/* The blocks that the call at this depth holds are free again. */
+void plan_release_scratch(struct plan_host *host);
+
+/* A watched image that a rewritten plan has in blocked form only (blocked.h): `twin` is shown to observers as `value`. */
+struct plan_stand_in {
+    uint32_t value, twin;
+    int64_t channels;
+    int rank; /* of the value: 4 or 3 */
+};
 
 struct plan {
     const struct model *m; /* the caller's, or `own` */
     struct model *own;     /* with local functions inlined, or rewritten (optimize.h); NULL: there is nothing to do */
     size_t packed_bytes;   /* weights that rewriting added */
+    bool *watch;           /* [n_values] computed even if nobody reads them, and shown; NULL: observers see everything */
+    struct plan_stand_in *stand_in; /* of watched values, by rising twin */
+    uint32_t n_stand_in;
     struct pool *pool;
     size_t limit;
     struct arena *arena;      /* steps and attributes */

@@ -65,6 +65,8 @@ void plan_find_live(struct plan *plan)
         step->live = step->dynamic = false;
         for (int i = 0; i < node->n_output && !step->folded; i++) {
             uint32_t v = node->output[i];
+            if (v != VALUE_NONE && plan->last[v] < 0 && plan->watch && plan->watch[v])
+                plan->last[v] = s;
             if (v == VALUE_NONE || plan->last[v] < 0)
                 continue;
             step->live = true;

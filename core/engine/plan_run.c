@@ -13,6 +13,7 @@
 #include "core/base/clock.h"
 #include "core/base/size.h"
 #include "core/engine/plan.h"
+#include "core/kernels/blocked.h"
 
 enum { MAX_BLOCKS = 256, ALIGN = 64, MAX_DEPTH = 64 };
 
@@ -28,7 +29,7 @@ void plan_host_fini(struct plan_host *host)
     host->n_blocks = 0;
 }
 
-static void release_scratch(struct plan_host *host)
+void plan_release_scratch(struct plan_host *host)
 {
     for (int i = 0; i < host->n_blocks; i++)
         if (host->block[i].depth == host->depth)
@@ -185,7 +186,7 @@ static int call_forward(struct plan_host *host, const struct plan_step *step, co
     host->depth++;
     int rc = step->op->forward(&c, err);
     if (host->scratched)
-        release_scratch(host);
+        plan_release_scratch(host);
     host->depth--;
     for (int i = 0; i < n_out && !rc; i++) {
         if (!out[i])
@@ -311,6 +312,59 @@ static const struct tensor *lookup(const struct plan *plan, uint32_t v)
 static int observe(const struct plan_run_opts *opts, uint32_t v, const struct tensor *t, struct err *err)
 {
     return opts && opts->observe && t && !tensor_is_list(t) ? opts->observe(opts->observe_arg, v, t, err) : 0;
+}
+
+static const struct plan_stand_in *find_stand_in(const struct plan *plan, uint32_t twin)
+{
+    uint32_t from = 0, to = plan->n_stand_in;
+    while (from < to) {
+        const uint32_t middle = from + (to - from) / 2;
+        if (plan->stand_in[middle].twin < twin)
+            from = middle + 1;
+        else
+            to = middle;
+    }
+    return from < plan->n_stand_in && plan->stand_in[from].twin == twin ? &plan->stand_in[from] : NULL;
+}
+
+/* A blocked image as the value it stands for. Whole blocks hold the same numbers in another order; where lanes are
+ * unused, or the order counts, it is laid out plainly first. */
+static int observe_stand_in(struct plan *plan, const struct plan_run_opts *opts, const struct plan_stand_in *s,
+                            const struct tensor *t, struct err *err)
+{
+    const int64_t *d = t->shape.dim, n = d[0], plane = d[2] * d[3];
+    const struct shape shape = s->rank == 4 ? SHAPE(n, s->channels, d[2], d[3]) : SHAPE(n, s->channels, d[3]);
+    struct tensor plain;
+    int rc = -1;
+    plan->host.depth++;
+    void *data = t->data;
+    if (!opts->any_order || s->channels % BLOCK != 0) {
+        data = host_scratch(&plan->host, (size_t)(n * s->channels * plane) * sizeof(float), err);
+        if (data)
+            from_blocked(plan->pool, sizeof(float), n, s->channels, plane, t->data, data);
+    }
+    if (data) {
+        tensor_view(&plain, DTYPE_FLOAT, &shape, data, NULL);
+        rc = observe(opts, s->value, &plain, err);
+    }
+    plan_release_scratch(&plan->host);
+    plan->host.depth--;
+    return rc;
+}
+
+/* What a step made; of a plan with a list of watched values, only these. */
+static int observe_outputs(struct plan *plan, const struct plan_run_opts *opts, const struct node *node,
+                           struct err *err)
+{
+    for (int i = 0; i < node->n_output; i++) {
+        const uint32_t v = node->output[i];
+        if (v == VALUE_NONE || plan->last[v] < 0 || plan->slot[v].dtype == DTYPE_NONE || (plan->watch && !plan->watch[v]))
+            continue;
+        const struct plan_stand_in *s = find_stand_in(plan, v);
+        if (s ? observe_stand_in(plan, opts, s, &plan->slot[v], err) : observe(opts, v, &plan->slot[v], err))
+            return -1;
+    }
+    return 0;
 }
 
 static int gather(struct plan *plan, const struct node *node, const struct tensor **in, struct err *err)
@@ -576,7 +630,7 @@ static int run_ready(struct plan *plan, const struct plan_step *step, struct err
     host->depth++;
     int rc = step->op->forward(c, err);
     if (host->scratched)
-        release_scratch(host);
+        plan_release_scratch(host);
     host->depth--;
     for (int i = 0; i < c->n_out && !rc; i++)
         if (c->out[i] && c->out[i]->buf) { /* it took bytes of its own after all */
@@ -598,12 +652,8 @@ static int run_main(struct plan *plan, const struct plan_run_opts *opts, struct 
         if (!step->ctx ? run_step(plan, step, true, err)
                        : (limited && check_time(&plan->host, err)) || run_ready(plan, step, err))
             return -1;
-        const struct node *node = &plan->m->nodes[step->node];
-        for (int i = 0; observed && i < node->n_output; i++)
-            if (node->output[i] != VALUE_NONE && plan->last[node->output[i]] >= 0 &&
-                plan->slot[node->output[i]].dtype != DTYPE_NONE &&
-                observe(opts, node->output[i], &plan->slot[node->output[i]], err))
-                return -1;
+        if (observed && observe_outputs(plan, opts, &plan->m->nodes[step->node], err))
+            return -1;
         for (int i = plan->die_first[s]; i < plan->die_first[s + 1]; i++)
             if (plan->slot[plan->die[i]].dtype != DTYPE_STRING)
                 drop(&plan->host, &plan->slot[plan->die[i]]);

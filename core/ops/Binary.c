@@ -528,7 +528,7 @@ OP_CLASS(add_1) = BINARY("Add", add, "a + b.", LEGACY,
 OP_CLASS(add_7) = BINARY("Add", add, "a + b.", .since = 7, .propagate = propagate_add,
                          BINARY_GRAD(add, 0), .samples = float_samples, .quant = {QUANT_OUTPUT});
 OP_CLASS(sub_1) = BINARY("Sub", sub, "a - b.", LEGACY, BINARY_GRAD(sub, 0), .samples = legacy_samples);
-OP_CLASS(sub_7) = BINARY("Sub", sub, "a - b.", .since = 7, .propagate = propagate_sub,
+OP_CLASS(sub_7) = BINARY("Sub", sub, "a - b.", .since = 7, .quant = {QUANT_OPTIONAL}, .propagate = propagate_sub,
                          BINARY_GRAD(sub, 0), .samples = float_samples);
 OP_CLASS(mul_1) = BINARY("Mul", mul, "a * b.", LEGACY,
                          BINARY_GRAD(mul, BINARY_READS_BOTH), .samples = legacy_samples, .quant = {QUANT_OUTPUT});
@@ -538,7 +538,7 @@ OP_CLASS(div_1) = BINARY("Div", div, "a / b; integers truncate towards zero.", L
                          BINARY_GRAD(div, BINARY_READS_BOTH),
                          .samples = (const struct op_sample[]){
                              {"f32[2,3]=1,2,3,4,5,6 f32[2]=2,4", "broadcast=1 axis=0", 1, 6}, {0}});
-OP_CLASS(div_7) = BINARY("Div", div, "a / b; integers truncate towards zero.", .since = 7, .propagate = propagate_div,
+OP_CLASS(div_7) = BINARY("Div", div, "a / b; integers truncate towards zero.", .since = 7, .quant = {QUANT_OPTIONAL}, .propagate = propagate_div,
                          BINARY_GRAD(div, BINARY_READS_BOTH),
                          .samples = (const struct op_sample[]){{"f32[2,3] f32[3]=1,2,4", ""},
                                                                {"i32[4]=7,-7,9,-9 i32[4]=2,2,-4,4", ""},

@@ -155,4 +155,5 @@ OP_CLASS(prelu) = {.type = "PRelu",
                    .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1),
                    .grad_assigns = true,
                    .grad_inputs = 3u,
+                   .quant = {QUANT_OPTIONAL, .inputs = 1},
                    .samples = samples};

@@ -562,8 +562,10 @@ static const struct op_sample by_input[] = {{"f32[2,3,4]" POSITIVE_24 " !i64[1]=
 
 OP_CLASS(reduce_sum_1) = REDUCE_ROW("ReduceSum", sum, "Sum over axes.", .propagate = propagate_sum, BY_ATTR(12));
 OP_CLASS(reduce_sum_13) = REDUCE_ROW("ReduceSum", sum, "Sum over axes.", .propagate = propagate_sum, BY_INPUT(13));
-OP_CLASS(reduce_mean_1) = REDUCE_ROW("ReduceMean", mean, "Mean over axes.", BY_ATTR(17));
-OP_CLASS(reduce_mean_18) = REDUCE_ROW("ReduceMean", mean, "Mean over axes.", BY_INPUT(18));
+OP_CLASS(reduce_mean_1) = REDUCE_ROW("ReduceMean", mean, "Mean over axes.", .quant = {QUANT_OPTIONAL, .inputs = 1},
+                                     BY_ATTR(17));
+OP_CLASS(reduce_mean_18) = REDUCE_ROW("ReduceMean", mean, "Mean over axes.", .quant = {QUANT_OPTIONAL, .inputs = 1},
+                                      BY_INPUT(18));
 OP_CLASS(reduce_prod_1) = REDUCE_ROW("ReduceProd", prod, "Product over axes.", .propagate = propagate_prod, BY_ATTR(17));
 OP_CLASS(reduce_prod_18) = REDUCE_ROW("ReduceProd", prod, "Product over axes.", .propagate = propagate_prod, BY_INPUT(18));
 OP_CLASS(reduce_max_1) = REDUCE_ROW("ReduceMax", max, "Largest over axes.", BY_ATTR(17));

@@ -142,7 +142,7 @@ static int backward_extreme(struct grad_ctx *c, struct err *err)
     {                                                                                                                  \
         .type = type_, .domain = "", .since = 1, .doc = doc_, .in_min = 1, .in_max = -1, .out_min = 1, .out_max = 1,   \
         .infer = infer, .forward = forward_##fn, .in_place = 1, .samples = samples, .backward = backward_##grad_fn,    \
-        .grad_reads = reads, .grad_inputs = UINT32_MAX, .grad_assigns = true                                           \
+        .grad_reads = reads, .grad_inputs = UINT32_MAX, .grad_assigns = true, .quant = {QUANT_OPTIONAL}                                           \
     }
 static const struct op_sample samples[] = {{"f32[2,3]", ""},
                                            {"f32[2,3] f32[2,3]", ""},

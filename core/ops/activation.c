@@ -362,7 +362,7 @@ OP_CLASS(selu_6) =
                .samples = selu_samples);
 OP_CLASS(sigmoid) =
     ACTIVATION("Sigmoid", 1, sigmoid, NO_ATTRS, GRADIENT(sigmoid, FROM_Y),
-               .doc = "1 / (1 + e^-x).", .quant = {QUANT_OUTPUT},
+               .doc = "1 / (1 + e^-x).", .quant = {QUANT_OUTPUT, .low = 0, .high = 1},
                .samples = plain_samples);
 OP_CLASS(swish) =
     ACTIVATION("Swish", 24, swish, ATTRS(one_attrs), GRADIENT(swish, FROM_X),
@@ -370,7 +370,8 @@ OP_CLASS(swish) =
                .samples = alpha_samples);
 OP_CLASS(tanh) =
     ACTIVATION("Tanh", 1, tanh, NO_ATTRS, GRADIENT(tanh, FROM_Y),
-               .doc = "Hyperbolic tangent.", .samples = plain_samples);
+               .doc = "Hyperbolic tangent.", .quant = {QUANT_OPTIONAL, .low = -1, .high = 1},
+               .samples = plain_samples);
 OP_CLASS(erf) =
     ACTIVATION("Erf", 9, erf, NO_ATTRS, GRADIENT(erf, FROM_X),
                .doc = "Error function.", .samples = plain_samples);
@@ -385,11 +386,13 @@ OP_CLASS(mish) =
                .doc = "x tanh(softplus(x)).", .samples = plain_samples);
 OP_CLASS(hard_sigmoid) =
     ACTIVATION("HardSigmoid", 1, hard_sigmoid, ATTRS(hard_sigmoid_attrs), GRADIENT(hard_sigmoid, FROM_X),
-               .doc = "alpha x + beta, held in [0, 1].", .samples = hard_sigmoid_samples);
+               .doc = "alpha x + beta, held in [0, 1].", .quant = {QUANT_OPTIONAL, .low = 0, .high = 1},
+               .samples = hard_sigmoid_samples);
 OP_CLASS(hard_swish) =
     ACTIVATION("HardSwish", 14, hard_swish, NO_ATTRS, GRADIENT(hard_swish, FROM_X),
-               .doc = "x times the HardSigmoid with 1/6 and 1/2.", .samples = plain_samples);
+               .doc = "x times the HardSigmoid with 1/6 and 1/2.", .quant = {QUANT_OPTIONAL},
+               .samples = plain_samples);
 OP_CLASS(gelu) =
     ACTIVATION("Gelu", 20, gelu, ATTRS(gelu_attrs), GRADIENT(gelu, FROM_X),
-               .doc = "x times the normal distribution function.",
+               .doc = "x times the normal distribution function.", .quant = {QUANT_OPTIONAL},
                .samples = gelu_samples);

@@ -261,6 +261,7 @@ BACKWARD(bias_add, NULL, NULL)
 #define SAMPLES(...) .samples = (const struct op_sample[]) {__VA_ARGS__, {NULL}}
 
 OP_CLASS(ms_gelu) = ROW("Gelu", 1, 1, infer, forward_gelu, GRADIENT(gelu, READS_BOTH), .in_place = 1,
+                        .quant = {QUANT_OPTIONAL},
                         .doc = "x times the normal distribution function.",
                         SAMPLES({"f32[2,3,40]"}, {"f32[]"}, {"f32[6]=nan,inf,-30,0,1e30,-0.0"}));
 OP_CLASS(bias_gelu) = ROW("BiasGelu", 2, 2, infer_bias, forward_bias_gelu, GRADIENT(gelu, READS_BOTH),

@@ -465,7 +465,8 @@ static const struct op_sample layer_samples[] = {{"f32[2,3,8] !f32[8] !f32[8]", 
      .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1), __VA_ARGS__}
 
 OP_CLASS(instance_normalization) = ROW("InstanceNormalization", 1, 0, 3, 3, 1, instance_attrs, instance,
-                                       .doc = "Normalizes each image of each channel.", .samples = instance_samples);
+                                       .doc = "Normalizes each image of each channel.", .samples = instance_samples,
+                                       .quant = {QUANT_OPTIONAL, .inputs = 1});
 OP_CLASS(group_normalization_18) = ROW("GroupNormalization", 18, 20, 3, 3, 1, group_attrs_18, group,
                                        .doc = "Normalizes groups of channels; scale and bias a group.",
                                        .samples = group_18_samples);
@@ -473,7 +474,8 @@ OP_CLASS(group_normalization_21) = ROW("GroupNormalization", 21, 0, 3, 3, 1, gro
                                        .doc = "Normalizes groups of channels; scale and bias a channel.",
                                        .samples = group_samples);
 OP_CLASS(layer_normalization) = ROW("LayerNormalization", 17, 0, 2, 3, 3, layer_attrs, layer,
-                                    .doc = "Normalizes the axes from `axis` on.", .samples = layer_samples);
+                                    .doc = "Normalizes the axes from `axis` on.", .samples = layer_samples,
+                                    .quant = {QUANT_OPTIONAL, .inputs = 1});
 OP_CLASS(engine_layer_normalization) = {
     .type = "LayerNormalization", .domain = OP_DOMAIN_ENGINE, .since = 1, .in_min = 2, .in_max = 3, .out_min = 1,
     .out_max = 1, .attrs = layer_attrs, .attrs_size = sizeof(struct norm_attrs), .infer = infer_layer,

@@ -154,6 +154,8 @@ enum quant_kind {
     QUANT_PASS,           /* output reuses input 0's scale (Reshape, MaxPool, ...) */
     QUANT_OUTPUT,         /* quantized in and out with scales of its own (Add, Mul, AveragePool, Concat, ...) */
     QUANT_ABSORB,         /* Relu / Clip: its range becomes the producer's output range under uint8 */
+    QUANT_OPTIONAL,       /* as QUANT_OUTPUT, but only when asked for: no runtime has an integer kernel, or 8 bits cost
+                             accuracy out of proportion (normalizations, Softmax, Gelu, ...) */
 };
 struct quant_role {
     enum quant_kind kind;
@@ -161,6 +163,8 @@ struct quant_role {
     int bias;   /* input index of the bias, 0 = none */
     int channel_axis; /* output-channel axis of the weight; Gemm's transB is the family's business (channel_axis_of) */
     int (*channel_axis_of)(const void *attrs, int rank); /* NULL: channel_axis as it is */
+    uint32_t inputs; /* QUANT_OUTPUT, QUANT_OPTIONAL: bit i: input i is quantized; 0: all of floating point */
+    float low, high; /* low < high: the output lies within, whatever the input */
 };
 
 /* ---- generic test cases ---- */

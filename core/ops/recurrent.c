@@ -131,6 +131,8 @@ struct run {
     float *packed;              /* r for gemm_packed.h, in the parts that are multiplied at once; NULL: r as it is */
     float *hr;                  /* [N, G H] of this step, then the gates */
     float *state, *c, *reset;   /* [N, H] */
+    const struct rnn_products *products; /* NULL: w and r are multiplied here */
+    int64_t dir;
 };
 
 static void add(float *restrict y, const float *restrict x, int64_t n)
@@ -249,14 +251,17 @@ static void input_product(const struct run *u, const float *x)
 {
     enum { FEW = 4 };
     const int64_t gh = u->cell->gates * u->h, rows = u->t * u->n;
-    if (rows >= FEW) {
+    if (rows >= FEW && !u->products) {
         const struct gemm_packed g = {.m = rows, .n = gh, .k = u->in, .a = x, .a_row = u->in, .a_col = 1, .b = u->w,
                                       .b_row = 1, .b_col = u->in, .bias = u->bias, .c = u->xw, .c_row = gh};
         gemm_packed_f32(u->pool, &g);
         return;
     }
     const struct gemm g = gemm_plain(false, true, rows, gh, u->in);
-    gemm_f32(u->pool, &g, x, u->w, u->xw);
+    if (u->products)
+        u->products->input(u->products->arg, u->dir, x, rows, u->xw);
+    else
+        gemm_f32(u->pool, &g, x, u->w, u->xw);
     for (int64_t i = 0; i < rows; i++)
         add(u->xw + i * gh, u->bias, gh);
 }
@@ -300,6 +305,10 @@ int64_t rnn_time_of(int64_t k, int64_t length, bool backward)
 static void product(const struct run *u, const float *state, int64_t from, int64_t gates)
 {
     int64_t early = 0;
+    if (u->products) {
+        u->products->state(u->products->arg, u->dir, state, u->n, u->hr);
+        return;
+    }
     if (!u->packed) {
         struct gemm g = gemm_plain(false, true, u->n, gates * u->h, u->h);
         g.ldc = u->cell->gates * u->h;
@@ -351,8 +360,7 @@ static int64_t n_directions(const struct rnn_attrs *a)
     return a->direction == RNN_BIDIRECTIONAL ? 2 : 1;
 }
 
-/* An optional input of exactly this shape, as far as it is known. */
-static int check_shape(const struct infer_ctx *c, int i, const char *what, struct shape want, struct err *err)
+int rnn_check_shape(const struct infer_ctx *c, int i, const char *what, struct shape want, struct err *err)
 {
     char x[SHAPE_TEXT], y[SHAPE_TEXT];
     if (!infer_has(c, i) || infer_shape(c, i)->rank < 0)
@@ -364,21 +372,43 @@ static int check_shape(const struct infer_ctx *c, int i, const char *what, struc
     return fits ? 0 : err_set(err, ERR_SHAPE, "%s is %s, must be %s", what, shape_text(s, x), shape_text(&want, y));
 }
 
-static int check_inputs(const struct infer_ctx *c, const struct rnn_cell *cell, int64_t t, int64_t n, int64_t in, int64_t h,
-                        struct err *err)
+/* All but the weights. */
+static int check_inputs(const struct infer_ctx *c, const struct rnn_cell *cell, int64_t n, int64_t h, struct err *err)
 {
     const struct rnn_attrs *a = c->attrs;
     int64_t d = n_directions(a), g = dim_mul(cell->gates, h);
     struct shape state = a->layout ? SHAPE(n, d, h) : SHAPE(d, n, h);
-    (void)t;
-    if (check_shape(c, 1, "W", SHAPE(d, g, in), err) || check_shape(c, 2, "R", SHAPE(d, g, h), err) ||
-        check_shape(c, 3, "B", SHAPE(d, dim_mul(2, g)), err) || check_shape(c, 4, "sequence_lens", SHAPE(n), err) ||
-        check_shape(c, 5, "initial_h", state, err))
+    if (rnn_check_shape(c, 3, "B", SHAPE(d, dim_mul(2, g)), err) ||
+        rnn_check_shape(c, 4, "sequence_lens", SHAPE(n), err) || rnn_check_shape(c, 5, "initial_h", state, err))
         return -1;
-    return cell->has_c &&
-                   (check_shape(c, 6, "initial_c", state, err) || check_shape(c, 7, "P", SHAPE(d, dim_mul(3, h)), err))
+    return cell->has_c && (rnn_check_shape(c, 6, "initial_c", state, err) ||
+                           rnn_check_shape(c, 7, "P", SHAPE(d, dim_mul(3, h)), err))
                ? -1
                : 0;
+}
+
+int rnn_infer_outputs(struct infer_ctx *c, const struct rnn_cell *cell, enum dtype dtype, int64_t h, struct err *err)
+{
+    const struct rnn_attrs *a = c->attrs;
+    if (op_dtype(c, 4) != DTYPE_NONE && op_dtype(c, 4) != DTYPE_INT32)
+        return err_set(err, ERR_SHAPE, "sequence_lens must be int32");
+    if (a->layout < 0 || a->layout > 1 || a->hidden_size < 0)
+        return err_set(err, ERR_MODEL,
+                       "layout is %" PRId64 " and hidden_size %" PRId64 "; 0 or 1, and a size, are allowed", a->layout,
+                       a->hidden_size);
+    const struct shape *x = infer_shape(c, 0);
+    if (x->rank >= 0 && x->rank != 3)
+        return err_set(err, ERR_SHAPE, "X must have 3 dims");
+    int64_t t = x->rank == 3 ? x->dim[a->layout ? 1 : 0] : DIM_UNKNOWN,
+            n = x->rank == 3 ? x->dim[a->layout ? 0 : 1] : DIM_UNKNOWN, d = n_directions(a);
+    if (check_inputs(c, cell, n, h, err))
+        return -1;
+    struct shape y = a->layout ? SHAPE(n, t, d, h) : SHAPE(t, d, n, h),
+                 last = a->layout ? SHAPE(n, d, h) : SHAPE(d, n, h);
+    infer_out(c, 0, dtype, &y);
+    for (int i = 1; i < c->n_out; i++)
+        infer_out(c, i, dtype, &last);
+    return 0;
 }
 
 static int infer(struct infer_ctx *c, struct err *err)
@@ -398,26 +428,15 @@ static int infer(struct infer_ctx *c, struct err *err)
     }
     if (dtype != DTYPE_NONE && dtype != DTYPE_FLOAT && dtype != DTYPE_DOUBLE)
         return err_set(err, ERR_OPERATOR, "the inputs are %s; float32 and float64 are computed", dtype_name(dtype));
-    if (op_dtype(c, 4) != DTYPE_NONE && op_dtype(c, 4) != DTYPE_INT32)
-        return err_set(err, ERR_SHAPE, "sequence_lens must be int32");
-    if (a->layout < 0 || a->layout > 1 || a->hidden_size < 0)
-        return err_set(err, ERR_MODEL,
-                       "layout is %" PRId64 " and hidden_size %" PRId64 "; 0 or 1, and a size, are allowed", a->layout,
-                       a->hidden_size);
     const struct shape *x = infer_shape(c, 0), *r = infer_shape(c, 2);
-    if ((x->rank >= 0 && x->rank != 3) || (r->rank >= 0 && r->rank != 3))
-        return err_set(err, ERR_SHAPE, "X and R must have 3 dims");
-    int64_t t = x->rank == 3 ? x->dim[a->layout ? 1 : 0] : DIM_UNKNOWN,
-            n = x->rank == 3 ? x->dim[a->layout ? 0 : 1] : DIM_UNKNOWN;
+    if (r->rank >= 0 && r->rank != 3)
+        return err_set(err, ERR_SHAPE, "R must have 3 dims");
     int64_t h = r->rank == 3 ? r->dim[2] : a->hidden_size ? a->hidden_size : DIM_UNKNOWN, d = n_directions(a);
-    if (check_inputs(c, cell, t, n, x->rank == 3 ? x->dim[2] : DIM_UNKNOWN, h, err))
+    int64_t g = dim_mul(cell->gates, h);
+    if (rnn_check_shape(c, 1, "W", SHAPE(d, g, x->rank == 3 ? x->dim[2] : DIM_UNKNOWN), err) ||
+        rnn_check_shape(c, 2, "R", SHAPE(d, g, h), err))
         return -1;
-    struct shape y = a->layout ? SHAPE(n, t, d, h) : SHAPE(t, d, n, h),
-                 last = a->layout ? SHAPE(n, d, h) : SHAPE(d, n, h);
-    infer_out(c, 0, dtype, &y);
-    for (int i = 1; i < c->n_out; i++)
-        infer_out(c, i, dtype, &last);
-    return 0;
+    return rnn_infer_outputs(c, cell, dtype, h, err);
 }
 
 static void cost(const struct infer_ctx *c, struct op_cost *cost)
@@ -495,7 +514,7 @@ static bool parts_of(const struct run *u, struct parts *p)
     enum { UNIT = 16 }; /* floats: parts start on cache lines */
     const struct shape sums = SHAPE(u->t, u->n, u->cell->gates, u->h), step = SHAPE(u->n, u->cell->gates, u->h),
                        state = SHAPE(u->n, u->h);
-    *p = (struct parts){shape_count(&sums), u->cell->gates * u->h, u->n > 1 && u->t > 1 ? packed_count(u) : 0,
+    *p = (struct parts){shape_count(&sums), u->cell->gates * u->h, u->n > 1 && u->t > 1 && !u->products ? packed_count(u) : 0,
                         shape_count(&step), shape_count(&state), 0};
     int64_t *const each[] = {&p->xw, &p->bias, &p->packed, &p->hr, &p->state};
     for (size_t i = 0; i < sizeof each / sizeof each[0]; i++) {
@@ -555,28 +574,29 @@ static void run_one(void *arg, int64_t dir, int lane)
 static int prepare(struct run_ctx *c, struct run *u, int64_t dir, struct err *err)
 {
     const int64_t gh = u->cell->gates * u->h;
-    u->w = weights_of(c->in[1], dir, gh * u->in);
-    u->r = weights_of(c->in[2], dir, gh * u->h);
+    u->dir = dir;
+    u->w = u->products ? NULL : weights_of(c->in[1], dir, gh * u->in);
+    u->r = u->products ? NULL : weights_of(c->in[2], dir, gh * u->h);
     u->b = weights_of(run_in(c, 3), dir, 2 * gh);
     u->p = u->cell->has_c ? weights_of(run_in(c, 7), dir, 3 * u->h) : NULL;
     return choose_functions(u, dir, err);
 }
 
-static int forward(struct run_ctx *c, struct err *err)
+int rnn_forward_f32(struct run_ctx *c, const struct rnn_cell *cell, int64_t hidden, const struct rnn_products *products,
+                    struct err *err)
 {
     enum { SMALL = 1 << 16 };
     const struct rnn_attrs *a = c->attrs;
-    if (op_outputs(c, infer, err))
-        return -1;
     const struct shape *x = &c->in[0]->shape;
-    const struct run u = {.cell = rnn_cell_of(c->node->op_type),
+    const struct run u = {.cell = cell,
                           .a = a,
                           .pool = c->pool,
                           .t = x->dim[a->layout ? 1 : 0],
                           .n = x->dim[a->layout ? 0 : 1],
                           .in = x->dim[2],
-                          .h = c->in[2]->shape.dim[2],
-                          .d = n_directions(a)};
+                          .h = hidden,
+                          .d = n_directions(a),
+                          .products = products};
     struct job job = {c, {u, u}};
     struct parts parts;
     size_t bytes;
@@ -584,8 +604,6 @@ static int forward(struct run_ctx *c, struct err *err)
         return err_set(err, ERR_MODEL_TOO_LARGE, "sums of %" PRId64 " steps are too large", u.t);
     if (check_lengths(run_in(c, 4), u.t, err))
         return -1;
-    if (c->in[0]->dtype == DTYPE_DOUBLE)
-        return rnn_forward_f64(c, err);
     float *scratch = run_scratch(c, bytes * (size_t)u.d, err);
     if (!scratch)
         return -1;
@@ -602,6 +620,16 @@ static int forward(struct run_ctx *c, struct err *err)
     else
         pool_run(macs < SMALL ? NULL : c->pool, u.d, run_one, &job);
     return 0;
+}
+
+static int forward(struct run_ctx *c, struct err *err)
+{
+    if (op_outputs(c, infer, err))
+        return -1;
+    const struct rnn_attrs *a = c->attrs;
+    if (c->in[0]->dtype == DTYPE_DOUBLE)
+        return check_lengths(run_in(c, 4), c->in[0]->shape.dim[a->layout ? 1 : 0], err) ? -1 : rnn_forward_f64(c, err);
+    return rnn_forward_f32(c, rnn_cell_of(c->node->op_type), c->in[2]->shape.dim[2], NULL, err);
 }
 
 static const struct op_sample lstm_samples[] = {

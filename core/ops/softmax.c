@@ -241,8 +241,11 @@ static const struct op_sample samples[] = {
      .out_max = 1, .attrs = table, .attrs_size = sizeof(struct softmax_attrs), .infer = infer,                       \
      .forward = forward_##name,                                                                                      \
      .samples = cases, __VA_ARGS__}
-OP_CLASS(softmax_1) = ROW("Softmax", 1, 12, attrs_1, softmax, "e^x, scaled to sum 1.", old_samples, GRADIENT(softmax));
-OP_CLASS(softmax_13) = ROW("Softmax", 13, 0, attrs_13, softmax, "e^x, scaled to sum 1.", samples, GRADIENT(softmax));
+#define SHARES .quant = {QUANT_OPTIONAL, .low = 0, .high = 1}
+OP_CLASS(softmax_1) = ROW("Softmax", 1, 12, attrs_1, softmax, "e^x, scaled to sum 1.", old_samples, GRADIENT(softmax),
+                          SHARES);
+OP_CLASS(softmax_13) = ROW("Softmax", 13, 0, attrs_13, softmax, "e^x, scaled to sum 1.", samples, GRADIENT(softmax),
+                           SHARES);
 OP_CLASS(log_softmax_1) =
     ROW("LogSoftmax", 1, 12, attrs_1, log_softmax, "Logarithm of Softmax.", old_samples, GRADIENT(log_softmax));
 OP_CLASS(log_softmax_13) =

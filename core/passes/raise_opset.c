@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * raise_opset.c - a table of the operators whose meaning or signature changed, with the version that changed it and
  * what to do. Every operator that is not in the table only gained types, negative axes or optional features up to
- * opset 13. Most changes turn an attribute into an input; Softmax's axis and Upsample's move to Resize need new nodes.
+ * opset 21. Most changes turn an attribute into an input; Softmax's axis and Upsample's move to Resize need new nodes.
  * A row without a conversion is refused. */
 #include "core/passes/raise_opset.h"
 
@@ -224,6 +224,58 @@ static int broadcast(struct raise *r, struct err *err)
     return 0;
 }
 
+/* From opset 18 on equal parts must be asked for. */
+static int split_parts(struct raise *r, struct err *err)
+{
+    (void)err;
+    const struct node *n = node_of(r);
+    if (n->n_input < 2 || n->input[1] == VALUE_NONE)
+        node_set_int(r->c->edit.m, r->node, "num_outputs", n->n_output);
+    return 0;
+}
+
+/* Before opset 14 the statistics that training makes were more outputs. */
+static int batch_norm_outputs(struct raise *r, struct err *err)
+{
+    for (int i = 1; i < node_of(r)->n_output; i++)
+        if (node_of(r)->output[i] != VALUE_NONE)
+            return refuse(r, err, "it has the outputs of training");
+    return 0;
+}
+
+/* Sampling points lie half a pixel off by default from opset 16 on. */
+static int roi_align(struct raise *r, struct err *err)
+{
+    (void)err;
+    node_set_string(r->c->edit.m, r->node, "coordinate_transformation_mode", "output_half_pixel");
+    return 0;
+}
+
+/* Windows cut by ceil_mode divided otherwise in runtimes of before. */
+static int average_pool(struct raise *r, struct err *err)
+{
+    if (node_attr_int(node_of(r), "ceil_mode", 0) != 0 && node_attr_int(node_of(r), "count_include_pad", 0) != 0)
+        return refuse(r, err, "ceil_mode with count_include_pad averages otherwise from opset 19 on");
+    return 0;
+}
+
+static bool attr_is(const struct node *n, const char *name, const char *text)
+{
+    const struct attr *a = node_attr(n, name);
+    return a && a->type == ATTR_STRING && a->count == 1 && strcmp(a->strings[0].data, text) == 0;
+}
+
+/* Its modes got the names that Resize has. */
+static int grid_sample(struct raise *r, struct err *err)
+{
+    (void)err;
+    if (attr_is(node_of(r), "mode", "bilinear"))
+        node_set_string(r->c->edit.m, r->node, "mode", "linear");
+    if (attr_is(node_of(r), "mode", "bicubic"))
+        node_set_string(r->c->edit.m, r->node, "mode", "cubic");
+    return 0;
+}
+
 static const struct {
     const char *op_type;
     int at;              /* the opset that changed it */
@@ -301,6 +353,22 @@ static const struct {
     {"Unsqueeze", 13, axes_input, "axes"},
     {"ReduceSum", 13, axes_input, "axes"},
     {"Split", 13, axes_input, "split"},
+    {"BatchNormalization", 14, batch_norm_outputs, NULL},
+    {"RoiAlign", 16, roi_align, NULL},
+    {"ReduceMax", 18, axes_input, "axes"},
+    {"ReduceMin", 18, axes_input, "axes"},
+    {"ReduceMean", 18, axes_input, "axes"},
+    {"ReduceProd", 18, axes_input, "axes"},
+    {"ReduceL1", 18, axes_input, "axes"},
+    {"ReduceL2", 18, axes_input, "axes"},
+    {"ReduceLogSum", 18, axes_input, "axes"},
+    {"ReduceLogSumExp", 18, axes_input, "axes"},
+    {"ReduceSumSquare", 18, axes_input, "axes"},
+    {"Split", 18, split_parts, NULL},
+    {"AveragePool", 19, average_pool, NULL},
+    {"GridSample", 20, grid_sample, NULL},
+    {"DFT", 20, NULL, "its axis is an attribute before opset 20"},
+    {"GroupNormalization", 21, NULL, "its scale and bias are one a group before opset 21"},
 };
 
 static int raise_node(struct pass_ctx *c, uint32_t node, int64_t from, int64_t to, struct err *err)
@@ -323,7 +391,9 @@ static int raise_node(struct pass_ctx *c, uint32_t node, int64_t from, int64_t t
  * the list. */
 static void raise_ir(struct model *m, int64_t opset)
 {
-    int64_t ir = opset <= 10 ? 5 : opset <= 11 ? 6 : 7;
+    static const unsigned char of_opset[RAISE_OPSET_MAX + 1] = {
+        [11] = 6, [12] = 7, [13] = 7, [14] = 7, [15] = 8, [16] = 8, [17] = 8, [18] = 8, [19] = 9, [20] = 9, [21] = 10};
+    const int64_t ir = opset <= 10 ? 5 : of_opset[opset];
     struct graph *g = model_main(m);
     int kept = 0;
     if (m->ir_version >= ir)

@@ -8,9 +8,9 @@
 #include "core/model/model.h"
 #include "core/step/layer_report.h"
 
-enum { RAISE_OPSET_MAX = 13 };
+enum { RAISE_OPSET_MAX = 21 };
 
-/* No-op if the model already imports `to` or newer. The IR version follows (opset 10: 5, 11: 6, 12 and 13: 7) if it was
+/* No-op if the model already imports `to` or newer. The IR version follows (opset 10: 5, 11: 6, 12 to 14: 7, 15 to 18: 8, 19 and 20: 9, 21: 10) if it was
  * lower. On failure (ERR_MODEL: which node cannot be converted, and why) the model may be half converted: try on a
  * clone where that matters. */
 int raise_opset(struct model *m, int64_t to, struct err *err);

@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * affine.c - scales, zero points and codes (affine.h).
  *
- * Pair guard. Without VNNI, x86 multiplies uint8 activations with int8 weights by vpmaddubsw, which adds two
- * neighbouring products in int16 and saturates: 255 * 127 * 2 = 64770 does not fit, and a sum that saturates is
- * silently wrong. The usual cure is 7-bit weights for all. Here only what can overflow is limited: codes w1, w2 of
- * neighbours in the runtime's order of summation with |w1 + w2| <= 128 and the same sign are safe (255 * 128 = 32640),
- * so a channel's scale is the larger of max|w| / 127 and max|w1 + w2| / 128. Rounding may still make a sum of 129; then
- * the code that was rounded up more goes down by one. Order of summation: kernel positions outermost, input channels
- * innermost (the runtimes' channels-last im2col); a matrix has but one. */
+ * Pairs. Where sums of two products must fit into 16 bits (isa_arithmetic.h), a channel's scale may have to grow. Not
+ * always as far as its worst pair asks: clipping that pair's codes costs little if the channel has many other weights to
+ * round finely. So scales between the plain one and the pair's are tried, from the coarse end, while the squared error
+ * falls. */
 #include "core/quant/affine.h"
+
+#include "core/quant/compensate.h"
 
 #include <float.h>
 #include <math.h>
@@ -44,152 +43,142 @@ int32_t affine_quantize(double x, struct qparams q, int32_t qmin, int32_t qmax)
     return v < qmin ? qmin : v > qmax ? qmax : (int32_t)v;
 }
 
-/* Where the elements of a channel lie: base + offset[k], in the runtime's order of summation. */
-struct order {
-    int64_t channels, count, stride; /* channel o begins at o * stride */
-    int64_t *offset;
+/* One channel's codes, or all of them under one scale. */
+struct coder {
+    const float *w;
+    const struct sum_order *order;
+    struct pair_opts pairs;
+    int64_t first, end; /* channels */
 };
 
-/* axis -1: the weight has no output channels, all of it is one. */
-static int order_make(struct order *order, const struct shape *s, int axis, struct err *err)
+static double largest_of(const struct coder *c)
 {
-    int64_t stride[SHAPE_MAX_RANK], index[SHAPE_MAX_RANK] = {0};
-    int axes[SHAPE_MAX_RANK], n = 0; /* outermost first */
-    shape_strides(s, false, stride);
-    for (int i = 2; i < s->rank; i++)
-        axes[n++] = i;
-    for (int i = 0; i < s->rank && i < 2; i++)
-        if (i != axis)
-            axes[n++] = i;
-    if (axis >= 2) { /* the channel axis is last: a batch of matrices */
-        n = 0;
-        for (int i = 0; i < s->rank; i++)
-            if (i != axis)
-                axes[n++] = i;
-    }
-    order->channels = axis >= 0 ? s->dim[axis] : 1;
-    order->stride = axis >= 0 ? stride[axis] : 0;
-    order->count = shape_count(s) / order->channels;
-    order->offset = calloc((size_t)order->count, sizeof *order->offset);
-    if (!order->offset)
-        return err_set(err, ERR_NOMEM, "out of memory while quantizing a weight");
-    for (int64_t k = 0; k < order->count; k++) {
-        for (int i = 0; i < n; i++)
-            order->offset[k] += index[i] * stride[axes[i]];
-        for (int i = n - 1; i >= 0 && ++index[i] == s->dim[axes[i]]; i--)
-            index[i] = 0;
-    }
-    return 0;
-}
-
-static double pair_sum(const float *w, const int64_t *offset, int64_t k)
-{
-    double a = (double)w[offset[k]], b = (double)w[offset[k + 1]];
-    return (a > 0) == (b > 0) ? fabs(a + b) : 0;
-}
-
-/* 0: the channel is too small for a normal scale. */
-static double channel_scale(const float *w, const struct order *order, double floor, bool guard, bool *guarded)
-{
-    double largest = 0, pair = 0;
-    for (int64_t k = 0; k < order->count; k++) {
-        double a = fabs((double)w[order->offset[k]]);
-        if (a > largest)
-            largest = a;
-    }
-    for (int64_t k = 0; guard && k + 1 < order->count; k += 2) {
-        double s = pair_sum(w, order->offset, k);
-        if (s > pair)
-            pair = s;
-    }
-    *guarded = pair / 128 > largest / 127;
-    double scale = *guarded ? pair / 128 : largest / 127;
-    if (scale < floor)
-        scale = floor;
-    return scale >= (double)FLT_MIN ? (double)(float)scale : 0;
-}
-
-/* Rounding made a pair too large by one: the code that gained more by rounding gives it back. */
-static void fix_pairs(const float *w, const struct order *order, double scale, int32_t zero, int8_t *codes)
-{
-    for (int64_t k = 0; k + 1 < order->count; k += 2) {
-        int64_t ia = order->offset[k], ib = order->offset[k + 1];
-        int a = codes[ia], b = codes[ib];
-        if (zero != 0 || (a > 0) != (b > 0) || abs(a + b) <= 128)
-            continue;
-        double ga = fabs((double)a) - fabs((double)w[ia] / scale), gb = fabs((double)b) - fabs((double)w[ib] / scale);
-        int64_t at = ga >= gb ? ia : ib;
-        codes[at] = (int8_t)(codes[at] > 0 ? codes[at] - 1 : codes[at] + 1);
-    }
-}
-
-/* Scales of all channels into q->scale: each its own, or the largest for all. */
-static int make_scales(struct qweight *q, const float *x, const struct order *order, const struct qweight_opts *opts,
-                       bool guard, struct err *err)
-{
-    struct shape shape = opts->per_channel ? SHAPE(order->channels) : SHAPE_SCALAR;
     double largest = 0;
-    if (tensor_alloc(&q->scale, DTYPE_FLOAT, &shape, err))
-        return -1;
-    for (int64_t o = 0; o < order->channels; o++) {
-        double floor = opts->scale_floor ? opts->scale_floor[opts->per_channel ? o : 0] : 0;
-        bool guarded;
-        double scale = channel_scale(x + o * order->stride, order, floor, guard, &guarded);
-        if (opts->per_channel)
-            tensor_f32(&q->scale)[o] = (float)(scale > 0 ? scale : 1);
-        largest = scale > largest ? scale : largest;
-        q->guarded += guarded;
-    }
-    if (!opts->per_channel)
-        tensor_f32(&q->scale)[0] = (float)(largest > 0 ? largest : 1);
-    return 0;
+    for (int64_t o = c->first; o < c->end; o++)
+        for (int64_t k = 0; k < c->order->count; k++) {
+            double a = fabs((double)c->w[o * c->order->stride + c->order->offset[k]]);
+            largest = a > largest ? a : largest;
+        }
+    return largest;
 }
 
-/* Codes of one channel; adds to *signal and *noise. */
-static void make_codes(const float *w, const struct order *order, double scale, const struct qweight *q, bool guard,
-                       unsigned char *codes, double *signal, double *noise)
+static double error_of(const struct coder *c, double scale)
 {
-    bool u8 = q->codes.dtype == DTYPE_UINT8;
-    for (int64_t k = 0; k < order->count; k++) {
-        int64_t at = order->offset[k];
-        int32_t code = affine_quantize((double)w[at], (struct qparams){(float)scale, 0}, -127, 127);
-        codes[at] = (unsigned char)(code + q->zero);
-    }
-    if (guard)
-        fix_pairs(w, order, scale, q->zero, (int8_t *)codes);
-    for (int64_t k = 0; k < order->count; k++) {
-        int64_t at = order->offset[k];
-        double back = ((u8 ? (double)codes[at] : (double)(int8_t)codes[at]) - q->zero) * scale,
-               d = (double)w[at] - back;
-        *signal += (double)w[at] * (double)w[at];
-        *noise += d * d;
-    }
+    double sum = 0;
+    for (int64_t o = c->first; o < c->end; o++)
+        sum += pair_codes(c->w + o * c->order->stride, c->order, o, scale, &c->pairs, NULL, NULL);
+    return sum;
 }
 
-int qweight_make(struct qweight *q, const struct tensor *w, const struct qweight_opts *opts, struct err *err)
+/* The scale between `plain` and the least that keeps the sums of all pairs, whichever has the least error. */
+static double paired_scale(const struct coder *c, double plain)
 {
-    struct order order = {0};
-    const float *x = tensor_f32(w);
+    enum { STEPS = 12 };
+    double most = plain;
+    for (int64_t o = c->first; o < c->end; o++) {
+        double need = pair_scale(c->w + o * c->order->stride, c->order, o, c->pairs.reach);
+        most = need > most ? need : most;
+    }
+    if (!(most > plain) || !isfinite(most))
+        return plain;
+    double best = most, least = error_of(c, most);
+    for (int i = 1; i <= (getenv("NSTEP")?atoi(getenv("NSTEP")):STEPS); i++) {
+        double scale = most + (plain - most) * i / STEPS, error = error_of(c, scale);
+        if (!(error < least))
+            break;
+        least = error;
+        best = scale;
+    }
+    return best;
+}
+
+/* 1: the channels are too small for a normal scale. *raised: larger than it would be without pairs. */
+static float scale_of(const struct coder *c, double floor, bool *raised)
+{
+    double plain = largest_of(c) / c->pairs.qmax;
+    plain = plain < floor ? floor : plain;
+    const double scale = c->pairs.pairs ? paired_scale(c, plain) : plain;
+    *raised = scale > plain;
+    return scale >= (double)FLT_MIN ? (float)scale : 1;
+}
+
+/* Codes of one channel into q; adds to *signal and *noise. `codes` has room for them. */
+static void make_codes(struct qweight *q, const struct coder *c, int64_t o, bool raised, int32_t *codes,
+                       double *scratch, double *signal, double *noise)
+{
+    const float *w = c->w + o * c->order->stride;
+    const int64_t n_scales = tensor_count(&q->scale);
+    const double scale = (double)tensor_f32(&q->scale)[n_scales > 1 ? o : 0];
+    int64_t given_up = 0;
+    double error = pair_codes(w, c->order, o, scale, &c->pairs, codes, &given_up);
+    if (!getenv("NOCOMP")) error = compensate_codes(w, c->order, o, scale, &c->pairs, codes, scratch);
+    *noise += error;
+    for (int64_t k = 0; k < c->order->count; k++) {
+        int64_t at = o * c->order->stride + c->order->offset[k];
+        ((unsigned char *)q->codes.data)[at] = (unsigned char)(codes[k] + q->zero);
+        *signal += (double)c->w[at] * (double)c->w[at];
+    }
+    pair_proof_add(&q->proof, codes, c->order, o, c->pairs.reach);
+    q->proof.guarded += raised || given_up > 0;
+}
+
+static int make_channels(struct qweight *q, struct coder all, const struct qweight_opts *opts, struct err *err)
+{
+    const int64_t channels = all.order->channels;
+    float *scales = tensor_f32(&q->scale);
     double signal = 0, noise = 0;
+    bool raised = false;
+    int32_t *codes = calloc((size_t)all.order->count + 1, sizeof *codes);
+    double *scratch = calloc((size_t)all.order->count + 1, sizeof *scratch);
     int rc = -1;
-    bool u8 = opts->dtype == DTYPE_UINT8, guard = opts->pair_guard && !u8;
-    *q = (struct qweight){.zero = u8 ? 128 : 0, .sqnr_db = NAN};
-    for (int64_t i = 0, n = tensor_count(w); i < n; i++)
-        if (!isfinite(x[i]))
-            return err_set(err, ERR_MODEL, "element %lld is %s, which has no 8-bit code", (long long)i,
-                           isnan(x[i]) ? "NaN" : "infinite");
-    if (order_make(&order, &w->shape, opts->axis, err))
+    if (!codes || !scratch) {
+        err_set(err, ERR_NOMEM, "out of memory while quantizing a weight");
         goto out;
-    if (tensor_alloc(&q->codes, opts->dtype, &w->shape, err) || make_scales(q, x, &order, opts, guard, err))
-        goto out;
-    for (int64_t o = 0; o < order.channels; o++)
-        make_codes(x + o * order.stride, &order, (double)tensor_f32(&q->scale)[opts->per_channel ? o : 0], q, guard,
-                   (unsigned char *)q->codes.data + o * order.stride, &signal, &noise);
+    }
+    for (int64_t o = 0; o < channels; o++) {
+        struct coder c = all;
+        c.first = opts->per_channel ? o : 0;
+        c.end = opts->per_channel ? o + 1 : channels;
+        if (opts->scale)
+            scales[c.first] = opts->scale[c.first];
+        else if (o == c.first)
+            scales[o] = scale_of(&c, opts->scale_floor ? opts->scale_floor[o] : 0, &raised);
+        make_codes(q, &c, o, raised, codes, scratch, &signal, &noise);
+    }
     if (noise > 0)
         q->sqnr_db = 10 * log10(signal / noise);
     rc = 0;
 out:
-    free(order.offset);
+    free(codes);
+    free(scratch);
+    return rc;
+}
+
+int qweight_make(struct qweight *q, const struct tensor *w, const struct qweight_opts *opts, struct err *err)
+{
+    struct sum_order order = {0};
+    const float *x = tensor_f32(w);
+    int rc = -1;
+    bool u8 = opts->dtype == DTYPE_UINT8;
+    *q = (struct qweight){.zero = u8 ? 128 : 0, .sqnr_db = NAN, .proof.adds_in_32 = u8 || opts->adds_in_32};
+    for (int64_t i = 0, n = tensor_count(w); i < n; i++)
+        if (!isfinite(x[i]))
+            return err_set(err, ERR_MODEL, "element %lld is %s, which has no 8-bit code", (long long)i,
+                           isnan(x[i]) ? "NaN" : "infinite");
+    if (sum_order_make(&order, &w->shape, opts->axis, err))
+        goto out;
+    const struct shape shape = opts->per_channel ? SHAPE(order.channels) : SHAPE_SCALAR;
+    const struct code_reach any = {0};
+    const struct coder all = {.w = x,
+                              .order = &order,
+                              .pairs = {.reach = isa_row(opts->isa)->measured ? &opts->reach : &any,
+                                        .qmax = 127,
+                                        .pairs = isa_row(opts->isa)->pairs && !q->proof.adds_in_32}};
+    if (tensor_alloc(&q->codes, opts->dtype, &w->shape, err) || tensor_alloc(&q->scale, DTYPE_FLOAT, &shape, err))
+        goto out;
+    rc = make_channels(q, all, opts, err);
+out:
+    sum_order_fini(&order);
     if (rc)
         qweight_fini(q);
     return rc;

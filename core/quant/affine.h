@@ -5,7 +5,7 @@
 #ifndef PARED_QUANT_AFFINE_H
 #define PARED_QUANT_AFFINE_H
 
-#include "core/tensor/tensor.h"
+#include "core/quant/isa_arithmetic.h"
 
 struct qparams {
     float scale;
@@ -23,14 +23,17 @@ struct qweight {
     struct tensor scale; /* float32: [channels], or scalar */
     int32_t zero;        /* 0 for int8, 128 for uint8 */
     double sqnr_db;      /* of the weight; NAN when exact */
-    int64_t guarded;     /* channels whose scale grew so that pairs of products fit into 16 bits */
+    struct pair_proof proof;
 };
 struct qweight_opts {
     enum dtype dtype; /* DTYPE_INT8 or DTYPE_UINT8 */
     bool per_channel;
     int axis;                  /* output channels, also where they share one scale: a sum stays within one; -1: none */
     const double *scale_floor; /* [scales] or NULL: least scale, so that the bias fits (static quantization) */
-    bool pair_guard;           /* keep sums of two neighbouring products with 8-bit activations within int16 */
+    const float *scale;        /* [scales] or NULL: these scales, chosen elsewhere, instead of the weight's own */
+    int isa;                   /* enum isa: whether sums of two neighbouring products must fit into int16 */
+    bool adds_in_32;           /* its kernels have no sums of pairs, on any CPU (depthwise convolutions) */
+    struct code_reach reach;   /* codes of the activations; all zero: any */
 };
 /* w: float32, contiguous. Errors: ERR_MODEL for NaN or infinity (which element). */
 int qweight_make(struct qweight *q, const struct tensor *w, const struct qweight_opts *opts, struct err *err);

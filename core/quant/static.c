@@ -5,6 +5,7 @@
  * forecast which values get scales -> calibrate (run the float model once, core/stats/calibrate.h) -> plan (qdq_plan.c)
  * -> rewrite (qdq_rewrite.c). */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "core/passes/raise_opset.h"
@@ -12,11 +13,21 @@
 #include "core/quant/qdq.h"
 #include "core/quant/quantized.h"
 #include "core/stats/sampling.h"
+#if __has_include("core/quant/qoperator.h") && __has_include("core/quant/qoperator.c")
+#define HAVE_QOPERATOR
+#include "core/quant/qoperator.h"
+#endif
+#if __has_include("core/quant/accurate.h") && __has_include("core/quant/accurate.c")
+#define HAVE_ACCURATE
+#include "core/quant/accurate.h"
+#endif
 
-static const char *const activation_types[] = {"uint8", "int8", NULL};
-static const char *const weight_types[] = {"int8", "uint8", NULL};
+static const char *const activation_types[] = {"uint8", "int8", "uint16", "int16", NULL};
+static const char *const weight_types[] = {"int8", "uint8", "int4", "uint4", "int16", NULL};
 static const char *const calibrators[] = {"minmax", "moving_average", "percentile", "entropy", "mse", NULL};
 static const char *const isas[] = {"portable", "vnni", NULL};
+static const char *const formats[] = {"qdq", "qoperator", NULL};
+static const char *const presets[] = {"default", "accurate", NULL};
 
 #define P(f) PARAM(quantize_static_params, f)
 static const struct param params[] = {
@@ -24,9 +35,14 @@ static const struct param params[] = {
      .doc = "calibration samples, spread evenly over the dataset"},
     {P(per_channel), .kind = PARAM_BOOL, .def = "true",
      .doc = "a weight scale for each output channel (needs opset 13) instead of one"},
-    {P(activations), .kind = PARAM_ENUM, .choices = activation_types, .def = "\"uint8\"", .doc = "type of activations"},
+    {P(activations), .kind = PARAM_ENUM, .choices = activation_types, .def = "\"uint8\"",
+     .doc = "type of activations. 16 bits lose almost nothing, and no runtime's CPU kernels multiply them in integers: such "
+            "layers compute in float32"},
     {P(weights), .kind = PARAM_ENUM, .choices = weight_types, .def = "\"int8\"",
-     .doc = "type of weights (always symmetric)"},
+     .doc = "type of weights. int4 and uint4 need opset 21 (it is raised); only 8 bits are multiplied in integers"},
+    {P(symmetric_weights), .kind = PARAM_BOOL, .def = "true",
+     .doc = "false: weights with one scale (per_channel=false) get a zero point that uses all codes; "
+            "int8 ones keep to 7 bits unless isa=vnni or arm"},
     {P(symmetric), .kind = PARAM_BOOL, .def = "false", .doc = "symmetric activation ranges"},
     {P(calibrator), .kind = PARAM_ENUM, .choices = calibrators, .def = "\"minmax\"",
      .doc = "how the range of an activation is made from what was seen: minmax: the smallest and largest number; "
@@ -39,6 +55,16 @@ static const struct param params[] = {
      .doc = "portable: exact on every CPU, also where two 8-bit products are added in 16 bits; vnni: full 8-bit "
             "weights for CPUs with VNNI or "
             "Arm dot products"},
+    {P(format), .kind = PARAM_ENUM, .choices = formats, .def = "\"qdq\"",
+     .doc = "qdq: QuantizeLinear / DequantizeLinear pairs; qoperator: QLinearConv and its like"},
+    {P(preset), .kind = PARAM_ENUM, .choices = presets, .def = "\"default\"",
+     .doc = "accurate: weights are equalized, smoothed, rounded and biases corrected on the samples first, which takes "
+            "longer"},
+    {P(overrides), .kind = PARAM_JSON,
+     .doc = "other choices for some places: {KEY: {...}, ...}, KEY a glob over node names, op:TYPE, or tensor:GLOB over "
+            "values. For nodes: float (true: stays in float; false: is quantized, also where it would not be), "
+            "activations, weights, per_channel, symmetric. For tensors: float, activations, symmetric, range ([lowest, "
+            "highest] number instead of the calibrator's)"},
     {P(include), .kind = PARAM_GLOBS, .doc = "only nodes whose name matches one of these patterns"},
     {P(exclude), .kind = PARAM_GLOBS, .doc = "no nodes whose name matches one of these patterns"},
     {0},
@@ -68,6 +94,7 @@ static int observe_samples(struct step_ctx *c, struct calibration *calibration, 
     struct sample_pass pass = {c, calibration};
     const struct sampling s = {.data = c->data, .pool = c->pool, .samples = samples,
                                .batch = calibration_batch(calibration), .observe = calibration_observe,
+                               .watch = calibration_watched(calibration), .any_order = true,
                                .observe_arg = calibration, .start = calibration_begin, .ran = calibration_progress,
                                .arg = &pass};
     if (sampling_run(c->model, &s, err) < 0)
@@ -76,15 +103,37 @@ static int observe_samples(struct step_ctx *c, struct calibration *calibration, 
     return 0;
 }
 
+/* What the parameters or an override ask of the opset. */
+static void asked_forms(const struct quantize_static_params *o, const struct overrides *list, bool *channels,
+                        bool *four_bits)
+{
+    *channels = o->per_channel;
+    *four_bits = dtype_bits(override_weights[o->weights]) == 4;
+    for (int i = 0; i < list->count; i++) {
+        *channels = *channels || list->at[i].per_channel == 1;
+        *four_bits = *four_bits || (list->at[i].weights != DTYPE_NONE && dtype_bits(list->at[i].weights) == 4);
+    }
+}
+
 static int raise_for_quantization(struct step_ctx *c, struct quantize_static_params *o, struct err *err)
 {
     struct err why = {0};
-    if (o->per_channel &&
+    struct overrides list;
+    bool channels, four_bits;
+    if (overrides_parse(o->overrides, &list, err))
+        return -1;
+    asked_forms(o, &list, &channels, &four_bits);
+    overrides_fini(&list);
+    if (four_bits && raise_opset_for(c->model, 21, "a tensor of 4-bit integers", c->warnings, &why)) {
+        warnings_add(c->warnings, "4-bit weights use com.microsoft.DequantizeLinear, which ONNX Runtime has: %s", why.msg);
+        why = (struct err){0};
+    }
+    if (channels &&
         raise_opset_for(c->model, 13, "DequantizeLinear with a scale per channel", c->warnings, &why)) {
         warnings_add(c->warnings, "weights get one scale each instead of one per channel: %s", why.msg);
         o->per_channel = false;
     }
-    return o->per_channel ? 0 : raise_opset_for(c->model, 10, "QuantizeLinear", c->warnings, err);
+    return raise_opset_for(c->model, 10, "QuantizeLinear", c->warnings, err);
 }
 
 static void report_left_alone(const struct qdq *q)
@@ -102,6 +151,8 @@ static bool tables_make(struct qdq *q)
     size_t nodes = q->m->n_nodes ? q->m->n_nodes : 1, values = q->m->n_values ? q->m->n_values : 1;
     q->n_nodes = q->m->n_nodes;
     q->n_values = q->m->n_values;
+    q->node = calloc(nodes, sizeof *q->node);
+    q->value = calloc(values, sizeof *q->value);
     q->decision = calloc(nodes, sizeof *q->decision);
     q->why = calloc(nodes, sizeof *q->why);
     q->wanted = calloc(values, sizeof *q->wanted);
@@ -110,12 +161,14 @@ static bool tables_make(struct qdq *q)
     q->placed = calloc(values, sizeof *q->placed);
     q->measured = calloc(values, sizeof *q->measured);
     q->params = calloc(values, sizeof *q->params);
-    return q->decision && q->why && q->wanted && q->tail && q->quantized && q->placed && q->measured &&
-           q->params;
+    return q->node && q->value && q->decision && q->why && q->wanted && q->tail && q->quantized && q->placed &&
+           q->measured && q->params;
 }
 
 static void tables_free(struct qdq *q)
 {
+    free(q->node);
+    free(q->value);
     free(q->decision);
     free(q->why);
     free(q->wanted);
@@ -126,16 +179,13 @@ static void tables_free(struct qdq *q)
     free(q->params);
 }
 
-static int qdq_start(struct qdq *q, struct model *m, const struct quantize_static_params *o, struct err *err)
+static int qdq_start(struct qdq *q, struct model *m, const struct quantize_static_params *o, struct warnings *warnings,
+                     struct err *err)
 {
-    *q = (struct qdq){.opts = o, .m = m};
-    q->act = o->activations == 0 ? DTYPE_UINT8 : DTYPE_INT8;
-    q->weight = o->weights == 0 ? DTYPE_INT8 : DTYPE_UINT8;
-    q->act_min = (int32_t)dtype_min(q->act);
-    q->act_max = (int32_t)dtype_max(q->act);
+    *q = (struct qdq){.opts = o, .m = m, .warnings = warnings};
     if (!tables_make(q))
         return err_set(err, ERR_NOMEM, "out of memory while quantizing");
-    return edit_init(&q->edit, m, err) || infer_run(&q->infer, m, err) ? -1 : 0;
+    return edit_init(&q->edit, m, err) || infer_run(&q->infer, m, err) || qdq_options(q, err) ? -1 : 0;
 }
 
 static void qdq_end(struct qdq *q)
@@ -150,10 +200,13 @@ static int want_values(struct step_ctx *c, const struct quantize_static_params *
                        struct err *err)
 {
     struct qdq q;
-    int rc = qdq_start(&q, c->model, o, err) || qdq_plan(&q, err) ? -1 : 0;
-    for (uint32_t v = 0; rc == 0 && v < q.n_values; v++)
+    int rc = qdq_start(&q, c->model, o, NULL, err) || qdq_plan(&q, err) ? -1 : 0;
+    for (uint32_t v = 0; rc == 0 && v < q.n_values; v++) {
         if (q.measured[v])
             calibration_want(calibration, v);
+        if (q.quantized[v] || q.wanted[v]) /* the plan asks whether they are finite */
+            calibration_watch(calibration, v);
+    }
     qdq_end(&q);
     return rc;
 }
@@ -175,16 +228,25 @@ struct calibration *static_calibrate(struct step_ctx *c, const struct quantize_s
     return calibration;
 }
 
+static int write_qoperator(struct model *m, struct layer_report *layers, struct warnings *warnings, struct err *err)
+{
+#ifdef HAVE_QOPERATOR
+    return qoperator_rewrite(m, layers, warnings, err);
+#else
+    (void)m, (void)layers, (void)warnings;
+    return err_set(err, ERR_RECIPE, "quantize.static: format=qoperator is not part of this build");
+#endif
+}
+
 int static_quantize(struct model *m, const struct calibration *calibration, const struct quantize_static_params *o,
                     const struct static_choice *choice, struct layer_report *layers, struct warnings *warnings,
                     struct err *err)
 {
     struct qdq q;
-    int rc = qdq_start(&q, m, o, err);
+    int rc = qdq_start(&q, m, o, warnings, err);
     q.calibration = calibration;
     q.choice = choice;
     q.layers = layers;
-    q.warnings = warnings;
     if (rc == 0)
         rc = qdq_plan(&q, err) || qdq_rewrite(&q, err) ? -1 : 0;
     if (rc == 0) {
@@ -192,6 +254,8 @@ int static_quantize(struct model *m, const struct calibration *calibration, cons
         rc = edit_finish(&q.edit, err);
     }
     qdq_end(&q);
+    if (rc == 0 && o->format == FORMAT_QOPERATOR)
+        rc = write_qoperator(m, layers, warnings, err);
     return rc;
 }
 
@@ -205,12 +269,28 @@ static int run(struct step_ctx *c, struct err *err)
     struct quantize_static_params o = *(const struct quantize_static_params *)c->params;
     if (!c->data)
         return err_set(err, ERR_RECIPE, "quantize.static needs a dataset to calibrate on");
-    if (quantized_refuse(c->model, "quantize.static", err) || static_prepare(c, &o, err))
+    if (quantized_refuse(c->model, "quantize.static", err))
+        return -1;
+#ifdef HAVE_ACCURATE
+    if (o.preset == PRESET_ACCURATE)
+        return static_accurate(c, &o, err);
+#endif
+    if (static_prepare(c, &o, err))
         return -1;
     struct calibration *calibration = static_calibrate(c, &o, err);
     int rc = calibration ? static_quantize(c->model, calibration, &o, NULL, c->layers, c->warnings, err) : -1;
     calibration_free(calibration);
     return rc;
+}
+
+static void check(const void *parsed, const char *pointer, struct faults *faults)
+{
+    const struct quantize_static_params *o = parsed;
+    char at[1024];
+    snprintf(at, sizeof at, "%.900s/symmetric_weights", pointer);
+    overrides_check(o->overrides, pointer, faults);
+    if (!o->symmetric_weights && o->per_channel)
+        faults_add(faults, at, "asymmetric weights have one scale: they need per_channel=false");
 }
 
 METHOD(quantize_static) = {
@@ -222,5 +302,6 @@ METHOD(quantize_static) = {
     .params = params,
     .params_size = sizeof(struct quantize_static_params),
     .needs = NEEDS_DATA | NEEDS_RUN,
+    .check = check,
     .run = run,
 };

@@ -7,17 +7,24 @@
 #ifndef PARED_QUANT_STATIC_H
 #define PARED_QUANT_STATIC_H
 
+#include "core/quant/isa_arithmetic.h"
 #include "core/stats/calibrate.h"
 #include "core/step/method.h"
 
-enum { ISA_PORTABLE, ISA_VNNI };
+enum { FORMAT_QDQ, FORMAT_QOPERATOR };
+enum { PRESET_DEFAULT, PRESET_ACCURATE };
 
 struct quantize_static_params {
     int64_t samples;
     struct globs include, exclude;
     bool per_channel, symmetric;
     double percentile;
-    int activations, weights, isa;
+    int activations, weights; /* indices into override_activations, override_weights (overrides.h) */
+    int isa;
+    bool symmetric_weights;  /* false: one zero point for a weight with one scale */
+    const json_t *overrides; /* overrides.h; NULL: none */
+    int format; /* FORMAT_* */
+    int preset; /* PRESET_* */
     int calibrator; /* enum calibrator */
 };
 

@@ -153,9 +153,19 @@ static json_t *read_globs(struct reading *r, const json_t *v)
     return list;
 }
 
+static json_t *read_json(struct reading *r, const json_t *v)
+{
+    if (!json_is_object(v))
+        return wrong_type(r, "an object", v);
+    json_t *value = json_deep_copy(v); /* lives as long as the recipe, in its normalised step */
+    memcpy(r->field, &value, sizeof value);
+    return value;
+}
+
 static reader *const readers[] = {
     [PARAM_INT] = read_int,       [PARAM_NUMBER] = read_number, [PARAM_BOOL] = read_bool,
     [PARAM_STRING] = read_string, [PARAM_ENUM] = read_enum,     [PARAM_GLOBS] = read_globs,
+    [PARAM_JSON] = read_json,
 };
 
 static void unknown_key(const struct method *method, const char *key, const char *pointer, struct faults *faults)

@@ -5,7 +5,6 @@
 
 #include <stdlib.h>
 
-
 struct track {
     bool wanted, chosen;
     struct histogram *histogram;
@@ -18,42 +17,46 @@ struct calibration {
     struct calibration_opts opts;
     const struct calibrator_row *row;
     struct ranges *ranges;
+    struct channel_ranges *channels;
     struct track *at;
+    bool *watch; /* [n] wanted, or to be seen */
     uint32_t n;
     int64_t batch, total, done;
 };
 
-typedef int collect_fn(struct calibration *c, struct track *track, const struct tensor *t, int64_t rows);
+/* One tensor of a wanted value: `rows` of its axis 0 count, n numbers, of which *seen is known. */
+struct piece {
+    const struct tensor *t;
+    int64_t rows, n;
+    struct extent seen;
+};
+typedef int collect_fn(struct calibration *c, struct track *track, const struct piece *p);
 typedef struct clip choose_fn(const struct track *track, const struct calibration_opts *o);
 
 /* ---- collecting ---- */
 /* Rows are samples; a value without a row a sample is one sample as a whole. */
-static int collect_ends(struct calibration *c, struct track *track, const struct tensor *t, int64_t rows)
+static int collect_ends(struct calibration *c, struct track *track, const struct piece *p)
 {
-    const bool each = c->batch > 1 && t->shape.rank > 0 && t->shape.dim[0] == c->batch;
-    const int64_t samples = each ? rows : 1, count = tensor_count(t) / (each ? c->batch : 1);
+    const bool each = c->batch > 1 && p->t->shape.rank > 0 && p->t->shape.dim[0] == c->batch;
+    const int64_t samples = each ? p->rows : 1, count = p->n / samples;
     for (int64_t i = 0; i < samples; i++) {
-        struct range r = RANGE_EMPTY;
-        range_add(&r, tensor_f32(t) + i * count, count);
-        if (!(r.min <= r.max))
+        const struct extent e = each ? extent_f32(c->opts.pool, tensor_f32(p->t) + i * count, count) : p->seen;
+        if (!(e.min <= e.max))
             continue;
-        track->lo += (double)r.min;
-        track->hi += (double)r.max;
+        track->lo += (double)e.min;
+        track->hi += (double)e.max;
         track->samples++;
     }
     return 0;
 }
 
-static int collect_histogram(struct calibration *c, struct track *track, const struct tensor *t, int64_t rows)
+static int collect_histogram(struct calibration *c, struct track *track, const struct piece *p)
 {
-    int64_t count = tensor_count(t);
-    if (t->shape.rank > 0 && t->shape.dim[0] > rows)
-        count = count / t->shape.dim[0] * rows;
     if (!track->histogram)
         track->histogram = histogram_new();
     if (!track->histogram)
         return -1;
-    histogram_add(c->opts.pool, track->histogram, tensor_f32(t), count);
+    histogram_add_seen(c->opts.pool, track->histogram, tensor_f32(p->t), p->n, &p->seen);
     return 0;
 }
 
@@ -100,7 +103,8 @@ struct calibration *calibration_new(uint32_t n_values, const struct calibration_
     *c = (struct calibration){.opts = *opts, .row = &rows[opts->calibrator], .n = n_values};
     c->ranges = ranges_new(n_values);
     c->at = calloc(n_values + (size_t)1, sizeof *c->at);
-    if (!c->ranges || !c->at) {
+    c->watch = calloc(n_values + (size_t)1, sizeof *c->watch);
+    if (!c->ranges || !c->at || !c->watch) {
         calibration_free(c);
         return NULL;
     }
@@ -114,14 +118,27 @@ void calibration_free(struct calibration *c)
     for (uint32_t v = 0; c->at && v < c->n; v++)
         free(c->at[v].histogram);
     ranges_free(c->ranges);
+    channel_ranges_free(c->channels);
     free(c->at);
+    free(c->watch);
     free(c);
 }
 
 void calibration_want(struct calibration *c, uint32_t value)
 {
     if (value < c->n)
-        c->at[value].wanted = true;
+        c->watch[value] = c->at[value].wanted = true;
+}
+
+void calibration_watch(struct calibration *c, uint32_t value)
+{
+    if (value < c->n)
+        c->watch[value] = true;
+}
+
+const bool *calibration_watched(const struct calibration *c)
+{
+    return c->watch;
 }
 
 int64_t calibration_batch(const struct calibration *c)
@@ -136,16 +153,28 @@ void calibration_start(struct calibration *c, int64_t fixed, int64_t total)
     c->done = 0;
 }
 
+/* How much of a tensor counts: of a last batch that was filled up, the samples there are. */
+static struct piece piece_of(const struct calibration *c, const struct tensor *t)
+{
+    struct piece p = {.t = t, .rows = t->shape.rank > 0 ? t->shape.dim[0] : 1, .n = tensor_count(t)};
+    if (c->batch > 1 && p.rows == c->batch && c->total - c->done < c->batch) {
+        p.n = p.n / p.rows * (c->total - c->done);
+        p.rows = c->total - c->done;
+    }
+    p.seen = extent_f32(c->opts.pool, tensor_f32(t), p.n);
+    return p;
+}
+
 int calibration_observe(void *arg, uint32_t value, const struct tensor *t, struct err *err)
 {
     struct calibration *c = arg;
-    if (ranges_observe(c->ranges, value, t, err))
-        return -1;
-    if (value >= c->n || !c->at[value].wanted || !c->row->collect || t->dtype != DTYPE_FLOAT || tensor_count(t) <= 0)
+    if (t->dtype != DTYPE_FLOAT || tensor_count(t) <= 0)
+        return ranges_observe(c->ranges, value, t, err);
+    if (value >= c->n)
         return 0;
-    const int64_t count = t->shape.rank > 0 ? t->shape.dim[0] : 1;
-    const bool filled = c->batch > 1 && count == c->batch && c->total - c->done < c->batch;
-    if (c->row->collect(c, &c->at[value], t, filled ? c->total - c->done : count))
+    const struct piece p = piece_of(c, t);
+    ranges_add(c->ranges, value, &p.seen, p.n);
+    if (c->at[value].wanted && c->row->collect && p.n > 0 && c->row->collect(c, &c->at[value], &p))
         return err_set(err, ERR_NOMEM, "out of memory for a histogram of 64 KiB while calibrating");
     return 0;
 }
@@ -184,4 +213,15 @@ struct clip calibration_clip(const struct calibration *c, uint32_t value)
     if (value < c->n && c->at[value].chosen)
         return c->at[value].clip;
     return r && r->min <= r->max ? (struct clip){(double)r->min, (double)r->max} : (struct clip){0, 0};
+}
+
+void calibration_keep_channels(struct calibration *c, struct channel_ranges *channels)
+{
+    channel_ranges_free(c->channels);
+    c->channels = channels;
+}
+
+const struct channel_ranges *calibration_channels(const struct calibration *c)
+{
+    return c ? c->channels : NULL;
 }

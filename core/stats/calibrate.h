@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * calibrate.h - the interval each activation is quantized over, from what a model's values are on samples.
- * How        A plan_observer: say which values are to get an interval (calibration_want), run the samples once with
- *            calibration_observe, call calibration_ran after each batch and calibration_finish after the last.
+ * How        A plan_observer: say which values are to get an interval (calibration_want) or a range at least
+ *            (calibration_watch), run the samples once with calibration_observe, call calibration_ran after each batch and
+ *            calibration_finish after the last. The order of a sample's elements does not matter (plan_run_opts.any_order).
  * Memory     a struct range for every value; for wanted ones two sums (moving average) or a histogram of 64 KiB
  *            (percentile, entropy, mse), until calibration_finish. It does not grow with the samples.
  * Results    do not depend on the thread count, nor, run as calibration_batch says, on the batch size.
@@ -9,6 +10,7 @@
 #ifndef PARED_STATS_CALIBRATE_H
 #define PARED_STATS_CALIBRATE_H
 
+#include "core/stats/channel_ranges.h"
 #include "core/stats/histogram.h"
 #include "core/stats/ranges.h"
 
@@ -36,6 +38,10 @@ struct calibration *calibration_new(uint32_t n_values, const struct calibration_
 void calibration_free(struct calibration *c);
 /* This value is to get an interval; no others do. Only float32 values can. */
 void calibration_want(struct calibration *c, uint32_t value);
+/* This value's range is to be known (calibration_range). */
+void calibration_watch(struct calibration *c, uint32_t value);
+/* [n_values] what was wanted or is to be watched: plan_opts.watch, for a plan that runs fused. Borrowed. */
+const bool *calibration_watched(const struct calibration *c);
 /* Most samples a run: 1 where every sample counts on its own, 0 for any number. */
 int64_t calibration_batch(const struct calibration *c);
 /* The model takes `fixed` samples a run (0 or 1: that does not matter) and `total` will be run: if the last batch is
@@ -52,5 +58,8 @@ void calibration_finish(struct calibration *c);
 const struct range *calibration_range(const struct calibration *c, uint32_t value);
 /* The interval of a value; what was seen of it if it has none. {0, 0}: nothing was seen. */
 struct clip calibration_clip(const struct calibration *c, uint32_t value);
+/* Ranges of channels measured beside, for isa=avx2. Ownership moves to c; NULL: none. */
+void calibration_keep_channels(struct calibration *c, struct channel_ranges *channels);
+const struct channel_ranges *calibration_channels(const struct calibration *c);
 
 #endif

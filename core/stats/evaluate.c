@@ -13,7 +13,7 @@ enum { DEFAULT_BATCH = 32, MAX_BATCH = 4096 };
 
 /* ---- batch size ---- */
 /* Does the model run with `batch` samples at once, and do all outputs follow? */
-static bool batch_works(struct plan *plan, const struct tensor *in, int64_t batch)
+static bool batch_works(struct plan *plan, const struct tensor *in, int64_t batch, size_t most_bytes)
 {
     int n = plan_n_inputs(plan);
     const struct type *types;
@@ -29,7 +29,7 @@ static bool batch_works(struct plan *plan, const struct tensor *in, int64_t batc
         else
             shape[i].dim[0] = batch;
     }
-    works = works && !plan_infer(plan, shape, &types, NULL) && plan_slab_bytes(plan) <= BATCH_SLAB_BYTES;
+    works = works && !plan_infer(plan, shape, &types, NULL) && plan_slab_bytes(plan) <= most_bytes;
     for (int i = 0; i < plan_n_outputs(plan) && works; i++) {
         const struct shape *s = &types[plan_output(plan, i)].shape;
         works = s->rank >= 1 && s->dim[0] == batch;
@@ -38,7 +38,7 @@ static bool batch_works(struct plan *plan, const struct tensor *in, int64_t batc
     return works;
 }
 
-int64_t evaluate_batch_size(struct plan *plan, const struct tensor *in, int64_t wanted, bool *fixed)
+static int64_t batch_within(struct plan *plan, const struct tensor *in, int64_t wanted, size_t most_bytes, bool *fixed)
 {
     int n = plan_n_inputs(plan);
     int64_t one = 0;
@@ -62,9 +62,14 @@ int64_t evaluate_batch_size(struct plan *plan, const struct tensor *in, int64_t 
     if (one)
         return one;
     int64_t batch = wanted > 0 ? i64_min(wanted, MAX_BATCH) : DEFAULT_BATCH;
-    while (batch > 1 && !batch_works(plan, in, batch))
+    while (batch > 1 && !batch_works(plan, in, batch, most_bytes))
         batch /= 2;
     return batch;
+}
+
+int64_t evaluate_batch_size(struct plan *plan, const struct tensor *in, int64_t wanted, bool *fixed)
+{
+    return batch_within(plan, in, wanted, BATCH_SLAB_BYTES, fixed);
 }
 
 /* ---- the loop ---- */
@@ -140,7 +145,8 @@ static int start_loop(struct loop *l, bool *fixed, struct err *err)
         int64_t first = sample_at(l, 0);
         if (dataset_read(l->ds, &first, 1, l->in, NULL, err))
             return -1;
-        l->batch = evaluate_batch_size(l->plan, l->in, l->o->batch, fixed);
+        l->batch = batch_within(l->plan, l->in, l->o->batch, l->o->batch_bytes ? l->o->batch_bytes : BATCH_SLAB_BYTES,
+                                fixed);
         clear_batch(l);
     }
     if (l->batch > INT32_MAX)

@@ -4,7 +4,7 @@
  *            decides, and then the last
  *            batch is filled up with its last sample and what comes of the filling is cut off again. A model whose
  *            outputs do not
- *            follow the batch runs with 1. Batches are halved until the activations fit in 256 MiB.
+ *            follow the batch runs with 1. Batches are halved until the activations fit in opts.batch_bytes.
  * Memory     One batch at a time. Errors: as of dataset_read and plan_run, with the sample numbers. */
 #ifndef PARED_STATS_EVALUATE_H
 #define PARED_STATS_EVALUATE_H
@@ -20,6 +20,7 @@ struct evaluate_opts {
     struct pool *pool;       /* borrowed; may be NULL */
     size_t max_memory_bytes; /* as plan_opts */
     int64_t batch;           /* most samples a run; 0: 32 */
+    size_t batch_bytes;      /* most bytes of activations of more than one sample; 0: 256 MiB */
     int64_t limit;           /* first N samples only; 0: all */
     const int64_t *index;    /* these samples instead (dataset_spread), n_index of them; NULL: in order */
     int64_t n_index;

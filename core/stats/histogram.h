@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "core/base/pool.h"
+#include "core/kernels/extent.h"
 
 enum { HISTOGRAM_BINS = 8192 }; /* 64 KiB of counts */
 
@@ -24,6 +24,8 @@ struct histogram {
 
 struct histogram *histogram_new(void); /* free() */
 void histogram_add(struct pool *pool, struct histogram *h, const float *x, int64_t n);
+/* The same where the numbers' extent is known already. */
+void histogram_add_seen(struct pool *pool, struct histogram *h, const float *x, int64_t n, const struct extent *seen);
 
 struct clip {
     double lo, hi;

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "core/stats/ranges.h"
 
-#include <math.h>
 #include <stdlib.h>
 
 enum { CHUNK = 4096 };
@@ -33,34 +32,27 @@ void ranges_free(struct ranges *r)
     free(r);
 }
 
-/* Comparisons with NaN are false, so NaN never enters; infinities are noticed by the result and sorted out the slow
- * way. */
+void range_add_seen(struct range *range, const struct extent *seen, int64_t n)
+{
+    range->min = seen->min < range->min ? seen->min : range->min;
+    range->max = seen->max > range->max ? seen->max : range->max;
+    range->nan += seen->nan;
+    range->inf += seen->inf;
+    range->count += n;
+}
+
 void range_add(struct range *range, const float *x, int64_t n)
 {
-    float lo = INFINITY, hi = -INFINITY;
-    int64_t odd = 0;
-    for (int64_t i = 0; i < n; i++) {
-        lo = x[i] < lo ? x[i] : lo;
-        hi = x[i] > hi ? x[i] : hi;
-        odd += !(fabsf(x[i]) <= __FLT_MAX__);
-    }
-    if (odd) {
-        lo = INFINITY;
-        hi = -INFINITY;
-        for (int64_t i = 0; i < n; i++) {
-            if (isnan(x[i])) {
-                range->nan++;
-            } else if (isinf(x[i])) {
-                range->inf++;
-            } else {
-                lo = x[i] < lo ? x[i] : lo;
-                hi = x[i] > hi ? x[i] : hi;
-            }
-        }
-    }
-    range->min = lo < range->min ? lo : range->min;
-    range->max = hi > range->max ? hi : range->max;
-    range->count += n;
+    const struct extent seen = extent_f32(NULL, x, n);
+    range_add_seen(range, &seen, n);
+}
+
+void ranges_add(struct ranges *r, uint32_t value, const struct extent *seen, int64_t n)
+{
+    if (value >= r->n)
+        return;
+    r->at[value].batches++;
+    range_add_seen(&r->at[value], seen, n);
 }
 
 int ranges_observe(void *arg, uint32_t value, const struct tensor *t, struct err *err)

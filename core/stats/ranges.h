@@ -10,6 +10,7 @@
 #define PARED_STATS_RANGES_H
 
 #include "core/engine/engine.h"
+#include "core/kernels/extent.h"
 
 struct range {
     float min, max;     /* of finite elements; min > max: none seen */
@@ -24,6 +25,8 @@ struct ranges *ranges_new(uint32_t n_values); /* m->n_values */
 void ranges_free(struct ranges *r);
 /* A plan_observer; arg is the struct ranges. */
 int ranges_observe(void *arg, uint32_t value, const struct tensor *t, struct err *err);
+/* What n numbers of a value were, found elsewhere. */
+void ranges_add(struct ranges *r, uint32_t value, const struct extent *seen, int64_t n);
 /* NULL: never observed (not a float, not run, or no such value). Borrowed until ranges_free. */
 const struct range *ranges_get(const struct ranges *r, uint32_t value);
 
@@ -31,5 +34,6 @@ const struct range *ranges_get(const struct ranges *r, uint32_t value);
  * RANGE_EMPTY). */
 #define RANGE_EMPTY ((struct range){.min = __builtin_inff(), .max = -__builtin_inff()})
 void range_add(struct range *range, const float *x, int64_t n);
+void range_add_seen(struct range *range, const struct extent *seen, int64_t n);
 
 #endif

@@ -9,8 +9,9 @@
 static int64_t run_plan(struct plan *plan, const struct model *m, const struct sampling *s, const int64_t *index,
                         int64_t n, struct err *err)
 {
-    const struct plan_run_opts run = {.observe = s->observe, .observe_arg = s->observe_arg};
-    const struct evaluate_opts opts = {.pool = s->pool, .batch = s->batch, .index = index, .n_index = n, .run = &run,
+    const struct plan_run_opts run = {.observe = s->observe, .observe_arg = s->observe_arg, .any_order = s->any_order};
+    const struct evaluate_opts opts = {.pool = s->pool, .batch = s->batch > 0 ? s->batch : SAMPLING_BATCH,
+                                       .batch_bytes = SAMPLING_BYTES, .index = index, .n_index = n, .run = &run,
                                        .progress = s->ran, .progress_arg = s->arg};
     bool fixed = false;
     const int64_t size = evaluate_batch_size(plan, NULL, 1, &fixed);
@@ -22,8 +23,9 @@ static int64_t run_plan(struct plan *plan, const struct model *m, const struct s
 int64_t sampling_run(const struct model *m, const struct sampling *s, struct err *err)
 {
     int64_t *index = NULL, done = -1;
+    const struct plan_opts opts = {.pool = s->pool, .optimize = s->watch != NULL, .watch = s->watch};
     const int64_t n = dataset_spread(s->data, s->samples, &index, err);
-    struct plan *plan = n > 0 ? plan_new(m, &(struct plan_opts){.pool = s->pool}, err) : NULL;
+    struct plan *plan = n > 0 ? plan_new(m, &opts, err) : NULL;
     if (n == 0)
         err_set(err, ERR_DATASET, "the dataset is empty: calibration needs at least one sample");
     if (plan)

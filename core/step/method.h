@@ -15,7 +15,7 @@
 #include "core/model/model.h"
 #include "core/step/layer_report.h"
 
-enum param_kind { PARAM_INT, PARAM_NUMBER, PARAM_BOOL, PARAM_STRING, PARAM_ENUM, PARAM_GLOBS };
+enum param_kind { PARAM_INT, PARAM_NUMBER, PARAM_BOOL, PARAM_STRING, PARAM_ENUM, PARAM_GLOBS, PARAM_JSON };
 
 struct globs {
     const char **at; /* fnmatch patterns over node names */
@@ -23,7 +23,8 @@ struct globs {
 };
 
 /* One parameter. Field type by kind: PARAM_INT int64_t, PARAM_NUMBER double, PARAM_BOOL bool, PARAM_STRING const char *,
- * PARAM_ENUM int (index into choices), PARAM_GLOBS struct globs. A parameter not given and without default keeps its zero; `given`
+ * PARAM_ENUM int (index into choices), PARAM_GLOBS struct globs, PARAM_JSON const json_t * (an object, borrowed from the recipe; what is
+ * in it the row's `check` looks at). A parameter not given and without default keeps its zero; `given`
  * (optional: offset of a bool + 1) says so. A table ends with name NULL. */
 struct param {
     const char *name, *doc;

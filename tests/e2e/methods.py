@@ -96,29 +96,36 @@ def sqnr(a, b):
     return 10 * np.log10((a ** 2).sum() / noise) if noise else np.inf
 
 
+SMALL = (onnx.TensorProto.UINT8, onnx.TensorProto.INT8, onnx.TensorProto.UINT4, onnx.TensorProto.INT4)
+# operator -> input that holds the weight
+PRODUCTS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "MatMulInteger": 1, "ConvInteger": 1, "QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3,
+            "MatMulIntegerToFloat": 1, "DynamicQuantizeMatMul": 1, "MatMulNBits": 1}
+
+
 def product_weights(path):
-    """(node, initializer or None, bits) of Conv, ConvTranspose, Gemm and MatMul; a DequantizeLinear before the weight is looked through."""
+    """(node, initializer or None) of the products; DequantizeLinear, Cast, Transpose and Identity before the weight are looked through."""
     m = onnx.load(str(path))
     weights = {t.name: t for t in m.graph.initializer}
     made = {o: n for n in m.graph.node for o in n.output}
     found = []
     for n in m.graph.node:
-        if n.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger", "ConvInteger"):
-            source = n.input[1]
-            if source in made and made[source].op_type == "DequantizeLinear":
+        if n.op_type in PRODUCTS:
+            source = n.input[PRODUCTS[n.op_type]]
+            while source in made and made[source].op_type in ("DequantizeLinear", "Cast", "Transpose", "Identity"):
                 source = made[source].input[0]
             found.append((n, weights.get(source)))
     return found
 
 
 def eight_bit_share(path):
-    """Of the elements of product weights: the share stored in int8 or uint8."""
+    """Of the elements of product weights: the share stored in 8 bits or less."""
     total = small = 0
-    for _, w in product_weights(path):
+    for n, w in product_weights(path):
         if w is not None:
-            count = int(np.prod(w.dims))
+            attrs = {a.name: a.i for a in n.attribute}
+            count = attrs["K"] * attrs["N"] if n.op_type == "MatMulNBits" else int(np.prod(w.dims))
             total += count
-            small += count if w.data_type in (onnx.TensorProto.UINT8, onnx.TensorProto.INT8) else 0
+            small += count if w.data_type in SMALL else 0
     return small / total if total else 1.0
 
 

@@ -37,7 +37,9 @@ static void set_param(const struct param *p, void *params, const char *text)
         for (int i = 0; p->choices[i]; i++)
             if (strcmp(p->choices[i], text) == 0)
                 *(int *)(void *)field = i;
-    } else {
+    } else if (p->kind == PARAM_JSON)
+        *(const json_t **)(void *)field = json_loads(text, 0, NULL);
+    else {
         struct globs *g = (void *)field;
         const char **at = realloc(g->at, ((size_t)g->count + 1) * sizeof *at);
         if (!at)

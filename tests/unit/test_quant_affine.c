@@ -91,7 +91,7 @@ static void test_pair_guard(void **state)
         struct tensor w = {0};
         struct qweight q;
         random_weight(&w, SHAPE(4, 6, 3, 3), seed);
-        struct qweight_opts opts = {.dtype = DTYPE_INT8, .per_channel = true, .axis = 0, .pair_guard = true};
+        struct qweight_opts opts = {.dtype = DTYPE_INT8, .per_channel = true, .axis = 0, .isa = ISA_PORTABLE};
         assert_int_equal(qweight_make(&q, &w, &opts, NULL), 0);
         const int8_t *codes = q.codes.data;
         for (int o = 0; o < 4; o++)

@@ -309,7 +309,7 @@ static void every_parameter_refuses_what_is_wrong(void **state)
                                json_pack("[i]", 1)};
             bool number = p->kind == PARAM_INT || p->kind == PARAM_NUMBER;
             const bool right[] = {false,
-                                  false,
+                                  p->kind == PARAM_JSON,
                                   number,
                                   p->kind == PARAM_NUMBER,
                                   p->kind == PARAM_BOOL,

@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * gptq.c - a group's H gives one factor; chunks of rows are then rounded by themselves (rounding.h), and compared with
+ * round-to-nearest by the error they were chosen for.
+ * Factor     U upper with U^T U = H^-1. With the rows and columns of H in reverse order, H' = L L^T, so H = R R^T with R
+ *            upper (L read backwards) and U = R^-1: one Cholesky and one triangular inverse, in place.
+ * Few rows   With fewer rows of x than columns H says nothing about the other directions, and codes chosen for it would be
+ *            worse elsewhere: damping grows with columns / rows. */
+#include "core/quant/gptq.h"
+
+#include <float.h>
+#include <lapacke.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/size.h"
+#include "core/quant/better.h"
+#include "core/quant/rounding.h"
+
+enum { CHUNK = 16, SWEEPS = 8 };
+
+/* ---- the factor ---- */
+static double mean_diagonal(const double *h, int64_t k)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < k; i++)
+        sum += h[i * k + i];
+    return sum / (double)k;
+}
+
+static void reverse(double *v, int64_t n)
+{
+    for (int64_t i = 0, j = n - 1; i < j; i++, j--) {
+        const double t = v[i];
+        v[i] = v[j];
+        v[j] = t;
+    }
+}
+
+/* 0, or not positive definite. Row-major lower is LAPACK's upper. */
+static int factor_once(const double *h, int64_t k, double add, double *u)
+{
+    const lapack_int n = (lapack_int)k;
+    memcpy(u, h, (size_t)(k * k) * sizeof *u);
+    for (int64_t i = 0; i < k; i++)
+        u[i * k + i] = (h[i * k + i] > 0 ? h[i * k + i] : 1) + add;
+    reverse(u, k * k);
+    if (LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'U', n, u, n) || LAPACKE_dtrtri_work(LAPACK_COL_MAJOR, 'U', 'N', n, u, n))
+        return -1;
+    reverse(u, k * k);
+    for (int64_t i = 0; i < k; i++) {
+        memset(u + i * k, 0, (size_t)i * sizeof *u);
+        if (!isfinite(u[i * k + i]) || !(u[i * k + i] > 0))
+            return -1;
+    }
+    return 0;
+}
+
+int gptq_factor(const double *h, int64_t k, double *damp, double *u, struct err *err)
+{
+    const double mean = mean_diagonal(h, k);
+    if (k > INT32_MAX)
+        return err_set(err, ERR_MODEL_TOO_LARGE, "a Gram matrix of %lld columns is beyond LAPACK", (long long)k);
+    for (; isfinite(mean); *damp *= 10) {
+        if (factor_once(h, k, *damp * (mean > 0 ? mean : 1), u) == 0)
+            return 0;
+        if (*damp > 1)
+            break;
+    }
+    return err_set(err, ERR_MODEL, "the Gram matrix of the inputs is not positive definite, however much it is damped");
+}
+
+/* ---- scales ---- */
+/* A group of rows that read the same x. */
+struct job {
+    const struct block_form *f;
+    const struct gptq_opts *o;
+    const float *w;              /* [rows][k] */
+    int64_t rows, blocks;
+    const double *h, *u, *diag;  /* h: damped; its diagonal */
+    const int64_t *order;        /* of the columns, or NULL */
+    const struct block_codes *out;
+    struct lane *lanes;
+    int sweeps;
+};
+/* What a task works in. */
+struct lane {
+    const struct job *job;
+    double *w, *scratch;
+    int32_t *code, *zero;
+    float *x, *scale;
+    uint8_t *byte;
+};
+
+/* Sum of weight * (x - rounded)^2 for a candidate; *scale is refitted to the codes when that can be. */
+static double grid_error(const struct block_form *f, const double *x, const double *weight, int64_t n, int32_t zero,
+                         float *scale)
+{
+    const int32_t most = (1 << f->bits) - 1;
+    double xx = 0, xc = 0, cc = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double code = nearbyint(x[i] / (double)*scale) + zero;
+        code = (code > most ? most : code >= 0 ? code : 0) - zero;
+        xx += weight[i] * x[i] * x[i];
+        xc += weight[i] * x[i] * code;
+        cc += weight[i] * code * code;
+    }
+    const float fit = cc > 0 ? block_scale_stored(f, (float)(xc / cc)) : *scale;
+    if (fabsf(fit) >= FLT_MIN && isfinite(fit) && (fit < 0) == (*scale < 0))
+        *scale = fit;
+    return xx - 2 * (double)*scale * xc + (double)*scale * (double)*scale * cc;
+}
+
+/* Ranges shrunk in steps of 2.5 % down to a half, and zero points beside the first, by the error weighted with diag(H). */
+static void choose_grid(void *arg, const struct round_chunk *c, int64_t row, int64_t b, const double *x)
+{
+    const struct lane *lane = arg;
+    const struct job *job = lane->job;
+    const struct block_form *f = job->f;
+    const int64_t first = b * f->block, n = i64_min(f->block, f->k - first), at = row * job->blocks + b;
+    const struct block_form one = {.bits = f->bits, .k = n, .block = n, .symmetric = f->symmetric,
+                                   .scale_dtype = f->scale_dtype};
+    const int32_t most = (1 << f->bits) - 1, beside = f->symmetric ? 0 : 1;
+    float scale;
+    uint8_t zero;
+    double least = INFINITY;
+    for (int64_t i = 0; i < n; i++)
+        lane->x[i] = (float)x[i];
+    block_rtn(&one, lane->x, 1, &(struct block_codes){lane->byte, &scale, &zero});
+    c->scale[at] = scale;
+    c->zero[at] = zero;
+    for (int step = 0; step <= 20 && !job->o->plain_scale && fabsf(scale) >= FLT_MIN; step++)
+        for (int32_t z = zero - beside; z <= zero + beside; z++) {
+            float s = block_scale_stored(f, scale * (1 - 0.025f * (float)step));
+            const double e = z < 0 || z > most || !(fabsf(s) >= FLT_MIN) ? INFINITY : grid_error(f, x, job->diag + first, n, z, &s);
+            if (e < least) {
+                least = e;
+                c->scale[at] = s;
+                c->zero[at] = z;
+            }
+        }
+}
+
+/* ---- rows ---- */
+static void round_rows(void *arg, int64_t task, int lane_number)
+{
+    const struct job *job = arg;
+    struct lane *lane = &job->lanes[lane_number];
+    const int64_t first = task * CHUNK, n = i64_min(CHUNK, job->rows - first), k = job->f->k;
+    const struct round_chunk c = {.n = n, .k = k, .block = job->f->block, .lo = 0, .hi = (1 << job->f->bits) - 1,
+                                  .w = lane->w, .code = lane->code, .scale = lane->scale, .zero = lane->zero,
+                                  .scale_dtype = job->f->scale_dtype, .scratch = lane->scratch};
+    for (int64_t i = 0; i < n * k; i++)
+        lane->w[i] = (double)job->w[first * k + i];
+    for (int64_t r = 0; job->order && r < n; r++) /* blocks keep their places: scales of the weight as it is */
+        for (int64_t b = 0; b < job->blocks; b++)
+            choose_grid(lane, &c, r, b, lane->w + r * k + b * c.block);
+    round_sequential(&c, job->u, job->order, job->order ? NULL : choose_grid, lane);
+    if (job->sweeps > 0)
+        round_descend(&c, job->h, job->sweeps, !job->o->plain_scale);
+    for (int64_t i = 0; i < n * k; i++)
+        job->out->codes[first * k + i] = (uint8_t)lane->code[i];
+    for (int64_t i = 0; i < n * job->blocks; i++) {
+        job->out->scale[first * job->blocks + i] = lane->scale[i];
+        job->out->zero[first * job->blocks + i] = (uint8_t)lane->zero[i];
+    }
+}
+
+static void lanes_free(struct lane *lanes, int n)
+{
+    for (int i = 0; lanes && i < n; i++) {
+        free(lanes[i].w);
+        free(lanes[i].scratch);
+        free(lanes[i].code);
+        free(lanes[i].zero);
+        free(lanes[i].x);
+        free(lanes[i].scale);
+        free(lanes[i].byte);
+    }
+    free(lanes);
+}
+
+static struct lane *lanes_new(const struct job *job, int n)
+{
+    const size_t k = (size_t)job->f->k, blocks = (size_t)job->blocks;
+    struct lane *lanes = calloc((size_t)n, sizeof *lanes);
+    bool made = lanes != NULL;
+    for (int i = 0; i < n && made; i++) {
+        struct lane *l = &lanes[i];
+        *l = (struct lane){.job = job,
+                           .w = malloc(CHUNK * k * sizeof *l->w),
+                           .scratch = malloc(round_scratch(CHUNK, k) * sizeof *l->scratch),
+                           .code = malloc(CHUNK * k * sizeof *l->code),
+                           .zero = malloc(CHUNK * blocks * sizeof *l->zero),
+                           .x = malloc(k * sizeof *l->x),
+                           .scale = malloc(CHUNK * blocks * sizeof *l->scale),
+                           .byte = malloc(k)};
+        made = l->w && l->scratch && l->code && l->zero && l->x && l->scale && l->byte;
+    }
+    if (made)
+        return lanes;
+    lanes_free(lanes, n);
+    return NULL;
+}
+
+/* ---- one group ---- */
+struct column {
+    double weight;
+    int64_t at;
+};
+
+static int by_weight(const void *a, const void *b)
+{
+    const struct column *p = a, *q = b;
+    return p->weight > q->weight ? -1 : p->weight < q->weight ? 1 : p->at < q->at ? -1 : 1;
+}
+
+/* Columns by falling diag(H), and H in that order. */
+static int order_columns(const double *h, int64_t k, int64_t *order, double *sorted)
+{
+    struct column *columns = malloc((size_t)k * sizeof *columns);
+    if (!columns)
+        return -1;
+    for (int64_t i = 0; i < k; i++)
+        columns[i] = (struct column){h[i * k + i], i};
+    qsort(columns, (size_t)k, sizeof *columns, by_weight);
+    for (int64_t i = 0; i < k; i++)
+        order[i] = columns[i].at;
+    for (int64_t i = 0; i < k; i++)
+        for (int64_t j = 0; j < k; j++)
+            sorted[i * k + j] = h[order[i] * k + order[j]];
+    free(columns);
+    return 0;
+}
+
+/* Rows of one group: everything but the comparison with round-to-nearest. */
+static int round_group(struct job *job, const double *h, double *damp, int64_t *dead, struct err *err)
+{
+    const size_t k = (size_t)job->f->k;
+    const int lanes = job->o->pool ? pool_threads(job->o->pool) : 1;
+    double *u = malloc(k * k * sizeof *u), *damped = malloc(k * k * sizeof *damped), *diag = malloc(k * sizeof *diag);
+    int64_t *order = job->o->act_order ? malloc(k * sizeof *order) : NULL;
+    int rc = -1;
+    job->lanes = lanes_new(job, lanes);
+    if (!u || !damped || !diag || !job->lanes || (job->o->act_order && !order) ||
+        (order && order_columns(h, job->f->k, order, damped))) {
+        err_set(err, ERR_NOMEM, "out of memory while choosing codes");
+        goto out;
+    }
+    if (gptq_factor(order ? damped : h, job->f->k, damp, u, err))
+        goto out;
+    const double add = *damp * mean_diagonal(h, job->f->k);
+    memcpy(damped, h, k * k * sizeof *damped);
+    for (size_t i = 0; i < k; i++) {
+        *dead += !(h[i * k + i] > 0);
+        diag[i] = damped[i * k + i] += add;
+    }
+    job->u = u;
+    job->h = damped;
+    job->diag = diag;
+    job->order = order;
+    pool_run(job->o->pool, i64_ceil_div(job->rows, CHUNK), round_rows, job);
+    rc = 0;
+out:
+    lanes_free(job->lanes, lanes);
+    free(u);
+    free(damped);
+    free(diag);
+    free(order);
+    return rc;
+}
+
+int gptq_quantize(const struct block_form *f, const float *w, int64_t rows, const struct gram_matrix *g,
+                  const struct gptq_opts *o, const struct block_codes *out, struct gptq_report *report,
+                  struct err *err)
+{
+    struct gptq_report found = {.few_rows = g->rows < f->k};
+    struct better better = {.f = f, .w = w, .rows = rows, .g = g, .pool = o->pool};
+    const double start = o->damp > 0 ? o->damp : 0.01;
+    const int64_t per = rows / g->groups, blocks = block_count(f);
+    int rc = -1;
+    if (g->k != f->k || rows % g->groups)
+        return err_set(err, ERR_INTERNAL, "the Gram matrix is not that of this weight");
+    if (better_start(&better, err))
+        goto out;
+    for (int64_t group = 0; group < g->groups; group++) {
+        const struct block_codes part = {out->codes + group * per * f->k, out->scale + group * per * blocks,
+                                         out->zero + group * per * blocks};
+        struct job job = {.f = f, .o = o, .w = w + group * per * f->k, .rows = per, .blocks = blocks, .out = &part,
+                          .sweeps = o->sweeps ? o->sweeps : SWEEPS};
+        double damp = found.few_rows ? start * (double)f->k / (double)g->rows * 4 : start;
+        if (round_group(&job, g->h + group * f->k * f->k, &damp, &found.dead, err))
+            goto out;
+        found.damp = fmax(found.damp, damp);
+    }
+    better_choose(&better, out);
+    found.error = better.error;
+    found.rtn_error = better.rtn_error;
+    found.kept_rtn = better.kept_rtn;
+    if (report)
+        *report = found;
+    rc = 0;
+out:
+    better_fini(&better);
+    return rc;
+}

@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * trial.c - quantize, run, compare (trial.h). The float model's outputs on the held samples are kept, so that a trial costs one
+ * pass over the calibration samples (if its ranges changed) and one over the held ones. */
+#include "core/quant/trial.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/size.h"
+#include "core/stats/evaluate.h"
+
+enum { HELD_MAX = 128, BATCH = 8 };
+
+extern METHOD(quantize_static);
+
+/* ---- samples ---- */
+static int choose_samples(struct trial *t, struct err *err)
+{
+    struct step_ctx *c = t->ctx;
+    int64_t *all = NULL, wanted = t->o->samples + t->o->samples / 2;
+    const int64_t n = dataset_spread(c->data, wanted > 96 ? wanted : 96, &all, err);
+    int rc = -1;
+    if (n < 1) {
+        err_set(err, ERR_DATASET, "the dataset is empty: calibration needs at least one sample");
+        goto out;
+    }
+    t->held_data = c->data;
+    t->fit = calloc((size_t)n, sizeof *t->fit);
+    if (c->val_data && dataset_bind(c->val_data, t->reference, err) == 0)
+        t->n_held = dataset_spread(c->val_data, HELD_MAX, &t->held, err);
+    if (t->n_held > 0)
+        t->held_data = c->val_data;
+    else {
+        free(t->held);
+        t->held = calloc((size_t)n, sizeof *t->held);
+    }
+    if (err->code)
+        goto out;
+    if (!t->fit || !t->held) {
+        err_set(err, ERR_NOMEM, "out of memory while choosing samples");
+        goto out;
+    }
+    const bool split = t->held_data == c->data, few = n < 6;
+    for (int64_t i = 0; i < n; i++) {
+        if (split && (few || (i % 3 == 2 && t->n_held < HELD_MAX)))
+            t->held[t->n_held++] = all[i];
+        if (!split || few || i % 3 != 2)
+            t->fit[t->n_fit++] = all[i];
+    }
+    rc = 0;
+out:
+    free(all);
+    return rc;
+}
+
+/* ---- the reference's outputs ---- */
+struct keep {
+    struct trial *t;
+    struct fidelity *fidelity; /* NULL: keep, else compare with what was kept */
+    int64_t at;
+};
+
+static int keep_batch(struct trial *t, const struct evaluate_batch *b, struct err *err)
+{
+    struct trial_batch *grown = realloc(t->batches, (size_t)(t->n_batches + 1) * sizeof *grown);
+    if (!grown)
+        return err_set(err, ERR_NOMEM, "out of memory while keeping outputs");
+    t->batches = grown;
+    struct trial_batch *kept = &grown[t->n_batches];
+    *kept = (struct trial_batch){.n = b->n, .out = calloc((size_t)t->n_out, sizeof *kept->out)};
+    if (!kept->out)
+        return err_set(err, ERR_NOMEM, "out of memory while keeping outputs");
+    t->n_batches++;
+    for (int i = 0; i < t->n_out; i++)
+        if (tensor_copy(&kept->out[i], &b->out[i], err))
+            return -1;
+    return 0;
+}
+
+static int each_batch(void *arg, const struct evaluate_batch *b, struct err *err)
+{
+    struct keep *k = arg;
+    struct trial *t = k->t;
+    if (trial_progress(t, err))
+        return -1;
+    if (!k->fidelity)
+        return keep_batch(t, b, err);
+    if (k->at >= t->n_batches || t->batches[k->at].n != b->n)
+        return err_set(err, ERR_SHAPE, "the quantized model takes other batches than the float model");
+    for (int i = 0; i < t->n_out; i++)
+        if (fidelity_add(k->fidelity, i, &t->batches[k->at].out[i], &b->out[i], err))
+            return -1;
+    k->at++;
+    return 0;
+}
+
+static int run_held(struct trial *t, const struct model *m, struct keep *k, struct err *err)
+{
+    struct plan *plan = plan_new(m, &(struct plan_opts){.pool = t->ctx->pool, .optimize = true}, err);
+    const struct evaluate_opts opts = {.pool = t->ctx->pool, .batch = BATCH, .index = t->held, .n_index = t->n_held};
+    int64_t done = -1;
+    if (plan && !k->fidelity)
+        t->n_out = plan_n_outputs(plan);
+    if (plan && plan_n_outputs(plan) != t->n_out)
+        err_set(err, ERR_SHAPE, "the quantized model has %d outputs, the float model %d", plan_n_outputs(plan), t->n_out);
+    else if (plan)
+        done = evaluate_each(plan, m, t->held_data, &opts, each_batch, k, err);
+    if (done > 0 && !k->fidelity) {
+        const int64_t macs = plan_macs(plan, NODE_NONE); /* of the last batch */
+        t->macs = macs > 0 ? (double)macs / (double)t->batches[t->n_batches - 1].n : 1e6;
+    }
+    plan_free(plan);
+    t->spent += t->macs * (double)t->n_held;
+    return done < 0 ? -1 : 0;
+}
+
+int trial_init(struct trial *t, struct step_ctx *ctx, const struct quantize_static_params *o, const struct model *reference,
+               struct err *err)
+{
+    *t = (struct trial){.ctx = ctx, .o = o, .reference = reference, .stage = "measure"};
+    struct keep keep = {.t = t};
+    return choose_samples(t, err) || run_held(t, reference, &keep, err) ? -1 : 0;
+}
+
+void trial_fini(struct trial *t)
+{
+    for (int64_t i = 0; i < t->n_batches; i++) {
+        for (int k = 0; t->batches[i].out && k < t->n_out; k++)
+            tensor_fini(&t->batches[i].out[k]);
+        free(t->batches[i].out);
+    }
+    free(t->batches);
+    free(t->held);
+    free(t->fit);
+    *t = (struct trial){0};
+}
+
+int trial_progress(struct trial *t, struct err *err)
+{
+    struct step_ctx *c = t->ctx;
+    return c->progress ? c->progress(c, t->stage, t->done, t->total, err) : 0;
+}
+
+/* ---- scores ---- */
+int trial_score(struct trial *t, const struct model *m, struct trial_score *score, struct err *err)
+{
+    const char *none[1] = {"output"}, **names = calloc((size_t)t->n_out + 1, sizeof *names);
+    struct keep keep = {.t = t};
+    int rc = -1, counted = 0;
+    for (int i = 0; names && i < t->n_out; i++)
+        names[i] = none[0];
+    keep.fidelity = names ? fidelity_new(names, t->n_out) : NULL;
+    if (!keep.fidelity) {
+        err_set(err, ERR_NOMEM, "out of memory while comparing outputs");
+        goto out;
+    }
+    if (run_held(t, m, &keep, err))
+        goto out;
+    *score = (struct trial_score){.agreement = NAN};
+    for (int i = 0; i < t->n_out; i++) {
+        struct fidelity_result r;
+        fidelity_result(keep.fidelity, i, &r);
+        if (!isnan(r.top1_agreement) && isnan(score->agreement))
+            score->agreement = r.top1_agreement;
+        if (isnan(r.sqnr_db))
+            continue;
+        score->noise += r.nonfinite ? INFINITY : isinf(r.sqnr_db) ? 0 : pow(10, -r.sqnr_db / 10);
+        counted++;
+    }
+    if (counted)
+        score->noise /= counted;
+    t->count++;
+    rc = 0;
+out:
+    fidelity_free(keep.fidelity);
+    free(names);
+    return rc;
+}
+
+struct calibration *trial_calibrate(struct trial *t, struct model *candidate, struct err *err)
+{
+    struct step_ctx c = *t->ctx;
+    c.model = candidate;
+    t->spent += t->macs * (double)t->o->samples;
+    return static_calibrate(&c, t->o, err);
+}
+
+struct model *trial_clone_quantized(struct trial *t, const struct model *candidate, const struct calibration *calibration,
+                                    const struct static_choice *choice, struct err *err)
+{
+    struct layer_report *layers = layer_report_new();
+    struct warnings *warnings = warnings_new();
+    struct model *m = layers && warnings ? model_clone(candidate, err) : NULL;
+    if (m && static_quantize(m, calibration, t->o, choice, layers, warnings, err)) {
+        model_free(m);
+        m = NULL;
+    } else if (!m)
+        err_set(err, ERR_NOMEM, "out of memory while trying a quantization");
+    layer_report_free(layers);
+    warnings_free(warnings);
+    return m;
+}
+
+int trial_quantized(struct trial *t, const struct model *candidate, const struct calibration *calibration,
+                    const struct static_choice *choice, struct trial_score *score, struct err *err)
+{
+    struct calibration *own = NULL;
+    struct model *float_clone = NULL, *m = NULL;
+    int rc = -1;
+    if (!calibration) {
+        float_clone = model_clone(candidate, err);
+        own = float_clone ? trial_calibrate(t, float_clone, err) : NULL;
+        if (!own)
+            goto out;
+        calibration = own;
+    }
+    m = trial_clone_quantized(t, candidate, calibration, choice, err);
+    rc = m ? trial_score(t, m, score, err) : -1;
+out:
+    model_free(m);
+    model_free(float_clone);
+    calibration_free(own);
+    return rc;
+}
+
+/* ---- parameters ---- */
+static int set_default(const struct param *p, void *params, struct err *err)
+{
+    char *field = (char *)params + p->offset;
+    json_t *v = p->def ? json_loads(p->def, JSON_DECODE_ANY, NULL) : NULL;
+    int rc = 0;
+    if (!p->def)
+        return 0;
+    if (v && p->kind == PARAM_INT)
+        *(int64_t *)(void *)field = json_integer_value(v);
+    else if (v && p->kind == PARAM_NUMBER)
+        *(double *)(void *)field = json_number_value(v);
+    else if (v && p->kind == PARAM_BOOL)
+        *(bool *)field = json_is_true(v);
+    else if (v && p->kind == PARAM_ENUM && json_is_string(v)) {
+        rc = -1;
+        for (int i = 0; p->choices[i] && rc; i++)
+            if (!strcmp(p->choices[i], json_string_value(v))) {
+                *(int *)(void *)field = i;
+                rc = 0;
+            }
+    } else
+        rc = v && p->kind != PARAM_STRING ? 0 : -1;
+    json_decref(v);
+    return rc ? err_set(err, ERR_INTERNAL, "the default of '%s' does not parse", p->name) : 0;
+}
+
+int trial_default_params(struct quantize_static_params *o, struct err *err)
+{
+    *o = (struct quantize_static_params){0};
+    for (const struct param *p = method_quantize_static.params; p->name; p++)
+        if (set_default(p, o, err))
+            return -1;
+    return 0;
+}

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * trial.h - trying a choice: quantize a candidate as quantize.static would, and measure on samples held back how far its outputs
+ * are from those of the float model. What preset=accurate and the automatic smoothing strength decide by.
+ * Samples    `held`: decisions. `fit`: what corrections are computed from. val_data if the step has it; else every third
+ *            sample of the calibration data is held back. With fewer than 6 samples both are all of them.
+ *            Ranges are always calibrated on the samples quantize.static takes.
+ * Cost       counted in multiply-accumulates, not in seconds, so that what is tried does not depend on the machine.
+ * Errors     as of static_calibrate and static_quantize. Threads: one caller. */
+#ifndef PARED_QUANT_TRIAL_H
+#define PARED_QUANT_TRIAL_H
+
+#include "core/quant/static.h"
+
+struct trial_batch {
+    int n;
+    struct tensor *out; /* [n_out] */
+};
+
+struct trial {
+    struct step_ctx *ctx; /* borrowed */
+    const struct quantize_static_params *o;
+    const struct model *reference; /* float; borrowed */
+    struct dataset *held_data;     /* borrowed */
+    int64_t *held, *fit;           /* sample numbers of held_data, of ctx->data */
+    int64_t n_held, n_fit;
+    int n_out;
+    struct trial_batch *batches; /* the reference's outputs */
+    int64_t n_batches;
+    double macs;  /* of the reference, one sample */
+    double spent; /* multiply-accumulates so far */
+    int64_t count; /* of trials */
+    const char *stage; /* for progress */
+    int64_t done, total;
+};
+
+struct trial_score {
+    double noise;     /* mean over outputs of sum (a - b)^2 / sum a^2 */
+    double agreement; /* of top classes; NAN: there are none */
+};
+
+/* `reference` must be prepared (static_prepare) and outlive the trial. */
+int trial_init(struct trial *t, struct step_ctx *ctx, const struct quantize_static_params *o, const struct model *reference,
+               struct err *err);
+void trial_fini(struct trial *t);
+/* A float candidate, quantized on a clone with `calibration` (NULL: calibrated here). */
+int trial_quantized(struct trial *t, const struct model *candidate, const struct calibration *calibration,
+                    const struct static_choice *choice, struct trial_score *score, struct err *err);
+/* A model as it is. */
+int trial_score(struct trial *t, const struct model *m, struct trial_score *score, struct err *err);
+/* Ranges of a candidate, and a quantized clone of it without rows for the report. NULL on error; the caller frees. */
+struct calibration *trial_calibrate(struct trial *t, struct model *candidate, struct err *err);
+struct model *trial_clone_quantized(struct trial *t, const struct model *candidate, const struct calibration *calibration,
+                                    const struct static_choice *choice, struct err *err);
+int trial_progress(struct trial *t, struct err *err);
+
+/* quantize.static's parameters with their defaults. ERR_INTERNAL: a default does not parse. */
+int trial_default_params(struct quantize_static_params *o, struct err *err);
+
+#endif
