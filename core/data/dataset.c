@@ -152,6 +152,13 @@ bool dataset_labels_are_classes(const struct dataset *ds)
     return ds->labels_are_classes;
 }
 
+int64_t dataset_class(const struct dataset *ds, int64_t i)
+{
+    if (!ds->labels_are_classes || i < 0 || i >= ds->count)
+        return -1;
+    return dtype_get_i64(ds->labels.t.dtype, ds->labels.t.data, sample_of(ds, i));
+}
+
 int64_t dataset_max_label(const struct dataset *ds)
 {
     return ds->max_label;

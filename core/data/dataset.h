@@ -33,6 +33,7 @@ void dataset_close(struct dataset *ds);
 int64_t dataset_count(const struct dataset *ds); /* samples, after offset and limit */
 bool dataset_has_labels(const struct dataset *ds);
 bool dataset_labels_are_classes(const struct dataset *ds); /* integer classes [N]; else float targets */
+int64_t dataset_class(const struct dataset *ds, int64_t i); /* of sample i; -1: no such sample, or no classes */
 int64_t dataset_max_label(const struct dataset *ds);       /* highest class seen; -1 without classes */
 bool dataset_single_feed(const struct dataset *ds);        /* backend-test folder: one feed, no batching */
 /* Facts for the API and the CLI: {"format", "samples", "labels": "classes"|"targets"|null, "arrays": [{"name","dtype","shape"}], "classes": [...]}. New reference. */

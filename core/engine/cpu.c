@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * What the machine is, for reports, and what the process must set once. */
+#if defined(__linux__)
+#include <malloc.h>
+#endif
 #include <cblas.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -61,8 +64,19 @@ static void read_blas(void)
     snprintf(blas_name, sizeof blas_name, "OpenBLAS %s %s", version, openblas_get_corename());
 }
 
+/* Large blocks are mappings of their own, so that what is freed goes back to the system at once. Left alone, the C library
+ * raises that bound with the first large block that is freed, and keeps the memory of a plan that is gone. */
+static void set_up_memory(void)
+{
+#if defined(__GLIBC__)
+    mallopt(M_MMAP_THRESHOLD, 1 << 20);
+    mallopt(M_TRIM_THRESHOLD, 8 << 20);
+#endif
+}
+
 static void init(void)
 {
+    set_up_memory();
     openblas_set_num_threads(1);
     read_cpu_name();
     read_isa();

@@ -102,7 +102,8 @@ int engine_eval_node(const struct model *m, uint32_t node, struct tensor *out, s
 const char *engine_cpu(void);
 const char *engine_isa(void);
 const char *engine_blas(void);
-/* Once at start of the process, before threads: OpenBLAS single-threaded, denormals as IEEE says. */
+/* Once at start of the process, before threads: OpenBLAS single-threaded, denormals as IEEE says, freed tensors back to the
+ * system. */
 void engine_init(void);
 
 #endif

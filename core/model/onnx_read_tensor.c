@@ -91,6 +91,10 @@ int read_window(struct reader *r, struct tensor *t, const unsigned char *data, s
     if (tensor_alloc(t, dtype, &shape, r->err))
         return -1;
     memcpy(t->data, data, t->bytes);
+    struct tensor copied = {0}; /* the file's own pages are not looked at again */
+    tensor_view(&copied, dtype, &shape, (void *)(uintptr_t)data, owner);
+    tensor_release_pages(&copied);
+    tensor_fini(&copied);
     return 0;
 }
 

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * affine.c - scales, zero points and codes (affine.h).
  *
- * Pairs. Where sums of two products must fit into 16 bits (isa_arithmetic.h), a channel's scale may have to grow. Not
- * always as far as its worst pair asks: clipping that pair's codes costs little if the channel has many other weights to
- * round finely. So scales between the plain one and the pair's are tried, from the coarse end, while the squared error
- * falls. */
+ * A channel's scale is max|w| / 127, or larger where a bias (scale_floor) or the sums of pairs (isa_arithmetic.h) ask for it.
+ * Codes are rounded to the nearest, then moved so that their errors cancel (compensate.h), which wins back more than the
+ * larger scale of a channel with pairs costs. */
 #include "core/quant/affine.h"
 
 #include "core/quant/compensate.h"
@@ -49,6 +48,7 @@ struct coder {
     const struct sum_order *order;
     struct pair_opts pairs;
     int64_t first, end; /* channels */
+    bool compensate;
 };
 
 static double largest_of(const struct coder *c)
@@ -62,34 +62,15 @@ static double largest_of(const struct coder *c)
     return largest;
 }
 
-static double error_of(const struct coder *c, double scale)
+/* The least scale that keeps the sums of all pairs, before rounding. */
+static double paired_scale(const struct coder *c)
 {
-    double sum = 0;
-    for (int64_t o = c->first; o < c->end; o++)
-        sum += pair_codes(c->w + o * c->order->stride, c->order, o, scale, &c->pairs, NULL, NULL);
-    return sum;
-}
-
-/* The scale between `plain` and the least that keeps the sums of all pairs, whichever has the least error. */
-static double paired_scale(const struct coder *c, double plain)
-{
-    enum { STEPS = 12 };
-    double most = plain;
+    double most = 0;
     for (int64_t o = c->first; o < c->end; o++) {
         double need = pair_scale(c->w + o * c->order->stride, c->order, o, c->pairs.reach);
         most = need > most ? need : most;
     }
-    if (!(most > plain) || !isfinite(most))
-        return plain;
-    double best = most, least = error_of(c, most);
-    for (int i = 1; i <= (getenv("NSTEP")?atoi(getenv("NSTEP")):STEPS); i++) {
-        double scale = most + (plain - most) * i / STEPS, error = error_of(c, scale);
-        if (!(error < least))
-            break;
-        least = error;
-        best = scale;
-    }
-    return best;
+    return most;
 }
 
 /* 1: the channels are too small for a normal scale. *raised: larger than it would be without pairs. */
@@ -97,7 +78,7 @@ static float scale_of(const struct coder *c, double floor, bool *raised)
 {
     double plain = largest_of(c) / c->pairs.qmax;
     plain = plain < floor ? floor : plain;
-    const double scale = c->pairs.pairs ? paired_scale(c, plain) : plain;
+    const double pairs = c->pairs.pairs ? paired_scale(c) : 0, scale = pairs > plain ? pairs : plain;
     *raised = scale > plain;
     return scale >= (double)FLT_MIN ? (float)scale : 1;
 }
@@ -111,7 +92,8 @@ static void make_codes(struct qweight *q, const struct coder *c, int64_t o, bool
     const double scale = (double)tensor_f32(&q->scale)[n_scales > 1 ? o : 0];
     int64_t given_up = 0;
     double error = pair_codes(w, c->order, o, scale, &c->pairs, codes, &given_up);
-    if (!getenv("NOCOMP")) error = compensate_codes(w, c->order, o, scale, &c->pairs, codes, scratch);
+    if (c->compensate)
+        error = compensate_codes(w, c->order, o, scale, &c->pairs, codes, scratch);
     *noise += error;
     for (int64_t k = 0; k < c->order->count; k++) {
         int64_t at = o * c->order->stride + c->order->offset[k];
@@ -171,6 +153,7 @@ int qweight_make(struct qweight *q, const struct tensor *w, const struct qweight
     const struct code_reach any = {0};
     const struct coder all = {.w = x,
                               .order = &order,
+                              .compensate = !opts->nearest && !opts->scale,
                               .pairs = {.reach = isa_row(opts->isa)->measured ? &opts->reach : &any,
                                         .qmax = 127,
                                         .pairs = isa_row(opts->isa)->pairs && !q->proof.adds_in_32}};

@@ -30,7 +30,8 @@ struct qweight_opts {
     bool per_channel;
     int axis;                  /* output channels, also where they share one scale: a sum stays within one; -1: none */
     const double *scale_floor; /* [scales] or NULL: least scale, so that the bias fits (static quantization) */
-    const float *scale;        /* [scales] or NULL: these scales, chosen elsewhere, instead of the weight's own */
+    const float *scale;        /* [scales] or NULL: these scales, chosen elsewhere, and the nearest codes */
+    bool nearest;              /* round each code to the nearest, instead of so that errors cancel (compensate.h) */
     int isa;                   /* enum isa: whether sums of two neighbouring products must fit into int16 */
     bool adds_in_32;           /* its kernels have no sums of pairs, on any CPU (depthwise convolutions) */
     struct code_reach reach;   /* codes of the activations; all zero: any */

@@ -432,9 +432,9 @@ static int convert_all(struct dynamic *d, struct err *err)
         if (d->family[id]) {
             if (d->c->progress && d->c->progress(d->c, "quantize", id, d->n_nodes, err))
                 return -1;
-            node_label(d->m, id, label, sizeof label);
+            const char *name = node_label(d->m, id, label, sizeof label); /* the node goes */
             if (d->family[id]->convert(d, id, err))
-                return err_wrap(err, "weight of node '%s': ", label);
+                return err_wrap(err, "weight of node '%s': ", name);
         } else if (d->why[id]) {
             const struct dynamic_family *f = family_of(&d->m->nodes[id]);
             const int slot = f->slots & 1 ? 0 : 1;

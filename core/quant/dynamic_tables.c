@@ -4,7 +4,7 @@
  *   one scale for all     Gather(codes, i) -> DequantizeLinear
  *   one for each row      Gather(codes, i) -> Cast -> Mul(Gather(scales, i))      when rows are what is gathered (axis 0)
  *
- * Only the rows that were asked for are turned into floats. */
+ * Only the rows that were asked for are turned into floats. Codes are the nearest: rows are not summed, so no errors cancel. */
 #include <string.h>
 
 #include "core/quant/dynamic.h"
@@ -41,7 +41,7 @@ static struct made_codes *codes_of(struct dynamic *d, uint32_t node, struct err 
     }
     const bool rows = by_row(d, n, &t);
     const struct qweight_opts opts = {
-        .dtype = DTYPE_INT8, .per_channel = rows, .axis = rows ? 0 : -1, .isa = ISA_VNNI, .adds_in_32 = true};
+        .dtype = DTYPE_INT8, .per_channel = rows, .axis = rows ? 0 : -1, .nearest = true, .isa = ISA_VNNI, .adds_in_32 = true};
     if (qweight_make(&q, &t, &opts, err) == 0) {
         for (int i = 1; rows && i < t.shape.rank; i++)
             q.scale.shape.dim[q.scale.shape.rank++] = 1;

@@ -239,10 +239,10 @@ static int round_group(struct job *job, const double *h, double *damp, int64_t *
     const size_t k = (size_t)job->f->k;
     const int lanes = job->o->pool ? pool_threads(job->o->pool) : 1;
     double *u = malloc(k * k * sizeof *u), *damped = malloc(k * k * sizeof *damped), *diag = malloc(k * sizeof *diag);
-    int64_t *order = job->o->act_order ? malloc(k * sizeof *order) : NULL;
+    int64_t *order = job->o->in_order ? NULL : malloc(k * sizeof *order);
     int rc = -1;
     job->lanes = lanes_new(job, lanes);
-    if (!u || !damped || !diag || !job->lanes || (job->o->act_order && !order) ||
+    if (!u || !damped || !diag || !job->lanes || (!job->o->in_order && !order) ||
         (order && order_columns(h, job->f->k, order, damped))) {
         err_set(err, ERR_NOMEM, "out of memory while choosing codes");
         goto out;

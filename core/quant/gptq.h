@@ -5,8 +5,9 @@
  *            Cholesky factor of the inverse of H + damp mean(diag H) I. Then single codes are changed as long as that
  *            lowers the error (coordinate descent).
  * Never worse each row keeps its round-to-nearest codes if those have the lower error.
- * Layout     that of block.h: with act_order the blocks keep their places (scales are then those of the float weight),
- *            so that no g_idx is needed. */
+ * Zeros      weights of zero stay zero.
+ * Layout     that of block.h: columns are rounded in the order of falling diag(H), but blocks keep their places (scales are
+ *            those of the float weight then), so that no g_idx is needed. */
 #ifndef PARED_QUANT_GPTQ_H
 #define PARED_QUANT_GPTQ_H
 
@@ -15,7 +16,7 @@
 
 struct gptq_opts {
     double damp;      /* share of the mean of diag(H) added to it; 0: 0.01 */
-    bool act_order;   /* columns of large diag(H) first */
+    bool in_order;    /* columns as they stand, and scales follow what is added to them; otherwise large diag(H) first */
     bool plain_scale; /* block scales from the range, as block_rtn; otherwise the best of a few shrunk ones by diag(H) */
     int sweeps;       /* most rounds of coordinate descent; 0: 8; below 0: none */
     struct pool *pool;

@@ -69,6 +69,11 @@ static inline bool dtype_is_8bit(enum dtype d)
 }
 /* Input i of an operator is quantized with it: its row says so, and it is float32. */
 bool qdq_is_data(const struct qdq *q, const struct node *n, int i);
+/* The axis of a product's input that its weight sums over; below zero: from the end. */
+static inline int qdq_input_axis(const struct node *n)
+{
+    return node_is(n, "Conv") || node_is(n, "ConvTranspose") ? 1 : -1;
+}
 /* The output-channel axis of a product's weight; -1: it has none, or (err set) memory ran out. */
 int qdq_channel_axis(const struct qdq *q, const struct node *n, const struct tensor *weight, struct err *err);
 

@@ -3,10 +3,9 @@
  *
  * A value has one type, whoever reads it. The type an override gives a node holds for what the node reads and makes;
  * where two overridden nodes meet, the wider type wins, and an override of the tensor itself beats both. */
-#include "core/passes/weights.h"
-#include "core/quant/qdq.h"
-
 #include <stdlib.h>
+
+#include "core/quant/qdq.h"
 
 enum { LABEL = 200 };
 
@@ -62,6 +61,20 @@ static void node_overrides(struct qdq *q, uint32_t id, const struct overrides *l
     }
 }
 
+/* The caller's choice of 16 bits for what a node reads and makes, and for its weight. */
+static void make_wide(struct qdq *q, uint32_t id, struct said *by_value)
+{
+    const struct node *n = &q->m->nodes[id];
+    const bool is_signed = dtype_kind(override_activations[q->opts->activations]) == 'i';
+    const struct said s = {.dtype = is_signed ? DTYPE_INT16 : DTYPE_UINT16, .symmetric = -1};
+    q->node[id].weight = DTYPE_INT16;
+    for (int k = 0; k < n->n_input + n->n_output; k++) {
+        const uint32_t v = k < n->n_input ? n->input[k] : n->output[k - n->n_input];
+        if (v != VALUE_NONE)
+            say(&q->value[v], &by_value[v], &s);
+    }
+}
+
 static void value_overrides(struct qdq *q, uint32_t v, const struct overrides *list, bool *used)
 {
     struct value_options *at = &q->value[v];
@@ -96,6 +109,8 @@ static void resolve(struct qdq *q, const struct overrides *list, bool *used, str
                                             .keep_float = -1};
         if (edit_node_is_live(&q->edit, id))
             node_overrides(q, id, list, used, by_value);
+        if (edit_node_is_live(&q->edit, id) && q->choice && q->choice->wide && q->choice->wide[id])
+            make_wide(q, id, by_value);
     }
     for (uint32_t id = 0; id < q->n_nodes && model_opset(q->m, "") < 13; id++)
         q->node[id].per_channel = false; /* DequantizeLinear has no axis */

@@ -457,11 +457,26 @@ static void spread_one(struct qdq *q, uint32_t node)
 
 /* ---- what gains nothing ---- */
 /* Runtimes convolve in integers only if the result is quantized too; their matrix products may end in float. */
-static bool needs_integer_output(const struct qdq *q, uint32_t node)
+static bool is_convolution(const struct qdq *q, uint32_t node)
 {
     if (q->decision[node] == QDQ_ABSORBED)
         node = q->m->values[q->m->nodes[node].input[0]].producer;
     return node != NODE_NONE && q->decision[node] == QDQ_PRODUCT && node_is(&q->m->nodes[node], "Conv");
+}
+
+static bool pair_is_useful(struct qdq *q, uint32_t node, uint32_t v)
+{
+    if (is_convolution(q, node))
+        return true;
+    const struct reader_list *l = edit_readers(&q->edit, v);
+    for (int r = 0; r < l->count; r++) {
+        const uint32_t reader = l->at[r].node;
+        if (reader == NODE_NONE || reader >= q->n_nodes)
+            continue;
+        if (q->decision[reader] != QDQ_FLOAT || is_average(&q->m->nodes[reader]))
+            return true;
+    }
+    return false;
 }
 
 /* An integer output that only float operators read gains nothing from the pair. */
@@ -472,17 +487,8 @@ static void drop_useless(struct qdq *q)
         const uint32_t id = g->nodes[i];
         const struct node *n = &q->m->nodes[id];
         for (int k = 0; k < n->n_output; k++) {
-            uint32_t v = n->output[k];
-            if (v == VALUE_NONE || !q->quantized[v] || q->wanted[v])
-                continue;
-            const struct reader_list *l = edit_readers(&q->edit, v);
-            bool useful = needs_integer_output(q, id);
-            for (int r = 0; r < l->count && !useful; r++) {
-                uint32_t reader = l->at[r].node;
-                useful = reader != NODE_NONE && reader < q->n_nodes &&
-                         (q->decision[reader] != QDQ_FLOAT || is_average(&q->m->nodes[reader]));
-            }
-            if (useful)
+            const uint32_t v = n->output[k];
+            if (v == VALUE_NONE || !q->quantized[v] || q->wanted[v] || pair_is_useful(q, id, v))
                 continue;
             q->quantized[v] = false;
             if (q->decision[id] == QDQ_OUTPUT || q->decision[id] == QDQ_PASS || q->decision[id] == QDQ_ABSORBED)

@@ -188,20 +188,37 @@ static const struct stored *find_stored(const struct writer *w, const struct pro
     return NULL;
 }
 
+/* How far the activations' codes were seen to reach, if that was measured and the weight is this product's alone. */
+static int reach_of(struct qdq *q, const struct product *p, struct code_reach *reach, struct err *err)
+{
+    const struct node *n = &q->m->nodes[p->node];
+    const struct qparams x = q->params[p->x];
+    struct channel_extent seen;
+    if (!q->calibration || edit_only_reader(&q->edit, n->input[1]) != p->node ||
+        !channel_ranges_get(calibration_channels(q->calibration), p->x, qdq_input_axis(n), &seen))
+        return 0;
+    return code_reach_make(reach, &seen, (double)x.scale, x.zero, (int32_t)dtype_min(q->value[p->x].dtype), err);
+}
+
 static int make_codes(struct qdq *q, const struct product *p, const double *floor, struct qweight *code,
                       struct err *err)
 {
     const struct tensor *t = value_const(q->m, q->m->nodes[p->node].input[1]);
-    const struct qweight_opts opts = {.dtype = p->dtype,
-                                      .per_channel = p->axis >= 0,
-                                      .axis = p->w_axis,
-                                      .scale_floor = p->grid ? NULL : floor,
-                                      .scale = p->grid,
-                                      .isa = q->opts->isa,
-                                      .adds_in_32 = is_depthwise(&q->m->nodes[p->node], t)};
-    return dtype_is_8bit(p->dtype) && p->symmetric
-               ? qweight_make(code, t, &opts, err)
-               : wide_weight_make(code, t, &opts, p->symmetric, isa_row(q->opts->isa)->pairs && !opts.adds_in_32, err);
+    struct qweight_opts opts = {.dtype = p->dtype,
+                                .per_channel = p->axis >= 0,
+                                .axis = p->w_axis,
+                                .scale_floor = p->grid ? NULL : floor,
+                                .scale = p->grid,
+                                .isa = q->opts->isa,
+                                .adds_in_32 = !dtype_is_8bit(q->value[p->x].dtype) ||
+                                              is_depthwise(&q->m->nodes[p->node], t)};
+    if (!dtype_is_8bit(p->dtype) || !p->symmetric)
+        return wide_weight_make(code, t, &opts, p->symmetric, isa_row(q->opts->isa)->pairs && !opts.adds_in_32, err);
+    if (reach_of(q, p, &opts.reach, err))
+        return -1;
+    const int rc = qweight_make(code, t, &opts, err);
+    code_reach_fini(&opts.reach);
+    return rc;
 }
 
 /* ONNX Runtime's integer convolutions do without the zero point of a signed weight; its matrix products ask for one.

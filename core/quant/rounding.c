@@ -17,12 +17,12 @@
 
 enum { BATCH = 128, BATCH_MOST = 256 };
 
-/* The nearest code to x that the grid and the partner's code allow. */
+/* The nearest code to x that the grid and the partner's code allow. What was pruned stays zero. */
 static int32_t nearest_code(const struct round_chunk *c, int64_t row, int64_t i, double x)
 {
     const int64_t b = row * round_blocks(c) + i / c->block;
     const int32_t zero = c->zero[b];
-    if (!(fabsf(c->scale[b]) >= FLT_MIN))
+    if (!(fabsf(c->scale[b]) >= FLT_MIN) || c->w[row * c->k + i] == 0)
         return zero;
     double v = nearbyint(x / (double)c->scale[b]);
     double lo = c->lo - zero, hi = c->hi - zero;

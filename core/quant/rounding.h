@@ -3,6 +3,7 @@
  * what the rows multiply: the shared core of gptq.c (blocks) and adaround.c (a scale a channel).
  * Two ways   round_sequential: column by column, errors go into the columns still to come (GPTQ). round_descend: one code, or
  *            one scale, at a time, as long as the error falls. The second starts where the first ended.
+ * Zeros      a weight of zero keeps the code of zero: pruning survives.
  * Threads    a chunk belongs to one task; nothing else is written. */
 #ifndef PARED_QUANT_ROUNDING_H
 #define PARED_QUANT_ROUNDING_H

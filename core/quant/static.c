@@ -22,11 +22,10 @@
 #include "core/quant/accurate.h"
 #endif
 
-static const char *const activation_types[] = {"uint8", "int8", "uint16", "int16", NULL};
-static const char *const weight_types[] = {"int8", "uint8", "int4", "uint4", "int16", NULL};
-static const char *const calibrators[] = {"minmax", "moving_average", "percentile", "entropy", "mse", NULL};
-static const char *const isas[] = {"portable", "vnni", NULL};
-static const char *const formats[] = {"qdq", "qoperator", NULL};
+const char *const static_activations[] = {"uint8", "int8", "uint16", "int16", NULL};
+const char *const static_weights[] = {"int8", "uint8", "int4", "uint4", "int16", NULL};
+const char *const static_calibrators[] = {"minmax", "moving_average", "percentile", "entropy", "mse", NULL};
+const char *const static_formats[] = {"qdq", "qoperator", NULL};
 static const char *const presets[] = {"default", "accurate", NULL};
 
 #define P(f) PARAM(quantize_static_params, f)
@@ -35,27 +34,25 @@ static const struct param params[] = {
      .doc = "calibration samples, spread evenly over the dataset"},
     {P(per_channel), .kind = PARAM_BOOL, .def = "true",
      .doc = "a weight scale for each output channel (needs opset 13) instead of one"},
-    {P(activations), .kind = PARAM_ENUM, .choices = activation_types, .def = "\"uint8\"",
-     .doc = "type of activations. 16 bits lose almost nothing, and no runtime's CPU kernels multiply them in integers: such "
+    {P(activations), .kind = PARAM_ENUM, .choices = static_activations, .def = "\"uint8\"",
+     .given = PARAM_GIVEN(quantize_static_params, activations_given),
+     .doc = "type of activations (isa=arm: int8 unless given). 16 bits lose almost nothing, and no runtime's CPU kernels multiply them in integers: such "
             "layers compute in float32"},
-    {P(weights), .kind = PARAM_ENUM, .choices = weight_types, .def = "\"int8\"",
+    {P(weights), .kind = PARAM_ENUM, .choices = static_weights, .def = "\"int8\"",
      .doc = "type of weights. int4 and uint4 need opset 21 (it is raised); only 8 bits are multiplied in integers"},
     {P(symmetric_weights), .kind = PARAM_BOOL, .def = "true",
      .doc = "false: weights with one scale (per_channel=false) get a zero point that uses all codes; "
             "int8 ones keep to 7 bits unless isa=vnni or arm"},
     {P(symmetric), .kind = PARAM_BOOL, .def = "false", .doc = "symmetric activation ranges"},
-    {P(calibrator), .kind = PARAM_ENUM, .choices = calibrators, .def = "\"minmax\"",
+    {P(calibrator), .kind = PARAM_ENUM, .choices = static_calibrators, .def = "\"minmax\"",
      .doc = "how the range of an activation is made from what was seen: minmax: the smallest and largest number; "
             "moving_average: the means over the samples of each one's smallest and largest number; percentile: the "
             "share given by percentile lies inside, half of the rest beyond each end; entropy: the least information "
             "(Kullback-Leibler divergence) is lost; mse: the least squared error of rounding and clipping"},
     {P(percentile), .kind = PARAM_NUMBER, .def = "99.999", .min = 50, .max = 100, .above_min = true,
      .doc = "of calibrator percentile: the percentage of the numbers seen that is not clipped"},
-    {P(isa), .kind = PARAM_ENUM, .choices = isas, .def = "\"portable\"",
-     .doc = "portable: exact on every CPU, also where two 8-bit products are added in 16 bits; vnni: full 8-bit "
-            "weights for CPUs with VNNI or "
-            "Arm dot products"},
-    {P(format), .kind = PARAM_ENUM, .choices = formats, .def = "\"qdq\"",
+    {P(isa), .kind = PARAM_ENUM, .choices = isa_names, .def = "\"portable\"", .doc = ISA_DOC},
+    {P(format), .kind = PARAM_ENUM, .choices = static_formats, .def = "\"qdq\"",
      .doc = "qdq: QuantizeLinear / DequantizeLinear pairs; qoperator: QLinearConv and its like"},
     {P(preset), .kind = PARAM_ENUM, .choices = presets, .def = "\"default\"",
      .doc = "accurate: weights are equalized, smoothed, rounded and biases corrected on the samples first, which takes "
@@ -89,10 +86,12 @@ static int calibration_progress(void *arg, int64_t done, int64_t total, struct e
     return p->ctx->progress ? p->ctx->progress(p->ctx, "calibrate", done, total, err) : 0;
 }
 
-static int observe_samples(struct step_ctx *c, struct calibration *calibration, int64_t samples, struct err *err)
+static int observe_samples(struct step_ctx *c, const struct quantize_static_params *o,
+                           struct calibration *calibration, struct err *err)
 {
     struct sample_pass pass = {c, calibration};
-    const struct sampling s = {.data = c->data, .pool = c->pool, .samples = samples,
+    const struct sampling s = {.data = c->data, .pool = c->pool, .samples = o->samples,
+                               .index = o->index, .n_index = o->n_index,
                                .batch = calibration_batch(calibration), .observe = calibration_observe,
                                .watch = calibration_watched(calibration), .any_order = true,
                                .observe_arg = calibration, .start = calibration_begin, .ran = calibration_progress,
@@ -179,10 +178,10 @@ static void tables_free(struct qdq *q)
     free(q->params);
 }
 
-static int qdq_start(struct qdq *q, struct model *m, const struct quantize_static_params *o, struct warnings *warnings,
-                     struct err *err)
+static int qdq_start(struct qdq *q, struct model *m, const struct quantize_static_params *o,
+                     const struct static_choice *choice, struct warnings *warnings, struct err *err)
 {
-    *q = (struct qdq){.opts = o, .m = m, .warnings = warnings};
+    *q = (struct qdq){.opts = o, .m = m, .choice = choice, .warnings = warnings};
     if (!tables_make(q))
         return err_set(err, ERR_NOMEM, "out of memory while quantizing");
     return edit_init(&q->edit, m, err) || infer_run(&q->infer, m, err) || qdq_options(q, err) ? -1 : 0;
@@ -200,7 +199,7 @@ static int want_values(struct step_ctx *c, const struct quantize_static_params *
                        struct err *err)
 {
     struct qdq q;
-    int rc = qdq_start(&q, c->model, o, NULL, err) || qdq_plan(&q, err) ? -1 : 0;
+    int rc = qdq_start(&q, c->model, o, NULL, NULL, err) || qdq_plan(&q, err) ? -1 : 0;
     for (uint32_t v = 0; rc == 0 && v < q.n_values; v++) {
         if (q.measured[v])
             calibration_want(calibration, v);
@@ -208,6 +207,33 @@ static int want_values(struct step_ctx *c, const struct quantize_static_params *
             calibration_watch(calibration, v);
     }
     qdq_end(&q);
+    return rc;
+}
+
+/* Products' inputs, channel by channel: a pass of its own, where isa asks for it. */
+static int observe_channels(struct step_ctx *c, const struct quantize_static_params *o, struct calibration *calibration,
+                            struct err *err)
+{
+    struct qdq q;
+    if (!isa_row(o->isa)->measured)
+        return 0;
+    struct channel_ranges *channels = channel_ranges_new(c->model->n_values);
+    int rc = qdq_start(&q, c->model, o, NULL, NULL, err) || qdq_plan(&q, err) ? -1 : 0;
+    for (uint32_t id = 0; rc == 0 && channels && id < q.n_nodes; id++)
+        if (q.decision[id] == QDQ_PRODUCT)
+            channel_ranges_want(channels, c->model->nodes[id].input[0], qdq_input_axis(&c->model->nodes[id]));
+    qdq_end(&q);
+    if (rc == 0 && !channels)
+        rc = err_set(err, ERR_NOMEM, "out of memory while calibrating");
+    const struct sampling s = {.data = c->data, .pool = c->pool, .samples = o->samples,
+                               .index = o->index, .n_index = o->n_index,
+                               .observe = channel_ranges_observe, .observe_arg = channels};
+    if (rc == 0 && sampling_run(c->model, &s, err) < 0)
+        rc = -1;
+    if (rc == 0)
+        calibration_keep_channels(calibration, channels);
+    else
+        channel_ranges_free(channels);
     return rc;
 }
 
@@ -221,11 +247,26 @@ struct calibration *static_calibrate(struct step_ctx *c, const struct quantize_s
     struct calibration *calibration = calibration_new(c->model->n_values, &opts);
     if (!calibration)
         err_set(err, ERR_NOMEM, "out of memory while calibrating");
-    else if (want_values(c, o, calibration, err) || observe_samples(c, calibration, o->samples, err)) {
+    else if (want_values(c, o, calibration, err) || observe_samples(c, o, calibration, err) ||
+             observe_channels(c, o, calibration, err)) {
         calibration_free(calibration);
         calibration = NULL;
     }
     return calibration;
+}
+
+int static_layers(struct model *m, const struct calibration *calibration, const struct quantize_static_params *o,
+                  bool *layer, struct err *err)
+{
+    struct qdq q;
+    int rc = qdq_start(&q, m, o, NULL, NULL, err);
+    q.calibration = calibration;
+    if (rc == 0)
+        rc = qdq_plan(&q, err);
+    for (uint32_t id = 0; rc == 0 && id < q.n_nodes; id++)
+        layer[id] = q.decision[id] == QDQ_PRODUCT;
+    qdq_end(&q);
+    return rc;
 }
 
 static int write_qoperator(struct model *m, struct layer_report *layers, struct warnings *warnings, struct err *err)
@@ -243,9 +284,8 @@ int static_quantize(struct model *m, const struct calibration *calibration, cons
                     struct err *err)
 {
     struct qdq q;
-    int rc = qdq_start(&q, m, o, warnings, err);
+    int rc = qdq_start(&q, m, o, choice, warnings, err);
     q.calibration = calibration;
-    q.choice = choice;
     q.layers = layers;
     if (rc == 0)
         rc = qdq_plan(&q, err) || qdq_rewrite(&q, err) ? -1 : 0;
@@ -261,6 +301,9 @@ int static_quantize(struct model *m, const struct calibration *calibration, cons
 
 int static_prepare(struct step_ctx *c, struct quantize_static_params *o, struct err *err)
 {
+    for (int i = 0; !o->activations_given && override_activations[i] != DTYPE_NONE; i++)
+        if (override_activations[i] == isa_row(o->isa)->activations)
+            o->activations = i;
     return passes_prepare(c->model, c->layers, c->warnings, err) || raise_for_quantization(c, o, err) ? -1 : 0;
 }
 

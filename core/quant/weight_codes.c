@@ -164,8 +164,9 @@ static void finish(struct maker *k, double signal, double noise)
         nbits_pack(p->stored, k->plane, tensor_count(p->view.stored), code_offset(p), 0, k->out->codes.data);
     if (k->zeros && p->padded_zero) {
         const int64_t bytes = nbits_bytes(p->stored, k->blocks);
+        const uint8_t pad = (uint8_t)(1 << (p->stored - 1)); /* as ONNX Runtime fills the last byte */
         for (int64_t r = 0; r < k->x.rows; r++)
-            nbits_pack(p->stored, k->zeros + r * k->blocks, k->blocks, 0, 0, (uint8_t *)k->out->zero.data + r * bytes);
+            nbits_pack(p->stored, k->zeros + r * k->blocks, k->blocks, 0, pad, (uint8_t *)k->out->zero.data + r * bytes);
     } else if (k->zeros) {
         nbits_pack(p->stored, k->zeros, k->x.rows * k->blocks, 0, 0, k->out->zero.data);
     }

@@ -3,7 +3,9 @@
  * Runs       The source is run once on one sample (or on generated inputs). If that works, the artifact must run too:
  *            from there on a failure is the artifact's. If an operator is missing or made-up inputs do not suit the
  *            model, structure is all that is verified, a warning says so, and what needs runs is absent.
- * One pass   Metrics before, metrics after and fidelity come from the same pass over the samples.
+ * One pass   Metrics before, metrics after and fidelity come from the same pass over the samples: all of them where there
+ *            are labels or data of its own for it, else VERIFY_SAMPLES of the calibration data.
+ * Memory     The source's plan, which holds its weights packed, is there while something is measured, not during steps.
  * Latency    Both models in turn, at the end, when nothing else of ours runs. */
 #include <fcntl.h>
 #include <stdio.h>
@@ -15,6 +17,10 @@
 #include "core/recipe/pipeline_impl.h"
 #include "core/stats/evaluate.h"
 #include "core/stats/generate.h"
+
+enum { VERIFY_SAMPLES = 64 };
+#define VERIFY_BATCH_BYTES ((size_t)64 << 20)
+#define LATENCY_SECONDS 0.5
 
 static int tick(void *arg, struct err *err)
 {
@@ -89,7 +95,15 @@ static int run_probe(struct pipeline *p, struct plan *plan, int64_t *classes, st
     struct tensor *out = calloc((size_t)n + 1, sizeof *out);
     if (!out)
         return err_set(err, ERR_NOMEM, "no memory to run the model");
-    int rc = plan_run(plan, p->probe, out, NULL, err);
+    struct tensor *in = calloc((size_t)p->n_probe + 1, sizeof *in);
+    int rc = in ? 0 : err_set(err, ERR_NOMEM, "no memory to run the model");
+    for (int i = 0; i < p->n_probe && i < plan_n_inputs(plan) && rc == 0; i++)
+        rc = evaluate_feed(plan, i, &p->probe[i], &in[i], err);
+    if (rc == 0)
+        rc = plan_run(plan, in, out, NULL, err);
+    for (int i = 0; in && i < p->n_probe; i++)
+        tensor_fini(&in[i]);
+    free(in);
     for (int i = 0; i < n; i++) {
         int64_t row = rc == 0 && out[i].shape.rank > 0 ? shape_product(&out[i].shape, 1, out[i].shape.rank) : 0;
         longest = row > longest ? row : longest;
@@ -167,7 +181,7 @@ static int measure_cost(struct pipeline *p, struct subject *s, struct err *err)
 
 /* A source that does not run on made-up inputs is no reason to refuse weights-only work; one that does not run on its
  * own data is. */
-static int try_source(struct pipeline *p, struct err *err)
+static int run_source(struct pipeline *p, struct err *err)
 {
     struct err why = {0};
     int64_t classes = 0;
@@ -192,6 +206,14 @@ static int try_source(struct pipeline *p, struct err *err)
         return err_set(err, why.code, "the model does not run: %s", why.msg);
     pipeline_warn(p, "the model was not run (%s); the structure of the result was verified instead", why.msg);
     return 0;
+}
+
+static int try_source(struct pipeline *p, struct err *err)
+{
+    const int rc = run_source(p, err);
+    plan_free(p->before.plan);
+    p->before.plan = NULL;
+    return rc;
 }
 
 static void warn_nan(void *arg, const char *name, int64_t count)
@@ -254,10 +276,20 @@ static int compare(struct pipeline *p, struct err *err)
     struct err why = {0};
     struct evaluate_opts opts = {.pool = p->pool,
                                  .max_memory_bytes = p->o->max_memory_bytes,
+                                 .batch_bytes = VERIFY_BATCH_BYTES,
                                  .progress = pipeline_tick_stage,
                                  .progress_arg = p};
-    struct evaluate_compare_opts pair = {
-        .seed = (uint64_t)p->o->recipe->seed, .metrics_a = &before, .metrics_b = &after};
+    struct evaluate_compare_opts pair = {.seed = (uint64_t)p->o->recipe->seed,
+                                         .metrics_a = &before,
+                                         .metrics_b = &after,
+                                         .plan_a = p->before.plan,
+                                         .plan_b = p->after.plan};
+    int64_t *index = NULL;
+    if (p->eval_data && p->eval_data == p->data && !dataset_has_labels(p->data)) {
+        if ((opts.n_index = dataset_spread(p->data, VERIFY_SAMPLES, &index, err)) < 0)
+            return -1;
+        opts.index = index;
+    }
     p->fidelity = evaluate_compare(p->before.model, p->after.model, p->eval_data, &opts, &pair, &why);
     if (p->fidelity) {
         p->before.facts.metrics = metrics_of(p, before);
@@ -265,6 +297,7 @@ static int compare(struct pipeline *p, struct err *err)
     }
     task_metrics_free(before);
     task_metrics_free(after);
+    free(index);
     if (!p->fidelity && why.code == ERR_DATASET) {
         err_set(err, why.code, "%s", why.msg);
         return pipeline_name_dataset(p->split, err);
@@ -280,7 +313,7 @@ static int measure_latency(struct pipeline *p, struct err *err)
 {
     struct plan *plans[2] = {p->before.plan, p->after.plan};
     struct latency got[2];
-    struct latency_opts opts = {.budget_s = 2,
+    struct latency_opts opts = {.budget_s = LATENCY_SECONDS,
                                 .batch = 1,
                                 .threads = pool_threads(p->pool),
                                 .seed = (uint64_t)p->o->recipe->seed,
@@ -317,6 +350,8 @@ int pipeline_measure_after(struct pipeline *p, struct err *err)
         missing_ops_fini(&missing);
         return 0;
     }
+    if (!(p->before.plan = new_plan(p, p->before.model, err)))
+        return -1;
     p->after.plan = new_plan(p, p->after.model, &why);
     if (!p->after.plan || run_probe(p, p->after.plan, NULL, &why))
         return err_set(err, is_fatal(&why) ? why.code : ERR_VERIFY, "the result does not run: %s", why.msg);

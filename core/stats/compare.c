@@ -165,17 +165,16 @@ out:
     return rc;
 }
 
-/* b's input from a's: shared, or converted when b declares another float dtype. */
-static int feed_b(struct compare *c, int i, const struct tensor *from, struct err *err)
+int evaluate_feed(const struct plan *plan, int i, const struct tensor *from, struct tensor *to, struct err *err)
 {
-    const struct graph *g = model_main(plan_model(c->b));
+    const struct graph *g = model_main(plan_model(plan));
     enum dtype want = from->dtype;
     for (int k = 0; k < g->n_inputs; k++)
-        if (g->inputs[k].value == plan_input(c->b, i) && g->inputs[k].has_type && g->inputs[k].type.dtype != DTYPE_NONE)
+        if (g->inputs[k].value == plan_input(plan, i) && g->inputs[k].has_type && g->inputs[k].type.dtype != DTYPE_NONE)
             want = g->inputs[k].type.dtype;
     if (want != from->dtype && dtype_is_float(want) && dtype_is_float(from->dtype))
-        return tensor_convert(&c->in[i], from, want, err);
-    tensor_ref(&c->in[i], from);
+        return tensor_convert(to, from, want, err);
+    tensor_ref(to, from);
     return 0;
 }
 
@@ -184,7 +183,7 @@ static int compare_batch(void *arg, const struct evaluate_batch *b, struct err *
     struct compare *c = arg;
     int rc = 0, ran = 0, na = plan_n_outputs(c->a), nb = plan_n_outputs(c->b);
     for (int i = 0; i < plan_n_inputs(c->b) && !rc; i++)
-        rc = feed_b(c, i, &b->in[c->input[i]], err);
+        rc = evaluate_feed(c->b, i, &b->in[c->input[i]], &c->in[i], err);
     if (!rc) {
         struct plan_run_opts watch = {.observe = compare_b, .observe_arg = c};
         rc = plan_run(c->b, c->in, c->out, c->layers.n ? &watch : NULL, err);
@@ -268,7 +267,10 @@ struct fidelity *evaluate_compare(const struct model *a, const struct model *b, 
                            .optimize = !(compare && compare->layers)}; /* layers are observed: none may be fused away */
     struct compare c = {.ma = a, .mb = b};
     int rc = -1;
-    if (!(c.a = plan_new(a, &po, err)) || !(c.b = plan_new(b, &po, err)) || start_compare(&c, err))
+    const bool borrowed = compare && compare->plan_a && compare->plan_b && !compare->layers;
+    c.a = borrowed ? compare->plan_a : plan_new(a, &po, err);
+    c.b = borrowed ? compare->plan_b : c.a ? plan_new(b, &po, err) : NULL;
+    if (!c.a || !c.b || start_compare(&c, err))
         goto out;
     if (ds && compare && compare->metrics_a && !(c.metrics_a = task_metrics_new()))
         goto nomem;
@@ -304,7 +306,9 @@ out:
     free(c.in);
     free(c.out);
     free(c.cut);
-    plan_free(c.a);
-    plan_free(c.b);
+    if (!borrowed) {
+        plan_free(c.a);
+        plan_free(c.b);
+    }
     return rc ? NULL : c.fidelity;
 }

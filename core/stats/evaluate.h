@@ -67,10 +67,14 @@ struct evaluate_compare_opts {
      * with it opts->run is
      * not used. Values whose shapes differ have no elements. */
     struct fidelity **layers;
+    struct plan *plan_a, *plan_b; /* of a and b, borrowed; NULL: made here. Not with layers, which no plan may fuse away */
 };
 struct fidelity *evaluate_compare(const struct model *a, const struct model *b, struct dataset *ds,
                                   const struct evaluate_opts *opts, const struct evaluate_compare_opts *compare,
                                   struct err *err);
+/* Input i of a plan from a tensor made for another model: the same bytes, or converted when the plan's model declares another
+ * floating-point type (float16 inputs of a result). *to is empty before, and the caller's after. */
+int evaluate_feed(const struct plan *plan, int i, const struct tensor *from, struct tensor *to, struct err *err);
 /* The first n of `fed` rows of t as a borrowed view; all of t when its axis 0 is something else. */
 void evaluate_cut_rows(struct tensor *cut, const struct tensor *t, int64_t n, int64_t fed);
 /* The batch a plan's model takes per run (see Batches above), at most `wanted` unless a larger one is fixed. in:

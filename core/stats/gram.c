@@ -8,7 +8,9 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "core/base/rng.h"
 #include "core/base/size.h"
 #include "core/kernels/gemm.h"
 #include "core/stats/gram_rows.h"
@@ -23,6 +25,8 @@ struct track {
     float *tile;   /* [TILE_ROWS][width], `filled` of them */
     int64_t filled, rows, samples;
     double *h, *mean, *mean_abs;
+    float *kept; /* [opts.keep][width] */
+    struct rng rng;
     const char *why; /* nothing can be said; NULL */
 };
 
@@ -69,10 +73,17 @@ size_t gram_bytes(const struct model *m, uint32_t node)
 }
 
 /* ---- life ---- */
-static bool track_make(struct track *t, const struct row_source *s)
+static bool track_make(struct track *t, const struct row_source *s, const struct gram_opts *o)
 {
     const size_t width = (size_t)s->groups * (size_t)s->k;
+    size_t bytes;
     *t = (struct track){.source = *s, .width = (int64_t)width};
+    rng_init(&t->rng, o->seed, 0x6b657074);
+    if (o->keep > 0) {
+        t->kept = size_mul((size_t)o->keep, width * sizeof *t->kept, &bytes) ? malloc(bytes) : NULL;
+        if (!t->kept)
+            return false;
+    }
     t->tile = malloc(TILE_ROWS * width * sizeof *t->tile);
     t->h = calloc(width * (size_t)s->k, sizeof *t->h);
     t->mean = calloc(width, sizeof *t->mean);
@@ -92,7 +103,7 @@ static int add_node(struct gram *g, uint32_t node, struct err *err)
     row_source_of(g->m, node, &s);
     while (at < g->n_tracks && !row_source_same(&g->track[at].source, &s))
         at++;
-    if (at == g->n_tracks && !track_make(&g->track[g->n_tracks++], &s))
+    if (at == g->n_tracks && !track_make(&g->track[g->n_tracks++], &s, &g->opts))
         return err_set(err, ERR_NOMEM, "out of memory for the Gram matrix of node '%s' (%zu bytes)",
                        node_label(g->m, node, label, sizeof label), source_bytes(&s));
     g->node[g->n] = node;
@@ -138,6 +149,7 @@ void gram_free(struct gram *g)
         free(g->track[i].h);
         free(g->track[i].mean);
         free(g->track[i].mean_abs);
+        free(g->track[i].kept);
     }
     free(g->track);
     free(g->node);
@@ -174,6 +186,17 @@ static void add_square(void *arg, int64_t task, int lane)
             h[r * k + c] += (double)product[r * cols + c];
 }
 
+/* Every row so far has the same chance to be among those kept. */
+static void keep_rows(const struct gram *g, struct track *t)
+{
+    for (int64_t r = 0; g->opts.keep > 0 && r < t->filled; r++) {
+        const int64_t number = t->rows + r;
+        const int64_t at = number < g->opts.keep ? number : (int64_t)rng_below(&t->rng, (uint64_t)number + 1);
+        if (at < g->opts.keep)
+            memcpy(t->kept + at * t->width, t->tile + r * t->width, (size_t)t->width * sizeof *t->kept);
+    }
+}
+
 static void flush_tile(struct gram *g, struct track *t)
 {
     const int64_t side = i64_ceil_div(t->source.k, SQUARE);
@@ -185,6 +208,7 @@ static void flush_tile(struct gram *g, struct track *t)
             t->mean[c] += x;
             t->mean_abs[c] += fabs(x);
         }
+    keep_rows(g, t);
     t->rows += t->filled;
     t->filled = 0;
 }
@@ -323,7 +347,8 @@ bool gram_of(const struct gram *g, uint32_t node, struct gram_matrix *out, const
             continue;
         reason = t->why;
         *out = (struct gram_matrix){.groups = t->source.groups, .k = t->source.k, .rows = t->rows, .h = t->h,
-                                    .mean = t->mean, .mean_abs = t->mean_abs};
+                                    .mean = t->mean, .mean_abs = t->mean_abs, .kept = t->kept,
+                                    .n_kept = i64_min(t->rows, g->opts.keep)};
         break;
     }
     if (why)
@@ -373,7 +398,8 @@ static int pass_choose(struct pass *p, struct err *err)
             continue; /* gram_new refuses it with a sentence */
         for (int64_t i = 0; i < n_seen && !shared; i++)
             shared = row_source_same(&seen[i], &s);
-        const size_t bytes = shared ? 0 : source_bytes(&s);
+        const size_t kept = (size_t)i64_max(job->keep, 0) * (size_t)s.k * (size_t)s.groups * sizeof(float);
+        const size_t bytes = shared ? 0 : source_bytes(&s) + kept;
         if (p->count > 0 && (used >= most || bytes > most - used))
             break;
         used += bytes;
@@ -388,7 +414,8 @@ static int pass_choose(struct pass *p, struct err *err)
 static int64_t run_pass(struct pass *p, struct err *err)
 {
     const struct gram_job *job = p->job;
-    const struct gram_opts opts = {.pool = job->pool, .rows_per_sample = job->rows_per_sample};
+    const struct gram_opts opts = {.pool = job->pool, .rows_per_sample = job->rows_per_sample, .keep = job->keep,
+                                   .seed = job->seed};
     p->gram = gram_new(job->m, job->nodes + p->first, p->count, &opts, err);
     if (!p->gram)
         return -1;

@@ -23,16 +23,20 @@ struct gram_matrix {
     const double *h;         /* [groups][k][k] symmetric, both halves */
     const double *mean;      /* [groups][k] of x */
     const double *mean_abs;  /* [groups][k] of |x| */
+    const float *kept;       /* [n_kept][groups][k] some of the rows, in no order; NULL: none were asked for */
+    int64_t n_kept;
 };
 
 struct gram_opts {
     struct pool *pool;
     int64_t rows_per_sample; /* at most; evenly spread over the sample's rows. 0: all */
+    int64_t keep;            /* most rows kept, drawn evenly from all (reservoir); they count as memory */
+    uint64_t seed;           /* of the draw */
 };
 
 /* Why there is no Gram matrix of this node (not a product, weight unknown, ...); NULL: there is. A static string. */
 const char *gram_refusal(const struct model *m, uint32_t node);
-/* Bytes its matrix takes; SIZE_MAX: refused, or beyond counting. */
+/* Bytes its matrix takes, without rows kept; SIZE_MAX: refused, or beyond counting. */
 size_t gram_bytes(const struct model *m, uint32_t node);
 
 /* ---- one pass ---- */
@@ -57,7 +61,8 @@ struct gram_job {
     int64_t samples;
     const uint32_t *nodes; /* gram_refusal is NULL for each */
     int64_t n_nodes;
-    int64_t rows_per_sample; /* as gram_opts */
+    int64_t rows_per_sample, keep; /* as gram_opts */
+    uint64_t seed;
     size_t memory_bytes;     /* of all matrices of a pass; 0: 256 MiB. A product beyond it gets a pass of its own */
     /* Called for every node once, in the order of `nodes`. matrix NULL: there is none, and `why` says why. */
     int (*each)(void *arg, uint32_t node, const struct gram_matrix *matrix, const char *why, struct err *err);

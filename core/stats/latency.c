@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "core/base/clock.h"
+#include "core/stats/evaluate.h"
 #include "core/stats/generate.h"
 
 struct load {
@@ -63,7 +64,7 @@ static double percentile(const double *sorted, int n, double q)
 
 struct timing {
     struct plan *plan;
-    struct tensor *own_in; /* generated */
+    struct tensor *own_in; /* generated, or as the plan declares them */
     const struct tensor *in;
     struct tensor *out;
     double *ms;
@@ -87,9 +88,14 @@ static int prepare(struct timing *t, struct plan *plan, const struct latency_opt
     t->own_in = calloc((size_t)plan_n_inputs(plan) + 1, sizeof *t->own_in);
     if (!t->out || !t->ms || !t->own_in)
         return err_set(err, ERR_NOMEM, "out of memory");
-    t->in = o->in ? o->in : t->own_in;
+    t->in = t->own_in;
     struct generate_opts g = {.batch = o->batch, .seed = o->seed};
-    return o->in ? 0 : generate_inputs(plan, &g, t->own_in, err);
+    if (!o->in)
+        return generate_inputs(plan, &g, t->own_in, err);
+    int rc = 0;
+    for (int i = 0; i < plan_n_inputs(plan) && rc == 0; i++)
+        rc = evaluate_feed(plan, i, &o->in[i], &t->own_in[i], err);
+    return rc;
 }
 
 static void finish(struct timing *t)

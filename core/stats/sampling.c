@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 
+#include "core/data/split.h"
 #include "core/stats/evaluate.h"
 
 static int64_t run_plan(struct plan *plan, const struct model *m, const struct sampling *s, const int64_t *index,
@@ -20,11 +21,21 @@ static int64_t run_plan(struct plan *plan, const struct model *m, const struct s
     return evaluate_each(plan, m, s->data, &opts, NULL, NULL, err);
 }
 
+static int64_t choose(const struct sampling *s, int64_t **index, struct err *err)
+{
+    if (!s->index)
+        return dataset_spread(s->data, s->samples, index, err);
+    *index = malloc(((size_t)s->n_index + 1) * sizeof **index);
+    if (!*index)
+        return err_set(err, ERR_NOMEM, "out of memory");
+    return split_spread(s->index, s->n_index, s->samples, *index);
+}
+
 int64_t sampling_run(const struct model *m, const struct sampling *s, struct err *err)
 {
     int64_t *index = NULL, done = -1;
     const struct plan_opts opts = {.pool = s->pool, .optimize = s->watch != NULL, .watch = s->watch};
-    const int64_t n = dataset_spread(s->data, s->samples, &index, err);
+    const int64_t n = choose(s, &index, err);
     struct plan *plan = n > 0 ? plan_new(m, &opts, err) : NULL;
     if (n == 0)
         err_set(err, ERR_DATASET, "the dataset is empty: calibration needs at least one sample");

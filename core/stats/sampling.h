@@ -17,6 +17,8 @@ struct sampling {
     struct dataset *data;  /* bound to the model by the run */
     struct pool *pool;     /* borrowed; may be NULL */
     int64_t samples;       /* wanted; all if the set has fewer */
+    const int64_t *index;  /* the samples to choose from, n_index of them; NULL: all */
+    int64_t n_index;
     int64_t batch;         /* most samples a run; 0: SAMPLING_BATCH, fewer where activations are large */
     plan_observer *observe; /* sees every value of the model that is not fused away; may be NULL */
     void *observe_arg;

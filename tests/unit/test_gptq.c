@@ -179,7 +179,7 @@ static void test_textbook(void **state)
         float *w = weights(ROWS, f->k);
         struct block_codes got = codes(f, ROWS);
         struct gptq_report report;
-        const struct gptq_opts o = {.plain_scale = true, .sweeps = -1};
+        const struct gptq_opts o = {.plain_scale = true, .sweeps = -1, .in_order = true};
         uint8_t want[200];
         int same = 0, kept = 0;
         assert_int_equal(gptq_quantize(f, w, ROWS, &in.g, &o, &got, &report, NULL), 0);
@@ -212,7 +212,11 @@ static void test_gain(void **state)
         {{4, 128, 32, false}, 1, 48, 1, 0, 1.05},
         {{4, 128, 32, false, DTYPE_FLOAT16}, 1, 48, 4000, 0, 0.6},     {{4, 9, 16, false}, 6, 6, 4000, 0, 0.8},
     };
-    const struct gptq_opts opts[] = {{.plain_scale = true, .sweeps = -1}, {.sweeps = -1}, {.plain_scale = true}, {0}, {.act_order = true}};
+    const struct gptq_opts opts[] = {{.plain_scale = true, .sweeps = -1, .in_order = true},
+                                     {.sweeps = -1, .in_order = true},
+                                     {.plain_scale = true},
+                                     {.in_order = true},
+                                     {0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const struct gain_case *p = &cases[i];
         struct inputs in = inputs(p->groups, p->f.k, p->samples, 1, p->dead), other = inputs(p->groups, p->f.k, 4000, 2, p->dead);

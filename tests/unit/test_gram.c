@@ -171,6 +171,29 @@ static void test_definition(void **state)
         g_near(h.mean[i], sum / N, 1e-12);
         g_near(h.mean_abs[i], size / N, 1e-12);
     }
+    assert_null(h.kept);
+    gram_free(g);
+
+    /* rows kept are rows of x, each at most once, from all over */
+    const uint32_t node = g_maker(m, y);
+    enum { KEEP = 64 };
+    int used[N] = {0}, late = 0;
+    g = gram_new(m, &node, 1, &(struct gram_opts){.keep = KEEP, .seed = 5}, NULL);
+    assert_int_equal(gram_observe(g, in, &x, NULL), 0);
+    gram_finish(g);
+    assert_true(gram_of(g, node, &h, NULL));
+    assert_int_equal(h.n_kept, KEEP);
+    for (int i = 0; i < KEEP; i++)
+        for (int r = 0; r < N; r++)
+            if (!memcmp(h.kept + i * K, tensor_f32(&x) + r * K, K * sizeof(float))) {
+                late += r >= N / 2;
+                assert_int_equal(used[r]++, 0);
+            }
+    int found = 0;
+    for (int r = 0; r < N; r++)
+        found += used[r];
+    assert_int_equal(found, KEEP);
+    assert_in_range(late, KEEP / 4, 3 * KEEP / 4);
     gram_free(g);
     tensor_fini(&x);
     model_free(m);
