@@ -100,7 +100,7 @@ ISA_avx512 := $(ISA_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
 ISA_avx512vnni := $(ISA_avx512) -mavx512vnni
 $(foreach i,avx2 avxvnni avx512 avx512vnni,$(foreach f,$(notdir $(wildcard core/kernels/*_$i.c)),$(eval CFLAGS_$f := $(ISA_$i) $(if $(filter release,$(MODE)),-O3))))
 # loops written to be vectorised: -O2 of gcc 12 leaves most of them scalar
-$(foreach f,conv conv_i8 conv_blocked_portable q8 qgemm qconv channels_last im2col depthwise pooling norm activation softmax quantize QuantizeLinear gemm_i8 LRN Clip attention gemm_packed act rows convert histogram extent bin_count recurrent block_round,$(eval CFLAGS_$f.c := $(if $(filter release,$(MODE)),-O3)))
+$(foreach f,conv conv_i8 conv_blocked_portable q8 qgemm qconv channels_last im2col depthwise pooling norm activation softmax quantize QuantizeLinear gemm_i8 LRN Clip attention gemm_packed act rows convert histogram extent bin_count recurrent block_round nbits_pack weight_view,$(eval CFLAGS_$f.c := $(if $(filter release,$(MODE)),-O3)))
 $(foreach f,act_grad batchnorm conv_grad norm_grad pool_grad loss optimizer grad_run,$(eval CFLAGS_$f.c := $(if $(filter release,$(MODE)),-O3)))
 
 # clang takes minutes over these two with sanitizers; under gcc's they run in the unit tests

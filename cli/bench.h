@@ -4,6 +4,7 @@
 #define PARED_CLI_BENCH_H
 
 #include "core/engine/engine.h"
+#include "core/stats/latency.h"
 
 struct bench {
     const char *path; /* of the model, for the peer */

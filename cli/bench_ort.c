@@ -4,7 +4,6 @@
  * after a run, so ours waits until they sleep. The first run of a block is not counted. */
 #include <errno.h>
 #include <fcntl.h>
-#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +14,7 @@
 #include "cli/bench.h"
 #include "cli/commands.h"
 #include "core/base/clock.h"
+#include "core/base/file.h"
 #include "core/data/npz_write.h"
 
 enum { BLOCK_RUNS = 8, MAX_RUNS = 4000, REST_US = 100000 };
@@ -123,36 +123,22 @@ static int their_block(struct peer *p, int n, double *ms, struct err *err)
     return 0;
 }
 
-static int ascending(const void *a, const void *b)
+static int print_result(const struct bench *b, const struct peer *p, double *our_ms, double *their_ms, int n)
 {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double percentile(const double *sorted, int n, double q)
-{
-    int rank = (int)ceil(q * n);
-    return sorted[rank < 1 ? 0 : rank - 1];
-}
-
-static int print_result(const struct bench *b, const struct peer *p, double *ours, double *theirs, int n)
-{
-    qsort(ours, (size_t)n, sizeof *ours, ascending);
-    qsort(theirs, (size_t)n, sizeof *theirs, ascending);
-    double a50 = percentile(ours, n, 0.5), b50 = percentile(theirs, n, 0.5), ratio = a50 / b50;
+    const struct latency ours = latency_summarize(our_ms, n), theirs = latency_summarize(their_ms, n);
+    const double ratio = ours.p50_ms / theirs.p50_ms, ratio_min = ours.min_ms / theirs.min_ms;
     if (b->json)
         return cli_print_json(json_pack("{s:f, s:f, s:f, s:f, s:i, s:i, s:I, s:{s:s, s:f, s:f, s:f, s:f}, s:f, s:f}",
-                                        "p50_ms", a50, "p90_ms", percentile(ours, n, 0.9), "p99_ms",
-                                        percentile(ours, n, 0.99), "min_ms", ours[0], "runs", n, "threads", b->threads,
-                                        "batch", (json_int_t)b->batch, "ort", "version", p->version, "p50_ms", b50,
-                                        "p90_ms", percentile(theirs, n, 0.9), "p99_ms", percentile(theirs, n, 0.99),
-                                        "min_ms", theirs[0], "ratio", ratio, "ratio_min", ours[0] / theirs[0]));
+                                        "p50_ms", ours.p50_ms, "p90_ms", ours.p90_ms, "p99_ms", ours.p99_ms, "min_ms",
+                                        ours.min_ms, "runs", n, "threads", b->threads, "batch", (json_int_t)b->batch,
+                                        "ort", "version", p->version, "p50_ms", theirs.p50_ms, "p90_ms", theirs.p90_ms,
+                                        "p99_ms", theirs.p99_ms, "min_ms", theirs.min_ms, "ratio", ratio, "ratio_min",
+                                        ratio_min));
     printf("%-22s %10s %10s %10s %10s\n", "", "p50 ms", "p90 ms", "p99 ms", "min ms");
-    printf("%-22s %10.3f %10.3f %10.3f %10.3f\n", "pared", a50, percentile(ours, n, 0.9), percentile(ours, n, 0.99),
-           ours[0]);
-    printf("ONNX Runtime %-9s %10.3f %10.3f %10.3f %10.3f\n", p->version, b50, percentile(theirs, n, 0.9),
-           percentile(theirs, n, 0.99), theirs[0]);
-    printf("%-22s %10.2f %32.2f   (%d runs each, %d threads, batch %lld)\n", "ratio", ratio, ours[0] / theirs[0], n,
+    printf("%-22s %10.3f %10.3f %10.3f %10.3f\n", "pared", ours.p50_ms, ours.p90_ms, ours.p99_ms, ours.min_ms);
+    printf("ONNX Runtime %-9s %10.3f %10.3f %10.3f %10.3f\n", p->version, theirs.p50_ms, theirs.p90_ms, theirs.p99_ms,
+           theirs.min_ms);
+    printf("%-22s %10.2f %32.2f   (%d runs each, %d threads, batch %lld)\n", "ratio", ratio, ratio_min, n,
            b->threads, (long long)b->batch);
     return CLI_OK;
 }
@@ -180,19 +166,21 @@ static int alternate(const struct bench *b, struct peer *p, struct err *err)
 
 int bench_against_ort(const struct bench *b, struct err *err)
 {
-    char folder[] = "/tmp/pared-bench-XXXXXX", inputs[64];
+    char *folder = NULL, *inputs = NULL;
     struct peer p = {0};
     int status = CLI_FAILED;
     if (!strcmp(b->path, "-"))
         return err_set(err, ERR_USAGE, "--against ort needs a model file, not stdin"), CLI_FAILED;
-    if (!mkdtemp(folder))
-        return err_set(err, ERR_IO, "cannot make a temporary folder: %s", strerror(errno)), CLI_FAILED;
-    snprintf(inputs, sizeof inputs, "%s/inputs.npz", folder);
+    if (!(folder = file_temp_dir("bench", err)))
+        return CLI_FAILED;
     signal(SIGPIPE, SIG_IGN);
-    if (!write_inputs(b, inputs, err) && !start_peer(&p, b, inputs, err))
+    if (asprintf(&inputs, "%s/inputs.npz", folder) < 0)
+        err_set(err, ERR_NOMEM, "no memory for a path");
+    else if (!write_inputs(b, inputs, err) && !start_peer(&p, b, inputs, err))
         status = alternate(b, &p, err);
     stop_peer(&p);
-    unlink(inputs);
-    rmdir(folder);
+    file_remove_tree(folder, NULL);
+    free(folder);
+    free(inputs);
     return status;
 }

@@ -40,12 +40,6 @@ static int on_value(void *arg, uint32_t value, const struct tensor *t, struct er
     return 0;
 }
 
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static int largest_first(const void *a, const void *b)
 {
     double x = ((const struct row *)a)->median, y = ((const struct row *)b)->median;
@@ -78,8 +72,7 @@ static int rank_rows(struct profile *p, double *total)
         row.node = i;
         if (!row.ms)
             continue;
-        qsort(row.ms, (size_t)p->runs, sizeof *row.ms, ascending);
-        row.median = row.ms[p->runs / 2];
+        row.median = latency_summarize(row.ms, p->runs).p50_ms;
         *total += row.median;
         p->row[i].ms = NULL;
         p->row[n++] = row;

@@ -224,13 +224,14 @@ static int fail(const struct faults *faults, const struct err *err)
 }
 
 /* stdin into a private folder, so that it can be mapped and has no neighbours for external data. */
-static int spool_stdin(char dir[], char *path, size_t size, struct err *err)
+static int spool_stdin(char **dir, char **path, struct err *err)
 {
     char piece[1 << 16];
-    if (!mkdtemp(dir))
-        return err_set_errno(err, ERR_IO, "no temporary folder for the model");
-    snprintf(path, size, "%s/stdin.onnx", dir);
-    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (!(*dir = file_temp_dir("stdin", err)))
+        return -1;
+    if (asprintf(path, "%s/stdin.onnx", *dir) < 0)
+        return err_set(err, ERR_NOMEM, "no memory for a path");
+    int fd = open(*path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     int rc = fd < 0 ? err_set_errno(err, ERR_IO, "no temporary file for the model") : 0;
     while (rc == 0) {
         ssize_t n = read(STDIN_FILENO, piece, sizeof piece);
@@ -270,7 +271,7 @@ static int print_result(const struct run_args *a, struct pipeline_result *result
 
 static int run(struct run_args *a)
 {
-    char dir[] = "/tmp/pared-XXXXXX", path[64];
+    char *dir = NULL, *path = NULL;
     bool spooled = !strcmp(a->model, "-");
     struct faults faults = {0};
     struct err err = {0};
@@ -278,7 +279,7 @@ static int run(struct run_args *a)
     struct progress progress;
     int rc = CLI_FAILED;
     struct recipe *recipe = make_recipe(a, &faults, &err);
-    if (!recipe || (spooled && spool_stdin(dir, path, sizeof path, &err)))
+    if (!recipe || (spooled && spool_stdin(&dir, &path, &err)))
         goto out;
     progress_init(&progress, a->quiet);
     a->pipeline.model_path = spooled ? path : a->model;
@@ -296,8 +297,10 @@ static int run(struct run_args *a)
 out:
     if (err.code)
         rc = err.code == ERR_USAGE ? cli_usage("run", "%s", err.msg) : fail(&faults, &err);
-    if (spooled)
+    if (dir)
         file_remove_tree(dir, NULL);
+    free(dir);
+    free(path);
     pipeline_result_fini(&result);
     recipe_free(recipe);
     faults_fini(&faults);

@@ -124,6 +124,22 @@ char *file_read(const char *path, size_t limit, size_t *len, struct err *err)
     return data;
 }
 
+char *file_temp_dir(const char *what, struct err *err)
+{
+    const char *base = getenv("TMPDIR");
+    char *path = NULL;
+    if (asprintf(&path, "%s/pared-%s-XXXXXX", base && *base ? base : "/tmp", what) < 0) {
+        err_set(err, ERR_NOMEM, "out of memory");
+        return NULL;
+    }
+    if (!mkdtemp(path)) {
+        err_set_errno(err, ERR_IO, "cannot make a temporary folder");
+        free(path);
+        return NULL;
+    }
+    return path;
+}
+
 int file_make_dirs(const char *path, struct err *err)
 {
     char copy[PATH_MAX];

@@ -23,6 +23,8 @@ int file_write_all(int fd, const void *bytes, size_t len, struct err *err);
 int file_write_atomic(const char *path, const void *bytes, size_t len, struct err *err);
 /* The whole file in memory with a NUL behind it (free); ERR_TOO_LARGE beyond `limit` bytes. */
 char *file_read(const char *path, size_t limit, size_t *len, struct err *err);
+/* A new private folder below TMPDIR (without it /tmp), "pared-<what>-" and six letters: its path (free), NULL on error. */
+char *file_temp_dir(const char *what, struct err *err);
 /* mkdir -p. */
 int file_make_dirs(const char *path, struct err *err);
 /* rm -r; a missing path is fine; symbolic links are removed, not followed. */

@@ -23,14 +23,9 @@ static int make_cache(struct dataset *ds, struct err *err)
         ds->cache_dir = strdup(ds->opts.cache_dir);
         return ds->cache_dir ? file_make_dirs(ds->cache_dir, err) : err_set(err, ERR_NOMEM, "out of memory");
     }
-    const char *tmp = getenv("TMPDIR");
-    char path[4096];
-    snprintf(path, sizeof path, "%s/pared-data-XXXXXX", tmp && *tmp ? tmp : "/tmp");
-    if (!mkdtemp(path))
-        return err_set_errno(err, ERR_IO, "cannot make a temporary folder");
-    ds->own_cache = true;
-    ds->cache_dir = strdup(path);
-    return ds->cache_dir ? 0 : err_set(err, ERR_NOMEM, "out of memory");
+    ds->cache_dir = file_temp_dir("data", err);
+    ds->own_cache = ds->cache_dir != NULL;
+    return ds->cache_dir ? 0 : -1;
 }
 
 static int count_samples(struct dataset *ds, struct err *err)

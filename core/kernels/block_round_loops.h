@@ -47,11 +47,22 @@ enum { LANES = 8 };
         to = ((one_[0] + one_[4]) + (one_[1] + one_[5])) + ((one_[2] + one_[6]) + (one_[3] + one_[7]));                \
     }
 
+#define LESS(a, b) ((a) < (b) ? (a) : (b))
+#define MORE(a, b) ((a) > (b) ? (a) : (b))
+#define JOIN_BY(by, v) by(by(by(v[0], v[4]), by(v[1], v[5])), by(by(v[2], v[6]), by(v[3], v[7])))
+
 static float range(const float *x, int64_t n, float *lo, float *hi)
 {
     f8 least = SET(0.0f), most = least, bad = least;
     float low[LANES], high[LANES];
-    for (int64_t i = 0; i < n; i += LANES) {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        const f8 v = *(const f8 *)(x + i);
+        bad += v * 0.0f;
+        least = SELECT(v < least, v, least);
+        most = SELECT(v > most, v, most);
+    }
+    if (i < n) {
         LOAD(v, x, i, n)
         bad += v * 0.0f;
         least = SELECT(v < least, v, least);
@@ -59,11 +70,8 @@ static float range(const float *x, int64_t n, float *lo, float *hi)
     }
     memcpy(low, &least, sizeof low);
     memcpy(high, &most, sizeof high);
-    *lo = *hi = 0;
-    for (int l = 0; l < LANES; l++) {
-        *lo = low[l] < *lo ? low[l] : *lo;
-        *hi = high[l] > *hi ? high[l] : *hi;
-    }
+    *lo = JOIN_BY(LESS, low);
+    *hi = JOIN_BY(MORE, high);
     JOIN(sum, bad)
     return sum == 0 ? 0 : sum;
 }

@@ -42,9 +42,9 @@ static const struct param params[] = {
      .doc = "a scale for each output channel instead of one; give quantize.static the same"},
     {P(algorithm), .kind = PARAM_ENUM, .choices = algorithms, .def = "\"gptq\"",
      .doc = "gptq: from the second moments of the inputs, errors of codes already chosen are made up for by those still to "
-            "come, then single codes and scales change as long as the error falls; adaround: each code is the lower or "
-            "the upper neighbour, by gradient descent on a soft choice, through the Relu or Clip behind the layer; much "
-            "slower"},
+            "come, then single codes and scales change as long as the error falls; adaround: from there, each code "
+            "stays or moves to its neighbour, by gradient descent on a soft choice, through the Relu or Clip behind "
+            "the layer; much slower"},
     {P(iterations), .kind = PARAM_INT, .def = "2000", .min = 1, .max = 1000000,
      .doc = "of algorithm adaround, for each layer"},
     {P(rows), .kind = PARAM_INT, .def = "2048", .min = 16, .max = 1000000,

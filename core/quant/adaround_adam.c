@@ -3,7 +3,8 @@
  *   w~ = s clip(floor(w / s) + h(V), -most, most),  h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1)
  *   loss = mean over rows ||f(W x + b) - f(W~ x + b)||^2 / the same of the nearest codes
  *          + penalty mean(1 - |2 h - 1|^beta), from 20 % of the iterations on, beta from 20 down to 2
- * The loss is relative, so that one penalty suits layers of any size; V starts where w~ = w.
+ * Here floor(w / s) is replaced by the lower of two codes: the one found from the Gram matrix, and its neighbour on the side of
+ * w. The loss is relative to that of the first, so that one penalty suits layers of any size.
  * Penalty    its slope is times the number of elements too, so that PENALTY weighs the mean of 1 - |2 h - 1|^beta.
  * Threads    products are cut by their shapes, elements by number: the same bits on any pool. */
 #include <math.h>
@@ -16,7 +17,7 @@
 #include "core/quant/adaround.h"
 
 enum { BATCH = 128, PIECE = 1024 };
-static const float RATE = 0.01f, PENALTY = 1;
+static const float RATE = 0.01f, PENALTY = 0.1f;
 static const double WARM = 0.2;
 
 struct adam {
@@ -148,13 +149,14 @@ static void wanted_outputs(struct adam *a)
 }
 
 /* ---- the layer ---- */
+/* Between the code there is and its neighbour on the weight's side, nearer to the code. */
 static void start(struct adam *a)
 {
     const struct rounded_layer *l = a->l;
     for (int64_t i = 0; i < a->n; i++) {
-        const double at = (double)l->w[i] / (double)l->scale[i / l->k], rest = at - floor(at);
-        const double p = (rest + 0.1) / 1.2; /* sigmoid(V) such that h(V) = rest */
-        a->low[i] = (float)floor(at);
+        const double rest = (double)l->w[i] / (double)l->scale[i / l->k] - (double)l->code[i];
+        const double far = fmin(fabs(rest), 0.5), h = rest >= 0 ? far : 1 - far, p = (h * 0.999 + 0.0005 + 0.1) / 1.2;
+        a->low[i] = (float)(rest >= 0 ? l->code[i] : l->code[i] - 1);
         a->v[i] = (float)-log(1 / p - 1);
     }
 }
@@ -238,35 +240,42 @@ int round_by_adam(struct rounded_layer *l, int (*progress)(void *arg, int64_t do
 {
     struct adam a = {.l = l, .n = l->rows * l->k, .n_in = l->gram->groups * l->k};
     int32_t *code = malloc((size_t)a.n * sizeof *code);
+    double *error = malloc((size_t)l->rows * sizeof *error), loss = 0;
     int rc = -1;
-    if (!code || !adam_make(&a)) {
+    if (!code || !error || !adam_make(&a)) {
         err_set(err, ERR_NOMEM, "out of memory while choosing codes");
         goto out;
     }
     wanted_outputs(&a);
     dequantize(&a, l->code, a.soft);
     errors(&a, a.soft, l->before);
-    double loss = 0;
+    memcpy(error, l->before, (size_t)l->rows * sizeof *error);
+    if (round_by_gram(l, err))
+        goto out;
+    memcpy(l->before, error, (size_t)l->rows * sizeof *error); /* through the activation, on the rows kept */
+    l->changed = 0;
+    dequantize(&a, l->code, a.soft);
+    errors(&a, a.soft, l->after);
     for (int64_t r = 0; r < l->rows; r++)
-        loss += l->before[r];
+        loss += l->after[r];
     a.unit = loss > 0 ? (float)((double)a.n / loss) : 0;
     start(&a);
     if (a.unit > 0 && isfinite(a.unit) && optimize(&a, progress, arg, err))
         goto out;
     harden(&a, code);
     dequantize(&a, code, a.soft);
-    errors(&a, a.soft, l->after);
+    errors(&a, a.soft, error);
     for (int64_t r = 0; r < l->rows; r++) {
-        if (!(l->after[r] < l->before[r])) {
-            l->after[r] = l->before[r];
-            continue;
+        if (error[r] < l->after[r]) {
+            l->after[r] = error[r];
+            memcpy(l->code + r * l->k, code + r * l->k, (size_t)l->k * sizeof *code);
         }
-        l->changed++;
-        memcpy(l->code + r * l->k, code + r * l->k, (size_t)l->k * sizeof *code);
+        l->changed += l->after[r] < l->before[r];
     }
     rc = 0;
 out:
     free(code);
+    free(error);
     adam_fini(&a);
     return rc;
 }

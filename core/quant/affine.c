@@ -111,7 +111,7 @@ static int make_channels(struct qweight *q, struct coder all, const struct qweig
     double signal = 0, noise = 0;
     bool raised = false;
     int32_t *codes = calloc((size_t)all.order->count + 1, sizeof *codes);
-    double *scratch = calloc((size_t)all.order->count + 1, sizeof *scratch);
+    double *scratch = calloc((size_t)(all.order->count + all.order->inner) + 1, sizeof *scratch);
     int rc = -1;
     if (!codes || !scratch) {
         err_set(err, ERR_NOMEM, "out of memory while quantizing a weight");

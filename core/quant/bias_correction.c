@@ -574,16 +574,12 @@ struct recover_params {
     int64_t samples;
     int mode;
     double max_ratio;
-    bool per_channel, symmetric;
+    bool per_channel, symmetric, activations_given;
     int activations, weights, isa, calibrator;
     double percentile;
     struct globs include, exclude;
 };
 static const char *const modes[] = {"sequential", "fast", NULL};
-static const char *const activation_types[] = {"uint8", "int8", NULL};
-static const char *const weight_types[] = {"int8", "uint8", NULL};
-static const char *const calibrators[] = {"minmax", "moving_average", "percentile", "entropy", "mse", NULL};
-static const char *const isas[] = {"portable", "vnni", NULL};
 
 #define P(f) PARAM(recover_params, f)
 static const struct param params[] = {
@@ -595,13 +591,14 @@ static const struct param params[] = {
     {P(samples), .kind = PARAM_INT, .def = "128", .min = 1, .max = 1000000,
      .doc = "calibration samples, as of quantize.static"},
     {P(per_channel), .kind = PARAM_BOOL, .def = "true", .doc = "as of quantize.static"},
-    {P(activations), .kind = PARAM_ENUM, .choices = activation_types, .def = "\"uint8\"", .doc = "as of quantize.static"},
-    {P(weights), .kind = PARAM_ENUM, .choices = weight_types, .def = "\"int8\"", .doc = "as of quantize.static"},
+    {P(activations), .kind = PARAM_ENUM, .choices = static_activations, .def = "\"uint8\"",
+     .given = PARAM_GIVEN(recover_params, activations_given), .doc = "as of quantize.static"},
+    {P(weights), .kind = PARAM_ENUM, .choices = static_weights, .def = "\"int8\"", .doc = "as of quantize.static"},
     {P(symmetric), .kind = PARAM_BOOL, .def = "false", .doc = "as of quantize.static"},
-    {P(calibrator), .kind = PARAM_ENUM, .choices = calibrators, .def = "\"minmax\"", .doc = "as of quantize.static"},
+    {P(calibrator), .kind = PARAM_ENUM, .choices = static_calibrators, .def = "\"minmax\"", .doc = "as of quantize.static"},
     {P(percentile), .kind = PARAM_NUMBER, .def = "99.999", .min = 50, .max = 100, .above_min = true,
      .doc = "as of quantize.static"},
-    {P(isa), .kind = PARAM_ENUM, .choices = isas, .def = "\"portable\"", .doc = "as of quantize.static"},
+    {P(isa), .kind = PARAM_ENUM, .choices = isa_names, .def = "\"portable\"", .doc = "as of quantize.static"},
     {P(include), .kind = PARAM_GLOBS, .doc = "as of quantize.static: only these nodes will be quantized"},
     {P(exclude), .kind = PARAM_GLOBS, .doc = "as of quantize.static: these nodes will stay in float"},
     {0},
@@ -623,6 +620,7 @@ static int run(struct step_ctx *c, struct err *err)
     o.per_channel = p->per_channel;
     o.symmetric = p->symmetric;
     o.activations = p->activations;
+    o.activations_given = p->activations_given;
     o.weights = p->weights;
     o.isa = p->isa;
     o.calibrator = p->calibrator;

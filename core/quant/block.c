@@ -56,7 +56,7 @@ void block_params(const struct block_form *f, float lo, float hi, float *scale, 
         return;
     }
     const float s = (hi - lo) / top(f), at = s != 0 ? 0.0f - lo / s : lo;
-    *zero = at < 0 ? 0 : at > top(f) ? (uint8_t)top(f) : (uint8_t)roundf(at);
+    *zero = !(at > 0) ? 0 : at > top(f) ? (uint8_t)top(f) : (uint8_t)roundf(at); /* NaN where the range is infinite */
     *scale = block_scale_stored(f, s);
 }
 

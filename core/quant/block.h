@@ -3,7 +3,7 @@
  * Matrix     rows of K elements, w[n][k]; each run of `block` elements along K shares a scale and a zero point; the
  *            last one of a row may be shorter. x' = (code - zero) * scale, codes and zeros in 0 .. 2^bits - 1
  *            (MatMulNBits, com.microsoft).
- * Input      finite numbers: block_first_bad finds what is not.
+ * Input      finite numbers: block_first_bad finds what is not. Others give codes without meaning, no harm.
  * Results    the same bits on every instruction set.
  * Ownership  the arrays are the caller's. Threads: rows are independent; callers cut them up. */
 #ifndef PARED_QUANT_BLOCK_H

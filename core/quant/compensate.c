@@ -13,7 +13,8 @@ struct flips {
     const struct pair_opts *opts;
     int64_t o;
     int32_t *codes;
-    double *error; /* NAN: must not move */
+    double *error;   /* NAN: must not move */
+    double *kernel;  /* [order->inner] sums of the kernels' errors; NULL: they do not matter (yet) */
 };
 
 static bool may_move(const struct flips *f, int64_t k, int32_t by)
@@ -21,6 +22,8 @@ static bool may_move(const struct flips *f, int64_t k, int32_t by)
     const int32_t code = f->codes[k] + by;
     const int64_t other = k ^ 1;
     if (abs(code) > f->opts->qmax)
+        return false;
+    if (f->kernel && fabs(f->kernel[k % f->order->inner] + by) > 1)
         return false;
     if (!f->opts->pairs || other >= f->order->count)
         return true;
@@ -51,19 +54,28 @@ static void balance(struct flips *f, int64_t first, int64_t step, int64_t n)
             break;
         f->codes[at] += by;
         f->error[at] += by;
+        if (f->kernel)
+            f->kernel[at % f->order->inner] += by;
     }
 }
 
 double compensate_codes(const float *w, const struct sum_order *order, int64_t o, double scale,
                         const struct pair_opts *opts, int32_t *codes, double *scratch)
 {
-    struct flips f = {order, opts, o, codes, scratch};
+    struct flips f = {order, opts, o, codes, scratch, NULL};
     const int64_t kernel = order->inner > 0 ? order->count / order->inner : 0;
     double sum = 0;
     for (int64_t k = 0; k < order->count; k++)
         scratch[k] = w[order->offset[k]] == 0 ? NAN : codes[k] - (double)w[order->offset[k]] / scale;
     for (int64_t c = 0; kernel > 1 && c < order->inner; c++)
         balance(&f, c, order->inner, kernel);
+    if (kernel > 1) {
+        f.kernel = scratch + order->count;
+        for (int64_t c = 0; c < order->inner; c++)
+            f.kernel[c] = 0;
+        for (int64_t k = 0; k < order->count; k++)
+            f.kernel[k % order->inner] += isnan(scratch[k]) ? 0 : scratch[k];
+    }
     balance(&f, 0, 1, order->count);
     for (int64_t k = 0; k < order->count; k++)
         sum += isnan(scratch[k]) ? 0 : scratch[k] * scratch[k];

@@ -12,7 +12,7 @@
 
 #include "core/quant/isa_arithmetic.h"
 
-/* codes of output channel o, made by pair_codes with these opts; w, scale: as there. scratch: order->count doubles. Returns
+/* codes of output channel o, made by pair_codes with these opts; w, scale: as there. scratch: order->count + order->inner doubles. Returns
  * the sum of squared errors of the weights. */
 double compensate_codes(const float *w, const struct sum_order *order, int64_t o, double scale,
                         const struct pair_opts *opts, int32_t *codes, double *scratch);

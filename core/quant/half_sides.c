@@ -169,7 +169,7 @@ static const char *numbers_refusal(struct half *h, const struct node *n)
         const uint32_t v = n->input[i];
         if (v == VALUE_NONE || half_slot_stays_float(n, i))
             continue;
-        if (infer_dtype_of(&h->infer, v) == DTYPE_NONE)
+        if (infer_dtype_of(&h->infer, v) == DTYPE_NONE && !node_is(n, "Cast"))
             why = "the type of an input is not known";
         const struct tensor *t = half_is_float(h, v) ? value_const(h->m, v) : NULL;
         if (!why && t)

@@ -8,7 +8,7 @@
 
 #include "core/quant/block.h"
 
-/* As block_rtn; the weighted error of no block is larger than block_rtn's. */
+/* As block_rtn; the weighted error of no block is larger than block_rtn's, to the rounding of float32 sums. */
 void block_kquant(const struct block_form *f, const float *w, int64_t rows, const struct block_codes *out);
 
 #endif

@@ -5,22 +5,32 @@
 
 #include <string.h>
 
-static uint64_t load_8(const uint8_t *p)
+/* The first byte is the lowest, also on a big-endian machine. */
+static inline uint64_t load_8(const uint8_t *p)
 {
-    uint64_t v = 0;
-    for (int i = 0; i < 8; i++) /* one load where the machine is little-endian */
-        v |= (uint64_t)p[i] << (8 * i);
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    v = __builtin_bswap64(v);
+#endif
     return v;
+}
+static inline void store_4(uint8_t *p, uint32_t v)
+{
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    v = __builtin_bswap32(v);
+#endif
+    memcpy(p, &v, sizeof v);
 }
 
 /* Eight nibbles, one a byte, into 32 bits. */
-static uint32_t join_4(uint64_t v)
+static inline uint32_t join_4(uint64_t v)
 {
     v = (v | v >> 4) & 0x00ff00ff00ff00ffu;
     v = (v | v >> 8) & 0x0000ffff0000ffffu;
     return (uint32_t)(v | v >> 16);
 }
-static uint32_t join_2(uint64_t v)
+static inline uint32_t join_2(uint64_t v)
 {
     v = (v | v >> 6) & 0x000f000f000f000fu;
     v = (v | v >> 12) & 0x000000ff000000ffu;
@@ -41,11 +51,12 @@ void nbits_pack(int stored, const uint8_t *codes, int64_t n, uint8_t offset, uin
             out[i] = (uint8_t)(codes[i] + offset);
         return;
     }
-    for (; i + 8 <= n; i += 8) { /* codes plus offset stay below 256: no carry between bytes */
-        const uint64_t v = (load_8(codes + i) + each * offset) & each * mask;
-        const uint32_t packed = stored == 4 ? join_4(v) : join_2(v);
-        for (int b = 0; b < stored; b++)
-            out[i / per_byte + b] = (uint8_t)(packed >> (8 * b));
+    /* codes plus offset stay below 256: no carry between bytes */
+    for (; stored == 4 && i + 8 <= n; i += 8)
+        store_4(out + i / 2, join_4((load_8(codes + i) + each * offset) & each * mask));
+    for (; stored == 2 && i + 16 <= n; i += 16) {
+        const uint32_t low = join_2((load_8(codes + i) + each * offset) & each * mask);
+        store_4(out + i / 4, low | join_2((load_8(codes + i + 8) + each * offset) & each * mask) << 16);
     }
     while (i < n) {
         uint8_t byte = 0;

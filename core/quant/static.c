@@ -194,6 +194,19 @@ static void qdq_end(struct qdq *q)
     edit_fini(&q->edit);
 }
 
+/* Will the plan ask what was seen of this output? Not of a product's that an activation behind it takes over: the two run
+ * as one node then. */
+static bool output_is_asked(struct qdq *q, uint32_t node, uint32_t v)
+{
+    if (v == VALUE_NONE || q->decision[node] == QDQ_FLOAT)
+        return false;
+    const uint32_t reader = edit_only_reader(&q->edit, v);
+    if (q->decision[node] != QDQ_PRODUCT || q->quantized[v] || reader == NODE_NONE || reader >= q->n_nodes)
+        return true;
+    const struct op_class *op = node_class(q->m, &q->m->nodes[reader]);
+    return !op || op->quant.kind != QUANT_ABSORB;
+}
+
 /* A forecast of the plan says which values need more than their ends. */
 static int want_values(struct step_ctx *c, const struct quantize_static_params *o, struct calibration *calibration,
                        struct err *err)
@@ -206,6 +219,10 @@ static int want_values(struct step_ctx *c, const struct quantize_static_params *
         if (q.quantized[v] || q.wanted[v]) /* the plan asks whether they are finite */
             calibration_watch(calibration, v);
     }
+    for (uint32_t id = 0; rc == 0 && id < q.n_nodes; id++)
+        for (int k = 0; q.m->nodes[id].op_type && k < q.m->nodes[id].n_output; k++)
+            if (output_is_asked(&q, id, q.m->nodes[id].output[k]))
+                calibration_watch(calibration, q.m->nodes[id].output[k]);
     qdq_end(&q);
     return rc;
 }

@@ -251,11 +251,16 @@ static int set_default(const struct param *p, void *params, struct err *err)
     return rc ? err_set(err, ERR_INTERNAL, "the default of '%s' does not parse", p->name) : 0;
 }
 
+int trial_defaults(const struct param *rows, void *params, struct err *err)
+{
+    for (const struct param *p = rows; p->name; p++)
+        if (set_default(p, params, err))
+            return -1;
+    return 0;
+}
+
 int trial_default_params(struct quantize_static_params *o, struct err *err)
 {
     *o = (struct quantize_static_params){0};
-    for (const struct param *p = method_quantize_static.params; p->name; p++)
-        if (set_default(p, o, err))
-            return -1;
-    return 0;
+    return trial_defaults(method_quantize_static.params, o, err);
 }

@@ -53,6 +53,8 @@ struct model *trial_clone_quantized(struct trial *t, const struct model *candida
                                     const struct static_choice *choice, struct err *err);
 int trial_progress(struct trial *t, struct err *err);
 
+/* The defaults of a table of parameters into zeroed params. ERR_INTERNAL: a default does not parse. */
+int trial_defaults(const struct param *rows, void *params, struct err *err);
 /* quantize.static's parameters with their defaults. ERR_INTERNAL: a default does not parse. */
 int trial_default_params(struct quantize_static_params *o, struct err *err);
 

@@ -238,15 +238,15 @@ static void run_tile(void *arg, int64_t task, int lane)
         read = k->x.whole + row * f.k;
     else
         weight_matrix_read(&k->x, row, rows, first_k, nk, w);
-    k->bad[task] = block_first_bad(read, rows * nk);
-    if (k->bad[task] >= 0) {
-        k->bad[task] = weight_matrix_at(&k->x, row + k->bad[task] / nk, first_k + k->bad[task] % nk);
-        return;
-    }
     f.k = nk;
     k->algorithm(&f, read, rows, &q);
     k->sums[task][0] = k->sums[task][1] = 0;
     block_error(&f, &q, read, rows, &k->sums[task][0], &k->sums[task][1]);
+    k->bad[task] = isfinite(k->sums[task][0]) ? -1 : block_first_bad(read, rows * nk); /* a sum of squares hides none */
+    if (k->bad[task] >= 0) {
+        k->bad[task] = weight_matrix_at(&k->x, row + k->bad[task] / nk, first_k + k->bad[task] % nk);
+        return;
+    }
     put_tile(k, row, rows, first_k, nk, &q);
 }
 

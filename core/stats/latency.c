@@ -62,6 +62,13 @@ static double percentile(const double *sorted, int n, double q)
     return sorted[rank < 1 ? 0 : rank > n ? n - 1 : rank - 1];
 }
 
+struct latency latency_summarize(double *ms, int n)
+{
+    qsort(ms, (size_t)n, sizeof *ms, ascending);
+    return (struct latency){.p50_ms = percentile(ms, n, 0.50), .p90_ms = percentile(ms, n, 0.90),
+                            .p99_ms = percentile(ms, n, 0.99), .min_ms = ms[0], .runs = n};
+}
+
 struct timing {
     struct plan *plan;
     struct tensor *own_in; /* generated, or as the plan declares them */
@@ -144,15 +151,10 @@ int latency_measure(struct plan *const *plans, int n_plans, const struct latency
     runs = time_rounds(t, n_plans, &o, max_runs, end_s, err);
     struct load after = read_load();
     for (int i = 0; i < n_plans && runs > 0; i++) {
-        qsort(t[i].ms, (size_t)runs, sizeof *t[i].ms, ascending);
-        out[i] = (struct latency){.p50_ms = percentile(t[i].ms, runs, 0.50),
-                                  .p90_ms = percentile(t[i].ms, runs, 0.90),
-                                  .p99_ms = percentile(t[i].ms, runs, 0.99),
-                                  .min_ms = t[i].ms[0],
-                                  .runs = runs,
-                                  .threads = o.threads > 0 ? o.threads : 1,
-                                  .batch = o.batch > 0 ? o.batch : 1,
-                                  .other_load = others(&before, &after)};
+        out[i] = latency_summarize(t[i].ms, runs);
+        out[i].threads = o.threads > 0 ? o.threads : 1;
+        out[i].batch = o.batch > 0 ? o.batch : 1;
+        out[i].other_load = others(&before, &after);
     }
 out:
     for (int i = 0; i < n_plans; i++)

@@ -31,6 +31,8 @@ struct latency {
     double other_load; /* mean number of cores that others kept busy meanwhile; NAN: unknown */
 };
 
+/* Percentiles and the smallest of n >= 1 times in ms, which are put in order; the other fields but `runs` are left zero. */
+struct latency latency_summarize(double *ms, int n);
 /* out[n_plans]. */
 int latency_measure(struct plan *const *plans, int n_plans, const struct latency_opts *opts, struct latency *out,
                     struct err *err);

@@ -193,6 +193,9 @@ struct g_done {
     json_t *layers, *warnings;
 };
 
+/* Progress of the steps that g_apply runs; NULL: none. */
+static int (*g_progress)(struct step_ctx *c, const char *stage, int64_t done, int64_t total, struct err *err);
+
 /* One step, its parameters parsed as a recipe's: "quantize.static samples=4 isa=vnni". x: calibration samples (one
  * model input, written as .npy) or NULL. A result must be a valid model. */
 static inline struct g_done g_apply(struct model *m, const char *words, const struct tensor *x)
@@ -206,7 +209,8 @@ static inline struct g_done g_apply(struct model *m, const char *words, const st
         fail_msg("%s: %s", words, done.err.msg);
     struct layer_report *layers = layer_report_new();
     struct warnings *warnings = warnings_new();
-    struct step_ctx c = {.model = m, .params = recipe->steps[0].params, .layers = layers, .warnings = warnings};
+    struct step_ctx c = {.model = m, .params = recipe->steps[0].params, .layers = layers, .warnings = warnings,
+                         .progress = g_progress};
     if (x) {
         char header[129], dims[64] = "";
         FILE *f = fdopen(mkstemps(path, 4), "wb");

@@ -327,7 +327,7 @@ static void test_stored(void **state)
         assert_true(node_is(g_source(m, n, 2), "DequantizeLinear"));
         assert_true(strstr(json_string_value(json_object_get(json_object_get(g_row(&done, "y"), "after"), "note")),
                            "same speed") != NULL);
-        g_near(g_error(was, m, &t, 0), 0, 0.03);
+        g_near(g_error(was, m, &t, 0), 0, 0.05);
         g_done(&done);
         tensor_fini(&t);
         model_free(was);
@@ -362,7 +362,7 @@ static void test_tables(void **state)
         struct g_done done = g_apply(m, i == 1 ? "quantize.dynamic per_channel=false" : "quantize.dynamic", NULL);
         assert_string_equal(g_made(m, "y")->op_type, i == 0 ? "Mul" : "DequantizeLinear");
         assert_int_equal(g_count(m, "Gather"), i == 0 ? 2 : 1);
-        g_near(g_error(was, m, &t, 0), 0, 0.005); /* half a step of 127 of the largest */
+        g_near(g_error(was, m, &t, 0), 0, 0.01); /* half a step of 127 of the table's largest */
         g_done(&done);
         tensor_fini(&t);
         model_free(was);

@@ -50,7 +50,7 @@ static void random_weight(struct tensor *t, struct shape shape, uint64_t seed)
         tensor_f32(t)[i] = (float)rng_normal(&rng);
 }
 
-/* Without the guard: scale = max|w| / 127 of each channel, codes by the formula. */
+/* Without pairs and nearest: scale = max|w| / 127 of each channel, codes by the formula. */
 static void test_per_channel(void **state)
 {
     (void)state;
@@ -62,7 +62,8 @@ static void test_per_channel(void **state)
         struct tensor w = {0};
         struct qweight q;
         random_weight(&w, cases[i].shape, i);
-        struct qweight_opts opts = {.dtype = DTYPE_INT8, .per_channel = true, .axis = cases[i].axis};
+        struct qweight_opts opts = {
+            .dtype = DTYPE_INT8, .per_channel = true, .axis = cases[i].axis, .isa = ISA_VNNI, .nearest = true};
         assert_int_equal(qweight_make(&q, &w, &opts, NULL), 0);
         int64_t inner = shape_product(&cases[i].shape, cases[i].axis + 1, cases[i].shape.rank),
                 n = cases[i].shape.dim[cases[i].axis];
@@ -81,6 +82,47 @@ static void test_per_channel(void **state)
         qweight_fini(&q);
         tensor_fini(&w);
     }
+}
+
+/* Errors cancel: of each kernel and of each output channel they sum to about a half at most, no code is off by more than
+ * one, and zeros stay. Rounding to the nearest leaves sums of several. */
+static void test_errors_cancel(void **state)
+{
+    (void)state;
+    enum { O = 8, C = 24, K = 9 };
+    double nearest = 0, cancelled = 0;
+    for (int way = 0; way < 2; way++)
+        for (uint64_t seed = 0; seed < 10; seed++) {
+            struct tensor w = {0};
+            struct qweight q;
+            random_weight(&w, SHAPE(O, C, 3, 3), seed);
+            for (int k = 0; k < O * C * K; k += 7)
+                tensor_f32(&w)[k] = 0;
+            struct qweight_opts opts = {.dtype = DTYPE_INT8, .per_channel = true, .isa = ISA_VNNI, .nearest = way == 0};
+            assert_int_equal(qweight_make(&q, &w, &opts, NULL), 0);
+            for (int o = 0; o < O; o++) {
+                double channel = 0;
+                for (int c = 0; c < C; c++) {
+                    double kernel = 0;
+                    for (int k = (o * C + c) * K; k < (o * C + c + 1) * K; k++) {
+                        double e = ((int8_t *)q.codes.data)[k] - (double)tensor_f32(&w)[k] / (double)tensor_f32(&q.scale)[o];
+                        kernel += e;
+                        assert_true(fabs(e) <= 1);
+                        if (tensor_f32(&w)[k] == 0)
+                            assert_int_equal(((int8_t *)q.codes.data)[k], 0);
+                    }
+                    channel += kernel;
+                    if (way == 1)
+                        assert_true(fabs(kernel) <= 1.0001); /* a half, or a flip for the channel's sake */
+                }
+                *(way ? &cancelled : &nearest) += channel * channel;
+                if (way == 1)
+                    assert_true(fabs(channel) <= 0.5001);
+            }
+            qweight_fini(&q);
+            tensor_fini(&w);
+        }
+    assert_true(cancelled < nearest / 20);
 }
 
 /* With the guard no two neighbours (channels innermost) of one sign exceed 128 in sum, and no code is far off. */
@@ -137,6 +179,6 @@ static void test_extremes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_params), cmocka_unit_test(test_per_channel),
-                                       cmocka_unit_test(test_pair_guard), cmocka_unit_test(test_extremes)};
+                                       cmocka_unit_test(test_errors_cancel), cmocka_unit_test(test_pair_guard), cmocka_unit_test(test_extremes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
