@@ -48,6 +48,12 @@ void file_map_close(struct file_map *map)
     *map = (struct file_map){0};
 }
 
+void file_map_forget(const struct file_map *map)
+{
+    if (map->data)
+        madvise((void *)(uintptr_t)map->data, map->size, MADV_DONTNEED);
+}
+
 int file_write_all(int fd, const void *bytes, size_t len, struct err *err)
 {
     const char *p = bytes;

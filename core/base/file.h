@@ -16,6 +16,8 @@ struct file_map {
 int file_map_open(struct file_map *map, const char *path, struct err *err);
 int file_map_fd(struct file_map *map, int fd, struct err *err); /* fd stays the caller's */
 void file_map_close(struct file_map *map);
+/* Its pages leave this process's memory; when looked at again they come from the file. */
+void file_map_forget(const struct file_map *map);
 
 /* Write all bytes to fd, retrying short writes. */
 int file_write_all(int fd, const void *bytes, size_t len, struct err *err);

@@ -447,9 +447,15 @@ static int load_pixels(const struct dataset *ds, const struct binding *b, int64_
 
 static int pixel_shape(const struct dataset *ds, const struct binding *b, int64_t sample, struct shape *out, struct err *err)
 {
-    struct pixels px;
+    struct pixels px = {0};
     const struct preprocess *pre = &ds->desc.preprocess;
-    int rc = load_pixels(ds, b, sample, &px, err);
+    int rc = 0;
+    if (ds->pictures && pre->center_crop) { /* known without decoding */
+        px.height = px.width = pre->center_crop;
+        px.channels = wanted_channels(pre);
+    } else {
+        rc = load_pixels(ds, b, sample, &px, err);
+    }
     *out = pre->nhwc ? SHAPE(px.height, px.width, px.channels) : SHAPE(px.channels, px.height, px.width);
     if (rc == 0 && ((pre->n_mean > 1 && pre->n_mean != px.channels) || (pre->n_std > 1 && pre->n_std != px.channels)))
         rc = err_set(err, ERR_DATASET, "`mean` and `std` of `preprocess` need 1 or %" PRId64 " numbers", px.channels);
@@ -608,6 +614,21 @@ static int read_labels(const struct dataset *ds, const int64_t *index, int n, st
     return 0;
 }
 
+/* What has been read stays in the mapped files' pages, and counts as ours: it is given back from time to time, or a pass
+ * over a large set would end with all of it resident. */
+static void forget_pages(struct dataset *ds, const struct tensor *in)
+{
+    enum { OFTEN = 8 << 20 };
+    for (int i = 0; i < ds->n_bindings; i++)
+        ds->read_bytes += in[i].bytes;
+    if (ds->read_bytes < OFTEN || ds->single_feed)
+        return;
+    ds->read_bytes = 0;
+    file_map_forget(&ds->members.map);
+    for (int i = 0; i < ds->n_files; i++)
+        file_map_forget(&ds->files[i]);
+}
+
 int dataset_read(struct dataset *ds, const int64_t *index, int n, struct tensor *in, struct tensor *labels, struct err *err)
 {
     int done = 0;
@@ -623,8 +644,10 @@ int dataset_read(struct dataset *ds, const int64_t *index, int n, struct tensor 
         else if (read_input(ds, b, index, n, &in[done], err))
             goto fail;
     }
-    if (!labels || read_labels(ds, index, n, labels, err) == 0)
+    if (!labels || read_labels(ds, index, n, labels, err) == 0) {
+        forget_pages(ds, in);
         return 0;
+    }
 fail:
     for (int i = 0; i < done; i++)
         tensor_fini(&in[i]);

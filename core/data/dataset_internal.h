@@ -46,6 +46,7 @@ struct dataset {
 
     struct binding *bindings;
     int n_bindings;
+    size_t read_bytes; /* given out since the mapped files' pages were last forgotten */
 };
 
 /* Fill everything but bindings. */

@@ -21,8 +21,9 @@ struct block_round_set {
     void (*error)(const float *x, const uint8_t *codes, int64_t n, float zero, float scale, float out[2]);
     /* y[i] = (code - zero) scale */
     void (*decode)(const uint8_t *codes, int64_t n, float zero, float scale, float *y);
-    /* One step of half-quadratic quantization (core/quant/hqq.c): with d = code - zero for a zero point that need not be whole,
-     * e = x - d / inverse shrunk by |e|^(power - 1) / beta, u = x - e: sums of u d, d^2 and code - u inverse. */
+    /* One step of half-quadratic quantization (core/quant/hqq.c): with d = code - zero for a zero point that need
+     * not be whole, e = x - d / inverse shrunk by |e|^(power - 1) / beta, u = x - e: sums of u d, d^2 and code - u
+     * inverse. */
     void (*half_quadratic)(const float *x, int64_t n, const struct block_grid *g, float power, float beta, float out[3]);
 };
 extern const struct block_round_set block_round_portable, block_round_avx2;

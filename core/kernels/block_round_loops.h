@@ -166,8 +166,8 @@ static void decode(const uint8_t *codes, int64_t n, float zero, float scale, flo
 }
 
 /* Vectors go by pointer: without AVX there is no convention for passing them. */
-/* x^power for x > 0, to about 1e-3: the shrinkage needs no more. The exponent and a parabola through the mantissa give log2 x, and
- * the same the other way round gives 2^y. */
+/* x^power for x > 0, to about 1e-3: the shrinkage needs no more. The exponent and a parabola through the mantissa
+ * give log2 x, and the same the other way round gives 2^y. */
 static inline void power_of(const f8 *x, float power, f8 *out)
 {
     const i8 bits = (i8)*x;

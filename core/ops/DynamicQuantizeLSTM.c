@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * LSTM with 8-bit weights, domain com.microsoft: the state and the input are quantized to uint8 by their range of the
- * moment, all of X at once, the state of all sequences at each step; sums are exact in int32, everything else is float32
- * as in LSTM (recurrent.c).
+ * moment, all of X at once, the state of all sequences at each step; sums are exact in int32, everything else is
+ * float32 as in LSTM (recurrent.c).
  *   X [T, N, I], W [D, I, 4 H], R [D, H, 4 H] in int8 or uint8 (transposed against LSTM's), B, sequence_lens,
  *   initial_h, initial_c, P as LSTM has them, then scale and zero point of W and of R: [D] or [D, 4 H].
  * Steps beyond the longest sequence do not count for X's range. */
@@ -46,8 +46,8 @@ static int check_scale(const struct infer_ctx *c, int codes, int scale, int64_t 
         bool fits = (s->rank == 1 || s->rank == 2) && (s->dim[0] < 0 || s->dim[0] == d) &&
                     (s->rank == 1 || s->dim[1] < 0 || columns < 0 || s->dim[1] == columns);
         if (!fits)
-            return err_set(err, ERR_SHAPE, "%s is %s; it must be [%" PRId64 "], or have a column for each of the gates' units",
-                           names[i - W_SCALE], shape_text(s, text), d);
+            return err_set(err, ERR_SHAPE, "%s is %s; it must be [%" PRId64 "], or have a column for each of the "
+                           "gates' units", names[i - W_SCALE], shape_text(s, text), d);
     }
     return 0;
 }
@@ -69,7 +69,8 @@ static int infer(struct infer_ctx *c, struct err *err)
     if (r->rank >= 0 && r->rank != 3)
         return err_set(err, ERR_SHAPE, "R must have 3 dims");
     const int64_t d = a->direction == RNN_BIDIRECTIONAL ? 2 : 1,
-                  h = r->rank == 3 ? r->dim[1] : a->hidden_size > 0 ? a->hidden_size : DIM_UNKNOWN, g = dim_mul(GATES, h);
+                  h = r->rank == 3 ? r->dim[1] : a->hidden_size > 0 ? a->hidden_size : DIM_UNKNOWN,
+                  g = dim_mul(GATES, h);
     if (rnn_check_shape(c, 1, "W", SHAPE(d, x->rank == 3 ? x->dim[2] : DIM_UNKNOWN, g), err) ||
         rnn_check_shape(c, 2, "R", SHAPE(d, h, g), err) || check_scale(c, 1, W_SCALE, d, g, err) ||
         check_scale(c, 2, R_SCALE, d, g, err))
@@ -161,7 +162,8 @@ static int forward(struct run_ctx *c, struct err *err)
     const struct shape in = SHAPE(i64_max(1, x->dim[0]), x->dim[1], i64_max(x->dim[2], r->dim[1])),
                        out = SHAPE(i64_max(1, x->dim[0]), x->dim[1], job.n);
     size_t in_bytes, out_bytes;
-    if (!dtype_bytes(DTYPE_UINT8, shape_count(&in), &in_bytes) || !dtype_bytes(DTYPE_INT32, shape_count(&out), &out_bytes))
+    if (!dtype_bytes(DTYPE_UINT8, shape_count(&in), &in_bytes) || !dtype_bytes(DTYPE_INT32, shape_count(&out),
+        &out_bytes))
         return err_set(err, ERR_MODEL_TOO_LARGE, "sums of %" PRId64 " steps are too large", x->dim[0]);
     if (read_side(c, 1, W_SCALE, &job.w, err) || read_side(c, 2, R_SCALE, &job.r, err))
         return -1;

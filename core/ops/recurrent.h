@@ -44,8 +44,8 @@ struct rnn_cell {
 };
 const struct rnn_cell *rnn_cell_of(const char *type);
 
-/* The two products of a float32 cell, for operators that multiply differently (DynamicQuantizeLSTM.c). Directions may run
- * side by side: `dir` tells which one calls. */
+/* The two products of a float32 cell, for operators that multiply differently (DynamicQuantizeLSTM.c). Directions
+ * may run side by side: `dir` tells which one calls. */
 struct rnn_products {
     void *arg;
     /* out [rows, gates H] = x [rows, I] W */
@@ -53,12 +53,14 @@ struct rnn_products {
     /* out [rows, gates H] = state [rows, H] R */
     void (*state)(void *arg, int64_t dir, const float *state, int64_t rows, float *out);
 };
-/* A float32 run of node c whose attributes are struct rnn_attrs and whose inputs but 1 and 2 (the weights) and outputs are
- * those of the cell; outputs are allocated. hidden: H. products NULL: the weights are float32, as in RNN, GRU and LSTM. */
+/* A float32 run of node c whose attributes are struct rnn_attrs and whose inputs but 1 and 2 (the weights) and
+ * outputs are those of the cell; outputs are allocated. hidden: H. products NULL: the weights are float32, as in
+ * RNN, GRU and LSTM. */
 int rnn_forward_f32(struct run_ctx *c, const struct rnn_cell *cell, int64_t hidden, const struct rnn_products *products,
                     struct err *err);
 /* Checks and infers outputs for inputs other than the weights; hidden is H or DIM_UNKNOWN. */
-int rnn_infer_outputs(struct infer_ctx *c, const struct rnn_cell *cell, enum dtype dtype, int64_t hidden, struct err *err);
+int rnn_infer_outputs(struct infer_ctx *c, const struct rnn_cell *cell, enum dtype dtype, int64_t hidden,
+                      struct err *err);
 /* An optional input of exactly this shape, as far as it is known. */
 int rnn_check_shape(const struct infer_ctx *c, int i, const char *what, struct shape want, struct err *err);
 /* The functions of a direction, by name or default; ERR_OPERATOR for an unknown name. */

@@ -393,7 +393,7 @@ static void raise_ir(struct model *m, int64_t opset)
 {
     static const unsigned char of_opset[RAISE_OPSET_MAX + 1] = {
         [11] = 6, [12] = 7, [13] = 7, [14] = 7, [15] = 8, [16] = 8, [17] = 8, [18] = 8, [19] = 9, [20] = 9, [21] = 10};
-    const int64_t ir = opset <= 10 ? 5 : of_opset[opset];
+    const int64_t ir = opset <= 10 || opset > RAISE_OPSET_MAX ? 5 : of_opset[opset];
     struct graph *g = model_main(m);
     int kept = 0;
     if (m->ir_version >= ir)

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * accurate.c - preset=accurate (accurate.h): a table of repairs, tried one after the other on a clone.
  *
- * A repair makes a candidate from the best model so far; the candidate is calibrated, quantized and compared with the float model
- * on the held samples. It is kept if the noise of the outputs falls by at least 1 %: less may be chance. Equalization comes before
- * what fits itself to the weights (rounding), and bias correction after everything that shifts means. */
+ * A repair makes a candidate from the best model so far; the candidate is calibrated, quantized and compared with the
+ * float model on the held samples. It is kept if the noise of the outputs falls by at least 1 %, and beyond chance
+ * (trial_better). Equalization comes before what fits itself to the weights (rounding), and bias correction after
+ * everything that shifts means. */
 #include "core/quant/accurate.h"
 
 #include <math.h>
@@ -17,11 +18,12 @@
 #include "core/quant/smooth.h"
 #include "core/quant/trial.h"
 
-static const double gain_needed = 0.99;
+static const double gain_needed = 0.01;
 /* Of all repairs together, about two minutes on two cores; what one repair may take of it. */
 static const double smooth_budget = 1.5e11, bias_budget = 4e11, float_budget = 2e11;
-/* Layers that go back to float: at most this share of the weights and of the multiply-accumulates; each must lower the noise by 4 %. */
-static const double float_weights = 0.02, float_macs = 0.12, float_gain = 0.96;
+/* Layers that go back to float: at most this share of the weights and of the multiply-accumulates; each must lower
+ * the noise by 5 %. */
+static const double float_weights = 0.02, float_macs = 0.12, float_gain = 0.05;
 enum { FLOAT_LAYERS = 6 };
 
 struct accurate {
@@ -117,7 +119,8 @@ out:
 }
 #endif
 
-static int correct_biases(struct accurate *a, struct model *m, bool sequential, struct layer_report *layers, struct err *err)
+static int correct_biases(struct accurate *a, struct model *m, bool sequential, struct layer_report *layers,
+                          struct err *err)
 {
     const struct bias_correction_opts o = {.sequential = sequential, .max_ratio = 2, .budget = bias_budget};
     const int corrected = bias_correction(&a->t, m, a->calibration, &a->choice, &o, layers, err);
@@ -134,8 +137,8 @@ static int repair_bias(struct accurate *a, struct model *m, struct layer_report 
     return correct_biases(a, m, true, layers, err);
 }
 
-/* same_ranges: the corrections are right for the ranges they were made with, and those stay. Measured anew, the corrected float model
- * would show the means without the shift they make up for. */
+/* same_ranges: the corrections are right for the ranges they were made with, and those stay. Measured anew, the
+ * corrected float model would show the means without the shift they make up for. */
 static const struct repair {
     const char *name;
     repair_fn *run;
@@ -162,7 +165,7 @@ static void report_repair(struct accurate *a, const char *name, const struct tri
     struct layer_row row = {.node = NODE_NONE, .label = name, .weight = VALUE_NONE, .sqnr_db = NAN};
     row.before = json_pack("{s:f}", "output_sqnr_db", decibel(before->noise));
     row.after = json_pack("{s:f,s:b}", "output_sqnr_db", decibel(after->noise), "kept", kept);
-    if (row.after && !isnan(after->agreement))
+    if (row.after)
         json_object_set_new(row.after, "agreement", json_real(after->agreement));
     if (!kept)
         row.skipped = "the outputs on the samples held back do not come nearer to the float model's";
@@ -203,6 +206,8 @@ static int try_repair(struct accurate *a, const struct repair *r, struct err *er
         rc = trial_progress(&a->t, err);
     if (rc == 0)
         rc = r->run(a, m, layers, err);
+    if (rc == 0 && m->n_nodes > a->c->model->n_nodes) /* keep_float would not cover them */
+        rc = 1;
     if (rc == 0 && !r->same_ranges) {
         calibration = trial_calibrate(&a->t, m, err);
         rc = calibration ? 0 : -1;
@@ -210,7 +215,7 @@ static int try_repair(struct accurate *a, const struct repair *r, struct err *er
     if (rc == 0)
         rc = trial_quantized(&a->t, m, calibration ? calibration : a->calibration, &a->choice, &score, err);
     if (rc == 0) {
-        const bool kept = score.noise < a->score.noise * gain_needed;
+        const bool kept = trial_better(&score, &a->score, gain_needed);
         report_repair(a, r->name, &a->score, &score, kept);
         if (kept && calibration) {
             calibration_free(a->calibration);
@@ -232,18 +237,21 @@ static int try_repair(struct accurate *a, const struct repair *r, struct err *er
 }
 
 /* ---- the calibrator ---- */
-/* minmax is what the parameters say when nothing is asked for; then the others are tried too. */
+/* The parameters' own is the start; these are the others. */
 static int try_calibrators(struct accurate *a, struct err *err)
 {
     static const struct {
         enum calibrator calibrator;
         const char *name;
-    } others[] = {{CALIBRATE_MSE, "calibrator mse"}, {CALIBRATE_PERCENTILE, "calibrator percentile"}};
-    if (a->o.calibrator != CALIBRATE_MINMAX)
-        return 0;
+    } others[] = {{CALIBRATE_MSE, "calibrator mse"},
+                  {CALIBRATE_PERCENTILE, "calibrator percentile"},
+                  {CALIBRATE_MINMAX, "calibrator minmax"}};
+    const int first = a->o.calibrator;
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         const int old = a->o.calibrator;
         struct trial_score score;
+        if ((int)others[i].calibrator == first)
+            continue;
         a->o.calibrator = (int)others[i].calibrator;
         a->t.stage = others[i].name;
         struct calibration *calibration = trial_calibrate(&a->t, a->best, err);
@@ -251,7 +259,7 @@ static int try_calibrators(struct accurate *a, struct err *err)
             calibration_free(calibration);
             return -1;
         }
-        const bool kept = score.noise < a->score.noise * gain_needed;
+        const bool kept = trial_better(&score, &a->score, gain_needed);
         report_repair(a, others[i].name, &a->score, &score, kept);
         calibration_free(kept ? a->calibration : calibration);
         a->calibration = kept ? calibration : a->calibration;
@@ -268,16 +276,25 @@ struct layer_cost {
     struct trial_score score; /* with this one alone in float */
 };
 
+static double typical(const struct trial_score *s)
+{
+    double sum = 0;
+    for (int i = 0; i < s->n; i++)
+        sum += s->sample[i];
+    return sum;
+}
+
 static int by_noise(const void *a, const void *b)
 {
     const struct layer_cost *x = a, *y = b;
-    if (x->score.noise != y->score.noise)
-        return x->score.noise < y->score.noise ? -1 : 1;
+    if (typical(&x->score) != typical(&y->score))
+        return typical(&x->score) < typical(&y->score) ? -1 : 1;
     return x->node < y->node ? -1 : x->node > y->node;
 }
 
 /* Products that are quantized now, with their shares. Returns how many; -1. */
-static int list_layers(struct accurate *a, const struct calibration *calibration, struct layer_cost *list, struct err *err)
+static int list_layers(struct accurate *a, const struct calibration *calibration, struct layer_cost *list,
+                       struct err *err)
 {
     const struct model *m = a->best;
     struct model *probe = model_clone(m, err);
@@ -346,7 +363,9 @@ static int try_float_layers(struct accurate *a, struct err *err)
     struct layer_cost *list = calloc((size_t)a->best->n_nodes + 1, sizeof *list);
     double weights = 0, macs = 0;
     int rc = -1, kept = 0;
-    int n = list ? list_layers(a, calibration, list, err) : err_set(err, ERR_NOMEM, "out of memory while looking for sensitive layers");
+    int n = list ? list_layers(a, calibration, list, err) : err_set(err, ERR_NOMEM,
+                                                                    "out of memory while looking for sensitive "
+                                                                    "layers");
     if (n >= 0 && (double)n * a->t.macs * (double)a->t.n_held > float_budget)
         n = 0; /* too many layers of too large a model */
     if (n >= 0)
@@ -354,15 +373,13 @@ static int try_float_layers(struct accurate *a, struct err *err)
     if (n < 0)
         goto out;
     rc = 0;
-    for (int i = 0; i < n && kept < FLOAT_LAYERS && rc == 0; i++) {
+    for (int i = 0; i < n && i < 2 * FLOAT_LAYERS && kept < FLOAT_LAYERS && rc == 0; i++) {
         struct trial_score score;
-        if (list[i].score.noise > a->score.noise * float_gain && kept == 0)
-            break;
         if (weights + list[i].weights > float_weights || macs + list[i].macs > float_macs)
             continue;
         a->keep_float[list[i].node] = true;
         rc = trial_quantized(&a->t, a->best, calibration, &a->choice, &score, err);
-        if (rc == 0 && score.noise < a->score.noise * float_gain) {
+        if (rc == 0 && trial_better(&score, &a->score, float_gain)) {
             char label[200];
             report_repair(a, node_label(a->best, list[i].node, label, sizeof label), &a->score, &score, true);
             a->score = score;
@@ -409,7 +426,7 @@ int static_accurate(struct step_ctx *c, struct quantize_static_params *o, struct
         err_set(err, ERR_NOMEM, "out of memory while quantizing");
         goto out;
     }
-    if (trial_init(&a.t, c, &a.o, reference, err) || repair_all(&a, err))
+    if (trial_init(&a.t, c, &a.o, reference, TRIAL_SPLIT, err) || repair_all(&a, err))
         goto out;
     o->calibrator = a.o.calibrator;
     const struct model swap = *c->model;

@@ -130,12 +130,12 @@ int round_by_gram(struct rounded_layer *l, struct err *err)
     }
     for (int64_t group = 0; group < groups; group++) {
         const double *h = l->gram->h + group * l->k * l->k;
-        double damp = l->gram->rows < l->k ? 0.04 * (double)l->k / (double)l->gram->rows : 0.01, mean = 0;
-        if (gptq_factor(h, l->k, &damp, u, err))
+        double damp = 0.01, mean = 0;
+        gptq_believe(h, l->k, l->gram->rows, damped);
+        if (gptq_factor(damped, l->k, &damp, u, err))
             goto out;
-        memcpy(damped, h, k * k * sizeof *damped);
         for (size_t i = 0; i < k; i++)
-            mean += h[i * k + i] / (double)k;
+            mean += damped[i * k + i] / (double)k;
         for (size_t i = 0; i < k; i++)
             damped[i * k + i] += damp * mean;
         struct job job = {l, group, l->rows / groups, damped, h, u, lanes};

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * bias_correction.c - recover.bias_correction (bias_correction.h).
  *
- * A place is a product that can be corrected: it has a bias, or can get one (Conv, ConvTranspose, Gemm), or is a MatMul whose result
- * one vector is added to. The quantized model is a clone with the same node ids, so the product of a place and its output are
- * found there by id; they are looked at before they are rounded.
+ * A place is a product that can be corrected: it has a bias, or can get one (Conv, ConvTranspose, Gemm), or is a
+ * MatMul whose result one vector is added to. The quantized model is a clone with the same node ids, so the product
+ * of a place and its output are found there by id; they are looked at before they are rounded.
  *
- * Passes. Correcting one layer changes the means of those behind it, so an exact sequential correction measures once a layer. With a
- * budget for fewer passes, runs of neighbouring layers are corrected at once; the fast correction before it leaves
- * them little to disagree about. */
+ * Passes. Correcting one layer changes the means of those behind it, so an exact sequential correction measures once
+ * a layer. With a budget for fewer passes, runs of neighbouring layers are corrected at once; the fast correction
+ * before it leaves them little to disagree about. */
 #include "core/quant/bias_correction.h"
 
 #include <math.h>
@@ -113,6 +113,8 @@ static bool place_make(struct correction *c, struct place *p)
     p->mean = calloc(n, sizeof *p->mean);
     if (!p->target || !p->deviation || !p->bias || !p->mean)
         return false;
+    if (p->why)
+        return true;
     const struct node *n2 = &c->m->nodes[p->at];
     const struct tensor *t = p->slot < n2->n_input && n2->input[p->slot] != VALUE_NONE
                                  ? value_const(c->m, n2->input[p->slot]) : NULL;
@@ -337,7 +339,8 @@ static int mean_output(struct model *scratch, const struct place *p, const doubl
     if (engine_eval_node(scratch, p->node, &y, err))
         goto out;
     struct place view = *p;
-    struct correction one = {.at = &view, .sum = out, .square = view.mean, .start = &(int64_t){0}, .count = &(int64_t){0}};
+    struct correction one = {.at = &view, .sum = out, .square = view.mean, .start = &(int64_t){0},
+                             .count = &(int64_t){0}};
     const struct node *n = &scratch->nodes[p->node];
     memset(out, 0, (size_t)p->channels * sizeof *out);
     sum_rows(&one, 0, &y, node_is(n, "Gemm") || node_is(n, "MatMul"));
@@ -355,7 +358,8 @@ static int local_shift(const struct correction *c, const struct model *q, struct
 {
     struct tensor weight = {0};
     const struct node *n = &q->nodes[p->node];
-    double *exact = calloc((size_t)p->channels, sizeof *exact), *quantized = calloc((size_t)p->channels, sizeof *quantized);
+    double *exact = calloc((size_t)p->channels, sizeof *exact), *quantized = calloc((size_t)p->channels,
+            sizeof *quantized);
     int rc = exact && quantized ? 0 : nomem(err);
     if (rc == 0)
         rc = engine_eval_node(q, q->values[n->input[1]].producer, &weight, err);
@@ -439,7 +443,8 @@ static int fast(struct correction *c, struct edit *e, const struct model *quanti
 }
 
 /* Quantize what m is now, and measure. */
-static int measure_quantized(struct correction *c, const struct calibration *calibration, const struct static_choice *choice,
+static int measure_quantized(struct correction *c, const struct calibration *calibration,
+                             const struct static_choice *choice,
                              struct err *err)
 {
     struct model *q = trial_clone_quantized(c->t, c->m, calibration, choice, err);
@@ -532,7 +537,8 @@ static int report(const struct correction *c, struct layer_report *layers)
     return corrected;
 }
 
-int bias_correction(struct trial *t, struct model *m, const struct calibration *calibration, const struct static_choice *choice,
+int bias_correction(struct trial *t, struct model *m, const struct calibration *calibration,
+                    const struct static_choice *choice,
                     const struct bias_correction_opts *o, struct layer_report *layers, struct err *err)
 {
     struct correction c = {.t = t, .m = m};
@@ -574,7 +580,7 @@ struct recover_params {
     int64_t samples;
     int mode;
     double max_ratio;
-    bool per_channel, symmetric, activations_given;
+    bool per_channel, symmetric, activations_given, calibrator_given;
     int activations, weights, isa, calibrator;
     double percentile;
     struct globs include, exclude;
@@ -584,8 +590,8 @@ static const char *const modes[] = {"sequential", "fast", NULL};
 #define P(f) PARAM(recover_params, f)
 static const struct param params[] = {
     {P(mode), .kind = PARAM_ENUM, .choices = modes, .def = "\"sequential\"",
-     .doc = "sequential: each layer with everything before it quantized, one pass over the samples a layer; fast: each layer "
-            "alone, one pass for all"},
+     .doc = "sequential: each layer with everything before it quantized, one pass over the samples a layer; fast: "
+            "each layer alone, one pass for all"},
     {P(max_ratio), .kind = PARAM_NUMBER, .def = "2", .min = 0, .max = 1000, .above_min = true,
      .doc = "a shift larger than this many times the channel's bias, mean and standard deviation is not corrected"},
     {P(samples), .kind = PARAM_INT, .def = "128", .min = 1, .max = 1000000,
@@ -595,7 +601,8 @@ static const struct param params[] = {
      .given = PARAM_GIVEN(recover_params, activations_given), .doc = "as of quantize.static"},
     {P(weights), .kind = PARAM_ENUM, .choices = static_weights, .def = "\"int8\"", .doc = "as of quantize.static"},
     {P(symmetric), .kind = PARAM_BOOL, .def = "false", .doc = "as of quantize.static"},
-    {P(calibrator), .kind = PARAM_ENUM, .choices = static_calibrators, .def = "\"minmax\"", .doc = "as of quantize.static"},
+    {P(calibrator), .kind = PARAM_ENUM, .choices = static_calibrators,
+     .given = PARAM_GIVEN(recover_params, calibrator_given), .doc = "as of quantize.static; its default if not given"},
     {P(percentile), .kind = PARAM_NUMBER, .def = "99.999", .min = 50, .max = 100, .above_min = true,
      .doc = "as of quantize.static"},
     {P(isa), .kind = PARAM_ENUM, .choices = isa_names, .def = "\"portable\"", .doc = "as of quantize.static"},
@@ -623,11 +630,12 @@ static int run(struct step_ctx *c, struct err *err)
     o.activations_given = p->activations_given;
     o.weights = p->weights;
     o.isa = p->isa;
-    o.calibrator = p->calibrator;
+    if (p->calibrator_given)
+        o.calibrator = p->calibrator;
     o.percentile = p->percentile;
     o.include = p->include;
     o.exclude = p->exclude;
-    if (static_prepare(c, &o, err) || trial_init(&t, c, &o, c->model, err))
+    if (static_prepare(c, &o, err) || trial_init(&t, c, &o, c->model, TRIAL_WHOLE, err))
         goto out;
     calibration = trial_calibrate(&t, c->model, err);
     if (calibration)
@@ -643,9 +651,9 @@ out:
 METHOD(recover_bias_correction) = {
     .name = "recover.bias_correction",
     .summary = "biases that take back the shift of the means quantization causes",
-    .doc = "A step before quantize.static: simulates it with the same parameters (give both the same), measures for every output "
-           "channel how far its mean is from the float model's, and takes that out of the bias; layers without bias get one. "
-           "The result is a float model whose quantized form has the original's means.",
+    .doc = "A step before quantize.static: simulates it with the same parameters (give both the same), measures "
+           "for every output channel how far its mean is from the float model's, and takes that out of the bias; "
+           "layers without bias get one. The result is a float model whose quantized form has the original's means.",
     .params = params,
     .params_size = sizeof(struct recover_params),
     .needs = NEEDS_DATA | NEEDS_RUN,

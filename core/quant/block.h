@@ -52,13 +52,14 @@ float block_scale_stored(const struct block_form *f, float scale);
 /* Scale and zero point of round to nearest for numbers from lo to hi (zero is taken into the range). */
 void block_params(const struct block_form *f, float lo, float hi, float *scale, uint8_t *zero);
 void block_range(const float *w, int64_t n, float *lo, float *hi);
-/* codes[i] = clip(round_half_away(w[i] / scale + zero)); a scale that is 0 or too small to divide by gives `zero` everywhere. */
+/* codes[i] = clip(round_half_away(w[i] / scale + zero)); a scale that is 0 or too small to divide by gives `zero`
+ * everywhere. */
 void block_encode(const struct block_form *f, const float *w, int64_t n, float scale, uint8_t zero, uint8_t *codes);
 /* The same by the inverse scale; 0 gives `zero` everywhere. */
 void block_encode_inverse(const struct block_form *f, const float *w, int64_t n, float inverse, uint8_t zero,
                           uint8_t *codes);
-/* What decides how good an inverse scale and a zero point are: with d = code - zero, *wd = sum h w d and *dd = sum h d^2. The
- * best scale for these codes is wd / dd, and its error sum h w^2 - wd^2 / dd. h NULL: all 1. */
+/* What decides how good an inverse scale and a zero point are: with d = code - zero, *wd = sum h w d and *dd = sum
+ * h d^2. The best scale for these codes is wd / dd, and its error sum h w^2 - wd^2 / dd. h NULL: all 1. */
 void block_sums(const struct block_form *f, const float *w, const float *h, int64_t n, float inverse, uint8_t zero, float *wd,
                 float *dd);
 

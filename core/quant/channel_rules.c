@@ -2,8 +2,9 @@
  * channel_rules.c - how operators pass factors per channel on (channel_scale.h): one row an operator.
  *
  * A rule says which elements its outputs have, unites them with those of its inputs, and adds the constants that take
- * factors. It returns NULL, or why factors must not come to its inputs: all of them are blocked then. Operators without a
- * row block what they read and their outputs start without elements. Rules look at constants and inferred shapes only. */
+ * factors. It returns NULL, or why factors must not come to its inputs: all of them are blocked then. Operators
+ * without a row block what they read and their outputs start without elements. Rules look at constants and inferred
+ * shapes only. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -304,8 +305,9 @@ static int64_t behind(const struct shape *shape, int axis)
     return n;
 }
 
-/* Row-major order stays, so an element's channel is (place / elements behind the axis) % channels: the output has the axis where
- * as many elements lie behind it, or one that takes it in with all behind it (Flatten in front of a Gemm). */
+/* Row-major order stays, so an element's channel is (place / elements behind the axis) % channels: the output has the
+ * axis where as many elements lie behind it, or one that takes it in with all behind it (Flatten in front of a Gemm).
+ * */
 static const char *reshape_rule(struct channel_scale *s, uint32_t node)
 {
     const struct node *n = &s->m->nodes[node];
@@ -411,7 +413,8 @@ static void const_end(struct channel_scale *s, enum scale_role role, uint32_t no
 static const char *add_rule(struct channel_scale *s, uint32_t node)
 {
     const struct node *n = &s->m->nodes[node];
-    const int slot = n->n_input == 2 && is_const(s, n->input[1]) ? 1 : n->n_input == 2 && is_const(s, n->input[0]) ? 0 : -1;
+    const int slot = n->n_input == 2 && is_const(s, n->input[1]) ? 1 : n->n_input == 2 && is_const(s,
+            n->input[0]) ? 0 : -1;
     if (slot < 0)
         return unite_all(s, node);
     const uint32_t x = n->input[1 - slot], y = out0(n);
@@ -430,8 +433,8 @@ static const char *add_rule(struct channel_scale *s, uint32_t node)
     return why;
 }
 
-/* A vector over one axis makes the channels of the output, whatever the other operand is (scale of a decomposed normalisation), and
- * takes the factors of its input. */
+/* A vector over one axis makes the channels of the output, whatever the other operand is (scale of a decomposed
+ * normalisation), and takes the factors of its input. */
 static const char *mul_vector(struct channel_scale *s, uint32_t node, int slot, const struct tensor *t)
 {
     const struct node *n = &s->m->nodes[node];
@@ -606,7 +609,8 @@ int scale_walk(struct channel_scale *s, struct err *err)
 {
     const struct graph *g = model_main(s->m);
     uint32_t *order = calloc(g->n_nodes ? (size_t)g->n_nodes : 1, sizeof *order);
-    int rc = order ? model_toposort(s->m, 0, order, err) : err_set(err, ERR_NOMEM, "out of memory while looking for channels");
+    int rc = order ? model_toposort(s->m, 0, order, err) : err_set(err, ERR_NOMEM,
+                                                                   "out of memory while looking for channels");
     for (int i = 0; rc == 0 && i < g->n_nodes; i++)
         if (edit_node_is_live(&s->edit, order[i]))
             walk_node(s, order[i]);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * channel_scale.c - elements, ends and regions (channel_scale.h); what each operator does to them is in channel_rules.c.
+ * channel_scale.c - elements, ends and regions (channel_scale.h); what each operator does to them is in
+ * channel_rules.c.
  *
  * Two union-finds over the same elements. `parent` joins elements that must have one factor. `tie` joins what only has
  * to be looked at together: all channels of a value, and so all products that make or read one of them. Blocking is
@@ -187,7 +188,8 @@ void channel_scale_ranges(const struct channel_scale *s, int region, const doubl
         for (int64_t a = 0; (out_here || in_here) && a < w->d0; a++)
             for (int64_t j = 0; j < w->d1; j++) {
                 const int64_t o = root_at(s, out, a, j), c = root_at(s, in, a, j);
-                const double v = (double)w->largest[a * w->d1 + j] * (c >= 0 ? factor[c] : 1) / (o >= 0 ? factor[o] : 1);
+                const double v = (double)w->largest[a * w->d1 + j] * (c >= 0 ? factor[c] : 1) / (o >= 0 ? factor[o]
+                        : 1);
                 if (out_here && v > makes[o])
                     makes[o] = v;
                 if (in_here && v > reads[c])

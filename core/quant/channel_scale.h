@@ -7,8 +7,8 @@
  * weights, SmoothQuant from those of activations and weights.
  * How        Every channel of every value that may carry a factor is an element. Operators that pass factors on unite
  *            the elements of their inputs and outputs (union-find), so channels travel through sums, concatenations,
- *            splits, transposes and flattening. An element read by anything that is not proven to pass the factor on, or
- *            that is an output of the model, is blocked, and with it all that is united with it.
+ *            splits, transposes and flattening. An element read by anything that is not proven to pass the factor on,
+ *            or that is an output of the model, is blocked, and with it all that is united with it.
  * Ends       Constants that take the factors: a product's rows or columns, its bias, scale and shift of a
  *            normalisation, the vector of a Mul or Add. Only float32 constants in the main graph; weights of products
  *            only if nobody else reads them.
@@ -28,8 +28,8 @@ enum scale_role {
     SCALE_READS, /* meets the channels: multiply by s */
 };
 
-/* The channels of a constant's elements: it is seen as [d0][d1][inner], channel = axis 0: row; axis 1: column + (row / group_rows)
- * d1, for groups of a convolution. */
+/* The channels of a constant's elements: it is seen as [d0][d1][inner], channel = axis 0: row; axis 1: column + (row
+ * / group_rows) d1, for groups of a convolution. */
 struct scale_lanes {
     int64_t d0, d1, inner, group_rows;
     int axis;
@@ -48,7 +48,8 @@ struct scale_end {
     int weight;     /* product: index into weights, else -1 */
 };
 
-/* The largest |w| over the kernel positions of a product's weight, [d0][d1], with its two ends (-1: that side is fixed). */
+/* The largest |w| over the kernel positions of a product's weight, [d0][d1], with its two ends (-1: that side is
+ * fixed). */
 struct scale_weight {
     uint32_t node;
     int64_t d0, d1;
@@ -56,7 +57,8 @@ struct scale_weight {
     int makes, reads;
 };
 
-/* A Clip from 0 to a cap, which passes factors on if its cap becomes one per channel, or if it is a Relu for all that is seen. */
+/* A Clip from 0 to a cap, which passes factors on if its cap becomes one per channel, or if it is a Relu for all that
+ * is seen. */
 struct scale_clip {
     uint32_t node;
     int64_t base, channels; /* of its output */
@@ -106,9 +108,10 @@ static inline int64_t scale_element(const struct scale_end *e, int64_t row, int6
 {
     return e->base + (e->lanes.axis == 0 ? row : column + row / e->lanes.group_rows * e->lanes.d1);
 }
-/* Largest |weight| over a region's products on each side, by root element, with factors [n] applied; zero where there is none.
- * makes and reads are [n] and zero before. */
-void channel_scale_ranges(const struct channel_scale *s, int region, const double *factor, double *makes, double *reads);
+/* Largest |weight| over a region's products on each side, by root element, with factors [n] applied; zero where there
+ * is none. makes and reads are [n] and zero before. */
+void channel_scale_ranges(const struct channel_scale *s, int region, const double *factor, double *makes,
+                          double *reads);
 /* Multiply the constants: factor [n] by root element, > 0. */
 int channel_scale_apply(struct channel_scale *s, const double *factor, struct err *err);
 

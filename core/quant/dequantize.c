@@ -6,7 +6,8 @@
  * a DequantizeLinear that reads codes by the numbers they were made with is its twin. Weights are computed once. Codes
  * that somebody still reads at the end (an operator that cannot be undone, an output of the model) are made from their
  * twin by a QuantizeLinear.
- * Saturation is not rounding: where codes begin at zero they may have done the work of a Relu or Clip that was taken out
+ * Saturation is not rounding: where codes begin at zero they may have done the work of a Relu or Clip that was
+ * taken out
  * of the model. Such twins are held within the codes' range by a Clip, unless they cannot be negative anyway. */
 #include <math.h>
 #include <stdio.h>
@@ -364,7 +365,9 @@ static void undo_node(struct deq *d, uint32_t id)
     const char *was = n->op_type;
     node_label(d->m, id, label, sizeof label);
     d->written = NULL;
-    if (undo && !selected(d, id))
+    if (undo && (n->n_output < 1 || n->output[0] == VALUE_NONE))
+        why = "its output is missing";
+    else if (undo && !selected(d, id))
         why = "not selected by include and exclude";
     else if (undo)
         why = undo->undo(d, id);
@@ -407,7 +410,8 @@ static void make_codes(struct deq *d)
             continue;
         const struct coded *c = &d->meaning[v];
         const uint32_t in[3] = {d->twin[v], c->scale, c->zero};
-        edit_add_node(&d->edit, d->m->values[v].graph, "QuantizeLinear", NULL, in, c->zero == VALUE_NONE ? 2 : 3, &v, 1);
+        edit_add_node(&d->edit, d->m->values[v].graph, "QuantizeLinear", NULL, in, c->zero == VALUE_NONE ? 2 : 3, &v,
+                      1);
     }
 }
 

@@ -94,9 +94,10 @@ static uint32_t flat_scale(struct deq *d, uint32_t rest, double factor, int64_t 
     return id;
 }
 
-/* The second operand in float: a constant with the scale the sums took, or the twin of codes quantized while running. */
-static const char *second_operand(struct deq *d, uint32_t node, const struct sums *s, uint32_t x_scale, int axis_from_end,
-                                  uint32_t *w)
+/* The second operand in float: a constant with the scale the sums took, or the twin of codes quantized while
+ * running. */
+static const char *second_operand(struct deq *d, uint32_t node, const struct sums *s, uint32_t x_scale,
+                                  int axis_from_end, uint32_t *w)
 {
     const struct node *n = &d->m->nodes[node];
     const uint32_t codes = n->input[1];

@@ -24,6 +24,8 @@ static const char *undo_unary(struct deq *d, uint32_t node, const char *op, uint
     if (d->m->nodes[node].n_input < 4)
         return few;
     const struct coded x = coded_at(d, node, 0, 1, 2, 0), y = coded_at(d, node, -1, 3, 4, 0);
+    if (y.scale == VALUE_NONE)
+        return few;
     const uint32_t in = deq_read(d, &x, &why);
     if (why)
         return why;
@@ -110,6 +112,8 @@ static const char *undo_binary(struct deq *d, uint32_t node, const char *op)
         return few;
     const struct coded a = coded_at(d, node, 0, 1, 2, 0), b = coded_at(d, node, 3, 4, 5, 0),
                        y = coded_at(d, node, -1, 6, 7, 0);
+    if (y.scale == VALUE_NONE)
+        return few;
     const uint32_t x = deq_read(d, &a, &why), z = why ? VALUE_NONE : deq_read(d, &b, &why);
     if (why)
         return why;
@@ -134,6 +138,8 @@ static const char *undo_matmul(struct deq *d, uint32_t node)
         return few;
     const struct coded a = coded_at(d, node, 0, 1, 2, -2), b = coded_at(d, node, 3, 4, 5, -1),
                        y = coded_at(d, node, -1, 6, 7, 0);
+    if (y.scale == VALUE_NONE)
+        return few;
     const uint32_t x = deq_read(d, &a, &why), w = why ? VALUE_NONE : deq_read(d, &b, &why);
     if (why)
         return why;
@@ -149,6 +155,8 @@ static const char *undo_where(struct deq *d, uint32_t node)
         return few;
     const struct coded a = coded_at(d, node, 1, 2, 3, 0), b = coded_at(d, node, 4, 5, 6, 0),
                        y = coded_at(d, node, -1, 7, 8, 0);
+    if (y.scale == VALUE_NONE)
+        return few;
     const uint32_t x = deq_read(d, &a, &why), z = why ? VALUE_NONE : deq_read(d, &b, &why);
     if (why)
         return why;
@@ -161,7 +169,7 @@ static const char *undo_concat(struct deq *d, uint32_t node)
     const struct node *n = &d->m->nodes[node];
     const int parts = n->n_input < 5 ? 0 : (n->n_input - 2) / 3;
     const char *why = NULL;
-    if (parts < 1 || n->n_input != 2 + 3 * parts)
+    if (parts < 1 || n->n_input != 2 + 3 * parts || n->input[0] == VALUE_NONE)
         return few;
     uint32_t *in = calloc((size_t)parts, sizeof *in);
     if (!in)
@@ -189,7 +197,8 @@ static const char *float_bias(struct deq *d, uint32_t bias, const struct coded *
         return NULL;
     const struct tensor *t = value_const(d->m, bias);
     double *xs = deq_numbers(d, x->scale, &n_x), *ws = deq_numbers(d, w->scale, &n_w);
-    double *v = t && t->data && dtype_is_integer(t->dtype) ? calloc((size_t)i64_max(tensor_count(t), 1), sizeof *v) : NULL;
+    const bool whole = t && t->data && dtype_is_integer(t->dtype);
+    double *v = whole ? calloc((size_t)i64_max(tensor_count(t), 1), sizeof *v) : NULL;
     n_bias = t ? tensor_count(t) : 0;
     struct tensor f = {0};
     const int64_t last = t && t->shape.rank > 0 ? t->shape.dim[t->shape.rank - 1] : 1;
@@ -213,6 +222,8 @@ static const char *undo_conv(struct deq *d, uint32_t node)
         return few;
     const struct coded x = coded_at(d, node, 0, 1, 2, 0), w = coded_at(d, node, 3, 4, 5, 0),
                        y = coded_at(d, node, -1, 6, 7, 0);
+    if (y.scale == VALUE_NONE)
+        return few;
     in[0] = deq_read(d, &x, &why);
     in[1] = why ? VALUE_NONE : deq_read(d, &w, &why);
     why = why ? why : float_bias(d, input(&d->m->nodes[node], 8), &x, &w, 1, &in[2]);
@@ -233,6 +244,8 @@ static const char *undo_gemm(struct deq *d, uint32_t node)
     const struct coded x = coded_at(d, node, 0, 1, 2, 0),
                        w = coded_at(d, node, 3, 4, 5, node_attr_int(n, "transB", 0) != 0 ? 0 : 1);
     const bool quantized = n->n_input > 8 && n->input[8] != VALUE_NONE;
+    if (quantized && n->input[7] == VALUE_NONE)
+        return few;
     const uint32_t bias = input(n, 6);
     const double alpha = (double)node_attr_float(n, "alpha", 1);
     in[0] = deq_read(d, &x, &why);

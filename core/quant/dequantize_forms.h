@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * dequantize_forms.h - private to quantize.dequantize: the table of forms and what they are undone with.
- * Twin       the float value that codes stand for. It is known for codes a QuantizeLinear makes (what it reads), and for
- * those an undone operator made (its float result), together with their scale and zero point: who reads the codes by the
+ * Twin       the float value that codes stand for. It is known for codes a QuantizeLinear makes (what it reads),
+ * and for
+ * those an undone operator made (its float result), together with their scale and zero point: who reads the codes
+ * by the
  * same numbers may read the twin instead. */
 #ifndef PARED_QUANT_DEQUANTIZE_FORMS_H
 #define PARED_QUANT_DEQUANTIZE_FORMS_H
@@ -45,7 +47,8 @@ struct undo {
     undo_fn *undo;
 };
 const struct undo *undo_of(const struct node *n); /* NULL: not an operator of quantized models */
-/* Operators that work on codes as well as on floats: movers, Clip, Concat, ArgMax. False: it reads no codes with twins. */
+/* Operators that work on codes as well as on floats: movers, Clip, Concat, ArgMax. False: it reads no codes with
+ * twins. */
 bool undo_on_codes(struct deq *d, uint32_t node, const char **why);
 
 /* ---- dequantize.c ---- */

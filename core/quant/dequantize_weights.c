@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * dequantize_weights.c - constants as floats again: x = (code - zero) * scale.
  * Codes of DequantizeLinear and the QLinear operators: one scale, one for each index of an axis, or one for each block
- * along it. MatMulNBits and GatherBlockQuantized pack codes of 2 to 8 bits into bytes, low bits first; their layouts are
+ * along it. MatMulNBits and GatherBlockQuantized pack codes of 2 to 8 bits into bytes, low bits first; their
+ * layouts are
  * written where they are read. */
 #include <stdlib.h>
 #include <string.h>
@@ -130,7 +131,8 @@ static const char *read_nbits(const struct deq *d, uint32_t node, struct nbits *
         zeros = w->n * i64_ceil_div(w->blocks * w->bits, 8);
     else if (w->zero)
         zeros = dtype_is_float(w->zero->dtype) ? scales : -1;
-    return w->zero && tensor_count(w->zero) != zeros ? "its zero points are not of the size that the weight says" : NULL;
+    const bool wrong = w->zero && tensor_count(w->zero) != zeros;
+    return wrong ? "its zero points are not of the size that the weight says" : NULL;
 }
 
 static double nbits_zero(const struct nbits *w, int64_t row, int64_t b)
@@ -261,7 +263,8 @@ const char *undo_gather_block(struct deq *d, uint32_t node)
     return NULL;
 }
 
-/* ---- DynamicQuantizeLSTM: W [directions, input, 4 hidden] and R [directions, hidden, 4 hidden] are LSTM's with the last
+/* ---- DynamicQuantizeLSTM: W [directions, input, 4 hidden] and R [directions, hidden, 4 hidden] are LSTM's with
+ * the last
  * two axes exchanged; a scale and a zero point for each direction, or for each direction and column ---- */
 static const char *lstm_weight(struct deq *d, uint32_t node, int codes, int scale, struct tensor *out)
 {

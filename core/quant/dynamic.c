@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * dynamic.c - quantize.dynamic: weights in 8 bits, activations quantized while running, no calibration data.
  *
- * First every node of a family (the table below) is asked whether it can be rewritten; then all that can are. A weight whose float
- * numbers someone else still needs stays as it is for all its readers, as does one whose codes, scales and nodes would take
- * more room than its floats: the file never grows. The opset is raised by the least the forms that are really written need.
- * Nested graphs (If, Loop, Scan) are rewritten like the main one; what a body needs is made in that body, so that a branch not taken
- * costs nothing. Bodies of functions are left alone. */
+ * First every node of a family (the table below) is asked whether it can be rewritten; then all that can are. A
+ * weight whose float numbers someone else still needs stays as it is for all its readers, as does one whose codes,
+ * scales and nodes would take more room than its floats: the file never grows. The opset is raised by the least
+ * the forms that are really written need. Nested graphs (If, Loop, Scan) are rewritten like the main one; what a
+ * body needs is made in that body, so that a branch not taken costs nothing. Bodies of functions are left alone. */
 #include "core/quant/dynamic.h"
 
 #include <math.h>
@@ -22,7 +22,8 @@ static const char *const weight_types[] = {"int8", "uint8", NULL};
 #define P(f) PARAM(quantize_dynamic_params, f)
 static const struct param params[] = {
     {P(weights), .kind = PARAM_ENUM, .choices = weight_types, .def = "\"int8\"",
-     .doc = "type of the weights of MatMul, Gemm and LSTM. uint8 products are added in 32 bits on every CPU: full 8 bits "
+     .doc = "type of the weights of MatMul, Gemm and LSTM. uint8 products are added in 32 bits on every CPU: full "
+            "8 bits "
             "everywhere, but slower than int8 where there are fast kernels for that. Convolutions are always uint8, "
             "weights that are only stored, and tables, int8"},
     {P(per_channel), .kind = PARAM_BOOL, .def = "true", .doc = "a weight scale for each output channel instead of one"},
@@ -75,7 +76,8 @@ uint32_t dynamic_constant_add(struct dynamic *d, uint32_t graph, const char *pre
     return edit_add_weight(&d->edit, graph, name, t);
 }
 
-uint32_t dynamic_add(struct dynamic *d, uint32_t graph, const char *op, const uint32_t *in, int n_in, const char *prefix)
+uint32_t dynamic_add(struct dynamic *d, uint32_t graph, const char *op, const uint32_t *in, int n_in,
+                     const char *prefix)
 {
     uint32_t out = dynamic_fresh(d, graph, prefix);
     if (!d->edit.failed)
@@ -140,7 +142,8 @@ const char *dynamic_size_refusal(struct dynamic *d, uint32_t value, int64_t scal
     const double before = (double)t->bytes, after = (double)tensor_count(t) + 4 * (double)scales + (double)overhead;
     if (after < before)
         return NULL;
-    const char *why = model_printf(d->m, "its weight takes %.0f bytes; codes, scales and their nodes would take about %.0f",
+    const char *why = model_printf(d->m, "its weight takes %.0f bytes; codes, scales and their nodes would take "
+                                         "about %.0f",
                                    before, after);
     return why ? why : "its codes would be larger than its weight";
 }
@@ -153,7 +156,8 @@ struct made_codes *dynamic_find_codes(const struct dynamic *d, uint32_t source, 
     return c;
 }
 
-struct made_codes *dynamic_keep_codes(struct dynamic *d, uint32_t source, int form, float alpha, const struct qweight *q)
+struct made_codes *dynamic_keep_codes(struct dynamic *d, uint32_t source, int form, float alpha,
+                                      const struct qweight *q)
 {
     struct model *m = d->m;
     const uint32_t graph = m->values[source].graph;
@@ -161,7 +165,8 @@ struct made_codes *dynamic_keep_codes(struct dynamic *d, uint32_t source, int fo
     struct made_codes *c = model_alloc(m, 1, sizeof *c);
     if (!c)
         return NULL;
-    *c = (struct made_codes){.next = d->made[source], .form = form, .alpha = alpha, .zero = VALUE_NONE, .floats = VALUE_NONE};
+    *c = (struct made_codes){.next = d->made[source], .form = form, .alpha = alpha, .zero = VALUE_NONE, .floats =
+                             VALUE_NONE};
     if (!c->next)
         m->values[source].name = NULL; /* the floats go, the first codes have their name */
     c->codes = edit_add_weight(&d->edit, graph, name, &q->codes);
@@ -380,9 +385,11 @@ static void leave_shared(struct dynamic *d)
                 struct reader other;
                 if (!(d->family[id]->slots & 1u << slot) || !other_reader(d, d->m->nodes[id].input[slot], &other))
                     continue;
-                const char *name = other.node == NODE_NONE ? "an output of the model" : node_label(d->m, other.node, label,
+                const char *name = other.node == NODE_NONE ? "an output of the model" : node_label(d->m, other.node,
+                    label,
                                                                                                   sizeof label);
-                const char *why = model_printf(d->m, "its weight must stay in float for %s, and codes beside it would only "
+                const char *why = model_printf(d->m, "its weight must stay in float for %s, and codes beside it "
+                                                     "would only "
                                                "make the file larger", name);
                 d->why[id] = why ? why : "its weight must stay in float for another reader";
                 d->family[id] = NULL;
@@ -421,6 +428,27 @@ static int64_t choose(struct dynamic *d, bool *any)
     return opset;
 }
 
+/* Casts and Identities of weights whose codes have taken their place. */
+static void drop_widening(struct dynamic *d)
+{
+    bool changed = true;
+    while (changed) {
+        changed = false;
+        for (uint32_t id = 0; id < d->n_nodes; id++) {
+            const struct node *n = &d->m->nodes[id];
+            if (!edit_node_is_live(&d->edit, id) || n->n_output != 1 || n->output[0] == VALUE_NONE ||
+                (!node_is(n, "Cast") && !node_is(n, "Identity")))
+                continue;
+            const uint32_t source = source_of(d, n->output[0]);
+            if (source == VALUE_NONE || source >= d->n_values || !d->made[source] ||
+                edit_count(&d->edit, n->output[0]) > 0)
+                continue;
+            edit_remove_node(&d->edit, id);
+            changed = true;
+        }
+    }
+}
+
 static int convert_all(struct dynamic *d, struct err *err)
 {
     char label[200];
@@ -445,6 +473,7 @@ static int convert_all(struct dynamic *d, struct err *err)
             row_skipped(d, id, ref.value, why ? why : "there is no integer form of it");
         }
     }
+    drop_widening(d);
     return 0;
 }
 
@@ -477,8 +506,8 @@ static void end(struct dynamic *d)
     edit_fini(&d->edit);
 }
 
-/* Raises the opset if what was chosen needs it, and chooses again. A scale for each channel of stored weights is given up
- * where the model cannot go to opset 13. */
+/* Raises the opset if what was chosen needs it, and chooses again. A scale for each channel of stored weights is
+ * given up where the model cannot go to opset 13. */
 static int choose_and_raise(struct dynamic *d, struct err *err)
 {
     bool any;
@@ -487,7 +516,8 @@ static int choose_and_raise(struct dynamic *d, struct err *err)
     if (!any || need <= model_opset(d->m, ""))
         return 0;
     end(d);
-    if (raise_opset_for(d->m, need, need > 11 ? "DequantizeLinear with an axis" : "DynamicQuantizeLinear", d->c->warnings,
+    if (raise_opset_for(d->m, need, need > 11 ? "DequantizeLinear with an axis" : "DynamicQuantizeLinear",
+                        d->c->warnings,
                         need > 11 ? &why : err)) {
         if (need <= 11 || why.code == ERR_NOMEM || why.code == ERR_CANCELED)
             return need <= 11 ? -1 : err_set(err, why.code, "%s", why.msg);
@@ -525,10 +555,14 @@ static int run(struct step_ctx *c, struct err *err)
 METHOD(quantize_dynamic) = {
     .name = "quantize.dynamic",
     .summary = "8-bit weights, activations quantized while running; no data needed",
-    .doc = "Weights of MatMul and Gemm become 8-bit codes; activations are quantized to uint8 by their range of the moment "
-           "(DynamicQuantizeLinear, MatMulInteger, which ONNX Runtime fuses). LSTM becomes DynamicQuantizeLSTM. Tables read by "
-           "Gather (embeddings) and the weights of GRU, RNN and Attention are stored in int8: smaller, as fast as before. "
-           "Convolutions only with conv=true: files get smaller, but ONNX Runtime runs them slower than float. A weight "
+    .doc = "Weights of MatMul and Gemm become 8-bit codes; activations are quantized to uint8 by their range of "
+           "the moment "
+           "(DynamicQuantizeLinear, MatMulInteger, which ONNX Runtime fuses). LSTM becomes DynamicQuantizeLSTM. "
+           "Tables read by "
+           "Gather (embeddings) and the weights of GRU, RNN and Attention are stored in int8: smaller, as fast as "
+           "before. "
+           "Convolutions only with conv=true: files get smaller, but ONNX Runtime runs them slower than float. A "
+           "weight "
            "whose codes would take more room than its floats, or that something else needs in float, stays.",
     .params = params,
     .params_size = sizeof(struct quantize_dynamic_params),

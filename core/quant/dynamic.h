@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * dynamic.h - private to quantize.dynamic: what its families of operators share. A family is a row (dynamic.c) of an operator, the
- * inputs that are its weights, and two functions: one that only looks, and one that rewrites.
+ * dynamic.h - private to quantize.dynamic: what its families of operators share. A family is a row (dynamic.c) of
+ * an operator, the inputs that are its weights, and two functions: one that only looks, and one that rewrites.
  *   products  MatMul, Gemm, Conv (dynamic_products.c)
  *   recurrent LSTM; GRU, RNN and com.microsoft.Attention keep their operator, with weights behind DequantizeLinear
  *             (dynamic_recurrent.c)
@@ -72,8 +72,9 @@ const char *dynamic_refuse_table(struct dynamic *d, uint32_t node);
 int dynamic_convert_table(struct dynamic *d, uint32_t node, struct err *err);
 
 /* ---- shared by the families ---- */
-/* The constant behind an input as float32: an initializer, or one seen through Cast and Identity. *source is the value that
- * holds the bytes. False: not constant, no float, without data, or memory is out. To be freed by tensor_fini. */
+/* The constant behind an input as float32: an initializer, or one seen through Cast and Identity. *source is the
+ * value that holds the bytes. False: not constant, no float, without data, or memory is out. To be freed by
+ * tensor_fini. */
 bool dynamic_constant(const struct dynamic *d, uint32_t value, struct tensor *t, uint32_t *source);
 /* The type of a constant input without converting it; DTYPE_NONE: not constant. */
 const struct tensor *dynamic_peek(const struct dynamic *d, uint32_t value);
@@ -83,16 +84,20 @@ const char *dynamic_size_refusal(struct dynamic *d, uint32_t value, int64_t scal
 uint32_t dynamic_fresh(struct dynamic *d, uint32_t graph, const char *prefix);
 uint32_t dynamic_constant_add(struct dynamic *d, uint32_t graph, const char *prefix, const struct tensor *t);
 /* A node of one output, which is returned. */
-uint32_t dynamic_add(struct dynamic *d, uint32_t graph, const char *op, const uint32_t *in, int n_in, const char *prefix);
+uint32_t dynamic_add(struct dynamic *d, uint32_t graph, const char *op, const uint32_t *in, int n_in,
+                     const char *prefix);
 uint32_t dynamic_zero128(struct dynamic *d);
 int dynamic_nomem(struct err *err);
 
 struct made_codes *dynamic_find_codes(const struct dynamic *d, uint32_t source, int form, float alpha);
-/* Puts codes and scale into the model under the weight's name, in its graph, and remembers them. NULL: memory is out. */
-struct made_codes *dynamic_keep_codes(struct dynamic *d, uint32_t source, int form, float alpha, const struct qweight *q);
+/* Puts codes and scale into the model under the weight's name, in its graph, and remembers them. NULL: memory is
+ * out. */
+struct made_codes *dynamic_keep_codes(struct dynamic *d, uint32_t source, int form, float alpha,
+                                      const struct qweight *q);
 
-/* Matrices [batch, K, N] from a weight [batch, K, N], or [batch, N, K] when turned; times alpha. Pairs along K are what isa
- * is about. q->codes: [batch, K, N] (rank 3), q->scale: [batch, N], or [batch] (one_scale: [1]) without per_channel. */
+/* Matrices [batch, K, N] from a weight [batch, K, N], or [batch, N, K] when turned; times alpha. Pairs along K are
+ * what isa is about. q->codes: [batch, K, N] (rank 3), q->scale: [batch, N], or [batch] (one_scale: [1]) without
+ * per_channel. */
 struct matrices {
     int64_t batch, k, n;
     bool turned, one_scale, per_channel;

@@ -3,11 +3,12 @@
  *
  *   x -> DynamicQuantizeLinear -> MatMulInteger(xq, Wq, xz) -> Cast -> Mul(xs * ws) [-> Add bias]
  *
- * ONNX Runtime fuses the pattern into one DynamicQuantizeMatMul. One DynamicQuantizeLinear serves all products that read x in one
- * graph. A Gemm is written as a MatMul of the transposed weight, with alpha in the weight and beta in the bias.
- * Batches of constant matrices [.., K, N] have scales [.., 1, N]: ONNX Runtime's fused kernel reads a scale of [N] or [.., 1, 1]
- * beside such a weight wrongly, so only that shape, or a single number, is written.
- * ConvInteger: runtimes have no fast kernel, and none at all with int8 weights, so theirs are uint8 with zero point 128. */
+ * ONNX Runtime fuses the pattern into one DynamicQuantizeMatMul. One DynamicQuantizeLinear serves all products
+ * that read x in one graph. A Gemm is written as a MatMul of the transposed weight, with alpha in the weight and
+ * beta in the bias. Batches of constant matrices [.., K, N] have scales [.., 1, N]: ONNX Runtime's fused kernel
+ * reads a scale of [N] or [.., 1, 1] beside such a weight wrongly, so only that shape, or a single number, is written.
+ * ConvInteger: runtimes have no fast kernel, and none at all with int8 weights, so theirs are uint8 with zero
+ * point 128. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -139,7 +140,8 @@ static uint32_t bias_of(struct dynamic *d, uint32_t node)
 }
 
 /* Codes and scale in the shapes of the form. */
-static int quantize_matrix(struct dynamic *d, const struct node *n, const struct tensor *w, struct qweight *q, struct err *err)
+static int quantize_matrix(struct dynamic *d, const struct node *n, const struct tensor *w, struct qweight *q,
+                           struct err *err)
 {
     struct matrices s;
     if (!describe(d, n, &w->shape, &s))
@@ -206,7 +208,8 @@ static uint32_t add_product(struct dynamic *d, uint32_t node, const uint32_t *q,
     const uint32_t in[4] = {q[0], w->codes, q[2], unsigned_codes ? dynamic_zero128(d) : VALUE_NONE};
     if (d->edit.failed)
         return VALUE_NONE;
-    const uint32_t product = edit_add_node(&d->edit, graph, conv ? "ConvInteger" : "MatMulInteger", m->nodes[node].name, in,
+    const uint32_t product = edit_add_node(&d->edit, graph, conv ? "ConvInteger" : "MatMulInteger",
+                                           m->nodes[node].name, in,
                                            unsigned_codes ? 4 : 3, &acc, 1);
     if (product != NODE_NONE && conv) { /* strides, pads, group, ... mean the same */
         m->nodes[product].attr = m->nodes[node].attr;

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * dynamic_recurrent.c - LSTM, GRU, RNN and com.microsoft.Attention for quantize.dynamic.
  *
- *   LSTM   becomes com.microsoft.DynamicQuantizeLSTM: weights transposed to [D, I, 4 H] and [D, H, 4 H], a scale for each
- *          direction, or for each direction and column.
- *   others have no dynamic operator in ONNX Runtime: their weights are int8 behind DequantizeLinear, so the file is smaller and
- *          the speed the same; the report says so. Also an LSTM whose layout is 1, which the quantized one does not have. */
+ *   LSTM   becomes com.microsoft.DynamicQuantizeLSTM: weights transposed to [D, I, 4 H] and [D, H, 4 H], a scale
+ *          for each direction, or for each direction and column.
+ *   others have no dynamic operator in ONNX Runtime: their weights are int8 behind DequantizeLinear, so the file
+ *          is smaller and the speed the same; the report says so. Also an LSTM whose layout is 1, which the
+ *          quantized one does not have. */
 #include <string.h>
 
 #include "core/quant/dynamic.h"
@@ -55,8 +56,8 @@ static int lstm_codes(struct dynamic *d, uint32_t node, int slot, struct made_co
     return *made ? 0 : -1;
 }
 
-/* Zero points in the shape of the scales. Each weight has its own: ONNX Runtime, asked for exact arithmetic on x86, rewrites
- * both in place and refuses a zero point that serves two. */
+/* Zero points in the shape of the scales. Each weight has its own: ONNX Runtime, asked for exact arithmetic on
+ * x86, rewrites both in place and refuses a zero point that serves two. */
 static uint32_t lstm_zeros(struct dynamic *d, struct made_codes *w)
 {
     const struct tensor *codes = value_const(d->m, w->codes), *scale = value_const(d->m, w->scale);

@@ -2,9 +2,11 @@
  * dynamic_tables.c - tables that Gather reads from (embeddings) for quantize.dynamic, in int8:
  *
  *   one scale for all     Gather(codes, i) -> DequantizeLinear
- *   one for each row      Gather(codes, i) -> Cast -> Mul(Gather(scales, i))      when rows are what is gathered (axis 0)
+ *   one for each row      Gather(codes, i) -> Cast -> Mul(Gather(scales, i))      when rows are what is gathered
+ *   (axis 0)
  *
- * Only the rows that were asked for are turned into floats. Codes are the nearest: rows are not summed, so no errors cancel. */
+ * Only the rows that were asked for are turned into floats. Codes are the nearest: rows are not summed, so no
+ * errors cancel. */
 #include <string.h>
 
 #include "core/quant/dynamic.h"
@@ -41,7 +43,8 @@ static struct made_codes *codes_of(struct dynamic *d, uint32_t node, struct err 
     }
     const bool rows = by_row(d, n, &t);
     const struct qweight_opts opts = {
-        .dtype = DTYPE_INT8, .per_channel = rows, .axis = rows ? 0 : -1, .nearest = true, .isa = ISA_VNNI, .adds_in_32 = true};
+        .dtype = DTYPE_INT8, .per_channel = rows, .axis = rows ? 0 : -1, .nearest = true, .isa = ISA_VNNI,
+            .adds_in_32 = true};
     if (qweight_make(&q, &t, &opts, err) == 0) {
         for (int i = 1; rows && i < t.shape.rank; i++)
             q.scale.shape.dim[q.scale.shape.rank++] = 1;
@@ -51,7 +54,8 @@ static struct made_codes *codes_of(struct dynamic *d, uint32_t node, struct err 
         if (!made)
             dynamic_nomem(err);
         else
-            dynamic_report(d, node, source, &q, rows ? "int8 rows, Gather and Mul" : "int8, Gather and DequantizeLinear", NULL,
+            dynamic_report(d, node, source, &q, rows ? "int8 rows, Gather and Mul" :
+                           "int8, Gather and DequantizeLinear", NULL,
                            false);
     }
     qweight_fini(&q);
@@ -63,7 +67,8 @@ static struct made_codes *codes_of(struct dynamic *d, uint32_t node, struct err 
 static uint32_t gather(struct dynamic *d, uint32_t node, uint32_t data, const char *name)
 {
     struct model *m = d->m;
-    const uint32_t graph = m->nodes[node].graph, in[2] = {data, m->nodes[node].input[1]}, out = dynamic_fresh(d, graph, "g");
+    const uint32_t graph = m->nodes[node].graph, in[2] = {data, m->nodes[node].input[1]}, out = dynamic_fresh(d,
+        graph, "g");
     const uint32_t id = d->edit.failed ? NODE_NONE : edit_add_node(&d->edit, graph, "Gather", name, in, 2, &out, 1);
     if (id == NODE_NONE)
         return VALUE_NONE;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * equalize.c - quantize.equalize (equalize.h). channel_scale.c says where factors can go; here they are chosen.
  *
- * Regions are swept in order, each time with the factors of all others in place, until no factor changes by 1e-4: a weight
- * between two regions (a depthwise convolution) is scaled from both sides, and the sweeps end where all three ranges of a
- * depthwise triple are their geometric mean. Channels that are zero on one side keep the factor 1. Factors stay within
- * 2^-12 .. 2^12: a channel of 1e-30 is noise that is not to be blown up at its partner's cost. */
+ * Regions are swept in order, each time with the factors of all others in place, until no factor changes by 1e-4: a
+ * weight between two regions (a depthwise convolution) is scaled from both sides, and the sweeps end where all three
+ * ranges of a depthwise triple are their geometric mean. Channels that are zero on one side keep the factor 1.
+ * Factors stay within 2^-12 .. 2^12: a channel of 1e-30 is noise that is not to be blown up at its partner's cost. */
 #include "core/quant/equalize.h"
 
 #include <math.h>
@@ -105,7 +105,8 @@ static int report(const struct channel_scale *s, const double *factor, struct la
             row.after = json_pack("{s:I,s:I}", "scaled_outputs", (json_int_t)made.scaled, "scaled_inputs",
                                   (json_int_t)read.scaled);
             if (row.after && made.scaled)
-                json_object_set_new(row.after, "output_factors", json_pack("[f,f]", 1 / made.largest, 1 / made.smallest));
+                json_object_set_new(row.after, "output_factors", json_pack("[f,f]", 1 / made.largest,
+                        1 / made.smallest));
         } else
             row.skipped = made.blocked ? made.blocked : read.blocked ? read.blocked
                           : w->makes < 0 ? "no layer before it can take factors"
@@ -133,7 +134,8 @@ static void report_clips(const struct channel_scale *s, const double *factor, st
     }
 }
 
-int equalize_model(struct model *m, const struct equalize_opts *o, struct layer_report *layers, struct warnings *warnings,
+int equalize_model(struct model *m, const struct equalize_opts *o, struct layer_report *layers,
+                   struct warnings *warnings,
                    struct err *err)
 {
     struct channel_scale s = {0};
@@ -170,9 +172,9 @@ static const struct param params[] = {
     {P(sweeps), .kind = PARAM_INT, .def = "20", .min = 1, .max = 1000,
      .doc = "most sweeps over the layers; it ends earlier when no factor changes by 0.01 %"},
     {P(clip), .kind = PARAM_ENUM, .choices = clips, .def = "\"relu\"",
-     .doc = "Clip from 0 to a cap (Relu6) between two layers: keep: they are not equalized; relu: it becomes Relu if no "
-            "sample reaches the cap, else it is kept (without data: kept); caps: it becomes Relu and Min with one cap per "
-            "channel"},
+     .doc = "Clip from 0 to a cap (Relu6) between two layers: keep: they are not equalized; relu: it becomes Relu "
+            "if no sample reaches the cap, else it is kept (without data: kept); caps: it becomes Relu and Min "
+            "with one cap per channel"},
     {P(samples), .kind = PARAM_INT, .def = "128", .min = 1, .max = 1000000,
      .doc = "samples, spread evenly over the dataset, that say whether caps are reached"},
     {P(include), .kind = PARAM_GLOBS, .doc = "only nodes whose name matches one of these patterns"},
@@ -233,7 +235,8 @@ static int run(struct step_ctx *c, struct err *err)
     }
     const int changed = equalize_model(c->model, &o, c->layers, c->warnings, err);
     if (changed == 0)
-        warnings_add(c->warnings, "quantize.equalize found no two layers whose channels can be scaled against each other");
+        warnings_add(c->warnings,
+                     "quantize.equalize found no two layers whose channels can be scaled against each other");
     free(met);
     return changed < 0 ? -1 : 0;
 }
@@ -241,11 +244,11 @@ static int run(struct step_ctx *c, struct err *err)
 METHOD(quantize_equalize) = {
     .name = "quantize.equalize",
     .summary = "give channels of neighbouring layers equal weight ranges (cross-layer equalization)",
-    .doc = "Between two layers with only positively homogeneous operators between them (Relu, LeakyRelu, PRelu, pooling, "
-           "sums, concatenation, flattening), a channel is divided by a factor on one side and multiplied on the other, so "
-           "that its weights have the same range on both. The model computes the same, but loses less when it is quantized "
-           "with one scale for a whole tensor. To be followed by quantize.static. BatchNormalization and added constants "
-           "are folded first.",
+    .doc = "Between two layers with only positively homogeneous operators between them (Relu, LeakyRelu, PRelu, "
+           "pooling, sums, concatenation, flattening), a channel is divided by a factor on one side and multiplied "
+           "on the other, so that its weights have the same range on both. The model computes the same, but loses "
+           "less when it is quantized with one scale for a whole tensor. To be followed by quantize.static. "
+           "BatchNormalization and added constants are folded first.",
     .params = params,
     .params_size = sizeof(struct equalize_params),
     .run = run,

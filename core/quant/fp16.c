@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * fp16.c - quantize.fp16 and quantize.bf16: weights and activations, or weights alone, in 16 bits.
  *
- *   float16   11 bits of precision, numbers from 6e-8 to 65504: nearly always exact enough, but sums can leave the range. With a
- *             dataset what every layer reads and makes is counted against the range.
- *   bfloat16  8 bits of precision, the range of float32. ONNX Runtime's CPU kernels compute next to nothing in it, so by
- *             default only weights are stored so, each behind a Cast to float32, which runs everywhere.
+ *   float16   11 bits of precision, numbers from 6e-8 to 65504: nearly always exact enough, but sums can leave the
+ *             range. With a dataset what every layer reads and makes is counted against the range.
+ *   bfloat16  8 bits of precision, the range of float32. ONNX Runtime's CPU kernels compute next to nothing in it,
+ *             so by default only weights are stored so, each behind a Cast to float32, which runs everywhere.
  * The parts: half_ranges.c counts, half_sides.c decides, half_rewrite.c rewrites. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +20,8 @@
     {P(include), .kind = PARAM_GLOBS, .doc = "only nodes whose name matches one of these patterns"},                   \
         {P(exclude), .kind = PARAM_GLOBS, .doc = "no nodes whose name matches one of these patterns"},                 \
     {                                                                                                                  \
-        P(keep_ops), .kind = PARAM_GLOBS, .doc = "no nodes whose operator matches one of these patterns (\"LayerNormalization\")"        \
+        P(keep_ops), .kind = PARAM_GLOBS,                                                                              \
+        .doc = "no nodes whose operator matches one of these patterns (\"LayerNormalization\")"                      \
     }
 #define KEEP_IO                                                                                                        \
     {                                                                                                                  \
@@ -34,11 +35,11 @@ static const struct param fp16_params[] = {
     {P(samples), .kind = PARAM_INT, .def = "32", .min = 1, .max = 1000000,
      .doc = "with a dataset: samples on which activations are checked against the range of float16"},
     {P(max_overflow), .kind = PARAM_NUMBER, .def = "0", .min = 0, .max = 1,
-     .doc = "with a dataset: a node stays in float32 if more than this share of what it reads or makes is beyond 65504. Where "
-            "nothing is beyond but numbers come within a factor of two, it stays too"},
+     .doc = "with a dataset: a node stays in float32 if more than this share of what it reads or makes is beyond "
+            "65504. Where nothing is beyond but numbers come within a factor of two, it stays too"},
     {P(max_underflow), .kind = PARAM_NUMBER, .def = "0.5", .min = 0, .max = 1,
-     .doc = "with a dataset: a node stays in float32 if more than this share of the non-zero numbers it reads or makes is below "
-            "6.1e-05, the smallest normal float16"},
+     .doc = "with a dataset: a node stays in float32 if more than this share of the non-zero numbers it reads or "
+            "makes is below 6.1e-05, the smallest normal float16"},
     NODES,
     {0},
 };
@@ -68,7 +69,8 @@ static int convert(struct half *h, struct err *err)
     h->other = calloc(values, sizeof *h->other);
     h->widened = calloc(values, sizeof *h->widened);
     h->reported = calloc(values, sizeof *h->reported);
-    if (!h->half_node || !h->stored_node || !h->half_value || !h->weight_side || !h->other || !h->widened || !h->reported) {
+    if (!h->half_node || !h->stored_node || !h->half_value || !h->weight_side || !h->other || !h->widened ||
+        !h->reported) {
         err_set(err, ERR_NOMEM, "out of memory while converting to %s", dtype_name(h->dtype));
         goto out;
     }
@@ -166,9 +168,12 @@ static int run_bf16(struct step_ctx *c, struct err *err)
 METHOD(quantize_fp16) = {
     .name = "quantize.fp16",
     .summary = "half the bytes: weights and activations in float16",
-    .doc = "Weights and activations become float16; inputs and outputs stay float32 unless keep_io=false. Nodes whose numbers do "
-           "not fit, and operators without a float16 form, stay in float32; LSTM, GRU and RNN keep computing in float32 with "
-           "weights stored in float16. With a dataset the numbers beyond float16's range, and below it, are counted for "
+    .doc = "Weights and activations become float16; inputs and outputs stay float32 unless keep_io=false. Nodes "
+           "whose numbers do "
+           "not fit, and operators without a float16 form, stay in float32; LSTM, GRU and RNN keep computing in "
+           "float32 with "
+           "weights stored in float16. With a dataset the numbers beyond float16's range, and below it, are "
+           "counted for "
            "every layer. storage=true stores weights only.",
     .params = fp16_params,
     .params_size = sizeof(struct quantize_half_params),
@@ -179,8 +184,10 @@ METHOD(quantize_fp16) = {
 METHOD(quantize_bf16) = {
     .name = "quantize.bf16",
     .summary = "half the bytes: weights in bfloat16",
-    .doc = "Weights become bfloat16, which has the range of float32 and 8 bits of precision, each behind a Cast to float32: the file "
-           "is half as large and runs anywhere at the speed it had. storage=false makes activations bfloat16 too, for runtimes that "
+    .doc = "Weights become bfloat16, which has the range of float32 and 8 bits of precision, each behind a Cast to "
+           "float32: the file "
+           "is half as large and runs anywhere at the speed it had. storage=false makes activations bfloat16 too, "
+           "for runtimes that "
            "compute in it; ONNX Runtime's CPU kernels do not.",
     .params = bf16_params,
     .params_size = sizeof(struct quantize_half_params),

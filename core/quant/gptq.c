@@ -3,8 +3,7 @@
  * round-to-nearest by the error they were chosen for.
  * Factor     U upper with U^T U = H^-1. With the rows and columns of H in reverse order, H' = L L^T, so H = R R^T with R
  *            upper (L read backwards) and U = R^-1: one Cholesky and one triangular inverse, in place.
- * Few rows   With fewer rows of x than columns H says nothing about the other directions, and codes chosen for it would be
- *            worse elsewhere: damping grows with columns / rows. */
+ * Order      With columns in another order H is permuted before it is factored; everything else stays in its place. */
 #include "core/quant/gptq.h"
 
 #include <float.h>
@@ -18,6 +17,7 @@
 #include "core/quant/rounding.h"
 
 enum { CHUNK = 16, SWEEPS = 8 };
+static const double DOUBT = 0.1;
 
 /* ---- the factor ---- */
 static double mean_diagonal(const double *h, int64_t k)
@@ -26,6 +26,15 @@ static double mean_diagonal(const double *h, int64_t k)
     for (int64_t i = 0; i < k; i++)
         sum += h[i * k + i];
     return sum / (double)k;
+}
+
+void gptq_believe(const double *h, int64_t k, int64_t rows, double *out)
+{
+    const double lack = rows < k ? (double)k / (double)(rows > 0 ? rows : 1) : 0;
+    const double share = DOUBT * lack * lack, mean = mean_diagonal(h, k);
+    memcpy(out, h, (size_t)(k * k) * sizeof *out);
+    for (int64_t i = 0; share > 0 && i < k; i++)
+        out[i * k + i] += share * (h[i * k + i] + mean) / 2;
 }
 
 static void reverse(double *v, int64_t n)
@@ -234,23 +243,28 @@ static int order_columns(const double *h, int64_t k, int64_t *order, double *sor
 }
 
 /* Rows of one group: everything but the comparison with round-to-nearest. */
-static int round_group(struct job *job, const double *h, double *damp, int64_t *dead, struct err *err)
+static int round_group(struct job *job, const double *h, int64_t seen, double *damp, int64_t *dead, struct err *err)
 {
     const size_t k = (size_t)job->f->k;
+    const bool ordered = !job->o->in_order;
     const int lanes = job->o->pool ? pool_threads(job->o->pool) : 1;
     double *u = malloc(k * k * sizeof *u), *damped = malloc(k * k * sizeof *damped), *diag = malloc(k * sizeof *diag);
-    int64_t *order = job->o->in_order ? NULL : malloc(k * sizeof *order);
+    double *sorted = ordered ? malloc(k * k * sizeof *sorted) : NULL;
+    int64_t *order = ordered ? malloc(k * sizeof *order) : NULL;
     int rc = -1;
     job->lanes = lanes_new(job, lanes);
-    if (!u || !damped || !diag || !job->lanes || (!job->o->in_order && !order) ||
-        (order && order_columns(h, job->f->k, order, damped))) {
+    if (!u || !damped || !diag || !job->lanes || (ordered && (!order || !sorted))) {
         err_set(err, ERR_NOMEM, "out of memory while choosing codes");
         goto out;
     }
-    if (gptq_factor(order ? damped : h, job->f->k, damp, u, err))
+    gptq_believe(h, job->f->k, seen, damped);
+    if (ordered && order_columns(damped, job->f->k, order, sorted)) {
+        err_set(err, ERR_NOMEM, "out of memory while choosing codes");
         goto out;
-    const double add = *damp * mean_diagonal(h, job->f->k);
-    memcpy(damped, h, k * k * sizeof *damped);
+    }
+    if (gptq_factor(ordered ? sorted : damped, job->f->k, damp, u, err))
+        goto out;
+    const double add = *damp * mean_diagonal(damped, job->f->k);
     for (size_t i = 0; i < k; i++) {
         *dead += !(h[i * k + i] > 0);
         diag[i] = damped[i * k + i] += add;
@@ -266,6 +280,7 @@ out:
     free(u);
     free(damped);
     free(diag);
+    free(sorted);
     free(order);
     return rc;
 }
@@ -288,8 +303,8 @@ int gptq_quantize(const struct block_form *f, const float *w, int64_t rows, cons
                                          out->zero + group * per * blocks};
         struct job job = {.f = f, .o = o, .w = w + group * per * f->k, .rows = per, .blocks = blocks, .out = &part,
                           .sweeps = o->sweeps ? o->sweeps : SWEEPS};
-        double damp = found.few_rows ? start * (double)f->k / (double)g->rows * 4 : start;
-        if (round_group(&job, g->h + group * f->k * f->k, &damp, &found.dead, err))
+        double damp = start;
+        if (round_group(&job, g->h + group * f->k * f->k, g->rows, &damp, &found.dead, err))
             goto out;
         found.damp = fmax(found.damp, damp);
     }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * half.h - private to quantize.fp16 and quantize.bf16: which nodes and values are in 16 bits (half_sides.c), and the casts and weights
- * put into the model (half_rewrite.c). */
+ * half.h - private to quantize.fp16 and quantize.bf16: which nodes and values are in 16 bits (half_sides.c), and
+ * the casts and weights put into the model (half_rewrite.c). */
 #ifndef PARED_QUANT_HALF_H
 #define PARED_QUANT_HALF_H
 
@@ -27,7 +27,8 @@ struct half {
     bool *half_node, *stored_node;   /* computes in 16 bits; computes in float with weights stored in 16 */
     bool *half_value;                /* is in 16 bits in the result; weights are not marked */
     enum weight_side { WEIGHT_FLOAT, WEIGHT_HALF } * weight_side; /* by value, of float32 constants */
-    uint32_t *other, *widened;       /* by value: its cast to the other side, or a weight in 16 bits; and that in float again */
+    uint32_t *other, *widened;       /* by value: its cast to the other side,
+        or a weight in 16 bits; and that in float again */
     bool *reported;                  /* by value: a row was written for this weight */
     unsigned names;
 };

@@ -26,7 +26,8 @@ struct half_ranges *half_ranges_new(uint32_t n_values)
         free(at);
         return NULL;
     }
-    *r = (struct half_ranges){n_values, at};
+    r->n = n_values;
+    r->at = at;
     return r;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * half_ranges.h - how the numbers a model computes fit into float16: counted per value over a set of samples.
- * Limits     largest float16 65504, smallest normal 2^-14 = 6.1e-5 (below it precision is lost bit by bit), and half of the
- *            smallest subnormal, 2^-25 = 3.0e-8, below which numbers become zero.
+ * Limits     largest float16 65504, smallest normal 2^-14 = 6.1e-5 (below it precision is lost bit by bit), and
+ *            half of the smallest subnormal, 2^-25 = 3.0e-8, below which numbers become zero.
  * How        a plan_observer; nothing is kept but counts. Infinities and NaN count as neither: they stay what they are.
  * Threads    one a plan. */
 #ifndef PARED_QUANT_HALF_RANGES_H

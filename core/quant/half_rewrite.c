@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * half_rewrite.c - the casts and weights that the sides ask for (half_sides.c).
  *
- * A value read on the other side is cast once, in the graph that owns it, for all its readers. A weight is converted once; where
- * someone reads it in float as well, a Cast widens the stored one, so that it is in the file once. Casts of the model itself
- * that have nothing left to do go. Inputs and outputs of the model stay float32 unless keep_io=false; those of nested graphs
- * always do. */
+ * A value read on the other side is cast once, in the graph that owns it, for all its readers. A weight is
+ * converted once; where someone reads it in float as well, a Cast widens the stored one, so that it is in the file
+ * once. Casts of the model itself that have nothing left to do go. Inputs and outputs of the model stay float32
+ * unless keep_io=false; those of nested graphs always do. */
 #include <math.h>
 #include <stdio.h>
 
@@ -19,7 +19,8 @@ static uint32_t add_cast(struct half *h, uint32_t from, enum dtype to)
     char name[32];
     snprintf(name, sizeof name, "h%u", h->names++);
     const uint32_t graph = h->m->values[from].graph, out = edit_add_value(&h->edit, graph, name);
-    const uint32_t cast = out == VALUE_NONE ? NODE_NONE : edit_add_node(&h->edit, graph, "Cast", NULL, &from, 1, &out, 1);
+    const uint32_t cast = out == VALUE_NONE ? NODE_NONE : edit_add_node(&h->edit, graph, "Cast", NULL, &from, 1,
+        &out, 1);
     if (cast == NODE_NONE)
         return VALUE_NONE;
     node_set_int(h->m, cast, "to", to);
@@ -139,8 +140,8 @@ static void rewrite_node(struct half *h, uint32_t id)
     }
 }
 
-/* An output of a graph that is declared as one type but made as the other: the node makes a new value, a Cast the old one. Readers on
- * the output's side take that cast. */
+/* An output of a graph that is declared as one type but made as the other: the node makes a new value, a Cast the
+ * old one. Readers on the output's side take that cast. */
 static void convert_output(struct half *h, uint32_t v, enum dtype to)
 {
     char name[32];

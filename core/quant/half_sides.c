@@ -1,23 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0
  * half_sides.c - which nodes compute in 16 bits.
  *
- * Float are: nodes of other domains or operators nobody knows, control flow (whose bodies are looked at node by node), operators
- * without a 16-bit form (a table below), nodes left out by name or operator, nodes whose weights 16 bits would spoil and,
- * where calibration data was given, nodes that read or make numbers out of range. Recurrent operators compute in float with
- * weights stored in 16 bits. Operators that only move data take the side of what they read, so that they add no casts. */
+ * Float are: nodes of other domains or operators nobody knows, control flow (whose bodies are looked at node by
+ * node), operators without a 16-bit form (a table below), nodes left out by name or operator, nodes whose weights
+ * 16 bits would spoil and, where calibration data was given, nodes that read or make numbers out of range.
+ * Recurrent operators compute in float with weights stored in 16 bits. Operators that only move data take the side
+ * of what they read, so that they add no casts. */
 #include <math.h>
 #include <string.h>
 
 #include "core/passes/weights.h"
 #include "core/quant/half.h"
 
-/* Below this a weight stays in float: its numbers would be known to a few per cent only. float16 gives 70 dB, bfloat16 52. */
+/* Below this a weight stays in float: its numbers would be known to a few per cent only. float16 gives 70 dB,
+ * bfloat16 52. */
 #define WEIGHT_DB 30.0
 /* Bytes of a Cast node with its names. */
 enum { CAST_BYTES = 56 };
 
-/* Operators that stay in float: no half type in the standard (before `until`), none worth having, or blocked by ONNX Runtime's own
- * converter because its kernels have none. */
+/* Operators that stay in float: no half type in the standard (before `until`), none worth having, or blocked by
+ * ONNX Runtime's own converter because its kernels have none. */
 static const struct {
     const char *op_type;
     int until;    /* opset from which half is allowed; 0: never */
@@ -97,12 +99,14 @@ const char *half_weight_refusal(struct half *h, const struct tensor *t, double *
         return NULL;
     half_seen_add(&seen, tensor_f32(t), tensor_count(t));
     if (h->dtype == DTYPE_FLOAT16 && seen.overflow > 0)
-        return text_or(model_printf(h->m, "a weight reaches %.4g, larger than 65504, the largest float16", (double)seen.largest),
+        return text_or(model_printf(h->m, "a weight reaches %.4g, larger than 65504, the largest float16",
+                                    (double)seen.largest),
                        "a weight is larger than 65504, the largest float16");
     if (tensor_convert(&half, t, h->dtype, NULL) == 0 && tensor_convert(&back, &half, DTYPE_FLOAT, NULL) == 0)
         *sqnr = sqnr_db(tensor_f32(t), tensor_f32(&back), tensor_count(t));
     if (*sqnr < WEIGHT_DB)
-        why = text_or(model_printf(h->m, "%s would keep a weight to %.1f dB only: %.3g %% of its elements are below 6.1e-05",
+        why = text_or(model_printf(h->m, "%s would keep a weight to %.1f dB only: %.3g %% of its elements are "
+                                         "below 6.1e-05",
                                    dtype_name(h->dtype), *sqnr, 100 * half_share(seen.underflow, seen.nonzero)),
                       "a weight's elements are below 6.1e-05");
     if (isinf(*sqnr))
@@ -119,16 +123,17 @@ static const char *range_refusal(struct half *h, uint32_t v)
         return NULL;
     const double over = half_share(s->overflow, s->count), under = half_share(s->underflow, s->nonzero);
     if (over > h->opts->max_overflow)
-        return text_or(model_printf(h->m, "its activations come near 65504, the largest float16: they reach %.4g, and %.3g %% of "
-                                    "them are beyond it", (double)s->largest, 100 * over),
-                       "its activations come near 65504, the largest float16");
+        return text_or(model_printf(h->m, "%.3g %% of its activations are beyond 65504, the largest float16; they "
+                                    "reach %.4g",
+                                    100 * over, (double)s->largest),
+                       "its activations are beyond 65504, the largest float16");
     if (s->overflow == 0 && (double)s->largest > HALF_MAX / 2)
         return text_or(model_printf(h->m, "its activations come near 65504, the largest float16: they reach %.4g",
                                     (double)s->largest),
                        "its activations come near 65504, the largest float16");
     if (under > h->opts->max_underflow)
-        return text_or(model_printf(h->m, "%.3g %% of its activations that are not zero are below 6.1e-05, where float16 loses "
-                                    "precision (%.3g %% become zero)", 100 * under,
+        return text_or(model_printf(h->m, "%.3g %% of its activations that are not zero are below 6.1e-05, where "
+                                    "float16 loses precision (%.3g %% become zero)", 100 * under,
                                     100 * half_share(s->vanished, s->nonzero)),
                        "its activations are below 6.1e-05, where float16 loses precision");
     return NULL;
@@ -142,7 +147,8 @@ static const char *unselected(const struct half *h, uint32_t id)
     char label[200];
     if (!globs_select(&h->opts->include, &h->opts->exclude, node_label(h->m, id, label, sizeof label)))
         return "not selected by include and exclude";
-    return h->opts->keep_ops.count && !globs_select(&all, &h->opts->keep_ops, n->op_type) ? "its operator is in keep_ops" : NULL;
+    return h->opts->keep_ops.count && !globs_select(&all, &h->opts->keep_ops, n->op_type) ?
+        "its operator is in keep_ops" : NULL;
 }
 
 static const char *operator_refusal(const struct half *h, const struct node *n, bool *stored)
@@ -298,7 +304,8 @@ int half_choose(struct half *h, struct err *err)
             choose_node(h, id);
         }
     for (uint32_t v = 0; v < h->n_values; v++)
-        if (m->values[v].weight && value_const(m, v) && value_const(m, v)->dtype == DTYPE_FLOAT && value_const(m, v)->data)
+        if (m->values[v].weight && value_const(m, v) && value_const(m, v)->dtype == DTYPE_FLOAT && value_const(m,
+            v)->data)
             choose_weight(h, v);
     return 0;
 }

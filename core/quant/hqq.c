@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  * hqq.c - half-quadratic quantization of a block (hqq.h).
- * Problem    min over scale and zero point of sum |w - w'|^p, p = 0.7: errors of a few large weights count less than those of many
- *            small ones. It is split with a variable e for the error: in turn
+ * Problem    min over scale and zero point of sum |w - w'|^p, p = 0.7: errors of a few large weights count less
+ *            than those of many small ones. It is split with a variable e for the error: in turn
  *              e    = shrink(w - w') = sign(x) max(|x| - |x|^(p-1) / beta, 0), x = w - w'
  *              zero = mean(code - (w - e) / scale)
  *              scale = sum (w - e) (code - zero) / sum (code - zero)^2
  *            with beta growing by kappa a round. Stopped when the error of w no longer falls.
- * Ours       The paper fixes the scale and keeps the zero point in floating point, four bytes a block. Here both are solved for,
- *            and each round's result is tried with a whole zero point, which takes `bits` bits. Of all tried, and of round to
- *            nearest, the one with the least squared error stays: with inputs alike that is the least error of the output. */
+ * Ours       The paper fixes the scale and keeps the zero point in floating point, four bytes a block. Here both
+ *            are solved for, and each round's result is tried with a whole zero point, which takes `bits` bits. Of
+ *            all tried, and of round to nearest, the one with the least squared error stays: with inputs alike that
+ *            is the least error of the output. */
 #include "core/quant/hqq.h"
 
 #include "core/kernels/block_round.h"

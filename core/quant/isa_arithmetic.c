@@ -40,7 +40,7 @@ int code_reach_make(struct code_reach *reach, const struct channel_extent *seen,
     for (int64_t c = 0; c < seen->channels; c++)
         widest = width(seen, c) > widest ? width(seen, c) : widest;
     for (int64_t c = 0; c < seen->channels; c++) {
-        const double room = width(seen, c) / 4 > widest / 16 ? width(seen, c) / 4 : widest / 16;
+        const double room = width(seen, c) / 2 > widest / 8 ? width(seen, c) / 2 : widest / 8;
         double most = (seen->min[c] <= seen->max[c] ? (double)seen->max[c] : 0) + room;
         most = ceil(most > 0 ? most / scale : 0) + zero - lowest; /* padding is zero, so that is always reached */
         reach->channel[c] = most < 0 ? 0 : most < 255 ? (uint8_t)most : 255;
@@ -206,7 +206,7 @@ static json_t *exact_on(const struct pair_proof *proof, int isa)
     if (proof->overflow == 0)
         return json_string("every CPU: no sum of two products can overflow 16 bits");
     if (row->pairs && proof->measured <= INT16_MAX)
-        return json_sprintf("%s, for activations within a quarter of those measured: no sum of two products can overflow "
+        return json_sprintf("%s, for activations up to half beyond those measured: no sum of two products can overflow "
                             "16 bits", row->exact_on);
     return json_sprintf("%s; elsewhere sums of two products can overflow 16 bits in %lld of %lld channels", row->exact_on,
                         (long long)proof->overflow, (long long)proof->channels);

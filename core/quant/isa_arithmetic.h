@@ -31,9 +31,9 @@ extern const char *const isa_names[];
 #define ISA_DOC                                                                                                        \
     "the CPUs that are to run the file. portable: exact on every CPU, also where two neighbouring 8-bit products are " \
     "added in 16 bits: weights of channels whose sums could overflow are made a little smaller; avx2: the same, but "  \
-    "only where sums can overflow at the activations measured, with a quarter of room; vnni: full 8-bit weights for "  \
-    "x86 with VNNI or AMX; arm: full 8-bit weights, and int8 activations unless told otherwise, which the dot "        \
-    "product kernels of Arm prefer"
+    "only where sums can overflow at the activations measured, with half as much again for room; vnni: full 8-bit "    \
+    "weights for x86 with VNNI or AMX; arm: full 8-bit weights, and int8 activations unless told otherwise, which "    \
+    "the dot product kernels of Arm prefer"
 
 /* How far the codes of a layer's activations reach, as unsigned bytes (int8: + 128). All zero: to 255. Only the upper end
  * matters: the sum of a pair is largest in absolute value where both codes are. */
@@ -44,7 +44,8 @@ struct code_reach {
     int64_t channels;
 };
 /* From the ranges seen of an activation that is quantized to round(x / scale) + zero, of which `lowest` is the lowest code.
- * Room is left beyond the largest number: a quarter of the channel's width, at least a sixteenth of the widest channel's. */
+ * Room is left beyond the largest number: half of the channel's width, at least an eighth of the widest channel's. What goes
+ * further than that saturates by the little it is beyond. */
 int code_reach_make(struct code_reach *reach, const struct channel_extent *seen, double scale, int32_t zero,
                     int32_t lowest, struct err *err);
 void code_reach_fini(struct code_reach *reach);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * kquant.c - see kquant.h. The weight of a number in the error is the block's root mean square plus its magnitude: large
- * weights matter more to the output than their squares say, as inputs are not all alike. */
+ * kquant.c - see kquant.h. The weight of a number in the error is the block's root mean square plus its magnitude:
+ * large weights matter more to the output than their squares say, as inputs are not all alike. */
 #include "core/quant/kquant.h"
 
 #include "core/quant/block_search.h"

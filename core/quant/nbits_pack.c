@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * nbits_pack.c - see nbits_pack.h. Eight codes at a time lie in one 64-bit word, whose neighbours are pushed together by
- * halves: pairs, then pairs of pairs. */
+ * nbits_pack.c - see nbits_pack.h. Eight codes at a time lie in one 64-bit word, whose neighbours are pushed
+ * together by halves: pairs, then pairs of pairs. */
 #include "core/quant/nbits_pack.h"
 
 #include <string.h>

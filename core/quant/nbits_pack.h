@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * nbits_pack.h - codes of 2, 4 or 8 bits into bytes, the first in the low bits (MatMulNBits, GatherBlockQuantized and ONNX's int4 alike). */
+ * nbits_pack.h - codes of 2, 4 or 8 bits into bytes, the first in the low bits (MatMulNBits, GatherBlockQuantized
+ * and ONNX's int4 alike). */
 #ifndef PARED_QUANT_NBITS_PACK_H
 #define PARED_QUANT_NBITS_PACK_H
 

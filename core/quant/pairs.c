@@ -91,7 +91,8 @@ bool coded_alike(const struct model *m, const struct coded *a, const struct code
 
 bool coded_is_plain(const struct model *m, const struct coded *c)
 {
-    const struct tensor *scale = value_const(m, c->scale), *zero = c->zero != VALUE_NONE ? value_const(m, c->zero) : NULL;
+    const struct tensor *scale = value_const(m, c->scale),
+                        *zero = c->zero != VALUE_NONE ? value_const(m, c->zero) : NULL;
     if (c->dtype != DTYPE_UINT8 && c->dtype != DTYPE_INT8)
         return false;
     if (!scale || !scale->data || scale->dtype != DTYPE_FLOAT || tensor_count(scale) != 1)

@@ -18,7 +18,8 @@ struct coded {
 bool is_quantize(const struct node *n);   /* QuantizeLinear of the default domain or com.microsoft */
 bool is_dequantize(const struct node *n); /* DequantizeLinear likewise */
 bool node_in(const struct node *n, const char *domain, const char *op); /* domain "": the default one */
-/* What a QuantizeLinear or DequantizeLinear node says of the codes it makes or reads. False if its inputs are missing. */
+/* What a QuantizeLinear or DequantizeLinear node says of the codes it makes or reads. False if its inputs are
+ * missing. */
 bool coded_of(const struct model *m, uint32_t node, struct coded *out);
 /* The same numbers: one scale, zero point and dtype each, constant and equal, or the same values. */
 bool coded_alike(const struct model *m, const struct coded *a, const struct coded *b);

@@ -43,8 +43,8 @@ static void node_overrides(struct qdq *q, uint32_t id, const struct overrides *l
 {
     const struct node *n = &q->m->nodes[id];
     struct said s = {.symmetric = -1};
-    char label[LABEL];
-    node_label(q->m, id, label, sizeof label);
+    char text[LABEL];
+    const char *label = node_label(q->m, id, text, sizeof text);
     for (int i = 0; i < list->count; i++) {
         const struct override *o = &list->at[i];
         if (o->kind == OVERRIDE_TENSOR || !override_matches(o, label, n->op_type, NULL))

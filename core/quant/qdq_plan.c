@@ -464,9 +464,28 @@ static bool is_convolution(const struct qdq *q, uint32_t node)
     return node != NODE_NONE && q->decision[node] == QDQ_PRODUCT && node_is(&q->m->nodes[node], "Conv");
 }
 
+/* A layer that the caller keeps in float reads it, maybe re-arranged: its digits matter more than the speed of what makes it. */
+static bool feeds_kept(struct qdq *q, uint32_t v, int depth)
+{
+    const struct reader_list *l = edit_readers(&q->edit, v);
+    for (int r = 0; r < l->count && q->choice && q->choice->keep_float; r++) {
+        const uint32_t reader = l->at[r].node;
+        if (reader == NODE_NONE || reader >= q->n_nodes)
+            continue;
+        const struct op_class *op = class_of(q, reader);
+        if (q->choice->keep_float[reader])
+            return true;
+        if (depth > 0 && op && op->quant.kind == QUANT_PASS && q->decision[reader] == QDQ_FLOAT &&
+            q->m->nodes[reader].n_output == 1 && feeds_kept(q, q->m->nodes[reader].output[0], depth - 1))
+            return true;
+    }
+    return false;
+}
+
 static bool pair_is_useful(struct qdq *q, uint32_t node, uint32_t v)
 {
-    if (is_convolution(q, node))
+    enum { REARRANGED = 4 };
+    if (is_convolution(q, node) && !feeds_kept(q, v, REARRANGED))
         return true;
     const struct reader_list *l = edit_readers(&q->edit, v);
     for (int r = 0; r < l->count; r++) {

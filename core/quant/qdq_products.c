@@ -3,8 +3,8 @@
  *   weight   integer initializer -> DequantizeLinear (axis) -> product; a weight two products read is stored once
  *   bias     int32 initializer -> DequantizeLinear, scale = s_x s_w (times Gemm's alpha), zero point 0; one a product
  * Scale guard: |b| / (s_x s_w) must fit into int32, so a tiny weight with a large bias raises s_w.
- * Bias in float: where codes have 16 or 4 bits no runtime multiplies them in integers; and where the weight's scales
- * were chosen with its codes (grid.h) they are not raised for the bias. */
+ * That holds for every width of codes: ONNX Runtime turns float biases between DequantizeLinear nodes into int32 by
+ * itself, without a look at whether they fit. */
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
@@ -48,11 +48,6 @@ int qdq_channel_axis(const struct qdq *q, const struct node *n, const struct ten
 }
 
 /* ---- what a product brings ---- */
-static bool bias_is_integer(const struct qdq *q, const struct product *p)
-{
-    return dtype_is_8bit(p->dtype) && dtype_is_8bit(q->value[p->x].dtype);
-}
-
 /* The bias per channel, if it is constant and one number a channel. */
 static void read_bias(const struct qdq *q, struct product *p)
 {
@@ -141,10 +136,12 @@ static int read_product(struct qdq *q, uint32_t node, uint32_t x, struct product
         p->channels *= node_attr_int(n, "group", 1);
     p->x_scale = (double)q->params[x].scale * (node_is(n, "Gemm") ? (double)node_attr_float(n, "alpha", 1) : 1);
     read_grid(q, p);
-    if (bias_is_integer(q, p))
-        read_bias(q, p);
-    if (p->bias && p->grid && !bias_fits(p))
-        drop_bias(p);
+    read_bias(q, p);
+    if (p->bias && p->grid && !bias_fits(p)) {
+        warnings_add(q->warnings, "weight '%s' is rounded again with larger scales than an earlier step chose: its bias would not fit into int32",
+                     q->m->values[n->input[1]].name);
+        p->grid = NULL;
+    }
     return 0;
 }
 
@@ -172,10 +169,19 @@ static bool is_depthwise(const struct node *n, const struct tensor *weight)
            weight->shape.dim[1] == 1 && weight->shape.dim[0] == node_attr_int(n, "group", 1);
 }
 
+/* ONNX Runtime does without the zero point of a signed weight only where it convolves in integers, which for signed
+ * activations depends on the CPU and on its options. */
+static bool asks_for_zero(const struct qdq *q, const struct product *p)
+{
+    const struct node *n = &q->m->nodes[p->node];
+    return !node_is(n, "Conv") || !q->quantized[n->output[0]] || q->value[p->x].dtype != DTYPE_UINT8 ||
+           q->value[n->output[0]].dtype != DTYPE_UINT8;
+}
+
 static const struct stored *find_stored(const struct writer *w, const struct product *p, const double *floor)
 {
     const uint32_t v = w->q->m->nodes[p->node].input[1];
-    const bool zero = !node_is(&w->q->m->nodes[p->node], "Conv");
+    const bool zero = asks_for_zero(w->q, p);
     for (int i = 0; i < w->n_stored; i++) {
         const struct stored *s = &w->stored[i];
         const struct tensor *scale = value_const(w->q->m, s->scale);
@@ -260,7 +266,7 @@ static int store_weight(struct writer *w, const struct product *p, struct stored
                  node_label(q->m, p->node, label, sizeof label));
         goto out;
     }
-    const bool zero = !(node_is(&q->m->nodes[p->node], "Conv") && code.zero == 0);
+    const bool zero = code.zero != 0 || asks_for_zero(q, p);
     *out = (struct stored){.weight = v, .axis = p->axis, .dtype = p->dtype, .sqnr_db = code.sqnr_db,
                            .proof = code.proof, .zero = zero};
     out->codes = edit_add_weight(&q->edit, 0, q->m->values[v].name, &code.codes);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * qoperator.c - format=qoperator of quantize.static.
  * Idea       the pairs already say everything: an operator that reads DequantizeLinears and whose result goes into a
- * QuantizeLinear is one operator on codes with those scales and zero points. So this is a local rewriting of each node in
+ * QuantizeLinear is one operator on codes with those scales and zero points. So this is a local rewriting of each
+ * node in
  * topological order, by a table of forms (qoperator_forms.c). A form takes the codes from in front of the
  * DequantizeLinear, and makes the value the QuantizeLinear made; pairs between two rewritten nodes then have no reader
  * left and are swept.
@@ -152,15 +153,6 @@ static void join_pair(struct qop *q, uint32_t node)
     edit_replace_reads(&q->edit, made.codes, read.codes);
 }
 
-static void report(struct layer_report *layers, const struct model *m, uint32_t node, const char *written,
-                   const char *why)
-{
-    struct layer_row row = {.node = node, .weight = VALUE_NONE, .sqnr_db = NAN, .skipped = why};
-    if (!why)
-        row.after = json_pack("{s:s}", "operator", written);
-    layer_report_add(layers, m, &row);
-}
-
 static void rewrite_node(struct qop *q, uint32_t id, struct layer_report *layers)
 {
     const struct node *n = &q->m->nodes[id];
@@ -171,20 +163,18 @@ static void rewrite_node(struct qop *q, uint32_t id, struct layer_report *layers
         join_pair(q, id);
         return;
     }
-    if (!touches_pairs(q, n))
+    if (!touches_pairs(q, n) || n->n_output < 1 || n->output[0] == VALUE_NONE)
         return;
     const struct form *form = form_of(n);
     /* the row is named before the node is replaced */
     node_label(q->m, id, label, sizeof label);
     q->written = n->op_type;
     const char *why = form ? form->rewrite(q, id) : "it has no form on codes: it stays between the pairs";
-    struct layer_row row = {.node = NODE_NONE, .label = label, .weight = VALUE_NONE, .sqnr_db = NAN, .skipped = why};
-    if (why)
-        report(layers, q->m, id, NULL, why);
-    else {
+    struct layer_row row = {.node = why ? id : NODE_NONE, .label = label, .weight = VALUE_NONE, .sqnr_db = NAN,
+                            .skipped = why};
+    if (!why)
         row.after = json_pack("{s:s}", "operator", q->written);
-        layer_report_add(layers, q->m, &row);
-    }
+    layer_report_add(layers, q->m, &row);
 }
 
 /* Pairs between rewritten nodes; a chain goes in one sweep, last first. */

@@ -29,7 +29,8 @@ struct form {
 };
 const struct form *form_of(const struct node *n); /* NULL: there is none for this operator */
 
-/* Where a node's result becomes codes: its only reader is a QuantizeLinear, perhaps behind a Relu or Clip, which then is
+/* Where a node's result becomes codes: its only reader is a QuantizeLinear, perhaps behind a Relu or Clip, which
+ * then is
  * done on the codes. */
 struct result {
     struct coded code; /* code.codes: the value that must be made */

@@ -91,7 +91,8 @@ static void fit_weight(struct qop *q, struct operands *o)
 }
 
 /* ---- bias ---- */
-/* The integer a bias is in the sums' steps, x_scale w_scale [alpha]: as it stands behind its DequantizeLinear if those are
+/* The integer a bias is in the sums' steps, x_scale w_scale [alpha]: as it stands behind its DequantizeLinear if
+ * those are
  * its steps, else made. *id VALUE_NONE: there is none. */
 static const char *read_bias(struct qop *q, const struct operands *o, double alpha, uint32_t value, double beta,
                              int64_t channels, uint32_t *id)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * quantized.c - is a model quantized? Its structure says so, not the presence of a name: a float model may take an image
+ * quantized.c - is a model quantized? Its structure says so, not the presence of a name: a float model may take an
+ * image
  * as bytes through a DequantizeLinear, or give bytes through a QuantizeLinear, and stays a float model. It is quantized
  * where
  *   - an operator stands that only quantized models have (QLinearConv, MatMulInteger, MatMulNBits, ...: the operators

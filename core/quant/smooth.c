@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * smooth.c - quantize.smooth (smooth.h). Where factors can go is channel_scale.c's business: the same regions that cross-layer
- * equalization uses, and those that begin at a normalisation, also one written as Mul and Add.
+ * smooth.c - quantize.smooth (smooth.h). Where factors can go is channel_scale.c's business: the same regions that
+ * cross-layer equalization uses, and those that begin at a normalisation, also one written as Mul and Add.
  *
- * alpha = "auto". The error that counts is that of the quantized model's outputs, and it is cheap to have: smooth, quantize a
- * clone, run the samples held back. First one alpha for all, then region by region. A change must lower the noise by 1 % to be kept,
- * so that ties stay as the model was. */
+ * search. The error that counts is that of the quantized model's outputs, and it is cheap to have: smooth, quantize a
+ * clone, run the samples held back. First one alpha for all, then region by region. A change must lower the noise by
+ * 1 % to be kept, so that ties stay as the model was. */
 #include "core/quant/smooth.h"
 
 #include <math.h>
@@ -19,7 +19,7 @@
 
 static const double grid[] = {0.5, 0.75, 0.9, 0.25};
 enum { GRID = sizeof grid / sizeof grid[0] };
-static const double gain_needed = 0.99, smallest_factor = 1.0 / 4096;
+static const double gain_needed = 0.01, smallest_factor = 1.0 / 4096;
 
 /* ---- largest |x| per channel ---- */
 struct watch {
@@ -66,7 +66,8 @@ static int measure(struct smoothing *s, struct step_ctx *ctx, const int64_t *ind
     bool *wanted = calloc(cs->n_values ? cs->n_values : 1, sizeof *wanted);
     struct watch watch = {s, wanted};
     const struct plan_run_opts run = {.observe = observe, .observe_arg = &watch};
-    const struct evaluate_opts opts = {.pool = ctx->pool, .index = index, .n_index = n, .run = &run, .progress = progress,
+    const struct evaluate_opts opts = {.pool = ctx->pool, .index = index, .n_index = n, .run = &run,
+                                       .progress = progress,
                                        .progress_arg = ctx};
     struct plan *plan = wanted ? plan_new(cs->m, &(struct plan_opts){.pool = ctx->pool}, err) : NULL;
     int64_t done = -1;
@@ -243,12 +244,12 @@ int smoothing_search(struct smoothing *s, struct trial *t, double budget, struct
     struct trial_score score;
     t->total = GRID + (int64_t)s->n_useful * GRID;
     t->done = 0;
-    for (int g = 0; g < GRID && s->n_useful; g++, t->done++) {
+    for (int g = 0; g < GRID && s->n_useful && (g == 0 || t->spent - start < budget); g++, t->done++) {
         for (int k = 0; k < s->n_useful; k++)
             s->alpha[s->useful[k]] = grid[g];
         if (try_alphas(s, t, &score, err))
             return -1;
-        if (score.noise < best->noise * gain_needed) {
+        if (trial_better(&score, best, gain_needed)) {
             *best = score;
             one = grid[g];
         }
@@ -264,7 +265,7 @@ int smoothing_search(struct smoothing *s, struct trial *t, double budget, struct
             *a = other;
             if (try_alphas(s, t, &score, err))
                 return -1;
-            if (score.noise < best->noise * gain_needed)
+            if (trial_better(&score, best, gain_needed))
                 *best = score;
             else
                 *a = old;
@@ -274,17 +275,20 @@ int smoothing_search(struct smoothing *s, struct trial *t, double budget, struct
 
 /* ---- the step ---- */
 struct smooth_params {
-    const char *alpha;
+    double alpha;
+    bool search;
     int64_t samples;
     struct globs include, exclude;
 };
 
 #define P(f) PARAM(smooth_params, f)
 static const struct param params[] = {
-    {P(alpha), .kind = PARAM_STRING, .def = "\"0.5\"",
-     .doc = "how much of an input channel's range moves into the weights, a number from 0 (none: only the weights' ranges count) "
-            "to 1 (all), or auto: chosen for each group of layers by what quantize.static with its default parameters costs "
-            "on samples held back, also not to smooth it"},
+    {P(alpha), .kind = PARAM_NUMBER, .def = "0.5", .min = 0, .max = 1,
+     .doc = "how much of an input channel's range moves into the weights: 0: none, only the weights' ranges count; "
+            "1: all"},
+    {P(search), .kind = PARAM_BOOL, .def = "false",
+     .doc = "choose alpha for each group of layers, also not to smooth it, by what quantize.static with its "
+            "default parameters costs on samples held back"},
     {P(samples), .kind = PARAM_INT, .def = "128", .min = 1, .max = 1000000,
      .doc = "samples to measure activations on, spread evenly over the dataset"},
     {P(include), .kind = PARAM_GLOBS, .doc = "only nodes whose name matches one of these patterns"},
@@ -292,33 +296,12 @@ static const struct param params[] = {
     {0},
 };
 
-static bool parse_alpha(const char *text, double *alpha)
-{
-    char *end;
-    *alpha = NAN;
-    if (!strcmp(text, "auto"))
-        return true;
-    *alpha = strtod(text, &end);
-    return *text && !*end && *alpha >= 0 && *alpha <= 1;
-}
-
-static void check(const void *params_, const char *pointer, struct faults *faults)
-{
-    const struct smooth_params *p = params_;
-    char at[1024];
-    double alpha;
-    if (p->alpha && !parse_alpha(p->alpha, &alpha)) {
-        snprintf(at, sizeof at, "%s/alpha", pointer);
-        faults_add(faults, at, "\"%s\" is neither a number from 0 to 1 nor auto", p->alpha);
-    }
-}
-
 static int search_auto(struct smoothing *s, struct step_ctx *c, struct err *err)
 {
     struct quantize_static_params o;
     struct trial t = {0};
     struct trial_score best;
-    int rc = trial_default_params(&o, err) || trial_init(&t, c, &o, c->model, err) ||
+    int rc = trial_default_params(&o, err) || trial_init(&t, c, &o, c->model, TRIAL_SPLIT, err) ||
                      trial_quantized(&t, c->model, NULL, NULL, &best, err)
                  ? -1 : 0;
     if (rc == 0)
@@ -333,15 +316,12 @@ static int run(struct step_ctx *c, struct err *err)
     const struct scale_opts opts = {.clip = SCALE_CLIP_KEEP, .include = &p->include, .exclude = &p->exclude};
     struct smoothing s = {0};
     int64_t *index = NULL;
-    double alpha;
     int rc = -1;
     if (!c->data)
         return err_set(err, ERR_RECIPE, "quantize.smooth needs a dataset to measure activations on");
-    if (!parse_alpha(p->alpha, &alpha))
-        return err_set(err, ERR_RECIPE, "alpha is neither a number from 0 to 1 nor auto");
     if (quantized_refuse(c->model, "quantize.smooth", err) || passes_prepare(c->model, c->layers, c->warnings, err))
         return -1;
-    if (isnan(alpha) && raise_opset_for(c->model, 13, "DequantizeLinear with a scale per channel", c->warnings, err))
+    if (p->search && raise_opset_for(c->model, 13, "DequantizeLinear with a scale per channel", c->warnings, err))
         return -1;
     const int64_t n = dataset_spread(c->data, p->samples, &index, err);
     if (n < 1) {
@@ -353,8 +333,8 @@ static int run(struct step_ctx *c, struct err *err)
     if (!s.n_useful)
         warnings_add(c->warnings, "quantize.smooth found no layer whose input channels can be scaled");
     for (int k = 0; k < s.n_useful; k++)
-        s.alpha[s.useful[k]] = alpha;
-    if (isnan(alpha) && s.n_useful && search_auto(&s, c, err))
+        s.alpha[s.useful[k]] = p->search ? NAN : p->alpha;
+    if (p->search && s.n_useful && search_auto(&s, c, err))
         goto out;
     rc = smoothing_apply(&s, NULL, c->layers, err);
 out:
@@ -366,13 +346,13 @@ out:
 METHOD(quantize_smooth) = {
     .name = "quantize.smooth",
     .summary = "move the range of large activation channels into the weights (SmoothQuant)",
-    .doc = "Input channels of a layer that are larger than others are divided by a factor that the weights are multiplied with; "
-           "the division goes into the normalisation (also one written as Mul and Add), the multiplied vector or the layer "
-           "before it. The model computes the same, but activations lose less when they are quantized with one scale. To be "
-           "followed by quantize.static or quantize.dynamic. BatchNormalization and added constants are folded first.",
+    .doc = "Input channels of a layer that are larger than others are divided by a factor that the weights are "
+           "multiplied with; the division goes into the normalisation (also one written as Mul and Add), the "
+           "multiplied vector or the layer before it. The model computes the same, but activations lose less when "
+           "they are quantized with one scale. To be followed by quantize.static or quantize.dynamic. "
+           "BatchNormalization and added constants are folded first.",
     .params = params,
     .params_size = sizeof(struct smooth_params),
     .needs = NEEDS_DATA | NEEDS_RUN,
-    .check = check,
     .run = run,
 };

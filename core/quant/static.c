@@ -10,6 +10,7 @@
 
 #include "core/passes/raise_opset.h"
 #include "core/passes/weights.h"
+#include "core/quant/data_check.h"
 #include "core/quant/qdq.h"
 #include "core/quant/quantized.h"
 #include "core/stats/sampling.h"
@@ -44,7 +45,7 @@ static const struct param params[] = {
      .doc = "false: weights with one scale (per_channel=false) get a zero point that uses all codes; "
             "int8 ones keep to 7 bits unless isa=vnni or arm"},
     {P(symmetric), .kind = PARAM_BOOL, .def = "false", .doc = "symmetric activation ranges"},
-    {P(calibrator), .kind = PARAM_ENUM, .choices = static_calibrators, .def = "\"minmax\"",
+    {P(calibrator), .kind = PARAM_ENUM, .choices = static_calibrators, .def = "\"mse\"",
      .doc = "how the range of an activation is made from what was seen: minmax: the smallest and largest number; "
             "moving_average: the means over the samples of each one's smallest and largest number; percentile: the "
             "share given by percentile lies inside, half of the rest beyond each end; entropy: the least information "
@@ -90,13 +91,18 @@ static int observe_samples(struct step_ctx *c, const struct quantize_static_para
                            struct calibration *calibration, struct err *err)
 {
     struct sample_pass pass = {c, calibration};
+    struct data_check look;
+    if (data_check_begin(&look, c->model, calibration, err))
+        return -1;
     const struct sampling s = {.data = c->data, .pool = c->pool, .samples = o->samples,
                                .index = o->index, .n_index = o->n_index,
-                               .batch = calibration_batch(calibration), .observe = calibration_observe,
-                               .watch = calibration_watched(calibration), .any_order = true,
-                               .observe_arg = calibration, .start = calibration_begin, .ran = calibration_progress,
+                               .batch = calibration_batch(calibration), .observe = data_check_observe,
+                               .watch = look.watch, .any_order = true,
+                               .observe_arg = &look, .start = calibration_begin, .ran = calibration_progress,
                                .arg = &pass};
-    if (sampling_run(c->model, &s, err) < 0)
+    const int64_t done = sampling_run(c->model, &s, err);
+    data_check_end(&look, c->model, done, c->warnings);
+    if (done < 0)
         return -1;
     calibration_finish(calibration);
     return 0;

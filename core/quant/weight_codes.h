@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * weight_codes.h - one constant weight as codes, scales and zero points in the layout an operator reads.
- * Memory     tiles of the weight are read from where it lies, and its pages given back behind them; results go to a spill.
- *            So a weight costs a tile for each thread, whatever its size. Algorithms that need the whole matrix (gptq,
- *            awq) have it made by the caller.
+ * Memory     tiles of the weight are read from where it lies, and its pages given back behind them; results go to a
+ *            spill. So a weight costs a tile for each thread, whatever its size. Algorithms that need the whole
+ *            matrix (gptq, awq) have it made by the caller.
  * Results    do not depend on threads. Threads: one caller; the pool is used inside. */
 #ifndef PARED_QUANT_WEIGHT_CODES_H
 #define PARED_QUANT_WEIGHT_CODES_H

@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
  * weight_forms.c - the form of each operator's weight (weight_forms.h).
  *
- * Block      A larger block needs fewer scales but has a wider range, and the last block of a row is padded in MatMulNBits. A bit more
- *            halves the error, so the cost of a block size in bits a number is its bytes plus half the logarithm of the squared
- *            range to be expected: 2 ln(2 block) for the largest of a block of normal numbers. The cheapest of 32, 64, 128 is
- *            taken: 128 for rows of 128 n, 64 for rows of 64 or 320, 32 for 96.
- * Least opset MatMulNBits and GatherBlockQuantized need none. DequantizeLinear with a scale a channel needs 13 (19 for scales in half
- *            precision), with 4-bit codes or blocks 21. So 8 bits are a scale a channel unless a block is asked for.
- * ONNX Runtime fuses DequantizeLinear with blocks along axis 0 and MatMul into a product that rounds the activations to 8 bits. Codes
- *            of a matrix are therefore stored [N, K], blocks along axis 1: Gemm reads them with transB, MatMul behind a Transpose,
- *            which runtimes take into the product. */
+ * Block      A larger block needs fewer scales but has a wider range, and the last block of a row is padded in
+ *            MatMulNBits. A bit more halves the error, so the cost of a block size in bits a number is its bytes
+ *            plus half the logarithm of the squared range to be expected: 2 ln(2 block) for the largest of a block
+ *            of normal numbers. The cheapest of 32, 64, 128 is taken: 128 for rows of 128 n, 64 for rows of 64 or
+ *            320, 32 for 96.
+ * Opset      MatMulNBits and GatherBlockQuantized need none. DequantizeLinear with a scale a channel needs 13 (19 for
+ *            scales in half precision), with 4-bit codes or blocks 21. So 8 bits are a scale a channel unless a block
+ *            is asked for.
+ * Turned     ONNX Runtime fuses DequantizeLinear with blocks along axis 0 and MatMul into a product that rounds the
+ *            activations to 8 bits. Codes of a matrix are therefore stored [N, K], blocks along axis 1: Gemm reads
+ *            them with transB, MatMul behind a Transpose, which runtimes take into the product. A scale a channel is
+ *            moved through the Transpose and fused again, so from opset 21 on it is written as one block a row; below
+ *            that there is no such form, and a warning says so. */
 #include "core/quant/weight_forms.h"
 
 #include <float.h>
@@ -193,7 +197,15 @@ static bool plan_turned(struct planning *p, int sum_axis)
     if (sum_axis == 0)
         swap_axes(&p->plan.view, 0, 1);
     p->item.form = sum_axis == 0 ? WEIGHT_DEQUANTIZE_TURNED : WEIGHT_DEQUANTIZE;
-    return plan_dequantize(p, 1, 0);
+    if (!plan_dequantize(p, 1, 0))
+        return false;
+    if (node_is(node_of(p), "MatMul") && p->plan.scale_shape.rank == 1) {
+        if (p->item.opset == 21 || model_opset(p->f->m, "") >= 21)
+            p->plan.scale_shape = p->plan.zero_shape = SHAPE(p->plan.view.dim[0], 1);
+        else
+            p->f->rounded_inputs = true;
+    }
+    return true;
 }
 
 static bool dtype_fits(struct planning *p, int slot)

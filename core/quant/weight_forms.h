@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * weight_forms.h - private to quantize.weights: which operators take a weight of few bits, in which form, and the rewriting.
+ * weight_forms.h - private to quantize.weights: which operators take a weight of few bits, in which form, and the
+ * rewriting.
  *   nbits       MatMul and Gemm become com.microsoft MatMulNBits; nothing is unpacked ahead.
  *   gather      an embedding's Gather becomes com.microsoft GatherBlockQuantized.
  *   dequantize  the operator stays; a DequantizeLinear makes its weight.
- * Order      forms_plan_node for every node -> forms_settle -> codes are made (weight_codes.h) -> forms_rewrite for every item. */
+ * Order      forms_plan_node for every node -> forms_settle -> codes are made (weight_codes.h) -> forms_rewrite for
+ *            every item. */
 #ifndef PARED_QUANT_WEIGHT_FORMS_H
 #define PARED_QUANT_WEIGHT_FORMS_H
 
@@ -51,6 +53,7 @@ struct weight_forms {
     const struct infer *infer;
     int64_t opset;         /* forms that need a newer one are not chosen */
     const char *opset_why; /* what to say then */
+    bool rounded_inputs;   /* a form was chosen that ONNX Runtime runs with 8-bit inputs */
     struct weight_job *jobs;
     struct weight_item *items;
     int64_t n_jobs, n_items, cap_jobs, cap_items;

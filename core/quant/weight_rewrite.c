@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * weight_rewrite.c - codes, scales and zero points into the model, and the nodes that read them (weight_forms.h). A node is changed in
- * place, so that it keeps its name and its place; what only made the old weight goes. */
+ * weight_rewrite.c - codes, scales and zero points into the model, and the nodes that read them (weight_forms.h). A
+ * node is changed in place, so that it keeps its name and its place; what only made the old weight goes. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * weight_view.c - see weight_view.h. A transposition only permutes strides; a tile then is read along whichever index is
- * contiguous in the file, so that pages and cache lines are used whole. */
+ * weight_view.c - see weight_view.h. A transposition only permutes strides; a tile then is read along whichever
+ * index is contiguous in the file, so that pages and cache lines are used whole. */
 #include "core/quant/weight_view.h"
 
 #include <stdlib.h>
@@ -104,8 +104,8 @@ bool weight_view_equal(const struct weight_view *a, const struct weight_view *b)
     return same;
 }
 
-/* Offsets of all index combinations of some axes, the last fastest. One axis, or axes that follow each other in memory, need no
- * table: then *stride says it. */
+/* Offsets of all index combinations of some axes, the last fastest. One axis, or axes that follow each other in
+ * memory, need no table: then *stride says it. */
 static int offsets(const struct weight_view *v, unsigned axes, int64_t *count, int64_t *stride, int64_t **table,
                    struct err *err)
 {

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * weights_method.c - quantize.weights: constant weights in 2 to 8 bits with a scale for each block, activations in floating point.
- * Order      plan every node's form (weight_forms.c); raise the opset if a form needs it, or do without that form; make the codes weight
- *            by weight (weight_codes.c), each once however many nodes read it; rewrite the nodes.
- * Memory     weights are read tile by tile from the file and codes lie in a temporary file, so the step needs little more than the
- *            graph; gptq and awq hold one weight and its Gram matrix at a time. */
+ * weights_method.c - quantize.weights: constant weights in 2 to 8 bits with a scale for each block, activations in
+ * floating point.
+ * Order      plan every node's form (weight_forms.c); raise the opset if a form needs it, or do without that form;
+ *            make the codes weight by weight (weight_codes.c), each once however many nodes read it; rewrite the
+ *            nodes.
+ * Memory     weights are read tile by tile from the file and codes lie in a temporary file, so the step needs
+ *            little more than the graph; gptq and awq hold one weight and its Gram matrix at a time. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -368,6 +370,10 @@ static int quantize(struct job_ctx *x, int64_t opset, struct err *err)
         rc = rewrite_all(x, err);
     if (rc == 0)
         rc = edit_finish(&x->edit, err);
+    if (rc == 0 && x->f.rounded_inputs)
+        warnings_add(x->c->warnings,
+                     "ONNX Runtime fuses DequantizeLinear with a scale for each channel and MatMul into a product that rounds its input "
+                     "to 8 bits, unless session.qdq_matmulnbits_accuracy_level is 1; form=auto writes MatMulNBits, which does not");
     spill_free(x->spill);
     end_plan(x);
     return rc;

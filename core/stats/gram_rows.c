@@ -187,7 +187,7 @@ static void read_patch(const struct row_layout *l, const float *x, int64_t row, 
 {
     const struct window *w = &l->w;
     const int64_t taps = window_count(w->kernel, w->rank), channels = l->source->groups * l->source->k / taps;
-    int64_t at[SHAPE_MAX_RANK], tap[SHAPE_MAX_RANK] = {0};
+    int64_t at[SHAPE_MAX_RANK] = {0}, tap[SHAPE_MAX_RANK] = {0};
     for (int a = w->rank - 1; a >= 0; a--) {
         at[a] = row % w->out[a] * w->stride[a] - w->pad[a];
         row /= w->out[a];

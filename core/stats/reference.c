@@ -84,7 +84,7 @@ static double log_sum(const float *x, int64_t n)
         most = (double)x[i] > most ? (double)x[i] : most;
     for (int64_t i = 0; i < n; i++)
         sum += exp((double)x[i] - most);
-    return most + log(sum);
+    return sum > 0 ? most + log(sum) : most;
 }
 
 static double divergence(const float *a, const float *b, int64_t n, bool probabilities)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * spill.c - one unlinked file; each large tensor is a shared mapping of pages of its own behind the last one (spill.h). */
+ * spill.c - one unlinked file; each large tensor is a shared mapping of pages of its own behind the last one
+ * (spill.h). */
 #include "core/tensor/spill.h"
 
 #include <fcntl.h>

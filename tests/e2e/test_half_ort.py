@@ -61,7 +61,7 @@ OPERATORS = {
     "GridSample": one("GridSample", {"x": X, "g": np.tanh(f32(2, 4, 4, 2))}, opset=16), "RoiAlign": one("RoiAlign", {"x": X, "r": np.array([[0, 0, 5, 5]], np.float32), "i": np.array([1], np.int64)},
                                                                                                         output_height=2, output_width=2, opset=16),
     "ArgMax": one("ArgMax", {"x": f32(4, 9)}, out_types=[TensorProto.INT64]), "Cast": one("Cast", {"x": f32(4, 9)}, out_types=[TensorProto.INT32], to=TensorProto.INT32),
-    "Split": one("Split", {"x": f32(4, 8)}, outputs=2, axis=1), "Erf": one("Erf", {"x": X}), "Pow": one("Pow", {"x": np.abs(X), "e": np.array(0.5, np.float32)}),
+    "Split": one("Split", {"x": f32(4, 8)}, outputs=2, axis=1), "Erf": one("Erf", {"x": X}), "Pow": one("Pow", {"x": X, "e": np.zeros(0)}, {"e": np.array(2, np.float32)}),
 }
 
 
@@ -105,6 +105,8 @@ def test_operators(tmp_path, form):
     """Each as a model of its own: whichever side it is on, the file runs."""
     method, params = STEPS[form]
     for name, (proto, feeds) in OPERATORS.items():
+        if form in ("fp16-storage", "bf16") and not any(t.data_type == TensorProto.FLOAT and len(t.dims) > 1 for t in proto.graph.initializer):
+            continue  # no weights: nothing is done
         path, out = tmp_path / "float.onnx", tmp_path / "out.onnx"
         onnx.save(proto, path)
         apply(method, path, out, **params)
@@ -136,7 +138,7 @@ def test_range_is_counted(tmp_path):
     assert worst(run(tmp_path / "float.onnx", {"x": x}), run(tmp_path / "out.onnx", {"x": x})) < 1e-2
 
 
-MODELS = {"mnist-8": (1, 1, 28, 28), "squeezenet_fp32_from_fp16": (1, 3, 224, 224), "ours/vit-fashion": None, "ours/shuffle-cifar": None, "dtln_model_1": None}
+MODELS = ["mnist-8", "ours/vit-fashion", "ours/shuffle-cifar", "dtln_model_1"]
 
 
 @pytest.mark.skipif(not SHARED, reason="skipped: no shared data")

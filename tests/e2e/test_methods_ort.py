@@ -207,7 +207,8 @@ def product_in_8_bits(x, w, bias, per_channel):
 @pytest.mark.parametrize("per_channel", [True, False], ids=["channel", "tensor"])
 def test_dynamic_noise_is_that_of_8_bits(tmp_path, per_channel):
     """lenet300-mnist, three matrices, on unit noise: the SQNR is what NumPy gives for 8-bit codes of the same weights and activations, so
-    what is lost is the format's, neither the writer's nor a saturated sum's."""
+    what is lost is the format's, neither the writer's nor a saturated sum's. Within 1 dB: our codes are rounded so that errors of inputs
+    that are alike cancel, which on unit noise costs or wins some tenths."""
     model, out = SHARED / "models/ours/lenet300-mnist.onnx", tmp_path / "out.onnx"
     apply("quantize.dynamic", model, out, per_channel=str(per_channel).lower())
     x = np.random.default_rng(0).standard_normal((16, 784)).astype(np.float32)
@@ -223,7 +224,7 @@ def test_dynamic_noise_is_that_of_8_bits(tmp_path, per_channel):
         h = np.maximum(h, 0) if n is not gemms[-1] else h
     expected = sqnr(want, [h])
     print(f"per {'channel' if per_channel else 'tensor'}: {sqnr(want, got):.2f} dB, NumPy {expected:.2f} dB")
-    assert abs(sqnr(want, got) - expected) < 0.5
+    assert abs(sqnr(want, got) - expected) < 1
 
 
 @pytest.mark.parametrize("kind", ["", "int8", "symmetric"])

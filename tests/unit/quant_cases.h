@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * quant_cases.h - one small network for each operator that quantized models have, built by hand between pairs of
- * QuantizeLinear and DequantizeLinear; `plain` builds the float network those pairs stand for. Include after cmocka.h. */
+ * QuantizeLinear and DequantizeLinear; `plain` builds the float network those pairs stand for. Include after
+ * cmocka.h. */
 #ifndef PARED_TESTS_QUANT_CASES_H
 #define PARED_TESTS_QUANT_CASES_H
 
@@ -64,7 +65,8 @@ static struct tensor random_codes(struct build *b, enum dtype dtype, struct shap
 }
 
 /* (code - zero) * scale */
-static uint32_t plain_weight(struct build *b, const struct tensor *codes, const struct tensor *scale, int zero, int axis)
+static uint32_t plain_weight(struct build *b, const struct tensor *codes, const struct tensor *scale, int zero,
+        int axis)
 {
     struct tensor t = {0};
     const int64_t inner = shape_product(&codes->shape, axis + 1, codes->shape.rank), count = tensor_count(scale);
@@ -291,7 +293,8 @@ static uint32_t mul_constant(struct build *b, uint32_t x)
     if (b->plain)
         return G_OP(b->m, "Mul", name(b, "y"), x, number(b, DTYPE_FLOAT, 77 * (double)0.01f));
     const uint32_t c = number(b, b->act, 77);
-    const uint32_t d = G_OP(b->m, "DequantizeLinear", name(b, "d"), c, number(b, DTYPE_FLOAT, 0.01), number(b, b->act, 0));
+    const uint32_t d = G_OP(b->m, "DequantizeLinear", name(b, "d"), c, number(b, DTYPE_FLOAT, 0.01), number(b,
+            b->act, 0));
     return G_OP(b->m, "Mul", name(b, "y"), pair(b, x), d);
 }
 static uint32_t where(struct build *b, uint32_t x)
@@ -483,7 +486,8 @@ static uint32_t resize(struct build *b, uint32_t x)
 {
     const float scales[4] = {1, 1, 2, 2};
     same_out(b);
-    uint32_t y = G_OP(b->m, "Resize", name(b, "y"), pair(b, x), VALUE_NONE, g_const(b->m, name(b, "sc"), SHAPE(4), scales));
+    uint32_t y = G_OP(b->m, "Resize", name(b, "y"), pair(b, x), VALUE_NONE, g_const(b->m, name(b, "sc"), SHAPE(4),
+            scales));
     node_set_string(b->m, g_maker(b->m, y), "mode", "nearest");
     return y;
 }
@@ -574,7 +578,8 @@ static inline int count_in(const struct model *m, const char *domain, const char
 static inline struct model *make_case(const struct form_case *c, enum dtype act, enum dtype w, bool per_channel,
                                       bool plain, float *unit)
 {
-    struct build b = {.m = g_new(OPSET), .act = act, .weight = w, .per_channel = per_channel, .plain = plain, .out_scale = SY};
+    struct build b = {.m = g_new(OPSET), .act = act, .weight = w, .per_channel = per_channel, .plain = plain,
+            .out_scale = SY};
     b.out_zero = usual_zero(&b);
     rng_init(&b.rng, 7, 3);
     uint32_t x = g_input(b.m, "x", SHAPE(2, 4, 6, 6)), y = c->build(&b, x);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Block-wise codes: a plain loop with roundf as the reference, both instruction sets, packing, views, and files for them. */
+ * Block-wise codes: a plain loop with roundf as the reference, both instruction sets, packing, views, and files for
+ *            them. */
 /* clang-format off: cmocka.h needs the first three */
 #include <stdarg.h>
 #include <stddef.h>

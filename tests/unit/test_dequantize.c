@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * quantize.dequantize: every form that quantize.static, quantize.dynamic, quantize.weights or ONNX Runtime write, against
+ * quantize.dequantize: every form that quantize.static, quantize.dynamic, quantize.weights or ONNX Runtime write,
+ * against
  * the float network it stands for; what saturation did; what stays; and which models count as quantized. */
 /* clang-format off: cmocka.h needs the first three */
 #include <stdarg.h>
@@ -97,7 +98,8 @@ static void test_saturation(void **state)
         assert_int_equal(done.rc, 0);
         assert_int_equal(g_count(b.m, "Clip"), rows[i].clips);
         assert_int_equal(quantized_node(b.m), NODE_NONE);
-        if (rows[i].clips) { /* within a unit of the quantized model and a little, where rounding of the input adds up */
+        /* within a unit of the quantized model and a little, where rounding of the input adds up */
+        if (rows[i].clips) {
             struct tensor in = {0};
             g_fill(&in, SHAPE(2, 4, 6, 6), 11, 0.8);
             g_near(g_error(was, b.m, &in, 0), 0, 0.05);
@@ -236,7 +238,8 @@ static uint32_t dynamic_matmul(struct build *b, uint32_t x)
                            codes_of(b, DTYPE_INT8, SHAPE(5), 0, 0), scales_of(b, SHAPE(5))};
     return in_microsoft(b->m, g_node(b->m, "DynamicQuantizeMatMul", "y", in, 5));
 }
-/* Codes of DynamicQuantizeLinear in front of MatMulIntegerToFloat; then a Cast and a Mul of integer sums, in both orders. */
+/* Codes of DynamicQuantizeLinear in front of MatMulIntegerToFloat; then a Cast and a Mul of integer sums, in both
+ * orders. */
 static void quantize_dynamically(struct build *b, uint32_t x, uint32_t out[3])
 {
     for (int i = 0; i < 3; i++)
@@ -263,7 +266,8 @@ static uint32_t matmul_integer(struct build *b, uint32_t x)
 {
     uint32_t q[3];
     quantize_dynamically(b, x, q);
-    const uint32_t sums = G_OP(b->m, "MatMulInteger", "sums", q[0], codes_of(b, DTYPE_INT8, SHAPE(6, 5), -60, 60), q[2]);
+    const uint32_t sums = G_OP(b->m, "MatMulInteger", "sums", q[0], codes_of(b, DTYPE_INT8, SHAPE(6, 5), -60, 60),
+            q[2]);
     return cast_and_scale(b, sums, q[1], scales_of(b, SHAPE(5)), false);
 }
 static uint32_t conv_integer(struct build *b, uint32_t x)
@@ -393,7 +397,8 @@ static void test_stays(void **state)
     g_output(m, odd);
     struct g_done done = {.layers = NULL};
     struct faults faults = {0};
-    json_t *step = recipe_step_from_words("quantize.dequantize", &done.err), *json = json_pack("{s:[o]}", "steps", step);
+    json_t *step = recipe_step_from_words("quantize.dequantize", &done.err), *json = json_pack("{s:[o]}", "steps",
+            step);
     struct recipe *recipe = recipe_parse(json, "", &faults, &done.err);
     struct layer_report *layers = layer_report_new();
     struct warnings *warnings = warnings_new();

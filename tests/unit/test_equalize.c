@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * quantize.equalize: the float function stays (the engine, before and after), and ranges come out as the formulas of cross-layer
- * equalization say: r1 = r2 = sqrt(r1 r2) for a pair, the third root for a depthwise triple. */
+ * quantize.equalize: the float function stays (the engine, before and after), and ranges come out as the formulas of
+ * cross-layer equalization say: r1 = r2 = sqrt(r1 r2) for a pair, the third root for a depthwise triple. */
 /* clang-format off: cmocka.h needs the first three */
 #include <stdarg.h>
 #include <stddef.h>
@@ -52,7 +52,8 @@ static struct model *pair_of(const char *between, uint64_t seed)
     const uint32_t w1 = g_random(m, "w1", SHAPE(4, 3, 3, 3), seed, 1), b1 = g_random(m, "b1", SHAPE(4), seed + 1, 1);
     const uint32_t w2 = g_random(m, "w2", SHAPE(5, 4, 1, 1), seed + 2, 1);
     for (int k = 0; k < 27; k++) /* channel 1 much larger, channel 2 much smaller */
-        tensor_f32(&m->values[w1].weight->tensor)[27 + k] *= 50, tensor_f32(&m->values[w1].weight->tensor)[54 + k] *= 0.01f;
+        tensor_f32(&m->values[w1].weight->tensor)[27 + k] *= 50,
+            tensor_f32(&m->values[w1].weight->tensor)[54 + k] *= 0.01f;
     const uint32_t c1 = G_OP(m, "Conv", "c1", x, w1, b1);
     uint32_t mid = c1;
     if (!strcmp(between, "PRelu"))
@@ -60,7 +61,8 @@ static struct model *pair_of(const char *between, uint64_t seed)
     else if (!strcmp(between, "Add"))
         mid = G_OP(m, "Add", "mid", c1, g_random(m, "shift", SHAPE(1, 4, 1, 1), 9, 1));
     else if (!strcmp(between, "Mul")) /* a gate, as of squeeze and excite */
-        mid = G_OP(m, "Mul", "mid", c1, G_OP(m, "Sigmoid", "gate", g_random(m, "g", SHAPE(1, 4, 1, 1), 8, 1)));
+        mid = G_OP(m, "Mul", "mid", c1, G_OP(m, "Sigmoid", "gate", G_OP(m, "Conv", "cg", x, g_random(m, "wg",
+                SHAPE(4, 3, 3, 3), 8, 1))));
     else
         mid = G_OP(m, between, "mid", c1);
     g_output(m, G_OP(m, "Conv", "c2", mid, w2));
@@ -74,7 +76,8 @@ static void test_pairs(void **state)
         const char *op;
         bool through;
     } cases[] = {{"Relu", true}, {"LeakyRelu", true}, {"PRelu", true}, {"Identity", true}, {"Add", true}, {"Mul", true},
-                 {"GlobalAveragePool", true}, {"Sigmoid", false}, {"HardSigmoid", false}, {"Tanh", false}, {"Exp", false}};
+                 {"GlobalAveragePool", true}, {"Sigmoid", false}, {"HardSigmoid", false}, {"Tanh", false},
+                     {"Softplus", false}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct model *m = pair_of(cases[i].op, 20 + i);
         expect_same(m, "quantize.equalize", SHAPE(2, 3, 6, 6), cases[i].through);
@@ -129,12 +132,15 @@ static void test_groups(void **state)
     (void)state;
     struct model *m = g_new(13);
     const uint32_t x = g_input(m, "x", SHAPE(1, 4, 5, 5));
-    const uint32_t c1 = G_OP(m, "Conv", "c1", x, g_random(m, "w1", SHAPE(6, 2, 3, 3), 1, 1), g_random(m, "b1", SHAPE(6), 4, 1));
+    const uint32_t c1 = G_OP(m, "Conv", "c1", x, g_random(m, "w1", SHAPE(6, 2, 3, 3), 1, 1), g_random(m, "b1",
+            SHAPE(6), 4, 1));
     node_set_int(m, g_maker(m, c1), "group", 2);
-    const uint32_t t = G_OP(m, "ConvTranspose", "t", G_OP(m, "Relu", "r1", c1), g_random(m, "wt", SHAPE(6, 4, 2, 2), 2, 9),
+    const uint32_t t = G_OP(m, "ConvTranspose", "t", G_OP(m, "Relu", "r1", c1), g_random(m, "wt", SHAPE(6, 4, 2, 2),
+            2, 9),
                             g_random(m, "bt", SHAPE(12), 5, 1));
     node_set_int(m, g_maker(m, t), "group", 3);
-    const uint32_t c3 = G_OP(m, "Conv", "c3", G_OP(m, "LeakyRelu", "r2", t), g_random(m, "w3", SHAPE(4, 3, 1, 1), 3, 0.01));
+    const uint32_t c3 = G_OP(m, "Conv", "c3", G_OP(m, "LeakyRelu", "r2", t), g_random(m, "w3", SHAPE(4, 3, 1, 1), 3,
+            0.01));
     node_set_int(m, g_maker(m, c3), "group", 4);
     g_output(m, c3);
     expect_same(m, "quantize.equalize", SHAPE(1, 4, 5, 5), true);
@@ -158,14 +164,15 @@ static void test_structures(void **state)
     node_set_ints(m, g_maker(m, pool), "kernel_shape", (int64_t[]){2, 2}, 2);
     node_set_ints(m, g_maker(m, pool), "strides", (int64_t[]){2, 2}, 2);
     const uint32_t flat = G_OP(m, "Flatten", "flat", pool);
-    const uint32_t g1 = G_OP(m, "Gemm", "g1", flat, g_random(m, "wg", SHAPE(175, 6), 5, 1), g_random(m, "bg", SHAPE(1), 6, 1));
+    const uint32_t g1 = G_OP(m, "Gemm", "g1", flat, g_random(m, "wg", SHAPE(175, 6), 5, 1), g_random(m, "bg",
+            SHAPE(1), 6, 1));
     g_output(m, G_OP(m, "MatMul", "g2", G_OP(m, "Relu", "rg", g1), g_random(m, "wm", SHAPE(6, 3), 7, 20)));
     expect_same(m, "quantize.equalize", SHAPE(1, 2, 8, 8), true);
     model_free(m);
 }
 
-/* What must not be touched: model outputs, shared weights, padding with other numbers, a value two readers disagree on, weights on a
- * grid. The function stays in all cases. */
+/* What must not be touched: model outputs, shared weights, padding with other numbers, a value two readers disagree
+ * on, weights on a grid. The function stays in all cases. */
 static void test_refusals(void **state)
 {
     (void)state;
@@ -198,7 +205,8 @@ static void test_dead_channels(void **state)
 {
     (void)state;
     struct model *m = pair_of("Relu", 30);
-    float *w1 = tensor_f32(&m->values[g_value(m, "w1")].weight->tensor), *w2 = tensor_f32(&m->values[g_value(m, "w2")].weight->tensor);
+    float *w1 = tensor_f32(&m->values[g_value(m, "w1")].weight->tensor), *w2 = tensor_f32(&m->values[g_value(m,
+            "w2")].weight->tensor);
     for (int k = 0; k < 27; k++)
         w1[k] = 0, w1[81 + k] *= 1e-30f;
     for (int k = 0; k < 5; k++)
@@ -218,14 +226,16 @@ static void test_clip(void **state)
         const char *words;
         double size; /* of the input: 0: no data */
         bool changes;
-    } cases[] = {{"quantize.equalize clip=keep", 1, false}, {"quantize.equalize", 0, false}, {"quantize.equalize clip=caps", 0, true},
+    } cases[] = {{"quantize.equalize clip=keep", 1, false}, {"quantize.equalize", 0, false},
+                 {"quantize.equalize clip=caps", 0, true},
                  {"quantize.equalize", 100, false}, {"quantize.equalize", 1e-3, true}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct model *m = g_new(13);
         const uint32_t x = g_input(m, "x", SHAPE(1, 3, 4, 4));
         const float zero = 0, six = 6;
         const uint32_t c1 = G_OP(m, "Conv", "c1", x, g_random(m, "w1", SHAPE(4, 3, 1, 1), 1, 2));
-        const uint32_t y = G_OP(m, "Clip", "y", c1, g_const(m, "zero", SHAPE_SCALAR, &zero), g_const(m, "six", SHAPE_SCALAR, &six));
+        const uint32_t y = G_OP(m, "Clip", "y", c1, g_const(m, "zero", SHAPE_SCALAR, &zero), g_const(m, "six",
+                SHAPE_SCALAR, &six));
         g_output(m, G_OP(m, "Conv", "c2", y, g_random(m, "w2", SHAPE(2, 4, 1, 1), 2, 0.1)));
         struct model *before = model_clone(m, NULL);
         struct tensor data = {0};
@@ -263,9 +273,11 @@ static void test_quantized_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pairs),          cmocka_unit_test(test_geometric_mean), cmocka_unit_test(test_depthwise_triple),
+        cmocka_unit_test(test_pairs),          cmocka_unit_test(test_geometric_mean),
+            cmocka_unit_test(test_depthwise_triple),
         cmocka_unit_test(test_groups),         cmocka_unit_test(test_structures),     cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_dead_channels),  cmocka_unit_test(test_clip),           cmocka_unit_test(test_quantized_is_refused),
+        cmocka_unit_test(test_dead_channels),  cmocka_unit_test(test_clip),
+                      cmocka_unit_test(test_quantized_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

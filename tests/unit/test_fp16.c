@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * quantize.fp16 and quantize.bf16: where the casts are, which weights become float16 (to the nearest: half precision has 11
- * bits), what is counted of the activations, what stays in float and why. */
+ * quantize.fp16 and quantize.bf16: where the casts are, which weights become float16 (to the nearest: half
+ * precision has 11 bits), what is counted of the activations, what stays in float and why. */
 /* clang-format off: cmocka.h needs the first three */
 #include <stdarg.h>
 #include <stddef.h>
@@ -121,8 +121,8 @@ static void test_activations_that_do_not_fit(void **state)
     struct tensor t = {0};
     g_fill(&t, SHAPE(16, 8), 6, 1);
     struct g_done done = g_apply(m, "quantize.fp16", &t);
-    g_expect_skipped(&done, "wide", "near 65504");
-    g_expect_skipped(&done, "back", "near 65504");
+    g_expect_skipped(&done, "wide", "beyond 65504");
+    g_expect_skipped(&done, "back", "beyond 65504");
     assert_int_equal(dtype_at(m, "y", 1), DTYPE_FLOAT16);
     assert_true(g_error(was, m, &t, 0) < 1e-2);
     no_chains(m);
@@ -161,11 +161,13 @@ static void test_left_in_float(void **state)
     model_free(m);
 }
 
-/* The counts against the definition, element by element: largest float16 65504, smallest normal 2^-14, zero at 2^-25. */
+/* The counts against the definition, element by element: largest float16 65504, smallest normal 2^-14, zero at
+ * 2^-25. */
 static void test_counts(void **state)
 {
     (void)state;
-    const float x[] = {0, -0.0f, 1, -65504, 65505, 1e30f, INFINITY, -INFINITY, NAN, 6.103515625e-05f, 6.1e-05f, -1e-6f, 3.0e-8f,
+    const float x[] = {0, -0.0f, 1, -65504, 65505, 1e30f, INFINITY, -INFINITY, NAN, 6.103515625e-05f, 6.1e-05f,
+                       -1e-6f, 3.0e-8f,
                        2.98023223876953125e-08f, 1e-30f, 1e-45f};
     struct half_seen s = {0};
     half_seen_add(&s, x, sizeof x / sizeof x[0]);
@@ -183,7 +185,8 @@ static void test_counts(void **state)
     assert_true(s.count == 5000 && s.overflow == 1000 && s.underflow == 1000 && s.vanished == 0);
 }
 
-/* Shares stand in the report; a layer most of whose numbers are below the normal range stays in float, or not, by the limit. */
+/* Shares stand in the report; a layer most of whose numbers are below the normal range stays in float, or not, by
+ * the limit. */
 static void test_underflow(void **state)
 {
     (void)state;
@@ -282,7 +285,8 @@ static void test_storage(void **state)
         const char *words;
         enum dtype dtype;
         double unit; /* half a unit in the last place */
-    } cases[] = {{"quantize.fp16 storage=true", DTYPE_FLOAT16, 1.0 / 2048}, {"quantize.bf16", DTYPE_BFLOAT16, 1.0 / 256}};
+    } cases[] = {{"quantize.fp16 storage=true", DTYPE_FLOAT16, 1.0 / 2048}, {"quantize.bf16", DTYPE_BFLOAT16,
+        1.0 / 256}};
     for (size_t i = 0; i < 2; i++) {
         struct model *m = g_new(12);
         uint32_t x = g_input(m, "x", SHAPE(4, 16)), w = g_random(m, "w", SHAPE(16, 16), 1, 0.3);
@@ -338,7 +342,8 @@ static void test_nested(void **state)
 {
     (void)state;
     struct model *m = g_new(13);
-    uint32_t x = g_input(m, "x", SHAPE(4, 16)), w = g_random(m, "w", SHAPE(16, 16), 1, 0.3), y = model_add_value(m, 0, "y", false);
+    uint32_t x = g_input(m, "x", SHAPE(4, 16)), w = g_random(m, "w", SHAPE(16, 16), 1, 0.3), y = model_add_value(m,
+        0, "y", false);
     uint32_t first = G_OP(m, "MatMul", "first", x, w), sum = g_node(m, "ReduceSum", "sum", &x, 1);
     node_set_int(m, g_maker(m, sum), "keepdims", 0);
     uint32_t cond = G_OP(m, "Greater", "cond", sum, g_const(m, "zero", SHAPE_SCALAR, &(float){0}));
@@ -348,11 +353,13 @@ static void test_nested(void **state)
         uint32_t g = model_add_graph(m, 0, branch), *ids = model_alloc(m, 1, sizeof *ids);
         uint32_t out = model_add_value(m, g, i ? "else_y" : "then_y", false);
         assert_int_not_equal(model_add_node(m, g, "MatMul", NULL, i ? "else_mm" : "then_mm",
-                                            (uint32_t[]){first, i ? w : g_random(m, "v", SHAPE(16, 16), 2, 0.3)}, 2, &out, 1),
+                                            (uint32_t[]){first, i ? w : g_random(m, "v", SHAPE(16, 16), 2, 0.3)}, 2,
+                                                &out, 1),
                              NODE_NONE);
         g_declare(m, &m->graphs[g].outputs, &m->graphs[g].n_outputs, out, type_tensor(DTYPE_FLOAT, &SHAPE_UNKNOWN));
         ids[0] = g;
-        attr[i] = (struct attr){.name = i ? "else_branch" : "then_branch", .type = ATTR_GRAPH, .has_type = true, .count = 1,
+        attr[i] = (struct attr){.name = i ? "else_branch" : "then_branch", .type = ATTR_GRAPH, .has_type = true,
+                                .count = 1,
                                 .graphs = ids};
     }
     m->nodes[branch].attr = attr;

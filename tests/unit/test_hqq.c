@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Searches for scale and zero point: never worse than round to nearest, clearly better on the whole, the same bits on every
- * instruction set. */
+ * Searches for scale and zero point: never worse than round to nearest, clearly better on the whole, the same bits
+ * on every instruction set. */
 /* clang-format off: cmocka.h needs the first three */
 #include <stdarg.h>
 #include <stddef.h>

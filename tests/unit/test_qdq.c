@@ -99,7 +99,7 @@ static void test_whole_network(void **state)
     struct tensor x = {0};
     double lo, hi;
     g_fill(&x, SHAPE(8, 2, 6, 6), 9, 1);
-    struct g_done done = g_apply(m, "quantize.static isa=vnni", &x);
+    struct g_done done = g_apply(m, "quantize.static isa=vnni calibrator=minmax", &x);
     const struct node *c1 = g_made(m, "r"), *c2 = g_made(m, "c2"), *fc = g_made(m, "fc");
     assert_string_equal(c1->name, "c1"); /* the Relu is absorbed: its value is the convolution's now */
     assert_int_equal(g_count(m, "Relu"), 0);
@@ -128,7 +128,8 @@ static void test_whole_network(void **state)
             largest = fmax(largest, fabs((double)tensor_f32(w1)[o * 18 + k]));
         g_near(s, largest / 127, 1e-6 * largest);
         for (int k = 0; k < 18; k++)
-            g_near(((int8_t *)w.codes->data)[o * 18 + k], (double)tensor_f32(w1)[o * 18 + k] / s, 0.501);
+            /* the nearest code or the second nearest: errors of a kernel are made to cancel */
+            g_near(((int8_t *)w.codes->data)[o * 18 + k], (double)tensor_f32(w1)[o * 18 + k] / s, 1.001);
         g_near(tensor_f32(b.scale)[o], sx * s, 1e-6 * sx * s);
         g_near(((int32_t *)b.codes->data)[o], (double)tensor_f32(b1)[o] / (sx * s), 0.51);
     }
@@ -202,7 +203,7 @@ static void test_scale_guard(void **state)
     struct model *was = model_clone(m, NULL);
     struct tensor t = {0};
     g_fill(&t, SHAPE(8, 3), 4, 1);
-    struct g_done done = g_apply(m, "quantize.static isa=vnni", &t);
+    struct g_done done = g_apply(m, "quantize.static isa=vnni calibrator=minmax", &t);
     struct pair wp = pair_at(m, g_made(m, "y"), 1), bp = pair_at(m, g_made(m, "y"), 2);
     double sx = (double)tensor_f32(pair_at(m, g_made(m, "y"), 0).scale)[0];
     assert_true((double)tensor_f32(wp.scale)[0] >= 1e5 / (sx * 2147483647.0));

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * QOperator form: every operator between pairs, as operators on codes, for both 8-bit types and both granularities of
- * weights. The model of pairs is the reference: the rewritten one must give what it gives, to one unit of its last scale.
+ * weights. The model of pairs is the reference: the rewritten one must give what it gives, to one unit of its last
+ * scale.
  * With PARED_TEST_MODELS set to a folder, every case is written there (model of pairs, rewritten model, input, what our
  * engine gives), for tests/e2e/test_qoperator_ort.py, which has ONNX Runtime run them. */
 /* clang-format off: cmocka.h needs the first three */
