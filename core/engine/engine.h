@@ -24,7 +24,8 @@ struct plan_opts {
     size_t max_memory_bytes; /* activations; 0: 16 GiB */
     bool optimize;           /* run a rewritten private copy (optimize.h): fused, packed, blocked. Values that were fused away
                               * are not seen by an observer, and plan_macs counts the nodes of the copy. For speed; leave it
-                              * off to observe everything or to train */
+                              * off to observe everything or to train. Above 512 MiB of weights the model runs as it
+                              * is, each weight read from its file when it is needed */
     const bool *watch;       /* with optimize: [m->n_values] the values an observer is to see, besides graph inputs; the
                               * rewriting keeps to it. Read by plan_new only. NULL: whatever is left */
 };

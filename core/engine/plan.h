@@ -83,6 +83,7 @@ struct plan {
     const struct model *m; /* the caller's, or `own` */
     struct model *own;     /* with local functions inlined, or rewritten (optimize.h); NULL: there is nothing to do */
     size_t packed_bytes;   /* weights that rewriting added */
+    bool streams;          /* weights are too large to keep: they are read from the file in each run */
     bool *watch;           /* [n_values] computed even if nobody reads them, and shown; NULL: observers see everything */
     struct plan_stand_in *stand_in; /* of watched values, by rising twin */
     uint32_t n_stand_in;

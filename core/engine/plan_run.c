@@ -642,6 +642,14 @@ static int run_ready(struct plan *plan, const struct plan_step *step, struct err
     return rc;
 }
 
+/* Large weights are read once a run: their pages of the file go back as soon as their reader is done. */
+static void release_weights(const struct plan *plan, const struct node *n)
+{
+    for (int i = 0; i < n->n_input; i++)
+        if (n->input[i] != VALUE_NONE && plan->m->values[n->input[i]].weight)
+            tensor_release_pages(&plan->m->values[n->input[i]].weight->tensor);
+}
+
 static int run_main(struct plan *plan, const struct plan_run_opts *opts, struct err *err)
 {
     const struct plan_graph *g = &plan->graph[0];
@@ -652,6 +660,8 @@ static int run_main(struct plan *plan, const struct plan_run_opts *opts, struct 
         if (!step->ctx ? run_step(plan, step, true, err)
                        : (limited && check_time(&plan->host, err)) || run_ready(plan, step, err))
             return -1;
+        if (plan->streams)
+            release_weights(plan, &plan->m->nodes[step->node]);
         if (observed && observe_outputs(plan, opts, &plan->m->nodes[step->node], err))
             return -1;
         for (int i = plan->die_first[s]; i < plan->die_first[s + 1]; i++)

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * adaround.c - quantize.adaround: codes of weights chosen for the outputs of their layers, without labels.
- * Result     a float model whose weights lie on the grid scale * code, with a note of it (grid.h), so that quantize.static
+ * Result     a float model whose weights lie on the grid scale * code, with a note of it (grid.h), so that
+ *            quantize.static
  *            with the same `weights` and `per_channel` takes exactly these codes. Scales start as quantize.static's.
- * Steps      prepare as quantize.static does (BatchNormalization folded: later it would move weights off the grid) -> Gram
- *            matrices and some rows of every product's input (core/stats/gram.h), pass by pass -> codes of each layer by
+ * Steps      prepare as quantize.static does (BatchNormalization folded: later it would move weights off the grid)
+ *            -> Gram
+ *            matrices and some rows of every product's input (core/stats/gram.h), pass by pass -> codes of each
+ *            layer by
  *            itself (adaround_gram.c, adaround_adam.c) -> weights replaced. */
 #include "core/quant/adaround.h"
 
@@ -41,7 +44,8 @@ static const struct param params[] = {
     {P(per_channel), .kind = PARAM_BOOL, .def = "true",
      .doc = "a scale for each output channel instead of one; give quantize.static the same"},
     {P(algorithm), .kind = PARAM_ENUM, .choices = algorithms, .def = "\"gptq\"",
-     .doc = "gptq: from the second moments of the inputs, errors of codes already chosen are made up for by those still to "
+     .doc = "gptq: from the second moments of the inputs, errors of codes already chosen are made up for by "
+            "those still to "
             "come, then single codes and scales change as long as the error falls; adaround: from there, each code "
             "stays or moves to its neighbour, by gradient descent on a soft choice, through the Relu or Clip behind "
             "the layer; much slower"},
@@ -128,7 +132,8 @@ static int find_layers(struct rounding_run *r, struct err *err)
         if (!why)
             r->nodes[r->n++] = id;
         else if (*why)
-            layer_report_add(r->ctx->layers, m, &(struct layer_row){.node = id, .weight = VALUE_NONE, .sqnr_db = NAN, .skipped = why});
+            layer_report_add(r->ctx->layers, m, &(struct layer_row){.node = id, .weight = VALUE_NONE,
+                                                                    .sqnr_db = NAN, .skipped = why});
     }
     r->chosen = calloc((size_t)r->n + 1, sizeof *r->chosen);
     return r->chosen ? 0 : err_set(err, ERR_NOMEM, "out of memory while rounding weights");
@@ -166,7 +171,8 @@ static const float *row_vector(const struct model *m, uint32_t value, int64_t ro
 static void find_activation(const struct rounding_run *r, const struct node *n, struct rounded_layer *l)
 {
     const struct model *m = r->ctx->model;
-    const bool scaled = node_is(n, "Gemm") && (node_attr_float(n, "alpha", 1) != 1 || node_attr_float(n, "beta", 1) != 1);
+    const bool scaled = node_is(n, "Gemm") && (node_attr_float(n, "alpha", 1) != 1 || node_attr_float(n, "beta",
+                                                                      1) != 1);
     const bool biased = n->n_input > 2 && n->input[2] != VALUE_NONE;
     uint32_t next = only_reader(r, n->output[0]);
     l->lo = -INFINITY;
@@ -176,7 +182,8 @@ static void find_activation(const struct rounding_run *r, const struct node *n, 
         l->bias = NULL;
         return;
     }
-    if (!biased && next != NODE_NONE && node_is(&m->nodes[next], "Add") && outputs_last(n) && m->nodes[next].n_input == 2) {
+    if (!biased && next != NODE_NONE && node_is(&m->nodes[next],
+                                                "Add") && outputs_last(n) && m->nodes[next].n_input == 2) {
         const uint32_t *in = m->nodes[next].input;
         l->bias = row_vector(m, in[0] == n->output[0] ? in[1] : in[0], l->rows);
         next = l->bias ? only_reader(r, m->nodes[next].output[0]) : NODE_NONE;
@@ -223,7 +230,8 @@ static int find_partners(struct rounded_layer *l, const struct tensor *w, int ax
 }
 
 /* The codes and scales quantize.static would choose. */
-static int start_codes(const struct rounding_run *r, struct rounded_layer *l, const struct node *n, const struct tensor *w,
+static int start_codes(const struct rounding_run *r, struct rounded_layer *l, const struct node *n,
+                       const struct tensor *w,
                        struct err *err)
 {
     const enum dtype dtype = weight_types[r->o->weights];
@@ -242,7 +250,8 @@ static int start_codes(const struct rounding_run *r, struct rounded_layer *l, co
             l->code[row * l->k + i] = (int32_t)dtype_get(dtype, q.codes.data, stored(l, last, row, i)) - q.zero;
     }
     qweight_fini(&q);
-    return dtype == DTYPE_INT8 && isa_row(r->o->isa)->pairs && !opts.adds_in_32 ? find_partners(l, w, axis, last, err) : 0;
+    return dtype == DTYPE_INT8 && isa_row(r->o->isa)->pairs && !opts.adds_in_32 ? find_partners(l, w, axis, last,
+                                                                      err) : 0;
 }
 
 /* The layer's weight on its grid, and the scales, for the end. */
@@ -267,7 +276,8 @@ static int keep(const struct rounding_run *r, struct chosen *c, const struct rou
         }
     }
     c->sqnr = noise > 0 ? 10 * log10(signal / noise) : NAN;
-    c->facts = json_pack("{s:s,s:I,s:I,s:f}", "grid", weight_names[r->o->weights], "scales", (json_int_t)tensor_count(&c->scale),
+    c->facts = json_pack("{s:s,s:I,s:I,s:f}", "grid", weight_names[r->o->weights], "scales",
+                         (json_int_t)tensor_count(&c->scale),
                          "changed_channels", (json_int_t)l->changed, "output_error_ratio", was > 0 ? is / was : 1.0);
     return 0;
 }
@@ -398,10 +408,13 @@ out:
 METHOD(quantize_adaround) = {
     .name = "quantize.adaround",
     .summary = "weight codes chosen for the outputs of their layers, before quantize.static",
-    .doc = "Rounding each weight to its nearest code is not the best: errors of codes can make up for one another at the inputs a "
-           "layer really sees. Weights of Conv, Gemm and MatMul are put on the grid quantize.static would use, with codes that "
+    .doc = "Rounding each weight to its nearest code is not the best: errors of codes can make up for one "
+           "another at the inputs a "
+           "layer really sees. Weights of Conv, Gemm and MatMul are put on the grid quantize.static would use, "
+           "with codes that "
            "lower the error of the layer's outputs on the samples; no labels are needed. The model stays in float; a "
-           "quantize.static step behind it, with the same weights and per_channel, keeps these codes. A layer that does not "
+           "quantize.static step behind it, with the same weights and per_channel, keeps these codes. A layer "
+           "that does not "
            "gain is left as it is.",
     .params = params,
     .params_size = sizeof(struct quantize_adaround_params),

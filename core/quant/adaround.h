@@ -25,10 +25,12 @@ struct rounded_layer {
     int64_t changed;    /* rows */
 };
 
-/* From the Gram matrix: errors of codes already chosen go into those still to come, then single codes and scales change as
+/* From the Gram matrix: errors of codes already chosen go into those still to come, then single codes and scales
+ * change as
  * long as the error falls (rounding.h). ERR_NOMEM, or as of gptq_factor. */
 int round_by_gram(struct rounded_layer *l, struct err *err);
-/* round_by_gram, then AdaRound (Nagel 2020) on the rows kept: each code stays or moves to its neighbour on the weight's side,
+/* round_by_gram, then AdaRound (Nagel 2020) on the rows kept: each code stays or moves to its neighbour on the
+ * weight's side,
  * by Adam on a soft choice between them that a growing penalty makes hard; the following Relu or Clip counts. */
 int round_by_adam(struct rounded_layer *l, int (*progress)(void *arg, int64_t done, int64_t total, struct err *err),
                   void *arg, struct err *err);

@@ -3,7 +3,8 @@
  *   w~ = s clip(floor(w / s) + h(V), -most, most),  h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1)
  *   loss = mean over rows ||f(W x + b) - f(W~ x + b)||^2 / the same of the nearest codes
  *          + penalty mean(1 - |2 h - 1|^beta), from 20 % of the iterations on, beta from 20 down to 2
- * Here floor(w / s) is replaced by the lower of two codes: the one found from the Gram matrix, and its neighbour on the side of
+ * Here floor(w / s) is replaced by the lower of two codes: the one found from the Gram matrix, and its neighbour on
+ * the side of
  * w. The loss is relative to that of the first, so that one penalty suits layers of any size.
  * Penalty    its slope is times the number of elements too, so that PENALTY weighs the mean of 1 - |2 h - 1|^beta.
  * Threads    products are cut by their shapes, elements by number: the same bits on any pool. */

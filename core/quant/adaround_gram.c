@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * adaround_gram.c - codes of a layer from its Gram matrix (adaround.h). Two starts, nearest codes and sequential ones, each
+ * adaround_gram.c - codes of a layer from its Gram matrix (adaround.h). Two starts, nearest codes and sequential
+ * ones, each
  * improved by descent; each row takes the best of the two and the codes it came with. */
 #include <math.h>
 #include <stdlib.h>

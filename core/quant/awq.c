@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * awq.c - the scales of AWQ, one search for all products that read a value (awq.h).
- * Candidates s_k = mean|x_k|^a over sqrt(max s * min s), a = 0, 0.05, ..., 0.95; a = 0 is the weight as it is. The measure is
- *            tr(E H E^T) with E = W - Q(W s) / s, over all products of the value. Large weights are judged by some of their
+ * Candidates s_k = mean|x_k|^a over sqrt(max s * min s), a = 0, 0.05, ..., 0.95; a = 0 is the weight as it is. The
+ * measure is
+ *            tr(E H E^T) with E = W - Q(W s) / s, over all products of the value. Large weights are judged by some
+ *            of their
  *            rows, evenly spread. */
 #include "core/quant/awq.h"
 
@@ -88,7 +90,8 @@ static void rows_fini(struct weight_rows *r)
 }
 
 /* Rows of a product's weight, [N][K]: all, or as many as the time allows. */
-static int rows_make(struct weight_rows *r, const struct model *m, const struct scale_end *e, const struct block_form *f,
+static int rows_make(struct weight_rows *r, const struct model *m, const struct scale_end *e,
+                     const struct block_form *f,
                      struct err *err)
 {
     const float *w = tensor_f32(value_const(m, m->nodes[e->node].input[e->slot]));
@@ -100,7 +103,8 @@ static int rows_make(struct weight_rows *r, const struct model *m, const struct 
     r->w = malloc(rows * (size_t)k * sizeof *r->w);
     r->q = malloc(rows * (size_t)k * sizeof *r->q);
     r->scaled = malloc(rows * (size_t)k * sizeof *r->scaled);
-    r->codes = (struct block_codes){malloc(rows * (size_t)k), malloc(rows * blocks * sizeof(float)), malloc(rows * blocks)};
+    r->codes = (struct block_codes){malloc(rows * (size_t)k), malloc(rows * blocks * sizeof(float)),
+                                    malloc(rows * blocks)};
     if (!r->w || !r->q || !r->scaled || !r->codes.codes || !r->codes.scale || !r->codes.zero)
         return err_set(err, ERR_NOMEM, "out of memory while searching scales");
     for (size_t i = 0; i < rows; i++) {
@@ -138,7 +142,8 @@ static void candidate(const struct search *s, const struct place *p, double alph
         factor[k] /= sqrt(least * most);
 }
 
-/* Mean |x| of each root of the value's channels; none is taken to be less than a ten-thousandth of the largest. False: all
+/* Mean |x| of each root of the value's channels; none is taken to be less than a ten-thousandth of the largest.
+ * False: all
  * are zero. */
 static bool find_sizes(struct search *s, const struct place *p, const struct gram_matrix *g)
 {
@@ -248,7 +253,8 @@ static int search_all(struct search *s, struct err *err)
     for (int i = 0; i < s->scale.n_regions; i++)
         if (s->places[i].n && !s->places[i].why)
             nodes[n++] = s->places[i].node;
-    const struct gram_job job = {.m = s->ctx->model, .data = s->ctx->data, .pool = s->ctx->pool, .samples = s->o->samples,
+    const struct gram_job job = {.m = s->ctx->model, .data = s->ctx->data, .pool = s->ctx->pool,
+                                 .samples = s->o->samples,
                                  .nodes = nodes, .n_nodes = n, .memory_bytes = s->o->memory_bytes, .each = search_node,
                                  .progress = search_progress, .arg = s};
     int rc = n ? gram_each(&job, err) : 0;

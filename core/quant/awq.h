@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
- * awq.h - activation-aware weight quantization (AWQ, Lin 2023): weights that meet large activations are scaled up before
+ * awq.h - activation-aware weight quantization (AWQ, Lin 2023): weights that meet large activations are scaled up
+ * before
  * they are rounded, activations down by as much, which the operator before can do for free.
- * Two steps  awq_scale changes the float model: for the products that read one value x, s_k = mean|x_k|^a, a from a grid of 20,
- *            by the least output error of the rounded weights. W_k *= s_k; 1/s_k goes into what makes x where that provably
- *            changes nothing (channel_scale.h): a normalisation's scale and shift, output channels of the product before,
- *            vectors of Mul and Add. Otherwise nothing is scaled, and the row says why. awq_clip then makes the codes: the
+ * Two steps  awq_scale changes the float model: for the products that read one value x, s_k = mean|x_k|^a, a from a
+ *            grid of 20,
+ *            by the least output error of the rounded weights. W_k *= s_k; 1/s_k goes into what makes x where that
+ *            provably
+ *            changes nothing (channel_scale.h): a normalisation's scale and shift, output channels of the product
+ *            before,
+ *            vectors of Mul and Add. Otherwise nothing is scaled, and the row says why. awq_clip then makes the
+ *            codes: the
  *            range of each block may shrink, by the least output error.
- * Results    do not depend on threads. Nothing gets worse by the measure used: a = 0 and full ranges are candidates. */
+ * Results    do not depend on threads. Nothing gets worse by the measure used: a = 0 and full ranges are candidates.
+ *            */
 #ifndef PARED_QUANT_AWQ_H
 #define PARED_QUANT_AWQ_H
 
@@ -18,7 +24,8 @@ struct awq_opts {
     struct block_form form; /* k is ignored: it is each product's own */
     int64_t samples;
     size_t memory_bytes; /* as struct gram_job */
-    const uint32_t *nodes; /* products that will be quantized (MatMul or Gemm, constant float32 weight [K, N] or [N, K]) */
+    /* products that will be quantized (MatMul or Gemm, constant float32 weight [K, N] or [N, K]) */
+    const uint32_t *nodes;
     int64_t n_nodes;
 };
 /* Uses c->model, data, pool, layers (a row for each scaled or left product), warnings, progress. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * awq_clip.c - block ranges that give way at their ends: each of 21 steps from the whole range down to a half, by the block's
+ * awq_clip.c - block ranges that give way at their ends: each of 21 steps from the whole range down to a half, by
+ * the block's
  * own share of the output error, e^T H_bb e (for long blocks its diagonal). */
 #include <float.h>
 #include <math.h>

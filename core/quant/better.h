@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * better.h - of two sets of block codes the better for each row, by the output error: so that an algorithm is never worse than
+ * better.h - of two sets of block codes the better for each row, by the output error: so that an algorithm is never
+ * worse than
  * round-to-nearest on the samples it was given.
  * Order      better_start (makes the round-to-nearest codes) -> better_choose -> better_fini. Threads: one caller. */
 #ifndef PARED_QUANT_BETTER_H

@@ -9,7 +9,7 @@
  * fast       each layer alone: what its quantized weights and input do to the mean, computed from the mean input, since
  *            products are linear: E[y_q] - E[y] = W_q E[Q(x)] - W E[x].
  * sequential after that, from the first layer to the last, what is left of the shift with everything before it
- * quantized.
+ *            quantized.
  * Threads    one caller. Errors: as of static_quantize and plan_run. */
 #ifndef PARED_QUANT_BIAS_CORRECTION_H
 #define PARED_QUANT_BIAS_CORRECTION_H

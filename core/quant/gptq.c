@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * gptq.c - a group's H gives one factor; chunks of rows are then rounded by themselves (rounding.h), and compared with
+ * gptq.c - a group's H gives one factor; chunks of rows are then rounded by themselves (rounding.h), and compared
+ * with
  * round-to-nearest by the error they were chosen for.
- * Factor     U upper with U^T U = H^-1. With the rows and columns of H in reverse order, H' = L L^T, so H = R R^T with R
+ * Factor     U upper with U^T U = H^-1. With the rows and columns of H in reverse order, H' = L L^T, so H = R R^T
+ *            with R
  *            upper (L read backwards) and U = R^-1: one Cholesky and one triangular inverse, in place.
- * Order      With columns in another order H is permuted before it is factored; everything else stays in its place. */
+ * Order      With columns in another order H is permuted before it is factored; everything else stays in its place.
+ *            */
 #include "core/quant/gptq.h"
 
 #include <float.h>
@@ -120,7 +123,8 @@ static double grid_error(const struct block_form *f, const double *x, const doub
     return xx - 2 * (double)*scale * xc + (double)*scale * (double)*scale * cc;
 }
 
-/* Ranges shrunk in steps of 2.5 % down to a half, and zero points beside the first, by the error weighted with diag(H). */
+/* Ranges shrunk in steps of 2.5 % down to a half, and zero points beside the first, by the error weighted with
+ * diag(H). */
 static void choose_grid(void *arg, const struct round_chunk *c, int64_t row, int64_t b, const double *x)
 {
     const struct lane *lane = arg;
@@ -141,7 +145,8 @@ static void choose_grid(void *arg, const struct round_chunk *c, int64_t row, int
     for (int step = 0; step <= 20 && !job->o->plain_scale && fabsf(scale) >= FLT_MIN; step++)
         for (int32_t z = zero - beside; z <= zero + beside; z++) {
             float s = block_scale_stored(f, scale * (1 - 0.025f * (float)step));
-            const double e = z < 0 || z > most || !(fabsf(s) >= FLT_MIN) ? INFINITY : grid_error(f, x, job->diag + first, n, z, &s);
+            const bool fits = z >= 0 && z <= most && fabsf(s) >= FLT_MIN;
+            const double e = fits ? grid_error(f, x, job->diag + first, n, z, &s) : INFINITY;
             if (e < least) {
                 least = e;
                 c->scale[at] = s;

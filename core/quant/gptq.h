@@ -6,8 +6,8 @@
  *            lowers the error (coordinate descent).
  * Never worse each row keeps its round-to-nearest codes if those have the lower error.
  * Zeros      weights of zero stay zero.
- * Layout     that of block.h: columns are rounded in the order of falling diag(H), but blocks keep their places (scales are
- *            those of the float weight then), so that no g_idx is needed. */
+ * Layout     that of block.h: columns are rounded in the order of falling diag(H), but blocks keep their places
+ *            (scales are those of the float weight then), so that no g_idx is needed. */
 #ifndef PARED_QUANT_GPTQ_H
 #define PARED_QUANT_GPTQ_H
 
@@ -16,8 +16,10 @@
 
 struct gptq_opts {
     double damp;      /* share of the mean of diag(H) added to it; 0: 0.01 */
-    bool in_order;    /* columns as they stand, and scales follow what is added to them; otherwise large diag(H) first */
-    bool plain_scale; /* block scales from the range, as block_rtn; otherwise the best of a few shrunk ones by diag(H) */
+    /* columns as they stand, and scales follow what is added to them; otherwise large diag(H) first */
+    bool in_order;
+    /* block scales from the range, as block_rtn; otherwise the best of a few shrunk ones by diag(H) */
+    bool plain_scale;
     int sweeps;       /* most rounds of coordinate descent; 0: 8; below 0: none */
     struct pool *pool;
 };
@@ -36,10 +38,13 @@ int gptq_quantize(const struct block_form *f, const float *w, int64_t rows, cons
                   const struct gptq_opts *o, const struct block_codes *out, struct gptq_report *report,
                   struct err *err);
 
-/* out = H as far as `rows` rows can be believed: with fewer rows than columns it says nothing of most directions, and codes chosen
- * for it would be worse elsewhere. Then 0.1 (k / rows)^2 times the mean of its own and the average diagonal is added. */
+/* out = H as far as `rows` rows can be believed: with fewer rows than columns it says nothing of most directions,
+ * and codes chosen
+ * for it would be worse elsewhere. Then 0.1 (k / rows)^2 times the mean of its own and the average diagonal is
+ * added. */
 void gptq_believe(const double *h, int64_t k, int64_t rows, double *out);
-/* U upper triangular, row-major k x k, with U^T U = (H + damp mean(diag H) I)^-1; dead columns (diag 0) count as 1. *damp
+/* U upper triangular, row-major k x k, with U^T U = (H + damp mean(diag H) I)^-1; dead columns (diag 0) count as
+ * 1. *damp
  * grows tenfold up to 1 until H is positive definite. ERR_MODEL if it never is. Also what OBS and SparseGPT need. */
 int gptq_factor(const double *h, int64_t k, double *damp, double *u, struct err *err);
 

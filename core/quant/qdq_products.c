@@ -15,7 +15,7 @@
 #include "core/quant/qdq_writer.h"
 #include "core/quant/wide_weight.h"
 
-static const double BIAS_MAX = 2147483000.0; /* int32, with a little room */
+static const double BIAS_MAX = 1073741824.0; /* half of int32: the products are added to it */
 
 struct product {
     uint32_t node, x;

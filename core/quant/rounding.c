@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * rounding.c - see rounding.h.
- * Sequential Frantar 2023: for column i with U = chol((H + damp)^-1): e = (w_i - w'_i) / U_ii, w_j -= e U_ij for j > i.
+ * Sequential Frantar 2023: for column i with U = chol((H + damp)^-1): e = (w_i - w'_i) / U_ii, w_j -= e U_ij for j >
+ * i.
  *            Updates within a batch of columns are made at once, those beyond it by one product at the batch's end.
- * Descent    With r = H e, changing element i by d changes the error by d^2 H_ii - 2 d r_i, least at d = r_i / H_ii: so
+ * Descent    With r = H e, changing element i by d changes the error by d^2 H_ii - 2 d r_i, least at d = r_i / H_ii:
+ *            so
  *            every step is checked exactly and costs one row of H. A scale's step along the block's codes c likewise:
  *            d = c.r / c^T H c. */
 #include "core/quant/rounding.h"
@@ -82,7 +84,8 @@ static void round_batch(const struct round_chunk *c, const double *u, const int6
         }
 }
 
-void round_sequential(const struct round_chunk *c, const double *u, const int64_t *order, round_grid_fn *grid, void *arg)
+void round_sequential(const struct round_chunk *c, const double *u, const int64_t *order, round_grid_fn *grid,
+                      void *arg)
 {
     const int64_t step = batch_of(c), blocks = round_blocks(c);
     double *work = c->scratch, *error = work + c->n * c->k;

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * rounding.h - codes for a few rows of a weight that minimize e^T H e, e = w - (code - zero) * scale, H the Gram matrix of
+ * rounding.h - codes for a few rows of a weight that minimize e^T H e, e = w - (code - zero) * scale, H the Gram
+ * matrix of
  * what the rows multiply: the shared core of gptq.c (blocks) and adaround.c (a scale a channel).
- * Two ways   round_sequential: column by column, errors go into the columns still to come (GPTQ). round_descend: one code, or
+ * Two ways   round_sequential: column by column, errors go into the columns still to come (GPTQ). round_descend: one
+ *            code, or
  *            one scale, at a time, as long as the error falls. The second starts where the first ended.
  * Zeros      a weight of zero keeps the code of zero: pruning survives.
  * Threads    a chunk belongs to one task; nothing else is written. */
@@ -21,7 +23,8 @@ struct round_chunk {
     int32_t *code;       /* [n][k] */
     float *scale;        /* [n][blocks] */
     int32_t *zero;       /* [n][blocks] */
-    /* Codes (minus zero) of element i and partner[i] of one sign may not add up beyond pair_most in absolute value. NULL: they
+    /* Codes (minus zero) of element i and partner[i] of one sign may not add up beyond pair_most in absolute
+     * value. NULL: they
      * may. partner[i] == i: none. */
     const int64_t *partner;
     int32_t pair_most;
@@ -33,9 +36,11 @@ static inline size_t round_scratch(size_t n, size_t k) { return 2 * n * k + 256 
 
 /* Chooses scale and zero of block b of row r for the numbers x that are about to be rounded. */
 typedef void round_grid_fn(void *arg, const struct round_chunk *c, int64_t row, int64_t b, const double *x);
-/* u: gptq_factor of H with rows and columns in `order` (NULL: as they are). grid: called when a block begins; NULL: scales
+/* u: gptq_factor of H with rows and columns in `order` (NULL: as they are). grid: called when a block begins;
+ * NULL: scales
  * and zeros are given. With an order it must be NULL. */
-void round_sequential(const struct round_chunk *c, const double *u, const int64_t *order, round_grid_fn *grid, void *arg);
+void round_sequential(const struct round_chunk *c, const double *u, const int64_t *order, round_grid_fn *grid,
+                      void *arg);
 /* At most `sweeps` rounds over all elements; scales: each round also refits the scale of each block. */
 void round_descend(const struct round_chunk *c, const double *h, int sweeps, bool scales);
 /* Nearest codes. */

@@ -10,18 +10,12 @@
 
 #include "core/passes/raise_opset.h"
 #include "core/passes/weights.h"
+#include "core/quant/accurate.h"
 #include "core/quant/data_check.h"
 #include "core/quant/qdq.h"
+#include "core/quant/qoperator.h"
 #include "core/quant/quantized.h"
 #include "core/stats/sampling.h"
-#if __has_include("core/quant/qoperator.h") && __has_include("core/quant/qoperator.c")
-#define HAVE_QOPERATOR
-#include "core/quant/qoperator.h"
-#endif
-#if __has_include("core/quant/accurate.h") && __has_include("core/quant/accurate.c")
-#define HAVE_ACCURATE
-#include "core/quant/accurate.h"
-#endif
 
 const char *const static_activations[] = {"uint8", "int8", "uint16", "int16", NULL};
 const char *const static_weights[] = {"int8", "uint8", "int4", "uint4", "int16", NULL};
@@ -292,16 +286,6 @@ int static_layers(struct model *m, const struct calibration *calibration, const 
     return rc;
 }
 
-static int write_qoperator(struct model *m, struct layer_report *layers, struct warnings *warnings, struct err *err)
-{
-#ifdef HAVE_QOPERATOR
-    return qoperator_rewrite(m, layers, warnings, err);
-#else
-    (void)m, (void)layers, (void)warnings;
-    return err_set(err, ERR_RECIPE, "quantize.static: format=qoperator is not part of this build");
-#endif
-}
-
 int static_quantize(struct model *m, const struct calibration *calibration, const struct quantize_static_params *o,
                     const struct static_choice *choice, struct layer_report *layers, struct warnings *warnings,
                     struct err *err)
@@ -318,7 +302,7 @@ int static_quantize(struct model *m, const struct calibration *calibration, cons
     }
     qdq_end(&q);
     if (rc == 0 && o->format == FORMAT_QOPERATOR)
-        rc = write_qoperator(m, layers, warnings, err);
+        rc = qoperator_rewrite(m, layers, warnings, err);
     return rc;
 }
 
@@ -337,10 +321,8 @@ static int run(struct step_ctx *c, struct err *err)
         return err_set(err, ERR_RECIPE, "quantize.static needs a dataset to calibrate on");
     if (quantized_refuse(c->model, "quantize.static", err))
         return -1;
-#ifdef HAVE_ACCURATE
     if (o.preset == PRESET_ACCURATE)
         return static_accurate(c, &o, err);
-#endif
     if (static_prepare(c, &o, err))
         return -1;
     struct calibration *calibration = static_calibrate(c, &o, err);

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * gram.c - rows of every product's input go into a tile; a full tile is multiplied with itself.
- * Order      Rows enter a tile one after another, whatever batch they came in, and a tile has a fixed number of rows: so
- *            the sums do not depend on the batch size. A task makes one square of one group's matrix, of fixed size: so
+ * Order      Rows enter a tile one after another, whatever batch they came in, and a tile has a fixed number of
+ *            rows: so
+ *            the sums do not depend on the batch size. A task makes one square of one group's matrix, of fixed size:
+ *            so
  *            they do not depend on threads. Only squares on and above the diagonal are made.
  * Precision  float within a tile (512 products a sum), double across tiles. */
 #include "core/stats/gram.h"

@@ -157,7 +157,7 @@ def test_not_above_onnx_runtimes_gptq(model, rtn, tmp_path):
     theirs = tmp_path / "theirs.onnx"
     try:
         config = quantizer.GPTQWeightOnlyQuantConfig(calibration_data_reader=Reader(), percdamp=0.01, block_size=32)
-        q = quantizer.MatMulNBitsQuantizer(onnx.load(model.path), 32, False, algo_config=config)
+        q = quantizer.MatMulNBitsQuantizer(onnx.load(model.path), block_size=32, is_symmetric=False, algo_config=config)
         q.process()
         q.model.save_model_to_file(str(theirs))
     except Exception as e:

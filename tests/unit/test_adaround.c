@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * quantize.adaround: weights lie on the grid the note names, within the limits of codes and pairs; the outputs on inputs that were not
- * used are nearer to the float model's than with nearest codes; quantize.static takes the codes as they are; pruned weights
+ * quantize.adaround: weights lie on the grid the note names, within the limits of codes and pairs; the outputs on
+ * inputs that were not
+ * used are nearer to the float model's than with nearest codes; quantize.static takes the codes as they are; pruned
+ * weights
  * stay zero; threads do not change a bit; what cannot be done is said. */
 /* clang-format off: cmocka.h wants these before it */
 #include <stdarg.h>
@@ -23,15 +25,18 @@ static struct model *network(void)
     struct model *m = g_new(13);
     const float low = 0, high = 1.5f;
     uint32_t x = g_input(m, "x", SHAPE(-1, 3, 8, 8));
-    uint32_t a = G_OP(m, "Conv", "a", x, g_random(m, "wa", SHAPE(12, 3, 3, 3), 1, 0.3), g_random(m, "ba", SHAPE(12), 2, 0.3));
+    uint32_t a = G_OP(m, "Conv", "a", x, g_random(m, "wa", SHAPE(12, 3, 3, 3), 1, 0.3), g_random(m, "ba", SHAPE(12),
+                                                                      2, 0.3));
     uint32_t r = G_OP(m, "Relu", "r", a);
     uint32_t d = G_OP(m, "Conv", "d", r, g_random(m, "wd", SHAPE(12, 1, 3, 3), 3, 0.4));
     node_set_int(m, g_maker(m, d), "group", 12);
-    uint32_t c = G_OP(m, "Clip", "c", d, g_const(m, "low", SHAPE_SCALAR, &low), g_const(m, "high", SHAPE_SCALAR, &high));
+    uint32_t c = G_OP(m, "Clip", "c", d, g_const(m, "low", SHAPE_SCALAR, &low), g_const(m, "high", SHAPE_SCALAR,
+                                                                      &high));
     uint32_t p = G_OP(m, "Conv", "p", c, g_random(m, "wp", SHAPE(10, 6, 1, 1), 4, 0.4));
     node_set_int(m, g_maker(m, p), "group", 2);
     uint32_t f = G_OP(m, "Flatten", "f", p);
-    uint32_t g = G_OP(m, "Gemm", "g", f, g_random(m, "wg", SHAPE(16, 160), 5, 0.1), g_random(m, "bg", SHAPE(16), 6, 0.2));
+    uint32_t g = G_OP(m, "Gemm", "g", f, g_random(m, "wg", SHAPE(16, 160), 5, 0.1), g_random(m, "bg", SHAPE(16), 6,
+                                                                      0.2));
     node_set_int(m, g_maker(m, g), "transB", 1);
     uint32_t s = G_OP(m, "Relu", "s", g);
     uint32_t u = G_OP(m, "MatMul", "u", s, g_random(m, "wu", SHAPE(16, 5), 7, 0.3));
@@ -64,7 +69,8 @@ static json_t *apply(struct model *m, const char *words, const struct tensor *x,
     if (!recipe)
         fail_msg("%s", err.msg);
     FILE *f = fdopen(mkstemps(path, 4), "wb");
-    int n = snprintf(header, sizeof header, "\x93NUMPY\x01%c%c%c{'descr': '<f4', 'fortran_order': False, 'shape': (%d, 3, 8, 8), }",
+    int n = snprintf(header, sizeof header, "\x93NUMPY\x01%c%c%c{'descr': '<f4', 'fortran_order': False,
+                                                                 'shape': (%d, 3, 8, 8), }",
                      0, 118, 0, (int)x->shape.dim[0]);
     memset(header + n, ' ', sizeof header - 1 - (size_t)n);
     header[127] = '\n';
@@ -98,11 +104,13 @@ static void round_plainly(struct model *m, enum dtype dtype)
         const struct qweight_opts o = {.dtype = dtype, .per_channel = true, .axis = axis, .adds_in_32 = i == 1};
         struct qweight q;
         struct tensor t = {0};
-        assert_int_equal(dtype == DTYPE_INT4 ? wide_weight_make(&q, w, &o, true, false, NULL) : qweight_make(&q, w, &o, NULL), 0);
+        assert_int_equal(dtype == DTYPE_INT4 ? wide_weight_make(&q, w, &o, true, false, NULL) : qweight_make(&q, w,
+                                                                      &o, NULL), 0);
         assert_int_equal(tensor_copy(&t, w, NULL), 0);
         const int64_t inner = shape_product(&w->shape, axis + 1, w->shape.rank);
         for (int64_t k = 0; k < tensor_count(w); k++)
-            tensor_f32(&t)[k] = (float)(dtype_get(dtype, q.codes.data, k) * (double)tensor_f32(&q.scale)[k / inner % w->shape.dim[axis]]);
+            tensor_f32(&t)[k] = (float)(dtype_get(dtype, q.codes.data,
+                                                  k) * (double)tensor_f32(&q.scale)[k / inner % w->shape.dim[axis]]);
         assert_int_equal(value_set_weight(m, n->input[1], &t), 0);
         tensor_fini(&t);
         qweight_fini(&q);
@@ -122,7 +130,8 @@ static double mean_error(const struct model *a, const struct model *b, const str
     return sum;
 }
 
-/* Every weight is scale * code; neighbours in the order of summation (kernel positions outermost) of one sign stay within 128. */
+/* Every weight is scale * code; neighbours in the order of summation (kernel positions outermost) of one sign stay
+ * within 128. */
 static void expect_grid(const struct model *m, enum dtype want, bool pairs)
 {
     for (int i = 0; i < 5; i++) {
@@ -209,7 +218,8 @@ static void expect_codes(const struct model *m, const struct model *grid)
         const int64_t inner = shape_product(&w->shape, axis + 1, w->shape.rank);
         assert_string_equal(d->op_type, "DequantizeLinear");
         for (int64_t k = 0; k < tensor_count(w); k++) {
-            const float v = (float)dtype_get(codes->dtype, codes->data, k) * tensor_f32(scale)[k / inner % w->shape.dim[axis]];
+            const float v = (float)dtype_get(codes->dtype, codes->data,
+                                             k) * tensor_f32(scale)[k / inner % w->shape.dim[axis]];
             assert_true(v == tensor_f32(w)[k]);
         }
     }

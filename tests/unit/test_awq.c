@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * AWQ: scaling leaves the float model as it is and makes the rounded weights better on other inputs; where something else reads the
+ * AWQ: scaling leaves the float model as it is and makes the rounded weights better on other inputs; where something
+ * else reads the
  * value nothing is scaled, and the report says why; clipped codes are never worse than round-to-nearest. */
 /* clang-format off: cmocka.h wants these before it */
 #include <stdarg.h>
@@ -14,7 +15,8 @@
 
 enum { D = 24, N = 20, SAMPLES = 200 };
 
-/* A normalisation whose outputs differ much in size, two products of it (one transposed), and a tail that reads products through
+/* A normalisation whose outputs differ much in size, two products of it (one transposed), and a tail that reads
+ * products through
  * Relu and through a Mul with a vector. leak: an Add reads the normalisation's output too. */
 static struct model *network(bool leak, uint32_t *nodes)
 {
@@ -108,7 +110,8 @@ static json_t *scale(struct model *m, const struct tensor *x, const uint32_t *no
     char path[] = "/tmp/pared-test-XXXXXX.npy";
     struct err err = {0};
     struct dataset *ds = data_of(x, path);
-    struct step_ctx c = {.model = m, .data = ds, .pool = pool, .layers = layer_report_new(), .warnings = warnings_new()};
+    struct step_ctx c = {.model = m, .data = ds, .pool = pool, .layers = layer_report_new(),
+                         .warnings = warnings_new()};
     const struct awq_opts o = {.form = {.bits = 3, .block = 8}, .samples = SAMPLES, .nodes = nodes, .n_nodes = n};
     if (awq_scale(&c, &o, &err))
         fail_msg("%s", err.msg);
@@ -205,7 +208,8 @@ static void test_clip(void **state)
 {
     (void)state;
     const struct block_form forms[] = {
-        {3, 40, 8, false}, {4, 40, 16, true}, {4, 40, 40, false}, {2, 200, 150, false}, {4, 40, 16, false, DTYPE_FLOAT16}};
+        {3, 40, 8, false}, {4, 40, 16, true}, {4, 40, 40, false}, {2, 200, 150, false}, {4, 40, 16, false,
+                                                                      DTYPE_FLOAT16}};
     struct rng r;
     rng_init(&r, 1, 0);
     for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {

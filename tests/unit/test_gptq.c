@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * GPTQ against its definitions: the factor is one of the inverse, the codes of a plain run are those of the textbook loop, and the
- * output error on inputs that were not used falls against round-to-nearest, also with few rows, dead columns, groups and
+ * GPTQ against its definitions: the factor is one of the inverse, the codes of a plain run are those of the textbook
+ * loop, and the
+ * output error on inputs that were not used falls against round-to-nearest, also with few rows, dead columns, groups
+ * and
  * blocks that do not divide the row. */
 /* clang-format off: cmocka.h wants these before it */
 #include <stdarg.h>
@@ -33,8 +35,10 @@ struct inputs {
 static struct inputs inputs(int64_t groups, int64_t k, int64_t rows, uint64_t stream, int64_t dead)
 {
     const int64_t rank = k / 4 + 1;
-    double *a = malloc((size_t)(k * rank) * sizeof *a), *x = malloc((size_t)k * sizeof *x), *z = malloc((size_t)rank * sizeof *z);
-    struct inputs in = {.h = calloc((size_t)(groups * k * k), sizeof *in.h), .mean = calloc((size_t)(groups * k), sizeof *in.mean)};
+    double *a = malloc((size_t)(k * rank) * sizeof *a), *x = malloc((size_t)k * sizeof *x),
+        *z = malloc((size_t)rank * sizeof *z);
+    struct inputs in = {.h = calloc((size_t)(groups * k * k), sizeof *in.h), .mean = calloc((size_t)(groups * k),
+                                                                      sizeof *in.mean)};
     for (int64_t group = 0; group < groups; group++) {
         struct rng fixed, r;
         rng_init(&fixed, 99 + (uint64_t)group, 0);
@@ -56,7 +60,8 @@ static struct inputs inputs(int64_t groups, int64_t k, int64_t rows, uint64_t st
                     in.h[(group * k + i) * k + j] += x[i] * x[j] / (double)rows;
         }
     }
-    in.g = (struct gram_matrix){.groups = groups, .k = k, .rows = rows, .h = in.h, .mean = in.mean, .mean_abs = in.mean};
+    in.g = (struct gram_matrix){.groups = groups, .k = k, .rows = rows, .h = in.h, .mean = in.mean,
+                                .mean_abs = in.mean};
     free(a);
     free(x);
     free(z);
@@ -219,7 +224,8 @@ static void test_gain(void **state)
                                      {0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const struct gain_case *p = &cases[i];
-        struct inputs in = inputs(p->groups, p->f.k, p->samples, 1, p->dead), other = inputs(p->groups, p->f.k, 4000, 2, p->dead);
+        struct inputs in = inputs(p->groups, p->f.k, p->samples, 1, p->dead), other = inputs(p->groups, p->f.k,
+                                                                      4000, 2, p->dead);
         float *w = weights(p->rows, p->f.k);
         struct block_codes q = codes(&p->f, p->rows);
         block_rtn(&p->f, w, p->rows, &q);
@@ -236,9 +242,11 @@ static void test_gain(void **state)
             assert_int_equal(report.dead, p->dead);
             assert_int_equal(report.few_rows, p->samples < p->f.k);
             if (getenv("V"))
-                print_message("case %zu opts %zu: here %.3f, elsewhere %.3f, damp %g\n", i, j, report.error / rtn_here, got / rtn, report.damp);
+                print_message("case %zu opts %zu: here %.3f, elsewhere %.3f, damp %g\n", i, j,
+                              report.error / rtn_here, got / rtn, report.damp);
             if (j >= 3 && got > p->most * rtn)
-                fail_msg("case %zu, options %zu: error %.3f of round-to-nearest's on other inputs, expected at most %.3f", i, j, got / rtn, p->most);
+                fail_msg("case %zu, options %zu: error %.3f of round-to-nearest's on other inputs, at most %.3f expected",
+                         i, j, got / rtn, p->most);
         }
         codes_fini(&q);
         free(w);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Gram matrices against the operators themselves: for any weight W, the mean square of each output channel the engine
- * computes is w H w^T, and its mean is w . mean(x). And against the definition, on small matrices; neither batches nor
+ * computes is w H w^T, and its mean is w . mean(x). And against the definition, on small matrices; neither batches
+ * nor
  * threads nor passes change a bit. */
 /* clang-format off: cmocka.h wants these before it */
 #include <stdarg.h>
