@@ -54,6 +54,16 @@ void file_map_forget(const struct file_map *map)
         madvise((void *)(uintptr_t)map->data, map->size, MADV_DONTNEED);
 }
 
+void file_forget_range(const void *data, size_t len)
+{
+    const long page = sysconf(_SC_PAGESIZE);
+    const uintptr_t mask = (uintptr_t)(page > 0 ? page : 4096) - 1;
+    /* the pages at the ends hold neighbours too */
+    const uintptr_t from = ((uintptr_t)data + mask) & ~mask, to = ((uintptr_t)data + len) & ~mask;
+    if (from < to)
+        madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
 int file_write_all(int fd, const void *bytes, size_t len, struct err *err)
 {
     const char *p = bytes;

@@ -18,6 +18,8 @@ int file_map_fd(struct file_map *map, int fd, struct err *err); /* fd stays the 
 void file_map_close(struct file_map *map);
 /* Its pages leave this process's memory; when looked at again they come from the file. */
 void file_map_forget(const struct file_map *map);
+/* The same of the whole pages in [data, data + len), which must lie in a mapping of a file. */
+void file_forget_range(const void *data, size_t len);
 
 /* Write all bytes to fd, retrying short writes. */
 int file_write_all(int fd, const void *bytes, size_t len, struct err *err);

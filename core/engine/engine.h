@@ -24,14 +24,18 @@ struct plan_opts {
     size_t max_memory_bytes; /* activations; 0: 16 GiB */
     bool optimize;           /* run a rewritten private copy (optimize.h): fused, packed, blocked. Values that were fused away
                               * are not seen by an observer, and plan_macs counts the nodes of the copy. For speed; leave it
-                              * off to observe everything or to train. Above 512 MiB of weights the model runs as it
-                              * is, each weight read from its file when it is needed */
+                              * off to observe everything or to train. */
+    bool stream;             /* weights stay in their files: nothing is rewritten or packed, and their pages are given back after
+                              * each use. Set by itself for models with large weights (model_streams) */
     const bool *watch;       /* with optimize: [m->n_values] the values an observer is to see, besides graph inputs; the
                               * rewriting keeps to it. Read by plan_new only. NULL: whatever is left */
 };
 
 struct plan *plan_new(const struct model *m, const struct plan_opts *opts, struct err *err);
 void plan_free(struct plan *plan);
+/* The weights are so large, above 512 MiB, that packed copies beside them would be too much. Two models whose latencies are
+ * compared must run alike: give both `stream` if either is. */
+bool model_streams(const struct model *m);
 /* The model the value ids below belong to: the caller's, or a private copy with local functions inlined or rewritten
  * (the caller's ids hold in it, but what was fused away is nobody's any more). */
 const struct model *plan_model(const struct plan *plan);

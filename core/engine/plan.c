@@ -399,16 +399,14 @@ static struct plan *optimized(struct plan *plain, const struct plan_opts *opts, 
     return plan;
 }
 
-/* Bytes of weights from which on a plan runs them from their files: packed copies would not fit beside the model. */
-static const size_t STREAM_BYTES = (size_t)512 << 20;
-
-static bool has_large_weights(const struct model *m)
+bool model_streams(const struct model *m)
 {
+    const size_t large = (size_t)512 << 20;
     size_t sum = 0;
-    for (uint32_t v = 0; v < m->n_values && sum <= STREAM_BYTES; v++)
+    for (uint32_t v = 0; v < m->n_values && sum <= large; v++)
         if (m->values[v].weight)
             sum += m->values[v].weight->tensor.bytes;
-    return sum > STREAM_BYTES;
+    return sum > large;
 }
 
 struct plan *plan_new(const struct model *m, const struct plan_opts *opts, struct err *err)
@@ -424,7 +422,7 @@ struct plan *plan_new(const struct model *m, const struct plan_opts *opts, struc
         plan->m = plan->own;
     if (resolve(plan, err))
         goto fail;
-    plan->streams = has_large_weights(plan->m);
+    plan->streams = (opts && opts->stream) || model_streams(plan->m);
     return opts && opts->optimize && !plan->streams ? optimized(plan, opts, m->n_values, err) : plan;
 fail:
     plan_free(plan);

@@ -65,8 +65,8 @@ static void put_text(struct encoder *e, unsigned field, const char *text)
         put_bytes(e, field, text, strlen(text));
 }
 
-/* As put_bytes; large data is referred to, not copied. */
-static void put_payload(struct encoder *e, unsigned field, const void *data, size_t len)
+/* As put_bytes; large data is referred to, not copied. tensor: whose it is, or NULL. */
+static void put_payload(struct encoder *e, unsigned field, const void *data, size_t len, const struct tensor *tensor)
 {
     if (len < INLINE_BYTES) {
         put_bytes(e, field, data, len);
@@ -84,7 +84,7 @@ static void put_payload(struct encoder *e, unsigned field, const void *data, siz
         e->pieces = grown;
         e->cap_pieces = cap;
     }
-    e->pieces[e->n_pieces++] = (struct piece){e->text.len, data, len};
+    e->pieces[e->n_pieces++] = (struct piece){e->text.len, data, len, tensor};
 }
 
 /* A message that has begun. */
@@ -248,7 +248,7 @@ static void put_new_external(struct encoder *e, const struct tensor *t)
     uint64_t align = t->bytes >= BIG_BYTES ? BIG_ALIGN : SMALL_ALIGN;
     uint64_t offset = (e->external_end + align - 1) / align * align;
     e->external_end = offset + t->bytes;
-    add_part(e, (struct external_part){e->external_name, offset, t->data, t->bytes});
+    add_part(e, (struct external_part){e->external_name, offset, t});
     put_entry(e, 13, "location", e->external_name);
     snprintf(number, sizeof number, "%" PRIu64, offset);
     put_entry(e, 13, "offset", number);
@@ -261,8 +261,7 @@ static void put_stored_external(struct encoder *e, const struct weight *w)
 {
     const char *location = entry_value(&w->external, "location"), *offset = entry_value(&w->external, "offset");
     if (w->tensor.data && location)
-        add_part(e, (struct external_part){location, offset ? strtoull(offset, NULL, 10) : 0, w->tensor.data,
-                                           w->tensor.bytes});
+        add_part(e, (struct external_part){location, offset ? strtoull(offset, NULL, 10) : 0, &w->tensor});
     put_entries(e, 13, &w->external);
     put_int(e, 14, 1);
 }
@@ -295,7 +294,7 @@ static void put_tensor(struct encoder *e, unsigned field, const struct weight *w
         put_strings(e, t);
     put_text(e, 8, name);
     if (place == PLACE_RAW)
-        put_payload(e, 9, t->data, t->bytes);
+        put_payload(e, 9, t->data, t->bytes, t);
     else if (place == PLACE_TYPED && !early)
         put_raw(e, w->typed);
     put_text(e, 12, w->doc);
@@ -353,7 +352,7 @@ static void put_element(struct encoder *e, unsigned field, const struct attr *a,
         break;
     case ATTR_SPARSE_TENSOR:
     case ATTR_SPARSE_TENSORS:
-        put_payload(e, field, a->raw[i].data, a->raw[i].len);
+        put_payload(e, field, a->raw[i].data, a->raw[i].len, NULL);
         break;
     case ATTR_UNDEFINED:
         break;
@@ -429,7 +428,7 @@ static void put_graph(struct encoder *e, unsigned field, uint32_t id)
         put_info(e, 13, &g->infos[i]);
     put_raw(e, g->quantization);
     for (int i = 0; i < g->n_sparse_initializers; i++)
-        put_payload(e, 15, g->sparse_initializers[i].data, g->sparse_initializers[i].len);
+        put_payload(e, 15, g->sparse_initializers[i].data, g->sparse_initializers[i].len, NULL);
     put_entries(e, 16, &g->metadata);
     put_raw(e, g->unknown);
     end(e, start);
@@ -507,7 +506,7 @@ int encode_tensor(struct encoder *e, const struct tensor *t, const char *name)
         put_strings(e, t);
     put_text(e, 8, name);
     if (t->dtype != DTYPE_STRING)
-        put_payload(e, 9, t->data, t->bytes);
+        put_payload(e, 9, t->data, t->bytes, t);
     return e->failed || e->text.failed ? -1 : 0;
 }
 

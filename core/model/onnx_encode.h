@@ -14,14 +14,14 @@ struct piece {
     size_t at;
     const void *data; /* borrowed from the model */
     size_t len;
+    const struct tensor *tensor; /* whose data it is; NULL: other bytes */
 };
 
 /* A weight that goes to a file of its own. */
 struct external_part {
     const char *location; /* borrowed from the model or the options */
     uint64_t offset;
-    const void *data;
-    size_t len;
+    const struct tensor *tensor;
 };
 
 enum weights_mode { WEIGHTS_AS_STORED, WEIGHTS_INLINE, WEIGHTS_BY_SIZE };

@@ -60,6 +60,8 @@ static int emit(const struct encoder *e, sink_fn *sink, void *arg, struct err *e
         if (sink(arg, e->text.data + at, e->pieces[i].at - at, err) ||
             sink(arg, e->pieces[i].data, e->pieces[i].len, err))
             return -1;
+        if (e->pieces[i].tensor)
+            tensor_release_pages(e->pieces[i].tensor);
         at = e->pieces[i].at;
     }
     return e->text.len > at ? sink(arg, e->text.data + at, e->text.len - at, err) : 0;
@@ -93,8 +95,9 @@ static int write_parts(int fd, const struct external_part *parts, size_t count, 
     for (size_t i = 0; i < count; i++) {
         if (parts[i].offset > INT64_MAX || lseek(fd, (off_t)parts[i].offset, SEEK_SET) < 0)
             return err_set_errno(err, ERR_IO, "cannot seek");
-        if (file_write_all(fd, parts[i].data, parts[i].len, err))
+        if (file_write_all(fd, parts[i].tensor->data, parts[i].tensor->bytes, err))
             return -1;
+        tensor_release_pages(parts[i].tensor);
     }
     return 0;
 }

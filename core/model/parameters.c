@@ -171,9 +171,10 @@ int64_t model_nonzero(const struct model *m)
         struct role r = role_of(m, &uses, v);
         if (!counts(t, &r))
             continue;
-        if (t->data)
+        if (t->data) {
             add_saturated(&nonzero, count_nonzero(t, r.zero_point));
-        else
+            tensor_release_pages(t);
+        } else
             nonzero = -1; /* external data that was not given */
     }
     uses_fini(&uses);
@@ -273,6 +274,8 @@ int64_t model_nan_weights(const struct model *m, model_nan_fn *say, void *arg)
     for (uint32_t v = 0; v < m->n_values; v++) {
         const struct tensor *t = m->values[v].name ? value_stored(m, v) : NULL;
         const int64_t found = t ? count_nan(t) : 0;
+        if (t)
+            tensor_release_pages(t);
         if (!found)
             continue;
         say(arg, m->values[v].name, found);

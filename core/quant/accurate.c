@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "core/passes/weights.h"
+#include "core/quant/absorb.h"
 #include "core/quant/bias_correction.h"
 #include "core/quant/equalize.h"
 #include "core/quant/quantized.h"
@@ -47,6 +48,14 @@ static int repair_equalize(struct accurate *a, struct model *m, struct layer_rep
     const int changed = equalize_model(m, &o, layers, NULL, err);
     (void)a;
     return changed < 0 ? -1 : changed == 0;
+}
+
+static int repair_absorb(struct accurate *a, struct model *m, struct layer_report *layers, struct err *err)
+{
+    const struct absorb_opts o = {.data = a->c->data, .pool = a->c->pool, .samples = a->t.n_fit, .index = a->t.fit,
+                                  .n_index = a->t.n_fit};
+    const int absorbed = absorb_model(m, &o, layers, err);
+    return absorbed < 0 ? -1 : absorbed == 0;
 }
 
 static int repair_smooth(struct accurate *a, struct model *m, struct layer_report *layers, struct err *err)
@@ -145,6 +154,7 @@ static const struct repair {
     bool same_ranges;
 } repairs[] = {
     {"equalize", repair_equalize, false},
+    {"absorb high biases", repair_absorb, false},
     {"smooth", repair_smooth, false},
 #if __has_include("core/quant/adaround.c")
     {"round weights by output error", repair_rounding, false},

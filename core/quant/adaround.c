@@ -238,7 +238,7 @@ static int start_codes(const struct rounding_run *r, struct rounded_layer *l, co
     const bool last = outputs_last(n), wide = dtype == DTYPE_INT4;
     const int axis = last ? w->shape.rank - 1 : 0;
     const struct qweight_opts opts = {.dtype = dtype, .per_channel = r->o->per_channel, .axis = axis, .isa = r->o->isa,
-                                      .adds_in_32 = is_depthwise(n, w)};
+                                      .adds_in_32 = is_depthwise(n, w), .pool = r->ctx->pool};
     struct qweight q = {0};
     if (wide ? wide_weight_make(&q, w, &opts, true, false, err) : qweight_make(&q, w, &opts, err))
         return -1;

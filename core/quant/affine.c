@@ -3,15 +3,16 @@
  *
  * A channel's scale is max|w| / 127, or larger where a bias (scale_floor) or the sums of pairs (isa_arithmetic.h) ask for it.
  * Codes are rounded to the nearest, then moved so that their errors cancel (compensate.h), which wins back more than the
- * larger scale of a channel with pairs costs. */
+ * larger scale of a channel with pairs costs. Every channel is made on its own, from a copy in the order of summation; what
+ * is summed over channels is summed in their order at the end. */
 #include "core/quant/affine.h"
-
-#include "core/quant/compensate.h"
 
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
+
+#include "core/base/size.h"
+#include "core/quant/compensate.h"
 
 struct qparams affine_params(double lo, double hi, enum dtype dtype, bool symmetric)
 {
@@ -42,124 +43,249 @@ int32_t affine_quantize(double x, struct qparams q, int32_t qmin, int32_t qmax)
     return v < qmin ? qmin : v > qmax ? qmax : (int32_t)v;
 }
 
-/* One channel's codes, or all of them under one scale. */
-struct coder {
+/* ---- weights ---- */
+enum { TASK_CHANNELS = 32, TASK_BYTES = 1 << 20 };
+
+/* Room of one thread. */
+struct lane {
+    float *w;        /* [task][count], in the order of summation */
+    int32_t *codes;  /* [task][count] */
+    double *steps;   /* [count + inner] */
+    struct pair_proof proof;
+};
+
+/* What is known of a channel. */
+struct channel {
+    double plain, pairs;  /* least scales: for its largest weight; for its pairs */
+    double signal, noise; /* sums of squares */
+    bool bad;             /* holds NaN or infinity */
+    bool raised;          /* its scale is larger than without pairs */
+};
+
+struct weight_run {
+    struct qweight *q;
+    const struct qweight_opts *opts;
     const float *w;
     const struct sum_order *order;
     struct pair_opts pairs;
-    int64_t first, end; /* channels */
     bool compensate;
+    int64_t task; /* channels of a task */
+    struct lane *lane;
+    struct channel *channel;
 };
 
-static double largest_of(const struct coder *c)
+/* Channels that lie beside each other are read side by side: that many numbers of a cache line are used. */
+static void gather(const struct weight_run *r, int64_t first, int64_t n, float *to)
 {
-    double largest = 0;
-    for (int64_t o = c->first; o < c->end; o++)
-        for (int64_t k = 0; k < c->order->count; k++) {
-            double a = fabs((double)c->w[o * c->order->stride + c->order->offset[k]]);
-            largest = a > largest ? a : largest;
-        }
-    return largest;
+    const int64_t count = r->order->count, stride = r->order->stride, *offset = r->order->offset;
+    const float *from = r->w + first * stride;
+    for (int64_t i = 0; stride != 1 && i < n; i++)
+        for (int64_t k = 0; k < count; k++)
+            to[i * count + k] = from[i * stride + offset[k]];
+    for (int64_t k = 0; stride == 1 && k < count; k++)
+        for (int64_t i = 0; i < n; i++)
+            to[i * count + k] = from[i + offset[k]];
 }
 
-/* The least scale that keeps the sums of all pairs, before rounding. */
-static double paired_scale(const struct coder *c)
+static void scatter(const struct weight_run *r, int64_t first, int64_t n, const int32_t *codes)
 {
-    double most = 0;
-    for (int64_t o = c->first; o < c->end; o++) {
-        double need = pair_scale(c->w + o * c->order->stride, c->order, o, c->pairs.reach);
-        most = need > most ? need : most;
+    const int64_t count = r->order->count, stride = r->order->stride, *offset = r->order->offset;
+    unsigned char *to = (unsigned char *)r->q->codes.data + first * stride;
+    for (int64_t i = 0; stride != 1 && i < n; i++)
+        for (int64_t k = 0; k < count; k++)
+            to[i * stride + offset[k]] = (unsigned char)(codes[i * count + k] + r->q->zero);
+    for (int64_t k = 0; stride == 1 && k < count; k++)
+        for (int64_t i = 0; i < n; i++)
+            to[i + offset[k]] = (unsigned char)(codes[i * count + k] + r->q->zero);
+}
+
+static void survey(const struct weight_run *r, int64_t o, const float *w)
+{
+    struct channel *c = &r->channel[o];
+    float largest = 0;
+    for (int64_t k = 0; k < r->order->count; k++) {
+        const float a = fabsf(w[k]);
+        c->bad |= !(a <= FLT_MAX);
+        largest = a > largest ? a : largest;
+        c->signal += (double)w[k] * (double)w[k];
     }
-    return most;
+    c->plain = (double)largest / r->pairs.qmax;
+    c->pairs = r->pairs.pairs ? pair_scale(w, r->order, o, r->pairs.reach) : 0;
 }
 
-/* 1: the channels are too small for a normal scale. *raised: larger than it would be without pairs. */
-static float scale_of(const struct coder *c, double floor, bool *raised)
+/* The scale of channels that need `least`; 1 when they are too small for a normal one. */
+static float scale_of(const struct channel *least, double floor, bool *raised)
 {
-    double plain = largest_of(c) / c->pairs.qmax;
-    plain = plain < floor ? floor : plain;
-    const double pairs = c->pairs.pairs ? paired_scale(c) : 0, scale = pairs > plain ? pairs : plain;
+    const double plain = least->plain < floor ? floor : least->plain;
+    const double scale = least->pairs > plain ? least->pairs : plain;
     *raised = scale > plain;
     return scale >= (double)FLT_MIN ? (float)scale : 1;
 }
 
-/* Codes of one channel into q; adds to *signal and *noise. `codes` has room for them. */
-static void make_codes(struct qweight *q, const struct coder *c, int64_t o, bool raised, int32_t *codes,
-                       double *scratch, double *signal, double *noise)
+static void make_codes(const struct weight_run *r, int64_t o, const float *w, struct lane *lane, int32_t *codes)
 {
-    const float *w = c->w + o * c->order->stride;
-    const int64_t n_scales = tensor_count(&q->scale);
-    const double scale = (double)tensor_f32(&q->scale)[n_scales > 1 ? o : 0];
+    struct channel *c = &r->channel[o];
+    const int64_t count = r->order->count;
+    const double scale = (double)tensor_f32(&r->q->scale)[r->opts->per_channel ? o : 0];
     int64_t given_up = 0;
-    double error = pair_codes(w, c->order, o, scale, &c->pairs, codes, &given_up);
-    if (c->compensate)
-        error = compensate_codes(w, c->order, o, scale, &c->pairs, codes, scratch);
-    *noise += error;
-    for (int64_t k = 0; k < c->order->count; k++) {
-        int64_t at = o * c->order->stride + c->order->offset[k];
-        ((unsigned char *)q->codes.data)[at] = (unsigned char)(codes[k] + q->zero);
-        *signal += (double)c->w[at] * (double)c->w[at];
-    }
-    pair_proof_add(&q->proof, codes, c->order, o, c->pairs.reach);
-    q->proof.guarded += raised || given_up > 0;
+    for (int64_t k = 0; k < count; k++)
+        lane->steps[k] = (double)w[k] / scale;
+    double error = pair_codes(lane->steps, r->order, o, &r->pairs, codes, &given_up);
+    if (r->compensate)
+        error = compensate_codes(r->order, o, &r->pairs, codes, lane->steps);
+    c->noise = error * scale * scale;
+    pair_proof_add(&lane->proof, codes, r->order, o, r->pairs.reach);
+    lane->proof.guarded += c->raised || given_up > 0;
 }
 
-static int make_channels(struct qweight *q, struct coder all, const struct qweight_opts *opts, struct err *err)
+static int64_t task_channels(const struct weight_run *r, int64_t task)
 {
-    const int64_t channels = all.order->channels;
-    float *scales = tensor_f32(&q->scale);
+    return i64_min(r->task, r->order->channels - task * r->task);
+}
+
+/* Channels that share a scale: their largest weights and pairs come first. */
+static void survey_task(void *arg, int64_t task, int l)
+{
+    const struct weight_run *r = arg;
+    const int64_t first = task * r->task, n = task_channels(r, task);
+    gather(r, first, n, r->lane[l].w);
+    for (int64_t i = 0; i < n; i++)
+        survey(r, first + i, r->lane[l].w + i * r->order->count);
+}
+
+static void codes_task(void *arg, int64_t task, int l)
+{
+    const struct weight_run *r = arg;
+    struct lane *lane = &r->lane[l];
+    const int64_t first = task * r->task, n = task_channels(r, task), count = r->order->count;
+    float *scale = tensor_f32(&r->q->scale);
+    gather(r, first, n, lane->w);
+    for (int64_t i = 0; i < n; i++) {
+        struct channel *c = &r->channel[first + i];
+        if (r->opts->per_channel) {
+            survey(r, first + i, lane->w + i * count);
+            if (c->bad)
+                return;
+            if (r->opts->scale)
+                scale[first + i] = r->opts->scale[first + i];
+            else
+                scale[first + i] = scale_of(c, r->opts->scale_floor ? r->opts->scale_floor[first + i] : 0, &c->raised);
+        }
+        make_codes(r, first + i, lane->w + i * count, lane, lane->codes + i * count);
+    }
+    scatter(r, first, n, lane->codes);
+}
+
+static void shared_scale(const struct weight_run *r)
+{
+    struct channel all = {0};
+    for (int64_t o = 0; o < r->order->channels; o++) {
+        all.plain = fmax(all.plain, r->channel[o].plain);
+        all.pairs = fmax(all.pairs, r->channel[o].pairs);
+    }
+    const float scale = scale_of(&all, r->opts->scale_floor ? r->opts->scale_floor[0] : 0, &all.raised);
+    tensor_f32(&r->q->scale)[0] = r->opts->scale ? r->opts->scale[0] : scale;
+    for (int64_t o = 0; o < r->order->channels; o++)
+        r->channel[o].raised = !r->opts->scale && all.raised;
+}
+
+static int bad_number(const struct weight_run *r, struct err *err)
+{
+    bool bad = false;
+    for (int64_t o = 0; o < r->order->channels; o++)
+        bad = bad || r->channel[o].bad;
+    for (int64_t i = 0, n = r->order->channels * r->order->count; bad && i < n; i++)
+        if (!isfinite(r->w[i]))
+            return err_set(err, ERR_MODEL, "element %lld is %s, which has no 8-bit code", (long long)i,
+                           isnan(r->w[i]) ? "NaN" : "infinite");
+    return 0;
+}
+
+static int run_tasks(const struct weight_run *r, struct err *err)
+{
+    const int64_t tasks = (r->order->channels + r->task - 1) / r->task;
+    struct weight_run run = *r;
+    if (!r->opts->per_channel) {
+        pool_run(r->opts->pool, tasks, survey_task, &run);
+        if (bad_number(r, err))
+            return -1;
+        shared_scale(r);
+    }
+    pool_run(r->opts->pool, tasks, codes_task, &run);
+    return bad_number(r, err);
+}
+
+static int make_lanes(struct weight_run *r, int lanes)
+{
+    const size_t task = (size_t)r->task, count = (size_t)r->order->count;
+    r->channel = calloc((size_t)r->order->channels + 1, sizeof *r->channel);
+    r->lane = calloc((size_t)lanes, sizeof *r->lane);
+    for (int l = 0; r->lane && l < lanes; l++) {
+        struct lane *lane = &r->lane[l];
+        *lane = (struct lane){.w = malloc((task * count + 1) * sizeof *lane->w),
+                              .codes = malloc((task * count + 1) * sizeof *lane->codes),
+                              .steps = malloc((count + (size_t)r->order->inner + 1) * sizeof *lane->steps),
+                              .proof.adds_in_32 = r->q->proof.adds_in_32};
+        if (!lane->w || !lane->codes || !lane->steps)
+            return -1;
+    }
+    return r->channel && r->lane ? 0 : -1;
+}
+
+static int make_channels(struct weight_run *r, struct err *err)
+{
+    const int64_t channels = r->order->channels, bytes = r->order->count * (int64_t)sizeof(float);
     double signal = 0, noise = 0;
-    bool raised = false;
-    int32_t *codes = calloc((size_t)all.order->count + 1, sizeof *codes);
-    double *scratch = calloc((size_t)(all.order->count + all.order->inner) + 1, sizeof *scratch);
     int rc = -1;
-    if (!codes || !scratch) {
+    r->task = i64_min(TASK_CHANNELS, bytes > 0 && TASK_BYTES / bytes > 1 ? TASK_BYTES / bytes : 1);
+    const int threads = r->opts->pool ? pool_threads(r->opts->pool) : 1;
+    if (make_lanes(r, threads)) {
         err_set(err, ERR_NOMEM, "out of memory while quantizing a weight");
         goto out;
     }
+    if (run_tasks(r, err))
+        goto out;
+    for (int l = 0; l < threads; l++)
+        pair_proof_merge(&r->q->proof, &r->lane[l].proof);
     for (int64_t o = 0; o < channels; o++) {
-        struct coder c = all;
-        c.first = opts->per_channel ? o : 0;
-        c.end = opts->per_channel ? o + 1 : channels;
-        if (opts->scale)
-            scales[c.first] = opts->scale[c.first];
-        else if (o == c.first)
-            scales[o] = scale_of(&c, opts->scale_floor ? opts->scale_floor[o] : 0, &raised);
-        make_codes(q, &c, o, raised, codes, scratch, &signal, &noise);
+        signal += r->channel[o].signal;
+        noise += r->channel[o].noise;
     }
     if (noise > 0)
-        q->sqnr_db = 10 * log10(signal / noise);
+        r->q->sqnr_db = 10 * log10(signal / noise);
     rc = 0;
 out:
-    free(codes);
-    free(scratch);
+    for (int l = 0; r->lane && l < threads; l++) {
+        free(r->lane[l].w);
+        free(r->lane[l].codes);
+        free(r->lane[l].steps);
+    }
+    free(r->lane);
+    free(r->channel);
     return rc;
 }
 
 int qweight_make(struct qweight *q, const struct tensor *w, const struct qweight_opts *opts, struct err *err)
 {
     struct sum_order order = {0};
-    const float *x = tensor_f32(w);
     int rc = -1;
     bool u8 = opts->dtype == DTYPE_UINT8;
     *q = (struct qweight){.zero = u8 ? 128 : 0, .sqnr_db = NAN, .proof.adds_in_32 = u8 || opts->adds_in_32};
-    for (int64_t i = 0, n = tensor_count(w); i < n; i++)
-        if (!isfinite(x[i]))
-            return err_set(err, ERR_MODEL, "element %lld is %s, which has no 8-bit code", (long long)i,
-                           isnan(x[i]) ? "NaN" : "infinite");
     if (sum_order_make(&order, &w->shape, opts->axis, err))
         goto out;
     const struct shape shape = opts->per_channel ? SHAPE(order.channels) : SHAPE_SCALAR;
     const struct code_reach any = {0};
-    const struct coder all = {.w = x,
-                              .order = &order,
-                              .compensate = !opts->nearest && !opts->scale,
-                              .pairs = {.reach = isa_row(opts->isa)->measured ? &opts->reach : &any,
-                                        .qmax = 127,
-                                        .pairs = isa_row(opts->isa)->pairs && !q->proof.adds_in_32}};
+    struct weight_run run = {.q = q,
+                             .opts = opts,
+                             .w = tensor_f32(w),
+                             .order = &order,
+                             .compensate = !opts->nearest && !opts->scale,
+                             .pairs = {.reach = isa_row(opts->isa)->measured ? &opts->reach : &any,
+                                       .qmax = 127,
+                                       .pairs = isa_row(opts->isa)->pairs && !q->proof.adds_in_32}};
     if (tensor_alloc(&q->codes, opts->dtype, &w->shape, err) || tensor_alloc(&q->scale, DTYPE_FLOAT, &shape, err))
         goto out;
-    rc = make_channels(q, all, opts, err);
+    rc = make_channels(&run, err);
 out:
     sum_order_fini(&order);
     if (rc)

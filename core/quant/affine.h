@@ -5,6 +5,7 @@
 #ifndef PARED_QUANT_AFFINE_H
 #define PARED_QUANT_AFFINE_H
 
+#include "core/base/pool.h"
 #include "core/quant/isa_arithmetic.h"
 
 struct qparams {
@@ -35,6 +36,7 @@ struct qweight_opts {
     int isa;                   /* enum isa: whether sums of two neighbouring products must fit into int16 */
     bool adds_in_32;           /* its kernels have no sums of pairs, on any CPU (depthwise convolutions) */
     struct code_reach reach;   /* codes of the activations; all zero: any */
+    struct pool *pool;         /* channels are shared out; may be NULL. The codes are the same for any */
 };
 /* w: float32, contiguous. Errors: ERR_MODEL for NaN or infinity (which element). */
 int qweight_make(struct qweight *q, const struct tensor *w, const struct qweight_opts *opts, struct err *err);

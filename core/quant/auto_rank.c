@@ -56,7 +56,7 @@ static int weight_change(struct auto_run *a, uint32_t node, struct tensor *delta
     struct qweight code = {0};
     if (axis < 0 && err->code)
         return -1;
-    const struct qweight_opts opts = {.dtype = DTYPE_INT8, .axis = axis, .isa = a->p->s.isa,
+    const struct qweight_opts opts = {.dtype = DTYPE_INT8, .axis = axis, .isa = a->p->s.isa, .pool = a->c->pool,
                                       .per_channel = a->p->s.per_channel && axis >= 0};
     if (qweight_make(&code, w, &opts, err))
         return -1;

@@ -12,9 +12,9 @@
 
 #include "core/quant/isa_arithmetic.h"
 
-/* codes of output channel o, made by pair_codes with these opts; w, scale: as there. scratch: order->count + order->inner doubles. Returns
- * the sum of squared errors of the weights. */
-double compensate_codes(const float *w, const struct sum_order *order, int64_t o, double scale,
-                        const struct pair_opts *opts, int32_t *codes, double *scratch);
+/* codes of output channel o, made by pair_codes of these steps with these opts. steps: order->count of them, and room for order->inner more;
+ * overwritten. Returns the sum of squared errors in steps. */
+double compensate_codes(const struct sum_order *order, int64_t o, const struct pair_opts *opts, int32_t *codes,
+                        double *steps);
 
 #endif

@@ -12,6 +12,7 @@
 
 #include "core/passes/pass.h"
 #include "core/passes/weights.h"
+#include "core/quant/absorb.h"
 #include "core/quant/quantized.h"
 #include "core/stats/ranges.h"
 #include "core/stats/sampling.h"
@@ -163,6 +164,7 @@ out:
 struct equalize_params {
     int64_t sweeps, samples;
     int clip;
+    bool absorb;
     struct globs include, exclude;
 };
 static const char *const clips[] = {"keep", "relu", "caps", NULL};
@@ -176,7 +178,12 @@ static const struct param params[] = {
             "if no sample reaches the cap, else it is kept (without data: kept); caps: it becomes Relu and Min "
             "with one cap per channel"},
     {P(samples), .kind = PARAM_INT, .def = "128", .min = 1, .max = 1000000,
-     .doc = "samples, spread evenly over the dataset, that say whether caps are reached"},
+     .doc = "samples, spread evenly over the dataset, that say whether caps are reached and how high biases are"},
+    {P(absorb), .kind = PARAM_BOOL, .def = "true",
+     .doc = "with data: what every sample has in a channel in front of Relu (the least number seen, at most the mean less "
+            "three deviations) moves from its bias into the next layer's, so that the activation spans less. Exact for "
+            "what the samples reach. Not into padded convolutions, whose zeros would not be shifted. Without data: "
+            "nothing"},
     {P(include), .kind = PARAM_GLOBS, .doc = "only nodes whose name matches one of these patterns"},
     {P(exclude), .kind = PARAM_GLOBS, .doc = "no nodes whose name matches one of these patterns"},
     {0},
@@ -234,11 +241,14 @@ static int run(struct step_ctx *c, struct err *err)
         o.scale.cap_met = met;
     }
     const int changed = equalize_model(c->model, &o, c->layers, c->warnings, err);
-    if (changed == 0)
+    const struct absorb_opts high = {.data = c->data, .pool = c->pool, .samples = p->samples, .include = &p->include,
+                                     .exclude = &p->exclude, .ran = progress, .arg = c};
+    const int absorbed = changed >= 0 && p->absorb ? absorb_model(c->model, &high, c->layers, err) : 0;
+    if (changed == 0 && absorbed == 0)
         warnings_add(c->warnings,
                      "quantize.equalize found no two layers whose channels can be scaled against each other");
     free(met);
-    return changed < 0 ? -1 : 0;
+    return changed < 0 || absorbed < 0 ? -1 : 0;
 }
 
 METHOD(quantize_equalize) = {
@@ -247,7 +257,8 @@ METHOD(quantize_equalize) = {
     .doc = "Between two layers with only positively homogeneous operators between them (Relu, LeakyRelu, PRelu, "
            "pooling, sums, concatenation, flattening), a channel is divided by a factor on one side and multiplied "
            "on the other, so that its weights have the same range on both. The model computes the same, but loses "
-           "less when it is quantized with one scale for a whole tensor. To be followed by quantize.static. "
+           "less when it is quantized with one scale for a whole tensor. With data, high biases move behind Relu into "
+           "the next layer. To be followed by quantize.static. "
            "BatchNormalization and added constants are folded first.",
     .params = params,
     .params_size = sizeof(struct equalize_params),

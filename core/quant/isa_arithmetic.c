@@ -102,26 +102,30 @@ int32_t reach_at(const struct code_reach *reach, const struct sum_order *order, 
 }
 
 /* ---- codes ---- */
+/* Of two weights of one sign. */
 static double pair_need(double a, double b, int32_t h, int32_t i)
 {
-    return (a > 0) == (b > 0) ? (fabs(a) * h + fabs(b) * i) / INT16_MAX : 0;
+    return (fabs(a) * h + fabs(b) * i) / INT16_MAX;
 }
 
 double pair_scale(const float *w, const struct sum_order *order, int64_t o, const struct code_reach *reach)
 {
     double most = 0;
     for (int64_t k = 0; k + 1 < order->count; k += 2) {
-        double need = pair_need((double)w[order->offset[k]], (double)w[order->offset[k + 1]],
-                                reach_at(reach, order, o, k), reach_at(reach, order, o, k + 1));
+        if ((w[k] > 0) != (w[k + 1] > 0))
+            continue;
+        double need = pair_need((double)w[k], (double)w[k + 1], reach_at(reach, order, o, k),
+                                reach_at(reach, order, o, k + 1));
         most = need > most ? need : most;
     }
     return most;
 }
 
+/* Adding and taking away 1.5 * 2^52 rounds to the nearest, ties to even, without a call for each number. */
 static int32_t code_of(double steps, int32_t qmax)
 {
-    double v = nearbyint(steps);
-    return v < -qmax ? -qmax : v > qmax ? qmax : (int32_t)v;
+    const double whole = 6755399441055744.0, v = steps < -qmax ? -qmax : steps > qmax ? qmax : steps;
+    return (int32_t)((v + whole) - whole);
 }
 
 /* How much the squared error grows, for each unit the sum shrinks, if this code moves one towards zero. */
@@ -142,29 +146,21 @@ static bool fit_pair(const double *steps, int32_t *code, int32_t h, int32_t i)
     return changed;
 }
 
-double pair_codes(const float *w, const struct sum_order *order, int64_t o, double scale, const struct pair_opts *opts,
+double pair_codes(const double *steps, const struct sum_order *order, int64_t o, const struct pair_opts *opts,
                   int32_t *codes, int64_t *given_up)
 {
+    const int32_t any = INT16_MAX / 255; /* up to here a pair fits whatever the activations are */
     double sum = 0;
-    for (int64_t k = 0; k < order->count; k += 2) {
-        const int n = k + 1 < order->count ? 2 : 1;
-        double steps[2] = {0, 0};
-        int32_t code[2] = {0, 0};
-        for (int i = 0; i < n; i++) {
-            steps[i] = (double)w[order->offset[k + i]] / scale;
-            code[i] = code_of(steps[i], opts->qmax);
-        }
-        if (opts->pairs && abs(code[0] + code[1]) > INT16_MAX / 255 && /* else it fits whatever the activations are */
-            fit_pair(steps, code, reach_at(opts->reach, order, o, k), reach_at(opts->reach, order, o, k + 1)) &&
+    for (int64_t k = 0; k < order->count; k++)
+        codes[k] = code_of(steps[k], opts->qmax);
+    for (int64_t k = 0; opts->pairs && k + 1 < order->count; k += 2)
+        if (abs(codes[k] + codes[k + 1]) > any &&
+            fit_pair(steps + k, codes + k, reach_at(opts->reach, order, o, k), reach_at(opts->reach, order, o, k + 1)) &&
             given_up)
             ++*given_up;
-        for (int i = 0; i < n; i++) {
-            sum += (steps[i] - code[i]) * (steps[i] - code[i]);
-            if (codes)
-                codes[k + i] = code[i];
-        }
-    }
-    return sum * scale * scale;
+    for (int64_t k = 0; k < order->count; k++)
+        sum += (steps[k] - codes[k]) * (steps[k] - codes[k]);
+    return sum;
 }
 
 /* ---- proof ---- */
@@ -175,32 +171,64 @@ static int32_t pair_sum(int32_t a, int32_t b, int32_t h, int32_t i)
     return abs(a) * h > abs(b) * i ? abs(a) * h : abs(b) * i;
 }
 
+/* The largest sum of a pair under activations of 1 each. */
+static int32_t largest_pair(const int32_t *codes, int64_t count)
+{
+    int32_t most = count % 2 ? abs(codes[count - 1]) : 0;
+    for (int64_t k = 0; k + 1 < count; k += 2) {
+        const int32_t a = abs(codes[k]), b = abs(codes[k + 1]), larger = a > b ? a : b;
+        const int32_t sum = (codes[k] > 0) == (codes[k + 1] > 0) ? a + b : larger;
+        most = sum > most ? sum : most;
+    }
+    return most;
+}
+
+static int32_t largest_within_reach(const int32_t *codes, const struct sum_order *order, int64_t o,
+                                    const struct code_reach *reach)
+{
+    int32_t most = 0;
+    for (int64_t k = 0; k < order->count; k += 2) {
+        const bool alone = k + 1 == order->count;
+        const int32_t sum = pair_sum(codes[k], alone ? 0 : codes[k + 1], reach_at(reach, order, o, k),
+                                     alone ? 0 : reach_at(reach, order, o, k + 1));
+        most = sum > most ? sum : most;
+    }
+    return most;
+}
+
 void pair_proof_add(struct pair_proof *proof, const int32_t *codes, const struct sum_order *order, int64_t o,
                     const struct code_reach *reach)
 {
-    int64_t positive = 0, negative = 0;
-    bool overflow = false;
-    for (int64_t k = 0; k < order->count; k++)
-        *(codes[k] > 0 ? &positive : &negative) += 255 * (int64_t)abs(codes[k]);
-    if (positive < negative)
-        positive = negative;
-    proof->accumulator = positive > proof->accumulator ? positive : proof->accumulator;
-    for (int64_t k = 0; k < order->count && !proof->adds_in_32; k += 2) {
-        const bool alone = k + 1 == order->count;
-        int32_t a = codes[k], b = alone ? 0 : codes[k + 1], all = pair_sum(a, b, 255, 255);
-        int32_t seen = pair_sum(a, b, reach_at(reach, order, o, k), alone ? 0 : reach_at(reach, order, o, k + 1));
-        overflow = overflow || all > INT16_MAX;
-        proof->largest = all > proof->largest ? all : proof->largest;
-        proof->measured = seen > proof->measured ? seen : proof->measured;
+    int64_t sum = 0, absolute = 0;
+    for (int64_t k = 0; k < order->count; k++) {
+        sum += codes[k];
+        absolute += abs(codes[k]);
     }
-    proof->channels++;
-    proof->overflow += overflow;
+    struct pair_proof one = {.channels = 1, .accumulator = 255 * ((absolute + llabs(sum)) / 2)};
+    if (!proof->adds_in_32) {
+        one.largest = 255 * largest_pair(codes, order->count);
+        one.measured = reach && reach->known ? largest_within_reach(codes, order, o, reach) : one.largest;
+        one.overflow = one.largest > INT16_MAX;
+    }
+    pair_proof_merge(proof, &one);
+}
+
+void pair_proof_merge(struct pair_proof *proof, const struct pair_proof *other)
+{
+    proof->channels += other->channels;
+    proof->guarded += other->guarded;
+    proof->overflow += other->overflow;
+    proof->largest = other->largest > proof->largest ? other->largest : proof->largest;
+    proof->measured = other->measured > proof->measured ? other->measured : proof->measured;
+    proof->accumulator = other->accumulator > proof->accumulator ? other->accumulator : proof->accumulator;
 }
 
 /* As exactly as the codes allow: a layer that happens to fit is exact everywhere, whatever it was made for. */
 static json_t *exact_on(const struct pair_proof *proof, int isa)
 {
     const struct isa_row *row = isa_row(isa);
+    if (proof->accumulator > INT32_MAX)
+        return json_string("no CPU for certain: a whole sum of products can overflow 32 bits");
     if (proof->adds_in_32)
         return json_string("every CPU: its products are added in 32 bits");
     if (proof->overflow == 0)
@@ -221,6 +249,8 @@ void pair_proof_report(json_t *facts, const struct pair_proof *proof, int isa)
         if (isa_row(isa)->measured)
             json_object_set_new(facts, "pair_sum_measured", json_integer(proof->measured));
     }
+    json_object_set_new(facts, "int32_sum", json_integer(proof->accumulator));
+    json_object_set_new(facts, "int32_sum_share", json_real((double)proof->accumulator / 0x1p31));
     if (proof->guarded)
         json_object_set_new(facts, "pair_guarded_channels", json_integer(proof->guarded));
     json_object_set_new(facts, "exact_on", exact_on(proof, isa));

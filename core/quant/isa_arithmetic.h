@@ -65,17 +65,17 @@ void sum_order_fini(struct sum_order *order);
 /* The largest activation code at place k of output channel o. */
 int32_t reach_at(const struct code_reach *reach, const struct sum_order *order, int64_t o, int64_t k);
 
-/* Codes of one output channel under a scale, within -qmax..qmax. pairs: sums are kept within int16 for the reach: the
- * code whose squared error grows least gives way. codes and given_up (counts such pairs) may be NULL. Returns the sum of
- * squared errors. w: the channel's first element. */
+/* Codes of one output channel, within -qmax..qmax. steps: its weights in the order of summation, divided by the scale. pairs: sums
+ * are kept within int16 for the reach: the code whose squared error grows least gives way. given_up (counts such pairs) may be
+ * NULL. Returns the sum of squared errors in steps. */
 struct pair_opts {
     const struct code_reach *reach;
     int32_t qmax;
     bool pairs;
 };
-double pair_codes(const float *w, const struct sum_order *order, int64_t o, double scale, const struct pair_opts *opts,
+double pair_codes(const double *steps, const struct sum_order *order, int64_t o, const struct pair_opts *opts,
                   int32_t *codes, int64_t *given_up);
-/* The scale from which on no sum of o's pairs overflows before rounding; 0: it has none of one sign. */
+/* The scale from which on no sum of o's pairs overflows before rounding; 0: it has none of one sign. w: in the order of summation. */
 double pair_scale(const float *w, const struct sum_order *order, int64_t o, const struct code_reach *reach);
 
 /* What holds of a layer's codes. */
@@ -87,10 +87,12 @@ struct pair_proof {
     int32_t measured;         /* the same for the codes within reach */
     int64_t accumulator;      /* largest absolute sum of a whole channel, without its bias */
 };
-/* Adds one channel. */
+/* Adds one channel; adds what was found of other channels of the same layer. */
 void pair_proof_add(struct pair_proof *proof, const int32_t *codes, const struct sum_order *order, int64_t o,
                     const struct code_reach *reach);
-/* Adds to a layer's facts: "pair_sum" (and "pair_sum_measured"), "pair_guarded_channels", "exact_on". */
+void pair_proof_merge(struct pair_proof *proof, const struct pair_proof *other);
+/* Adds to a layer's facts: "pair_sum" (and "pair_sum_measured"), "int32_sum" (accumulator) and its share of 2^31,
+ * "pair_guarded_channels", "exact_on". */
 void pair_proof_report(json_t *facts, const struct pair_proof *proof, int isa);
 
 #endif

@@ -216,6 +216,7 @@ static int make_codes(struct qdq *q, const struct product *p, const double *floo
                                 .scale_floor = p->grid ? NULL : floor,
                                 .scale = p->grid,
                                 .isa = q->opts->isa,
+                                .pool = calibration_pool(q->calibration),
                                 .adds_in_32 = !dtype_is_8bit(q->value[p->x].dtype) ||
                                               is_depthwise(&q->m->nodes[p->node], t)};
     if (!dtype_is_8bit(p->dtype) || !p->symmetric)

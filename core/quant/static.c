@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * static.c - quantize.static: 8-bit weights and activations with scales measured on calibration data, written as
- * QuantizeLinear / DequantizeLinear pairs, which every runtime either fuses into integer kernels or runs as they stand.
+ * static.c - quantize.static: weights in 4 to 16 bits and activations in 8 or 16 with scales measured on calibration
+ * data, written as QuantizeLinear / DequantizeLinear pairs, which every runtime either fuses into integer kernels or runs
+ * as they stand.
  * Steps      prepare (fold BatchNormalization, biases, constants) -> raise the opset if per-channel scales need it ->
  * forecast which values get scales -> calibrate (run the float model once, core/stats/calibrate.h) -> plan (qdq_plan.c)
  * -> rewrite (qdq_rewrite.c). */
@@ -343,10 +344,12 @@ static void check(const void *parsed, const char *pointer, struct faults *faults
 
 METHOD(quantize_static) = {
     .name = "quantize.static",
-    .summary = "8-bit weights and activations, calibrated on data",
-    .doc = "Weights of Conv, ConvTranspose, Gemm and MatMul become int8 with a scale per output channel, activations "
-           "uint8 with scales from what the calibrator makes of the numbers seen, biases int32; written as "
-           "QuantizeLinear / DequantizeLinear pairs. The scores at the end of the model stay in float. BatchNormalization and added constants are folded first.",
+    .summary = "weights in 4 to 16 bits and activations in 8 or 16 bits, calibrated on data",
+    .doc = "Weights of Conv, ConvTranspose, Gemm and MatMul become int8 (or uint8, int4, uint4, int16) with a scale per "
+           "output channel, activations uint8 (or int8, uint16, int16) with scales from what the calibrator makes of "
+           "the numbers seen, biases int32; written as QuantizeLinear / DequantizeLinear pairs, or in 8 bits as "
+           "QLinearConv and its like. The scores at the end of the model stay in float. BatchNormalization and added "
+           "constants are folded first.",
     .params = params,
     .params_size = sizeof(struct quantize_static_params),
     .needs = NEEDS_DATA | NEEDS_RUN,

@@ -69,6 +69,7 @@ struct job_ctx {
     struct weight_forms f;
     struct spill *spill;
     int64_t done;
+    int64_t few_rows, by_gram; /* weights that gptq made: with fewer sample rows than columns; all */
 };
 
 /* ---- report ---- */
@@ -226,6 +227,8 @@ static int run_algorithm(struct job_ctx *x, const struct block_form *f, const fl
         if (gptq_quantize(f, w, rows, g, &opts, q, &r, err))
             return -1;
         *ratio = r.rtn_error > 0 ? r.error / r.rtn_error : NAN;
+        x->few_rows += r.few_rows;
+        x->by_gram++;
         return 0;
     }
     struct awq_report r = {0};
@@ -357,6 +360,16 @@ static void warn_widths(struct job_ctx *x)
                      bits, bits < 4 ? 4 : 8, bits < 4 ? 4 : 8);
 }
 
+/* With fewer rows than columns the Gram matrix says nothing of most directions (gptq_believe). */
+static void warn_few_rows(struct job_ctx *x)
+{
+    if (x->few_rows)
+        warnings_add(x->c->warnings,
+                     "%" PRId64 " of %" PRId64 " weights met fewer sample rows than they have columns, so gptq follows the data less "
+                     "there: more samples would help (samples is %" PRId64 ")",
+                     x->few_rows, x->by_gram, x->o->samples);
+}
+
 static int quantize(struct job_ctx *x, int64_t opset, struct err *err)
 {
     if (begin_plan(x, opset, "its form needs a newer opset than the model could be raised to", true, err))
@@ -418,6 +431,7 @@ static int run(struct step_ctx *c, struct err *err)
         quantize(&x, opset, &local))
         return err_set(err, local.code, "%s", local.msg);
     warn_widths(&x);
+    warn_few_rows(&x);
     return 0;
 }
 

@@ -18,7 +18,7 @@
 #include "core/stats/evaluate.h"
 #include "core/stats/generate.h"
 
-enum { VERIFY_SAMPLES = 64 };
+enum { VERIFY_SAMPLES = 32 };
 #define VERIFY_BATCH_BYTES ((size_t)64 << 20)
 #define LATENCY_SECONDS 0.5
 
@@ -153,7 +153,8 @@ static int make_probe(struct pipeline *p, struct err *err)
 
 static struct plan *new_plan(struct pipeline *p, const struct model *m, struct err *err)
 {
-    struct plan_opts opts = {.pool = p->pool, .max_memory_bytes = p->o->max_memory_bytes, .optimize = true};
+    struct plan_opts opts = {.pool = p->pool, .max_memory_bytes = p->o->max_memory_bytes, .optimize = true,
+                             .stream = model_streams(p->before.model)}; /* the result runs as its source does */
     return plan_new(m, &opts, err);
 }
 

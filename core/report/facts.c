@@ -45,6 +45,8 @@ static int compressed_size(ZSTD_CCtx *ctx, const struct file_map *map, int64_t *
             }
             *out += (int64_t)to.pos;
         } while (end == ZSTD_e_end ? left != 0 : in.pos < in.size);
+        if (rc == 0 && n)
+            file_forget_range(map->data + at, n);
         at += n;
         left = end == ZSTD_e_end ? 0 : 1;
         if (rc == 0 && tick)

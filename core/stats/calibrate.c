@@ -225,3 +225,8 @@ const struct channel_ranges *calibration_channels(const struct calibration *c)
 {
     return c ? c->channels : NULL;
 }
+
+struct pool *calibration_pool(const struct calibration *c)
+{
+    return c ? c->opts.pool : NULL;
+}

@@ -61,5 +61,7 @@ struct clip calibration_clip(const struct calibration *c, uint32_t value);
 /* Ranges of channels measured beside, for isa=avx2. Ownership moves to c; NULL: none. */
 void calibration_keep_channels(struct calibration *c, struct channel_ranges *channels);
 const struct channel_ranges *calibration_channels(const struct calibration *c);
+/* The pool of its options, for what is made of the ranges; c may be NULL. */
+struct pool *calibration_pool(const struct calibration *c);
 
 #endif

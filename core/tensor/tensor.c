@@ -8,6 +8,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "core/base/file.h"
+
 struct tbuf {
     atomic_int refs;
     void *data;
@@ -272,14 +274,8 @@ int tensor_from_doubles(struct tensor *t, enum dtype dtype, const struct shape *
 
 void tensor_release_pages(const struct tensor *t)
 {
-    const long page = sysconf(_SC_PAGESIZE);
-    if (!t->buf || !t->buf->mapped || !t->data || page <= 0)
-        return;
-    /* whole pages only: those at the ends hold neighbours too */
-    const uintptr_t mask = (uintptr_t)page - 1, from = ((uintptr_t)t->data + mask) & ~mask,
-                    to = ((uintptr_t)t->data + t->bytes) & ~mask;
-    if (from < to)
-        madvise((void *)from, to - from, MADV_DONTNEED);
+    if (t->buf && t->buf->mapped && t->data)
+        file_forget_range(t->data, t->bytes);
 }
 
 void tensor_fini(struct tensor *t)

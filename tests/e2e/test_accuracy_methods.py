@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import methods
@@ -87,6 +88,48 @@ def test_in_front_of_static(tmp_path, first):
     assert methods.eight_bit_share(out) == 1
     assert sqnr(want, got) > sqnr(want, outputs(plain, feeds)[1]) - 1.5
     assert (got[0].argmax(1) == want[0].argmax(1)).mean() > 0.99
+
+
+def high_bias_model(path, bias):
+    """Convolution, convolution without padding and a matrix, all with channels that lie far above zero in front of Relu."""
+    r, t = np.random.default_rng(3), onnx.numpy_helper.from_array
+    high = np.zeros(8)
+    high[::2] = bias
+    w = {"w1": r.normal(0, .3, (8, 3, 3, 3)), "b1": r.normal(0, .5, 8) + high, "w2": r.normal(0, .1, (8, 8, 3, 3)),
+         "w3": r.normal(0, .1, (128, 10)), "b3": r.normal(0, .5, 10)}
+    w["b2"] = r.normal(0, .5, 8) + 2 * high - np.tensordot(w["w2"].sum((2, 3)), high, 1)
+    w["b3"] -= np.repeat(2 * high, 16) @ w["w3"]
+    node = onnx.helper.make_node
+    nodes = [node("Conv", ["x", "w1", "b1"], ["c1"], "c1"), node("Relu", ["c1"], ["r1"]), node("Conv", ["r1", "w2", "b2"], ["c2"], "c2"),
+             node("Relu", ["c2"], ["r2"]), node("Flatten", ["r2"], ["f"]), node("Gemm", ["f", "w3", "b3"], ["g"], "g"),
+             node("Relu", ["g"], ["y"])]
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(nodes, "high", [info("x", 1, ["n", 3, 8, 8])], [info("y", 1, ["n", 10])],
+                                   [t(v.astype(np.float32), k) for k, v in w.items()])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8), path)
+
+
+def test_high_biases_are_absorbed(tmp_path):
+    path, flat, data = tmp_path / "in.onnx", tmp_path / "float.onnx", tmp_path / "x.npz"
+    high_bias_model(path, 20)
+    x = np.random.default_rng(7).standard_normal((96, 3, 8, 8)).astype(np.float32)
+    np.savez(data, x=x[:64])
+    report = apply("quantize.equalize", path, flat, data=data)
+    feeds = methods.feeds_of(path, x[:64])
+    want = outputs(path, feeds)[1]
+    assert worst(want, outputs(flat, feeds)[1]) < 1e-5
+    rows = [row for row in layers(report) if "absorbed_channels" in row.get("after", {})]
+    assert [row["node"] for row in rows] == ["c1", "c2"] and all(row["after"]["absorbed_channels"] == 4 for row in rows)
+    assert rows[0]["after"]["absorbed_into"] == ["c2"] and rows[1]["after"]["absorbed_into"] == ["g"]
+    # 8 bits: on samples that were not seen too
+    feeds, noise = methods.feeds_of(path, x[64:]), []
+    want = outputs(path, feeds)[1]
+    for name, first in (("plain", []), ("kept", ["quantize.equalize absorb=false"]), ("absorbed", ["quantize.equalize"])):
+        chain(path, tmp_path / f"{name}.onnx", data, *first, "quantize.static")
+        noise.append(sqnr(want, outputs(tmp_path / f"{name}.onnx", feeds)[1]))
+    assert worst(want, outputs(flat, feeds)[1]) < 0.05
+    print(f"without {noise[0]:.1f} dB, equalized {noise[1]:.1f} dB, biases absorbed too {noise[2]:.1f} dB")
+    assert noise[2] > max(noise[:2]) + 6
 
 
 def test_bias_correction_brings_the_mean_back(tmp_path):

@@ -201,3 +201,9 @@ def test_adaround_under_static(digits, weights, most, algorithm, tmp_path):
     assert rows and all(row["after"]["output_error_ratio"] < 1 for row in rows)
     assert ratio <= most
     assert abs(ours.stat().st_size - plain.stat().st_size) <= 0.02 * plain.stat().st_size
+
+
+@pytest.mark.parametrize("samples,few", [(8, True), (400, False)])
+def test_few_samples_are_told(digits, samples, few, tmp_path):
+    report = run_steps(digits, tmp_path / "out.onnx", f"quantize.weights algorithm=gptq samples={samples}")
+    assert any("fewer sample rows" in w and f"samples is {samples}" in w for w in report["warnings"]) == few, report["warnings"]

@@ -108,6 +108,7 @@ static void put_types(struct buf *out, const struct op_class *op)
 static const char *const quant_words[] = {
     [QUANT_KEEP_FLOAT] = "float",        [QUANT_COMPUTE] = "8-bit product",    [QUANT_PASS] = "same scale",
     [QUANT_OUTPUT] = "scale of its own", [QUANT_ABSORB] = "into the producer",
+    [QUANT_OPTIONAL] = "when asked for",
 };
 
 static void put_count(struct buf *out, int min, int max)
@@ -175,7 +176,7 @@ static void put_intro(struct buf *out, int operators, int rows)
         "and\n  float64; *int* and *uint* are 8 to 64 bits wide. Rows without a sample of tensors alone leave it empty.\n"
         "- Quantization: *8-bit product* (weights and activations become 8-bit), *same scale* (the output reuses the "
         "input's),\n"
-        "  *scale of its own*, *into the producer* (its range becomes the producer's), *float* (stays as it is).\n"
+        "  *scale of its own*, *into the producer* (its range becomes the producer's), *when asked for* (else float), *float* (stays as it is).\n"
         "- Meaning: ends with what is refused beyond impossible attributes and shapes, which every row refuses.\n"
         "- Gradient: can be trained through. Coupling: knows which channels must be pruned together.\n",
         operators, rows);

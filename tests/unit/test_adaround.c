@@ -69,9 +69,8 @@ static json_t *apply(struct model *m, const char *words, const struct tensor *x,
     if (!recipe)
         fail_msg("%s", err.msg);
     FILE *f = fdopen(mkstemps(path, 4), "wb");
-    int n = snprintf(header, sizeof header, "\x93NUMPY\x01%c%c%c{'descr': '<f4', 'fortran_order': False,
-                                                                 'shape': (%d, 3, 8, 8), }",
-                     0, 118, 0, (int)x->shape.dim[0]);
+    int n = snprintf(header, sizeof header, "\x93NUMPY\x01%c%c%c{'descr': '<f4', 'fortran_order': False, 'shape': (%d, 3, 8, 8), }", 0,
+                     118, 0, (int)x->shape.dim[0]);
     memset(header + n, ' ', sizeof header - 1 - (size_t)n);
     header[127] = '\n';
     assert_int_equal(fwrite(header, 128, 1, f), 1);

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 /* clang-format on */
 #include <math.h>
+#include <string.h>
 
 #include "core/quant/isa_arithmetic.h"
 
@@ -77,8 +78,28 @@ static void test_reach(void **state)
     code_reach_fini(&reach);
 }
 
+/* What is added in 32 bits is exact everywhere, as long as it fits into 32 bits. */
+static void test_wide_sums(void **state)
+{
+    (void)state;
+    static const struct {
+        int64_t sum;
+        const char *said;
+    } cases[] = {{(int64_t)1 << 30, "every CPU"}, {INT32_MAX, "every CPU"}, {(int64_t)INT32_MAX + 1, "no CPU for certain"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const struct pair_proof proof = {.adds_in_32 = true, .channels = 1, .accumulator = cases[i].sum};
+        json_t *facts = json_object();
+        pair_proof_report(facts, &proof, ISA_PORTABLE);
+        assert_int_equal(json_integer_value(json_object_get(facts, "int32_sum")), cases[i].sum);
+        assert_true(json_real_value(json_object_get(facts, "int32_sum_share")) == (double)cases[i].sum / 2147483648.0);
+        assert_true(strncmp(json_string_value(json_object_get(facts, "exact_on")), cases[i].said, strlen(cases[i].said)) == 0);
+        json_decref(facts);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_ranges), cmocka_unit_test(test_reach)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_ranges), cmocka_unit_test(test_reach),
+                                       cmocka_unit_test(test_wide_sums)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -254,6 +254,198 @@ static void test_clip(void **state)
     }
 }
 
+/* ---- high biases ---- */
+/* c1 -> Relu -> `between` -> reader(s); channels 0 and 2 of c1 lie far above zero, 1 and 3 around it. */
+enum reader_kind { READ_CONV, READ_GROUPED, READ_PADDED, READ_SAME, READ_TRANSPOSED, READ_GEMM, READ_GEMM_B,
+                   READ_MATMUL, READ_OUTPUT, READ_TWO };
+static const float high_bias[4] = {60, 0.2f, 40, -0.3f};
+
+static struct model *high_of(const char *between, enum reader_kind kind, double bias_scale)
+{
+    struct model *m = g_new(13);
+    const uint32_t x = g_input(m, "x", SHAPE(2, 3, 4, 4));
+    float b[4];
+    for (int k = 0; k < 4; k++)
+        b[k] = (float)(bias_scale * (double)high_bias[k]);
+    const uint32_t c1 = G_OP(m, "Conv", "c1", x, g_random(m, "w1", SHAPE(4, 3, 1, 1), 3, 1),
+                             g_const(m, "b1", SHAPE(4), b));
+    uint32_t mid = G_OP(m, "Relu", "relu", c1), y;
+    if (!strcmp(between, "MaxPool") || !strcmp(between, "AveragePool")) {
+        mid = G_OP(m, between, "mid", mid);
+        node_set_ints(m, g_maker(m, mid), "kernel_shape", (int64_t[]){2, 2}, 2);
+        node_set_ints(m, g_maker(m, mid), "pads", (int64_t[]){1, 1, 0, 0}, 4);
+    } else if (strcmp(between, "") != 0) {
+        mid = G_OP(m, between, "mid", mid);
+    }
+    const int64_t flat = !strcmp(between, "") || kind < READ_GEMM ? 64 : 4;
+    if (kind >= READ_GEMM && kind <= READ_MATMUL)
+        mid = G_OP(m, "Flatten", "flat", mid);
+    switch (kind) {
+    case READ_GEMM:
+        y = G_OP(m, "Gemm", "c2", mid, g_random(m, "w2", SHAPE(flat, 5), 4, 1), g_random(m, "b2", SHAPE(1), 5, 1));
+        node_set_float(m, g_maker(m, y), "alpha", 0.5f);
+        node_set_float(m, g_maker(m, y), "beta", 2);
+        break;
+    case READ_GEMM_B:
+        y = G_OP(m, "Gemm", "c2", mid, g_random(m, "w2", SHAPE(5, flat), 4, 1));
+        node_set_int(m, g_maker(m, y), "transB", 1);
+        break;
+    case READ_MATMUL:
+        y = G_OP(m, "Add", "sum", G_OP(m, "MatMul", "c2", mid, g_random(m, "w2", SHAPE(flat, 5), 4, 1)),
+                 g_random(m, "b2", SHAPE(1, 5), 5, 1));
+        break;
+    case READ_TRANSPOSED:
+        y = G_OP(m, "ConvTranspose", "c2", mid, g_random(m, "w2", SHAPE(4, 5, 2, 2), 4, 1));
+        break;
+    default:
+        y = G_OP(m, "Conv", "c2", mid, g_random(m, "w2", SHAPE(6, kind == READ_GROUPED ? 2 : 4, 2, 2), 4, 1),
+                 g_random(m, "b2", SHAPE(6), 5, 1));
+    }
+    if (kind == READ_GROUPED)
+        node_set_int(m, g_maker(m, y), "group", 2);
+    if (kind == READ_PADDED)
+        node_set_ints(m, g_maker(m, y), "pads", (int64_t[]){0, 1, 0, 0}, 4);
+    if (kind == READ_SAME)
+        node_set_string(m, g_maker(m, y), "auto_pad", "SAME_UPPER");
+    g_output(m, y);
+    if (kind == READ_OUTPUT)
+        g_output(m, mid);
+    if (kind == READ_TWO)
+        g_output(m, G_OP(m, "Conv", "c3", mid, g_random(m, "w3", SHAPE(2, 4, 1, 1), 6, 1)));
+    return m;
+}
+
+/* c of a channel, from the model's own pre-activations: max(0, min(least, mean - 3 deviations)). */
+static double expected_c(const struct model *was, const struct tensor *x, int64_t channel)
+{
+    struct model *m = model_clone(was, NULL);
+    struct tensor y = {0};
+    double least = INFINITY, sum = 0, square = 0;
+    const int which = model_main(m)->n_outputs;
+    g_output(m, g_value(m, "c1"));
+    g_run(m, x, which, &y);
+    for (int64_t n = 0; n < 2; n++)
+        for (int64_t k = 0; k < 16; k++) {
+            const double v = (double)tensor_f32(&y)[(n * 4 + channel) * 16 + k];
+            least = fmin(least, v);
+            sum += v / 32;
+        }
+    for (int64_t n = 0; n < 2; n++)
+        for (int64_t k = 0; k < 16; k++)
+            square += pow((double)tensor_f32(&y)[(n * 4 + channel) * 16 + k] - sum, 2) / 32;
+    tensor_fini(&y);
+    model_free(m);
+    return fmax(0, fmin(least, sum - 3 * sqrt(square)));
+}
+
+static void test_absorb(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *between;
+        enum reader_kind kind;
+        const char *refused; /* NULL: absorbed */
+    } cases[] = {
+        {"", READ_CONV, NULL}, {"", READ_GROUPED, NULL}, {"MaxPool", READ_CONV, NULL}, {"AveragePool", READ_CONV, NULL},
+        {"Identity", READ_CONV, NULL}, {"", READ_GEMM, NULL}, {"GlobalAveragePool", READ_GEMM, NULL},
+        {"GlobalMaxPool", READ_GEMM_B, NULL}, {"", READ_GEMM_B, NULL}, {"", READ_MATMUL, NULL}, {"", READ_TWO, NULL},
+        {"", READ_PADDED, "padded convolution"}, {"", READ_SAME, "padded convolution"},
+        {"", READ_TRANSPOSED, "same taps"}, {"", READ_OUTPUT, "output of the model"},
+        {"Sigmoid", READ_CONV, "not shifted"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct model *m = high_of(cases[i].between, cases[i].kind, 1), *was = model_clone(m, NULL);
+        struct tensor x = {0};
+        g_fill(&x, SHAPE(2, 3, 4, 4), 12, 1);
+        struct g_done done = g_apply(m, "quantize.equalize", &x);
+        assert_int_equal(done.rc, 0);
+        if (g_error(was, m, &x, 0) > 1e-5)
+            fail_msg("case %zu: error %g", i, g_error(was, m, &x, 0));
+        json_t *row, *found = NULL, *skipped = NULL;
+        size_t k;
+        json_array_foreach(done.layers, k, row)
+        {
+            json_t *after = json_object_get(row, "after");
+            found = json_object_get(after, "absorbed_channels") ? after : found;
+            const char *why = json_string_value(json_object_get(row, "skipped"));
+            skipped = why && cases[i].refused && strstr(why, cases[i].refused) ? row : skipped;
+        }
+        if (!found != !!cases[i].refused || !skipped != !cases[i].refused)
+            fail_msg("case %zu: %s", i, json_dumps(done.layers, 0));
+        if (found) {
+            assert_int_equal(json_integer_value(json_object_get(found, "absorbed_channels")), 2);
+            assert_int_equal(json_array_size(json_object_get(found, "absorbed_into")),
+                             cases[i].kind == READ_TWO ? 2 : 1);
+        }
+        g_done(&done);
+        tensor_fini(&x);
+        model_free(was);
+        model_free(m);
+    }
+}
+
+/* The numbers, with equalization kept away by a weight on a grid: b1 -= c, b2 += W2 c. */
+static void test_absorb_formula(void **state)
+{
+    (void)state;
+    struct model *m = high_of("", READ_CONV, 1);
+    struct tensor scale = {0}, x = {0};
+    assert_int_equal(tensor_alloc(&scale, DTYPE_FLOAT, &SHAPE(6), NULL), 0);
+    grid_note_set(m, g_value(m, "w2"), DTYPE_INT8, 0, &scale);
+    tensor_fini(&scale);
+    struct model *was = model_clone(m, NULL);
+    g_fill(&x, SHAPE(2, 3, 4, 4), 12, 1);
+    struct g_done done = g_apply(m, "quantize.equalize", &x);
+    double c[4];
+    for (int64_t k = 0; k < 4; k++) {
+        c[k] = expected_c(was, &x, k);
+        g_near((double)tensor_f32(weight(m, "b1"))[k], (double)high_bias[k] - c[k], 1e-4);
+    }
+    assert_true(c[0] > 50 && c[1] == 0 && c[2] > 30 && c[3] == 0);
+    for (int64_t o = 0; o < 6; o++) {
+        double want = (double)tensor_f32(weight(was, "b2"))[o];
+        for (int64_t e = 0; e < 16; e++)
+            want += c[e / 4] * (double)tensor_f32(weight(was, "w2"))[o * 16 + e];
+        g_near((double)tensor_f32(weight(m, "b2"))[o], want, 1e-3);
+    }
+    g_near(g_error(was, m, &x, 0), 0, 1e-5);
+    g_expect_warning(&done, "found no two layers", false);
+    g_done(&done);
+    tensor_fini(&x);
+    model_free(was);
+    model_free(m);
+}
+
+/* Nothing without data, or switched off, or where no channel lies high; the report says so. */
+static void test_absorb_nothing(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *words;
+        bool data;
+        double bias;
+    } cases[] = {{"quantize.equalize", false, 1},
+                 {"quantize.equalize absorb=false", true, 1},
+                 {"quantize.equalize", true, 0.01}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct model *m = high_of("", READ_CONV, cases[i].bias), *was = model_clone(m, NULL);
+        struct tensor x = {0};
+        g_fill(&x, SHAPE(2, 3, 4, 4), 12, 1);
+        struct g_done done = g_apply(m, cases[i].words, cases[i].data ? &x : NULL);
+        assert_int_equal(done.rc, 0);
+        g_near(g_error(was, m, &x, 0), 0, 1e-5);
+        char *all = json_dumps(done.layers, 0);
+        assert_null(strstr(all, "absorbed_channels"));
+        assert_int_equal(strstr(all, "needs data") != NULL, i == 0);
+        assert_int_equal(strstr(all, "no channel stays") != NULL, i == 2);
+        free(all);
+        g_done(&done);
+        tensor_fini(&x);
+        model_free(was);
+        model_free(m);
+    }
+}
+
 static void test_quantized_is_refused(void **state)
 {
     (void)state;
@@ -276,7 +468,8 @@ int main(void)
         cmocka_unit_test(test_pairs),          cmocka_unit_test(test_geometric_mean),
             cmocka_unit_test(test_depthwise_triple),
         cmocka_unit_test(test_groups),         cmocka_unit_test(test_structures),     cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_dead_channels),  cmocka_unit_test(test_clip),
+        cmocka_unit_test(test_dead_channels),  cmocka_unit_test(test_clip),           cmocka_unit_test(test_absorb),
+        cmocka_unit_test(test_absorb_formula), cmocka_unit_test(test_absorb_nothing),
                       cmocka_unit_test(test_quantized_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

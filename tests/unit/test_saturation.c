@@ -109,6 +109,25 @@ static int64_t count_possible(const struct kind *k, const struct tensor *codes)
     return found;
 }
 
+/* The largest absolute sum a whole channel can reach with activation codes 0 to 255. */
+static int64_t largest_sum(const struct kind *k, const struct tensor *codes)
+{
+    const int8_t *w = codes->data;
+    const int64_t channels = outputs_of(k), count = tensor_count(codes) / channels;
+    int64_t most = 0;
+    for (int64_t o = 0; o < channels; o++) {
+        int64_t up = 0, down = 0;
+        for (int64_t at = 0; at < count; at++) {
+            const int64_t c = w[place(k, codes, o, at)];
+            up += c > 0 ? 255 * c : 0;
+            down += c < 0 ? -255 * c : 0;
+        }
+        most = up > most ? up : most;
+        most = down > most ? down : most;
+    }
+    return most;
+}
+
 /* The instruction itself, over all outputs of one sample after the other: sums of pairs that do saturate. */
 static int64_t count_real(const struct model *m, const struct kind *k, const struct tensor *codes, const struct tensor *x)
 {
@@ -170,6 +189,8 @@ static struct counts simulate(const struct kind *k, const char *step, bool all_e
         c.unseen = count_real(m, k, codes, &y);
         const bool said = json_integer_value(json_object_get(after, "pair_sum")) > INT16_MAX;
         assert_int_equal(said, c.possible > 0); /* the report knows */
+        assert_int_equal(json_integer_value(json_object_get(after, "int32_sum")), largest_sum(k, codes));
+        g_near(json_real_value(json_object_get(after, "int32_sum_share")), (double)largest_sum(k, codes) / 0x1p31, 1e-12);
     }
     g_done(&done);
     tensor_fini(&x);
