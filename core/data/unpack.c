@@ -16,7 +16,7 @@
 #include <unistd.h>
 #include <zlib.h>
 
-enum { MAX_MEMBERS = 20000000, MAX_NAME = 4096, CHUNK = 1 << 18 };
+enum { MAX_MEMBERS = 20000000, MAX_NAME = 4096, CHUNK = 1 << 18, MEMBER_ALIGN = 64 };
 static const size_t BOMB_FLOOR = (size_t)64 << 20, BOMB_RATIO = 1000;
 
 /* A file being filled. */
@@ -59,6 +59,14 @@ static int sink_write(struct sink *s, const void *bytes, size_t len, struct err 
         return -1;
     s->used += len;
     return 0;
+}
+
+/* Zeros up to where a member may begin: arrays are read where they lie, and an .npy header is a multiple of 64. */
+static int sink_align(struct sink *s, struct err *err)
+{
+    static const char zeros[MEMBER_ALIGN];
+    const size_t over = s->used % MEMBER_ALIGN;
+    return over ? sink_write(s, zeros, MEMBER_ALIGN - over, err) : 0;
 }
 
 static int add_member(struct sink *s, const char *name, size_t start, struct err *err)
@@ -104,6 +112,8 @@ static int sink_finish(struct sink *s, struct err *err)
 
 static int copy_entry(struct sink *s, struct archive *a, struct archive_entry *entry, const char *name, struct err *err)
 {
+    if (sink_align(s, err))
+        return -1;
     size_t start = s->used;
     if (archive_entry_size_is_set(entry)) {
         int64_t declared = archive_entry_size(entry);
@@ -185,9 +195,9 @@ int unpack_archive(struct members *out, const char *path, const char *cache_dir,
 static int copy_file(struct sink *s, const char *path, const char *name, struct err *err)
 {
     struct file_map map;
-    size_t start = s->used;
-    if (file_map_open(&map, path, err))
+    if (sink_align(s, err) || file_map_open(&map, path, err))
         return -1;
+    size_t start = s->used;
     int rc = sink_write(s, map.data, map.size, err);
     file_map_close(&map);
     return rc ? rc : add_member(s, name, start, err);

@@ -8,6 +8,7 @@
 #include "core/quant/absorb.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -511,11 +512,14 @@ static int change(struct absorb *a, struct place *p, struct err *err)
 
 static void report(const struct absorb *a, const struct place *p, struct layer_report *layers)
 {
-    struct layer_row row = {.node = p->bias.product, .weight = VALUE_NONE, .sqnr_db = NAN, .skipped = p->why};
-    char label[200];
+    struct layer_row row = {.node = p->bias.product, .weight = VALUE_NONE, .sqnr_db = NAN};
+    char label[200], text[240];
     double most = 0;
-    if (!p->why && !a->o->data)
-        row.skipped = "a high bias could move into the next layer, but that needs data";
+    const char *why = !p->why && !a->o->data ? "that needs data" : p->why;
+    if (why) {
+        snprintf(text, sizeof text, "its bias is not absorbed by the next layer: %s", why);
+        row.skipped = text;
+    }
     json_t *into = row.skipped ? NULL : json_array();
     for (int i = 0; into && i < p->n_takers; i++)
         json_array_append_new(into, json_string(node_label(a->m, p->takers[i].bias.product, label, sizeof label)));

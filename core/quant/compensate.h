@@ -12,8 +12,8 @@
 
 #include "core/quant/isa_arithmetic.h"
 
-/* codes of output channel o, made by pair_codes of these steps with these opts. steps: order->count of them, and room for order->inner more;
- * overwritten. Returns the sum of squared errors in steps. */
+/* codes of output channel o, made by pair_codes of these steps with these opts. steps: order->count of them, and room for
+ * order->inner more; overwritten. Returns the sum of squared errors in steps. */
 double compensate_codes(const struct sum_order *order, int64_t o, const struct pair_opts *opts, int32_t *codes,
                         double *steps);
 

@@ -65,9 +65,9 @@ void sum_order_fini(struct sum_order *order);
 /* The largest activation code at place k of output channel o. */
 int32_t reach_at(const struct code_reach *reach, const struct sum_order *order, int64_t o, int64_t k);
 
-/* Codes of one output channel, within -qmax..qmax. steps: its weights in the order of summation, divided by the scale. pairs: sums
- * are kept within int16 for the reach: the code whose squared error grows least gives way. given_up (counts such pairs) may be
- * NULL. Returns the sum of squared errors in steps. */
+/* Codes of one output channel, within -qmax..qmax. steps: its weights in the order of summation, divided by the scale.
+ * pairs: sums are kept within int16 for the reach: the code whose squared error grows least gives way. given_up (counts
+ * such pairs) may be NULL. Returns the sum of squared errors in steps. */
 struct pair_opts {
     const struct code_reach *reach;
     int32_t qmax;
@@ -75,7 +75,8 @@ struct pair_opts {
 };
 double pair_codes(const double *steps, const struct sum_order *order, int64_t o, const struct pair_opts *opts,
                   int32_t *codes, int64_t *given_up);
-/* The scale from which on no sum of o's pairs overflows before rounding; 0: it has none of one sign. w: in the order of summation. */
+/* The scale from which on no sum of o's pairs overflows before rounding; 0: it has none of one sign. w: in the order of
+ * summation. */
 double pair_scale(const float *w, const struct sum_order *order, int64_t o, const struct code_reach *reach);
 
 /* What holds of a layer's codes. */

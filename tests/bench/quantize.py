@@ -78,7 +78,7 @@ class Reader(q.CalibrationDataReader):
         else:
             edge = (image.width - 224) // 2
             x = (np.asarray(image.crop((edge, edge, edge + 224, edge + 224)), np.float32) / 255 - mean) / std
-        return {source.name: x.transpose(2, 0, 1)[None]}
+        return {source.name: (x if source.shape[-1] == 3 else x.transpose(2, 0, 1))[None]}
 kind = {"minmax": q.CalibrationMethod.MinMax, "percentile": q.CalibrationMethod.Percentile, "entropy": q.CalibrationMethod.Entropy}[method]
 q.quantize_static(model, out, Reader(), quant_format=q.QuantFormat.QDQ, per_channel=True, calibrate_method=kind,
                   activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8)

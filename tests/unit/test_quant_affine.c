@@ -9,9 +9,11 @@
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/base/rng.h"
 #include "core/quant/affine.h"
+#include "core/quant/compensate.h"
 
 static void test_params(void **state)
 {
@@ -176,9 +178,96 @@ static void test_extremes(void **state)
     tensor_fini(&w);
 }
 
+/* The same bytes, scales and proof for any number of threads, however the channels lie. */
+static void test_threads(void **state)
+{
+    (void)state;
+    const struct {
+        struct shape shape;
+        int axis;
+        bool per_channel;
+    } cases[] = {{SHAPE(75, 6, 3, 3), 0, true}, {SHAPE(33, 101), 1, true}, {SHAPE(33, 101), 1, false},
+                 {SHAPE(70, 5), 0, false},      {SHAPE(40, 7), -1, false}, {SHAPE(4, 37, 2, 2), 1, true}};
+    struct pool *pool = pool_new(3);
+    assert_non_null(pool);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct tensor w = {0};
+        struct qweight one, many;
+        random_weight(&w, cases[i].shape, i + 1);
+        struct qweight_opts opts = {.dtype = DTYPE_INT8, .per_channel = cases[i].per_channel, .axis = cases[i].axis};
+        assert_int_equal(qweight_make(&one, &w, &opts, NULL), 0);
+        opts.pool = pool;
+        assert_int_equal(qweight_make(&many, &w, &opts, NULL), 0);
+        assert_memory_equal(one.codes.data, many.codes.data, one.codes.bytes);
+        assert_memory_equal(one.scale.data, many.scale.data, one.scale.bytes);
+        assert_memory_equal(&one.sqnr_db, &many.sqnr_db, sizeof one.sqnr_db);
+        assert_int_equal(one.proof.channels, many.proof.channels);
+        assert_int_equal(one.proof.guarded, many.proof.guarded);
+        assert_int_equal(one.proof.largest, many.proof.largest);
+        assert_int_equal(one.proof.accumulator, many.proof.accumulator);
+        qweight_fini(&one);
+        qweight_fini(&many);
+        tensor_f32(&w)[11] = INFINITY;
+        tensor_f32(&w)[29] = NAN;
+        struct err err = {0};
+        assert_int_equal(qweight_make(&many, &w, &opts, &err), -1);
+        assert_non_null(strstr(err.msg, "element 11 is infinite"));
+        tensor_fini(&w);
+    }
+    pool_free(pool);
+}
+
+/* Flips as they are defined: one after another, each the largest error that is left. */
+static void flip_slowly(double *error, int32_t *codes, int64_t n, int32_t qmax)
+{
+    double sum = 0;
+    for (int64_t k = 0; k < n; k++)
+        sum += error[k];
+    for (const int by = sum > 0 ? -1 : 1; fabs(sum) > 0.5 && (sum > 0) == (by < 0); sum += by) {
+        int64_t at = -1;
+        for (int64_t k = 0; k < n; k++)
+            if (-by * error[k] > 0 && abs(codes[k] + by) <= qmax && (at < 0 || -by * error[k] > -by * error[at]))
+                at = k;
+        if (at < 0)
+            break;
+        codes[at] += by;
+        error[at] += by;
+    }
+}
+
+static void test_flips(void **state)
+{
+    (void)state;
+    enum { N = 4099 };
+    static double steps[2 * N], error[N];
+    static int32_t codes[N], want[N];
+    const struct sum_order order = {.channels = 1, .count = N, .inner = N};
+    const struct pair_opts opts = {.qmax = 127};
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        struct rng rng;
+        rng_init(&rng, seed, 0);
+        const double bias = (double)(seed % 5) * 0.01, reach = seed % 2 ? 60 : 130; /* 130: some are clipped, off by more than 1 */
+        for (int k = 0; k < N; k++)
+            steps[k] = nearbyint((2 * rng_uniform(&rng) - 1) * reach) + 0.49 * (2 * rng_uniform(&rng) - 1) + bias;
+        assert_true(pair_codes(steps, &order, 0, &opts, codes, NULL) > 0);
+        double squares = 0;
+        for (int k = 0; k < N; k++) {
+            want[k] = codes[k];
+            error[k] = codes[k] - steps[k];
+        }
+        flip_slowly(error, want, N, 127);
+        for (int k = 0; k < N; k++)
+            squares += error[k] * error[k];
+        const double got = compensate_codes(&order, 0, &opts, codes, steps);
+        assert_memory_equal(codes, want, sizeof want);
+        assert_float_equal(got, squares, 1e-6);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_params), cmocka_unit_test(test_per_channel),
-                                       cmocka_unit_test(test_errors_cancel), cmocka_unit_test(test_pair_guard), cmocka_unit_test(test_extremes)};
+                                       cmocka_unit_test(test_errors_cancel), cmocka_unit_test(test_pair_guard), cmocka_unit_test(test_extremes),
+                                       cmocka_unit_test(test_threads), cmocka_unit_test(test_flips)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
