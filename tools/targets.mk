@@ -30,7 +30,7 @@ test: ## all tests: units, then the real binary over real HTTP and against ONNX 
 	@$(MAKE) --no-print-directory e2e
 
 e2e: $(VENV)/ok ## end-to-end tests only (T=name for some)
-	$(VENV)/bin/python -m pytest -q -p no:cacheprovider tests/e2e $(if $(T),-k $(T))
+	$(VENV)/bin/python -m pytest -q -p no:cacheprovider $(if $(T),-k $(T),-n 2 --dist worksteal) tests/e2e
 
 # The server under a sanitizer: all of test_http.py; any report, also of a child, is a failure.
 define sanitized_server # mode, variable of the sanitizer's options, options

@@ -140,11 +140,16 @@ char *file_read(const char *path, size_t limit, size_t *len, struct err *err)
     return data;
 }
 
+const char *file_temp_root(void)
+{
+    const char *root = getenv("TMPDIR");
+    return root && *root ? root : "/tmp";
+}
+
 char *file_temp_dir(const char *what, struct err *err)
 {
-    const char *base = getenv("TMPDIR");
     char *path = NULL;
-    if (asprintf(&path, "%s/pared-%s-XXXXXX", base && *base ? base : "/tmp", what) < 0) {
+    if (asprintf(&path, "%s/pared-%s-XXXXXX", file_temp_root(), what) < 0) {
         err_set(err, ERR_NOMEM, "out of memory");
         return NULL;
     }

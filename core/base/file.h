@@ -27,6 +27,8 @@ int file_write_all(int fd, const void *bytes, size_t len, struct err *err);
 int file_write_atomic(const char *path, const void *bytes, size_t len, struct err *err);
 /* The whole file in memory with a NUL behind it (free); ERR_TOO_LARGE beyond `limit` bytes. */
 char *file_read(const char *path, size_t limit, size_t *len, struct err *err);
+/* TMPDIR, or /tmp. Borrowed from the environment. */
+const char *file_temp_root(void);
 /* A new private folder below TMPDIR (without it /tmp), "pared-<what>-" and six letters: its path (free), NULL on error. */
 char *file_temp_dir(const char *what, struct err *err);
 /* mkdir -p. */

@@ -49,10 +49,24 @@ static void borrow(struct tensor *t, enum dtype dtype, const void *data, const s
     dtype_bytes(dtype, shape_count(shape), &t->bytes);
 }
 
+/* How many of the forms a node gives; sparse_value is not among the parsed ones. */
+static int count_forms(const struct node *node)
+{
+    static const char *const names[] = {"value",      "value_float", "value_floats", "value_int",
+                                        "value_ints", "value_string", "value_strings"};
+    int count = 0;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        count += has_attr(node, names[i]);
+    return count;
+}
+
 /* Any form as a tensor that borrows the attribute's memory; `text` holds a single string. */
 static int constant_value(const struct constant_attrs *attrs, const struct node *node, struct tensor *t,
                           struct dtype_string *text, struct err *err)
 {
+    if (count_forms(node) > 1)
+        return err_set(err, ERR_MODEL, "the constant has %d values; exactly one of value, value_float(s), value_int(s), "
+                       "value_string(s) is allowed", count_forms(node));
     if (attrs->value)
         *t = *attrs->value;
     else if (has_attr(node, "value_float"))

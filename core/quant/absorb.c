@@ -16,6 +16,7 @@
 #include "core/passes/infer.h"
 #include "core/passes/pass.h"
 #include "core/passes/weights.h"
+#include "core/quant/channel_scale.h"
 #include "core/stats/sampling.h"
 
 enum { MAX_DEPTH = 16 }; /* operators between Relu and a reader */
@@ -238,28 +239,19 @@ static const char *pool(struct absorb *a, const struct node *n, struct way *w)
     return NULL;
 }
 
-static int64_t behind(const struct shape *shape, int axis)
-{
-    int64_t n = 1;
-    for (int i = axis + 1; i < shape->rank; i++)
-        if (shape->dim[i] < 1 || __builtin_mul_overflow(n, shape->dim[i], &n))
-            return -1;
-    return n;
-}
-
 /* As for factors (channel_rules.c): an element's entry is (place / elements behind the axis) % entries. */
 static const char *reshape(struct absorb *a, const struct node *n, struct way *w)
 {
     const struct shape *from = infer_shape_of(&a->infer, w->value), *to = infer_shape_of(&a->infer, out0(n));
-    const int64_t after = from->rank <= w->axis ? -1 : behind(from, w->axis);
+    const int64_t after = from->rank <= w->axis ? -1 : channel_elements_behind(from, w->axis);
     const int64_t entries = after < 0 ? 0 : from->dim[w->axis];
     int64_t both, repeat;
     if (after < 1 || entries < 1 || __builtin_mul_overflow(entries, after, &both) ||
         __builtin_mul_overflow(w->repeat, after, &repeat))
         return "it is reshaped, and its shape is not known";
     for (int k = 0; k < to->rank; k++) {
-        const bool same = to->dim[k] == entries && behind(to, k) == after;
-        if (!same && !(to->dim[k] == both && behind(to, k) == 1))
+        const bool same = to->dim[k] == entries && channel_elements_behind(to, k) == after;
+        if (!same && !(to->dim[k] == both && channel_elements_behind(to, k) == 1))
             continue;
         w->axis = k;
         w->repeat = same ? w->repeat : repeat;
@@ -426,7 +418,7 @@ static int observe(void *arg, uint32_t value, const struct tensor *t, struct err
         p->why = "its channels are not those of its weight";
         return 0;
     }
-    const int64_t inner = behind(&t->shape, p->axis), outer = inner < 1 ? 0 : tensor_count(t) / channels / inner;
+    const int64_t inner = channel_elements_behind(&t->shape, p->axis), outer = inner < 1 ? 0 : tensor_count(t) / channels / inner;
     const float *x = tensor_f32(t);
     for (int64_t i = 0; i < outer * channels; i++) {
         double least = INFINITY, sum = 0, square = 0;

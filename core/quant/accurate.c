@@ -13,6 +13,7 @@
 
 #include "core/passes/weights.h"
 #include "core/quant/absorb.h"
+#include "core/quant/adaround.h"
 #include "core/quant/bias_correction.h"
 #include "core/quant/equalize.h"
 #include "core/quant/quantized.h"
@@ -75,58 +76,26 @@ static int repair_smooth(struct accurate *a, struct model *m, struct layer_repor
     return rc ? -1 : !any;
 }
 
-#if __has_include("core/quant/adaround.c")
-extern METHOD(quantize_adaround);
-
-static bool set_enum(const struct method *method, void *params, const char *name, const char *choice)
-{
-    for (const struct param *p = method->params; p->name; p++)
-        for (int i = 0; !strcmp(p->name, name) && p->kind == PARAM_ENUM && p->choices[i]; i++)
-            if (!strcmp(p->choices[i], choice)) {
-                *(int *)(void *)((char *)params + p->offset) = i;
-                return true;
-            }
-    return false;
-}
-
-static bool set_bytes(const struct method *method, void *params, const char *name, const void *v, size_t size)
-{
-    for (const struct param *p = method->params; p->name; p++)
-        if (!strcmp(p->name, name)) {
-            memcpy((char *)params + p->offset, v, size);
-            return true;
-        }
-    return false;
-}
-
 static int repair_rounding(struct accurate *a, struct model *m, struct layer_report *layers, struct err *err)
 {
-    const struct method *method = &method_quantize_adaround;
+    struct quantize_adaround_params o = {0};
     struct step_ctx c = *a->c;
-    void *params = calloc(1, method->params_size);
-    const char *type = static_weights[a->o.weights];
-    int rc = -1;
-    if (!params) {
-        err_set(err, ERR_NOMEM, "out of memory while rounding weights");
-        goto out;
-    }
-    rc = 1;
-    if (trial_defaults(method->params, params, err))
-        rc = -1;
-    else if (set_enum(method, params, "weights", type) && set_enum(method, params, "isa", isa_names[a->o.isa]) &&
-             set_bytes(method, params, "per_channel", &a->o.per_channel, sizeof a->o.per_channel) &&
-             set_bytes(method, params, "include", &a->o.include, sizeof a->o.include) &&
-             set_bytes(method, params, "exclude", &a->o.exclude, sizeof a->o.exclude)) {
-        c.model = m;
-        c.params = params;
-        c.layers = layers;
-        rc = method->run(&c, err);
-    }
-out:
-    free(params);
-    return rc;
+    if (trial_defaults(method_quantize_adaround.params, &o, err))
+        return -1;
+    o.weights = 0;
+    while (adaround_weights[o.weights] && strcmp(adaround_weights[o.weights], static_weights[a->o.weights]))
+        o.weights++;
+    if (!adaround_weights[o.weights])
+        return 1; /* no codes of that type */
+    o.isa = a->o.isa;
+    o.per_channel = a->o.per_channel;
+    o.include = a->o.include;
+    o.exclude = a->o.exclude;
+    c.model = m;
+    c.params = &o;
+    c.layers = layers;
+    return method_quantize_adaround.run(&c, err);
 }
-#endif
 
 static int correct_biases(struct accurate *a, struct model *m, bool sequential, struct layer_report *layers,
                           struct err *err)
@@ -156,9 +125,7 @@ static const struct repair {
     {"equalize", repair_equalize, false},
     {"absorb high biases", repair_absorb, false},
     {"smooth", repair_smooth, false},
-#if __has_include("core/quant/adaround.c")
     {"round weights by output error", repair_rounding, false},
-#endif
     {"correct biases of each layer alone", repair_bias_fast, true},
     {"correct biases in sequence", repair_bias, true},
 };

@@ -24,14 +24,7 @@
 
 enum { ALGORITHM_GPTQ, ALGORITHM_ADAROUND };
 
-struct quantize_adaround_params {
-    int64_t samples, iterations, rows;
-    int weights, algorithm, isa;
-    bool per_channel;
-    struct globs include, exclude;
-};
-
-static const char *const weight_names[] = {"int8", "uint8", "int4", NULL};
+const char *const adaround_weights[] = {"int8", "uint8", "int4", NULL};
 static const enum dtype weight_types[] = {DTYPE_INT8, DTYPE_UINT8, DTYPE_INT4};
 static const char *const algorithms[] = {"gptq", "adaround", NULL};
 
@@ -39,7 +32,7 @@ static const char *const algorithms[] = {"gptq", "adaround", NULL};
 static const struct param params[] = {
     {P(samples), .kind = PARAM_INT, .def = "256", .min = 1, .max = 1000000,
      .doc = "samples whose inputs to each layer are looked at, spread evenly over the dataset"},
-    {P(weights), .kind = PARAM_ENUM, .choices = weight_names, .def = "\"int8\"",
+    {P(weights), .kind = PARAM_ENUM, .choices = adaround_weights, .def = "\"int8\"",
      .doc = "type of the codes (always symmetric); give quantize.static the same"},
     {P(per_channel), .kind = PARAM_BOOL, .def = "true",
      .doc = "a scale for each output channel instead of one; give quantize.static the same"},
@@ -276,7 +269,7 @@ static int keep(const struct rounding_run *r, struct chosen *c, const struct rou
         }
     }
     c->sqnr = noise > 0 ? 10 * log10(signal / noise) : NAN;
-    c->facts = json_pack("{s:s,s:I,s:I,s:f}", "grid", weight_names[r->o->weights], "scales",
+    c->facts = json_pack("{s:s,s:I,s:I,s:f}", "grid", adaround_weights[r->o->weights], "scales",
                          (json_int_t)tensor_count(&c->scale),
                          "changed_channels", (json_int_t)l->changed, "output_error_ratio", was > 0 ? is / was : 1.0);
     return 0;

@@ -1,10 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
- * adaround.h - private to quantize.adaround: one layer's weight as rows, and the two ways to choose its codes.
+ * adaround.h - quantize.adaround's parameters, for preset=accurate; one layer's weight as rows, and the two ways to choose its codes.
  * Both start from the codes quantize.static would choose and write others where a row's output error is lower. */
 #ifndef PARED_QUANT_ADAROUND_H
 #define PARED_QUANT_ADAROUND_H
 
 #include "core/stats/gram.h"
+#include "core/step/method.h"
+
+struct quantize_adaround_params {
+    int64_t samples, iterations, rows;
+    int weights, algorithm, isa; /* weights: index into adaround_weights */
+    bool per_channel;
+    struct globs include, exclude;
+};
+extern const char *const adaround_weights[]; /* names of the types of codes, NULL-terminated */
+extern METHOD(quantize_adaround);
 
 struct rounded_layer {
     int64_t rows, k;    /* output channels; elements of each */

@@ -295,8 +295,7 @@ static const char *clip_rule(struct channel_scale *s, uint32_t node)
 }
 
 /* ---- shapes ---- */
-/* Product of the dims behind an axis; -1: not known. */
-static int64_t behind(const struct shape *shape, int axis)
+int64_t channel_elements_behind(const struct shape *shape, int axis)
 {
     int64_t n = 1;
     for (int i = axis + 1; i < shape->rank; i++)
@@ -315,13 +314,13 @@ static const char *reshape_rule(struct channel_scale *s, uint32_t node)
     if (!has(s, x))
         return NULL;
     const struct shape *from = infer_shape_of(&s->infer, x), *to = infer_shape_of(&s->infer, y);
-    const int64_t after = from->rank < 1 ? -1 : behind(from, s->axis[x]), channels = s->channels[x];
+    const int64_t after = from->rank < 1 ? -1 : channel_elements_behind(from, s->axis[x]), channels = s->channels[x];
     if (after < 1)
         return "the shape is not known";
     for (int k = 0; k < to->rank; k++) {
-        if (to->dim[k] == channels && behind(to, k) == after)
+        if (to->dim[k] == channels && channel_elements_behind(to, k) == after)
             return carry(s, x, y, k);
-        if (to->dim[k] > 0 && to->dim[k] / channels == after && to->dim[k] % channels == 0 && behind(to, k) == 1) {
+        if (to->dim[k] > 0 && to->dim[k] / channels == after && to->dim[k] % channels == 0 && channel_elements_behind(to, k) == 1) {
             const int64_t first = s->base[x], base = scale_elements_new(s, y, k, to->dim[k]);
             for (int64_t c = 0; base >= 0 && c < to->dim[k]; c++)
                 scale_unite(s, first + c / after, base + c);
@@ -407,7 +406,7 @@ static void const_end(struct channel_scale *s, enum scale_role role, uint32_t no
     for (int i = 0; i < k; i++)
         before *= t->shape.dim[i];
     if (e)
-        e->lanes = (struct scale_lanes){before, t->shape.dim[k], behind(&t->shape, k), before, 1};
+        e->lanes = (struct scale_lanes){before, t->shape.dim[k], channel_elements_behind(&t->shape, k), before, 1};
 }
 
 static const char *add_rule(struct channel_scale *s, uint32_t node)

@@ -123,4 +123,7 @@ struct scale_end *scale_end_add(struct channel_scale *s, enum scale_role role, u
 /* Walks the main graph and fills everything but regions. */
 int scale_walk(struct channel_scale *s, struct err *err);
 
+/* Product of the dims behind an axis; -1: not known. */
+int64_t channel_elements_behind(const struct shape *shape, int axis);
+
 #endif

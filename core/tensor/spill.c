@@ -9,6 +9,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "core/base/file.h"
+
 enum { SMALL = 1 << 18, PAGE = 1 << 16 }; /* PAGE: a multiple of any page size in use */
 
 struct spill {
@@ -18,10 +20,8 @@ struct spill {
 
 static int open_unnamed(void)
 {
-    const char *tmp = getenv("TMPDIR");
+    const char *tmp = file_temp_root();
     char path[4096];
-    if (!tmp || !*tmp)
-        tmp = "/tmp";
     int fd = open(tmp, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (fd >= 0)
         return fd;

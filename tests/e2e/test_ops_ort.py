@@ -103,7 +103,11 @@ def expected(folder):
     return None, " / ".join(reasons)
 
 
-def difference(want, got):
+# Quantized while running: a number within rounding of a tie gets the next code, and a recurrent state carries it on.
+TOLERANCE = {"com.microsoft.DynamicQuantizeLSTM": 5e-3}
+
+
+def difference(want, got, tolerance=1e-4):
     """None, or what differs."""
     want, got = np.asarray(want), np.asarray(got)
     if want.dtype == np.uint8 and got.dtype.name.startswith("float8"):  # ONNX Runtime hands out their bytes
@@ -114,7 +118,7 @@ def difference(want, got):
         return f"dtype {got.dtype}, expected {want.dtype}"
     if want.size == 0 or want.dtype.kind in "iub":
         return None if np.array_equal(want, got) else f"{got.ravel()[:8]}, expected {want.ravel()[:8]}"
-    tolerance = 1e-4 if want.dtype.itemsize >= 4 else 1e-2
+    tolerance = tolerance if want.dtype.itemsize >= 4 else 1e-2
     a, b = want.astype(np.float64), got.astype(np.float64)
     scale = np.max(np.abs(a[np.isfinite(a)]), initial=1e-6)
     close = np.isclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
@@ -132,7 +136,8 @@ def test_operators_agree(samples):
             continue
         checked += 1
         got = [array for _, array in tensors(folder, "output")]
-        faults = [f"output {i}: {d}" for i, (w, g) in enumerate(zip(want, got)) if (d := difference(w, g))]
+        tolerance = TOLERANCE.get(folder.name.rsplit("_", 2)[0], 1e-4)
+        faults = [f"output {i}: {d}" for i, (w, g) in enumerate(zip(want, got)) if (d := difference(w, g, tolerance))]
         if len(want) != len(got) or faults:
             wrong.append(f"{folder.name}: {'; '.join(faults) or 'number of outputs'}")
     print(f"{checked} samples agree or are below; {len(unchecked)} without a reference:")

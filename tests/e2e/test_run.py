@@ -287,7 +287,7 @@ def test_methods():
     one = json.loads(call("methods", "prune.weights", "--json").stdout)
     assert one in catalogue
     rows = {p["name"]: p for p in json.loads(call("methods", "quantize.static", "--json").stdout)["parameters"]}
-    assert rows["calibrator"]["choices"] == ["minmax", "moving_average", "percentile", "entropy", "mse"] and rows["calibrator"]["default"] == "minmax"
+    assert rows["calibrator"]["choices"] == ["minmax", "moving_average", "percentile", "entropy", "mse"] and rows["calibrator"]["default"] == "mse"
     assert rows["percentile"]["default"] == 99.999
     shown = call("methods", "quantize.static").stdout
     assert all(c in shown for c in rows["calibrator"]["choices"])
