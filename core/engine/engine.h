@@ -22,12 +22,12 @@ struct plan; /* opaque */
 struct plan_opts {
     struct pool *pool;       /* borrowed; NULL: single-threaded */
     size_t max_memory_bytes; /* activations; 0: 16 GiB */
-    bool optimize;           /* run a rewritten private copy (optimize.h): fused, packed, blocked. Values that were fused away
+    bool optimize; /* run a rewritten private copy (optimize.h): fused, packed, blocked. Values that were fused away
                               * are not seen by an observer, and plan_macs counts the nodes of the copy. For speed; leave it
                               * off to observe everything or to train. */
-    bool stream;             /* weights stay in their files: nothing is rewritten or packed, and their pages are given back after
+    bool stream;   /* weights stay in their files: nothing is rewritten or packed, and their pages are given back after
                               * each use. Set by itself for models with large weights (model_streams) */
-    const bool *watch;       /* with optimize: [m->n_values] the values an observer is to see, besides graph inputs; the
+    const bool *watch; /* with optimize: [m->n_values] the values an observer is to see, besides graph inputs; the
                               * rewriting keeps to it. Read by plan_new only. NULL: whatever is left */
 };
 

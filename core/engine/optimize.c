@@ -310,8 +310,10 @@ static bool keeps_watched(const struct optimize *o, const struct model *original
 
 int plan_optimize(const struct model *m, const struct optimize_opts *opts, struct optimized *out, struct err *err)
 {
-    struct optimize o = {.known = opts->known, .n_known = opts->known ? m->n_values : 0,
-                         .watch = opts->watch, .n_watch = opts->watch ? m->n_values : 0};
+    struct optimize o = {.known = opts->known,
+                         .n_known = opts->known ? m->n_values : 0,
+                         .watch = opts->watch,
+                         .n_watch = opts->watch ? m->n_values : 0};
     *out = (struct optimized){0};
     int rc = start(&o, m, opts->types, err);
     bool changed = false;

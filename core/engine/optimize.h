@@ -68,6 +68,6 @@ optimize_pass fuse_qlayout;   /* integer products with constant weights: packed,
 optimize_pass fuse_patterns;  /* GELU, SiLU, hard swish, LayerNormalization written out in small nodes */
 optimize_pass fuse_attention; /* scores, scale, mask, softmax, values, and the transposes around them */
 optimize_pass fuse_matmul;    /* MatMul / Gemm with a constant right side + bias + residual add + activation */
-optimize_pass fuse_conv;      /* Conv + residual add + activation: blocked convolutions, layout kept from one to the next */
+optimize_pass fuse_conv; /* Conv + residual add + activation: blocked convolutions, layout kept from one to the next */
 
 #endif

@@ -367,7 +367,8 @@ static struct plan *optimized(struct plan *plain, const struct plan_opts *opts, 
         plan_unbind(plain);
         return plain;
     }
-    const struct optimize_opts how = {types, plain->known, opts->watch ? watch_all(plain, opts->watch, n_values) : NULL};
+    const struct optimize_opts how = {types, plain->known,
+                                      opts->watch ? watch_all(plain, opts->watch, n_values) : NULL};
     struct optimized done = {0};
     int rc = opts->watch && !how.watch ? err_set(err, ERR_NOMEM, "out of memory")
                                        : plan_optimize(plain->m, &how, &done, err);

@@ -20,11 +20,11 @@ struct plan_step {
     int opset;
     bool nested; /* holds graphs as attributes */
     /* of the binding (main graph only) */
-    bool folded;  /* all outputs are known */
-    bool live;    /* somebody needs an output */
-    bool dynamic; /* an output's shape is found only when running */
-    bool asked;   /* inference asked for contents it did not have */
-    bool settled; /* run_ctx.settled: nothing is left to infer when it runs */
+    bool folded;         /* all outputs are known */
+    bool live;           /* somebody needs an output */
+    bool dynamic;        /* an output's shape is found only when running */
+    bool asked;          /* inference asked for contents it did not have */
+    bool settled;        /* run_ctx.settled: nothing is left to infer when it runs */
     struct run_ctx *ctx; /* every wanted output has its place in the slab: the call, ready made; NULL: see run_step */
 };
 
@@ -84,7 +84,7 @@ struct plan {
     struct model *own;     /* with local functions inlined, or rewritten (optimize.h); NULL: there is nothing to do */
     size_t packed_bytes;   /* weights that rewriting added */
     bool streams;          /* weights are too large to keep: they are read from the file in each run */
-    bool *watch;           /* [n_values] computed even if nobody reads them, and shown; NULL: observers see everything */
+    bool *watch; /* [n_values] computed even if nobody reads them, and shown; NULL: observers see everything */
     struct plan_stand_in *stand_in; /* of watched values, by rising twin */
     uint32_t n_stand_in;
     struct pool *pool;
@@ -100,20 +100,20 @@ struct plan {
     bool bound;                /* to concrete shapes, ready to run */
     struct shape *bound_shape; /* [n_input] */
     struct arena *bind_arena;
-    struct type *type;    /* [n_values] */
-    struct tensor *known; /* [n_values] dtype NONE: not known */
-    bool *known_always;   /* [n_values] known whatever the input shapes are */
+    struct type *type;             /* [n_values] */
+    struct tensor *known;          /* [n_values] dtype NONE: not known */
+    bool *known_always;            /* [n_values] known whatever the input shapes are */
     const struct sym_list **sizes; /* [n_values] what is known of small contents that are not known as a whole; NULL */
     struct symbols *symbols;       /* of a binding to shapes that are not all known */
-    size_t known_bytes;   /* of folded constants */
-    int64_t *macs;        /* [n_steps] of the main graph; -1 unknown */
+    size_t known_bytes;            /* of folded constants */
+    int64_t *macs;                 /* [n_steps] of the main graph; -1 unknown */
     int *last;            /* [n_values] last step that reads a value of the main graph; n_steps: output; -1: nobody */
     int *die, *die_first; /* values with bytes of their own whose last reader is step i: die[die_first[i] ..
                            * die_first[i + 1]) */
-    uint32_t *home;       /* [n_values] the value whose bytes this one uses: itself, or what it is a view of or was computed
+    uint32_t *home;  /* [n_values] the value whose bytes this one uses: itself, or what it is a view of or was computed
                            * in place of; VALUE_NONE: found when running */
-    size_t *offset;       /* [n_values] in the slab; SIZE_MAX: not there */
-    int *run, n_run;      /* [n_steps] the live steps, in order */
+    size_t *offset;  /* [n_values] in the slab; SIZE_MAX: not there */
+    int *run, n_run; /* [n_steps] the live steps, in order */
     size_t slab_bytes, slab_lower;
     void *slab;
     size_t slab_cap;

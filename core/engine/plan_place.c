@@ -356,8 +356,8 @@ int plan_prepare(struct plan *plan, struct err *err)
         if (plan->m->values[v].graph != 0 || plan->known[v].dtype != DTYPE_NONE)
             continue;
         if (plan->offset[v] != SIZE_MAX)
-            tensor_view(&plan->slot[v], plan->type[v].dtype, &plan->type[v].shape,
-                        (char *)plan->slab + plan->offset[v], NULL);
+            tensor_view(&plan->slot[v], plan->type[v].dtype, &plan->type[v].shape, (char *)plan->slab + plan->offset[v],
+                        NULL);
         else
             plan->loose[plan->n_loose++] = v;
     }

@@ -358,7 +358,8 @@ static int observe_outputs(struct plan *plan, const struct plan_run_opts *opts, 
 {
     for (int i = 0; i < node->n_output; i++) {
         const uint32_t v = node->output[i];
-        if (v == VALUE_NONE || plan->last[v] < 0 || plan->slot[v].dtype == DTYPE_NONE || (plan->watch && !plan->watch[v]))
+        if (v == VALUE_NONE || plan->last[v] < 0 || plan->slot[v].dtype == DTYPE_NONE ||
+            (plan->watch && !plan->watch[v]))
             continue;
         const struct plan_stand_in *s = find_stand_in(plan, v);
         if (s ? observe_stand_in(plan, opts, s, &plan->slot[v], err) : observe(opts, v, &plan->slot[v], err))
@@ -555,8 +556,8 @@ static int check_list(const char *name, const struct type *type, const struct te
                        : t->dtype == DTYPE_OPTIONAL ? "optional"
                                                     : "tensor");
     for (int64_t i = 0; t->dtype == DTYPE_SEQUENCE && i < tensor_count(t); i++)
-        if (tensor_is_list(&tensor_items(t)[i]) || (inner->kind == TYPE_TENSOR && inner->dtype != DTYPE_NONE &&
-                                                    tensor_items(t)[i].dtype != inner->dtype))
+        if (tensor_is_list(&tensor_items(t)[i]) ||
+            (inner->kind == TYPE_TENSOR && inner->dtype != DTYPE_NONE && tensor_items(t)[i].dtype != inner->dtype))
             return err_set(err, ERR_SHAPE, "item %" PRId64 " of input '%s' is %s, must be %s", i, name,
                            dtype_name(tensor_items(t)[i].dtype), dtype_name(inner->dtype));
     return 0;

@@ -86,7 +86,8 @@ static const char *bias_find(struct absorb *a, uint32_t product, int64_t channel
         if (b->beta == 0 || !isfinite(b->beta))
             return "its bias counts zero times";
         return n->n_input < 3 || n->input[2] == VALUE_NONE || bias_fits(a->m, n->input[2], channels, true)
-                   ? NULL : "its bias is not a constant per channel";
+                   ? NULL
+                   : "its bias is not a constant per channel";
     }
     b->at = edit_only_reader(&a->edit, out0(n));
     const struct node *add = b->at == NODE_NONE ? NULL : &a->m->nodes[b->at];
@@ -293,8 +294,8 @@ static const struct {
     const char *op;
     const char *(*pass)(struct absorb *a, const struct node *n, struct way *w);
 } passing[] = {
-    {"Identity", keep},          {"MaxPool", pool},    {"AveragePool", pool}, {"GlobalMaxPool", pool},
-    {"GlobalAveragePool", pool}, {"Flatten", reshape}, {"Reshape", reshape},  {"Squeeze", reshape},
+    {"Identity", keep},          {"MaxPool", pool},        {"AveragePool", pool}, {"GlobalMaxPool", pool},
+    {"GlobalAveragePool", pool}, {"Flatten", reshape},     {"Reshape", reshape},  {"Squeeze", reshape},
     {"Unsqueeze", reshape},      {"Transpose", transpose}, {"ReduceMean", mean},
 };
 
@@ -418,7 +419,8 @@ static int observe(void *arg, uint32_t value, const struct tensor *t, struct err
         p->why = "its channels are not those of its weight";
         return 0;
     }
-    const int64_t inner = channel_elements_behind(&t->shape, p->axis), outer = inner < 1 ? 0 : tensor_count(t) / channels / inner;
+    const int64_t inner = channel_elements_behind(&t->shape, p->axis),
+                  outer = inner < 1 ? 0 : tensor_count(t) / channels / inner;
     const float *x = tensor_f32(t);
     for (int64_t i = 0; i < outer * channels; i++) {
         double least = INFINITY, sum = 0, square = 0;
@@ -440,9 +442,16 @@ static int observe(void *arg, uint32_t value, const struct tensor *t, struct err
 static int measure(struct absorb *a, struct err *err)
 {
     const struct absorb_opts *o = a->o;
-    const struct sampling run = {.data = o->data, .pool = o->pool, .samples = o->samples, .index = o->index,
-                                 .n_index = o->n_index, .observe = observe, .observe_arg = a, .watch = a->watch,
-                                 .ran = o->ran, .arg = o->arg};
+    const struct sampling run = {.data = o->data,
+                                 .pool = o->pool,
+                                 .samples = o->samples,
+                                 .index = o->index,
+                                 .n_index = o->n_index,
+                                 .observe = observe,
+                                 .observe_arg = a,
+                                 .watch = a->watch,
+                                 .ran = o->ran,
+                                 .arg = o->arg};
     return sampling_run(a->m, &run, err) < 0 ? -1 : 0;
 }
 

@@ -17,22 +17,22 @@ extern const char *const adaround_weights[]; /* names of the types of codes, NUL
 extern METHOD(quantize_adaround);
 
 struct rounded_layer {
-    int64_t rows, k;    /* output channels; elements of each */
-    const float *w;     /* [rows][k] */
-    float *scale;       /* [rows] in: of quantize.static; out: as used */
-    int32_t *code;      /* [rows][k] likewise */
-    int32_t most;       /* codes -most..most */
-    bool refit;         /* each row has a scale of its own, which may change */
-    int64_t *partner;   /* [k] as struct round_chunk; NULL: no limits of pairs */
+    int64_t rows, k;  /* output channels; elements of each */
+    const float *w;   /* [rows][k] */
+    float *scale;     /* [rows] in: of quantize.static; out: as used */
+    int32_t *code;    /* [rows][k] likewise */
+    int32_t most;     /* codes -most..most */
+    bool refit;       /* each row has a scale of its own, which may change */
+    int64_t *partner; /* [k] as struct round_chunk; NULL: no limits of pairs */
     int32_t pair_most;
     const struct gram_matrix *gram;
-    const float *bias;  /* [rows] or NULL */
-    float lo, hi;       /* of the Relu or Clip that alone reads the output; -+infinity */
+    const float *bias; /* [rows] or NULL */
+    float lo, hi;      /* of the Relu or Clip that alone reads the output; -+infinity */
     struct pool *pool;
     uint64_t seed;
-    int64_t iterations; /* adam */
+    int64_t iterations;     /* adam */
     double *before, *after; /* [rows] output errors: of the nearest codes, of the chosen ones */
-    int64_t changed;    /* rows */
+    int64_t changed;        /* rows */
 };
 
 /* From the Gram matrix: errors of codes already chosen go into those still to come, then single codes and scales

@@ -48,9 +48,9 @@ enum { TASK_CHANNELS = 32, TASK_BYTES = 1 << 20 };
 
 /* Room of one thread. */
 struct lane {
-    float *w;        /* [task][count], in the order of summation */
-    int32_t *codes;  /* [task][count] */
-    double *steps;   /* [count + inner] */
+    float *w;       /* [task][count], in the order of summation */
+    int32_t *codes; /* [task][count] */
+    double *steps;  /* [count + inner] */
     struct pair_proof proof;
 };
 

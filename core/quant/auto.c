@@ -20,20 +20,24 @@ static const char *const sensitivities[] = {"auto", "one_at_a_time", "fisher", N
 #define S(f) .name = #f, .offset = offsetof(struct quantize_auto_params, s) + offsetof(struct quantize_static_params, f)
 static const struct param params[] = {
     {P(max_drop), .kind = PARAM_NUMBER, .def = "0.005", .min = 0, .max = 1,
-     .doc = "what may be lost, as a fraction: of top-1 where the data has labels; else the share of samples whose largest score "
+     .doc = "what may be lost, as a fraction: of top-1 where the data has labels; else the share of samples whose "
+            "largest score "
             "moves; of outputs that are no scores, noise over signal (0.005 is 23 dB)"},
     {P(fallback), .kind = PARAM_ENUM, .choices = fallbacks, .def = "\"float\"",
      .doc = "what sensitive layers become: float32, or int16 weights and 16-bit activations"},
     {P(evaluations), .kind = PARAM_INT, .def = "200", .min = 1, .max = 100000,
      .doc = "most runs of a candidate over its samples, sensitivities included"},
     {P(budget_s), .kind = PARAM_NUMBER, .def = "0", .min = 0, .max = 1e6,
-     .doc = "most seconds for sensitivities and search; the best found by then is taken. 0: no limit. With a limit in seconds the "
+     .doc = "most seconds for sensitivities and search; the best found by then is taken. 0: no limit. With a limit in "
+            "seconds the "
             "result may depend on the machine's speed; with evaluations alone it does not"},
     {P(sensitivity), .kind = PARAM_ENUM, .choices = sensitivities, .def = "\"auto\"",
-     .doc = "one_at_a_time: the divergence when only this layer is quantized; fisher: by gradients, weights only, in about three "
+     .doc = "one_at_a_time: the divergence when only this layer is quantized; fisher: by gradients, weights only, in "
+            "about three "
             "runs for all layers; auto: the first where it takes at most half of the budgets"},
     {P(validation_samples), .kind = PARAM_INT, .def = "1000", .min = 1, .max = 1000000,
-     .doc = "samples to decide by, spread evenly over the validation data: val_dataset, else a tenth of the dataset (by class, "
+     .doc = "samples to decide by, spread evenly over the validation data: val_dataset, else a tenth of the dataset "
+            "(by class, "
             "seeded), which is then not calibrated on"},
     {S(samples), .kind = PARAM_INT, .def = "128", .min = 1, .max = 1000000, .doc = "calibration samples"},
     {S(per_channel), .kind = PARAM_BOOL, .def = "true", .doc = "as quantize.static"},
@@ -41,7 +45,8 @@ static const struct param params[] = {
      .given = PARAM_GIVEN(quantize_auto_params, s.activations_given)},
     {S(weights), .kind = PARAM_ENUM, .choices = static_weights, .def = "\"int8\"", .doc = "as quantize.static"},
     {S(symmetric), .kind = PARAM_BOOL, .def = "false", .doc = "as quantize.static"},
-    {S(calibrator), .kind = PARAM_ENUM, .choices = static_calibrators, .def = "\"minmax\"", .doc = "as quantize.static"},
+    {S(calibrator), .kind = PARAM_ENUM, .choices = static_calibrators, .def = "\"minmax\"",
+     .doc = "as quantize.static"},
     {S(percentile), .kind = PARAM_NUMBER, .def = "99.999", .min = 50, .max = 100, .above_min = true,
      .doc = "as quantize.static"},
     {S(isa), .kind = PARAM_ENUM, .choices = isa_names, .def = "\"portable\"", .doc = ISA_DOC},
@@ -71,7 +76,8 @@ static int samples_make(struct samples *s, struct step_ctx *c, const struct quan
     const bool given = c->val_data != NULL;
     const int64_t n = dataset_count(c->data);
     if (n < 1 || (given && dataset_count(c->val_data) < 1))
-        return err_set(err, ERR_DATASET, "%s is empty: it needs samples", n < 1 ? "the dataset" : "the validation dataset");
+        return err_set(err, ERR_DATASET, "%s is empty: it needs samples",
+                       n < 1 ? "the dataset" : "the validation dataset");
     if (!given && split_dataset(&s->split, c->data, SPLIT_HELD_OUT, c->seed, err))
         return -1;
     s->judge_data = given ? c->val_data : c->data;
@@ -105,7 +111,9 @@ static int list_layers(struct auto_run *a, struct err *err)
     int n = 0;
     for (uint32_t id = 0; id < m->n_nodes; id++)
         if (a->chosen[id])
-            a->layers[n++] = (struct auto_layer){.node = id, .weight = m->nodes[id].input[1], .sensitivity = NAN,
+            a->layers[n++] = (struct auto_layer){.node = id,
+                                                 .weight = m->nodes[id].input[1],
+                                                 .sensitivity = NAN,
                                                  .elements = tensor_count(value_const(m, m->nodes[id].input[1]))};
     return 0;
 }
@@ -131,11 +139,14 @@ static void warn(const struct auto_run *a, const struct samples *s)
     struct warnings *w = a->c->warnings;
     const struct closeness *own = reference_own(a->judge);
     if (own->classes && a->p->max_drop > 0 && (double)s->n_judge * a->p->max_drop < 1)
-        warnings_add(w, "quantize.auto decided by %lld samples, which cannot tell a drop of %g from none; give a larger "
-                     "val_dataset", (long long)s->n_judge, a->p->max_drop);
+        warnings_add(w,
+                     "quantize.auto decided by %lld samples, which cannot tell a drop of %g from none; give a larger "
+                     "val_dataset",
+                     (long long)s->n_judge, a->p->max_drop);
     if (a->out_of_budget)
-        warnings_add(w, "quantize.auto stopped after %lld evaluations, at the end of its budget; the best so far was taken",
-                     (long long)a->evaluations);
+        warnings_add(
+            w, "quantize.auto stopped after %lld evaluations, at the end of its budget; the best so far was taken",
+            (long long)a->evaluations);
     if (!a->best_passes)
         warnings_add(w, "quantize.auto found no set of layers within max_drop %g; the best loses %g", a->p->max_drop,
                      a->best_drop);
@@ -163,8 +174,12 @@ static int progress_of(void *arg, int64_t done, int64_t total, struct err *err)
 
 static int decide(struct auto_run *a, const struct samples *s, struct err *err)
 {
-    const struct reference_opts judge = {.data = s->judge_data, .index = s->judge, .n = s->n_judge, .pool = a->c->pool,
-                                         .progress = progress_of, .progress_arg = a->c};
+    const struct reference_opts judge = {.data = s->judge_data,
+                                         .index = s->judge,
+                                         .n = s->n_judge,
+                                         .pool = a->c->pool,
+                                         .progress = progress_of,
+                                         .progress_arg = a->c};
     struct reference_opts probe = judge;
     probe.data = a->c->data;
     probe.index = s->probe;
@@ -216,8 +231,10 @@ out:
 METHOD(quantize_auto) = {
     .name = "quantize.auto",
     .summary = "8 bits wherever max_drop allows it: sensitive layers are found and left in float",
-    .doc = "Measures on calibration samples what 8 bits cost each layer, then finds on validation samples the smallest set of layers "
-           "that must stay in float (or become int16) for the loss to be at most max_drop. The report has the ranking and every "
+    .doc = "Measures on calibration samples what 8 bits cost each layer, then finds on validation samples the smallest "
+           "set of layers "
+           "that must stay in float (or become int16) for the loss to be at most max_drop. The report has the ranking "
+           "and every "
            "trial.",
     .params = params,
     .params_size = sizeof(struct quantize_auto_params),

@@ -33,9 +33,9 @@ struct auto_run {
     int64_t n_probe;
     struct auto_layer *layers; /* most sensitive first, once ranked */
     int n_layers;
-    bool *chosen;          /* by node id: scratch of one candidate */
-    int64_t evaluations;   /* spent */
-    double started;        /* clock_seconds */
+    bool *chosen;            /* by node id: scratch of one candidate */
+    int64_t evaluations;     /* spent */
+    double started;          /* clock_seconds */
     const char *measured_by; /* "one at a time", "Fisher" */
     /* The best so far. */
     double best_drop;

@@ -56,7 +56,10 @@ static int weight_change(struct auto_run *a, uint32_t node, struct tensor *delta
     struct qweight code = {0};
     if (axis < 0 && err->code)
         return -1;
-    const struct qweight_opts opts = {.dtype = DTYPE_INT8, .axis = axis, .isa = a->p->s.isa, .pool = a->c->pool,
+    const struct qweight_opts opts = {.dtype = DTYPE_INT8,
+                                      .axis = axis,
+                                      .isa = a->p->s.isa,
+                                      .pool = a->c->pool,
                                       .per_channel = a->p->s.per_channel && axis >= 0};
     if (qweight_make(&code, w, &opts, err))
         return -1;
@@ -66,8 +69,9 @@ static int weight_change(struct auto_run *a, uint32_t node, struct tensor *delta
         inner *= w->shape.dim[i];
     for (int64_t k = 0, count = tensor_count(w); rc == 0 && k < count; k++) {
         const int64_t at = opts.per_channel ? k / inner % w->shape.dim[axis] : 0;
-        tensor_f32(delta)[k] = (float)((double)((const int8_t *)code.codes.data)[k] *
-                                           (double)tensor_f32(&code.scale)[at] - (double)tensor_f32(w)[k]);
+        tensor_f32(delta)[k] =
+            (float)((double)((const int8_t *)code.codes.data)[k] * (double)tensor_f32(&code.scale)[at] -
+                    (double)tensor_f32(w)[k]);
     }
     qweight_fini(&code);
     return rc;
@@ -99,9 +103,16 @@ static int rank_fisher(struct auto_run *a, struct err *err)
             goto out;
         weights[count++] = a->layers[i].weight;
     }
-    const struct fisher_opts opts = {.data = a->c->data, .index = a->probe_index, .n = a->n_probe, .pool = a->c->pool,
-                                     .seed = a->c->seed, .weights = weights, .delta = delta, .n_weights = count,
-                                     .progress = cancel, .progress_arg = a};
+    const struct fisher_opts opts = {.data = a->c->data,
+                                     .index = a->probe_index,
+                                     .n = a->n_probe,
+                                     .pool = a->c->pool,
+                                     .seed = a->c->seed,
+                                     .weights = weights,
+                                     .delta = delta,
+                                     .n_weights = count,
+                                     .progress = cancel,
+                                     .progress_arg = a};
     if (sensitivity_fisher(a->c->model, &opts, score, err))
         goto out;
     for (int i = 0; i < a->n_layers; i++)

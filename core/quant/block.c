@@ -72,8 +72,8 @@ void block_encode_inverse(const struct block_form *f, const float *w, int64_t n,
     block_round_best()->encode(w, n, &g, codes);
 }
 
-void block_sums(const struct block_form *f, const float *w, const float *h, int64_t n, float inverse, uint8_t zero, float *wd,
-                float *dd)
+void block_sums(const struct block_form *f, const float *w, const float *h, int64_t n, float inverse, uint8_t zero,
+                float *wd, float *dd)
 {
     const struct block_grid g = grid_of(f, inverse, zero);
     float out[2];

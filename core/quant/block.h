@@ -15,10 +15,10 @@
 #include "core/tensor/dtype.h"
 
 struct block_form {
-    int bits;       /* 2 .. 8 */
-    int64_t k;      /* elements of a row */
-    int64_t block;  /* elements of a block */
-    bool symmetric; /* zero is 2^(bits-1) everywhere, and scales may be negative (ONNX Runtime's convention) */
+    int bits;               /* 2 .. 8 */
+    int64_t k;              /* elements of a row */
+    int64_t block;          /* elements of a block */
+    bool symmetric;         /* zero is 2^(bits-1) everywhere, and scales may be negative (ONNX Runtime's convention) */
     enum dtype scale_dtype; /* what scales are stored in: they are rounded to it before codes are chosen. 0: float32 */
 };
 static inline int64_t block_count(const struct block_form *f)
@@ -60,7 +60,7 @@ void block_encode_inverse(const struct block_form *f, const float *w, int64_t n,
                           uint8_t *codes);
 /* What decides how good an inverse scale and a zero point are: with d = code - zero, *wd = sum h w d and *dd = sum
  * h d^2. The best scale for these codes is wd / dd, and its error sum h w^2 - wd^2 / dd. h NULL: all 1. */
-void block_sums(const struct block_form *f, const float *w, const float *h, int64_t n, float inverse, uint8_t zero, float *wd,
-                float *dd);
+void block_sums(const struct block_form *f, const float *w, const float *h, int64_t n, float inverse, uint8_t zero,
+                float *wd, float *dd);
 
 #endif

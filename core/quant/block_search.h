@@ -51,8 +51,8 @@ static inline void block_search_refine(struct block_search *s, int rounds)
 }
 
 /* What round to nearest takes, as the first candidate and the fallback. */
-static inline void block_search_start(struct block_search *s, const struct block_form *f, const float *w, const float *h,
-                                      int64_t n, float *lo, float *hi)
+static inline void block_search_start(struct block_search *s, const struct block_form *f, const float *w,
+                                      const float *h, int64_t n, float *lo, float *hi)
 {
     *s = (struct block_search){.form = f, .w = w, .h = h, .n = n};
     block_range(w, n, lo, hi);

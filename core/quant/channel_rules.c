@@ -186,9 +186,8 @@ static const char *norm_rule(struct channel_scale *s, uint32_t node)
     const bool last = node_is(n, "LayerNormalization");
     const struct tensor *scale = float_const(s, in(n, 1)), *shift = float_const(s, in(n, 2));
     const int64_t axis = last ? node_attr_int(n, "axis", -1) : 1;
-    const bool fits = scale && scale->shape.rank == 1 && rank > 1 &&
-                      (!last || axis == -1 || axis == rank - 1) && (shift || in(n, 2) == VALUE_NONE) &&
-                      (!shift || tensor_count(shift) == tensor_count(scale));
+    const bool fits = scale && scale->shape.rank == 1 && rank > 1 && (!last || axis == -1 || axis == rank - 1) &&
+                      (shift || in(n, 2) == VALUE_NONE) && (!shift || tensor_count(shift) == tensor_count(scale));
     if (fits && scale_elements_new(s, y, last ? rank - 1 : 1, tensor_count(scale)) >= 0)
         for (int slot = 1; slot < 3 && in(n, slot) != VALUE_NONE; slot++) {
             struct scale_end *e = scale_end_add(s, slot == 1 ? SCALE_MAKES : SCALE_ADDS, node, slot, y);
@@ -288,8 +287,11 @@ static const char *clip_rule(struct channel_scale *s, uint32_t node)
         s->clips = grown;
         s->cap_clips = cap * 2 + 8;
     }
-    s->clips[s->n_clips++] = (struct scale_clip){.node = node, .base = s->base[y], .channels = s->channels[y],
-                                                 .axis = s->axis[y], .rank = infer_rank_of(&s->infer, y),
+    s->clips[s->n_clips++] = (struct scale_clip){.node = node,
+                                                 .base = s->base[y],
+                                                 .channels = s->channels[y],
+                                                 .axis = s->axis[y],
+                                                 .rank = infer_rank_of(&s->infer, y),
                                                  .cap = high};
     return NULL;
 }
@@ -320,7 +322,8 @@ static const char *reshape_rule(struct channel_scale *s, uint32_t node)
     for (int k = 0; k < to->rank; k++) {
         if (to->dim[k] == channels && channel_elements_behind(to, k) == after)
             return carry(s, x, y, k);
-        if (to->dim[k] > 0 && to->dim[k] / channels == after && to->dim[k] % channels == 0 && channel_elements_behind(to, k) == 1) {
+        if (to->dim[k] > 0 && to->dim[k] / channels == after && to->dim[k] % channels == 0 &&
+            channel_elements_behind(to, k) == 1) {
             const int64_t first = s->base[x], base = scale_elements_new(s, y, k, to->dim[k]);
             for (int64_t c = 0; base >= 0 && c < to->dim[k]; c++)
                 scale_unite(s, first + c / after, base + c);
@@ -412,8 +415,9 @@ static void const_end(struct channel_scale *s, enum scale_role role, uint32_t no
 static const char *add_rule(struct channel_scale *s, uint32_t node)
 {
     const struct node *n = &s->m->nodes[node];
-    const int slot = n->n_input == 2 && is_const(s, n->input[1]) ? 1 : n->n_input == 2 && is_const(s,
-            n->input[0]) ? 0 : -1;
+    const int slot = n->n_input == 2 && is_const(s, n->input[1])   ? 1
+                     : n->n_input == 2 && is_const(s, n->input[0]) ? 0
+                                                                   : -1;
     if (slot < 0)
         return unite_all(s, node);
     const uint32_t x = n->input[1 - slot], y = out0(n);
@@ -467,9 +471,8 @@ static const char *mul_rule(struct channel_scale *s, uint32_t node)
                 return "a constant that is not finite float32 multiplies it";
             if (tensor_count(t) > 1)
                 return mul_vector(s, node, slot, t);
-            return has(s, x) && t->shape.rank <= infer_rank_of(&s->infer, x)
-                       ? carry(s, x, out0(n), s->axis[x])
-                       : "its shape is not known";
+            return has(s, x) && t->shape.rank <= infer_rank_of(&s->infer, x) ? carry(s, x, out0(n), s->axis[x])
+                                                                             : "its shape is not known";
         }
     /* a gate: the product has the factors of one operand, so the other must have none */
     for (int slot = 0; slot < 2; slot++) {
@@ -563,13 +566,34 @@ static const struct rule {
     const char *(*fn)(struct channel_scale *s, uint32_t node);
     bool all;
 } rules[] = {
-    {"Conv", product_rule}, {"ConvTranspose", product_rule}, {"Gemm", product_rule}, {"MatMul", product_rule},
-    {"LayerNormalization", norm_rule}, {"BatchNormalization", norm_rule}, {"InstanceNormalization", norm_rule},
-    {"Relu", same_rule}, {"LeakyRelu", same_rule}, {"Identity", same_rule}, {"PRelu", prelu_rule}, {"Clip", clip_rule},
-    {"Dropout", first_rule}, {"MaxPool", pool_rule}, {"AveragePool", pool_rule}, {"GlobalAveragePool", pool_rule},
-    {"GlobalMaxPool", pool_rule}, {"Pad", pad_rule}, {"Flatten", reshape_rule}, {"Reshape", reshape_rule},
-    {"Squeeze", reshape_rule}, {"Unsqueeze", reshape_rule}, {"Transpose", transpose_rule}, {"ReduceMean", mean_rule},
-    {"Add", add_rule, true}, {"Sum", unite_all, true}, {"Mul", mul_rule, true}, {"Concat", concat_rule, true},
+    {"Conv", product_rule},
+    {"ConvTranspose", product_rule},
+    {"Gemm", product_rule},
+    {"MatMul", product_rule},
+    {"LayerNormalization", norm_rule},
+    {"BatchNormalization", norm_rule},
+    {"InstanceNormalization", norm_rule},
+    {"Relu", same_rule},
+    {"LeakyRelu", same_rule},
+    {"Identity", same_rule},
+    {"PRelu", prelu_rule},
+    {"Clip", clip_rule},
+    {"Dropout", first_rule},
+    {"MaxPool", pool_rule},
+    {"AveragePool", pool_rule},
+    {"GlobalAveragePool", pool_rule},
+    {"GlobalMaxPool", pool_rule},
+    {"Pad", pad_rule},
+    {"Flatten", reshape_rule},
+    {"Reshape", reshape_rule},
+    {"Squeeze", reshape_rule},
+    {"Unsqueeze", reshape_rule},
+    {"Transpose", transpose_rule},
+    {"ReduceMean", mean_rule},
+    {"Add", add_rule, true},
+    {"Sum", unite_all, true},
+    {"Mul", mul_rule, true},
+    {"Concat", concat_rule, true},
     {"Split", split_rule},
 };
 
@@ -608,8 +632,8 @@ int scale_walk(struct channel_scale *s, struct err *err)
 {
     const struct graph *g = model_main(s->m);
     uint32_t *order = calloc(g->n_nodes ? (size_t)g->n_nodes : 1, sizeof *order);
-    int rc = order ? model_toposort(s->m, 0, order, err) : err_set(err, ERR_NOMEM,
-                                                                   "out of memory while looking for channels");
+    int rc = order ? model_toposort(s->m, 0, order, err)
+                   : err_set(err, ERR_NOMEM, "out of memory while looking for channels");
     for (int i = 0; rc == 0 && i < g->n_nodes; i++)
         if (edit_node_is_live(&s->edit, order[i]))
             walk_node(s, order[i]);

@@ -10,8 +10,10 @@ enum { FEW = 8, ENOUGH = 16 };
 int data_check_begin(struct data_check *c, const struct model *m, struct calibration *calibration, struct err *err)
 {
     const struct graph *g = model_main(m);
-    *c = (struct data_check){.calibration = calibration, .passed_on = calibration_watched(calibration),
-                             .n_values = m->n_values, .scores = VALUE_NONE};
+    *c = (struct data_check){.calibration = calibration,
+                             .passed_on = calibration_watched(calibration),
+                             .n_values = m->n_values,
+                             .scores = VALUE_NONE};
     if (g->n_outputs > 0 && m->values[g->outputs[0].value].producer != NODE_NONE)
         c->scores = g->outputs[0].value;
     if (!c->passed_on)
@@ -58,10 +60,11 @@ static void check_input(const struct data_check *c, const struct model *m, uint3
     if (!r)
         return;
     if (r->nan > 0 || r->inf > 0)
-        warnings_add(warnings,
-                     "of %lld numbers of the calibration data for input '%s', %lld are NaN and %lld infinite: they were "
-                     "left out, but spoil what they meet",
-                     (long long)r->count, name, (long long)r->nan, (long long)r->inf);
+        warnings_add(
+            warnings,
+            "of %lld numbers of the calibration data for input '%s', %lld are NaN and %lld infinite: they were "
+            "left out, but spoil what they meet",
+            (long long)r->count, name, (long long)r->nan, (long long)r->inf);
     if (r->count > 1 && r->min == r->max)
         warnings_add(warnings, "the calibration data for input '%s' is %g everywhere: ranges measured on it say little",
                      name, (double)r->min);
@@ -73,13 +76,15 @@ void data_check_end(struct data_check *c, const struct model *m, int64_t samples
     for (int i = 0; i < g->n_inputs; i++)
         check_input(c, m, g->inputs[i].value, warnings);
     if (samples > 0 && samples < FEW)
-        warnings_add(warnings, "calibrated on %lld sample%s only: numbers beyond what was seen are clipped; 32 to 512 are usual",
+        warnings_add(warnings,
+                     "calibrated on %lld sample%s only: numbers beyond what was seen are clipped; 32 to 512 are usual",
                      (long long)samples, samples == 1 ? "" : "s");
     if (c->rows >= ENOUGH && c->best >= 0)
-        warnings_add(warnings,
-                     "the float model gives all %lld calibration samples the same top class (%lld): either they are of one "
-                     "class, or their preprocessing is not what the model was trained with",
-                     (long long)c->rows, (long long)c->best);
+        warnings_add(
+            warnings,
+            "the float model gives all %lld calibration samples the same top class (%lld): either they are of one "
+            "class, or their preprocessing is not what the model was trained with",
+            (long long)c->rows, (long long)c->best);
     free(c->watch);
     c->watch = NULL;
 }

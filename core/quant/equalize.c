@@ -106,18 +106,20 @@ static int report(const struct channel_scale *s, const double *factor, struct la
             row.after = json_pack("{s:I,s:I}", "scaled_outputs", (json_int_t)made.scaled, "scaled_inputs",
                                   (json_int_t)read.scaled);
             if (row.after && made.scaled)
-                json_object_set_new(row.after, "output_factors", json_pack("[f,f]", 1 / made.largest,
-                        1 / made.smallest));
+                json_object_set_new(row.after, "output_factors",
+                                    json_pack("[f,f]", 1 / made.largest, 1 / made.smallest));
         } else
-            row.skipped = made.blocked ? made.blocked : read.blocked ? read.blocked
+            row.skipped = made.blocked   ? made.blocked
+                          : read.blocked ? read.blocked
                           : w->makes < 0 ? "no layer before it can take factors"
                                          : "no layer behind it can take factors, or the ranges are equal";
         layer_report_add(layers, s->m, &row);
     }
     for (uint32_t id = 0; layers && id < s->n_nodes; id++)
         if (s->why[id] && !(s->m->nodes[id].op_type == NULL))
-            layer_report_add(layers, s->m, &(struct layer_row){.node = id, .weight = VALUE_NONE, .sqnr_db = NAN,
-                                                               .skipped = s->why[id]});
+            layer_report_add(
+                layers, s->m,
+                &(struct layer_row){.node = id, .weight = VALUE_NONE, .sqnr_db = NAN, .skipped = s->why[id]});
     return changed;
 }
 
@@ -136,8 +138,7 @@ static void report_clips(const struct channel_scale *s, const double *factor, st
 }
 
 int equalize_model(struct model *m, const struct equalize_opts *o, struct layer_report *layers,
-                   struct warnings *warnings,
-                   struct err *err)
+                   struct warnings *warnings, struct err *err)
 {
     struct channel_scale s = {0};
     double *work = NULL;
@@ -180,10 +181,11 @@ static const struct param params[] = {
     {P(samples), .kind = PARAM_INT, .def = "128", .min = 1, .max = 1000000,
      .doc = "samples, spread evenly over the dataset, that say whether caps are reached and how high biases are"},
     {P(absorb), .kind = PARAM_BOOL, .def = "true",
-     .doc = "with data: what every sample has in a channel in front of Relu (the least number seen, at most the mean less "
-            "three deviations) moves from its bias into the next layer's, so that the activation spans less. Exact for "
-            "what the samples reach. Not into padded convolutions, whose zeros would not be shifted. Without data: "
-            "nothing"},
+     .doc =
+         "with data: what every sample has in a channel in front of Relu (the least number seen, at most the mean less "
+         "three deviations) moves from its bias into the next layer's, so that the activation spans less. Exact for "
+         "what the samples reach. Not into padded convolutions, whose zeros would not be shifted. Without data: "
+         "nothing"},
     {P(include), .kind = PARAM_GLOBS, .doc = "only nodes whose name matches one of these patterns"},
     {P(exclude), .kind = PARAM_GLOBS, .doc = "no nodes whose name matches one of these patterns"},
     {0},
@@ -201,8 +203,13 @@ static bool *measure_caps(struct step_ctx *c, int64_t samples, struct err *err)
     const struct model *m = c->model;
     bool *met = calloc(m->n_nodes ? m->n_nodes : 1, sizeof *met);
     struct ranges *ranges = ranges_new(m->n_values);
-    const struct sampling run = {.data = c->data, .pool = c->pool, .samples = samples, .observe = ranges_observe,
-                                 .observe_arg = ranges, .ran = progress, .arg = c};
+    const struct sampling run = {.data = c->data,
+                                 .pool = c->pool,
+                                 .samples = samples,
+                                 .observe = ranges_observe,
+                                 .observe_arg = ranges,
+                                 .ran = progress,
+                                 .arg = c};
     bool ok = met && ranges;
     if (!ok)
         err_set(err, ERR_NOMEM, "out of memory while measuring");
@@ -210,8 +217,8 @@ static bool *measure_caps(struct step_ctx *c, int64_t samples, struct err *err)
     for (uint32_t id = 0; ok && id < m->n_nodes; id++) {
         const struct node *n = &m->nodes[id];
         float cap = node_is(n, "Clip") ? node_attr_float(n, "max", INFINITY) : INFINITY;
-        const struct tensor *t = node_is(n, "Clip") && n->n_input > 2 && n->input[2] != VALUE_NONE
-                                     ? value_const(m, n->input[2]) : NULL;
+        const struct tensor *t =
+            node_is(n, "Clip") && n->n_input > 2 && n->input[2] != VALUE_NONE ? value_const(m, n->input[2]) : NULL;
         if (t && t->dtype == DTYPE_FLOAT && t->data)
             cap = tensor_f32(t)[0];
         const struct range *r = n->op_type && n->n_output > 0 ? ranges_get(ranges, n->output[0]) : NULL;
@@ -227,12 +234,11 @@ static bool *measure_caps(struct step_ctx *c, int64_t samples, struct err *err)
 static int run(struct step_ctx *c, struct err *err)
 {
     const struct equalize_params *p = c->params;
-    struct equalize_opts o = {.sweeps = p->sweeps,
-                              .scale = {.clip = (enum scale_clip_mode)p->clip, .include = &p->include,
-                                        .exclude = &p->exclude}};
+    struct equalize_opts o = {
+        .sweeps = p->sweeps,
+        .scale = {.clip = (enum scale_clip_mode)p->clip, .include = &p->include, .exclude = &p->exclude}};
     bool *met = NULL;
-    if (quantized_refuse(c->model, "quantize.equalize", err) ||
-        passes_prepare(c->model, c->layers, c->warnings, err))
+    if (quantized_refuse(c->model, "quantize.equalize", err) || passes_prepare(c->model, c->layers, c->warnings, err))
         return -1;
     if (o.scale.clip == SCALE_CLIP_RELU && c->data) {
         met = measure_caps(c, p->samples, err);
@@ -241,8 +247,13 @@ static int run(struct step_ctx *c, struct err *err)
         o.scale.cap_met = met;
     }
     const int changed = equalize_model(c->model, &o, c->layers, c->warnings, err);
-    const struct absorb_opts high = {.data = c->data, .pool = c->pool, .samples = p->samples, .include = &p->include,
-                                     .exclude = &p->exclude, .ran = progress, .arg = c};
+    const struct absorb_opts high = {.data = c->data,
+                                     .pool = c->pool,
+                                     .samples = p->samples,
+                                     .include = &p->include,
+                                     .exclude = &p->exclude,
+                                     .ran = progress,
+                                     .arg = c};
     const int absorbed = changed >= 0 && p->absorb ? absorb_model(c->model, &high, c->layers, err) : 0;
     if (changed == 0 && absorbed == 0)
         warnings_add(c->warnings,

@@ -114,8 +114,8 @@ double pair_scale(const float *w, const struct sum_order *order, int64_t o, cons
     for (int64_t k = 0; k + 1 < order->count; k += 2) {
         if ((w[k] > 0) != (w[k + 1] > 0))
             continue;
-        double need = pair_need((double)w[k], (double)w[k + 1], reach_at(reach, order, o, k),
-                                reach_at(reach, order, o, k + 1));
+        double need =
+            pair_need((double)w[k], (double)w[k + 1], reach_at(reach, order, o, k), reach_at(reach, order, o, k + 1));
         most = need > most ? need : most;
     }
     return most;
@@ -155,7 +155,8 @@ double pair_codes(const double *steps, const struct sum_order *order, int64_t o,
         codes[k] = code_of(steps[k], opts->qmax);
     for (int64_t k = 0; opts->pairs && k + 1 < order->count; k += 2)
         if (abs(codes[k] + codes[k + 1]) > any &&
-            fit_pair(steps + k, codes + k, reach_at(opts->reach, order, o, k), reach_at(opts->reach, order, o, k + 1)) &&
+            fit_pair(steps + k, codes + k, reach_at(opts->reach, order, o, k),
+                     reach_at(opts->reach, order, o, k + 1)) &&
             given_up)
             ++*given_up;
     for (int64_t k = 0; k < order->count; k++)
@@ -235,9 +236,10 @@ static json_t *exact_on(const struct pair_proof *proof, int isa)
         return json_string("every CPU: no sum of two products can overflow 16 bits");
     if (row->pairs && proof->measured <= INT16_MAX)
         return json_sprintf("%s, for activations up to half beyond those measured: no sum of two products can overflow "
-                            "16 bits", row->exact_on);
-    return json_sprintf("%s; elsewhere sums of two products can overflow 16 bits in %lld of %lld channels", row->exact_on,
-                        (long long)proof->overflow, (long long)proof->channels);
+                            "16 bits",
+                            row->exact_on);
+    return json_sprintf("%s; elsewhere sums of two products can overflow 16 bits in %lld of %lld channels",
+                        row->exact_on, (long long)proof->overflow, (long long)proof->channels);
 }
 
 void pair_proof_report(json_t *facts, const struct pair_proof *proof, int isa)

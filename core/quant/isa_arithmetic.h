@@ -20,10 +20,10 @@ enum isa { ISA_PORTABLE, ISA_VNNI, ISA_AVX2, ISA_ARM, ISAS };
 
 struct isa_row {
     const char *name;
-    bool pairs;              /* CPUs that add pairs in int16 are among those meant: their sums must fit */
-    bool measured;           /* activations are taken to reach the codes measured, with some room, instead of all */
-    enum dtype activations;  /* the type its fastest kernels take */
-    const char *exact_on;    /* where a file made for it computes exactly, as far as the row promises: for the report */
+    bool pairs;             /* CPUs that add pairs in int16 are among those meant: their sums must fit */
+    bool measured;          /* activations are taken to reach the codes measured, with some room, instead of all */
+    enum dtype activations; /* the type its fastest kernels take */
+    const char *exact_on;   /* where a file made for it computes exactly, as far as the row promises: for the report */
 };
 const struct isa_row *isa_row(int isa);
 /* For the parameter table: choices, and its sentence. */
@@ -39,8 +39,8 @@ extern const char *const isa_names[];
  * matters: the sum of a pair is largest in absolute value where both codes are. */
 struct code_reach {
     bool known;
-    uint8_t most;             /* of all */
-    uint8_t *channel;         /* [channels] of the input, or NULL */
+    uint8_t most;     /* of all */
+    uint8_t *channel; /* [channels] of the input, or NULL */
     int64_t channels;
 };
 /* From the ranges seen of an activation that is quantized to round(x / scale) + zero, of which `lowest` is the lowest code.
@@ -81,12 +81,12 @@ double pair_scale(const float *w, const struct sum_order *order, int64_t o, cons
 
 /* What holds of a layer's codes. */
 struct pair_proof {
-    bool adds_in_32;          /* unsigned weights or a depthwise convolution: there are no sums of pairs */
+    bool adds_in_32;           /* unsigned weights or a depthwise convolution: there are no sums of pairs */
     int64_t channels, guarded; /* guarded: channels whose codes are other than without pairs in mind */
-    int64_t overflow;         /* channels with a pair that overflows for some activation codes 0..255 */
-    int32_t largest;          /* sum of a pair in absolute value, for activation codes 0..255 */
-    int32_t measured;         /* the same for the codes within reach */
-    int64_t accumulator;      /* largest absolute sum of a whole channel, without its bias */
+    int64_t overflow;          /* channels with a pair that overflows for some activation codes 0..255 */
+    int32_t largest;           /* sum of a pair in absolute value, for activation codes 0..255 */
+    int32_t measured;          /* the same for the codes within reach */
+    int64_t accumulator;       /* largest absolute sum of a whole channel, without its bias */
 };
 /* Adds one channel; adds what was found of other channels of the same layer. */
 void pair_proof_add(struct pair_proof *proof, const int32_t *codes, const struct sum_order *order, int64_t o,

@@ -41,17 +41,17 @@ struct qdq {
     struct infer infer;
     const struct calibration *calibration; /* NULL: not run yet; all values are taken to be finite */
     bool dirty; /* the calibration data itself has NaN or infinities: that values have some says nothing of them */
-    uint32_t n_values, n_nodes; /* sizes of the tables below */
+    uint32_t n_values, n_nodes;  /* sizes of the tables below */
     struct node_options *node;   /* by node id */
     struct value_options *value; /* by value id */
-    enum decision *decision;    /* by node id */
-    const char **why;           /* by node id: why a product or a quantizable operator stays in float; NULL otherwise */
-    bool *wanted;               /* by value: a product reads it quantized, or it was asked for */
-    bool *tail;                 /* by value: only re-arranged or normalised on its way to an output of the model */
-    bool *quantized;            /* by value: gets a pair */
-    bool *placed;               /* by value: params is final */
-    bool *measured;             /* by value: params come from what was seen of it */
-    struct qparams *params;     /* by value */
+    enum decision *decision;     /* by node id */
+    const char **why;       /* by node id: why a product or a quantizable operator stays in float; NULL otherwise */
+    bool *wanted;           /* by value: a product reads it quantized, or it was asked for */
+    bool *tail;             /* by value: only re-arranged or normalised on its way to an output of the model */
+    bool *quantized;        /* by value: gets a pair */
+    bool *placed;           /* by value: params is final */
+    bool *measured;         /* by value: params come from what was seen of it */
+    struct qparams *params; /* by value */
     struct layer_report *layers;
     struct warnings *warnings;
 };

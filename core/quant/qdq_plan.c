@@ -27,7 +27,8 @@
 static const char not_selected[] = "not selected by include and exclude";
 static const char by_override[] = "kept in float by an override";
 static const char in_tail[] = "it only leads to the model's output, where 8-bit scores would tie";
-static const char optional[] = "it gains no speed from 8 bits, and accuracy is lost; an override {\"float\": false} asks for it";
+static const char optional[] =
+    "it gains no speed from 8 bits, and accuracy is lost; an override {\"float\": false} asks for it";
 
 static const struct op_class *class_of(const struct qdq *q, uint32_t node)
 {

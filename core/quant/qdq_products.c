@@ -123,8 +123,12 @@ static int read_product(struct qdq *q, uint32_t node, uint32_t x, struct product
     const int axis = qdq_channel_axis(q, n, t, err);
     if (axis < 0 && err->code)
         return -1;
-    *p = (struct product){.node = node, .x = x, .axis = -1, .bias_slot = node_class(q->m, n)->quant.bias,
-                          .dtype = q->node[node].weight, .scale_channels = 1};
+    *p = (struct product){.node = node,
+                          .x = x,
+                          .axis = -1,
+                          .bias_slot = node_class(q->m, n)->quant.bias,
+                          .dtype = q->node[node].weight,
+                          .scale_channels = 1};
     p->symmetric = q->node[node].symmetric_weights || (q->node[node].per_channel && axis >= 0);
     p->w_axis = t->shape.rank > 1 ? axis : -1;
     p->channels = axis < 0 ? 1 : t->shape.dim[axis];
@@ -138,7 +142,9 @@ static int read_product(struct qdq *q, uint32_t node, uint32_t x, struct product
     read_grid(q, p);
     read_bias(q, p);
     if (p->bias && p->grid && !bias_fits(p)) {
-        warnings_add(q->warnings, "weight '%s' is rounded again with larger scales than an earlier step chose: its bias would not fit into int32",
+        warnings_add(q->warnings,
+                     "weight '%s' is rounded again with larger scales than an earlier step chose: its bias would not "
+                     "fit into int32",
                      q->m->values[n->input[1]].name);
         p->grid = NULL;
     }
@@ -217,8 +223,8 @@ static int make_codes(struct qdq *q, const struct product *p, const double *floo
                                 .scale = p->grid,
                                 .isa = q->opts->isa,
                                 .pool = calibration_pool(q->calibration),
-                                .adds_in_32 = !dtype_is_8bit(q->value[p->x].dtype) ||
-                                              is_depthwise(&q->m->nodes[p->node], t)};
+                                .adds_in_32 =
+                                    !dtype_is_8bit(q->value[p->x].dtype) || is_depthwise(&q->m->nodes[p->node], t)};
     if (!dtype_is_8bit(p->dtype) || !p->symmetric)
         return wide_weight_make(code, t, &opts, p->symmetric, isa_row(q->opts->isa)->pairs && !opts.adds_in_32, err);
     if (reach_of(q, p, &opts.reach, err))
@@ -268,8 +274,8 @@ static int store_weight(struct writer *w, const struct product *p, struct stored
         goto out;
     }
     const bool zero = code.zero != 0 || asks_for_zero(q, p);
-    *out = (struct stored){.weight = v, .axis = p->axis, .dtype = p->dtype, .sqnr_db = code.sqnr_db,
-                           .proof = code.proof, .zero = zero};
+    *out = (struct stored){
+        .weight = v, .axis = p->axis, .dtype = p->dtype, .sqnr_db = code.sqnr_db, .proof = code.proof, .zero = zero};
     out->codes = edit_add_weight(&q->edit, 0, q->m->values[v].name, &code.codes);
     out->scale = writer_constant(w, "s", &code.scale);
     const uint32_t z = zero ? weight_zero(w, &code, err) : VALUE_NONE;
@@ -329,10 +335,9 @@ static void report(struct qdq *q, const struct product *p, const struct stored *
                      !q->quantized[q->m->nodes[p->node].output[0]];
     struct layer_row row = {.node = p->node, .weight = s->weight, .sqnr_db = s->sqnr_db};
     row.before = json_pack("{s:s,s:I}", "dtype", "float32", "bytes", (json_int_t)bytes);
-    row.after = json_pack("{s:s,s:I,s:I,s:s}", "dtype", dtype_name(p->dtype), "bytes",
-                          (json_int_t)value_const(q->m, s->codes)->bytes, "scales",
-                          (json_int_t)(p->axis < 0 ? 1 : p->scale_channels), "activations",
-                          dtype_name(q->value[p->x].dtype));
+    row.after = json_pack(
+        "{s:s,s:I,s:I,s:s}", "dtype", dtype_name(p->dtype), "bytes", (json_int_t)value_const(q->m, s->codes)->bytes,
+        "scales", (json_int_t)(p->axis < 0 ? 1 : p->scale_channels), "activations", dtype_name(q->value[p->x].dtype));
     if (dtype_is_8bit(p->dtype) && p->symmetric)
         pair_proof_report(row.after, &s->proof, q->opts->isa);
     if (row.after && p->grid)

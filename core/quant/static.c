@@ -32,7 +32,8 @@ static const struct param params[] = {
      .doc = "a weight scale for each output channel (needs opset 13) instead of one"},
     {P(activations), .kind = PARAM_ENUM, .choices = static_activations, .def = "\"uint8\"",
      .given = PARAM_GIVEN(quantize_static_params, activations_given),
-     .doc = "type of activations (isa=arm: int8 unless given). 16 bits lose almost nothing, and no runtime's CPU kernels multiply them in integers: such "
+     .doc = "type of activations (isa=arm: int8 unless given). 16 bits lose almost nothing, and no runtime's CPU "
+            "kernels multiply them in integers: such "
             "layers compute in float32"},
     {P(weights), .kind = PARAM_ENUM, .choices = static_weights, .def = "\"int8\"",
      .doc = "type of weights. int4 and uint4 need opset 21 (it is raised); only 8 bits are multiplied in integers"},
@@ -54,10 +55,11 @@ static const struct param params[] = {
      .doc = "accurate: weights are equalized, smoothed, rounded and biases corrected on the samples first, which takes "
             "longer"},
     {P(overrides), .kind = PARAM_JSON,
-     .doc = "other choices for some places: {KEY: {...}, ...}, KEY a glob over node names, op:TYPE, or tensor:GLOB over "
-            "values. For nodes: float (true: stays in float; false: is quantized, also where it would not be), "
-            "activations, weights, per_channel, symmetric. For tensors: float, activations, symmetric, range ([lowest, "
-            "highest] number instead of the calibrator's)"},
+     .doc =
+         "other choices for some places: {KEY: {...}, ...}, KEY a glob over node names, op:TYPE, or tensor:GLOB over "
+         "values. For nodes: float (true: stays in float; false: is quantized, also where it would not be), "
+         "activations, weights, per_channel, symmetric. For tensors: float, activations, symmetric, range ([lowest, "
+         "highest] number instead of the calibrator's)"},
     {P(include), .kind = PARAM_GLOBS, .doc = "only nodes whose name matches one of these patterns"},
     {P(exclude), .kind = PARAM_GLOBS, .doc = "no nodes whose name matches one of these patterns"},
     {0},
@@ -82,18 +84,25 @@ static int calibration_progress(void *arg, int64_t done, int64_t total, struct e
     return p->ctx->progress ? p->ctx->progress(p->ctx, "calibrate", done, total, err) : 0;
 }
 
-static int observe_samples(struct step_ctx *c, const struct quantize_static_params *o,
-                           struct calibration *calibration, struct err *err)
+static int observe_samples(struct step_ctx *c, const struct quantize_static_params *o, struct calibration *calibration,
+                           struct err *err)
 {
     struct sample_pass pass = {c, calibration};
     struct data_check look;
     if (data_check_begin(&look, c->model, calibration, err))
         return -1;
-    const struct sampling s = {.data = c->data, .pool = c->pool, .samples = o->samples,
-                               .index = o->index, .n_index = o->n_index,
-                               .batch = calibration_batch(calibration), .observe = data_check_observe,
-                               .watch = look.watch, .any_order = true,
-                               .observe_arg = &look, .start = calibration_begin, .ran = calibration_progress,
+    const struct sampling s = {.data = c->data,
+                               .pool = c->pool,
+                               .samples = o->samples,
+                               .index = o->index,
+                               .n_index = o->n_index,
+                               .batch = calibration_batch(calibration),
+                               .observe = data_check_observe,
+                               .watch = look.watch,
+                               .any_order = true,
+                               .observe_arg = &look,
+                               .start = calibration_begin,
+                               .ran = calibration_progress,
                                .arg = &pass};
     const int64_t done = sampling_run(c->model, &s, err);
     data_check_end(&look, c->model, done, c->warnings);
@@ -125,11 +134,11 @@ static int raise_for_quantization(struct step_ctx *c, struct quantize_static_par
     asked_forms(o, &list, &channels, &four_bits);
     overrides_fini(&list);
     if (four_bits && raise_opset_for(c->model, 21, "a tensor of 4-bit integers", c->warnings, &why)) {
-        warnings_add(c->warnings, "4-bit weights use com.microsoft.DequantizeLinear, which ONNX Runtime has: %s", why.msg);
+        warnings_add(c->warnings, "4-bit weights use com.microsoft.DequantizeLinear, which ONNX Runtime has: %s",
+                     why.msg);
         why = (struct err){0};
     }
-    if (channels &&
-        raise_opset_for(c->model, 13, "DequantizeLinear with a scale per channel", c->warnings, &why)) {
+    if (channels && raise_opset_for(c->model, 13, "DequantizeLinear with a scale per channel", c->warnings, &why)) {
         warnings_add(c->warnings, "weights get one scale each instead of one per channel: %s", why.msg);
         o->per_channel = false;
     }
@@ -243,9 +252,13 @@ static int observe_channels(struct step_ctx *c, const struct quantize_static_par
     qdq_end(&q);
     if (rc == 0 && !channels)
         rc = err_set(err, ERR_NOMEM, "out of memory while calibrating");
-    const struct sampling s = {.data = c->data, .pool = c->pool, .samples = o->samples,
-                               .index = o->index, .n_index = o->n_index,
-                               .observe = channel_ranges_observe, .observe_arg = channels};
+    const struct sampling s = {.data = c->data,
+                               .pool = c->pool,
+                               .samples = o->samples,
+                               .index = o->index,
+                               .n_index = o->n_index,
+                               .observe = channel_ranges_observe,
+                               .observe_arg = channels};
     if (rc == 0 && sampling_run(c->model, &s, err) < 0)
         rc = -1;
     if (rc == 0)
@@ -345,11 +358,12 @@ static void check(const void *parsed, const char *pointer, struct faults *faults
 METHOD(quantize_static) = {
     .name = "quantize.static",
     .summary = "weights in 4 to 16 bits and activations in 8 or 16 bits, calibrated on data",
-    .doc = "Weights of Conv, ConvTranspose, Gemm and MatMul become int8 (or uint8, int4, uint4, int16) with a scale per "
-           "output channel, activations uint8 (or int8, uint16, int16) with scales from what the calibrator makes of "
-           "the numbers seen, biases int32; written as QuantizeLinear / DequantizeLinear pairs, or in 8 bits as "
-           "QLinearConv and its like. The scores at the end of the model stay in float. BatchNormalization and added "
-           "constants are folded first.",
+    .doc =
+        "Weights of Conv, ConvTranspose, Gemm and MatMul become int8 (or uint8, int4, uint4, int16) with a scale per "
+        "output channel, activations uint8 (or int8, uint16, int16) with scales from what the calibrator makes of "
+        "the numbers seen, biases int32; written as QuantizeLinear / DequantizeLinear pairs, or in 8 bits as "
+        "QLinearConv and its like. The scores at the end of the model stay in float. BatchNormalization and added "
+        "constants are folded first.",
     .params = params,
     .params_size = sizeof(struct quantize_static_params),
     .needs = NEEDS_DATA | NEEDS_RUN,

@@ -26,8 +26,8 @@ struct quantize_static_params {
     const json_t *overrides; /* overrides.h; NULL: none */
     const int64_t *index;    /* samples to calibrate on, n_index of them; NULL: any of the dataset */
     int64_t n_index;
-    int format; /* FORMAT_* */
-    int preset; /* PRESET_* */
+    int format;     /* FORMAT_* */
+    int preset;     /* PRESET_* */
     int calibrator; /* enum calibrator */
 };
 
@@ -50,6 +50,7 @@ int static_quantize(struct model *m, const struct calibration *calibration, cons
                     struct err *err);
 
 /* Choices of the parameters, for the methods that have them too. */
-extern const char *const static_activations[], *const static_weights[], *const static_calibrators[], *const static_formats[];
+extern const char *const static_activations[], *const static_weights[], *const static_calibrators[],
+                                                                            *const static_formats[];
 
 #endif

@@ -82,7 +82,8 @@ static uint8_t code_offset(const struct code_plan *p)
     return p->form.symmetric ? (uint8_t)(wide / 2 - middle) : 0;
 }
 
-static void put_row(const struct maker *k, int64_t row, int64_t first_k, int64_t nk, const uint8_t *codes, const uint8_t *zero)
+static void put_row(const struct maker *k, int64_t row, int64_t first_k, int64_t nk, const uint8_t *codes,
+                    const uint8_t *zero)
 {
     const struct code_plan *p = k->p;
     const int64_t block = p->form.block, blob = nbits_bytes(p->stored, block);
@@ -100,11 +101,13 @@ static void put_row(const struct maker *k, int64_t row, int64_t first_k, int64_t
     out += (row * k->blocks + first_k / block) * blob;
     for (int64_t b = 0; b * block < nk; b++) {
         const int64_t n = i64_min(block, nk - b * block);
-        nbits_pack(p->stored, codes + b * block, n, code_offset(p), (uint8_t)(zero[b] + code_offset(p)), out + b * blob);
+        nbits_pack(p->stored, codes + b * block, n, code_offset(p), (uint8_t)(zero[b] + code_offset(p)),
+                   out + b * blob);
     }
 }
 
-static void put_tile(struct maker *k, int64_t row, int64_t rows, int64_t first_k, int64_t nk, const struct block_codes *q)
+static void put_tile(struct maker *k, int64_t row, int64_t rows, int64_t first_k, int64_t nk,
+                     const struct block_codes *q)
 {
     const int64_t block = k->p->form.block, first_block = first_k / block, blocks = i64_ceil_div(nk, block);
     struct tensor *scale = &k->out->scale;
@@ -166,7 +169,8 @@ static void finish(struct maker *k, double signal, double noise)
         const int64_t bytes = nbits_bytes(p->stored, k->blocks);
         const uint8_t pad = (uint8_t)(1 << (p->stored - 1)); /* as ONNX Runtime fills the last byte */
         for (int64_t r = 0; r < k->x.rows; r++)
-            nbits_pack(p->stored, k->zeros + r * k->blocks, k->blocks, 0, pad, (uint8_t *)k->out->zero.data + r * bytes);
+            nbits_pack(p->stored, k->zeros + r * k->blocks, k->blocks, 0, pad,
+                       (uint8_t *)k->out->zero.data + r * bytes);
     } else if (k->zeros) {
         nbits_pack(p->stored, k->zeros, k->x.rows * k->blocks, 0, 0, k->out->zero.data);
     }

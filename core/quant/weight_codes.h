@@ -30,7 +30,8 @@ struct code_plan {
     float alpha;      /* scales are multiplied by this */
     enum dtype code_dtype, zero_dtype;
     struct shape code_shape, scale_shape, zero_shape;
-    int64_t inner; /* elements of the view behind the axis that blocks run along: scales stand [.., blocks, inner]. 1 elsewhere */
+    int64_t
+        inner; /* elements of the view behind the axis that blocks run along: scales stand [.., blocks, inner]. 1 elsewhere */
 };
 /* Bytes of codes, scales and zero points together; SIZE_MAX beyond counting. */
 size_t code_plan_bytes(const struct code_plan *p);

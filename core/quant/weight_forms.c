@@ -124,7 +124,9 @@ static void fill_form(struct planning *p, unsigned row_axes)
     c->stored = nbits_stored((int)o->bits);
     c->alpha = c->alpha != 0 ? c->alpha : 1;
     c->inner = 1;
-    c->form = (struct block_form){.bits = (int)o->bits, .k = product(&c->view, ~row_axes), .symmetric = o->symmetric,
+    c->form = (struct block_form){.bits = (int)o->bits,
+                                  .k = product(&c->view, ~row_axes),
+                                  .symmetric = o->symmetric,
                                   .scale_dtype = c->view.dtype};
 }
 
@@ -169,8 +171,8 @@ static bool plan_dequantize(struct planning *p, int axis, int channel)
         c->form.block = c->form.k;
     }
     c->centered = o->symmetric;
-    c->code_dtype = c->stored == 4 ? (o->symmetric ? DTYPE_INT4 : DTYPE_UINT4)
-                                   : (o->symmetric ? DTYPE_INT8 : DTYPE_UINT8);
+    c->code_dtype =
+        c->stored == 4 ? (o->symmetric ? DTYPE_INT4 : DTYPE_UINT4) : (o->symmetric ? DTYPE_INT8 : DTYPE_UINT8);
     c->zero_dtype = c->code_dtype;
     c->code_shape.rank = v->rank;
     memcpy(c->code_shape.dim, v->dim, sizeof v->dim);
@@ -222,7 +224,8 @@ static bool plan_matmul(struct planning *p)
     const bool turned = fused && node_attr_int(n, "transB", 0) != 0;
     const float alpha = fused ? node_attr_float(n, "alpha", 1) : 1;
     struct weight_view *v = &p->plan.view;
-    if (!take_view(p, 1, "its weight is not a constant") && !(!fused && take_view(p, 0, "its weight is not a constant")))
+    if (!take_view(p, 1, "its weight is not a constant") &&
+        !(!fused && take_view(p, 0, "its weight is not a constant")))
         return false;
     p->why = NULL;
     const int last = v->rank - 1;
@@ -344,8 +347,9 @@ static const struct {
     const char *op_type, *domain;
     bool (*plan)(struct planning *p);
 } kinds[] = {
-    {"MatMul", "", plan_matmul},       {"FusedMatMul", "com.microsoft", plan_matmul}, {"Gemm", "", plan_gemm},
-    {"Conv", "", plan_conv},           {"ConvTranspose", "", plan_conv},              {"Gather", "", plan_gather},
+    {"MatMul", "", plan_matmul},      {"FusedMatMul", "com.microsoft", plan_matmul},
+    {"Gemm", "", plan_gemm},          {"Conv", "", plan_conv},
+    {"ConvTranspose", "", plan_conv}, {"Gather", "", plan_gather},
 };
 
 static const struct op_class *class_of(const struct model *m, const struct node *n)
@@ -357,8 +361,8 @@ static const struct op_class *class_of(const struct model *m, const struct node 
 static bool (*kind_of(const struct node *n))(struct planning *)
 {
     for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
-        const bool domain = kinds[i].domain[0] ? n->domain && !strcmp(n->domain, kinds[i].domain)
-                                               : model_domain_is_default(n->domain);
+        const bool domain =
+            kinds[i].domain[0] ? n->domain && !strcmp(n->domain, kinds[i].domain) : model_domain_is_default(n->domain);
         if (domain && !strcmp(n->op_type, kinds[i].op_type))
             return kinds[i].plan;
     }
@@ -389,8 +393,13 @@ static int add_item(struct planning *p)
         !room((void **)&f->jobs, f->n_jobs, &f->cap_jobs, sizeof *f->jobs))
         return err_set(p->err, ERR_NOMEM, "out of memory while quantizing");
     if (job == f->n_jobs)
-        f->jobs[f->n_jobs++] = (struct weight_job){.plan = p->plan, .first = p->node, .codes = VALUE_NONE, .scale = VALUE_NONE,
-                                                   .zero = VALUE_NONE, .floats = VALUE_NONE, .turned = VALUE_NONE};
+        f->jobs[f->n_jobs++] = (struct weight_job){.plan = p->plan,
+                                                   .first = p->node,
+                                                   .codes = VALUE_NONE,
+                                                   .scale = VALUE_NONE,
+                                                   .zero = VALUE_NONE,
+                                                   .floats = VALUE_NONE,
+                                                   .turned = VALUE_NONE};
     p->item.job = job;
     p->item.node = p->node;
     f->items[f->n_items++] = p->item;

@@ -24,17 +24,22 @@ struct quantize_weights_params {
 };
 
 /* How the node is rewritten. */
-enum weight_form { WEIGHT_NBITS, WEIGHT_GATHER, WEIGHT_DEQUANTIZE, WEIGHT_DEQUANTIZE_TURNED /* codes are [N, K], the operator reads [K, N] */ };
+enum weight_form {
+    WEIGHT_NBITS,
+    WEIGHT_GATHER,
+    WEIGHT_DEQUANTIZE,
+    WEIGHT_DEQUANTIZE_TURNED /* codes are [N, K], the operator reads [K, N] */
+};
 
 /* A weight to be made once, whoever reads it. */
 struct weight_job {
     struct code_plan plan;
     struct weight_codes made;
-    uint32_t first;                /* node whose row tells of it */
-    const char *algorithm, *note;  /* that made the codes; why it is not the one that was asked for, or NULL */
-    double error_ratio;            /* gptq, awq: error of the output against that of round to nearest; NAN */
-    uint32_t codes, scale, zero;   /* values; VALUE_NONE: not in the model yet */
-    uint32_t floats, turned;       /* outputs of DequantizeLinear and of the Transpose behind it; VALUE_NONE */
+    uint32_t first;               /* node whose row tells of it */
+    const char *algorithm, *note; /* that made the codes; why it is not the one that was asked for, or NULL */
+    double error_ratio;           /* gptq, awq: error of the output against that of round to nearest; NAN */
+    uint32_t codes, scale, zero;  /* values; VALUE_NONE: not in the model yet */
+    uint32_t floats, turned;      /* outputs of DequantizeLinear and of the Transpose behind it; VALUE_NONE */
 };
 struct weight_item {
     uint32_t node;

@@ -16,7 +16,8 @@ static uint32_t graph_of(const struct weight_forms *f, const struct weight_job *
     return f->m->values[job->plan.view.source].graph;
 }
 
-static uint32_t add_weight(struct weight_forms *f, const struct weight_job *job, const char *suffix, const struct tensor *t)
+static uint32_t add_weight(struct weight_forms *f, const struct weight_job *job, const char *suffix,
+                           const struct tensor *t)
 {
     const char *base = f->m->values[job->plan.view.source].name;
     const char *name = model_printf(f->m, "%s%s", base ? base : "w", suffix);
@@ -82,7 +83,8 @@ static uint32_t make_bias(struct weight_forms *f, uint32_t node, int64_t n)
     return v;
 }
 
-static int rewrite_nbits(struct weight_forms *f, const struct weight_item *item, struct weight_job *job, struct err *err)
+static int rewrite_nbits(struct weight_forms *f, const struct weight_item *item, struct weight_job *job,
+                         struct err *err)
 {
     const struct code_plan *c = &job->plan;
     const struct node *n = &f->m->nodes[item->node];
@@ -115,8 +117,8 @@ static int rewrite_gather(struct weight_forms *f, const struct weight_item *item
     return 0;
 }
 
-static uint32_t make_node(struct weight_forms *f, const struct weight_job *job, const char *op_type, const uint32_t *in, int n,
-                          uint32_t *out)
+static uint32_t make_node(struct weight_forms *f, const struct weight_job *job, const char *op_type, const uint32_t *in,
+                          int n, uint32_t *out)
 {
     const char *base = f->m->values[job->plan.view.source].name;
     *out = edit_add_value(f->edit, graph_of(f, job), base ? base : "w");
@@ -138,7 +140,8 @@ static void set_axis(struct weight_forms *f, uint32_t dq, const struct code_plan
     node_set_int(f->m, dq, "axis", axis);
 }
 
-static int rewrite_dequantize(struct weight_forms *f, const struct weight_item *item, struct weight_job *job, struct err *err)
+static int rewrite_dequantize(struct weight_forms *f, const struct weight_item *item, struct weight_job *job,
+                              struct err *err)
 {
     const bool gemm = node_is(&f->m->nodes[item->node], "Gemm");
     uint32_t *weight = &job->floats;

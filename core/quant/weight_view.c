@@ -50,7 +50,8 @@ static bool is_float(enum dtype d)
 static bool cast(struct weight_view *v, const struct node *n)
 {
     const struct attr *to = node_attr(n, "to");
-    if (!to || to->type != ATTR_INT || to->ref_name || !dtype_valid((int)to->ints[0]) || !is_float((enum dtype)to->ints[0]))
+    if (!to || to->type != ATTR_INT || to->ref_name || !dtype_valid((int)to->ints[0]) ||
+        !is_float((enum dtype)to->ints[0]))
         return false;
     /* two narrowings in a row round twice; only the last is remembered */
     if (v->dtype != v->stored->dtype && dtype_bits((enum dtype)to->ints[0]) < 32)
@@ -208,8 +209,8 @@ static void read_columns(const struct weight_matrix *x, int64_t first_row, int64
 static void narrow(enum dtype to, float *v, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
-        v[i] = to == DTYPE_FLOAT16 ? dtype_f16_to_f32(dtype_f32_to_f16(v[i]))
-                                   : dtype_bf16_to_f32(dtype_f32_to_bf16(v[i]));
+        v[i] =
+            to == DTYPE_FLOAT16 ? dtype_f16_to_f32(dtype_f32_to_f16(v[i])) : dtype_bf16_to_f32(dtype_f32_to_bf16(v[i]));
 }
 
 void weight_matrix_read(const struct weight_matrix *x, int64_t first_row, int64_t rows, int64_t first_k, int64_t nk,
@@ -223,8 +224,8 @@ void weight_matrix_read(const struct weight_matrix *x, int64_t first_row, int64_
     } else {
         for (int64_t r = 0; r < rows; r++)
             for (int64_t i = 0; i < nk; i++)
-                out[r * nk + i] =
-                    (float)dtype_get(x->stored->dtype, x->stored->data, weight_matrix_at(x, first_row + r, first_k + i));
+                out[r * nk + i] = (float)dtype_get(x->stored->dtype, x->stored->data,
+                                                   weight_matrix_at(x, first_row + r, first_k + i));
     }
     if ((x->dtype == DTYPE_FLOAT16 || x->dtype == DTYPE_BFLOAT16) && x->stored->dtype != x->dtype)
         narrow(x->dtype, out, rows * nk);

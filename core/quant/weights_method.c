@@ -30,20 +30,26 @@ static const struct param params[] = {
     {P(bits), .kind = PARAM_INT, .def = "4", .min = 2, .max = 8,
      .doc = "bits of a weight; 3 is stored in 4 bits, 5 to 7 in 8, as runtimes read no other width"},
     {P(block), .kind = PARAM_INT, .min = 16, .max = 256, .given = PARAM_GIVEN(quantize_weights_params, has_block),
-     .doc = "weights that share a scale: a power of two from 16 to 256. Not given: 32, 64 or 128, whichever gives the smallest "
+     .doc = "weights that share a scale: a power of two from 16 to 256. Not given: 32, 64 or 128, whichever gives the "
+            "smallest "
             "file for the error to be expected; 8-bit DequantizeLinear has a scale for each channel then"},
     {P(symmetric), .kind = PARAM_BOOL, .def = "false",
-     .doc = "true: no zero points, which is smaller by 1 to 3 % and faster in ONNX Runtime; false: a zero point for each block, "
+     .doc = "true: no zero points, which is smaller by 1 to 3 % and faster in ONNX Runtime; false: a zero point for "
+            "each block, "
             "which loses less than those bytes would cost otherwise"},
     {P(algorithm), .kind = PARAM_ENUM, .choices = algorithms, .def = "\"hqq\"",
-     .doc = "rtn: round to nearest, as ONNX Runtime's quantizer; hqq: half-quadratic search of scales and zero points; kquant: "
-            "weighted search of them; gptq: by the products' inputs, the error of each weight goes into the next ones; awq: by "
+     .doc = "rtn: round to nearest, as ONNX Runtime's quantizer; hqq: half-quadratic search of scales and zero points; "
+            "kquant: "
+            "weighted search of them; gptq: by the products' inputs, the error of each weight goes into the next ones; "
+            "awq: by "
             "the products' inputs, weights that meet large inputs are scaled up first. gptq and awq need data"},
     {P(form), .kind = PARAM_ENUM, .choices = forms, .def = "\"auto\"",
-     .doc = "auto: MatMulNBits for MatMul and Gemm, GatherBlockQuantized for embeddings, DequantizeLinear for the rest; nbits: "
+     .doc = "auto: MatMulNBits for MatMul and Gemm, GatherBlockQuantized for embeddings, DequantizeLinear for the "
+            "rest; nbits: "
             "only the first two; dequantize: DequantizeLinear, which other runtimes read too"},
     {P(accuracy_level), .kind = PARAM_INT, .def = "0", .min = 0, .max = 4,
-     .doc = "attribute of MatMulNBits: 0 leaves the arithmetic to the runtime, 1 asks for float32, 4 allows 8-bit activations, "
+     .doc = "attribute of MatMulNBits: 0 leaves the arithmetic to the runtime, 1 asks for float32, 4 allows 8-bit "
+            "activations, "
             "which is faster and less exact"},
     {P(samples), .kind = PARAM_INT, .def = "128", .min = 1, .max = 1000000,
      .doc = "samples that gptq and awq run, spread evenly over the dataset"},
@@ -85,11 +91,11 @@ static void row_made(struct job_ctx *x, const struct weight_item *item)
     const struct code_plan *p = &job->plan;
     char label[200];
     struct layer_row row = {.node = item->node, .weight = p->view.source, .sqnr_db = job->made.sqnr_db};
-    row.before = json_pack("{s:s,s:I}", "dtype", dtype_name(p->view.stored->dtype), "bytes",
-                           (json_int_t)p->view.stored->bytes);
+    row.before =
+        json_pack("{s:s,s:I}", "dtype", dtype_name(p->view.stored->dtype), "bytes", (json_int_t)p->view.stored->bytes);
     row.after = json_pack("{s:s,s:i,s:I,s:s,s:b,s:I}", "form", forms_name(item->form), "bits", p->form.bits, "block",
-                          (json_int_t)p->form.block, "algorithm", job->algorithm, "symmetric", p->form.symmetric, "bytes",
-                          (json_int_t)code_plan_bytes(p));
+                          (json_int_t)p->form.block, "algorithm", job->algorithm, "symmetric", p->form.symmetric,
+                          "bytes", (json_int_t)code_plan_bytes(p));
     if (row.after && job->note)
         json_object_set_new(row.after, "note", json_string(job->note));
     if (row.after && isfinite(job->error_ratio))
@@ -143,8 +149,8 @@ static int begin_plan(struct job_ctx *x, int64_t opset, const char *why, bool re
         edit_fini(&x->edit);
         return -1;
     }
-    x->f = (struct weight_forms){.o = x->o, .m = x->c->model, .edit = &x->edit, .infer = &x->infer, .opset = opset,
-                                 .opset_why = why};
+    x->f = (struct weight_forms){
+        .o = x->o, .m = x->c->model, .edit = &x->edit, .infer = &x->infer, .opset = opset, .opset_why = why};
     if (plan_all(x, report, err)) {
         end_plan(x);
         return -1;
@@ -171,7 +177,8 @@ static int settle_opset(struct job_ctx *x, int64_t *opset, struct err *err)
     else if (refused.code != ERR_MODEL)
         return err_set(err, refused.code, "%s", refused.msg);
     else
-        warnings_add(x->c->warnings, "weights that need DequantizeLinear of opset %" PRId64 " stay in floating point: %s", need,
+        warnings_add(x->c->warnings,
+                     "weights that need DequantizeLinear of opset %" PRId64 " stay in floating point: %s", need,
                      refused.msg);
     return 0;
 }
@@ -284,15 +291,22 @@ static int each_gram(void *arg, uint32_t node, const struct gram_matrix *g, cons
 
 static int make_with_data(struct job_ctx *x, struct err *err)
 {
-    const struct gram_job job = {.m = x->c->model, .data = x->c->data, .pool = x->c->pool, .samples = x->o->samples,
-                                 .nodes = x->nodes, .n_nodes = x->n_nodes, .each = each_gram, .arg = x};
+    const struct gram_job job = {.m = x->c->model,
+                                 .data = x->c->data,
+                                 .pool = x->c->pool,
+                                 .samples = x->o->samples,
+                                 .nodes = x->nodes,
+                                 .n_nodes = x->n_nodes,
+                                 .each = each_gram,
+                                 .arg = x};
     x->n_nodes = 0;
     for (int64_t i = 0; i < x->f.n_items; i++) {
         const struct weight_item *item = &x->f.items[i];
         struct weight_job *made = &x->f.jobs[item->job];
         if (item->dropped || made->first != item->node)
             continue;
-        const char *why = item->slot != 1 ? "its constant operand is on the left" : gram_refusal(x->c->model, item->node);
+        const char *why =
+            item->slot != 1 ? "its constant operand is on the left" : gram_refusal(x->c->model, item->node);
         if (item->form == WEIGHT_GATHER)
             why = "rows of an embedding are looked up, not multiplied";
         made->note = why;
@@ -354,10 +368,12 @@ static void warn_widths(struct job_ctx *x)
 {
     const int64_t bits = x->o->bits;
     if (bits == 3 || (bits > 4 && bits < 8))
-        warnings_add(x->c->warnings,
-                     "%" PRId64 "-bit codes are stored in %d bits, the next width that runtimes read: the file is as large as with "
-                     "bits=%d, only better to compress",
-                     bits, bits < 4 ? 4 : 8, bits < 4 ? 4 : 8);
+        warnings_add(
+            x->c->warnings,
+            "%" PRId64
+            "-bit codes are stored in %d bits, the next width that runtimes read: the file is as large as with "
+            "bits=%d, only better to compress",
+            bits, bits < 4 ? 4 : 8, bits < 4 ? 4 : 8);
 }
 
 /* With fewer rows than columns the Gram matrix says nothing of most directions (gptq_believe). */
@@ -365,7 +381,8 @@ static void warn_few_rows(struct job_ctx *x)
 {
     if (x->few_rows)
         warnings_add(x->c->warnings,
-                     "%" PRId64 " of %" PRId64 " weights met fewer sample rows than they have columns, so gptq follows the data less "
+                     "%" PRId64 " of %" PRId64
+                     " weights met fewer sample rows than they have columns, so gptq follows the data less "
                      "there: more samples would help (samples is %" PRId64 ")",
                      x->few_rows, x->by_gram, x->o->samples);
 }
@@ -384,9 +401,10 @@ static int quantize(struct job_ctx *x, int64_t opset, struct err *err)
     if (rc == 0)
         rc = edit_finish(&x->edit, err);
     if (rc == 0 && x->f.rounded_inputs)
-        warnings_add(x->c->warnings,
-                     "ONNX Runtime fuses DequantizeLinear with a scale for each channel and MatMul into a product that rounds its input "
-                     "to 8 bits, unless session.qdq_matmulnbits_accuracy_level is 1; form=auto writes MatMulNBits, which does not");
+        warnings_add(x->c->warnings, "ONNX Runtime fuses DequantizeLinear with a scale for each channel and MatMul "
+                                     "into a product that rounds its input "
+                                     "to 8 bits, unless session.qdq_matmulnbits_accuracy_level is 1; form=auto writes "
+                                     "MatMulNBits, which does not");
     spill_free(x->spill);
     end_plan(x);
     return rc;
@@ -412,7 +430,9 @@ static int scale_for_awq(struct job_ctx *x, struct err *err)
     end_plan(x);
     opts.nodes = nodes;
     opts.n_nodes = n;
-    const int rc = !nodes ? err_set(err, ERR_NOMEM, "out of memory while quantizing") : n > 0 ? awq_scale(x->c, &opts, err) : 0;
+    const int rc = !nodes  ? err_set(err, ERR_NOMEM, "out of memory while quantizing")
+                   : n > 0 ? awq_scale(x->c, &opts, err)
+                           : 0;
     free(nodes);
     return rc;
 }
@@ -423,10 +443,11 @@ static int run(struct step_ctx *c, struct err *err)
     struct err local = {0};
     int64_t opset;
     if ((x.o->algorithm == GPTQ || x.o->algorithm == AWQ) && !c->data)
-        return err_set(err, ERR_INVALID,
-                       "algorithm=%s chooses codes by what the products read, so it needs data; give a dataset, or take "
-                       "algorithm=hqq, which needs none",
-                       algorithms[x.o->algorithm]);
+        return err_set(
+            err, ERR_INVALID,
+            "algorithm=%s chooses codes by what the products read, so it needs data; give a dataset, or take "
+            "algorithm=hqq, which needs none",
+            algorithms[x.o->algorithm]);
     if (settle_opset(&x, &opset, &local) || (x.o->algorithm == AWQ && scale_for_awq(&x, &local)) ||
         quantize(&x, opset, &local))
         return err_set(err, local.code, "%s", local.msg);
@@ -438,8 +459,10 @@ static int run(struct step_ctx *c, struct err *err)
 METHOD(quantize_weights) = {
     .name = "quantize.weights",
     .summary = "weights in 2 to 8 bits with a scale for each block; activations stay in floating point",
-    .doc = "Weights of MatMul and Gemm become codes of MatMulNBits, embeddings those of GatherBlockQuantized, and weights of "
-           "Conv, ConvTranspose and what these cannot hold are made by DequantizeLinear. Transposed, cast and shared weights are taken "
+    .doc = "Weights of MatMul and Gemm become codes of MatMulNBits, embeddings those of GatherBlockQuantized, and "
+           "weights of "
+           "Conv, ConvTranspose and what these cannot hold are made by DequantizeLinear. Transposed, cast and shared "
+           "weights are taken "
            "where they lie. Memory does not depend on the size of the model.",
     .params = params,
     .params_size = sizeof(struct quantize_weights_params),

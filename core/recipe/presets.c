@@ -26,9 +26,11 @@ PRESET(int8) = {
 
 PRESET(int8_accurate) = {
     .name = "int8-accurate",
-    .summary = "As int8, with the accuracy repaired where that measurably helps: minutes instead of seconds, no labels needed. "
+    .summary = "As int8, with the accuracy repaired where that measurably helps: minutes instead of seconds, no labels "
+               "needed. "
                "Calibrates on a dataset.",
-    .recipe = "{\"steps\": [{\"method\": \"graph.optimize\"}, {\"method\": \"quantize.static\", \"preset\": \"accurate\"}]}",
+    .recipe =
+        "{\"steps\": [{\"method\": \"graph.optimize\"}, {\"method\": \"quantize.static\", \"preset\": \"accurate\"}]}",
 };
 
 PRESET(int8_dynamic) = {
@@ -47,7 +49,8 @@ PRESET(fp16) = {
 
 PRESET(int4_weights) = {
     .name = "int4-weights",
-    .summary = "4-bit weights in small blocks, activations stay in floating point. Needs no data; for large transformers.",
+    .summary =
+        "4-bit weights in small blocks, activations stay in floating point. Needs no data; for large transformers.",
     .recipe = "{\"steps\": [{\"method\": \"graph.optimize\"}, {\"method\": \"quantize.weights\", \"bits\": 4}]}",
 };
 

@@ -25,10 +25,10 @@ enum calibrator {
 
 struct calibration_opts {
     enum calibrator calibrator;
-    double percentile;  /* of CALIBRATE_PERCENTILE */
-    int levels;         /* codes of the type that is quantized to */
-    bool symmetric;     /* intervals [-a, a] */
-    struct pool *pool;  /* borrowed; may be NULL. The plan's own may be given */
+    double percentile; /* of CALIBRATE_PERCENTILE */
+    int levels;        /* codes of the type that is quantized to */
+    bool symmetric;    /* intervals [-a, a] */
+    struct pool *pool; /* borrowed; may be NULL. The plan's own may be given */
 };
 
 struct calibration; /* opaque */

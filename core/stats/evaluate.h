@@ -67,7 +67,8 @@ struct evaluate_compare_opts {
      * with it opts->run is
      * not used. Values whose shapes differ have no elements. */
     struct fidelity **layers;
-    struct plan *plan_a, *plan_b; /* of a and b, borrowed; NULL: made here. Not with layers, which no plan may fuse away */
+    struct plan *plan_a,
+        *plan_b; /* of a and b, borrowed; NULL: made here. Not with layers, which no plan may fuse away */
 };
 struct fidelity *evaluate_compare(const struct model *a, const struct model *b, struct dataset *ds,
                                   const struct evaluate_opts *opts, const struct evaluate_compare_opts *compare,

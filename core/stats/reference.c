@@ -16,10 +16,10 @@
 struct reference {
     struct reference_opts opts;
     int64_t *index;
-    int output;        /* judged; -1: not known yet */
-    int64_t each;      /* elements a sample */
+    int output;   /* judged; -1: not known yet */
+    int64_t each; /* elements a sample */
     bool classes, probabilities, labelled;
-    float *kept;       /* [n][each] */
+    float *kept; /* [n][each] */
     struct closeness own;
 };
 struct run {
@@ -58,8 +58,9 @@ static int choose_output(struct run *run, const struct evaluate_batch *b, struct
     r->each = count / b->n;
     if (count % b->n || !i64_mul(r->each, r->opts.n, &elements) || !i64_mul(elements, 4, &bytes) ||
         bytes > REFERENCE_BYTES)
-        return err_set(err, ERR_MODEL_TOO_LARGE, "an output of %lld numbers a sample is too large to keep for %lld samples",
-                       (long long)r->each, (long long)r->opts.n);
+        return err_set(err, ERR_MODEL_TOO_LARGE,
+                       "an output of %lld numbers a sample is too large to keep for %lld samples", (long long)r->each,
+                       (long long)r->opts.n);
     r->kept = calloc((size_t)elements + 1, sizeof *r->kept);
     r->probabilities = r->classes;
     return r->kept ? 0 : err_set(err, ERR_NOMEM, "out of memory for the outputs of the original model");
@@ -124,7 +125,8 @@ static int take_batch(void *arg, const struct evaluate_batch *b, struct err *err
         return -1;
     if (r->output >= run->n_out || b->out[r->output].dtype != DTYPE_FLOAT ||
         tensor_count(&b->out[r->output]) != r->each * b->n)
-        return err_set(err, ERR_SHAPE, "output %d has another size for some samples: they cannot be compared", r->output);
+        return err_set(err, ERR_SHAPE, "output %d has another size for some samples: they cannot be compared",
+                       r->output);
     const float *x = tensor_f32(&b->out[r->output]);
     for (int64_t i = 0; i < b->n; i++) {
         float *kept = r->kept + (b->first + i) * r->each;
@@ -132,7 +134,8 @@ static int take_batch(void *arg, const struct evaluate_batch *b, struct err *err
             memcpy(kept, x + i * r->each, (size_t)r->each * sizeof *x);
             r->probabilities = r->probabilities && sums_to_one(kept, r->each);
         }
-        judge_sample(run, kept, x + i * r->each, r->labelled ? dataset_class(r->opts.data, r->index[b->first + i]) : -1);
+        judge_sample(run, kept, x + i * r->each,
+                     r->labelled ? dataset_class(r->opts.data, r->index[b->first + i]) : -1);
     }
     return 0;
 }
@@ -142,8 +145,11 @@ static int run_model(struct reference *r, const struct model *m, bool keep, int6
 {
     struct run run = {.r = r, .keep = keep};
     const int64_t n = limit > 0 && limit < r->opts.n ? limit : r->opts.n;
-    const struct evaluate_opts opts = {.pool = r->opts.pool, .index = r->index, .n_index = n,
-                                       .progress = r->opts.progress, .progress_arg = r->opts.progress_arg};
+    const struct evaluate_opts opts = {.pool = r->opts.pool,
+                                       .index = r->index,
+                                       .n_index = n,
+                                       .progress = r->opts.progress,
+                                       .progress_arg = r->opts.progress_arg};
     struct plan *plan = plan_new(m, &(struct plan_opts){.pool = r->opts.pool, .optimize = true}, err);
     if (!plan)
         return -1;

@@ -24,11 +24,11 @@ struct reference_opts {
 
 struct closeness {
     int64_t samples;
-    bool classes;       /* the judged output has scores: kl and disagreement are there */
-    double kl;          /* mean Kullback-Leibler divergence of the model's scores from the original's, in nats */
+    bool classes;        /* the judged output has scores: kl and disagreement are there */
+    double kl;           /* mean Kullback-Leibler divergence of the model's scores from the original's, in nats */
     double disagreement; /* share of samples whose largest score has another place */
-    double top1;        /* share of samples whose label has the largest score; NAN without labels of classes */
-    double noise;       /* sum (a - b)^2 / sum a^2 */
+    double top1;         /* share of samples whose label has the largest score; NAN without labels of classes */
+    double noise;        /* sum (a - b)^2 / sum a^2 */
 };
 
 /* NULL on error. */
@@ -37,6 +37,7 @@ void reference_free(struct reference *r);
 /* The original against itself: its top1. */
 const struct closeness *reference_own(const struct reference *r);
 /* Runs m over the same samples, the first `limit` of them (0: all). */
-int reference_compare(struct reference *r, const struct model *m, int64_t limit, struct closeness *out, struct err *err);
+int reference_compare(struct reference *r, const struct model *m, int64_t limit, struct closeness *out,
+                      struct err *err);
 
 #endif

@@ -14,16 +14,17 @@
 enum { SAMPLING_BATCH = 8, SAMPLING_BYTES = 16 << 20 };
 
 struct sampling {
-    struct dataset *data;  /* bound to the model by the run */
-    struct pool *pool;     /* borrowed; may be NULL */
-    int64_t samples;       /* wanted; all if the set has fewer */
-    const int64_t *index;  /* the samples to choose from, n_index of them; NULL: all */
+    struct dataset *data; /* bound to the model by the run */
+    struct pool *pool;    /* borrowed; may be NULL */
+    int64_t samples;      /* wanted; all if the set has fewer */
+    const int64_t *index; /* the samples to choose from, n_index of them; NULL: all */
     int64_t n_index;
-    int64_t batch;         /* most samples a run; 0: SAMPLING_BATCH, fewer where activations are large */
+    int64_t batch;          /* most samples a run; 0: SAMPLING_BATCH, fewer where activations are large */
     plan_observer *observe; /* sees every value of the model that is not fused away; may be NULL */
     void *observe_arg;
-    const bool *watch; /* [m->n_values] or NULL: what `observe` is to see, beside the inputs; the model then runs optimized */
-    bool any_order;    /* as plan_run_opts: with watch, images come as they lie */
+    const bool
+        *watch; /* [m->n_values] or NULL: what `observe` is to see, beside the inputs; the model then runs optimized */
+    bool any_order; /* as plan_run_opts: with watch, images come as they lie */
     /* Before the first run: `total` samples will come, `fixed` of them a run where the model dictates it (the last batch is
      * then filled up with repeats), else 0. After each run: `done` samples were seen. Either may be NULL; not 0 stops. */
     int (*start)(void *arg, int64_t fixed, int64_t total, struct err *err);

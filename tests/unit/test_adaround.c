@@ -25,18 +25,18 @@ static struct model *network(void)
     struct model *m = g_new(13);
     const float low = 0, high = 1.5f;
     uint32_t x = g_input(m, "x", SHAPE(-1, 3, 8, 8));
-    uint32_t a = G_OP(m, "Conv", "a", x, g_random(m, "wa", SHAPE(12, 3, 3, 3), 1, 0.3), g_random(m, "ba", SHAPE(12),
-                                                                      2, 0.3));
+    uint32_t a =
+        G_OP(m, "Conv", "a", x, g_random(m, "wa", SHAPE(12, 3, 3, 3), 1, 0.3), g_random(m, "ba", SHAPE(12), 2, 0.3));
     uint32_t r = G_OP(m, "Relu", "r", a);
     uint32_t d = G_OP(m, "Conv", "d", r, g_random(m, "wd", SHAPE(12, 1, 3, 3), 3, 0.4));
     node_set_int(m, g_maker(m, d), "group", 12);
-    uint32_t c = G_OP(m, "Clip", "c", d, g_const(m, "low", SHAPE_SCALAR, &low), g_const(m, "high", SHAPE_SCALAR,
-                                                                      &high));
+    uint32_t c =
+        G_OP(m, "Clip", "c", d, g_const(m, "low", SHAPE_SCALAR, &low), g_const(m, "high", SHAPE_SCALAR, &high));
     uint32_t p = G_OP(m, "Conv", "p", c, g_random(m, "wp", SHAPE(10, 6, 1, 1), 4, 0.4));
     node_set_int(m, g_maker(m, p), "group", 2);
     uint32_t f = G_OP(m, "Flatten", "f", p);
-    uint32_t g = G_OP(m, "Gemm", "g", f, g_random(m, "wg", SHAPE(16, 160), 5, 0.1), g_random(m, "bg", SHAPE(16), 6,
-                                                                      0.2));
+    uint32_t g =
+        G_OP(m, "Gemm", "g", f, g_random(m, "wg", SHAPE(16, 160), 5, 0.1), g_random(m, "bg", SHAPE(16), 6, 0.2));
     node_set_int(m, g_maker(m, g), "transB", 1);
     uint32_t s = G_OP(m, "Relu", "s", g);
     uint32_t u = G_OP(m, "MatMul", "u", s, g_random(m, "wu", SHAPE(16, 5), 7, 0.3));
@@ -69,8 +69,9 @@ static json_t *apply(struct model *m, const char *words, const struct tensor *x,
     if (!recipe)
         fail_msg("%s", err.msg);
     FILE *f = fdopen(mkstemps(path, 4), "wb");
-    int n = snprintf(header, sizeof header, "\x93NUMPY\x01%c%c%c{'descr': '<f4', 'fortran_order': False, 'shape': (%d, 3, 8, 8), }", 0,
-                     118, 0, (int)x->shape.dim[0]);
+    int n = snprintf(header, sizeof header,
+                     "\x93NUMPY\x01%c%c%c{'descr': '<f4', 'fortran_order': False, 'shape': (%d, 3, 8, 8), }", 0, 118, 0,
+                     (int)x->shape.dim[0]);
     memset(header + n, ' ', sizeof header - 1 - (size_t)n);
     header[127] = '\n';
     assert_int_equal(fwrite(header, 128, 1, f), 1);
@@ -78,8 +79,13 @@ static json_t *apply(struct model *m, const char *words, const struct tensor *x,
     fclose(f);
     struct dataset *ds = dataset_open(path, &(struct dataset_opts){0}, &err);
     assert_non_null(ds);
-    struct step_ctx c = {.model = m, .params = recipe->steps[0].params, .data = ds, .pool = pool, .seed = 3,
-                         .layers = layer_report_new(), .warnings = warnings_new()};
+    struct step_ctx c = {.model = m,
+                         .params = recipe->steps[0].params,
+                         .data = ds,
+                         .pool = pool,
+                         .seed = 3,
+                         .layers = layer_report_new(),
+                         .warnings = warnings_new()};
     if (dataset_bind(ds, m, &err) || recipe->steps[0].method->run(&c, &err) || model_validate(m, &err))
         fail_msg("%s: %s", words, err.msg);
     json_t *rows = layer_report_json(c.layers);
@@ -103,13 +109,13 @@ static void round_plainly(struct model *m, enum dtype dtype)
         const struct qweight_opts o = {.dtype = dtype, .per_channel = true, .axis = axis, .adds_in_32 = i == 1};
         struct qweight q;
         struct tensor t = {0};
-        assert_int_equal(dtype == DTYPE_INT4 ? wide_weight_make(&q, w, &o, true, false, NULL) : qweight_make(&q, w,
-                                                                      &o, NULL), 0);
+        assert_int_equal(
+            dtype == DTYPE_INT4 ? wide_weight_make(&q, w, &o, true, false, NULL) : qweight_make(&q, w, &o, NULL), 0);
         assert_int_equal(tensor_copy(&t, w, NULL), 0);
         const int64_t inner = shape_product(&w->shape, axis + 1, w->shape.rank);
         for (int64_t k = 0; k < tensor_count(w); k++)
-            tensor_f32(&t)[k] = (float)(dtype_get(dtype, q.codes.data,
-                                                  k) * (double)tensor_f32(&q.scale)[k / inner % w->shape.dim[axis]]);
+            tensor_f32(&t)[k] = (float)(dtype_get(dtype, q.codes.data, k) *
+                                        (double)tensor_f32(&q.scale)[k / inner % w->shape.dim[axis]]);
         assert_int_equal(value_set_weight(m, n->input[1], &t), 0);
         tensor_fini(&t);
         qweight_fini(&q);
@@ -217,8 +223,8 @@ static void expect_codes(const struct model *m, const struct model *grid)
         const int64_t inner = shape_product(&w->shape, axis + 1, w->shape.rank);
         assert_string_equal(d->op_type, "DequantizeLinear");
         for (int64_t k = 0; k < tensor_count(w); k++) {
-            const float v = (float)dtype_get(codes->dtype, codes->data,
-                                             k) * tensor_f32(scale)[k / inner % w->shape.dim[axis]];
+            const float v =
+                (float)dtype_get(codes->dtype, codes->data, k) * tensor_f32(scale)[k / inner % w->shape.dim[axis]];
             assert_true(v == tensor_f32(w)[k]);
         }
     }

@@ -124,8 +124,8 @@ static void test_easy_networks_are_quantized_whole(void **state)
     assert_int_equal(trials(&done, &drop), 1);
     assert_true(drop <= 0.05);
     for (int i = 0; i < 3; i++)
-        assert_string_equal(json_string_value(ranked(&done, (const char *[]){"first", "second", "third"}[i], "decision")),
-                            "int8");
+        assert_string_equal(
+            json_string_value(ranked(&done, (const char *[]){"first", "second", "third"}[i], "decision")), "int8");
     g_done(&done);
     tensor_fini(&x);
     model_free(m);
@@ -226,9 +226,12 @@ static void test_cancel_and_bad_data(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_finds_the_fragile_layer), cmocka_unit_test(test_fisher),
-        cmocka_unit_test(test_easy_networks_are_quantized_whole), cmocka_unit_test(test_budgets),
-        cmocka_unit_test(test_regression), cmocka_unit_test(test_cancel_and_bad_data),
+        cmocka_unit_test(test_finds_the_fragile_layer),
+        cmocka_unit_test(test_fisher),
+        cmocka_unit_test(test_easy_networks_are_quantized_whole),
+        cmocka_unit_test(test_budgets),
+        cmocka_unit_test(test_regression),
+        cmocka_unit_test(test_cancel_and_bad_data),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

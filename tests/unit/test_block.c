@@ -219,9 +219,17 @@ static void test_tiles(void **state)
         numbers[i] = (float)rng_normal(&rng);
     uint32_t w = g_const(m, "w", SHAPE(k, n), numbers);
     free(numbers);
-    struct code_plan p = {.row_axes = 2, .layout = CODES_BLOBS, .stored = 4, .padded_zero = true, .alpha = 1, .inner = 1,
-                          .code_dtype = DTYPE_UINT8, .zero_dtype = DTYPE_UINT8, .code_shape = SHAPE(n, 32, 16),
-                          .scale_shape = SHAPE(n, 32), .zero_shape = SHAPE(n, 16),
+    struct code_plan p = {.row_axes = 2,
+                          .layout = CODES_BLOBS,
+                          .stored = 4,
+                          .padded_zero = true,
+                          .alpha = 1,
+                          .inner = 1,
+                          .code_dtype = DTYPE_UINT8,
+                          .zero_dtype = DTYPE_UINT8,
+                          .code_shape = SHAPE(n, 32, 16),
+                          .scale_shape = SHAPE(n, 32),
+                          .zero_shape = SHAPE(n, 16),
                           .form = {.bits = 4, .k = k, .block = 32}};
     struct weight_codes first = {0}, again = {0};
     struct spill *spill = spill_new(NULL);
@@ -289,8 +297,8 @@ static void test_spill(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rtn),  cmocka_unit_test(test_half_scales), cmocka_unit_test(test_bad_numbers),
-        cmocka_unit_test(test_pack), cmocka_unit_test(test_view),        cmocka_unit_test(test_tiles),
+        cmocka_unit_test(test_rtn),   cmocka_unit_test(test_half_scales), cmocka_unit_test(test_bad_numbers),
+        cmocka_unit_test(test_pack),  cmocka_unit_test(test_view),        cmocka_unit_test(test_tiles),
         cmocka_unit_test(test_spill),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

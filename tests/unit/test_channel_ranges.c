@@ -85,14 +85,16 @@ static void test_wide_sums(void **state)
     static const struct {
         int64_t sum;
         const char *said;
-    } cases[] = {{(int64_t)1 << 30, "every CPU"}, {INT32_MAX, "every CPU"}, {(int64_t)INT32_MAX + 1, "no CPU for certain"}};
+    } cases[] = {
+        {(int64_t)1 << 30, "every CPU"}, {INT32_MAX, "every CPU"}, {(int64_t)INT32_MAX + 1, "no CPU for certain"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const struct pair_proof proof = {.adds_in_32 = true, .channels = 1, .accumulator = cases[i].sum};
         json_t *facts = json_object();
         pair_proof_report(facts, &proof, ISA_PORTABLE);
         assert_int_equal(json_integer_value(json_object_get(facts, "int32_sum")), cases[i].sum);
         assert_true(json_real_value(json_object_get(facts, "int32_sum_share")) == (double)cases[i].sum / 2147483648.0);
-        assert_true(strncmp(json_string_value(json_object_get(facts, "exact_on")), cases[i].said, strlen(cases[i].said)) == 0);
+        assert_true(
+            strncmp(json_string_value(json_object_get(facts, "exact_on")), cases[i].said, strlen(cases[i].said)) == 0);
         json_decref(facts);
     }
 }

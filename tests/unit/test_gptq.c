@@ -20,10 +20,10 @@
 #include "core/base/rng.h"
 #include "core/quant/gptq.h"
 
-#define near(got, want, tolerance)                                                                                   \
-    do {                                                                                                             \
-        if (!(fabs((got) - (want)) <= (tolerance)))                                                                  \
-            fail_msg("%.9g, expected %.9g", (double)(got), (double)(want));                                          \
+#define near(got, want, tolerance)                                                                                     \
+    do {                                                                                                               \
+        if (!(fabs((got) - (want)) <= (tolerance)))                                                                    \
+            fail_msg("%.9g, expected %.9g", (double)(got), (double)(want));                                            \
     } while (0)
 
 /* Inputs with a mean and correlations: x = A z + m, A fixed by the seed, z by the stream. */
@@ -36,9 +36,9 @@ static struct inputs inputs(int64_t groups, int64_t k, int64_t rows, uint64_t st
 {
     const int64_t rank = k / 4 + 1;
     double *a = malloc((size_t)(k * rank) * sizeof *a), *x = malloc((size_t)k * sizeof *x),
-        *z = malloc((size_t)rank * sizeof *z);
-    struct inputs in = {.h = calloc((size_t)(groups * k * k), sizeof *in.h), .mean = calloc((size_t)(groups * k),
-                                                                      sizeof *in.mean)};
+           *z = malloc((size_t)rank * sizeof *z);
+    struct inputs in = {.h = calloc((size_t)(groups * k * k), sizeof *in.h),
+                        .mean = calloc((size_t)(groups * k), sizeof *in.mean)};
     for (int64_t group = 0; group < groups; group++) {
         struct rng fixed, r;
         rng_init(&fixed, 99 + (uint64_t)group, 0);
@@ -60,8 +60,8 @@ static struct inputs inputs(int64_t groups, int64_t k, int64_t rows, uint64_t st
                     in.h[(group * k + i) * k + j] += x[i] * x[j] / (double)rows;
         }
     }
-    in.g = (struct gram_matrix){.groups = groups, .k = k, .rows = rows, .h = in.h, .mean = in.mean,
-                                .mean_abs = in.mean};
+    in.g =
+        (struct gram_matrix){.groups = groups, .k = k, .rows = rows, .h = in.h, .mean = in.mean, .mean_abs = in.mean};
     free(a);
     free(x);
     free(z);
@@ -210,12 +210,12 @@ static void test_gain(void **state)
 {
     (void)state;
     const struct gain_case cases[] = {
-        {{4, 128, 32, false}, 1, 48, 4000, 0, 0.6},  {{4, 128, 32, true}, 1, 48, 4000, 0, 0.6},
-        {{4, 100, 32, false}, 1, 33, 4000, 0, 0.6},  {{2, 128, 32, false}, 1, 48, 4000, 0, 0.6},
-        {{8, 128, 128, true}, 1, 48, 4000, 0, 0.8},  {{4, 27, 27, true}, 3, 12, 4000, 0, 0.7},
+        {{4, 128, 32, false}, 1, 48, 4000, 0, 0.6},   {{4, 128, 32, true}, 1, 48, 4000, 0, 0.6},
+        {{4, 100, 32, false}, 1, 33, 4000, 0, 0.6},   {{2, 128, 32, false}, 1, 48, 4000, 0, 0.6},
+        {{8, 128, 128, true}, 1, 48, 4000, 0, 0.8},   {{4, 27, 27, true}, 3, 12, 4000, 0, 0.7},
         {{4, 300, 128, false}, 1, 20, 4000, 30, 0.6}, {{4, 128, 32, false}, 1, 48, 40, 0, 0.98},
-        {{4, 128, 32, false}, 1, 48, 1, 0, 1.05},
-        {{4, 128, 32, false, DTYPE_FLOAT16}, 1, 48, 4000, 0, 0.6},     {{4, 9, 16, false}, 6, 6, 4000, 0, 0.8},
+        {{4, 128, 32, false}, 1, 48, 1, 0, 1.05},     {{4, 128, 32, false, DTYPE_FLOAT16}, 1, 48, 4000, 0, 0.6},
+        {{4, 9, 16, false}, 6, 6, 4000, 0, 0.8},
     };
     const struct gptq_opts opts[] = {{.plain_scale = true, .sweeps = -1, .in_order = true},
                                      {.sweeps = -1, .in_order = true},
@@ -224,8 +224,8 @@ static void test_gain(void **state)
                                      {0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const struct gain_case *p = &cases[i];
-        struct inputs in = inputs(p->groups, p->f.k, p->samples, 1, p->dead), other = inputs(p->groups, p->f.k,
-                                                                      4000, 2, p->dead);
+        struct inputs in = inputs(p->groups, p->f.k, p->samples, 1, p->dead),
+                      other = inputs(p->groups, p->f.k, 4000, 2, p->dead);
         float *w = weights(p->rows, p->f.k);
         struct block_codes q = codes(&p->f, p->rows);
         block_rtn(&p->f, w, p->rows, &q);
@@ -242,11 +242,12 @@ static void test_gain(void **state)
             assert_int_equal(report.dead, p->dead);
             assert_int_equal(report.few_rows, p->samples < p->f.k);
             if (getenv("V"))
-                print_message("case %zu opts %zu: here %.3f, elsewhere %.3f, damp %g\n", i, j,
-                              report.error / rtn_here, got / rtn, report.damp);
+                print_message("case %zu opts %zu: here %.3f, elsewhere %.3f, damp %g\n", i, j, report.error / rtn_here,
+                              got / rtn, report.damp);
             if (j >= 3 && got > p->most * rtn)
-                fail_msg("case %zu, options %zu: error %.3f of round-to-nearest's on other inputs, at most %.3f expected",
-                         i, j, got / rtn, p->most);
+                fail_msg(
+                    "case %zu, options %zu: error %.3f of round-to-nearest's on other inputs, at most %.3f expected", i,
+                    j, got / rtn, p->most);
         }
         codes_fini(&q);
         free(w);
@@ -303,8 +304,8 @@ static void test_odd_weights(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_factor),  cmocka_unit_test(test_textbook),
-                                       cmocka_unit_test(test_gain),    cmocka_unit_test(test_threads),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_factor), cmocka_unit_test(test_textbook),
+                                       cmocka_unit_test(test_gain), cmocka_unit_test(test_threads),
                                        cmocka_unit_test(test_odd_weights)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

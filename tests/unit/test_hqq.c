@@ -43,10 +43,12 @@ static void fill(float *w)
     }
 }
 
-static double error_of(const struct block_form *f, const struct codes *c, const float *w, int64_t row, int64_t block, bool weighted)
+static double error_of(const struct block_form *f, const struct codes *c, const float *w, int64_t row, int64_t block,
+                       bool weighted)
 {
     double sum = 0, square = 0;
-    const int64_t at = row * block_count(f) + block, first = block * f->block, end = first + f->block < K ? first + f->block : K;
+    const int64_t at = row * block_count(f) + block, first = block * f->block,
+                  end = first + f->block < K ? first + f->block : K;
     for (int64_t i = first; i < end; i++)
         square += (double)w[row * K + i] * (double)w[row * K + i];
     for (int64_t i = first; i < end; i++) {

@@ -13,9 +13,10 @@
 static void test_reads(void **state)
 {
     (void)state;
-    json_t *j = json_loads("{\"tensor:x*\": {\"range\": [-1, 2], \"activations\": \"int16\"}, \"conv*\": {\"float\": true, "
-                           "\"per_channel\": false}, \"op:Gemm\": {\"weights\": \"uint4\", \"symmetric\": true}}",
-                           0, NULL);
+    json_t *j =
+        json_loads("{\"tensor:x*\": {\"range\": [-1, 2], \"activations\": \"int16\"}, \"conv*\": {\"float\": true, "
+                   "\"per_channel\": false}, \"op:Gemm\": {\"weights\": \"uint4\", \"symmetric\": true}}",
+                   0, NULL);
     struct overrides o;
     struct faults faults = {0};
     assert_non_null(j);

@@ -107,7 +107,8 @@ static void test_errors_cancel(void **state)
                 for (int c = 0; c < C; c++) {
                     double kernel = 0;
                     for (int k = (o * C + c) * K; k < (o * C + c + 1) * K; k++) {
-                        double e = ((int8_t *)q.codes.data)[k] - (double)tensor_f32(&w)[k] / (double)tensor_f32(&q.scale)[o];
+                        double e =
+                            ((int8_t *)q.codes.data)[k] - (double)tensor_f32(&w)[k] / (double)tensor_f32(&q.scale)[o];
                         kernel += e;
                         assert_true(fabs(e) <= 1);
                         if (tensor_f32(&w)[k] == 0)
@@ -246,7 +247,8 @@ static void test_flips(void **state)
     for (uint64_t seed = 0; seed < 20; seed++) {
         struct rng rng;
         rng_init(&rng, seed, 0);
-        const double bias = (double)(seed % 5) * 0.01, reach = seed % 2 ? 60 : 130; /* 130: some are clipped, off by more than 1 */
+        const double bias = (double)(seed % 5) * 0.01,
+                     reach = seed % 2 ? 60 : 130; /* 130: some are clipped, off by more than 1 */
         for (int k = 0; k < N; k++)
             steps[k] = nearbyint((2 * rng_uniform(&rng) - 1) * reach) + 0.49 * (2 * rng_uniform(&rng) - 1) + bias;
         assert_true(pair_codes(steps, &order, 0, &opts, codes, NULL) > 0);
@@ -266,8 +268,9 @@ static void test_flips(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_params), cmocka_unit_test(test_per_channel),
-                                       cmocka_unit_test(test_errors_cancel), cmocka_unit_test(test_pair_guard), cmocka_unit_test(test_extremes),
-                                       cmocka_unit_test(test_threads), cmocka_unit_test(test_flips)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_params),        cmocka_unit_test(test_per_channel),
+                                       cmocka_unit_test(test_errors_cancel), cmocka_unit_test(test_pair_guard),
+                                       cmocka_unit_test(test_extremes),      cmocka_unit_test(test_threads),
+                                       cmocka_unit_test(test_flips)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -27,7 +27,8 @@ static struct model *network(void)
     uint32_t x = g_input(m, "x", SHAPE(DIM_SYMBOL(model_symbol(m, "N")), 3, 16, 16));
     uint32_t c1 = G_OP(m, "Conv", "c1", x, g_random(m, "w1", SHAPE(16, 3, 3, 3), 1, 0.3));
     uint32_t r1 = G_OP(m, "Relu", "r1", c1);
-    uint32_t c2 = G_OP(m, "Conv", "c2", r1, g_random(m, "w2", SHAPE(12, 16, 1, 1), 2, 0.3), g_random(m, "b2", SHAPE(12), 3, 1));
+    uint32_t c2 =
+        G_OP(m, "Conv", "c2", r1, g_random(m, "w2", SHAPE(12, 16, 1, 1), 2, 0.3), g_random(m, "b2", SHAPE(12), 3, 1));
     uint32_t c3 = G_OP(m, "Conv", "c3", r1, g_random(m, "w3", SHAPE(12, 16, 1, 1), 4, 0.3));
     uint32_t a = G_OP(m, "Add", "a", c2, c3);
     uint32_t r2 = G_OP(m, "Relu", "r2", a);
@@ -192,8 +193,8 @@ static void write_npy(char *path, const struct tensor *x)
     char header[129];
     FILE *f = fdopen(mkstemps(path, 4), "wb");
     int n = snprintf(header, sizeof header,
-                     "\x93NUMPY\x01%c%c%c{'descr': '<f4', 'fortran_order': False, 'shape': (%d, 3, 16, 16), }", 0, 118, 0,
-                     (int)x->shape.dim[0]);
+                     "\x93NUMPY\x01%c%c%c{'descr': '<f4', 'fortran_order': False, 'shape': (%d, 3, 16, 16), }", 0, 118,
+                     0, (int)x->shape.dim[0]);
     assert_non_null(f);
     memset(header + n, ' ', sizeof header - 1 - (size_t)n);
     header[127] = '\n';
@@ -220,8 +221,16 @@ static void test_batches(void **state)
         sum += (double)tensor_f32(&x)[i];
     for (int64_t batch = 0; batch < 12; batch += 5) {
         struct log l = {0};
-        const struct sampling s = {.data = data, .samples = 100, .batch = batch, .watch = watch, .any_order = true,
-                                   .observe = log_value, .observe_arg = &l, .start = log_start, .ran = log_ran, .arg = &l};
+        const struct sampling s = {.data = data,
+                                   .samples = 100,
+                                   .batch = batch,
+                                   .watch = watch,
+                                   .any_order = true,
+                                   .observe = log_value,
+                                   .observe_arg = &l,
+                                   .start = log_start,
+                                   .ran = log_ran,
+                                   .arg = &l};
         const int64_t most = batch ? batch : SAMPLING_BATCH;
         assert_int_equal(sampling_run(m, &s, &err), 37);
         assert_true(l.fixed == 0 && l.total == 37 && l.done == 37 && l.largest == most);
@@ -253,26 +262,33 @@ static void test_calibration_on_optimized_plans(void **state)
     for (int kind = 0; kind < CALIBRATORS; kind++) {
         struct calibration *c[3];
         for (int i = 0; i < 3; i++) { /* plain; optimized on one thread, on two */
-            const struct calibration_opts o = {.calibrator = (enum calibrator)kind, .percentile = 99, .levels = 256,
-                                               .pool = i == 2 ? pool : NULL};
+            const struct calibration_opts o = {
+                .calibrator = (enum calibrator)kind, .percentile = 99, .levels = 256, .pool = i == 2 ? pool : NULL};
             c[i] = calibration_new(m->n_values, &o);
             assert_non_null(c[i]);
             for (size_t k = 0; k < sizeof names / sizeof names[0]; k++)
                 calibration_want(c[i], g_value(m, names[k]));
             calibration_watch(c[i], g_value(m, "c2"));
             calibration_start(c[i], 0, 21);
-            const struct sampling s = {.data = data, .pool = o.pool, .samples = 21, .batch = calibration_batch(c[i]),
-                                       .observe = calibration_observe, .observe_arg = c[i], .any_order = true,
+            const struct sampling s = {.data = data,
+                                       .pool = o.pool,
+                                       .samples = 21,
+                                       .batch = calibration_batch(c[i]),
+                                       .observe = calibration_observe,
+                                       .observe_arg = c[i],
+                                       .any_order = true,
                                        .watch = i ? calibration_watched(c[i]) : NULL};
             assert_int_equal(sampling_run(m, &s, &err), 21);
             calibration_finish(c[i]);
         }
         for (uint32_t v = 0; v < m->n_values; v++) {
-            const struct range *r[3] = {calibration_range(c[0], v), calibration_range(c[1], v), calibration_range(c[2], v)};
+            const struct range *r[3] = {calibration_range(c[0], v), calibration_range(c[1], v),
+                                        calibration_range(c[2], v)};
             assert_true(!r[1] == !(calibration_watched(c[1])[v] || value_is_graph_input(m, v)) && !r[1] == !r[2]);
             if (!r[1])
                 continue;
-            const struct clip a = calibration_clip(c[0], v), b = calibration_clip(c[1], v), d = calibration_clip(c[2], v);
+            const struct clip a = calibration_clip(c[0], v), b = calibration_clip(c[1], v),
+                              d = calibration_clip(c[2], v);
             assert_memory_equal(r[1], r[2], sizeof *r[1]);
             assert_memory_equal(&b, &d, sizeof b);
             assert_int_equal(r[0]->count, r[1]->count);

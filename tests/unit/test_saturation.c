@@ -129,7 +129,8 @@ static int64_t largest_sum(const struct kind *k, const struct tensor *codes)
 }
 
 /* The instruction itself, over all outputs of one sample after the other: sums of pairs that do saturate. */
-static int64_t count_real(const struct model *m, const struct kind *k, const struct tensor *codes, const struct tensor *x)
+static int64_t count_real(const struct model *m, const struct kind *k, const struct tensor *codes,
+                          const struct tensor *x)
 {
     const struct node *q = g_made(m, "y");
     for (uint32_t id = 0; id < m->n_nodes; id++)
@@ -149,10 +150,14 @@ static int64_t count_real(const struct model *m, const struct kind *k, const str
         const int64_t o = i % channels, p = i / channels % places, n = i / channels / places;
         int32_t sum = 0;
         for (int64_t at = 0; at < count; at++) {
-            const int64_t c = at % depth, kx = conv ? at / depth % k->w.dim[3] : 0, ky = conv ? at / depth / k->w.dim[3] : 0;
+            const int64_t c = at % depth, kx = conv ? at / depth % k->w.dim[3] : 0,
+                          ky = conv ? at / depth / k->w.dim[3] : 0;
             const int64_t from = conv ? ((n * depth + c) * 6 + p / side + ky) * 6 + p % side + kx : n * depth + c;
             const double code = nearbyint((double)tensor_f32(x)[from] / scale) + z;
-            sum += (int32_t)(code < 0 ? 0 : code > 255 ? 255 : code) * ((const int8_t *)codes->data)[place(k, codes, o, at)];
+            sum += (int32_t)(code < 0     ? 0
+                             : code > 255 ? 255
+                                          : code) *
+                   ((const int8_t *)codes->data)[place(k, codes, o, at)];
             if (at % 2 == 0 && at + 1 < count)
                 continue;
             found += sum > INT16_MAX || sum < INT16_MIN;
@@ -190,7 +195,8 @@ static struct counts simulate(const struct kind *k, const char *step, bool all_e
         const bool said = json_integer_value(json_object_get(after, "pair_sum")) > INT16_MAX;
         assert_int_equal(said, c.possible > 0); /* the report knows */
         assert_int_equal(json_integer_value(json_object_get(after, "int32_sum")), largest_sum(k, codes));
-        g_near(json_real_value(json_object_get(after, "int32_sum_share")), (double)largest_sum(k, codes) / 0x1p31, 1e-12);
+        g_near(json_real_value(json_object_get(after, "int32_sum_share")), (double)largest_sum(k, codes) / 0x1p31,
+               1e-12);
     }
     g_done(&done);
     tensor_fini(&x);
@@ -201,18 +207,21 @@ static struct counts simulate(const struct kind *k, const char *step, bool all_e
 }
 
 static const struct kind kinds[] = {
-    {"Conv", {4, {8, 4, 3, 3}}, false},  {"Conv", {4, {8, 3, 3, 3}}, false}, /* odd */
-    {"Conv", {4, {9, 1, 3, 3}}, false},  {"Conv", {4, {11, 17, 1, 1}}, false}, {"Gemm", {2, {64, 24}}, false},
-    {"Gemm", {2, {24, 64}}, true},       {"MatMul", {2, {63, 24}}, false},
+    {"Conv", {4, {8, 4, 3, 3}}, false}, {"Conv", {4, {8, 3, 3, 3}}, false}, /* odd */
+    {"Conv", {4, {9, 1, 3, 3}}, false}, {"Conv", {4, {11, 17, 1, 1}}, false}, {"Gemm", {2, {64, 24}}, false},
+    {"Gemm", {2, {24, 64}}, true},      {"MatMul", {2, {63, 24}}, false},
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 
 static void test_portable_never_saturates(void **state)
 {
     (void)state;
-    static const char *const steps[] = {"quantize.static", "quantize.static per_channel=false",
-                                        "quantize.static activations=int8", "quantize.static symmetric=true",
-                                        "quantize.dynamic", "quantize.dynamic per_channel=false"};
+    static const char *const steps[] = {"quantize.static",
+                                        "quantize.static per_channel=false",
+                                        "quantize.static activations=int8",
+                                        "quantize.static symmetric=true",
+                                        "quantize.dynamic",
+                                        "quantize.dynamic per_channel=false"};
     for (size_t s = 0; s < sizeof steps / sizeof steps[0]; s++)
         for (size_t i = 0; i < KINDS; i++)
             for (uint64_t seed = 0; seed < 3; seed++) {
@@ -248,7 +257,7 @@ static void test_avx2_saturates_on_no_sample(void **state)
             portable += simulate(&kinds[i], "quantize.static isa=portable", seed == 0, seed).guarded;
             full += simulate(&kinds[i], "quantize.static isa=vnni", seed == 0, seed).calibration;
         }
-    assert_true(full > 0);             /* these samples do saturate full weights */
+    assert_true(full > 0);                /* these samples do saturate full weights */
     assert_true(avx2 < portable * 3 / 4); /* and many channels can keep them nevertheless */
     assert_true(possible > 0);
 }
@@ -262,7 +271,8 @@ static void test_arm(void **state)
             struct model *m = one_product(&kinds[i], false, 3);
             struct tensor x = {0};
             make_input(&x, &kinds[i], 8, 4);
-            struct g_done done = g_apply(m, given ? "quantize.static isa=arm activations=uint8" : "quantize.static isa=arm", &x);
+            struct g_done done =
+                g_apply(m, given ? "quantize.static isa=arm activations=uint8" : "quantize.static isa=arm", &x);
             const struct tensor *codes = codes_of(m, &kinds[i]);
             int most = 0;
             assert_non_null(codes);

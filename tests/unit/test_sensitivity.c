@@ -93,8 +93,8 @@ static void scores_of(struct model *m, const int64_t *index, int64_t n, uint64_t
     tensor_view(&delta[0], DTYPE_FLOAT, &SHAPE(K, H), d1, NULL);
     tensor_view(&delta[1], DTYPE_FLOAT, &SHAPE(H, C), d2, NULL);
     struct dataset *data = samples_open(x, SAMPLES, K, NULL, m);
-    const struct fisher_opts o = {.data = data, .index = index, .n = n, .seed = seed, .weights = weights,
-                                  .delta = delta, .n_weights = 2};
+    const struct fisher_opts o = {
+        .data = data, .index = index, .n = n, .seed = seed, .weights = weights, .delta = delta, .n_weights = 2};
     if (sensitivity_fisher(m, &o, score, &err))
         fail_msg("%s", err.msg);
     dataset_close(data);
@@ -211,8 +211,14 @@ static void test_stops(void **state)
     int64_t calls = 0;
     double score;
     tensor_view(&delta, DTYPE_FLOAT, &SHAPE(K, H), d1, NULL);
-    const struct fisher_opts o = {.data = data, .index = (int64_t[]){0, 1, 2}, .n = 3,
-                                  .weights = (uint32_t[]){g_value(m, "w1")}, .delta = &delta, .n_weights = 1, .progress = stop, .progress_arg = &calls};
+    const struct fisher_opts o = {.data = data,
+                                  .index = (int64_t[]){0, 1, 2},
+                                  .n = 3,
+                                  .weights = (uint32_t[]){g_value(m, "w1")},
+                                  .delta = &delta,
+                                  .n_weights = 1,
+                                  .progress = stop,
+                                  .progress_arg = &calls};
     assert_int_equal(sensitivity_fisher(m, &o, &score, &err), -1);
     assert_int_equal(calls, 2);
     assert_int_equal(err.code, ERR_CANCELED);
