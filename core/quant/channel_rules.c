@@ -141,7 +141,7 @@ static const char *product_rule(struct channel_scale *s, uint32_t node)
 {
     const struct node *n = &s->m->nodes[node];
     const struct tensor *t = NULL;
-    struct product p;
+    struct product p = {0};
     const uint32_t x = in(n, 0), y = out0(n);
     const char *why = own_weight(s, node, &t);
     if (!why)
