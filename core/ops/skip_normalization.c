@@ -59,7 +59,8 @@ static int infer(struct infer_ctx *c, struct err *err)
         if (x->rank != 2 && x->rank != 3)
             return err_set(err, ERR_SHAPE, "the input has %d axes; it must have 2 or 3", x->rank);
         static const char *const names[] = {"gamma", "beta or bias", "bias"};
-        for (int i = GAMMA; i < c->n_in; i++)
+        /* inputs left out at the end may be more than the row has */
+        for (int i = GAMMA; i < c->n_in && i < GAMMA + 3; i++)
             if (check_vector(c, i, names[i - GAMMA], x->dim[x->rank - 1], err) < 0)
                 return -1;
         if (check_skip(c, x, err) < 0)
