@@ -80,7 +80,7 @@ static int repair_rounding(struct accurate *a, struct model *m, struct layer_rep
 {
     struct quantize_adaround_params o = {0};
     struct step_ctx c = *a->c;
-    if (trial_defaults(method_quantize_adaround.params, &o, err))
+    if (params_default(method_quantize_adaround.params, &o, err))
         return -1;
     o.weights = 0;
     while (adaround_weights[o.weights] && strcmp(adaround_weights[o.weights], static_weights[a->o.weights]))
@@ -140,10 +140,10 @@ static void report_repair(struct accurate *a, const char *name, const struct tri
                           const struct trial_score *after, bool kept)
 {
     struct layer_row row = {.node = NODE_NONE, .label = name, .weight = VALUE_NONE, .sqnr_db = NAN};
-    row.before = json_pack("{s:f}", "output_sqnr_db", decibel(before->noise));
-    row.after = json_pack("{s:f,s:b}", "output_sqnr_db", decibel(after->noise), "kept", kept);
+    row.before = json_pack("{s:f}", "output_sqnr_db", decibel(before->all.noise));
+    row.after = json_pack("{s:f,s:b}", "output_sqnr_db", decibel(after->all.noise), "kept", kept);
     if (row.after)
-        json_object_set_new(row.after, "agreement", json_real(after->agreement));
+        json_object_set_new(row.after, "agreement", json_real(1 - after->all.disagreement));
     if (!kept)
         row.skipped = "the outputs on the samples held back do not come nearer to the float model's";
     layer_report_add(a->c->layers, a->c->model, &row);

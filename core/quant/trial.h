@@ -12,27 +12,18 @@
 #define PARED_QUANT_TRIAL_H
 
 #include "core/quant/static.h"
+#include "core/stats/reference.h"
 
 enum { TRIAL_HELD = 128 }; /* most samples held back */
 enum trial_samples { TRIAL_SPLIT, TRIAL_WHOLE };
 
-struct trial_batch {
-    int n;
-    struct tensor *out; /* [n_out] */
-};
-
 struct trial {
     struct step_ctx *ctx; /* borrowed */
     const struct quantize_static_params *o;
-    const struct model *reference; /* float; borrowed */
-    struct dataset *held_data;     /* borrowed */
-    int64_t *held, *fit;           /* sample numbers of held_data, of ctx->data */
+    struct reference *reference; /* what the float model says of the held samples */
+    int64_t *held, *fit;         /* sample numbers of the held data, of ctx->data */
     int64_t n_held, n_fit;
-    int n_out;
-    double *power;               /* [n_out] mean sum of squares of a sample; 0: nothing to compare */
-    struct trial_batch *batches; /* the reference's outputs */
-    int64_t n_batches;
-    double macs;  /* of the reference, one sample */
+    double macs;  /* of the float model, one sample */
     double spent; /* multiply-accumulates so far */
     int64_t count; /* of trials */
     const char *stage; /* for progress */
@@ -40,8 +31,7 @@ struct trial {
 };
 
 struct trial_score {
-    double noise;     /* mean over samples and outputs of sum (a - b)^2 / mean sum a^2 */
-    double agreement; /* of the largest elements' places in the first output */
+    struct closeness all;
     int n;
     double sample[TRIAL_HELD]; /* log of each sample's noise */
 };
@@ -49,9 +39,9 @@ struct trial_score {
  * likely to be chance: its standard error away from 0. */
 bool trial_better(const struct trial_score *a, const struct trial_score *b, double gain);
 
-/* `reference` must be prepared (static_prepare) and outlive the trial. */
+/* `original`: in float, prepared (static_prepare). */
 int trial_init(struct trial *t, struct step_ctx *ctx, const struct quantize_static_params *o,
-               const struct model *reference,
+               const struct model *original,
                enum trial_samples samples, struct err *err);
 void trial_fini(struct trial *t);
 /* A float candidate, quantized on a clone with `calibration` (NULL: calibrated here). */
@@ -66,8 +56,6 @@ struct model *trial_clone_quantized(struct trial *t, const struct model *candida
                                     const struct static_choice *choice, struct err *err);
 int trial_progress(struct trial *t, struct err *err);
 
-/* The defaults of a table of parameters into zeroed params. ERR_INTERNAL: a default does not parse. */
-int trial_defaults(const struct param *rows, void *params, struct err *err);
 /* quantize.static's parameters with their defaults. ERR_INTERNAL: a default does not parse. */
 int trial_default_params(struct quantize_static_params *o, struct err *err);
 

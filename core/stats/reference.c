@@ -19,13 +19,15 @@ struct reference {
     int output;   /* judged; -1: not known yet */
     int64_t each; /* elements a sample */
     bool classes, probabilities, labelled;
-    float *kept; /* [n][each] */
+    float *kept;   /* [n][each] */
+    double *noise; /* [n] of the last comparison */
+    double power, macs; /* mean sum of squares of a sample; multiply-accumulates of one */
     struct closeness own;
 };
 struct run {
     struct reference *r;
     bool keep;
-    int n_out;
+    int n_out, last; /* last: samples of the last batch, as fed */
     struct closeness c;
     double signal, noise;
 };
@@ -54,16 +56,16 @@ static int choose_output(struct run *run, const struct evaluate_batch *b, struct
     if (r->output < 0)
         return err_set(err, ERR_MODEL, "the model has no output of float32 numbers to judge by");
     const int64_t count = tensor_count(&b->out[r->output]);
-    int64_t elements, bytes;
     r->each = count / b->n;
-    if (count % b->n || !i64_mul(r->each, r->opts.n, &elements) || !i64_mul(elements, 4, &bytes) ||
-        bytes > REFERENCE_BYTES)
-        return err_set(err, ERR_MODEL_TOO_LARGE,
-                       "an output of %lld numbers a sample is too large to keep for %lld samples", (long long)r->each,
-                       (long long)r->opts.n);
-    r->kept = calloc((size_t)elements + 1, sizeof *r->kept);
+    const int64_t fit = r->each > 0 ? REFERENCE_BYTES / 4 / r->each : r->opts.n;
+    if (count % b->n || fit < 1)
+        return err_set(err, ERR_MODEL_TOO_LARGE, "an output of %lld numbers a sample is too large to keep",
+                       (long long)r->each);
+    r->opts.n = fit < r->opts.n ? fit : r->opts.n;
+    r->kept = calloc((size_t)(r->opts.n * r->each) + 1, sizeof *r->kept);
+    r->noise = calloc((size_t)r->opts.n + 1, sizeof *r->noise);
     r->probabilities = r->classes;
-    return r->kept ? 0 : err_set(err, ERR_NOMEM, "out of memory for the outputs of the original model");
+    return r->kept && r->noise ? 0 : err_set(err, ERR_NOMEM, "out of memory for the outputs of the original model");
 }
 
 static bool sums_to_one(const float *x, int64_t n)
@@ -100,14 +102,18 @@ static double divergence(const float *a, const float *b, int64_t n, bool probabi
     return isfinite(sum) ? fmin(fmax(sum, 0), KL_MOST) : KL_MOST;
 }
 
-static void judge_sample(struct run *run, const float *a, const float *b, int64_t label)
+static void judge_sample(struct run *run, int64_t sample, const float *b, int64_t label)
 {
     const struct reference *r = run->r;
+    const float *a = r->kept + sample * r->each;
+    double noise = 0;
     for (int64_t i = 0; i < r->each; i++) {
         const double d = (double)a[i] - (double)b[i];
         run->signal += (double)a[i] * (double)a[i];
-        run->noise += isfinite(d) ? d * d : INFINITY;
+        noise += isfinite(d) ? d * d : INFINITY;
     }
+    r->noise[sample] = noise;
+    run->noise += noise;
     run->c.samples++;
     if (!r->classes)
         return;
@@ -128,14 +134,15 @@ static int take_batch(void *arg, const struct evaluate_batch *b, struct err *err
         return err_set(err, ERR_SHAPE, "output %d has another size for some samples: they cannot be compared",
                        r->output);
     const float *x = tensor_f32(&b->out[r->output]);
-    for (int64_t i = 0; i < b->n; i++) {
-        float *kept = r->kept + (b->first + i) * r->each;
+    run->last = b->fed;
+    for (int64_t i = 0; i < b->n && b->first + i < r->opts.n; i++) {
+        const int64_t sample = b->first + i;
         if (run->keep) {
+            float *kept = r->kept + sample * r->each;
             memcpy(kept, x + i * r->each, (size_t)r->each * sizeof *x);
             r->probabilities = r->probabilities && sums_to_one(kept, r->each);
         }
-        judge_sample(run, kept, x + i * r->each,
-                     r->labelled ? dataset_class(r->opts.data, r->index[b->first + i]) : -1);
+        judge_sample(run, sample, x + i * r->each, r->labelled ? dataset_class(r->opts.data, r->index[sample]) : -1);
     }
     return 0;
 }
@@ -155,10 +162,17 @@ static int run_model(struct reference *r, const struct model *m, bool keep, int6
         return -1;
     run.n_out = plan_n_outputs(plan);
     const int64_t done = evaluate_each(plan, m, r->opts.data, &opts, take_batch, &run, err);
+    const int64_t macs = done < 0 ? -1 : plan_macs(plan, NODE_NONE); /* of the last batch */
     plan_free(plan);
     if (done < 0)
         return -1;
     const double samples = run.c.samples > 0 ? (double)run.c.samples : 1;
+    if (keep) {
+        r->power = run.signal / samples;
+        r->macs = macs > 0 && run.last > 0 ? (double)macs / run.last : 1e6;
+    }
+    for (int64_t i = 0; i < run.c.samples; i++)
+        r->noise[i] = r->power > 0 ? r->noise[i] / r->power : r->noise[i] > 0 ? INFINITY : 0;
     *out = run.c;
     out->classes = r->classes;
     out->kl /= samples;
@@ -194,7 +208,23 @@ void reference_free(struct reference *r)
         return;
     free(r->index);
     free(r->kept);
+    free(r->noise);
     free(r);
+}
+
+int64_t reference_samples(const struct reference *r)
+{
+    return r->opts.n;
+}
+
+double reference_macs(const struct reference *r)
+{
+    return r->macs;
+}
+
+const double *reference_noise(const struct reference *r)
+{
+    return r->noise;
 }
 
 const struct closeness *reference_own(const struct reference *r)

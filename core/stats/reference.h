@@ -34,6 +34,12 @@ struct closeness {
 /* NULL on error. */
 struct reference *reference_new(const struct model *original, const struct reference_opts *opts, struct err *err);
 void reference_free(struct reference *r);
+/* How many samples, multiply-accumulates a sample (1e6 if they cannot be counted). The outputs of fewer samples than asked for are
+ * kept where all would not fit: the first ones, at least one. */
+int64_t reference_samples(const struct reference *r);
+double reference_macs(const struct reference *r);
+/* Of the last comparison, for each sample: sum (a - b)^2 over the mean of all samples' sum a^2. Borrowed. */
+const double *reference_noise(const struct reference *r);
 /* The original against itself: its top1. */
 const struct closeness *reference_own(const struct reference *r);
 /* Runs m over the same samples, the first `limit` of them (0: all). */

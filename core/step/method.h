@@ -71,6 +71,9 @@ struct method {
 };
 #define METHOD(id) const struct method method_##id
 
+/* The defaults of a table of parameters into zeroed params. ERR_INTERNAL: a default does not parse. */
+int params_default(const struct param *rows, void *params, struct err *err);
+
 /* True if a node's name matches include (empty: all) and no exclude. */
 bool globs_select(const struct globs *include, const struct globs *exclude, const char *name);
 

@@ -599,8 +599,9 @@ static void everything_survives_closing(void **state)
 /* ---- all at once --------------------------------------------------------------------------------------------------
  */
 
-enum { CHAOS_JOBS = 150, CHAOS_WORKERS = 8, CHAOS_LEASE_MS = 150 };
+enum { CHAOS_JOBS = 150, CHAOS_WORKERS = 8 };
 static atomic_int done_once, fenced_off, stop_chaos;
+static int chaos_lease_ms;
 
 /* Claims; one time in ten it forgets the job (a crash), one in ten it sleeps beyond its lease (a zombie). */
 static void *chaotic_worker(void *arg)
@@ -611,7 +612,7 @@ static void *chaotic_worker(void *arg)
         struct err err = {0};
         struct store_claim c;
         struct arena *arena = arena_new();
-        int rc = store_job_claim(f->store, "n1:w", CHAOS_LEASE_MS, arena, &c, &err);
+        int rc = store_job_claim(f->store, "n1:w", chaos_lease_ms, arena, &c, &err);
         if (rc < 0)
             abort();
         int dice = rand_r(&seed) % 10;
@@ -619,7 +620,7 @@ static void *chaotic_worker(void *arg)
             usleep(2000);
         if (rc > 0 && dice != 0) {
             if (dice == 1)
-                usleep(2 * CHAOS_LEASE_MS * 1000);
+                usleep(2 * (useconds_t)chaos_lease_ms * 1000);
             char name[ID_SIZE + 20];
             snprintf(name, sizeof name, "%s-%lld", c.id, (long long)c.attempt);
             struct store_artifact made = {.name = "a", .media_type = name, .sha256 = SHA_B, .bytes = 1};
@@ -653,23 +654,28 @@ static void chaos_ends_every_job_once(void **state)
 {
     struct fixture *f = *state;
     pthread_t threads[CHAOS_WORKERS + 1];
+    const double begun = clock_seconds();
     for (int i = 0; i < CHAOS_JOBS; i++)
         add_job(f);
+    /* A lease that honest workers keep on a slow disk too: the time of 75 writes. */
+    chaos_lease_ms = 150 + (int)(500 * (clock_seconds() - begun));
     for (int i = 0; i < CHAOS_WORKERS; i++)
         pthread_create(&threads[i], NULL, chaotic_worker, f);
     pthread_create(&threads[CHAOS_WORKERS], NULL, reaper, f);
     struct store_counts counts = {0};
-    double deadline = clock_seconds() + 60;
+    double deadline = clock_seconds() + 120;
     do {
         usleep(100000);
         assert_int_equal(store_count(f->store, &counts, &f->err), 0);
-    } while (counts.jobs[JOB_SUCCEEDED] < CHAOS_JOBS && clock_seconds() < deadline);
+    } while (counts.jobs[JOB_SUCCEEDED] + counts.jobs[JOB_FAILED] < CHAOS_JOBS && clock_seconds() < deadline);
     stop_chaos = 1;
     for (int i = 0; i <= CHAOS_WORKERS; i++)
         pthread_join(threads[i], NULL);
-    assert_int_equal(counts.jobs[JOB_SUCCEEDED], CHAOS_JOBS);
-    assert_int_equal(done_once, CHAOS_JOBS);
-    assert_int_equal(counts.artifacts, CHAOS_JOBS);
+    /* Chance may lose one job JOB_LOSS_LIMIT times, which fails it: an end as well. */
+    assert_int_equal(counts.jobs[JOB_SUCCEEDED] + counts.jobs[JOB_FAILED], CHAOS_JOBS);
+    assert_true(counts.jobs[JOB_FAILED] <= CHAOS_JOBS / 10);
+    assert_int_equal(done_once, counts.jobs[JOB_SUCCEEDED]);
+    assert_int_equal(counts.artifacts, counts.jobs[JOB_SUCCEEDED]);
     assert_true(fenced_off > 0);
     print_message("%d jobs ended once, %d late ends refused\n", done_once, fenced_off);
 }
