@@ -167,6 +167,10 @@ struct quant_role {
     float low, high; /* low < high: the output lies within, whatever the input */
 };
 
+/* ---- pruning: couple.h ---- */
+struct coupling;
+struct shrink;
+
 /* ---- generic test cases ---- */
 /* Text, so that a case is a line: inputs "f32[1,3,5,5] i64[2]=1,-1 none", attributes "kernel_shape=3,3 auto_pad=SAME_UPPER axis=1 alpha=0.5f".
  * dtype letters: f32 f64 f16 bf16 i8 u8 i16 u16 i32 u32 i64 u64 b (bool). Values are seeded random in [-2, 2] (integers 0..9, or as given
@@ -196,7 +200,10 @@ struct op_class {
     bool grad_assigns;    /* backward heeds grad_ctx.assign */
     uint32_t grad_inputs; /* bit i: differentiable in input i (bit 31: and in all from 31 on); only with backward. Indices, shapes
                              and axes are not */
-    int (*couple)(void);   /* slot for pruning coupling; NULL: frozen */
+    /* couple.h: which elements of its axes are pruned together (NULL: nothing of what it touches is), and how its numbers
+     * follow (NULL: it holds none). Return -1 with ERR_NOMEM only. */
+    int (*couple)(struct coupling *k, struct err *err);
+    int (*shrink)(struct shrink *s, struct err *err);
     /* All shapes known. NULL: costs nothing. */
     void (*cost)(const struct infer_ctx *c, struct op_cost *cost);
     struct quant_role quant;

@@ -108,6 +108,7 @@ static int run_step(struct pipeline *p, int index, struct model *m, struct err *
     uint64_t seed = (uint64_t)p->o->recipe->seed;
     rng_init(&rng, seed, (uint64_t)index + 1);
     struct step_ctx ctx = {.model = m,
+                           .source = p->before.model,
                            .params = step->params,
                            .data = p->data,
                            .val_data = p->val_data,

@@ -45,6 +45,7 @@ enum method_needs { NEEDS_NOTHING = 0, NEEDS_DATA = 1, NEEDS_LABELS = 2, NEEDS_R
 /* What a step works with. */
 struct step_ctx {
     struct model *model;      /* changed in place */
+    const struct model *source; /* as it came into the recipe, with the same ids; weights are shared */
     const void *params;       /* the row's params_size bytes, parsed */
     struct dataset *data;     /* bound to the model; NULL without data */
     struct dataset *val_data; /* for decisions (early stop, max_drop, search); bind it before use. NULL: none was given, then hold
