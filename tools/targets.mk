@@ -76,6 +76,10 @@ bench: all tools $(VENV)/ok ## the figures of docs/benchmarks.md, on this machin
 quant-accuracy: all $(VENV)/ok ## accuracy of quantize.static on whole test sets, beside ONNX Runtime's own quantizer (T=name for some)
 	$(VENV)/bin/python tests/e2e/quant_accuracy.py $(T)
 
+.PHONY: prune-accuracy
+prune-accuracy: all $(VENV)/ok ## what pruning gives and costs, judged by ONNX Runtime, beside published figures (T=--tables=recovery for some)
+	$(VENV)/bin/python tests/e2e/prune_accuracy.py $(T)
+
 chaos: all $(VENV)/ok ## 200 jobs while the server is killed 20 times: every job ends exactly once
 	$(VENV)/bin/python tests/e2e/chaos.py
 
