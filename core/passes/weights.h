@@ -14,6 +14,13 @@ bool node_is_rewritable(const struct model *m, uint32_t node);
 /* The operator's row, NULL if unknown at the model's opset. */
 const struct op_class *node_class(const struct model *m, const struct node *n);
 
+/* A convolution of one input channel each, w its weight. */
+static inline bool conv_is_depthwise(const struct node *n, const struct tensor *w)
+{
+    const int64_t group = node_is(n, "Conv") ? node_attr_int(n, "group", 1) : 1;
+    return group > 1 && w->shape.rank > 2 && w->shape.dim[1] == 1 && w->shape.dim[0] == group;
+}
+
 /* A weight and the first product that reads it. */
 struct weight_ref {
     uint32_t node, value; /* value: where the bytes are */

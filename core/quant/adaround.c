@@ -73,12 +73,6 @@ struct rounding_run {
 };
 
 /* ---- which layers ---- */
-static bool is_depthwise(const struct node *n, const struct tensor *w)
-{
-    const int64_t group = node_is(n, "Conv") ? node_attr_int(n, "group", 1) : 1;
-    return group > 1 && w->shape.rank > 2 && w->shape.dim[1] == 1 && w->shape.dim[0] == group;
-}
-
 /* NULL: its codes can be chosen. "": it is no product. */
 static const char *refusal(const struct rounding_run *r, uint32_t node)
 {
@@ -231,7 +225,7 @@ static int start_codes(const struct rounding_run *r, struct rounded_layer *l, co
     const bool last = outputs_last(n), wide = dtype == DTYPE_INT4;
     const int axis = last ? w->shape.rank - 1 : 0;
     const struct qweight_opts opts = {.dtype = dtype, .per_channel = r->o->per_channel, .axis = axis, .isa = r->o->isa,
-                                      .adds_in_32 = is_depthwise(n, w), .pool = r->ctx->pool};
+                                      .adds_in_32 = conv_is_depthwise(n, w), .pool = r->ctx->pool};
     struct qweight q = {0};
     if (wide ? wide_weight_make(&q, w, &opts, true, false, err) : qweight_make(&q, w, &opts, err))
         return -1;

@@ -168,13 +168,6 @@ static double *scale_floor(const struct product *p)
     return floor;
 }
 
-/* Runtimes have kernels of their own for one channel in, one out: they sum in int32. */
-static bool is_depthwise(const struct node *n, const struct tensor *weight)
-{
-    return node_is(n, "Conv") && node_attr_int(n, "group", 1) > 1 && weight->shape.rank > 2 &&
-           weight->shape.dim[1] == 1 && weight->shape.dim[0] == node_attr_int(n, "group", 1);
-}
-
 /* ONNX Runtime does without the zero point of a signed weight only where it convolves in integers, which for signed
  * activations depends on the CPU and on its options. */
 static bool asks_for_zero(const struct qdq *q, const struct product *p)
@@ -224,7 +217,8 @@ static int make_codes(struct qdq *q, const struct product *p, const double *floo
                                 .isa = q->opts->isa,
                                 .pool = calibration_pool(q->calibration),
                                 .adds_in_32 =
-                                    !dtype_is_8bit(q->value[p->x].dtype) || is_depthwise(&q->m->nodes[p->node], t)};
+                                    !dtype_is_8bit(q->value[p->x].dtype) ||
+                                        conv_is_depthwise(&q->m->nodes[p->node], t)}; /* kernels of their own: int32 sums */
     if (!dtype_is_8bit(p->dtype) || !p->symmetric)
         return wide_weight_make(code, t, &opts, p->symmetric, isa_row(q->opts->isa)->pairs && !opts.adds_in_32, err);
     if (reach_of(q, p, &opts.reach, err))

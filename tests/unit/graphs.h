@@ -186,6 +186,43 @@ static inline double g_error(const struct model *a, const struct model *b, const
     return worst / largest;
 }
 
+/* Samples for a model of one input, bound to it: an .npy in a temporary file that is gone already. */
+static inline struct dataset *g_dataset(const struct tensor *x, const struct model *m)
+{
+    char path[] = "/tmp/pared-test-XXXXXX.npy", header[129], dims[64] = "";
+    struct err err = {0};
+    FILE *f = fdopen(mkstemps(path, 4), "wb");
+    assert_non_null(f);
+    for (int i = 0; i < x->shape.rank; i++)
+        sprintf(dims + strlen(dims), "%d,", (int)x->shape.dim[i]);
+    int n = snprintf(header, sizeof header,
+                     "\x93NUMPY\x01%c%c%c{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }", 0, 118, 0, dims);
+    memset(header + n, ' ', sizeof header - 1 - (size_t)n);
+    header[127] = '\n';
+    assert_int_equal(fwrite(header, 128, 1, f), 1);
+    assert_int_equal(fwrite(x->data, x->bytes, 1, f), 1);
+    fclose(f);
+    struct dataset *ds = dataset_open(path, &(struct dataset_opts){0}, &err);
+    unlink(path);
+    if (!ds || dataset_bind(ds, m, &err))
+        fail_msg("samples: %s", err.msg);
+    return ds;
+}
+
+/* Sum of the squared differences of the first output of two models. */
+static inline double g_squares(const struct model *a, const struct model *b, const struct tensor *x)
+{
+    struct tensor p = {0}, q = {0};
+    double sum = 0;
+    g_run(a, x, 0, &p);
+    g_run(b, x, 0, &q);
+    for (int64_t i = 0; i < tensor_count(&p); i++)
+        sum += pow((double)tensor_f32(&p)[i] - (double)tensor_f32(&q)[i], 2);
+    tensor_fini(&p);
+    tensor_fini(&q);
+    return sum;
+}
+
 /* ---- methods ---- */
 struct g_done {
     int rc;
@@ -193,7 +230,9 @@ struct g_done {
     json_t *layers, *warnings;
 };
 
-/* Progress of the steps that g_apply runs; NULL: none. */
+/* Pool, seed and progress of the steps that g_apply runs. */
+static struct pool *g_pool;
+static uint64_t g_seed;
 static int (*g_progress)(struct step_ctx *c, const char *stage, int64_t done, int64_t total, struct err *err);
 
 /* One step, its parameters parsed as a recipe's: "quantize.static samples=4 isa=vnni". x: calibration samples (one
@@ -202,7 +241,6 @@ static inline struct g_done g_apply(struct model *m, const char *words, const st
 {
     struct g_done done = {0};
     struct faults faults = {0};
-    char path[] = "/tmp/pared-test-XXXXXX.npy";
     json_t *step = recipe_step_from_words(words, &done.err), *json = json_pack("{s:[o]}", "steps", step);
     struct recipe *recipe = recipe_parse(json, "", &faults, &done.err);
     if (!recipe)
@@ -210,35 +248,14 @@ static inline struct g_done g_apply(struct model *m, const char *words, const st
     struct layer_report *layers = layer_report_new();
     struct warnings *warnings = warnings_new();
     struct step_ctx c = {.model = m, .params = recipe->steps[0].params, .layers = layers, .warnings = warnings,
-                         .progress = g_progress};
-    if (x) {
-        char header[129], dims[64] = "";
-        FILE *f = fdopen(mkstemps(path, 4), "wb");
-        for (int i = 0; i < x->shape.rank; i++)
-            sprintf(dims + strlen(dims), "%d,", (int)x->shape.dim[i]);
-        int n = snprintf(header, sizeof header,
-                         "\x93NUMPY\x01%c%c%c{'descr': '<f4', 'fortran_order': False, "
-                         "'shape': (%s), }",
-                         0, 118, 0, dims);
-        memset(header + n, ' ', sizeof header - 1 - (size_t)n);
-        header[127] = '\n';
-        assert_non_null(f);
-        assert_int_equal(fwrite(header, 128, 1, f), 1);
-        assert_int_equal(fwrite(x->data, x->bytes, 1, f), 1);
-        fclose(f);
-        c.data = dataset_open(path, &(struct dataset_opts){0}, &done.err);
-        if (!c.data || dataset_bind(c.data, m, &done.err))
-            fail_msg("calibration data: %s", done.err.msg);
-    }
+                         .pool = g_pool, .seed = g_seed, .progress = g_progress};
+    c.data = x ? g_dataset(x, m) : NULL;
     done.rc = recipe->steps[0].method->run(&c, &done.err);
     done.layers = layer_report_json(layers);
     done.warnings = warnings_json(warnings);
     if (done.rc == 0 && model_validate(m, &done.err))
         fail_msg("%s: the result is not valid: %s", words, done.err.msg);
-    if (x) {
-        dataset_close(c.data);
-        unlink(path);
-    }
+    dataset_close(c.data);
     layer_report_free(layers);
     warnings_free(warnings);
     recipe_free(recipe);

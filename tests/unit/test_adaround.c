@@ -58,44 +58,15 @@ static void pictures(struct tensor *x, uint64_t seed)
         }
 }
 
-/* As g_apply, with a pool. */
 static json_t *apply(struct model *m, const char *words, const struct tensor *x, struct pool *pool)
 {
-    struct err err = {0};
-    struct faults faults = {0};
-    char path[] = "/tmp/pared-test-XXXXXX.npy", header[129];
-    json_t *json = json_pack("{s:[o]}", "steps", recipe_step_from_words(words, &err));
-    struct recipe *recipe = recipe_parse(json, "", &faults, &err);
-    if (!recipe)
-        fail_msg("%s", err.msg);
-    FILE *f = fdopen(mkstemps(path, 4), "wb");
-    int n = snprintf(header, sizeof header,
-                     "\x93NUMPY\x01%c%c%c{'descr': '<f4', 'fortran_order': False, 'shape': (%d, 3, 8, 8), }", 0, 118, 0,
-                     (int)x->shape.dim[0]);
-    memset(header + n, ' ', sizeof header - 1 - (size_t)n);
-    header[127] = '\n';
-    assert_int_equal(fwrite(header, 128, 1, f), 1);
-    assert_int_equal(fwrite(x->data, x->bytes, 1, f), 1);
-    fclose(f);
-    struct dataset *ds = dataset_open(path, &(struct dataset_opts){0}, &err);
-    assert_non_null(ds);
-    struct step_ctx c = {.model = m,
-                         .params = recipe->steps[0].params,
-                         .data = ds,
-                         .pool = pool,
-                         .seed = 3,
-                         .layers = layer_report_new(),
-                         .warnings = warnings_new()};
-    if (dataset_bind(ds, m, &err) || recipe->steps[0].method->run(&c, &err) || model_validate(m, &err))
-        fail_msg("%s: %s", words, err.msg);
-    json_t *rows = layer_report_json(c.layers);
-    layer_report_free(c.layers);
-    warnings_free(c.warnings);
-    dataset_close(ds);
-    unlink(path);
-    recipe_free(recipe);
-    faults_fini(&faults);
-    json_decref(json);
+    g_pool = pool;
+    g_seed = 3;
+    struct g_done done = g_apply(m, words, x);
+    json_t *rows = json_incref(done.layers);
+    g_pool = NULL;
+    g_seed = 0;
+    g_done(&done);
     return rows;
 }
 
@@ -120,19 +91,6 @@ static void round_plainly(struct model *m, enum dtype dtype)
         tensor_fini(&t);
         qweight_fini(&q);
     }
-}
-
-static double mean_error(const struct model *a, const struct model *b, const struct tensor *x)
-{
-    struct tensor p = {0}, q = {0};
-    double sum = 0;
-    g_run(a, x, 0, &p);
-    g_run(b, x, 0, &q);
-    for (int64_t i = 0; i < tensor_count(&p); i++)
-        sum += pow((double)tensor_f32(&p)[i] - (double)tensor_f32(&q)[i], 2);
-    tensor_fini(&p);
-    tensor_fini(&q);
-    return sum;
 }
 
 /* Every weight is scale * code; neighbours in the order of summation (kernel positions outermost) of one sign stay
@@ -189,7 +147,7 @@ static void test_gain(void **state)
         json_t *rows = apply(m, cases[i].words, &x, NULL), *rows_again = apply(again, cases[i].words, &x, pool);
         expect_grid(m, cases[i].dtype, cases[i].pairs);
         round_plainly(plain, cases[i].dtype);
-        const double before = mean_error(was, plain, &other), after = mean_error(was, m, &other);
+        const double before = g_squares(was, plain, &other), after = g_squares(was, m, &other);
         if (getenv("V"))
             print_message("%s: %.3f\n", cases[i].words, after / before);
         if (!(after <= cases[i].most * before))

@@ -48,24 +48,6 @@ static struct model *network(bool leak, uint32_t *nodes)
     return m;
 }
 
-static struct dataset *data_of(const struct tensor *x, char *path)
-{
-    struct err err = {0};
-    char header[129];
-    FILE *f = fdopen(mkstemps(path, 4), "wb");
-    int n = snprintf(header, sizeof header,
-                     "\x93NUMPY\x01%c%c%c{'descr': '<f4', 'fortran_order': False, 'shape': (%d, %d), }", 0, 118, 0,
-                     (int)x->shape.dim[0], (int)x->shape.dim[1]);
-    memset(header + n, ' ', sizeof header - 1 - (size_t)n);
-    header[127] = '\n';
-    assert_int_equal(fwrite(header, 128, 1, f), 1);
-    assert_int_equal(fwrite(x->data, x->bytes, 1, f), 1);
-    fclose(f);
-    struct dataset *ds = dataset_open(path, &(struct dataset_opts){0}, &err);
-    assert_non_null(ds);
-    return ds;
-}
-
 /* All product weights of the model rounded to 3 bits in blocks of 8. */
 static void round_weights(struct model *m, const uint32_t *nodes)
 {
@@ -92,24 +74,10 @@ static void round_weights(struct model *m, const uint32_t *nodes)
     }
 }
 
-static double mean_error(const struct model *a, const struct model *b, const struct tensor *x)
-{
-    struct tensor p = {0}, q = {0};
-    double sum = 0;
-    g_run(a, x, 0, &p);
-    g_run(b, x, 0, &q);
-    for (int64_t i = 0; i < tensor_count(&p); i++)
-        sum += pow((double)tensor_f32(&p)[i] - (double)tensor_f32(&q)[i], 2);
-    tensor_fini(&p);
-    tensor_fini(&q);
-    return sum;
-}
-
 static json_t *scale(struct model *m, const struct tensor *x, const uint32_t *nodes, int64_t n, struct pool *pool)
 {
-    char path[] = "/tmp/pared-test-XXXXXX.npy";
     struct err err = {0};
-    struct dataset *ds = data_of(x, path);
+    struct dataset *ds = g_dataset(x, m);
     struct step_ctx c = {.model = m, .data = ds, .pool = pool, .layers = layer_report_new(),
                          .warnings = warnings_new()};
     const struct awq_opts o = {.form = {.bits = 3, .block = 8}, .samples = SAMPLES, .nodes = nodes, .n_nodes = n};
@@ -119,7 +87,6 @@ static json_t *scale(struct model *m, const struct tensor *x, const uint32_t *no
     layer_report_free(c.layers);
     warnings_free(c.warnings);
     dataset_close(ds);
-    unlink(path);
     if (model_validate(m, &err))
         fail_msg("%s", err.msg);
     return rows;
@@ -155,7 +122,7 @@ static void test_scale(void **state)
     assert_true(json_real_value(fact(rows, "p", "alpha")) == json_real_value(fact(rows, "q", "alpha")));
     round_weights(plain, nodes);
     round_weights(m, nodes);
-    const double before = mean_error(was, plain, &other), after = mean_error(was, m, &other);
+    const double before = g_squares(was, plain, &other), after = g_squares(was, m, &other);
     if (!(after < 0.7 * before))
         fail_msg("error %g, without scales %g", after, before);
     json_decref(rows);

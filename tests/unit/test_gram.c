@@ -244,30 +244,13 @@ static struct model *two_layers(int64_t batch, uint32_t *nodes)
     return m;
 }
 
-static void write_npy(const char *path, const struct tensor *x)
-{
-    char header[129], dims[64] = "";
-    FILE *f = fopen(path, "wb");
-    assert_non_null(f);
-    for (int i = 0; i < x->shape.rank; i++)
-        sprintf(dims + strlen(dims), "%d,", (int)x->shape.dim[i]);
-    int n = snprintf(header, sizeof header,
-                     "\x93NUMPY\x01%c%c%c{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }", 0, 118, 0, dims);
-    memset(header + n, ' ', sizeof header - 1 - (size_t)n);
-    header[127] = '\n';
-    assert_int_equal(fwrite(header, 128, 1, f), 1);
-    assert_int_equal(fwrite(x->data, x->bytes, 1, f), 1);
-    fclose(f);
-}
-
 /* batch -1: the model takes any. */
-static void collect(const char *path, int64_t batch, struct pool *pool, size_t memory, int64_t rows, struct kept *out)
+static void collect(const struct tensor *x, int64_t batch, struct pool *pool, size_t memory, int64_t rows, struct kept *out)
 {
     uint32_t nodes[3];
     struct err err = {0};
     struct model *m = two_layers(batch, nodes);
-    struct dataset *ds = dataset_open(path, &(struct dataset_opts){0}, &err);
-    assert_non_null(ds);
+    struct dataset *ds = g_dataset(x, m);
     const struct gram_job job = {.m = m, .data = ds, .pool = pool, .samples = 37, .nodes = nodes, .n_nodes = 3,
                                  .memory_bytes = memory, .rows_per_sample = rows, .each = keep, .arg = out};
     *out = (struct kept){0};
@@ -290,27 +273,23 @@ static void same(const struct kept *a, const struct kept *b)
 static void test_batches_threads_passes(void **state)
 {
     (void)state;
-    char path[] = "/tmp/pared-test-XXXXXX.npy";
     struct tensor x = {0};
     struct pool *two = pool_new(2);
-    close(mkstemps(path, 4));
     g_fill(&x, SHAPE(37, 2, 12, 12), 9, 1);
-    write_npy(path, &x);
     for (int64_t rows = 0; rows <= 30; rows += 30) {
         struct kept want, got;
-        collect(path, 1, NULL, 0, rows, &want);
+        collect(&x, 1, NULL, 0, rows, &want);
         assert_int_equal(want.rows[0], 37 * (rows ? rows : 100));
         assert_int_equal(want.rows[2], 37);
         for (int64_t batch = -1; batch <= 8; batch += 3) /* any, 2, 5, 8: the last one is filled up */
             for (int threads = 1; threads <= 2; threads++)
                 for (size_t memory = 0; memory < 3; memory++) {
-                    collect(path, batch, threads == 2 ? two : NULL, memory == 2 ? 2500000 : memory, rows, &got);
+                    collect(&x, batch, threads == 2 ? two : NULL, memory == 2 ? 2500000 : memory, rows, &got);
                     same(&want, &got);
                     drop(&got);
                 }
         drop(&want);
     }
-    unlink(path);
     pool_free(two);
     tensor_fini(&x);
 }

@@ -188,34 +188,15 @@ static int log_ran(void *arg, int64_t done, int64_t total, struct err *err)
     return ++l->runs == 1000 ? err_set(err, ERR_CANCELED, "enough") : 0;
 }
 
-static void write_npy(char *path, const struct tensor *x)
-{
-    char header[129];
-    FILE *f = fdopen(mkstemps(path, 4), "wb");
-    int n = snprintf(header, sizeof header,
-                     "\x93NUMPY\x01%c%c%c{'descr': '<f4', 'fortran_order': False, 'shape': (%d, 3, 16, 16), }", 0, 118,
-                     0, (int)x->shape.dim[0]);
-    assert_non_null(f);
-    memset(header + n, ' ', sizeof header - 1 - (size_t)n);
-    header[127] = '\n';
-    assert_int_equal(fwrite(header, 128, 1, f), 1);
-    assert_int_equal(fwrite(x->data, x->bytes, 1, f), 1);
-    fclose(f);
-}
-
 static void test_batches(void **state)
 {
     (void)state;
-    char path[] = "/tmp/pared-test-XXXXXX.npy";
     struct err err = {0};
     struct model *m = network();
     struct tensor x = {0};
     bool watch[MAX_VALUES] = {false};
     g_fill(&x, SHAPE(37, 3, 16, 16), 1, 1);
-    write_npy(path, &x);
-    struct dataset *data = dataset_open(path, &(struct dataset_opts){0}, &err);
-    if (!data || dataset_bind(data, m, &err))
-        fail_msg("%s", err.msg);
+    struct dataset *data = g_dataset(&x, m);
     double sum = 0;
     for (int64_t i = 0; i < tensor_count(&x); i++)
         sum += (double)tensor_f32(&x)[i];
@@ -238,7 +219,6 @@ static void test_batches(void **state)
         g_near(l.sum, sum, 1e-6 * 37 * 768); /* nothing but the inputs is watched */
     }
     dataset_close(data);
-    unlink(path);
     tensor_fini(&x);
     model_free(m);
 }
@@ -248,16 +228,12 @@ static void test_batches(void **state)
 static void test_calibration_on_optimized_plans(void **state)
 {
     (void)state;
-    char path[] = "/tmp/pared-test-XXXXXX.npy";
     struct err err = {0};
     struct model *m = network();
     struct tensor x = {0};
     struct pool *pool = pool_new(2);
     g_fill(&x, SHAPE(21, 3, 16, 16), 3, 1);
-    write_npy(path, &x);
-    struct dataset *data = dataset_open(path, &(struct dataset_opts){0}, &err);
-    if (!data || dataset_bind(data, m, &err))
-        fail_msg("%s", err.msg);
+    struct dataset *data = g_dataset(&x, m);
     static const char *const names[] = {"x", "r1", "r2", "p", "k", "silu", "f", "gelu"};
     for (int kind = 0; kind < CALIBRATORS; kind++) {
         struct calibration *c[3];
@@ -303,7 +279,6 @@ static void test_calibration_on_optimized_plans(void **state)
             calibration_free(c[i]);
     }
     dataset_close(data);
-    unlink(path);
     tensor_fini(&x);
     pool_free(pool);
     model_free(m);
