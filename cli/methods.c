@@ -44,9 +44,9 @@ static void print_method(const struct method *m)
         fputs("\nParameters:\n", stdout);
     for (const struct param *p = m->params; p && p->name; p++)
         print_param(p);
-    printf("\nNeeds:%s%s%s%s\n", m->needs & NEEDS_DATA ? " a dataset" : "",
+    printf("\nNeeds:%s%s%s%s%s\n", m->needs & NEEDS_DATA ? " a dataset" : "",
            m->needs & NEEDS_LABELS ? " with labels" : "", m->needs & NEEDS_RUN ? " a model that can run" : "",
-           m->needs ? "" : " nothing but the model");
+           m->needs ? "" : " nothing but the model", m->needs_of ? "; more with some parameters" : "");
 }
 
 static void print_all(void)

@@ -26,7 +26,7 @@ $(VENV)/ok: tests/requirements.txt
 
 test: ## all tests: units, then the real binary over real HTTP and against ONNX Runtime
 	@tools/deps.sh test
-	@$(MAKE) --no-print-directory all tools unit $(VENV)/ok
+	@$(MAKE) --no-print-directory -j2 -Otarget all tools unit $(VENV)/ok
 	@$(MAKE) --no-print-directory e2e
 
 e2e: $(VENV)/ok ## end-to-end tests only (T=name for some)

@@ -87,11 +87,22 @@ static struct couple_note *note(struct coupling *k, struct end e, int axis)
     return n;
 }
 
+/* Whether the node has this input or output at all. */
+static bool is_there(const struct infer_ctx *c, struct end e)
+{
+    return e.out ? e.slot < c->n_out : infer_has(c, e.slot);
+}
+
+/* An axis linked with one whose size nobody knows (or that unknown rank hides) cannot go: who else holds on to it is not known. */
 static void link_sides(struct coupling *k, struct couple_side a, struct couple_side b, int64_t count)
 {
     const int64_t size_a = size_of(k->infer, a.end, a.axis), size_b = size_of(k->infer, b.end, b.axis);
     note(k, a.end, a.axis);
     note(k, b.end, b.axis);
+    if (size_a > 1 && size_b < 0 && is_there(k->infer, b.end))
+        couple_freeze(k, a.end, a.axis, "what it is combined with has no fixed size there");
+    if (size_b > 1 && size_a < 0 && is_there(k->infer, a.end))
+        couple_freeze(k, b.end, b.axis, "what it is combined with has no fixed size there");
     if (count <= 0 || size_a <= 1 || size_b <= 1)
         return;
     struct couple_link *l = grow(k, &k->link, &k->n_links, &k->cap_links, sizeof *l);

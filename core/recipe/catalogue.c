@@ -72,7 +72,7 @@ static json_t *param_json(const struct param *p)
         if (p->max < FAR)
             json_object_set_new(o, p->below_max ? "below" : "max", number_json(p->max));
     }
-    if (p->kind == PARAM_ENUM) {
+    if (p->choices) {
         json_t *choices = json_array();
         for (const char *const *c = p->choices; *c; c++)
             json_array_append_new(choices, json_string(*c));

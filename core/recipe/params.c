@@ -67,8 +67,18 @@ static bool in_range(struct reading *r, double v)
 static json_t *read_int(struct reading *r, const json_t *v)
 {
     double d = json_number_value(v);
+    char wanted[200] = "an integer";
+    for (int i = 0; r->p->choices && r->p->choices[i]; i++) {
+        const int64_t named = PARAM_NAMED(i);
+        const size_t used = strlen(wanted);
+        snprintf(wanted + used, sizeof wanted - used, " or \"%s\"", r->p->choices[i]);
+        if (!json_is_string(v) || strcmp(r->p->choices[i], json_string_value(v)))
+            continue;
+        memcpy(r->field, &named, sizeof named);
+        return json_string(r->p->choices[i]);
+    }
     if (!json_is_number(v) || d != floor(d) || fabs(d) > 9e15)
-        return wrong_type(r, "an integer", v);
+        return wrong_type(r, wanted, v);
     if (!in_range(r, d))
         return NULL;
     int64_t value = json_is_integer(v) ? json_integer_value(v) : (int64_t)d;

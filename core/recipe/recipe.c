@@ -252,7 +252,7 @@ unsigned recipe_needs(const struct recipe *recipe)
 {
     unsigned needs = 0;
     for (int i = 0; i < recipe->n_steps; i++)
-        needs |= recipe->steps[i].method->needs;
+        needs |= method_needs(recipe->steps[i].method, recipe->steps[i].params);
     return needs;
 }
 
@@ -275,15 +275,17 @@ int recipe_check_needs(const struct recipe *recipe, const struct recipe_given *g
     int judged = recipe_measured_on(given);
     for (int i = 0; i < recipe->n_steps; i++) {
         const struct recipe_step *s = &recipe->steps[i];
-        bool no_data = (s->method->needs & (NEEDS_DATA | NEEDS_LABELS)) && !data->given;
-        bool no_labels = (s->method->needs & NEEDS_LABELS) && data->given && !data->labels;
+        const unsigned needs = method_needs(s->method, s->params);
+        bool no_data = (needs & (NEEDS_DATA | NEEDS_LABELS)) && !data->given;
+        bool no_labels = (needs & NEEDS_LABELS) && data->given && !data->labels;
         if (no_data)
-            faults_add(to, s->pointer, "%s needs a dataset, and none is given", s->method->name);
+            faults_add(to, s->pointer, "%s needs a dataset%s, and none is given", s->method->name,
+                       s->method->needs & (NEEDS_DATA | NEEDS_LABELS) ? "" : " with these parameters");
         if (no_labels)
             faults_add(to, s->pointer, "%s needs a dataset with labels, and the one given has none", s->method->name);
         if (no_data || no_labels)
             only_operators = false;
-        if ((s->method->needs & NEEDS_RUN) && given->missing_ops && *given->missing_ops)
+        if ((needs & NEEDS_RUN) && given->missing_ops && *given->missing_ops)
             faults_add(to, s->pointer, "%s must run the model, and these operators are not supported: %s",
                        s->method->name, given->missing_ops);
     }

@@ -23,7 +23,7 @@ struct globs {
 };
 
 /* One parameter. Field type by kind: PARAM_INT int64_t, PARAM_NUMBER double, PARAM_BOOL bool, PARAM_STRING const char *,
- * PARAM_ENUM int (index into choices), PARAM_GLOBS struct globs, PARAM_JSON const json_t * (an object, borrowed from the recipe; what is
+ * PARAM_ENUM int (index into choices; PARAM_INT may have choices too: names beside the numbers, name i is PARAM_NAMED(i)), PARAM_GLOBS struct globs, PARAM_JSON const json_t * (an object, borrowed from the recipe; what is
  * in it the row's `check` looks at). A parameter not given and without default keeps its zero; `given`
  * (optional: offset of a bool + 1) says so. A table ends with name NULL. */
 struct param {
@@ -33,10 +33,11 @@ struct param {
     const char *def;            /* default as JSON text: "0.5", "true", "\"layer\""; NULL: none */
     double min, max;            /* numbers, inclusive; min == max: unbounded */
     bool above_min, below_max;  /* bounds are exclusive */
-    const char *const *choices; /* PARAM_ENUM: NULL-terminated */
+    const char *const *choices; /* PARAM_ENUM, PARAM_INT: NULL-terminated */
     size_t given;
     bool required;
 };
+#define PARAM_NAMED(i) (-1 - (int64_t)(i)) /* the value of choices[i] of a PARAM_INT, whose numbers are then not negative */
 #define PARAM(struct_type, field) .name = #field, .offset = offsetof(struct struct_type, field)
 #define PARAM_GIVEN(struct_type, field) (offsetof(struct struct_type, field) + 1)
 
@@ -65,12 +66,20 @@ struct method {
     const char *summary, *doc;
     const struct param *params;
     size_t params_size;
-    unsigned needs;
+    unsigned needs; /* of any parameters */
+    /* What these parameters need besides (a criterion that reads gradients needs data). NULL: nothing. */
+    unsigned (*needs_of)(const void *params);
     /* Checks that concern several parameters; adds faults with pointers below `pointer`. NULL: none. */
     void (*check)(const void *params, const char *pointer, struct faults *faults);
     int (*run)(struct step_ctx *c, struct err *err);
 };
 #define METHOD(id) const struct method method_##id
+
+/* All that a step needs. params NULL: whatever they are. */
+static inline unsigned method_needs(const struct method *method, const void *params)
+{
+    return method->needs | (method->needs_of && params ? method->needs_of(params) : 0);
+}
 
 /* The defaults of a table of parameters into zeroed params. ERR_INTERNAL: a default does not parse. */
 int params_default(const struct param *rows, void *params, struct err *err);
