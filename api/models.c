@@ -151,6 +151,11 @@ int models_graph(struct req *req, struct res *res, struct err *err)
     return resource_detail(&resource_model, "graph", req, res, err);
 }
 
+int models_groups(struct req *req, struct res *res, struct err *err)
+{
+    return resource_detail(&resource_model, "groups", req, res, err);
+}
+
 int models_content(struct req *req, struct res *res, struct err *err)
 {
     return resource_content(&resource_model, req, res, err);

@@ -22,7 +22,7 @@ int resource_list(const struct resource_kind *kind, struct req *req, struct res 
 int resource_get(const struct resource_kind *kind, struct req *req, struct res *res, struct err *err);
 int resource_delete(const struct resource_kind *kind, struct req *req, struct res *res, struct err *err);
 int resource_content(const struct resource_kind *kind, struct req *req, struct res *res, struct err *err);
-/* A stored detail ("layers", "graph") as it is. */
+/* A stored detail ("layers", "graph", "groups") as it is. */
 int resource_detail(const struct resource_kind *kind, const char *what, struct req *req, struct res *res,
                     struct err *err);
 

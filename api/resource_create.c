@@ -98,7 +98,7 @@ static int insert(const struct resource_kind *kind, const struct resource_draft 
                   struct store_resource *row, bool *existed, struct err *err)
 {
     int64_t bytes;
-    struct store_detail details[3] = {0};
+    struct store_detail details[4] = {0};
     int n = 0;
     if (commit(draft, req, files, &bytes, err) != 0)
         return -1;
@@ -106,6 +106,8 @@ static int insert(const struct resource_kind *kind, const struct resource_draft 
         details[n++] = (struct store_detail){"layers", found->layers};
     if (found->graph)
         details[n++] = (struct store_detail){"graph", found->graph};
+    if (found->groups)
+        details[n++] = (struct store_detail){"groups", found->groups};
     char *facts = json_dumps(found->facts, JSON_COMPACT | JSON_REAL_PRECISION(15));
     if (!facts)
         return err_set(err, ERR_NOMEM, "Out of memory.");

@@ -152,6 +152,8 @@ int inspect_file(const struct inspect_opts *opts, struct inspect_result *result,
     rc = result->facts && result->layers && (!opts->graph || result->graph)
              ? 0
              : err_set(err, ERR_NOMEM, "no memory for the answer");
+    if (rc == 0 && opts->groups && !(result->groups = inspect_groups_json(m, err)))
+        rc = -1;
 out:
     json_decref(warnings);
     missing_ops_fini(&missing);
@@ -168,16 +170,18 @@ void inspect_result_fini(struct inspect_result *r)
     json_decref(r->facts);
     json_decref(r->layers);
     json_decref(r->graph);
+    json_decref(r->groups);
     *r = (struct inspect_result){0};
 }
 
 /* ---- the command ---- */
 
 static const char help[] =
-    "Usage: pared inspect MODEL [--layers] [--json] [--external-dir DIR]\n\n"
+    "Usage: pared inspect MODEL [--layers] [--groups] [--json] [--external-dir DIR]\n\n"
     "Inputs, outputs, operators, parameters, multiply-accumulates and bytes of an ONNX model; with --layers also a row "
     "a\n"
-    "layer: what it holds, and whether it can be pruned or quantized and why not. MACs are of batch 1.\n";
+    "layer: what it holds, and whether it can be pruned or quantized and why not. With --groups the channels that can only\n"
+    "go together: how many, what makes them, what goes with them, what one costs, or why they cannot go. MACs are of batch 1.\n";
 
 /* Names are a stranger's: none may drive the terminal. */
 static void put(const char *text)
@@ -292,9 +296,70 @@ static void print_layers(const json_t *layers)
     }
 }
 
+static void print_member(const json_t *member)
+{
+    const bool weight = json_object_get(member, "weight") != NULL;
+    printf("    %-9s", weight ? text_of(member, "role") : "carries");
+    put(text_of(member, weight ? "weight" : "value"));
+    printf("  axis %lld of %lld", (long long)json_integer_value(json_object_get(member, "axis")),
+           (long long)json_integer_value(json_object_get(member, "size")));
+    if (*text_of(member, "op_type")) {
+        printf("  %s '", text_of(member, "op_type"));
+        put(text_of(member, "node"));
+        putchar('\'');
+    }
+    putchar('\n');
+}
+
+static void print_group(const json_t *group)
+{
+    const json_t *each = json_object_get(group, "per_channel"), *member;
+    size_t i;
+    put(text_of(group, "name"));
+    printf("  %lld %s", (long long)json_integer_value(json_object_get(group, "channels")),
+           json_is_true(json_object_get(group, "heads")) ? "heads" : "channels");
+    if (each)
+        printf(", each %.6g params, %.6g bytes", json_number_value(json_object_get(each, "params")),
+               json_number_value(json_object_get(each, "bytes")));
+    if (json_object_get(each, "macs"))
+        printf(", %.6g MACs", json_number_value(json_object_get(each, "macs")));
+    putchar('\n');
+    if (json_object_get(group, "frozen")) {
+        printf("    %s: ", json_is_true(json_object_get(group, "prunable")) ? "some stay" : "cannot go");
+        put(text_of(group, "frozen"));
+        putchar('\n');
+    }
+    if (json_object_get(group, "approximate")) {
+        printf("    not exact: ");
+        put(text_of(group, "approximate"));
+        putchar('\n');
+    }
+    json_array_foreach (json_object_get(group, "members"), i, member)
+        print_member(member);
+    if (json_object_get(group, "more"))
+        printf("    and %lld more\n", (long long)json_integer_value(json_object_get(group, "more")));
+}
+
+static void print_groups(const json_t *groups)
+{
+    size_t i;
+    json_t *group;
+    putchar('\n');
+    json_array_foreach (json_object_get(groups, "data"), i, group)
+        print_group(group);
+    if (json_object_get(groups, "more"))
+        printf("and %lld groups more\n", (long long)json_integer_value(json_object_get(groups, "more")));
+    if (json_object_get(groups, "why")) {
+        printf("no groups: ");
+        put(text_of(groups, "why"));
+        putchar('\n');
+    }
+}
+
 int cmd_inspect(int argc, char **argv)
 {
     static const struct option options[] = {{"layers", no_argument, NULL, 'l'},
+                                            {"groups", no_argument, NULL, 'g'},
                                             {"json", no_argument, NULL, 'j'},
                                             {"external-dir", required_argument, NULL, 'e'},
                                             {"help", no_argument, NULL, 'h'},
@@ -309,6 +374,7 @@ int cmd_inspect(int argc, char **argv)
         if (c == '?')
             return cli_usage("inspect", "wrong option");
         layers = layers || c == 'l';
+        opts.groups = opts.groups || c == 'g';
         json = json || c == 'j';
         opts.external_dir = c == 'e' ? optarg : opts.external_dir;
     }
@@ -322,12 +388,19 @@ int cmd_inspect(int argc, char **argv)
     int rc = CLI_OK;
     if (json && layers)
         json_object_set(r.facts, "layers", json_object_get(r.layers, "data"));
+    if (json && opts.groups) {
+        json_object_set(r.facts, "groups", json_object_get(r.groups, "data"));
+        if (json_object_get(r.groups, "why"))
+            json_object_set(r.facts, "no_groups", json_object_get(r.groups, "why"));
+    }
     if (json)
         rc = cli_print_json(json_incref(r.facts));
     else
         print_facts(r.facts);
     if (layers && !json)
         print_layers(r.layers);
+    if (opts.groups && !json)
+        print_groups(r.groups);
     inspect_result_fini(&r);
     return rc;
 }

@@ -15,7 +15,8 @@ struct inspect_opts {
     const char *external_dir; /* as onnx_read_opts */
     int (*resolve)(void *arg, const char *location);
     void *resolve_arg;
-    bool graph; /* make the drawing too */
+    bool graph;  /* make the drawing too */
+    bool groups; /* and the groups */
 };
 
 struct inspect_result {
@@ -24,9 +25,14 @@ struct inspect_result {
                      * n) x3", ...] */
     json_t *layers; /* {"data": [...]}, see inspect_layers_json */
     json_t *graph;  /* model_graph_json(); NULL unless asked for */
+    json_t *groups; /* inspect_groups_json(); NULL unless asked for */
 };
 
-enum { INSPECT_MAX_ROWS = 100000 }; /* of layers, and nodes in a drawing */
+enum {
+    INSPECT_MAX_ROWS = 100000,  /* of layers, and nodes in a drawing */
+    INSPECT_MAX_GROUPS = 5000,  /* of pruning */
+    INSPECT_MAX_MEMBERS = 100   /* of a group */
+};
 
 int inspect_file(const struct inspect_opts *opts, struct inspect_result *result, struct err *err);
 void inspect_result_fini(struct inspect_result *result);
@@ -35,5 +41,8 @@ void inspect_result_fini(struct inspect_result *result);
  * A row for each node that holds parameters, multiplies, or has an operator nobody knows. plan may be NULL (no MACs).
  * NULL when memory is out. */
 json_t *inspect_layers_json(const struct model *m, const struct plan *plan);
+
+/* {"data": rows of groups_json(), "more"?: groups left off, "why"?: why there are none}. m is not changed. ERR_NOMEM only. */
+json_t *inspect_groups_json(const struct model *m, struct err *err);
 
 #endif

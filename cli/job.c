@@ -353,10 +353,13 @@ static int do_inspect_model(struct job *job, struct err *err)
         return err_set(err, ERR_INTERNAL, "the spec is wrong: inspect_model needs model and out");
     if (file_of(job->model, "model", &name, &path, err))
         return -1;
-    struct inspect_opts opts = {.path = path, .resolve = resolve_external, .resolve_arg = job, .graph = true};
+    struct inspect_opts opts = {.path = path, .resolve = resolve_external, .resolve_arg = job, .graph = true, .groups = true};
     int rc = inspect_file(&opts, &r, err);
     if (rc == 0)
-        rc = write_beside(job, "layers.json", r.layers, err) || write_beside(job, "graph.json", r.graph, err) ? -1 : 0;
+        rc = write_beside(job, "layers.json", r.layers, err) || write_beside(job, "graph.json", r.graph, err) ||
+                     write_beside(job, "groups.json", r.groups, err)
+                 ? -1
+                 : 0;
     if (rc == 0)
         rc = say(json_pack("{s:s, s:s, s:O}", "type", "result", "kind", "inspect_model", "facts", r.facts), err);
     inspect_result_fini(&r);

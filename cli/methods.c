@@ -17,6 +17,7 @@ static void print_param(const struct param *p)
     static const char *const kinds[] = {
         [PARAM_INT] = "integer",   [PARAM_NUMBER] = "number", [PARAM_BOOL] = "true|false",
         [PARAM_STRING] = "string", [PARAM_GLOBS] = "globs", [PARAM_JSON] = "object",
+        [PARAM_NUMBERS] = "numbers",
     };
     printf("  %-14s ", p->name);
     if (p->kind == PARAM_ENUM)
@@ -24,6 +25,8 @@ static void print_param(const struct param *p)
             printf("%s%s", c == p->choices ? "" : "|", *c);
     else
         fputs(kinds[p->kind], stdout);
+    for (int i = 0; p->kind == PARAM_INT && p->choices && p->choices[i]; i++)
+        printf("|%s", p->choices[i]);
     if (p->min < p->max && p->max < 9e15)
         printf(" %s%g, %g%s", p->above_min ? "(" : "[", p->min, p->max, p->below_max ? ")" : "]");
     else if (p->min < p->max)

@@ -63,7 +63,7 @@ struct child_file {
 /* What a child found in an upload. */
 struct child_inspection {
     json_t *facts;        /* owned; what GET shows */
-    char *layers, *graph; /* models: JSON text of GET .../layers and .../graph, owned; else NULL */
+    char *layers, *graph, *groups; /* models: JSON text of GET .../layers, .../graph and .../groups, owned; else NULL */
     json_t *problem;      /* after a failure: the child's error line ("code", "detail", "errors"?), owned, or NULL */
 };
 /* Read an uploaded model (files[0], the others are its external data) or dataset (files[0] is data.json or the

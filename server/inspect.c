@@ -117,6 +117,7 @@ int child_inspect_model(const struct config *config, const struct child_file *fi
     if (rc == 0) {
         out->layers = detail(out_dir, "layers.json");
         out->graph = detail(out_dir, "graph.json");
+        out->groups = detail(out_dir, "groups.json");
     }
     json_decref(spec);
     remove_dir(dir);
@@ -145,5 +146,6 @@ void child_inspection_fini(struct child_inspection *inspection)
     json_decref(inspection->problem);
     free(inspection->layers);
     free(inspection->graph);
+    free(inspection->groups);
     *inspection = (struct child_inspection){0};
 }

@@ -64,7 +64,7 @@ struct store_resource {
     int file_count;
 };
 /* Insert `in`; id and created_at are the store's. `details` are larger JSON texts, ended by {NULL, NULL}, read only by
- * store_resource_details ("layers", "graph"); NULL for none. If the owner already has the same content (all files:
+ * store_resource_details ("layers", "graph", "groups"); NULL for none. If the owner already has the same content (all files:
  * names and hashes; the first file's name does not count) nothing is inserted, *existed is true and *out is the old
  * row. */
 struct store_detail {

@@ -14,7 +14,7 @@ function parameterField(parameter) {
   const whole = type === "integer";
   const input = type === "boolean" ? el("select", {}, el("option", { value: "" }, `default (${fallback ?? "not set"})`), el("option", { value: "true" }, "true"), el("option", { value: "false" }, "false"))
     : type === "enum" ? el("select", {}, el("option", { value: "" }, `default (${fallback ?? "not set"})`), choices.map((c) => el("option", { value: c }, c)))
-    : type === "integer" || type === "number" ? el("input", { type: "number", step: whole ? "1" : "any", min: String(min ?? above ?? ""), max: String(max ?? below ?? ""), placeholder })
+    : (type === "integer" || type === "number") && !choices ? el("input", { type: "number", step: whole ? "1" : "any", min: String(min ?? above ?? ""), max: String(max ?? below ?? ""), placeholder })
     : el("input", { type: "text", placeholder: type === "globs" ? "patterns over node names, separated by spaces" : placeholder });
   const fault = el("p", { class: "fault", hidden: true });
   const range = [min !== undefined ? `from ${min}` : above !== undefined ? `above ${above}` : "", max !== undefined ? `to ${max}` : below !== undefined ? `below ${below}` : ""].join(" ").trim();
@@ -25,9 +25,11 @@ function parameterField(parameter) {
       const text = input.value.trim();
       if (text === "") return undefined;
       if (type === "boolean") return text === "true";
+      if (choices && choices.includes(text)) return text;
       if (type === "integer" || type === "number") return Number(text);
       if (type === "object") try { return JSON.parse(text); } catch { return text; }
       if (type === "globs") return text.split(/\s+/);
+      if (type === "numbers") return text.split(/[\s,\[\]]+/).filter(Boolean).map((word) => isNaN(Number(word)) ? word : Number(word));
       return text;
     },
     complain(text) { fault.textContent = text || ""; fault.hidden = !text; input.toggleAttribute("aria-invalid", Boolean(text)); },

@@ -528,6 +528,61 @@ static int backward(struct grad_ctx *c, struct err *err)
     return 0;
 }
 
+/* ---- coupling ---- */
+/* Rows of heads side by side: a key head goes with the query heads that read it. Stacks have axes for heads and for widths. */
+static struct attention_units units_of(const struct infer_ctx *c, struct sizes *z)
+{
+    struct attention_units none = {0};
+    if (read_sizes(c, z, NULL) < 0 || z->kv_heads < 1 || z->heads < 1 || z->width < 1 || z->v_width < 1)
+        return none;
+    const int64_t group = z->heads / z->kv_heads;
+    const bool stacks = infer_shape(c, Q)->rank == 4;
+    return (struct attention_units){z->kv_heads, stacks ? group : dim_mul(group, z->v_width), stacks ? 1 : 2};
+}
+
+static int couple(struct coupling *k, struct err *err)
+{
+    static const struct attention_stacks stacks = {PAST_K, PAST_V, PRESENT_K, PRESENT_V, true};
+    struct sizes z = {0};
+    const struct attention_units u = units_of(k->infer, &z);
+    (void)err;
+    if (u.units < 1)
+        return 0;
+    const int64_t group = z.heads / z.kv_heads;
+    if (u.axis == 1) {
+        attention_couple_stacks(k, &stacks);
+    } else {
+        const struct end of_key[] = {IN(PAST_K), IN(PAST_V), OUT(PRESENT_K), OUT(PRESENT_V)};
+        attention_couple_one(k, &u, OUT(Y), 2, u.width);
+        attention_couple_one(k, &u, IN(Q), 2, dim_mul(group, z.width));
+        attention_couple_one(k, &u, IN(K), 2, z.width);
+        attention_couple_one(k, &u, IN(V), 2, z.v_width);
+        for (int i = 0; i < 4; i++)
+            attention_couple_one(k, &u, of_key[i], 1, 1);
+    }
+    attention_couple_one(k, &u, OUT(PROBE), 1, group);
+    attention_couple_one(k, &u, IN(MASK), -3, group);
+    return 0;
+}
+
+static int shrink(struct shrink *s, struct err *err)
+{
+    const struct attention_attrs *a = s->infer->attrs;
+    struct sizes z = {0};
+    const struct attention_units u = units_of(s->infer, &z);
+    (void)err;
+    if (u.units < 1)
+        return 0;
+    const int64_t left = attention_units_left(s, &u);
+    if (shrink_touched(s, OUT(Y), u.axis) && a->q_num_heads > 0)
+        node_set_int(s->model, s->node, "q_num_heads", left * (z.heads / z.kv_heads));
+    if (shrink_touched(s, OUT(Y), u.axis) && a->kv_num_heads > 0)
+        node_set_int(s->model, s->node, "kv_num_heads", left);
+    if (u.axis == 1)
+        attention_keep_scale(s, isnan(a->scale));
+    return 0;
+}
+
 static const struct op_sample samples_23[] = {
     {"f32[2,3,4,8] f32[2,3,6,8] f32[2,3,6,8]", "", 1, 23},
     {"f32[2,3,4,8] f32[2,3,6,8] f32[2,3,6,10]", "scale=0.3f softcap=2.0f", 1, 23},
@@ -548,6 +603,7 @@ static const struct op_sample samples_25[] = {
     {                                                                                                                  \
         .type = "Attention", .domain = "", .doc = "Scaled dot-product attention.", .in_min = 3, .out_min = 1,          \
         .out_max = 4, .attrs_size = sizeof(struct attention_attrs), .infer = infer, .forward = forward,                \
+        .couple = couple, .shrink = shrink,                                                                            \
         .cost = cost, .backward = backward, .grad_reads = 0x7f, .grad_inputs = 0x3f, __VA_ARGS__                                     \
     }
 OP_CLASS(attention_23) = ATTENTION(.since = 23, .until = 23, .in_max = 6, .attrs = attrs_23, .samples = samples_23);

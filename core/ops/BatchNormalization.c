@@ -9,6 +9,7 @@
 
 #include "core/kernels/batchnorm.h"
 #include "core/kernels/norm.h"
+#include "core/ops/couple.h"
 #include "core/ops/widen.h"
 
 struct bn_attrs {
@@ -270,6 +271,24 @@ static int backward(struct grad_ctx *c, struct err *err)
     return 0;
 }
 
+/* Fixed statistics: element-wise. Those of the batch are taken a channel, so that channels stay independent. */
+static int couple(struct coupling *k, struct err *err)
+{
+    const struct bn_attrs *a = couple_attrs(k);
+    (void)err;
+    if (!is_spatial(k->infer))
+        return 0;
+    if (a->training_mode)
+        couple_axes(k, IN(0), 1, OUT(0), 1);
+    else
+        couple_same(k, IN(0), OUT(0));
+    for (int i = 1; i < 5; i++) {
+        couple_axes(k, IN(i), 0, IN(0), 1);
+        couple_axes(k, OUT(i), 0, IN(0), 1);
+    }
+    return 0;
+}
+
 static const struct op_sample samples_1[] = {
     {"f32[2,3,4,5] !f32[3] !f32[3] !f32[3] !f32[3]=0.5,1.5,2", "is_test=1 epsilon=0.01f"}, {NULL}};
 static const struct op_sample samples_7[] = {
@@ -285,6 +304,7 @@ static const struct op_sample samples[] = {
      .doc = "Normalizes each channel by its statistics.",                                                            \
      .in_min = 5, .in_max = 5, .out_min = 1, .out_max = outputs, .attrs = table,                                     \
      .attrs_size = sizeof(struct bn_attrs),                                                                          \
+     .couple = couple,                                                                                               \
      .infer = infer, .forward = forward, .backward = backward, .grad_assigns = true, .grad_inputs = 7u,              \
      .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1) | GRAD_READS_IN(3) | GRAD_READS_IN(4), __VA_ARGS__}
 

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "core/ops/Binary_grad.h"
+#include "core/ops/couple_rules.h"
 #include "core/ops/elementwise.h"
 
 /* ---- kernels ---- */
@@ -276,6 +277,26 @@ static int run_binary(struct run_ctx *c, op_infer_fn *infer, const struct binary
     return binary_apply(c->pool, &call, err);
 }
 
+/* ---- pruning ---- */
+static int couple_binary(struct coupling *k, struct err *err)
+{
+    const struct infer_ctx *c = k->infer;
+    const int rank = couple_rank(k, OUT(0)), rank_b = couple_rank(k, IN(1));
+    struct shape b;
+    (void)err;
+    if (c->opset >= 7)
+        return couple_elementwise(k, NULL);
+    couple_same(k, IN(0), OUT(0));
+    if (rank < 0 || rank_b < 0 || couple_rank(k, IN(0)) != rank ||
+        binary_aligned_shape(c->attrs, c->opset, infer_shape(c, 0), infer_shape(c, 1), &b, NULL) < 0) {
+        couple_freeze_all(k, OUT(0), "its operands are of shapes that are not fixed");
+        return 0;
+    }
+    for (int i = 0; i < rank_b; i++)
+        couple_axes(k, IN(1), i, OUT(0), rank - b.rank + i);
+    return 0;
+}
+
 /* ---- sizes ---- */
 typedef struct sym sym_fn(struct symbols *t, struct sym a, struct sym b);
 
@@ -519,7 +540,7 @@ static const struct op_sample bit_samples[] = {
 #define BINARY(type_, fn, doc_, ...)                                                                                   \
     {                                                                                                                  \
         .type = type_, .domain = "", .doc = doc_, .in_min = 2, .in_max = 2, .out_min = 1, .out_max = 1,                \
-        .infer = infer_##fn, .forward = forward_##fn, .in_place = 3, __VA_ARGS__                                       \
+        .infer = infer_##fn, .forward = forward_##fn, .in_place = 3, .couple = couple_binary, __VA_ARGS__              \
     }
 #define LEGACY .since = 1, .until = 6, .attrs = legacy_attrs, .attrs_size = sizeof(struct legacy_attrs)
 

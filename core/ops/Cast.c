@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/ops/couple_rules.h"
 #include "core/ops/grad_util.h"
 
 struct cast_attrs {
@@ -258,7 +259,7 @@ static int backward(struct grad_ctx *c, struct err *err)
     {                                                                                                                  \
         .type = "Cast", .domain = "", .doc = "The values in another dtype.", .in_min = 1, .in_max = 1, .out_min = 1,   \
         .out_max = 1, .attrs_size = sizeof(struct cast_attrs), .infer = infer_cast, .forward = forward_cast,           \
-        .in_place = 1, .propagate = propagate,                                                                         \
+        .in_place = 1, .propagate = propagate, .couple = couple_like,                                                  \
         .backward = backward, .grad_inputs = 1, .grad_assigns = true, __VA_ARGS__                                      \
     }
 static const struct op_sample samples[] = {{"f32[6]=-1.7,0,0.5,1.7,3,100", "to=7"},
@@ -302,6 +303,7 @@ OP_CLASS(cast_like) = {.type = "CastLike",
                        .attrs_size = sizeof(struct cast_attrs),
                        .infer = infer_like,
                        .forward = forward_like,
+                       .couple = couple_like,
                        .backward = backward,
                        .grad_inputs = 1,
                        .grad_assigns = true,

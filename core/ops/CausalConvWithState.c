@@ -7,6 +7,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/ops/couple.h"
 #include "core/ops/widen.h"
 
 enum { X, W, BIAS, PAST };
@@ -112,10 +113,24 @@ static void cost(const struct infer_ctx *c, struct op_cost *cost)
         cost->macs = -1;
 }
 
+/* Each channel by itself. */
+static int couple(struct coupling *k, struct err *err)
+{
+    const struct end per_image[] = {IN(X), IN(PAST), OUT(1)};
+    (void)err;
+    for (int i = 0; i < 3; i++) {
+        couple_axes(k, per_image[i], 0, OUT(0), 0);
+        couple_axes(k, per_image[i], 1, OUT(0), 1);
+    }
+    couple_axes(k, IN(W), 0, OUT(0), 1);
+    couple_axes(k, IN(BIAS), 0, OUT(0), 1);
+    return 0;
+}
+
 OP_CLASS(causal_conv_with_state) = {
     .type = "CausalConvWithState", .domain = "", .since = 27, .doc = "Causal depthwise convolution along time.",
     .in_min = 2, .in_max = 4, .out_min = 1, .out_max = 2,
     .attrs = causal_attrs, .attrs_size = sizeof(struct causal_attrs), .infer = infer, .forward = forward,
-    .cost = cost, .samples = (const struct op_sample[]){{"f32[2,3,6] f32[3,1,4]", "", 2},
+    .cost = cost, .couple = couple, .samples = (const struct op_sample[]){{"f32[2,3,6] f32[3,1,4]", "", 2},
                                           {"f32[2,3,2] f32[3,1,4] f32[3] f32[2,3,3]", "activation=silu", 2},
                                           {0}}};

@@ -6,6 +6,7 @@
 #include <math.h>
 
 #include "core/kernels/simd.h"
+#include "core/ops/couple_rules.h"
 #include "core/ops/grad_util.h"
 
 enum { GRAIN = 1 << 14, PIECE = 512 };
@@ -204,6 +205,7 @@ OP_CLASS(clip_1) = {.type = "Clip",
                     .infer = infer,
                     .in_place = 1,
                     .forward = forward,
+                    .couple = couple_elementwise,
                     .backward = backward,
                     .grad_reads = GRAD_READS_IN(0),
                     .grad_inputs = 1,
@@ -221,6 +223,7 @@ OP_CLASS(clip_11) = {.type = "Clip",
                      .infer = infer,
                     .in_place = 1,
                      .forward = forward,
+                     .couple = couple_elementwise,
                      .backward = backward,
                      .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1) | GRAD_READS_IN(2),
                      .grad_inputs = 7,

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "core/ops/couple_rules.h"
 #include "core/ops/grad_util.h"
 
 struct slab_copy {
@@ -165,11 +166,39 @@ static int backward_concat(struct grad_ctx *c, struct err *err)
     return 0;
 }
 
+static int couple_concat(struct coupling *k, struct err *err)
+{
+    const struct concat_attrs *attrs = couple_attrs(k);
+    const int rank = couple_rank(k, OUT(0)), axis = (int)(attrs->axis < 0 ? attrs->axis + rank : attrs->axis);
+    const char *why = NULL;
+    int64_t from = 0;
+    (void)err;
+    for (int i = 0; i < k->infer->n_in; i++) {
+        if (couple_rank(k, IN(i)) != rank)
+            why = "it joins inputs of shapes that are not fixed";
+        else if (!why && couple_size(k, IN(i), axis) < 0)
+            why = "it joins inputs of sizes that are not fixed";
+    }
+    for (int i = 0; i < k->infer->n_in; i++) {
+        const int64_t n = couple_size(k, IN(i), axis);
+        couple_same_but(k, IN(i), OUT(0), axis);
+        if (why)
+            couple_freeze(k, IN(i), axis, why);
+        else
+            couple_part(k, IN(i), axis, 0, OUT(0), axis, from, n);
+        from += n;
+    }
+    for (int i = 0; why && i < k->infer->n_in && rank >= 0; i++)
+        if (couple_rank(k, IN(i)) != rank)
+            couple_freeze_all(k, OUT(0), why);
+    return 0;
+}
+
 #define CONCAT(...)                                                                                                    \
     {                                                                                                                  \
         .type = "Concat", .domain = "", .doc = "Inputs joined along an axis.", .in_min = 1, .in_max = -1,              \
         .out_min = 1, .out_max = 1, .attrs_size = sizeof(struct concat_attrs), .infer = infer_concat,                  \
-        .propagate = propagate_concat,                                                                                 \
+        .propagate = propagate_concat, .couple = couple_concat,                                                        \
         .forward = forward_concat, .backward = backward_concat, .grad_inputs = UINT32_MAX, .grad_assigns = true,       \
         .quant = {QUANT_OUTPUT}, __VA_ARGS__                                                                           \
     }
@@ -316,11 +345,64 @@ static int backward_split(struct grad_ctx *c, struct err *err)
     return 0;
 }
 
+/* ---- pruning ---- */
+/* The parts' sizes are those of the outputs, also of outputs nobody uses. */
+static int couple_split(struct coupling *k, struct err *err)
+{
+    const struct split_attrs *attrs = couple_attrs(k);
+    const int rank = couple_rank(k, IN(0)), axis = (int)(attrs->axis < 0 ? attrs->axis + rank : attrs->axis);
+    int64_t from = 0;
+    (void)err;
+    for (int i = 0; i < k->infer->n_out; i++) {
+        const int64_t n = couple_size(k, OUT(i), axis);
+        couple_same_but(k, IN(0), OUT(i), axis);
+        if (n < 0 || from < 0 || couple_size(k, IN(0), axis) < 0) {
+            couple_freeze(k, IN(0), axis, "it is cut into sizes that are not fixed");
+            couple_freeze(k, OUT(i), axis, "it is cut into sizes that are not fixed");
+            from = -1;
+        } else {
+            couple_part(k, IN(0), axis, from, OUT(i), axis, 0, n);
+            from += n;
+        }
+    }
+    return 0;
+}
+
+static int shrink_split(struct shrink *s, struct err *err)
+{
+    const struct infer_ctx *c = s->infer;
+    const struct split_attrs *attrs = c->attrs;
+    const int n_out = c->n_out, axis = shape_axis(infer_shape(c, 0), attrs->axis);
+    if (!shrink_touched(s, IN(0), axis))
+        return 0;
+    int64_t *size = arena_calloc(c->arena, (size_t)n_out + 1, sizeof *size), from = 0, end = 0;
+    if (!size)
+        return err_set(err, ERR_NOMEM, "out of memory while rewriting sizes");
+    const int64_t n = shrink_size(s, IN(0), axis);
+    bool equal = !infer_has(c, 1) && !attrs->split.count && (c->opset >= 18 || n % n_out == 0);
+    for (int i = 0; i < n_out; i++) {
+        end += c->out[i].shape.dim[axis];
+        const int64_t kept = shrink_kept_below(s, IN(0), axis, end);
+        size[i] = kept - from;
+        from = kept;
+        equal = equal && size[i] == equal_part(n, n_out, i);
+    }
+    if (equal)
+        return 0;
+    if (c->opset >= 2 && c->opset < 13) {
+        node_set_ints(s->model, s->node, "split", size, n_out);
+        return 0;
+    }
+    node_remove_attr(s->model, s->node, "num_outputs");
+    node_remove_attr(s->model, s->node, "split");
+    return shrink_set_input(s, 1, size, n_out, err);
+}
+
 #define SPLIT(...)                                                                                                     \
     {                                                                                                                  \
         .type = "Split", .domain = "", .doc = "The input cut along an axis.", .in_min = 1, .out_min = 1,               \
         .out_max = -1, .attrs_size = sizeof(struct split_attrs), .infer = infer_split, .forward = forward_split,       \
-        .backward = backward_split, .grad_reads = GRAD_READS_IN(1), .grad_inputs = 1, .grad_assigns = true,            \
+        .couple = couple_split, .shrink = shrink_split, .backward = backward_split, .grad_reads = GRAD_READS_IN(1), .grad_inputs = 1, .grad_assigns = true,            \
         .quant = {QUANT_PASS}, __VA_ARGS__                                                                             \
     }
 OP_CLASS(split_1) = SPLIT(.since = 1, .until = 1, .in_max = 2, .attrs = split_attrs,

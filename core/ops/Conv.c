@@ -5,6 +5,7 @@
 
 #include <inttypes.h>
 
+#include "core/ops/product_coupling.h"
 #include "core/ops/sliding.h"
 #include "core/ops/widen.h"
 
@@ -196,10 +197,25 @@ static void cost(const struct infer_ctx *c, struct op_cost *cost)
         cost->macs = -1;
 }
 
+static int couple(struct coupling *k, struct err *err)
+{
+    (void)err;
+    couple_conv(k, IN(0), IN(1), ((const struct conv_attrs *)couple_attrs(k))->group);
+    couple_vector(k, 2, OUT(0), 1);
+    return 0;
+}
+
+static int shrink(struct shrink *s, struct err *err)
+{
+    return shrink_conv_group(s, IN(0), ((const struct conv_attrs *)s->infer->attrs)->group, err);
+}
+
 static const struct op_sample conv_samples[] = {
     {"f32[1,3,7,8] !f32[4,3,3,3] !f32[4]", "kernel_shape=3,3 pads=1,1,1,1"},
     {"f32[2,4,9,7] !f32[6,2,3,2]", "group=2 strides=2,1 pads=1,0,2,1 dilations=1,2"},
     {"f32[2,6,8,8] !f32[6,1,3,3] !f32[6]", "group=6 pads=1,1,1,1 strides=2,2"},
+    {"f32[1,4,5,5] !f32[8,1,3,3]", "group=4"},
+    {"f32[1,6,5,5] !f32[3,2,3,3] !f32[3]", "group=3"},
     {"f32[1,5,6,6] !f32[7,5,1,1] !f32[7]", "kernel_shape=1,1"},
     {"f32[1,2,5,6] !f32[3,2,3,3]", "auto_pad=SAME_UPPER strides=2,2"},
     {"f32[1,2,5,6] !f32[3,2,2,3]", "auto_pad=SAME_LOWER strides=1,2"},
@@ -215,7 +231,7 @@ OP_CLASS(conv) = {
     .doc = "N-d convolution with strides, dilations, padding and groups.",
     .in_min = 2, .in_max = 3, .out_min = 1, .out_max = 1,
     .attrs = conv_attrs, .attrs_size = sizeof(struct conv_attrs),
-    .infer = infer, .forward = forward, .cost = cost,
+    .infer = infer, .forward = forward, .cost = cost, .couple = couple, .shrink = shrink,
     .backward = backward, .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1), .grad_assigns = true, .grad_inputs = 7u,
     .quant = {QUANT_COMPUTE, .weight = 1, .bias = 2, .channel_axis = 0},
     .samples = conv_samples,

@@ -8,6 +8,7 @@
 
 #include <inttypes.h>
 
+#include "core/ops/product_coupling.h"
 #include "core/ops/sliding.h"
 #include "core/ops/widen.h"
 
@@ -246,9 +247,24 @@ static void cost(const struct infer_ctx *c, struct op_cost *cost)
         cost->macs = -1;
 }
 
+static int couple(struct coupling *k, struct err *err)
+{
+    (void)err;
+    couple_conv_transpose(k, IN(0), IN(1), ((const struct conv_transpose_attrs *)couple_attrs(k))->group);
+    couple_vector(k, 2, OUT(0), 1);
+    return 0;
+}
+
+static int shrink(struct shrink *s, struct err *err)
+{
+    return shrink_conv_group(s, IN(0), ((const struct conv_transpose_attrs *)s->infer->attrs)->group, err);
+}
+
 static const struct op_sample samples[] = {
     {"f32[1,3,5,6] !f32[3,4,3,3] !f32[4]", "strides=2,2 pads=1,1,1,1 output_padding=1,1"},
     {"f32[2,4,5,6] !f32[4,3,3,2]", "group=2 dilations=2,1 strides=1,3"},
+    {"f32[1,3,5,6] !f32[3,2,2,2] !f32[6]", "group=3"},
+    {"f32[1,4,5,6] !f32[4,1,2,2]", "group=2"},
     {"f32[1,2,7] !f32[2,3,4]", "strides=2"},
     {"f32[1,2,3,4] !f32[2,2,3,3]", "strides=3,2 output_shape=10,8"},
     {"f32[1,2,3,4] !f32[2,2,3,3]", "strides=2,2 auto_pad=SAME_UPPER"},
@@ -270,6 +286,8 @@ OP_CLASS(conv_transpose) = {
     .infer = infer,
     .forward = forward,
     .cost = cost,
+    .couple = couple,
+    .shrink = shrink,
     .backward = backward,
     .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1),
     .grad_assigns = true,

@@ -11,6 +11,7 @@
 #include <math.h>
 
 #include "core/kernels/gemm.h"
+#include "core/ops/product_coupling.h"
 #include "core/ops/widen.h"
 
 enum { X, W, OFFSET, B, MASK };
@@ -203,10 +204,29 @@ static void cost(const struct infer_ctx *c, struct op_cost *cost)
     cost->macs = macs < 0 ? 0 : macs;
 }
 
+/* As Conv; the channels of an offset group share their offsets, so the same place of each goes. */
+static int couple(struct coupling *k, struct err *err)
+{
+    const struct deform_attrs *a = couple_attrs(k);
+    (void)err;
+    couple_conv(k, IN(X), IN(W), a->group);
+    couple_places(k, IN(X), 1, a->offset_group);
+    couple_vector(k, B, OUT(0), 1);
+    couple_axes(k, IN(OFFSET), 0, OUT(0), 0);
+    couple_axes(k, IN(MASK), 0, OUT(0), 0);
+    return 0;
+}
+
+static int shrink(struct shrink *s, struct err *err)
+{
+    return shrink_conv_group(s, IN(X), ((const struct deform_attrs *)s->infer->attrs)->group, err);
+}
+
 OP_CLASS(deform_conv) = {
     .type = "DeformConv", .domain = "", .since = 19, .doc = "Convolution with taps at places an input gives. Refused: other than 2 spatial axes.",
     .in_min = 3, .in_max = 5, .out_min = 1, .out_max = 1,
     .attrs = deform_attrs, .attrs_size = sizeof(struct deform_attrs), .infer = infer, .forward = forward, .cost = cost,
+    .couple = couple, .shrink = shrink,
     .samples = (const struct op_sample[]){
         {"f32[1,1,3,3] f32[1,1,2,2] f32[1,8,4,4]", "kernel_shape=2,2 pads=1,1,1,1", 1, 19},
         {"f32[2,4,5,6] f32[6,2,3,3] f32[2,36,2,3] f32[6] f32[2,18,2,3]",

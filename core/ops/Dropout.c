@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/base/rng.h"
+#include "core/ops/couple_rules.h"
 #include "core/ops/op_util.h"
 
 struct dropout_attrs {
@@ -126,7 +127,7 @@ static const struct op_sample samples[] = {{"f32[2,3]", NULL, 2}, {"f32[2,3] f32
      .in_min = 1,                                                                                                    \
      .in_max = inputs, .out_min = 1, .out_max = 2, .attrs = table, .attrs_size = sizeof(struct dropout_attrs),       \
      .infer = infer, .forward = forward, .backward = backward, .grad_assigns = true, .grad_inputs = 1u,        \
-     .in_place = 1, .quant = {QUANT_PASS}, __VA_ARGS__}
+     .in_place = 1, .quant = {QUANT_PASS}, .couple = couple_like, __VA_ARGS__}
 OP_CLASS(dropout_1) = ROW(1, 6, 1, attrs_1, .samples = samples_1);
 OP_CLASS(dropout_7) = ROW(7, 11, 1, attrs_7, .samples = samples_7);
 OP_CLASS(dropout_12) = ROW(12, 0, 3, attrs_12, .samples = samples);

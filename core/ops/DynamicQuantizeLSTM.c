@@ -177,6 +177,26 @@ static int forward(struct run_ctx *c, struct err *err)
     return rnn_forward_f32(c, rnn_cell_of("LSTM"), r->dim[1], &products, err);
 }
 
+static int couple(struct coupling *k, struct err *err)
+{
+    static const char why[] = "it is quantized by its range, which changes";
+    (void)err;
+    rnn_couple(k, rnn_cell_of("LSTM"), true);
+    for (int i = W_SCALE; i <= R_ZERO; i++)
+        couple_strided(k, IN(2), 1, IN(i), 1);
+    couple_approximate(k, IN(0), 1, why);
+    couple_approximate(k, IN(0), 2, why);
+    couple_approximate(k, IN(2), 1, why);
+    return 0;
+}
+
+static int shrink(struct shrink *s, struct err *err)
+{
+    (void)err;
+    rnn_shrink(s);
+    return 0;
+}
+
 static const struct op_sample samples[] = {
     {"f32[3,2,4] !i8[1,4,20] !i8[1,5,20] f32[1,40] none none none none !f32[1]=0.02 !i8[1]=0 !f32[1]=0.02 !i8[1]=0",
      "hidden_size=5", 3, 1},
@@ -196,6 +216,8 @@ OP_CLASS(dynamic_quantize_lstm) = {.type = "DynamicQuantizeLSTM",
                                    .attrs = attrs_table,
                                    .attrs_size = sizeof(struct rnn_attrs),
                                    .infer = infer,
+                                   .couple = couple,
+                                   .shrink = shrink,
                                    .forward = forward,
                                    .cost = cost,
                                    .samples = samples};

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "core/kernels/gemm.h"
+#include "core/ops/couple.h"
 #include "core/ops/grad_util.h"
 #include "core/ops/widen.h"
 
@@ -568,6 +569,66 @@ static const struct op_sample samples[] = {
     {"f32[2,3,4]", "equation=ijk->j"},                  {"f64[2,3] f64[2,3]", "equation=ij,ij->"},
     {NULL}};
 
+/* ---- coupling: an element of a label is its place in every operand that has it, and in the output ---- */
+struct label_use {
+    struct end end;
+    int axis;
+};
+
+/* Where label l stands with more than one element; `operands`: in how many of them. */
+static int uses_of(const struct coupling *k, const struct plan *p, int l, struct label_use *use, int *operands)
+{
+    int n = 0;
+    *operands = 0;
+    for (int i = 0; i < p->e.operands; i++) {
+        const int before = n;
+        for (int a = 0; a < p->e.in[i].count; a++)
+            if (p->e.in[i].label[a] == l && couple_size(k, IN(i), a) != 1)
+                use[n++] = (struct label_use){IN(i), a};
+        *operands += n > before;
+    }
+    return n;
+}
+
+static void couple_label(struct coupling *k, const struct plan *p, int l)
+{
+    struct label_use use[MAX_OPERANDS * (SHAPE_MAX_RANK + 1)];
+    int operands, out = -1;
+    const int n = uses_of(k, p, l, use, &operands);
+    for (int a = 0; a < p->e.out.count; a++)
+        out = p->e.out.label[a] == l ? a : out;
+    const enum couple_role role = out < 0 ? COUPLE_CONSUMES : operands == 1 ? COUPLE_PRODUCES : COUPLE_PASSES;
+    for (int i = 0; i < n; i++) {
+        couple_axes(k, use[i].end, use[i].axis, use[0].end, use[0].axis);
+        couple_role(k, use[i].end, use[i].axis, role);
+        if (out >= 0)
+            couple_axes(k, use[i].end, use[i].axis, OUT(0), out);
+        else if (operands == 1)
+            couple_freeze(k, use[i].end, use[i].axis, "all of it is summed up, without a weight");
+    }
+}
+
+static int couple(struct coupling *k, struct err *err)
+{
+    const struct shape *in[MAX_OPERANDS];
+    struct err ignored = {0};
+    struct plan p;
+    (void)err;
+    if (k->infer->n_in > MAX_OPERANDS)
+        return 0;
+    for (int i = 0; i < k->infer->n_in; i++) {
+        if (couple_rank(k, IN(i)) < 0)
+            return 0;
+        in[i] = infer_shape(k->infer, i);
+    }
+    if (plan_make(couple_attrs(k), in, k->infer->n_in, &p, &ignored) < 0)
+        return 0;
+    for (int l = 0; l < LABELS; l++)
+        if (p.used[l])
+            couple_label(k, &p, l);
+    return 0;
+}
+
 OP_CLASS(einsum) = {.type = "Einsum",
                     .domain = "",
                     .since = 12,
@@ -579,6 +640,7 @@ OP_CLASS(einsum) = {.type = "Einsum",
                     .attrs = einsum_attrs,
                     .attrs_size = sizeof(struct einsum_attrs),
                     .infer = infer,
+                    .couple = couple,
                     .forward = forward,
                     .backward = backward,
                     .grad_reads = 0xffff, /* all inputs */

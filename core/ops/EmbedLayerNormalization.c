@@ -8,6 +8,7 @@
 #include <math.h>
 
 #include "core/kernels/norm.h"
+#include "core/ops/couple.h"
 #include "core/ops/widen.h"
 
 struct embed_attrs {
@@ -159,11 +160,33 @@ static int forward(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer, compute, err);
 }
 
+/* Images pass, the columns of the tables make the channels. Steps stay: where there are no position_ids they are counted. */
+static int couple(struct coupling *k, struct err *err)
+{
+    static const int tables[] = {WORDS, POSITIONS, SEGMENT_TABLE};
+    const struct end images[] = {IN(IDS), IN(SEGMENTS), IN(MASK), OUT(1), OUT(2)};
+    (void)err;
+    for (int i = 0; i < 3; i++) {
+        couple_axes(k, IN(tables[i]), 1, OUT(0), 2);
+        couple_role(k, IN(tables[i]), 1, COUPLE_PRODUCES);
+    }
+    couple_axes(k, IN(GAMMA), 0, OUT(0), 2);
+    couple_axes(k, IN(BETA), 0, OUT(0), 2);
+    couple_axes(k, OUT(2), 2, OUT(0), 2);
+    couple_approximate(k, OUT(0), 2, "it is normalized over this axis, whose statistics change");
+    for (int i = 0; i < 5; i++)
+        couple_axes(k, images[i], 0, OUT(0), 0);
+    if (couple_size(k, IN(POSITION_IDS), 0) != 1)
+        couple_axes(k, IN(POSITION_IDS), 0, OUT(0), 0);
+    return 0;
+}
+
 OP_CLASS(embed_layer_normalization) = {
     .type = "EmbedLayerNormalization", .domain = "com.microsoft", .since = 1,
     .doc = "Word, position and segment embeddings, added and normalized.",
     .in_min = 7, .in_max = 9, .out_min = 1, .out_max = 3,
     .attrs = embed_attrs, .attrs_size = sizeof(struct embed_attrs), .infer = infer, .forward = forward,
+    .couple = couple,
     .samples = (const struct op_sample[]){
         {"i32[2,3] i32[2,3]=0,1,1,0,0,1 !f32[10,4] !f32[5,4] !f32[2,4] !f32[4] !f32[4] i32[2,3]=1,1,0,1,1,1", "", 2},
         {"i32[2,3] none !f32[10,4] !f32[5,4] none !f32[4] !f32[4]", "epsilon=0.01f", 2},

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "core/kernels/simd.h"
+#include "core/ops/couple_rules.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/grad_util.h"
 
@@ -73,6 +74,46 @@ static int backward_expand(struct grad_ctx *c, struct err *err)
     return grad_sum_broadcast(c->pool, &sum, err);
 }
 
+/* Entry of the shape for output axis i: 1 leaves the input's axis as it is, also after a cut. */
+static int entry_of(const struct infer_ctx *c, int i)
+{
+    return i - c->out[0].shape.rank + (int)op_list_length(c, 1);
+}
+
+static bool leaves_axis(const struct infer_ctx *c, int i)
+{
+    int64_t v;
+    return entry_of(c, i) < 0 || (sizes_entry(c, 1, entry_of(c, i), &v) && v == 1);
+}
+
+static int couple_expand(struct coupling *k, struct err *err)
+{
+    const int rank = couple_rank(k, OUT(0));
+    const int64_t count = op_list_length(k->infer, 1);
+    (void)err;
+    couple_pass_all(k, OUT(0));
+    couple_broadcast(k, IN(0), OUT(0));
+    if (count >= 0 && sizes_writable(k->infer, 1, (int)count))
+        return 0;
+    for (int i = 0; i < rank; i++)
+        if (count < 0 || !leaves_axis(k->infer, i))
+            couple_freeze(k, OUT(0), i, "its shape is computed while running");
+    return 0;
+}
+
+static int shrink_expand(struct shrink *s, struct err *err)
+{
+    int64_t v[SHAPE_MAX_RANK];
+    const int rank = s->infer->out[0].shape.rank, count = (int)op_list_length(s->infer, 1);
+    if (count < 0 || count > rank)
+        return 0;
+    for (int i = rank - count; i < rank; i++) {
+        const bool changes = shrink_touched(s, OUT(0), i) && !leaves_axis(s->infer, i);
+        v[entry_of(s->infer, i)] = changes ? shrink_size(s, OUT(0), i) : SIZES_LEFT;
+    }
+    return shrink_sizes(s, 1, v, count, err);
+}
+
 OP_CLASS(expand) = {.type = "Expand",
                     .domain = "",
                     .since = 8,
@@ -83,6 +124,8 @@ OP_CLASS(expand) = {.type = "Expand",
                     .out_max = 1,
                     .infer = infer_expand,
                     .forward = forward_expand,
+                    .couple = couple_expand,
+                    .shrink = shrink_expand,
                     .backward = backward_expand,
                     .grad_inputs = 1,
                     .grad_assigns = true,
@@ -197,6 +240,43 @@ static int backward_tile(struct grad_ctx *c, struct err *err)
     return 0;
 }
 
+/* The same element in every repeat. What one element is repeated to is free to go: fewer repeats. */
+static bool repeats_one(const struct infer_ctx *c, int i)
+{
+    return infer_shape(c, 0)->dim[i] == 1 && c->out[0].shape.dim[i] > 1;
+}
+
+static int couple_tile(struct coupling *k, struct err *err)
+{
+    const int rank = couple_rank(k, IN(0));
+    (void)err;
+    if (rank < 0 || couple_rank(k, OUT(0)) != rank)
+        return 0;
+    for (int i = 0; i < rank; i++) {
+        const int64_t n = couple_size(k, IN(0), i), m = couple_size(k, OUT(0), i);
+        if (n > 1 && m > n && m % n == 0)
+            couple_strided(k, IN(0), i, OUT(0), i);
+        else
+            couple_axes(k, IN(0), i, OUT(0), i);
+        if (repeats_one(k->infer, i) && (k->infer->opset < 6 || !sizes_writable(k->infer, 1, rank)))
+            couple_freeze(k, OUT(0), i, "its repeats are computed while running");
+    }
+    return 0;
+}
+
+static int shrink_tile(struct shrink *s, struct err *err)
+{
+    int64_t v[SHAPE_MAX_RANK];
+    const int rank = s->infer->out[0].shape.rank;
+    bool changes = false;
+    for (int i = 0; i < rank; i++) {
+        const bool cut = repeats_one(s->infer, i) && shrink_touched(s, OUT(0), i);
+        v[i] = cut ? shrink_size(s, OUT(0), i) : SIZES_LEFT;
+        changes = changes || cut;
+    }
+    return changes ? shrink_sizes(s, 1, v, rank, err) : 0;
+}
+
 OP_CLASS(tile_1) = {.type = "Tile",
                     .domain = "",
                     .since = 1,
@@ -208,6 +288,8 @@ OP_CLASS(tile_1) = {.type = "Tile",
                     .out_max = 1,
                     .infer = infer_tile,
                     .forward = forward_tile,
+                    .couple = couple_tile,
+                    .shrink = shrink_tile,
                     .backward = backward_tile,
                     .grad_inputs = 1,
                     .grad_assigns = true,
@@ -223,6 +305,8 @@ OP_CLASS(tile_6) = {.type = "Tile",
                     .out_max = 1,
                     .infer = infer_tile,
                     .forward = forward_tile,
+                    .couple = couple_tile,
+                    .shrink = shrink_tile,
                     .backward = backward_tile,
                     .grad_inputs = 1,
                     .grad_assigns = true,
@@ -394,6 +478,7 @@ OP_CLASS(where) = {.type = "Where",
                    .infer = infer_where,
                    .propagate = propagate_where,
                    .forward = forward_where,
+                   .couple = couple_elementwise,
                    .backward = backward_where,
                    .grad_reads = GRAD_READS_IN(0),
                    .grad_inputs = 6,

@@ -172,6 +172,23 @@ static int forward(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer, compute, err);
 }
 
+/* What the graphs do with scores may depend on the head; widths are gone before. */
+static int couple(struct coupling *k, struct err *err)
+{
+    const struct flex_attrs *a = couple_attrs(k);
+    const struct attention_stacks stacks = {-1, -1, -1, -1, a->score_mod == GRAPH_NONE && a->prob_mod == GRAPH_NONE};
+    (void)err;
+    attention_couple_stacks(k, &stacks);
+    return 0;
+}
+
+static int shrink(struct shrink *s, struct err *err)
+{
+    (void)err;
+    attention_keep_scale(s, isnan(((const struct flex_attrs *)s->infer->attrs)->scale));
+    return 0;
+}
+
 OP_CLASS(flex_attention) = {.type = "FlexAttention",
                             .domain = "ai.onnx.preview",
                             .since = 1,
@@ -185,6 +202,8 @@ OP_CLASS(flex_attention) = {.type = "FlexAttention",
                             .infer = infer,
                             .forward = forward,
                             .cost = cost,
+                            .couple = couple,
+                            .shrink = shrink,
                             .samples = (const struct op_sample[]){
                                 {"f32[2,3,4,8] f32[2,3,6,8] f32[2,3,6,5]", ""},
                                 {"f32[1,4,3,8] f32[1,2,5,8] f32[1,2,5,8]", "scale=0.3f"},

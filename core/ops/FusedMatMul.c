@@ -4,6 +4,7 @@
  *            last two axes are exchanged. Both are strides of the product: nothing is moved. Vectors stay as they are. */
 #include "core/kernels/gemm.h"
 #include "core/ops/matmul_shape.h"
+#include "core/ops/product_coupling.h"
 #include "core/ops/widen.h"
 
 struct fused_attrs {
@@ -116,6 +117,15 @@ static int channel_axis(const void *attrs, int rank)
     return ((const struct fused_attrs *)attrs)->transB ? rank - 2 : rank - 1;
 }
 
+static int couple(struct coupling *k, struct err *err)
+{
+    const struct fused_attrs *a = couple_attrs(k);
+    (void)err;
+    couple_matmul(k, (struct couple_operand){IN(0), a->transA, a->transBatchA},
+                  (struct couple_operand){IN(1), a->transB, a->transBatchB});
+    return 0;
+}
+
 static const struct op_sample samples[] = {
     {"f32[3,4] !f32[4,5]", "alpha=0.5f"},
     {"f32[2,4,3] f32[2,5,4]", "transA=1 transB=1"},
@@ -133,7 +143,7 @@ static const struct op_sample transpose_samples[] = {{"f32[2,4,3] f32[2,4,5]", "
 #define ROW                                                                                                          \
     .domain = "com.microsoft", .since = 1, .doc = "alpha * op(A) op(B), axes exchanged on the way.", .in_min = 2,    \
     .in_max = 2, .out_min = 1, .out_max = 1, .attrs_size = sizeof(struct fused_attrs), .infer = infer,               \
-    .forward = forward, .cost = cost, .quant = {QUANT_COMPUTE, .weight = 1, .channel_axis_of = channel_axis}
+    .forward = forward, .couple = couple, .cost = cost, .quant = {QUANT_COMPUTE, .weight = 1, .channel_axis_of = channel_axis}
 
 OP_CLASS(fused_matmul) = {ROW, .type = "FusedMatMul", .attrs = fused_attrs, .samples = samples};
 OP_CLASS(transpose_matmul) = {ROW, .type = "TransposeMatMul", .attrs = transpose_attrs, .samples = transpose_samples};

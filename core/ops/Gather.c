@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "core/ops/couple_rules.h"
 #include "core/ops/grad_util.h"
 #include "core/ops/index_places.h"
 
@@ -144,6 +145,59 @@ static int backward_gather(struct grad_ctx *c, struct err *err)
     return 0;
 }
 
+/* Constant 1-D indices: which element of the axis each output element is. Otherwise the axis cannot be followed, the others can. */
+static int couple_gather(struct coupling *k, struct err *err)
+{
+    const struct gather_attrs *attrs = couple_attrs(k);
+    const int rank = couple_rank(k, IN(0)), more = couple_rank(k, IN(1)) - 1;
+    const int axis = (int)(attrs->axis < 0 ? attrs->axis + rank : attrs->axis);
+    const int64_t n = couple_size(k, IN(0), axis);
+    const int64_t *index;
+    (void)err;
+    if (rank < 0 || more < -1)
+        return 0;
+    for (int i = 0; i < rank; i++) {
+        if (i == axis)
+            continue;
+        couple_axes(k, IN(0), i, OUT(0), i < axis ? i : i + more);
+        if (couple_constant(k, 0) && i > axis)
+            couple_role(k, IN(0), i, COUPLE_PRODUCES);
+    }
+    const int count = more == 0 && n > 0 ? couple_ints(k, 1, &index, INT32_MAX) : -1;
+    if (count < 0) {
+        for (int i = 0; i <= more; i++)
+            couple_axes(k, IN(1), i, OUT(0), axis + i);
+        couple_freeze(k, IN(0), axis, more ? "its elements are looked up" : "its elements are looked up while running");
+        return 0;
+    }
+    int64_t *table = arena_calloc(k->arena, (size_t)count + 1, sizeof *table);
+    if (!table)
+        return err_set(err, ERR_NOMEM, "out of memory");
+    for (int i = 0; i < count; i++)
+        table[i] = op_wrap_index(index[i], n);
+    couple_table(k, OUT(0), axis, IN(0), axis, table, count);
+    return 0;
+}
+
+static int shrink_gather(struct shrink *s, struct err *err)
+{
+    const struct gather_attrs *attrs = s->infer->attrs;
+    const struct tensor *index = op_value(s->infer, 1);
+    const struct shape *x = infer_shape(s->infer, 0);
+    const int axis = x->rank < 0 ? 0 : shape_axis(x, attrs->axis);
+    int64_t count;
+    if (x->rank < 0 || !index || index->shape.rank != 1 || !shrink_touched(s, IN(0), axis))
+        return 0;
+    const int64_t *kept = s->kept(s, OUT(0), axis, &count);
+    count = kept ? count : tensor_count(index);
+    int64_t *v = arena_calloc(s->infer->arena, (size_t)count + 1, sizeof *v);
+    if (!v)
+        return err_set(err, ERR_NOMEM, "out of memory while rewriting indices");
+    for (int64_t i = 0; i < count; i++)
+        v[i] = shrink_kept_below(s, IN(0), axis, op_wrap_index(op_index_at(index, kept ? kept[i] : i), x->dim[axis]));
+    return shrink_set_input(s, 1, v, (int)count, err);
+}
+
 OP_CLASS(gather) = {.type = "Gather",
                     .domain = "",
                     .since = 1,
@@ -157,6 +211,8 @@ OP_CLASS(gather) = {.type = "Gather",
                     .infer = infer_gather,
                     .propagate = propagate_gather,
                     .forward = forward_gather,
+                    .couple = couple_gather,
+                    .shrink = shrink_gather,
                     .backward = backward_gather,
                     .grad_reads = GRAD_READS_IN(1),
                     .grad_inputs = 1,

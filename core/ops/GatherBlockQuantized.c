@@ -8,6 +8,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "core/ops/couple.h"
 #include "core/ops/op_util.h"
 #include "core/ops/widen.h"
 
@@ -224,11 +225,29 @@ static int forward(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer, compute, err);
 }
 
+/* The indices' axes pass. The table's are packed, or scaled in blocks. */
+static int couple(struct coupling *k, struct err *err)
+{
+    const int rank = couple_rank(k, IN(0)), indices = couple_rank(k, IN(1));
+    const int gather = rank < 0 ? 0 : shape_axis(infer_shape(k->infer, 0), ((const struct gbq_attrs *)couple_attrs(k))->gather_axis);
+    (void)err;
+    for (int i = 0; rank >= 0 && i < indices; i++)
+        couple_axes(k, IN(1), i, OUT(0), gather + i);
+    for (int i = 0; i < rank; i++) {
+        if (i == gather)
+            continue;
+        couple_role(k, IN(0), i, COUPLE_PRODUCES);
+        couple_freeze(k, IN(0), i, "it is packed in blocks");
+        couple_freeze(k, OUT(0), i < gather ? i : i - 1 + indices, "the table it is taken from is packed in blocks");
+    }
+    return 0;
+}
+
 OP_CLASS(gather_block_quantized) = {
     .type = "GatherBlockQuantized", .domain = "com.microsoft", .since = 1,
     .doc = "Gather from block-quantized data, dequantized.",
     .in_min = 3, .in_max = 4, .out_min = 1, .out_max = 1,
-    .attrs = gbq_attrs, .attrs_size = sizeof(struct gbq_attrs), .infer = infer, .forward = forward,
+    .attrs = gbq_attrs, .attrs_size = sizeof(struct gbq_attrs), .infer = infer, .forward = forward, .couple = couple,
     .samples = (const struct op_sample[]){
         {"!u4[5,32] i64[2,3]=0,4,2,1,1,3 !f32[5,2]", "block_size=16"},
         {"!i4[5,40] i32[3]=0,4,-2 !f32[5,3] !i4[5,3]", "block_size=16"},

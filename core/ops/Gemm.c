@@ -7,6 +7,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "core/ops/product_coupling.h"
 #include "core/ops/widen.h"
 
 struct gemm_attrs {
@@ -255,6 +256,15 @@ static int channel_axis(const void *attrs, int rank)
     return ((const struct gemm_attrs *)attrs)->transB ? 0 : 1;
 }
 
+static int couple(struct coupling *k, struct err *err)
+{
+    const struct gemm_attrs *a = couple_attrs(k);
+    (void)err;
+    couple_matmul(k, (struct couple_operand){IN(0), a->transA, false}, (struct couple_operand){IN(1), a->transB, false});
+    couple_broadcast(k, IN(2), OUT(0));
+    return 0;
+}
+
 static const struct op_sample gemm_1_samples[] = {{"f32[3,5] !f32[5,4] f32[3,4]", "alpha=0.5f beta=2f"},
                                                   {"f32[3,5] !f32[4,5] !f32[4]", "transB=1 broadcast=1"},
                                                   {NULL}};
@@ -271,6 +281,7 @@ static const struct op_sample gemm_samples[] = {
 #define GEMM_ROW                                                                                                       \
     .type = "Gemm", .domain = "", .doc = "General matrix product: alpha * op(A) op(B) + beta * C.", .out_min = 1,      \
     .out_max = 1, .attrs_size = sizeof(struct gemm_attrs), .infer = infer, .forward = forward, .cost = cost,           \
+    .couple = couple,                                                                                                  \
     .backward = backward, .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1), .grad_assigns = true, .grad_inputs = 7u,  \
     .quant = {QUANT_COMPUTE, .weight = 1, .bias = 2, .channel_axis = 1, .channel_axis_of = channel_axis}
 

@@ -368,6 +368,50 @@ static void cost(const struct infer_ctx *c, struct op_cost *cost)
     cost->macs = read_sizes(c, &s, NULL) < 0 ? -1 : attention_macs(s.batch, s.rows, s.heads, s.total, s.width, s.width);
 }
 
+/* ---- coupling ---- */
+static struct attention_units units_of(const struct infer_ctx *c, struct sizes *s)
+{
+    struct attention_units none = {0};
+    if (read_sizes(c, s, NULL) < 0 || s->width < 1)
+        return none;
+    return (struct attention_units){.units = s->kv_heads, .width = dim_mul(s->heads / s->kv_heads, s->width), .axis = 2};
+}
+
+/* A key head goes with the query heads that read it. */
+static int couple(struct coupling *k, struct err *err)
+{
+    struct sizes s;
+    const struct attention_units u = units_of(k->infer, &s);
+    (void)err;
+    if (u.units < 1)
+        return 0;
+    const int64_t width[] = {u.width, s.width, s.width}, group = s.heads / s.kv_heads;
+    const struct end of_key[] = {IN(PAST_KEY), IN(PAST_VALUE), OUT(1), OUT(2)};
+    attention_couple_one(k, &u, OUT(0), 2, u.width);
+    attention_couple(k, &u, IN(QUERY), 2, width, infer_has(k->infer, KEY) ? 1 : 3);
+    attention_couple_one(k, &u, IN(KEY), 2, s.width);
+    attention_couple_one(k, &u, IN(VALUE), 2, s.width);
+    for (int i = 0; i < 4; i++)
+        attention_couple_one(k, &u, of_key[i], 1, 1);
+    attention_couple_one(k, &u, OUT(3), 1, group);
+    attention_couple_one(k, &u, IN(ADD), 1, group);
+    attention_couple_one(k, &u, IN(SINK), 0, group);
+    return 0;
+}
+
+static int shrink(struct shrink *s, struct err *err)
+{
+    struct sizes z;
+    const struct attention_units u = units_of(s->infer, &z);
+    (void)err;
+    if (u.units < 1 || !shrink_touched(s, OUT(0), 2))
+        return 0;
+    const int64_t left = attention_units_left(s, &u);
+    node_set_int(s->model, s->node, "num_heads", left * (z.heads / z.kv_heads));
+    node_set_int(s->model, s->node, "kv_num_heads", left);
+    return 0;
+}
+
 static const struct op_sample samples[] = {
     {"f32[2,3,32] f32[2,3,16] f32[2,3,16] none none i32[2]=2,2 !i32[]=3", "num_heads=4 kv_num_heads=2", 3},
     {"f32[1,3,32] f32[1,3,16] f32[1,3,16] f32[1,2,5,8] f32[1,2,5,8] i32[1]=7 !i32[]=8", "num_heads=4 kv_num_heads=2", 3},
@@ -388,5 +432,5 @@ OP_CLASS(group_query_attention) = {
            "normalized Q and K.",
     .in_min = 7, .in_max = 16, .out_min = 1, .out_max = 4,
     .attrs = gqa_attrs, .attrs_size = sizeof(struct gqa_attrs),
-    .infer = infer, .forward = forward, .cost = cost, .samples = samples,
+    .infer = infer, .forward = forward, .cost = cost, .couple = couple, .shrink = shrink, .samples = samples,
 };

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <math.h>
 
+#include "core/ops/couple.h"
 #include "core/ops/grad_util.h"
 #include "core/ops/widen.h"
 
@@ -164,10 +165,18 @@ static int backward(struct grad_ctx *c, struct err *err)
     return 0;
 }
 
+static int couple(struct coupling *k, struct err *err)
+{
+    (void)err;
+    couple_same(k, IN(0), OUT(0));
+    couple_approximate(k, IN(0), 1, "channels are normalized by their neighbours, which change");
+    return 0;
+}
+
 static const struct op_sample samples[] = {
     {"f32[2,7,4,5]", "size=3"}, {"f32[1,6,3,3]", "size=4 alpha=0.2f beta=0.5f bias=2f"}, {NULL}};
 
 OP_CLASS(lrn) = {.type = "LRN", .domain = "", .since = 1, .doc = "Local response normalization across channels.",
                  .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1, .attrs = lrn_attrs,
-                 .attrs_size = sizeof(struct lrn_attrs), .infer = infer, .forward = forward,
+                 .attrs_size = sizeof(struct lrn_attrs), .infer = infer, .forward = forward, .couple = couple,
                  .backward = backward, .grad_reads = GRAD_READS_IN(0), .grad_inputs = 1, .samples = samples};

@@ -10,7 +10,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "core/ops/widen.h"
+#include "core/ops/attention_common.h"
 
 enum { QUERY, KEY, VALUE, PAST, DECAY, BETA };
 enum { LINEAR, GATED, DELTA, GATED_DELTA };
@@ -227,12 +227,54 @@ static void cost(const struct infer_ctx *c, struct op_cost *cost)
     cost->macs = i64_max(dim_mul(dim_mul(rows, cells), dim_add(a->q_num_heads, a->kv_num_heads)), -1);
 }
 
+/* ---- coupling: a key head, its state and the query heads that read it ---- */
+static struct attention_units units_of(const struct infer_ctx *c)
+{
+    const struct linear_attrs *a = c->attrs;
+    const int64_t dv = c->out[1].shape.rank == 4 ? c->out[1].shape.dim[3] : -1;
+    if (dv < 1 || a->kv_num_heads < 1)
+        return (struct attention_units){0};
+    return (struct attention_units){a->kv_num_heads, dim_mul(a->q_num_heads / a->kv_num_heads, dv), 2};
+}
+
+static int couple(struct coupling *k, struct err *err)
+{
+    const struct linear_attrs *a = couple_attrs(k);
+    const struct attention_units u = units_of(k->infer);
+    const int64_t dk = couple_size(k, OUT(1), 2), dv = couple_size(k, OUT(1), 3), decay = couple_size(k, IN(DECAY), 2);
+    (void)err;
+    if (u.units < 1)
+        return 0;
+    attention_couple_one(k, &u, OUT(0), 2, u.width);
+    attention_couple_one(k, &u, IN(QUERY), 2, dim_mul(a->q_num_heads / a->kv_num_heads, dk));
+    attention_couple_one(k, &u, IN(KEY), 2, dk);
+    attention_couple_one(k, &u, IN(VALUE), 2, dv);
+    attention_couple_one(k, &u, IN(PAST), 1, 1);
+    attention_couple_one(k, &u, OUT(1), 1, 1);
+    attention_couple_one(k, &u, IN(DECAY), 2, decay == a->kv_num_heads ? 1 : dk);
+    attention_couple_one(k, &u, IN(BETA), 2, 1);
+    return 0;
+}
+
+static int shrink(struct shrink *s, struct err *err)
+{
+    const struct linear_attrs *a = s->infer->attrs;
+    const struct attention_units u = units_of(s->infer);
+    (void)err;
+    if (u.units < 1 || !shrink_touched(s, OUT(0), 2))
+        return 0;
+    const int64_t left = attention_units_left(s, &u);
+    node_set_int(s->model, s->node, "q_num_heads", left * (a->q_num_heads / a->kv_num_heads));
+    node_set_int(s->model, s->node, "kv_num_heads", left);
+    return 0;
+}
+
 OP_CLASS(linear_attention) = {
     .type = "LinearAttention", .domain = "", .since = 27,
     .doc = "Attention without softmax, as a recurrence with a state.",
     .in_min = 3, .in_max = 6, .out_min = 1, .out_max = 2,
     .attrs = linear_attrs, .attrs_size = sizeof(struct linear_attrs), .infer = infer, .forward = forward,
-    .cost = cost, .samples = (const struct op_sample[]){
+    .cost = cost, .couple = couple, .shrink = shrink, .samples = (const struct op_sample[]){
         {"f32[2,5,8] f32[2,5,8] f32[2,5,6]", "q_num_heads=2 kv_num_heads=2 update_rule=linear", 2},
         {"f32[2,5,16] f32[2,5,8] f32[2,5,6] f32[2,2,4,3] f32[2,5,8] f32[2,5,2]", "q_num_heads=4 kv_num_heads=2", 2},
         {0}}};

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <math.h>
 
+#include "core/ops/couple.h"
 #include "core/ops/grad_util.h"
 #include "core/ops/widen.h"
 
@@ -114,6 +115,15 @@ static int backward(struct grad_ctx *c, struct err *err)
 
 static const struct op_sample samples[] = {{"f32[2,3,4]", NULL}, {"f32[2,3,4]", "axis=1 p=1"}, {NULL}};
 
+static int couple(struct coupling *k, struct err *err)
+{
+    (void)err;
+    couple_same(k, IN(0), OUT(0));
+    couple_approximate(k, IN(0), (int)((const struct lp_attrs *)couple_attrs(k))->axis,
+                       "it is divided by the norm along this axis, which changes");
+    return 0;
+}
+
 OP_CLASS(lp_normalization) = {.type = "LpNormalization",
                               .domain = "",
                               .since = 1,
@@ -122,6 +132,7 @@ OP_CLASS(lp_normalization) = {.type = "LpNormalization",
                               .in_max = 1,
                               .out_min = 1,
                               .out_max = 1,
+                              .couple = couple,
                               .attrs = lp_attrs,
                               .attrs_size = sizeof(struct lp_attrs),
                               .infer = infer,

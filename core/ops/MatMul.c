@@ -5,6 +5,7 @@
 
 #include "core/kernels/gemm.h"
 #include "core/ops/matmul_shape.h"
+#include "core/ops/product_coupling.h"
 #include "core/ops/widen.h"
 
 static int infer(struct infer_ctx *c, struct err *err)
@@ -137,6 +138,13 @@ static int channel_axis(const void *attrs, int rank)
     return rank - 1;
 }
 
+static int couple(struct coupling *k, struct err *err)
+{
+    (void)err;
+    couple_matmul(k, (struct couple_operand){.end = IN(0)}, (struct couple_operand){.end = IN(1)});
+    return 0;
+}
+
 static const struct op_sample samples[] = {
     {"f32[3,4] !f32[4,5]", NULL},
     {"f32[2,3,4] f32[2,4,5]", NULL},
@@ -154,7 +162,7 @@ OP_CLASS(matmul) = {
     .type = "MatMul", .domain = "", .since = 1,
     .doc = "Matrix product with numpy's broadcasting.",
     .in_min = 2, .in_max = 2, .out_min = 1, .out_max = 1,
-    .infer = infer, .forward = forward, .cost = cost,
+    .infer = infer, .forward = forward, .cost = cost, .couple = couple,
     .backward = backward, .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1), .grad_assigns = true, .grad_inputs = 3u,
     .quant = {QUANT_COMPUTE, .weight = 1, .channel_axis_of = channel_axis},
     .samples = samples,

@@ -8,6 +8,7 @@
 #include <inttypes.h>
 
 #include "core/kernels/gemm.h"
+#include "core/ops/couple.h"
 #include "core/ops/widen.h"
 
 struct bnb4_attrs {
@@ -128,12 +129,26 @@ static void cost(const struct infer_ctx *c, struct op_cost *cost)
         cost->macs = -1;
 }
 
+/* The weight is one list of packed blocks, across rows: neither side of it can go. */
+static int couple(struct coupling *k, struct err *err)
+{
+    const int rank = couple_rank(k, IN(0));
+    (void)err;
+    for (int i = 0; i + 1 < rank; i++)
+        couple_axes(k, IN(0), i, OUT(0), i);
+    couple_freeze(k, IN(0), -1, "the weight that sums over it is packed in blocks");
+    couple_freeze(k, OUT(0), -1, "the weight that makes it is packed in blocks");
+    couple_role(k, IN(1), 0, COUPLE_PRODUCES);
+    couple_freeze(k, IN(1), 0, "it is packed in blocks");
+    return 0;
+}
+
 OP_CLASS(matmul_bnb4) = {
     .type = "MatMulBnb4", .domain = "com.microsoft", .since = 1,
     .doc = "Product with a weight of 4-bit codes (FP4 or NF4), scaled in blocks.",
     .in_min = 3, .in_max = 3, .out_min = 1, .out_max = 1,
     .attrs = bnb4_attrs, .attrs_size = sizeof(struct bnb4_attrs),
-    .infer = infer, .forward = forward, .cost = cost,
+    .infer = infer, .forward = forward, .cost = cost, .couple = couple,
     .samples = (const struct op_sample[]){{"f32[2,3,32] !u8[80] !f32[10]", "K=32 N=5 block_size=16 quant_type=1"},
                                           {"f32[3,32] !u8[80] !f32[3]", "K=32 N=5 block_size=64 quant_type=0"},
                                           {NULL}},

@@ -11,6 +11,7 @@
 
 #include "core/kernels/gemm.h"
 #include "core/kernels/matmul_nbits.h"
+#include "core/ops/couple.h"
 #include "core/ops/widen.h"
 
 enum { TILE = 16, FEW_ROWS = 6, SMALL = 1 << 17 };
@@ -250,6 +251,36 @@ static void cost(const struct infer_ctx *c, struct op_cost *cost)
         cost->macs = -1;
 }
 
+/* ---- coupling ---- */
+/* Rows of the weight are packed apart from one another, so outputs can go. Along K bytes hold several values, and scales blocks. */
+static int couple(struct coupling *k, struct err *err)
+{
+    const int rank = couple_rank(k, IN(0));
+    (void)err;
+    for (int i = 0; i + 1 < rank; i++)
+        couple_axes(k, IN(0), i, OUT(0), i);
+    couple_freeze(k, IN(0), -1, "the weight that sums over it is packed in blocks");
+    couple_axes(k, IN(1), 0, OUT(0), -1);
+    couple_role(k, IN(1), 0, COUPLE_PRODUCES);
+    for (int i = 2; i < 4; i++) {
+        const int64_t n = couple_size(k, OUT(0), -1), all = couple_size(k, IN(i), 0);
+        if (couple_rank(k, IN(i)) != 1)
+            couple_axes(k, IN(i), 0, OUT(0), -1);
+        else if (n > 0 && all > 0)
+            couple_blocks(k, OUT(0), -1, IN(i), 0, all / n);
+    }
+    couple_axes(k, IN(5), 0, OUT(0), -1);
+    return 0;
+}
+
+static int shrink(struct shrink *s, struct err *err)
+{
+    (void)err;
+    if (shrink_touched(s, OUT(0), -1))
+        node_set_int(s->model, s->node, "N", shrink_size(s, OUT(0), -1));
+    return 0;
+}
+
 static const struct op_sample samples[] = {
     {"f32[3,32] !u8[5,2,8] !f32[5,2]", "K=32 N=5 block_size=16"},
     {"f32[2,3,40] !u8[20,3,8] !f32[60] !u8[40]", "K=40 N=20 block_size=16"},
@@ -266,5 +297,5 @@ OP_CLASS(matmul_nbits) = {
     .doc = "Product with a weight of 2, 4 or 8 bits, scaled in blocks. Refused: g_idx, prepacked weights.",
     .in_min = 3, .in_max = 6, .out_min = 1, .out_max = 1,
     .attrs = nbits_attrs, .attrs_size = sizeof(struct nbits_attrs),
-    .infer = infer, .forward = forward, .cost = cost, .samples = samples,
+    .infer = infer, .forward = forward, .cost = cost, .couple = couple, .shrink = shrink, .samples = samples,
 };

@@ -2,6 +2,7 @@
  * MeanVarianceNormalization: y = (x - mean) / (std + 1e-9), both over `axes` (0, 2 and 3 unless given). */
 #include <math.h>
 
+#include "core/ops/couple.h"
 #include "core/ops/grad_util.h"
 #include "core/ops/widen.h"
 
@@ -145,6 +146,21 @@ static int backward(struct grad_ctx *c, struct err *err)
 static const struct op_sample samples[] = {
     {"f32[2,3,4,5]", NULL}, {"f32[3,4]", "axes=1"}, {"f32[2,3,4]", "axes=0,2"}, {NULL}};
 
+static int couple(struct coupling *k, struct err *err)
+{
+    const int rank = couple_rank(k, IN(0));
+    bool mask[SHAPE_MAX_RANK];
+    struct err ignored = {0};
+    (void)err;
+    if (rank < 0 || mask_of(couple_attrs(k), rank, mask, &ignored) < 0)
+        return 0;
+    couple_same(k, IN(0), OUT(0));
+    for (int i = 0; i < rank; i++)
+        if (mask[i])
+            couple_approximate(k, IN(0), i, "it is normalized over this axis, whose statistics change");
+    return 0;
+}
+
 OP_CLASS(mean_variance_normalization) = {.type = "MeanVarianceNormalization",
                                          .domain = "",
                                          .since = 9,
@@ -155,6 +171,7 @@ OP_CLASS(mean_variance_normalization) = {.type = "MeanVarianceNormalization",
                                          .out_max = 1,
                                          .attrs = mvn_attrs,
                                          .attrs_size = sizeof(struct mvn_attrs),
+                                         .couple = couple,
                                          .infer = infer,
                                          .forward = forward,
                                          .backward = backward,

@@ -292,6 +292,53 @@ static void cost(const struct infer_ctx *c, struct op_cost *cost)
     cost->macs = read_sizes(c, &s, NULL) < 0 ? -1 : attention_macs(s.batch, s.rows, s.heads, s.total, s.width, s.v_width);
 }
 
+/* ---- coupling ---- */
+static struct attention_units units_of(const struct infer_ctx *c, struct sizes *s)
+{
+    struct attention_units none = {0};
+    if (read_sizes(c, s, NULL) < 0 || s->width < 1 || s->v_width < 1)
+        return none;
+    return (struct attention_units){.units = s->heads, .width = s->v_width, .axis = 2};
+}
+
+/* Heads have an axis of their own in packed and in projected layouts, else a stretch of the last. */
+static void couple_operand(struct coupling *k, const struct attention_units *u, int slot, int64_t width)
+{
+    static const int heads_axis[] = {[3] = 2, [4] = 1, [5] = 2};
+    const int rank = couple_rank(k, IN(slot));
+    if (rank >= 3 && rank <= 5)
+        attention_couple_one(k, u, IN(slot), heads_axis[rank], rank == 3 ? width : 1);
+}
+
+static int couple(struct coupling *k, struct err *err)
+{
+    static const int inputs[] = {ADD, PAST_KEY, PAST_VALUE};
+    struct sizes s;
+    const struct attention_units u = units_of(k->infer, &s);
+    const int64_t width[] = {s.width, s.width, s.v_width};
+    (void)err;
+    if (u.units < 1)
+        return 0;
+    attention_couple_one(k, &u, OUT(0), 2, u.width);
+    for (int i = 0; i < 3; i++) {
+        couple_operand(k, &u, QUERY + i, width[i]);
+        attention_couple_one(k, &u, IN(inputs[i]), 1, 1);
+        attention_couple_one(k, &u, OUT(i + 1), 1, 1);
+    }
+    attention_couple(k, &u, IN(BIAS), 0, width, 3);
+    return 0;
+}
+
+static int shrink(struct shrink *s, struct err *err)
+{
+    struct sizes z;
+    const struct attention_units u = units_of(s->infer, &z);
+    (void)err;
+    if (u.units > 0 && shrink_touched(s, OUT(0), 2))
+        node_set_int(s->model, s->node, "num_heads", attention_units_left(s, &u));
+    return 0;
+}
+
 static const struct op_sample samples[] = {
     {"f32[2,5,8] f32[2,6,8] f32[2,6,4]", "num_heads=2"},
     {"f32[2,5,8] f32[2,5,8] f32[2,5,8] !f32[24]", "num_heads=2 unidirectional=1"},
@@ -309,5 +356,5 @@ OP_CLASS(multi_head_attention) = {
     .doc = "Multi-head attention on projected inputs. Refused: shared buffers and beams.",
     .in_min = 1, .in_max = 10, .out_min = 1, .out_max = 4,
     .attrs = mha_attrs, .attrs_size = sizeof(struct mha_attrs),
-    .infer = infer, .forward = forward, .cost = cost, .samples = samples,
+    .infer = infer, .forward = forward, .cost = cost, .couple = couple, .shrink = shrink, .samples = samples,
 };

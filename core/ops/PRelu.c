@@ -2,6 +2,7 @@
  * PRelu: y = x, or slope * x where x is negative.
  * Slope      Since opset 7 it broadcasts to x one way. Before, it is one value, or one a channel (axis 1). */
 #include "core/kernels/simd.h"
+#include "core/ops/couple_rules.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/widen.h"
 
@@ -151,6 +152,7 @@ OP_CLASS(prelu) = {.type = "PRelu",
                    .out_max = 1,
                    .infer = infer,
                    .forward = forward,
+                   .couple = couple_elementwise,
                    .backward = backward,
                    .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1),
                    .grad_assigns = true,

@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "core/ops/couple_rules.h"
 #include "core/ops/grad_util.h"
 
 enum { CONSTANT, REFLECT, EDGE, WRAP };
@@ -328,10 +329,86 @@ static int backward(struct grad_ctx *c, struct err *err)
     return 0;
 }
 
+/* ---- pruning ---- */
+static bool plain_pads(const struct pad_attrs *attrs, const struct pads *p, int axis)
+{
+    return attrs->mode == CONSTANT || (p->begin[axis] <= 0 && p->end[axis] <= 0);
+}
+
+/* The border's elements are elements of their own, which can go one by one. */
+static int couple(struct coupling *k, struct err *err)
+{
+    const int rank = couple_rank(k, IN(0));
+    struct pads p;
+    (void)err;
+    if (rank < 0 || couple_rank(k, OUT(0)) != rank || read_pads(k->infer, rank, &p, NULL) != 0) {
+        couple_freeze_all(k, IN(0), "its pads are computed while running");
+        couple_freeze_all(k, OUT(0), "its pads are computed while running");
+        return 0;
+    }
+    for (int i = 0; i < rank; i++) {
+        const int64_t from = i64_max(0, -p.begin[i]), to = i64_max(0, p.begin[i]);
+        const int64_t count = couple_size(k, IN(0), i) - from - i64_max(0, -p.end[i]);
+        if (p.begin[i] == 0 && p.end[i] == 0) {
+            couple_axes(k, IN(0), i, OUT(0), i);
+        } else if (plain_pads(couple_attrs(k), &p, i) && count > 0) {
+            couple_part(k, IN(0), i, from, OUT(0), i, to, count);
+        } else {
+            couple_freeze(k, IN(0), i, "its border repeats other elements");
+            couple_freeze(k, OUT(0), i, "its border repeats other elements");
+        }
+    }
+    return 0;
+}
+
+/* Pads of an axis after the cut: what is left of the border, or of what is cut off. */
+static bool new_pads(const struct shrink *s, struct pads *p, int axis)
+{
+    const int64_t n = infer_shape(s->infer, 0)->dim[axis], m = s->infer->out[0].shape.dim[axis];
+    if (!shrink_touched(s, IN(0), axis) && !shrink_touched(s, OUT(0), axis))
+        return false;
+    p->begin[axis] = p->begin[axis] > 0 ? shrink_kept_below(s, OUT(0), axis, p->begin[axis])
+                                        : -shrink_kept_below(s, IN(0), axis, -p->begin[axis]);
+    p->end[axis] = p->end[axis] > 0
+                       ? shrink_size(s, OUT(0), axis) - shrink_kept_below(s, OUT(0), axis, m - p->end[axis])
+                       : shrink_kept_below(s, IN(0), axis, n + p->end[axis]) - shrink_size(s, IN(0), axis);
+    return true;
+}
+
+static int shrink(struct shrink *s, struct err *err)
+{
+    const struct infer_ctx *c = s->infer;
+    const struct pad_attrs *attrs = c->attrs;
+    int64_t v[2 * SHAPE_MAX_RANK], axes[SHAPE_MAX_RANK];
+    const struct shape *x = infer_shape(c, 0);
+    int n = x->rank;
+    struct pads p;
+    bool changes = false;
+    if (x->rank < 0 || read_pads(c, x->rank, &p, NULL) != 0)
+        return 0;
+    for (int i = 0; i < x->rank; i++) {
+        axes[i] = i;
+        changes = (p.begin[i] || p.end[i]) && new_pads(s, &p, i) ? true : changes;
+    }
+    if (!changes)
+        return 0;
+    if (op_value(c, 3) && op_read_ints(op_value(c, 3), "axes", axes, SHAPE_MAX_RANK, &n, err) < 0)
+        return -1;
+    for (int i = 0; i < n; i++) {
+        v[i] = p.begin[shape_axis(x, axes[i])];
+        v[n + i] = p.end[shape_axis(x, axes[i])];
+    }
+    if (c->n_in >= 2)
+        return shrink_set_input(s, 1, v, 2 * n, err);
+    node_set_ints(s->model, s->node, attrs->pads.count ? "pads" : "paddings", v, 2 * n);
+    return 0;
+}
+
 #define PAD(...)                                                                                                       \
     {                                                                                                                  \
         .type = "Pad", .domain = "", .doc = "The input with a border, or cut.", .out_min = 1, .out_max = 1,            \
         .attrs_size = sizeof(struct pad_attrs), .infer = infer, .forward = forward, .backward = backward,              \
+        .couple = couple, .shrink = shrink,                                                                            \
         .grad_reads = GRAD_READS_IN(1) | GRAD_READS_IN(3), .grad_inputs = 1, .quant = {QUANT_PASS}, __VA_ARGS__        \
     }
 OP_CLASS(pad_1) = PAD(.since = 1, .until = 1, .in_min = 1, .in_max = 1, .attrs = pad_1_attrs,
@@ -356,6 +433,7 @@ OP_CLASS(pad_11) = PAD(.since = 11, .in_min = 2, .in_max = 4, .attrs = pad_11_at
 OP_CLASS(ms_pad) = {.type = "Pad", .domain = "com.microsoft", .since = 1, .doc = "The input with a border, or cut.",
                     .in_min = 2, .in_max = 3, .out_min = 1, .out_max = 1, .attrs = pad_11_attrs,
                     .attrs_size = sizeof(struct pad_attrs), .infer = infer, .forward = forward, .backward = backward,
+                    .couple = couple, .shrink = shrink,
                     .grad_reads = GRAD_READS_IN(1), .grad_inputs = 1,
                     .samples = (const struct op_sample[]){{"f32[2,3] !i64[4]=0,1,0,2 f32[1]=1.5", ""},
                                                           {"f32[3,4] !i64[1,4]=2,1,1,2", "mode=reflect"},

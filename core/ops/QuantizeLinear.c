@@ -10,6 +10,7 @@
 #include <math.h>
 
 #include "core/kernels/simd.h"
+#include "core/ops/product_coupling.h"
 #include "core/ops/quantize.h"
 
 struct quantize_attrs {
@@ -343,6 +344,34 @@ static int forward_dynamic(struct run_ctx *c, struct err *err)
     return 0;
 }
 
+/* ---- coupling ---- */
+/* Scales and zero points along the axis go with it. In blocks they go with the other axes; the axis itself stays whole. */
+static int couple(struct coupling *k, struct err *err)
+{
+    const struct quantize_attrs *a = attrs_of(k->infer->node, k->infer->attrs, k->infer->opset);
+    const bool blocked = a && a->block_size > 0;
+    (void)err;
+    couple_same(k, IN(0), OUT(0));
+    for (int i = 1; i < 3; i++) {
+        if (blocked)
+            couple_same_but(k, IN(i), IN(0), (int)a->axis);
+        else if (a)
+            couple_vector(k, i, IN(0), (int)a->axis);
+    }
+    if (blocked)
+        couple_freeze(k, IN(0), (int)a->axis, "its scales stand for blocks of this axis");
+    return 0;
+}
+
+static int couple_dynamic(struct coupling *k, struct err *err)
+{
+    (void)err;
+    couple_same(k, IN(0), OUT(0));
+    for (int i = 0; i < couple_rank(k, IN(0)); i++)
+        couple_approximate(k, IN(0), i, "it is quantized by its range, which changes");
+    return 0;
+}
+
 /* ---- rows ---- */
 static const struct op_sample quantize_10_samples[] = {
     {"f32[2,3,4] f32[]=0.05 u8[]=128", NULL}, {"f32[4,5] f32[]=0.1", NULL}, {NULL}};
@@ -374,7 +403,7 @@ static const struct op_sample dynamic_samples[] = {{"f32[3,4,5]", NULL, 3}, {NUL
     {                                                                                                                  \
         .type = type_, .domain = "", .since = since_, .until = until_, .in_min = 2, .in_max = 3, .out_min = 1,         \
         .out_max = 1, .attrs = table, .attrs_size = sizeof(struct quantize_attrs), .infer = infer_##name,              \
-        .forward = forward_##name, __VA_ARGS__                                                                         \
+        .forward = forward_##name, .couple = couple, __VA_ARGS__                                                                         \
     }
 #define QUANTIZE_DOC .doc = "Integers from floats: saturate(round(x / scale) + zero)."
 #define DEQUANTIZE_DOC .doc = "Floats from integers: (x - zero) * scale."
@@ -401,7 +430,7 @@ OP_CLASS(dequantize_linear_23) = ROW("DequantizeLinear", 23, 0, dequantize_23, d
     {                                                                                                                  \
         .type = type_, .domain = "com.microsoft", .since = 1, .in_min = 2, .in_max = 3, .out_min = 1, .out_max = 1,    \
         .attrs = attrs_13, .attrs_size = sizeof(struct quantize_attrs), .infer = infer_##name,                         \
-        .forward = forward_##name, __VA_ARGS__                                                                         \
+        .forward = forward_##name, .couple = couple, __VA_ARGS__                                                                         \
     }
 static const struct op_sample microsoft_quantize_samples[] = {
     {"f32[2,3,4] f32[]=0.05 u8[]=128", NULL},
@@ -429,5 +458,6 @@ OP_CLASS(dynamic_quantize_linear) = {.type = "DynamicQuantizeLinear",
                                      .out_min = 3,
                                      .out_max = 3,
                                      .infer = infer_dynamic,
+                                     .couple = couple_dynamic,
                                      .forward = forward_dynamic,
                                      .samples = dynamic_samples};

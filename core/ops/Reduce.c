@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "core/kernels/rows.h"
+#include "core/ops/couple_rules.h"
 #include "core/ops/Reduce_grad.h"
 #include "core/ops/op_util.h"
 
@@ -535,6 +536,29 @@ static bool propagate_sum(const struct infer_ctx *c, struct sym_list *out)
     return propagate(c, sym_add, out);
 }
 
+/* ---- pruning ---- */
+static int couple(struct coupling *k, struct err *err)
+{
+    const struct reduce_attrs *attrs = couple_attrs(k);
+    const struct infer_ctx *c = k->infer;
+    const int rank = couple_rank(k, IN(0));
+    bool mask[SHAPE_MAX_RANK];
+    (void)err;
+    if (rank < 0 || (infer_has(c, 1) && !op_value(c, 1)) || reduce_axes(attrs, op_value(c, 1), rank, mask, NULL) < 0) {
+        couple_freeze_all(k, IN(0), "the axes it puts together are computed while running");
+        couple_freeze_all(k, OUT(0), "the axes it puts together are computed while running");
+        return 0;
+    }
+    for (int i = 0, to = 0; i < rank; i++) {
+        if (mask[i])
+            couple_freeze(k, IN(0), i, "its elements are put together");
+        else
+            couple_axes(k, IN(0), i, OUT(0), to);
+        to += !mask[i] || attrs->keepdims;
+    }
+    return 0;
+}
+
 /* ---- rows ---- */
 #define POSITIVE_24 "=1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24"
 static const struct op_sample by_attr[] = {{"f32[2,3,4]" POSITIVE_24, "axes=1 keepdims=0", 1, 11},
@@ -554,6 +578,7 @@ static const struct op_sample by_input[] = {{"f32[2,3,4]" POSITIVE_24 " !i64[1]=
     {                                                                                                                  \
         .type = type_, .domain = "", .doc = doc_, .in_min = 1, .out_min = 1, .out_max = 1,                             \
         .attrs_size = sizeof(struct reduce_attrs), .infer = infer_##fn, .forward = forward_##fn,                       \
+        .couple = couple,                                                                                              \
         .backward = backward_reduce_##fn, .grad_reads = REDUCE_READS_##fn, .grad_inputs = 1, .grad_assigns = true,     \
         __VA_ARGS__                                                                                                    \
     }

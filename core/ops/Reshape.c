@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "core/ops/couple_rules.h"
 #include "core/ops/grad_util.h"
 
 /* ---- Reshape ---- */
@@ -180,6 +181,79 @@ static int infer_reshape(struct infer_ctx *c, struct err *err)
     return 0;
 }
 
+/* ---- pruning: the new shape ---- */
+/* Entry of the new shape; false: not known. */
+static bool shape_entry(const struct infer_ctx *c, int i, int64_t *v)
+{
+    const struct reshape_attrs *attrs = c->attrs;
+    if (c->opset >= 5)
+        return sizes_entry(c, 1, i, v);
+    if (i < attrs->shape.count)
+        *v = attrs->shape.at[i];
+    return i < attrs->shape.count;
+}
+
+/* The shape anew, given the input's and output's axes as they are to be: 0 and -1 stay where they still hold, other numbers are written
+ * out. An axis that is no number is copied by 0 if it is the input's, else taken by -1 if nobody else does. True: every entry is said; false:
+ * some are SIZES_LEFT. */
+static bool new_shape(const struct infer_ctx *c, const struct shape *x, const struct shape *out, int64_t *v)
+{
+    const struct reshape_attrs *attrs = c->attrs;
+    int rest = -1, left = 0, last = 0;
+    for (int i = 0; i < out->rank; i++) {
+        const bool known = shape_entry(c, i, &v[i]);
+        const bool same = !attrs->allowzero && i < x->rank && x->dim[i] == out->dim[i] && x->dim[i] != DIM_UNKNOWN;
+        if (known && v[i] == -1)
+            rest = i;
+        else if (!(known && v[i] == 0 && (same || attrs->allowzero || out->dim[i] < 0)))
+            v[i] = out->dim[i] >= 0 ? out->dim[i] : same ? 0 : SIZES_LEFT;
+        if (v[i] == SIZES_LEFT) {
+            left++;
+            last = i;
+        }
+    }
+    if (left == 1 && (rest < 0 || out->dim[rest] >= 0)) { /* that one needs the -1 more */
+        if (rest >= 0)
+            v[rest] = out->dim[rest];
+        v[last] = -1;
+        left = 0;
+    }
+    return left == 0;
+}
+
+static int couple_reshape(struct coupling *k, struct err *err)
+{
+    int64_t v[SHAPE_MAX_RANK];
+    const struct infer_ctx *c = k->infer;
+    (void)err;
+    couple_reshaped(k, IN(0), OUT(0));
+    if (couple_rank(k, IN(0)) >= 0 && couple_rank(k, OUT(0)) >= 0 &&
+        (new_shape(c, infer_shape(c, 0), &c->out[0].shape, v) || sizes_writable(c, 1, c->out[0].shape.rank)))
+        return 0;
+    couple_freeze_all(k, IN(0), "its new shape is computed while running");
+    couple_freeze_all(k, OUT(0), "its new shape is computed while running");
+    return 0;
+}
+
+static int shrink_reshape(struct shrink *s, struct err *err)
+{
+    int64_t v[SHAPE_MAX_RANK], was;
+    struct shape x = *infer_shape(s->infer, 0), out = s->infer->out[0].shape;
+    bool changes = false;
+    for (int i = 0; i < x.rank; i++)
+        x.dim[i] = x.dim[i] < 0 ? x.dim[i] : shrink_size(s, IN(0), i);
+    for (int i = 0; i < out.rank; i++)
+        out.dim[i] = out.dim[i] < 0 ? out.dim[i] : shrink_size(s, OUT(0), i);
+    new_shape(s->infer, &x, &out, v);
+    if (s->infer->opset >= 5)
+        return shrink_sizes(s, 1, v, out.rank, err);
+    for (int i = 0; i < out.rank; i++)
+        changes = changes || !shape_entry(s->infer, i, &was) || v[i] != was;
+    if (changes)
+        node_set_ints(s->model, s->node, "shape", v, out.rank);
+    return 0;
+}
+
 /* ---- Flatten ---- */
 struct axis_attrs {
     int64_t axis;
@@ -306,6 +380,49 @@ static int infer_unsqueeze(struct infer_ctx *c, struct err *err)
     return 0;
 }
 
+/* ---- pruning: the other rows ---- */
+static int couple_flatten(struct coupling *k, struct err *err)
+{
+    (void)err;
+    couple_reshaped(k, IN(0), OUT(0));
+    return 0;
+}
+
+/* The axes of `all` that are not among the named ones of size 1 are those of `few`, in order. */
+static int couple_ones(struct coupling *k, struct end all, struct end few)
+{
+    const struct infer_ctx *c = k->infer;
+    const int rank = couple_rank(k, all);
+    int64_t axes[SHAPE_MAX_RANK];
+    bool mask[SHAPE_MAX_RANK] = {false};
+    int count = 0;
+    const bool known = rank >= 0 && couple_rank(k, few) >= 0 && get_axes(c, axes, &count, NULL) == 0 &&
+                       op_axes_mask(axes, count, rank, mask, NULL) == 0;
+    if (!known) {
+        couple_freeze_all(k, all, "its axes are computed while running");
+        couple_freeze_all(k, few, "its axes are computed while running");
+        return 0;
+    }
+    for (int i = 0, to = 0; i < rank; i++)
+        if (count ? mask[i] : couple_size(k, all, i) == 1)
+            couple_pass(k, all, i);
+        else
+            couple_axes(k, all, i, few, to++);
+    return 0;
+}
+
+static int couple_squeeze(struct coupling *k, struct err *err)
+{
+    (void)err;
+    return couple_ones(k, IN(0), OUT(0));
+}
+
+static int couple_unsqueeze(struct coupling *k, struct err *err)
+{
+    (void)err;
+    return couple_ones(k, OUT(0), IN(0));
+}
+
 #define COPY_FN(name)                                                                                                  \
     static int forward_##name(struct run_ctx *c, struct err *err)                                                      \
     {                                                                                                                  \
@@ -348,7 +465,7 @@ static int backward(struct grad_ctx *c, struct err *err)
 OP_CLASS(reshape_1) = RESHAPE_ROW("Reshape", "The same elements in another shape, an attribute.", .since = 1,
                                   .until = 4, .in_max = 1, .attrs = reshape_old_attrs,
                                   .attrs_size = sizeof(struct reshape_attrs), .infer = infer_reshape,
-                                  .forward = forward_reshape,
+                                  .forward = forward_reshape, .couple = couple_reshape, .shrink = shrink_reshape,
                                   .samples = (const struct op_sample[]){{"f32[2,3,4]", "shape=0,-1", 1, 4}, {0}});
 OP_CLASS(reshape_5) = {.type = "Reshape",
                        .view = true,
@@ -365,6 +482,8 @@ OP_CLASS(reshape_5) = {.type = "Reshape",
                        .attrs_size = sizeof(struct reshape_attrs),
                        .infer = infer_reshape,
                        .forward = forward_reshape,
+                       .couple = couple_reshape,
+                       .shrink = shrink_reshape,
                        .backward = backward,
                        .grad_inputs = 1,
                        .grad_assigns = true,
@@ -378,18 +497,19 @@ OP_CLASS(reshape_5) = {.type = "Reshape",
 OP_CLASS(flatten) = RESHAPE_ROW(
     "Flatten", "The input as a matrix: axes before `axis`, and the others.", .since = 1, .in_max = 1,
     .attrs = flatten_attrs, .attrs_size = sizeof(struct axis_attrs), .infer = infer_flatten, .forward = forward_flatten,
+    .couple = couple_flatten,
     .samples = (const struct op_sample[]){
         {"f32[2,3,4]", ""}, {"f32[2,3,4]", "axis=0"}, {"f32[2,3,4]", "axis=-1"}, {"f32[2,3,4]", "axis=3"}, {0}});
 OP_CLASS(squeeze_1) = RESHAPE_ROW("Squeeze", "Axes of one element removed.", .since = 1, .until = 12, .in_max = 1,
                                   .attrs = axes_attrs, .attrs_size = sizeof(struct axes_attrs), .infer = infer_squeeze,
-                                  .forward = forward_squeeze,
+                                  .forward = forward_squeeze, .couple = couple_squeeze,
                                   .samples = (const struct op_sample[]){{"f32[1,3,1]", "axes=0", 1, 11},
                                                                         {"f32[1,3,1]", "axes=0,-1", 1, 11},
                                                                         {"f32[1,3,1]", "", 1, 11},
                                                                         {0}});
 OP_CLASS(squeeze_13) = RESHAPE_ROW("Squeeze", "Axes of one element removed.", .since = 13, .in_max = 2,
                                    .attrs = no_attrs, .attrs_size = sizeof(struct axes_attrs), .infer = infer_squeeze,
-                                   .forward = forward_squeeze,
+                                   .forward = forward_squeeze, .couple = couple_squeeze,
                                    .samples = (const struct op_sample[]){{"f32[1,3,1] !i64[1]=0", ""},
                                                                          {"f32[1,3,1] i64[2]=0,-1", ""},
                                                                          {"f32[1,3,1]", ""},
@@ -397,6 +517,7 @@ OP_CLASS(squeeze_13) = RESHAPE_ROW("Squeeze", "Axes of one element removed.", .s
 OP_CLASS(unsqueeze_1) = RESHAPE_ROW("Unsqueeze", "Axes of one element added.", .since = 1, .until = 12, .in_max = 1,
                                     .attrs = needed_axes_attrs, .attrs_size = sizeof(struct axes_attrs),
                                     .infer = infer_unsqueeze, .forward = forward_unsqueeze,
+                                    .couple = couple_unsqueeze,
                                     .samples = (const struct op_sample[]){
                                         {"f32[3,4]", "axes=0,3", 1, 11}, {"f32[3]", "axes=-1", 1, 11}, {0}});
 OP_CLASS(unsqueeze_13) = {.type = "Unsqueeze",
@@ -414,12 +535,13 @@ OP_CLASS(unsqueeze_13) = {.type = "Unsqueeze",
                           .attrs_size = sizeof(struct axes_attrs),
                           .infer = infer_unsqueeze,
                           .forward = forward_unsqueeze,
+                          .couple = couple_unsqueeze,
                           .backward = backward,
                           .grad_inputs = 1,
                           .grad_assigns = true,
                           .samples = (const struct op_sample[]){
                               {"f32[3,4] !i64[2]=0,3", ""}, {"f32[3] i64[1]=-1", ""}, {"f32[] !i64[]=0", ""}, {0}}};
 OP_CLASS(identity) = RESHAPE_ROW("Identity", "The input as it is.", .since = 1, .in_max = 1, .takes_lists = true,
-                                 .infer = infer_identity, .forward = forward_identity,
+                                 .infer = infer_identity, .forward = forward_identity, .couple = couple_like,
                                  .samples = (const struct op_sample[]){
                                      {"f32[2,3]", ""}, {"i64[3]", ""}, {"b[2]", ""}, {"f16[2]", ""}, {0}});

@@ -13,6 +13,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/ops/couple_rules.h"
 #include "core/ops/grad_util.h"
 #include "core/ops/widen.h"
 
@@ -734,6 +735,76 @@ static int backward_upsample(struct grad_ctx *c, struct err *err)
     return backward_any(c, true, err);
 }
 
+/* ---- pruning ---- */
+/* Every output element is the input element at its place, now and after a cut. */
+static bool leaves_axis(const struct resize_attrs *a, const struct geometry *g, const struct shape *x, int axis,
+                        bool known)
+{
+    if (a->coordinate_transformation_mode == TF_HALF_PIXEL_FOR_NN)
+        return false;
+    if (!known)
+        return a->keep_aspect_ratio_policy == STRETCH && a->coordinate_transformation_mode != TF_CROP_AND_RESIZE;
+    return g->scale[axis] == 1 && g->start[axis] == 0 && g->end[axis] == 1 && g->out[axis] == x->dim[axis];
+}
+
+static int couple_any(struct coupling *k, bool upsample)
+{
+    const struct resize_attrs *a = couple_attrs(k);
+    const struct infer_ctx *c = k->infer;
+    const struct places at = places_of(upsample, c->opset);
+    const int rank = couple_rank(k, IN(0));
+    int axes[SHAPE_MAX_RANK], count;
+    bool known, chosen[SHAPE_MAX_RANK] = {false};
+    struct geometry g;
+
+    if (rank < 0 || couple_rank(k, OUT(0)) != rank)
+        return 0;
+    const struct shape *x = infer_shape(c, 0);
+    if (geometry_of(&g, a, upsample, c->opset, x, c->in_value, c->n_in, &known, NULL) < 0 ||
+        chosen_axes(a, x, axes, &count, NULL) < 0)
+        return 0;
+    for (int i = 0; i < count; i++)
+        chosen[axes[i]] = true;
+    const bool sizes = at.sizes >= 0 && infer_has(c, at.sizes) && op_list_length(c, at.sizes) != 0;
+    for (int i = 0; i < rank; i++) {
+        const bool told = chosen[i] && sizes && !sizes_writable(c, at.sizes, count);
+        couple_axes(k, IN(0), i, OUT(0), i);
+        if (told || (chosen[i] && !leaves_axis(a, &g, x, i, known)))
+            couple_freeze(k, IN(0), i, told ? "its sizes are computed while running" : "it is resampled");
+        if (told || couple_size(k, IN(0), i) != couple_size(k, OUT(0), i))
+            couple_freeze(k, OUT(0), i, "it is resampled");
+    }
+    return 0;
+}
+
+static int couple_resize(struct coupling *k, struct err *err)
+{
+    (void)err;
+    return couple_any(k, false);
+}
+
+static int couple_upsample(struct coupling *k, struct err *err)
+{
+    (void)err;
+    return couple_any(k, true);
+}
+
+/* Scales and regions of an axis that keeps its size stay what they are. */
+static int shrink_resize(struct shrink *s, struct err *err)
+{
+    const struct infer_ctx *c = s->infer;
+    const struct places at = places_of(false, c->opset);
+    int64_t v[SHAPE_MAX_RANK];
+    int axes[SHAPE_MAX_RANK], count;
+    if (at.sizes < 0 || !infer_has(c, at.sizes) || infer_shape(c, 0)->rank < 0 ||
+        chosen_axes(c->attrs, infer_shape(c, 0), axes, &count, NULL) < 0 || op_list_length(c, at.sizes) != count)
+        return 0;
+    for (int i = 0; i < count; i++)
+        v[i] = shrink_touched(s, IN(0), axes[i]) ? shrink_size(s, IN(0), axes[i]) : SIZES_LEFT;
+    return shrink_sizes(s, at.sizes, v, count, err);
+}
+#define shrink_upsample NULL
+
 /* ---- rows ---- */
 static const struct op_sample samples_upsample_1[] = {
     {"f32[1,2,4,5]", "mode=nearest height_scale=2f width_scale=3f"}, {NULL}};
@@ -774,6 +845,7 @@ static const struct op_sample samples[] = {
         .doc = "Resamples axes: nearest, linear or cubic.", .in_min = inputs_min, .in_max = inputs_max, .out_min = 1, \
         .out_max = 1, .attrs = table, .attrs_size = sizeof(struct resize_attrs), .infer = infer_##name,              \
         .forward = forward_##name, .backward = backward_##name, .grad_inputs = 1,                                    \
+        .couple = couple_##name, .shrink = shrink_##name,                                                            \
         .grad_reads = GRAD_READS_IN(1) | GRAD_READS_IN(2) | GRAD_READS_IN(3), .quant = {QUANT_PASS}, __VA_ARGS__     \
     }
 OP_CLASS(upsample_1) = ROW("Upsample", 1, 6, 1, 1, upsample_1, upsample, .samples = samples_upsample_1);

@@ -7,7 +7,7 @@
 #include <inttypes.h>
 
 #include "core/kernels/rotary.h"
-#include "core/ops/widen.h"
+#include "core/ops/attention_common.h"
 
 enum { X, COS, SIN, IDS };
 
@@ -130,10 +130,39 @@ static int forward(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer, compute, err);
 }
 
+/* Whole heads: their elements are turned in pairs, by tables that all heads share. */
+static struct attention_units units_of(const struct infer_ctx *c)
+{
+    const struct shape *x = infer_shape(c, X);
+    const int64_t heads = ((const struct rotary_attrs *)c->attrs)->num_heads;
+    if (x->rank == 4)
+        return (struct attention_units){x->dim[1], 1, 1};
+    return (struct attention_units){x->rank == 3 ? heads : 0, x->rank == 3 && heads > 0 ? x->dim[2] / heads : 0, 2};
+}
+
+static int couple(struct coupling *k, struct err *err)
+{
+    const struct attention_units u = units_of(k->infer);
+    (void)err;
+    attention_couple_one(k, &u, OUT(0), u.axis, u.width);
+    attention_couple_one(k, &u, IN(X), u.axis, u.width);
+    return 0;
+}
+
+static int shrink(struct shrink *s, struct err *err)
+{
+    const struct attention_units u = units_of(s->infer);
+    (void)err;
+    if (u.units > 0 && ((const struct rotary_attrs *)s->infer->attrs)->num_heads > 0 && shrink_touched(s, OUT(0), u.axis))
+        node_set_int(s->model, s->node, "num_heads", attention_units_left(s, &u));
+    return 0;
+}
+
 OP_CLASS(rotary_embedding) = {
     .type = "RotaryEmbedding", .domain = "", .since = 23, .doc = "Rotary position embedding.",
     .in_min = 3, .in_max = 4, .out_min = 1, .out_max = 1,
     .attrs = rotary_attrs, .attrs_size = sizeof(struct rotary_attrs), .infer = infer, .forward = forward,
+    .couple = couple, .shrink = shrink,
     .samples = (const struct op_sample[]){
         {"f32[2,3,4,8] f32[2,4,4] f32[2,4,4]", "", 1, 23},
         {"f32[2,3,4,8] f32[9,4] f32[9,4] i64[2,4]=0,1,2,3,5,6,7,8", "interleaved=1", 1, 23},

@@ -2,6 +2,7 @@
  * Shape and Size: what is known of a tensor as int64 values.
  *   Shape: x[d0, ..., dn] -> [d_start, ..., d_(end-1)]; start and end (opset 15) count from the end when negative and
  * are clamped. Size: the number of elements, a scalar. */
+#include "core/ops/couple_rules.h"
 #include "core/ops/op_util.h"
 
 struct shape_attrs {
@@ -105,6 +106,7 @@ OP_CLASS(shape_1) = {.type = "Shape",
                      .propagate = propagate_shape,
                       .forward = forward_shape,
                      .shape_only = true,
+                     .couple = couple_sizes_only,
                      .samples = (const struct op_sample[]){{"f32[2,3,4]", "", 1, 13}, {"i32[0,2]", "", 1, 13}, {0}}};
 OP_CLASS(shape_15) = {.type = "Shape",
                       .domain = "",
@@ -120,6 +122,7 @@ OP_CLASS(shape_15) = {.type = "Shape",
                       .propagate = propagate_shape,
                       .forward = forward_shape,
                       .shape_only = true,
+                     .couple = couple_sizes_only,
                       .samples = (const struct op_sample[]){{"f32[2,3,4]", ""},
                                                             {"f32[2,3,4]", "start=1"},
                                                             {"f32[2,3,4]", "start=-2 end=-1"},
@@ -137,4 +140,5 @@ OP_CLASS(size) = {.type = "Size",
                   .propagate = propagate_size,
                       .forward = forward_size,
                   .shape_only = true,
+                     .couple = couple_sizes_only,
                   .samples = (const struct op_sample[]){{"f32[2,3,4]", ""}, {"f32[]", ""}, {"f32[0,2]", ""}, {0}}};

@@ -3,6 +3,7 @@
  * to the axis. Opset 1 has them as attributes, opset 10 as inputs with steps, which may be negative. */
 #include <inttypes.h>
 
+#include "core/ops/couple_rules.h"
 #include "core/ops/grad_util.h"
 
 struct slice_attrs {
@@ -223,6 +224,81 @@ static int backward(struct grad_ctx *c, struct err *err)
     return 0;
 }
 
+/* ---- pruning ---- */
+/* A range of an axis, forwards or backwards, is one again after the cut; other steps are not. */
+static int couple(struct coupling *k, struct err *err)
+{
+    const struct infer_ctx *c = k->infer;
+    const int rank = couple_rank(k, IN(0));
+    struct slice s = {0};
+    bool mask[SHAPE_MAX_RANK] = {false};
+    (void)err;
+    if (rank < 0 || couple_rank(k, OUT(0)) != rank || read_slice(c, &s, NULL) < 0 || !s.axes_known || s.count < 0 ||
+        op_axes_mask(s.axes, s.count, rank, mask, NULL) < 0) {
+        couple_freeze_all(k, IN(0), "the axes of its slice are computed while running");
+        couple_freeze_all(k, OUT(0), "the axes of its slice are computed while running");
+        return 0;
+    }
+    for (int i = 0; i < rank; i++)
+        if (!mask[i])
+            couple_axes(k, IN(0), i, OUT(0), i);
+    for (int i = 0; i < s.count; i++) {
+        const int axis = shape_axis(infer_shape(c, 0), s.axes[i]);
+        const int64_t n = couple_size(k, IN(0), axis);
+        int64_t start = s.starts[i], count;
+        const char *why = !s.bounds_known                         ? "the bounds of its slice are computed while running"
+                          : s.steps[i] != 1 && s.steps[i] != -1 ? "its slice takes steps"
+                                                                  : NULL;
+        if (why || n < 0) {
+            couple_freeze(k, IN(0), axis, why);
+            couple_freeze(k, OUT(0), axis, why);
+            continue;
+        }
+        clamp_axis(n, s.steps[i], &start, s.ends[i], &count);
+        if (s.steps[i] == 1) {
+            couple_part(k, IN(0), axis, start, OUT(0), axis, 0, count);
+            continue;
+        }
+        int64_t *table = arena_calloc(k->arena, (size_t)count + 1, sizeof *table);
+        if (!table)
+            return err_set(err, ERR_NOMEM, "out of memory");
+        for (int64_t j = 0; j < count; j++)
+            table[j] = start - j;
+        couple_table(k, OUT(0), axis, IN(0), axis, table, count);
+    }
+    return 0;
+}
+
+static int shrink(struct shrink *s, struct err *err)
+{
+    const struct infer_ctx *c = s->infer;
+    const struct shape *x = infer_shape(c, 0);
+    struct slice v = {0};
+    bool changes = false;
+    if (x->rank < 0 || read_slice(c, &v, NULL) < 0 || !v.axes_known || !v.bounds_known)
+        return 0;
+    for (int i = 0; i < v.count; i++) {
+        const int axis = shape_axis(x, v.axes[i]);
+        int64_t start = v.starts[i], count;
+        if (!shrink_touched(s, IN(0), axis))
+            continue;
+        clamp_axis(x->dim[axis], v.steps[i], &start, v.ends[i], &count);
+        const int64_t low = v.steps[i] > 0 ? start : start - count + 1; /* lowest index taken */
+        const int64_t from = shrink_kept_below(s, IN(0), axis, low);
+        const int64_t to = shrink_kept_below(s, IN(0), axis, low + count);
+        v.starts[i] = v.steps[i] > 0 ? from : to - 1;
+        v.ends[i] = v.steps[i] > 0 ? to : from > 0 ? from - 1 : -shrink_size(s, IN(0), axis) - 1;
+        changes = true;
+    }
+    if (!changes)
+        return 0;
+    if (c->opset >= 10)
+        return shrink_set_input(s, 1, v.starts, v.count, err) < 0 ? -1 : shrink_set_input(s, 2, v.ends, v.count, err);
+    node_set_ints(s->model, s->node, "starts", v.starts, v.count);
+    node_set_ints(s->model, s->node, "ends", v.ends, v.count);
+    return 0;
+}
+
 OP_CLASS(slice_1) = {.type = "Slice",
                      .domain = "",
                      .since = 1,
@@ -236,7 +312,9 @@ OP_CLASS(slice_1) = {.type = "Slice",
                      .attrs_size = sizeof(struct slice_attrs),
                      .infer = infer,
                      .propagate = propagate,
-    .forward = forward,
+                     .forward = forward,
+                     .couple = couple,
+                     .shrink = shrink,
                      .backward = backward,
                      .grad_inputs = 1,
                      .quant = {QUANT_PASS},
@@ -255,6 +333,8 @@ OP_CLASS(slice_10) = {
     .infer = infer,
     .propagate = propagate,
     .forward = forward,
+    .couple = couple,
+    .shrink = shrink,
     .backward = backward,
     .grad_reads = GRAD_READS_IN(1) | GRAD_READS_IN(2) | GRAD_READS_IN(3) | GRAD_READS_IN(4),
     .grad_inputs = 1,

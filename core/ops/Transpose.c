@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Transpose: y[i_perm[0], ..., i_perm[n-1]] = x[i_0, ..., i_(n-1)]; without perm the axes are reversed. */
+#include "core/ops/couple_rules.h"
 #include "core/ops/grad_util.h"
 
 struct transpose_attrs {
@@ -91,6 +92,18 @@ static int backward(struct grad_ctx *c, struct err *err)
     return 0;
 }
 
+static int couple(struct coupling *k, struct err *err)
+{
+    const int rank = couple_rank(k, IN(0));
+    int perm[SHAPE_MAX_RANK];
+    (void)err;
+    if (rank < 0 || read_perm(couple_attrs(k), rank, perm, NULL) < 0)
+        return 0;
+    for (int i = 0; i < rank; i++)
+        couple_axes(k, IN(0), perm[i], OUT(0), i);
+    return 0;
+}
+
 OP_CLASS(transpose) = {.type = "Transpose",
                        .domain = "",
                        .since = 1,
@@ -103,6 +116,7 @@ OP_CLASS(transpose) = {.type = "Transpose",
                        .attrs_size = sizeof(struct transpose_attrs),
                        .infer = infer,
                        .forward = forward,
+                       .couple = couple,
                        .backward = backward,
                        .grad_inputs = 1,
                        .grad_assigns = true,

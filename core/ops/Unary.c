@@ -6,6 +6,7 @@
 
 #include "core/kernels/simd.h"
 #include "core/kernels/vmath.h"
+#include "core/ops/couple_rules.h"
 #include "core/ops/grad_util.h"
 
 enum { GRAIN = 1 << 14, PIECE = 512 };
@@ -297,7 +298,8 @@ static const struct op_sample integers[] = {
 #define UNARY(type_, since_, fn, infer_, samples_, doc_, ...)                                                          \
     {                                                                                                                  \
         .type = type_, .domain = "", .since = since_, .doc = doc_, .in_min = 1, .in_max = 1, .out_min = 1,             \
-        .out_max = 1, .infer = infer_, .forward = fn, .in_place = 1, .samples = samples_, __VA_ARGS__                  \
+        .out_max = 1, .infer = infer_, .forward = fn, .in_place = 1, .couple = couple_elementwise,                     \
+        .samples = samples_, __VA_ARGS__                                                                               \
     }
 #define UNARY_GRAD(name, reads) .backward = backward_##name, .grad_reads = reads, .grad_inputs = 1, .grad_assigns = true
 enum { OF_X = GRAD_READS_IN(0), OF_Y = GRAD_READS_OUT(0) };
@@ -350,6 +352,7 @@ OP_CLASS(is_inf) = {.type = "IsInf",
                     .attrs_size = sizeof(struct isinf_attrs),
                     .infer = infer_isinf,
                     .forward = forward_isinf,
+                    .couple = couple_elementwise,
                     .samples = (const struct op_sample[]){{"f32[4]=nan,1,inf,-inf", ""},
                                                           {"f32[4]=nan,1,inf,-inf", "detect_positive=0"},
                                                           {"f64[3]=inf,-inf,0", "detect_negative=0"},

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Sum, Mean, Max, Min of any number of inputs, with numpy broadcasting (before opset 8: equal shapes, which broadcast
  * too). y = ((x0 op x1) op x2) ...; Mean divides by their number. The output is the accumulator. */
+#include "core/ops/couple_rules.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/grad_util.h"
 
@@ -142,6 +143,7 @@ static int backward_extreme(struct grad_ctx *c, struct err *err)
     {                                                                                                                  \
         .type = type_, .domain = "", .since = 1, .doc = doc_, .in_min = 1, .in_max = -1, .out_min = 1, .out_max = 1,   \
         .infer = infer, .forward = forward_##fn, .in_place = 1, .samples = samples, .backward = backward_##grad_fn,    \
+        .couple = couple_elementwise,                                                                                  \
         .grad_reads = reads, .grad_inputs = UINT32_MAX, .grad_assigns = true, .quant = {QUANT_OPTIONAL}                                           \
     }
 static const struct op_sample samples[] = {{"f32[2,3]", ""},

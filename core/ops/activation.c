@@ -8,6 +8,7 @@
 #include "core/kernels/act_grad.h"
 #include "core/kernels/simd.h"
 #include "core/kernels/vmath.h"
+#include "core/ops/couple_rules.h"
 #include "core/ops/widen.h"
 
 enum { GRAIN = 1 << 13, PIECE = 256 };
@@ -316,7 +317,7 @@ static const struct op_sample gelu_samples[] = {{"f32[2,3,5]", NULL}, {"f32[2,3,
 
 #define ACTIVATION(type_, since_, name, attrs_, ...)                                                                 \
     {.type = type_, .domain = "", .since = since_, .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1, attrs_,     \
-     .in_place = 1, .infer = infer, .forward = forward_##name, __VA_ARGS__}
+     .in_place = 1, .infer = infer, .forward = forward_##name, .couple = couple_elementwise, __VA_ARGS__}
 
 OP_CLASS(relu) = {.type = "Relu",
                   .domain = "",
@@ -330,6 +331,7 @@ OP_CLASS(relu) = {.type = "Relu",
                   .infer = infer_relu,
                   .in_place = 1,
                   .forward = forward_relu,
+                  .couple = couple_elementwise,
                   GRADIENT(relu, FROM_Y),
                   .quant = {QUANT_ABSORB},
                   .samples = relu_samples};
@@ -351,7 +353,7 @@ OP_CLASS(elu) =
 OP_CLASS(celu) = {.type = "Celu", .domain = "", .since = 12, .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1,
                   .in_place = 1,
                   ATTRS(one_attrs), .doc = "x, or alpha (e^(x / alpha) - 1) where negative.", .infer = infer_celu,
-                  .forward = forward_celu, GRADIENT(celu, FROM_X), .samples = alpha_samples};
+                  .forward = forward_celu, .couple = couple_elementwise, GRADIENT(celu, FROM_X), .samples = alpha_samples};
 OP_CLASS(selu_1) =
     ACTIVATION("Selu", 1, selu, ATTRS(selu_attrs_1), GRADIENT(selu, FROM_X),
                .until = 5, .doc = "gamma times an Elu.",

@@ -3,6 +3,7 @@
 #include "core/ops/attention_common.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 struct attention_view attention_rows(const float *data, int64_t positions, int64_t row, int64_t width)
@@ -176,4 +177,68 @@ int64_t attention_macs(int64_t batch, int64_t rows, int64_t heads, int64_t total
 {
     const int64_t macs = dim_mul(dim_mul(dim_mul(batch, rows), dim_mul(heads, total)), dim_add(width, v_width));
     return macs < 0 ? -1 : macs;
+}
+
+/* ---- coupling ---- */
+void attention_couple(struct coupling *k, const struct attention_units *u, struct end e, int axis, const int64_t *width,
+                      int parts)
+{
+    const int64_t size = couple_size(k, e, axis), master = couple_size(k, OUT(0), u->axis);
+    int64_t each = 0, covered, at = 0;
+    if (size == 1 || couple_rank(k, e) < 0 || u->units < 1)
+        return;
+    bool fits = master > 0 && size > 0 && i64_mul(u->units, u->width, &covered) && covered == master;
+    for (int p = 0; fits && p < parts; p++)
+        fits = width[p] > 0 && i64_add(each, width[p], &each);
+    fits = fits && i64_mul(each, u->units, &covered) && covered == size;
+    int64_t *table = fits ? arena_calloc(k->arena, (size_t)size, sizeof *table) : NULL;
+    if (!table) {
+        k->failed = k->failed || fits;
+        couple_freeze(k, e, axis, "its heads are not of fixed sizes");
+        couple_freeze(k, OUT(0), u->axis, "its heads are not of fixed sizes");
+        return;
+    }
+    for (int p = 0; p < parts; p++)
+        for (int64_t i = 0; i < u->units * width[p]; i++)
+            table[at++] = i / width[p] * u->width;
+    couple_table(k, e, axis, OUT(0), u->axis, table, size);
+}
+
+int64_t attention_units_left(const struct shrink *s, const struct attention_units *u)
+{
+    return u->width > 0 ? shrink_size(s, OUT(0), u->axis) / u->width : u->units;
+}
+
+static void couple_widths(struct coupling *k, struct end e, int past, int present, struct end other)
+{
+    couple_axes(k, e, 3, other, 3);
+    if (past >= 0)
+        couple_axes(k, IN(past), 3, e, 3);
+    if (present >= 0)
+        couple_axes(k, OUT(present), 3, e, 3);
+}
+
+void attention_couple_stacks(struct coupling *k, const struct attention_stacks *t)
+{
+    enum { Q, K, V };
+    const int64_t heads = couple_size(k, IN(Q), 1), kv = couple_size(k, IN(K), 1);
+    const struct attention_units u = {.units = kv, .width = kv > 0 ? heads / kv : 0, .axis = 1};
+    couple_widths(k, IN(K), t->past_k, t->present_k, IN(Q));
+    couple_widths(k, IN(V), t->past_v, t->present_v, OUT(0));
+    couple_role(k, IN(Q), 3, COUPLE_CONSUMES);
+    couple_role(k, IN(K), 3, COUPLE_CONSUMES);
+    if (!t->heads)
+        return;
+    const struct end single[] = {IN(K), IN(V), IN(t->past_k), IN(t->past_v), OUT(t->present_k), OUT(t->present_v)};
+    attention_couple_one(k, &u, OUT(0), 1, u.width);
+    attention_couple_one(k, &u, IN(Q), 1, u.width);
+    for (size_t i = 0; i < sizeof single / sizeof single[0]; i++)
+        attention_couple_one(k, &u, single[i], 1, 1);
+}
+
+void attention_keep_scale(struct shrink *s, bool implicit)
+{
+    const struct type *q = s->infer->in[0];
+    if (implicit && shrink_touched(s, IN(0), -1))
+        node_set_float(s->model, s->node, "scale", (float)(1 / sqrt((double)q->shape.dim[q->shape.rank - 1])));
 }

@@ -93,6 +93,18 @@ static bool is_there(const struct infer_ctx *c, struct end e)
     return e.out ? e.slot < c->n_out : infer_has(c, e.slot);
 }
 
+static const char no_fixed_size[] = "what it is combined with has no fixed size there";
+
+static void add_link(struct coupling *k, struct couple_side a, struct couple_side b, int64_t count)
+{
+    struct couple_link *l = grow(k, &k->link, &k->n_links, &k->cap_links, sizeof *l);
+    if (!l)
+        return;
+    *l = (struct couple_link){.a = a, .b = b, .count = count};
+    l->a.axis = axis_of(k->infer, a.end, a.axis);
+    l->b.axis = axis_of(k->infer, b.end, b.axis);
+}
+
 /* An axis linked with one whose size nobody knows (or that unknown rank hides) cannot go: who else holds on to it is not known. */
 static void link_sides(struct coupling *k, struct couple_side a, struct couple_side b, int64_t count)
 {
@@ -100,17 +112,23 @@ static void link_sides(struct coupling *k, struct couple_side a, struct couple_s
     note(k, a.end, a.axis);
     note(k, b.end, b.axis);
     if (size_a > 1 && size_b < 0 && is_there(k->infer, b.end))
-        couple_freeze(k, a.end, a.axis, "what it is combined with has no fixed size there");
+        couple_freeze(k, a.end, a.axis, no_fixed_size);
     if (size_b > 1 && size_a < 0 && is_there(k->infer, a.end))
-        couple_freeze(k, b.end, b.axis, "what it is combined with has no fixed size there");
-    if (count <= 0 || size_a <= 1 || size_b <= 1)
+        couple_freeze(k, b.end, b.axis, no_fixed_size);
+    if (count > 0 && size_a > 1 && size_b > 1)
+        add_link(k, a, b, count);
+}
+
+/* The same where a whole axis of one element stands for one of many: it cannot go, so that one cannot either. */
+static void link_parts(struct coupling *k, struct couple_side a, struct couple_side b, int64_t count)
+{
+    const int64_t size_a = size_of(k->infer, a.end, a.axis), size_b = size_of(k->infer, b.end, b.axis);
+    const struct couple_side *one = size_a == 1 ? &a : &b;
+    link_sides(k, a, b, count);
+    if (count <= 0 || (size_a == 1) == (size_b == 1) || size_a < 1 || size_b < 1)
         return;
-    struct couple_link *l = grow(k, &k->link, &k->n_links, &k->cap_links, sizeof *l);
-    if (!l)
-        return;
-    *l = (struct couple_link){.a = a, .b = b, .count = count};
-    l->a.axis = axis_of(k->infer, a.end, a.axis);
-    l->b.axis = axis_of(k->infer, b.end, b.axis);
+    couple_freeze(k, one->end, one->axis, "one element of it is all that is taken");
+    add_link(k, a, b, count);
 }
 
 void couple_range(struct coupling *k, struct end a, int axis_a, int64_t from_a, struct end b, int axis_b, int64_t from_b,
@@ -120,16 +138,34 @@ void couple_range(struct coupling *k, struct end a, int axis_a, int64_t from_a, 
                count);
 }
 
+void couple_part(struct coupling *k, struct end a, int axis_a, int64_t from_a, struct end b, int axis_b, int64_t from_b,
+                 int64_t count)
+{
+    link_parts(k, (struct couple_side){a, axis_a, from_a, 1, NULL}, (struct couple_side){b, axis_b, from_b, 1, NULL},
+               count);
+}
+
 void couple_axes(struct coupling *k, struct end a, int axis_a, struct end b, int axis_b)
 {
     const int64_t n = size_of(k->infer, a, axis_a), m = size_of(k->infer, b, axis_b);
     couple_range(k, a, axis_a, 0, b, axis_b, 0, n == m ? n : 0);
 }
 
+/* Of one of two ends nobody knows the axes: those of the other cannot go. True if that is so. */
+static bool rank_hidden(struct coupling *k, struct end a, struct end b)
+{
+    const int rank_a = couple_rank(k, a), rank_b = couple_rank(k, b);
+    for (int i = 0; rank_b < 0 && is_there(k->infer, b) && i < rank_a; i++)
+        couple_freeze(k, a, i, no_fixed_size);
+    for (int i = 0; rank_a < 0 && is_there(k->infer, a) && i < rank_b; i++)
+        couple_freeze(k, b, i, no_fixed_size);
+    return rank_a < 0 || rank_b < 0;
+}
+
 void couple_same_but(struct coupling *k, struct end a, struct end b, int axis)
 {
     const int rank = couple_rank(k, a);
-    if (rank < 0 || rank != couple_rank(k, b))
+    if (rank_hidden(k, a, b) || rank != couple_rank(k, b))
         return;
     for (int i = 0; i < rank; i++)
         if (i != (axis < 0 ? axis + rank : axis))
@@ -144,6 +180,8 @@ void couple_same(struct coupling *k, struct end a, struct end b)
 void couple_broadcast(struct coupling *k, struct end a, struct end b)
 {
     const int rank_a = couple_rank(k, a), rank_b = couple_rank(k, b);
+    if (rank_hidden(k, a, b))
+        return;
     for (int i = 1; i <= rank_a && i <= rank_b; i++)
         couple_axes(k, a, -i, b, -i);
 }
@@ -183,7 +221,7 @@ void couple_table(struct coupling *k, struct end a, int axis_a, struct end b, in
             return;
         copy[i] = table[i];
     }
-    link_sides(k, (struct couple_side){a, axis_a, 0, 1, NULL}, (struct couple_side){b, axis_b, 0, 1, copy}, count);
+    link_parts(k, (struct couple_side){a, axis_a, 0, 1, NULL}, (struct couple_side){b, axis_b, 0, 1, copy}, count);
 }
 
 void couple_fold(struct coupling *k, struct end whole, int axis, struct end parts, int first, int n)

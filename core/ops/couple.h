@@ -92,6 +92,10 @@ void couple_broadcast(struct coupling *k, struct end a, struct end b);
 /* count elements of a from from_a on with those of b from from_b on. */
 void couple_range(struct coupling *k, struct end a, int axis_a, int64_t from_a, struct end b, int axis_b, int64_t from_b,
                   int64_t count);
+/* The same for parts put together or taken out (Concat, Slice): where one of the axes has one element in all, the other's element
+ * cannot go. So too by couple_table. */
+void couple_part(struct coupling *k, struct end a, int axis_a, int64_t from_a, struct end b, int axis_b, int64_t from_b,
+                 int64_t count);
 /* Element i of a with elements i * block .. i * block + block - 1 of b. */
 void couple_blocks(struct coupling *k, struct end a, int axis_a, struct end b, int axis_b, int64_t block);
 /* Element i of a (size n) with elements i, i + n, i + 2 n, ... of b, whose size is a multiple of n: the same place in every block. */

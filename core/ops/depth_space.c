@@ -4,6 +4,7 @@
  * SpaceToDepth: x [N, C, H, b1, W, b2] -> y [N, b1, b2, C, H, W]; CRD (opset 28): y [N, C, b1, b2, H, W]. */
 #include <inttypes.h>
 
+#include "core/ops/couple_rules.h"
 #include "core/ops/grad_util.h"
 
 struct depth_attrs {
@@ -158,6 +159,36 @@ static int backward_to_depth(struct grad_ctx *c, struct err *err)
     return backward(c, view_to_depth, err);
 }
 
+/* The channel of few stands for one of each block (CRD) or for the same place in every run of `few` (DCR). */
+static int couple(struct coupling *k, struct end few, struct end many)
+{
+    const struct depth_attrs *a = couple_attrs(k);
+    couple_axes(k, few, 0, many, 0);
+    if (a->mode == MODE_CRD)
+        couple_blocks(k, few, 1, many, 1, a->blocksize * a->blocksize);
+    else
+        couple_strided(k, few, 1, many, 1);
+    if (couple_size(k, few, 1) <= 1)
+        couple_freeze(k, many, 1, "all of it makes one channel");
+    for (int i = 2; i < couple_rank(k, few); i++) {
+        couple_freeze(k, few, i, "it is cut into blocks");
+        couple_freeze(k, many, i, "it is cut into blocks");
+    }
+    return 0;
+}
+
+static int couple_to_space(struct coupling *k, struct err *err)
+{
+    (void)err;
+    return couple(k, OUT(0), IN(0));
+}
+
+static int couple_to_depth(struct coupling *k, struct err *err)
+{
+    (void)err;
+    return couple(k, IN(0), OUT(0));
+}
+
 static const struct op_sample to_space_samples[] = {
     {"f32[2,8,2,3]", "blocksize=2"}, {"f32[2,8,2,3]", "blocksize=2 mode=CRD"}, {NULL}};
 static const struct op_sample to_space_1_samples[] = {{"f32[2,8,2,3]", "blocksize=2"}, {NULL}};
@@ -167,7 +198,7 @@ static const struct op_sample to_depth_samples[] = {{"f32[2,3,4,6]", "blocksize=
     {.type = type_, .domain = "", .since = since_, .until = until_, .in_min = 1, .in_max = 1, .out_min = 1,          \
      .out_max = 1,                                                                                                   \
      .attrs = table, .attrs_size = sizeof(struct depth_attrs), .infer = infer_##name, .forward = forward_##name,     \
-     .backward = backward_##name, .grad_inputs = 1, .grad_assigns = true, .quant = {QUANT_PASS}, __VA_ARGS__}
+     .couple = couple_##name, .backward = backward_##name, .grad_inputs = 1, .grad_assigns = true, .quant = {QUANT_PASS}, __VA_ARGS__}
 OP_CLASS(depth_to_space_1) = ROW("DepthToSpace", 1, 10, attrs_1, to_space, .doc = "Channels into blocks of pixels.",
                                  .samples = to_space_1_samples);
 OP_CLASS(depth_to_space_11) = ROW("DepthToSpace", 11, 0, attrs_11, to_space, .doc = "Channels into blocks of pixels.",

@@ -8,6 +8,7 @@
 
 #include "core/kernels/conv.h"
 #include "core/kernels/gemm.h"
+#include "core/ops/product_coupling.h"
 #include "core/ops/sliding.h"
 #include "core/ops/widen.h"
 
@@ -130,10 +131,20 @@ static void cost_gemm(const struct infer_ctx *c, struct op_cost *cost)
         cost->macs = -1;
 }
 
+static int couple_gemm(struct coupling *k, struct err *err)
+{
+    const struct fused_gemm_attrs *a = couple_attrs(k);
+    (void)err;
+    couple_matmul(k, (struct couple_operand){IN(0), a->transA, false}, (struct couple_operand){IN(1), a->transB, false});
+    couple_broadcast(k, IN(2), OUT(0));
+    return 0;
+}
+
 OP_CLASS(fused_gemm) = {
     .type = "FusedGemm", .domain = "com.microsoft", .since = 1, .doc = "Gemm and an activation.",
     .in_min = 2, .in_max = 3, .out_min = 1, .out_max = 1, .attrs = fused_gemm_attrs,
     .attrs_size = sizeof(struct fused_gemm_attrs), .infer = infer_gemm, .forward = forward_gemm, .cost = cost_gemm,
+    .couple = couple_gemm,
     .quant = {QUANT_COMPUTE, .weight = 1, .bias = 2, .channel_axis = 1},
     .samples = (const struct op_sample[]){
         {"f32[3,5] !f32[5,4] !f32[4]", "activation=Relu"},
@@ -253,10 +264,26 @@ static void cost_conv(const struct infer_ctx *c, struct op_cost *cost)
         cost->macs = -1;
 }
 
+static int couple_fused_conv(struct coupling *k, struct err *err)
+{
+    (void)err;
+    couple_conv(k, IN(0), IN(1), ((const struct fused_conv_attrs *)couple_attrs(k))->group);
+    couple_vector(k, 2, OUT(0), 1);
+    couple_axes(k, IN(3), 0, OUT(0), 0);
+    couple_axes(k, IN(3), 1, OUT(0), 1);
+    return 0;
+}
+
+static int shrink_conv(struct shrink *s, struct err *err)
+{
+    return shrink_conv_group(s, IN(0), ((const struct fused_conv_attrs *)s->infer->attrs)->group, err);
+}
+
 OP_CLASS(fused_conv) = {
     .type = "FusedConv", .domain = "com.microsoft", .since = 1, .doc = "Conv, a tensor added, an activation.",
     .in_min = 2, .in_max = 4, .out_min = 1, .out_max = 1, .attrs = fused_conv_attrs,
     .attrs_size = sizeof(struct fused_conv_attrs), .infer = infer_conv, .forward = forward_conv, .cost = cost_conv,
+    .couple = couple_fused_conv, .shrink = shrink_conv,
     .quant = {QUANT_COMPUTE, .weight = 1, .bias = 2, .channel_axis = 0},
     .samples = (const struct op_sample[]){
         {"f32[1,3,7,8] !f32[4,3,3,3] !f32[4]", "pads=1,1,1,1 activation=Relu"},

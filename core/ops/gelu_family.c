@@ -11,6 +11,7 @@
 
 #include "core/kernels/simd.h"
 #include "core/kernels/vmath.h"
+#include "core/ops/couple_rules.h"
 #include "core/ops/grad_util.h"
 #include "core/ops/widen.h"
 
@@ -255,28 +256,40 @@ BACKWARD(bias_add, NULL, NULL)
 #define GRADIENT(name, reads) .backward = backward_##name, .grad_reads = reads, .grad_inputs = 7, .grad_assigns = true
 #define READS_BOTH (GRAD_READS_IN(0) | GRAD_READS_IN(1))
 
-#define ROW(type_, min_, max_, infer_, forward_, ...)                                                                \
+#define ROW(type_, min_, max_, rule_, infer_, forward_, ...)                                                             \
     {.type = type_, .domain = "com.microsoft", .since = 1, .in_min = min_, .in_max = max_, .out_min = 1,             \
-     .out_max = 1, .infer = infer_, .forward = forward_, __VA_ARGS__}
+     .out_max = 1, .couple = couple_##rule_, .infer = infer_, .forward = forward_, __VA_ARGS__}
 #define SAMPLES(...) .samples = (const struct op_sample[]) {__VA_ARGS__, {NULL}}
 
-OP_CLASS(ms_gelu) = ROW("Gelu", 1, 1, infer, forward_gelu, GRADIENT(gelu, READS_BOTH), .in_place = 1,
+OP_CLASS(ms_gelu) = ROW("Gelu", 1, 1, elementwise, infer, forward_gelu, GRADIENT(gelu, READS_BOTH), .in_place = 1,
                         .quant = {QUANT_OPTIONAL},
                         .doc = "x times the normal distribution function.",
                         SAMPLES({"f32[2,3,40]"}, {"f32[]"}, {"f32[6]=nan,inf,-30,0,1e30,-0.0"}));
-OP_CLASS(bias_gelu) = ROW("BiasGelu", 2, 2, infer_bias, forward_bias_gelu, GRADIENT(gelu, READS_BOTH),
+OP_CLASS(bias_gelu) = ROW("BiasGelu", 2, 2, elementwise, infer_bias, forward_bias_gelu, GRADIENT(gelu, READS_BOTH),
                           .doc = "Gelu of x + bias.",
                           SAMPLES({"f32[2,3,40] !f32[40]"}, {"f32[5] f32[5]"}));
-OP_CLASS(fast_gelu) = ROW("FastGelu", 1, 2, infer, forward_fast_gelu, GRADIENT(fast_gelu, READS_BOTH),
+OP_CLASS(fast_gelu) = ROW("FastGelu", 1, 2, elementwise, infer, forward_fast_gelu, GRADIENT(fast_gelu, READS_BOTH),
                           .doc = "Gelu in its tanh form, of x + bias.",
                           SAMPLES({"f32[2,3,40] !f32[40]"}, {"f32[7,9]"}, {"f32[4]=nan,30,0,1e30"}));
-OP_CLASS(quick_gelu) = ROW("QuickGelu", 1, 1, infer, forward_quick_gelu, GRADIENT(quick_gelu, READS_BOTH),
+OP_CLASS(quick_gelu) = ROW("QuickGelu", 1, 1, elementwise, infer, forward_quick_gelu, GRADIENT(quick_gelu, READS_BOTH),
                            .doc = "x sigmoid(alpha x).",
                            .attrs = quick_attrs, .attrs_size = sizeof(struct gelu_attrs), .in_place = 1,
                            SAMPLES({"f32[2,3,40]"}, {"f32[7,9]", "alpha=0.5f"}));
-OP_CLASS(bias_add) = ROW("BiasAdd", 3, 3, infer_bias_add, forward_bias_add, GRADIENT(bias_add, 0),
+OP_CLASS(bias_add) = ROW("BiasAdd", 3, 3, elementwise, infer_bias_add, forward_bias_add, GRADIENT(bias_add, 0),
                          .doc = "x + bias + skip.",
                          SAMPLES({"f32[2,3,8] !f32[8] f32[2,3,8]"}));
-OP_CLASS(bias_split_gelu) = ROW("BiasSplitGelu", 2, 2, infer_split, forward_split,
+/* y[i] from x[i] and x[i + n]. */
+static int couple_split(struct coupling *k, struct err *err)
+{
+    (void)err;
+    couple_same_but(k, IN(0), OUT(0), -1);
+    couple_strided(k, OUT(0), -1, IN(0), -1);
+    if (couple_size(k, OUT(0), -1) <= 1)
+        couple_freeze(k, IN(0), -1, "both halves make one element");
+    couple_axes(k, IN(1), -1, IN(0), -1);
+    return 0;
+}
+
+OP_CLASS(bias_split_gelu) = ROW("BiasSplitGelu", 2, 2, split, infer_split, forward_split,
                                 .doc = "Left half of x + bias times Gelu of the right half.",
                                 SAMPLES({"f32[2,3,8] !f32[8]"}));

@@ -242,6 +242,55 @@ static void cost(const struct infer_ctx *c, struct op_cost *cost)
         cost->macs = i64_max(dim_add(projection, core), -1);
 }
 
+/* ---- coupling ---- */
+/* A head is its columns of Q, K and V. */
+static struct attention_units units_of(const struct infer_ctx *c, struct sizes *s)
+{
+    struct attention_units none = {0};
+    if (read_sizes(c, s, NULL) < 0 || s->hidden[0] < 0 || s->hidden[2] < 0)
+        return none;
+    return (struct attention_units){.units = s->heads, .width = s->hidden[2] / s->heads, .axis = 2};
+}
+
+static int couple(struct coupling *k, struct err *err)
+{
+    struct sizes s;
+    const struct attention_units u = units_of(k->infer, &s);
+    (void)err;
+    if (u.units < 1)
+        return 0;
+    const int64_t width[] = {s.hidden[0] / s.heads, s.hidden[1] / s.heads, u.width};
+    couple_axes(k, IN(INPUT), 2, IN(WEIGHTS), 0);
+    couple_role(k, IN(INPUT), 2, COUPLE_CONSUMES);
+    couple_role(k, IN(WEIGHTS), 0, COUPLE_CONSUMES);
+    couple_role(k, IN(WEIGHTS), 1, COUPLE_PRODUCES);
+    attention_couple(k, &u, OUT(0), 2, &u.width, 1);
+    attention_couple(k, &u, IN(WEIGHTS), 1, width, 3);
+    attention_couple(k, &u, IN(BIAS), 0, width, 3);
+    attention_couple_one(k, &u, IN(PAST), 2, 1);
+    attention_couple_one(k, &u, OUT(1), 2, 1);
+    attention_couple_one(k, &u, IN(ADD), 1, 1);
+    return 0;
+}
+
+static int shrink(struct shrink *s, struct err *err)
+{
+    const struct attention_attrs *a = s->infer->attrs;
+    struct sizes z;
+    const struct attention_units u = units_of(s->infer, &z);
+    int64_t hidden[3];
+    (void)err;
+    if (u.units < 1 || !shrink_touched(s, OUT(0), 2))
+        return 0;
+    const int64_t left = attention_units_left(s, &u);
+    for (int i = 0; i < 3; i++)
+        hidden[i] = z.hidden[i] / z.heads * left;
+    node_set_int(s->model, s->node, "num_heads", left);
+    if (a->qkv_hidden_sizes.count == 3)
+        node_set_ints(s->model, s->node, "qkv_hidden_sizes", hidden, 3);
+    return 0;
+}
+
 static const struct op_sample samples[] = {
     {"f32[2,5,8] !f32[8,24] !f32[24]", "num_heads=2"},
     {"f32[2,5,8] !f32[8,20] !f32[20]", "num_heads=2 qkv_hidden_sizes=8,8,4"},
@@ -259,5 +308,5 @@ OP_CLASS(ms_attention) = {
     .doc = "Projection and multi-head self-attention. Refused: do_rotary, shared past and present buffers.",
     .in_min = 2, .in_max = 7, .out_min = 1, .out_max = 2,
     .attrs = attention_attrs, .attrs_size = sizeof(struct attention_attrs),
-    .infer = infer, .forward = forward, .cost = cost, .samples = samples,
+    .infer = infer, .forward = forward, .cost = cost, .couple = couple, .shrink = shrink, .samples = samples,
 };

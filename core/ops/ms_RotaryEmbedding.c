@@ -7,7 +7,7 @@
 #include <inttypes.h>
 
 #include "core/kernels/rotary.h"
-#include "core/ops/widen.h"
+#include "core/ops/attention_common.h"
 
 struct rotary_attrs {
     bool interleaved, is_packed_batching;
@@ -158,11 +158,45 @@ static int forward(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer, compute, err);
 }
 
+/* Whole heads: their elements are turned in pairs, by tables that all heads share. */
+static struct attention_units units_of(const struct infer_ctx *c)
+{
+    const struct rotary_attrs *a = c->attrs;
+    const struct shape *x = infer_shape(c, 0), *cache = infer_shape(c, 2);
+    if (x->rank == 4)
+        return (struct attention_units){x->dim[1], 1, 1};
+    int64_t width = 0;
+    if (x->rank == 3 && a->rotary_embedding_dim > 0 && a->num_heads > 0)
+        width = x->dim[2] / a->num_heads;
+    else if (x->rank == 3 && a->rotary_embedding_dim == 0 && cache->rank == 2)
+        width = dim_mul(cache->dim[1], 2);
+    return (struct attention_units){width > 0 ? x->dim[2] / width : 0, width, 2};
+}
+
+static int couple(struct coupling *k, struct err *err)
+{
+    const struct attention_units u = units_of(k->infer);
+    (void)err;
+    attention_couple_one(k, &u, OUT(0), u.axis, u.width);
+    attention_couple_one(k, &u, IN(0), u.axis, u.width);
+    return 0;
+}
+
+static int shrink(struct shrink *s, struct err *err)
+{
+    const struct attention_units u = units_of(s->infer);
+    (void)err;
+    if (u.units > 0 && ((const struct rotary_attrs *)s->infer->attrs)->num_heads > 0 && shrink_touched(s, OUT(0), u.axis))
+        node_set_int(s->model, s->node, "num_heads", attention_units_left(s, &u));
+    return 0;
+}
+
 OP_CLASS(ms_rotary_embedding) = {
     .type = "RotaryEmbedding", .domain = "com.microsoft", .since = 1,
     .doc = "Rotary position embedding. Refused: a scale other than 1.",
     .in_min = 4, .in_max = 4, .out_min = 1, .out_max = 1,
     .attrs = rotary_attrs, .attrs_size = sizeof(struct rotary_attrs), .infer = infer, .forward = forward,
+    .couple = couple, .shrink = shrink,
     .samples = (const struct op_sample[]){
         {"f32[2,3,8] !i64[1]=2 !f32[6,2] !f32[6,2]", ""},
         {"f32[2,3,8] i64[2,3]=0,1,2,5,3,4 !f32[6,2] !f32[6,2]", "interleaved=1"},

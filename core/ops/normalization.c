@@ -10,6 +10,7 @@
 #include "core/kernels/norm.h"
 #include "core/kernels/norm_grad.h"
 #include "core/kernels/rows.h"
+#include "core/ops/product_coupling.h"
 #include "core/ops/widen.h"
 
 struct norm_attrs {
@@ -447,6 +448,69 @@ static int backward_simplified(struct grad_ctx *c, struct err *err)
     return back_rows(c, true, err);
 }
 
+/* ---- coupling ---- */
+/* Images of channels are normalized one by one: batch and channels stay independent. */
+static int couple_instance(struct coupling *k, struct err *err)
+{
+    (void)err;
+    couple_axes(k, IN(0), 0, OUT(0), 0);
+    couple_axes(k, IN(0), 1, OUT(0), 1);
+    couple_axes(k, IN(1), 0, OUT(0), 1);
+    couple_axes(k, IN(2), 0, OUT(0), 1);
+    return 0;
+}
+
+static const char row_statistics[] = "it is normalized over this axis, whose statistics change";
+
+/* Groups of one channel go one by one, with num_groups. Else the same place in every group goes, so that groups stay of one size. */
+static int couple_group(struct coupling *k, struct err *err)
+{
+    const int64_t groups = ((const struct norm_attrs *)couple_attrs(k))->num_groups, channels = couple_size(k, IN(0), 1);
+    (void)err;
+    couple_axes(k, IN(0), 0, OUT(0), 0);
+    if (channels < 0 || groups < 1 || channels % groups)
+        return 0;
+    couple_axes(k, IN(0), 1, OUT(0), 1);
+    for (int i = 1; i < 3; i++)
+        if (couple_size(k, IN(i), 0) == channels) /* before opset 21 one value a group */
+            couple_axes(k, IN(i), 0, OUT(0), 1);
+    if (groups == channels)
+        return 0;
+    couple_approximate(k, IN(0), 1, row_statistics);
+    couple_places(k, IN(0), 1, groups);
+    return 0;
+}
+
+static int shrink_group(struct shrink *s, struct err *err)
+{
+    const int64_t groups = ((const struct norm_attrs *)s->infer->attrs)->num_groups;
+    (void)err;
+    if (shrink_touched(s, IN(0), 1) && infer_shape(s->infer, 0)->dim[1] == groups)
+        node_set_int(s->model, s->node, "num_groups", shrink_size(s, IN(0), 1));
+    return 0;
+}
+
+static int couple_layer(struct coupling *k, struct err *err)
+{
+    const int rank = couple_rank(k, IN(0));
+    const int64_t axis = ((const struct norm_attrs *)couple_attrs(k))->axis;
+    (void)err;
+    couple_same(k, IN(0), OUT(0));
+    couple_broadcast(k, IN(1), OUT(0));
+    couple_broadcast(k, IN(2), OUT(0));
+    for (int i = 0; i < rank; i++) {
+        if (i >= (axis < 0 ? axis + rank : axis)) {
+            couple_approximate(k, IN(0), i, row_statistics);
+            continue;
+        }
+        couple_axes(k, IN(0), i, OUT(1), i);
+        couple_axes(k, IN(0), i, OUT(2), i);
+    }
+    return 0;
+}
+#define couple_rms couple_layer
+#define couple_simplified couple_layer
+
 static const struct op_sample instance_samples[] = {
     {"f32[2,3,4,5] !f32[3] !f32[3]", NULL}, {"f32[2,3,7] !f32[3] !f32[3]", NULL}, {NULL}};
 static const struct op_sample group_samples[] = {{"f32[2,6,4,5] !f32[6] !f32[6]", "num_groups=2"}, {NULL}};
@@ -461,6 +525,7 @@ static const struct op_sample layer_samples[] = {{"f32[2,3,8] !f32[8] !f32[8]", 
 #define ROW(type_, since_, until_, inputs_min, inputs_max, outputs, table, name, ...)                                \
     {.type = type_, .domain = "", .since = since_, .until = until_, .in_min = inputs_min, .in_max = inputs_max,      \
      .out_min = 1, .out_max = outputs, .attrs = table, .attrs_size = sizeof(struct norm_attrs), .infer = infer_##name, \
+     .couple = couple_##name,                                                                                        \
      .forward = forward_##name, .backward = backward_##name, .grad_assigns = true, .grad_inputs = 7u,                \
      .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1), __VA_ARGS__}
 
@@ -469,10 +534,10 @@ OP_CLASS(instance_normalization) = ROW("InstanceNormalization", 1, 0, 3, 3, 1, i
                                        .quant = {QUANT_OPTIONAL, .inputs = 1});
 OP_CLASS(group_normalization_18) = ROW("GroupNormalization", 18, 20, 3, 3, 1, group_attrs_18, group,
                                        .doc = "Normalizes groups of channels; scale and bias a group.",
-                                       .samples = group_18_samples);
+                                       .samples = group_18_samples, .shrink = shrink_group);
 OP_CLASS(group_normalization_21) = ROW("GroupNormalization", 21, 0, 3, 3, 1, group_attrs_21, group,
                                        .doc = "Normalizes groups of channels; scale and bias a channel.",
-                                       .samples = group_samples);
+                                       .samples = group_samples, .shrink = shrink_group);
 OP_CLASS(layer_normalization) = ROW("LayerNormalization", 17, 0, 2, 3, 3, layer_attrs, layer,
                                     .doc = "Normalizes the axes from `axis` on.", .samples = layer_samples,
                                     .quant = {QUANT_OPTIONAL, .inputs = 1});

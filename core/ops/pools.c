@@ -8,6 +8,7 @@
 #include <inttypes.h>
 
 #include "core/kernels/pool_grad.h"
+#include "core/ops/couple_rules.h"
 #include "core/ops/sliding.h"
 #include "core/ops/widen.h"
 
@@ -325,6 +326,17 @@ static int backward_global_lp(struct grad_ctx *c, struct err *err)
 #define reads_global_lp reads_lp
 #define GRADIENT(name) .backward = backward_##name, .grad_reads = reads_##name, .grad_assigns = true, .grad_inputs = 1u
 
+/* ---- pruning ---- */
+static int couple(struct coupling *k, struct err *err)
+{
+    couple_channels(k, err);
+    if (couple_wanted(k->infer, 1)) {
+        couple_freeze_all(k, IN(0), "it also gives places in the whole tensor");
+        couple_freeze_all(k, OUT(1), "it also gives places in the whole tensor");
+    }
+    return 0;
+}
+
 /* ---- rows ---- */
 static const struct op_sample max_samples[] = {
     {"f32[1,2,8,9]", "kernel_shape=2,2 strides=2,2"},
@@ -375,12 +387,12 @@ static const struct op_sample global_lp_samples[] = {{"f32[2,3,4,5]", NULL}, {"f
     {                                                                                                                  \
         .type = type_, .domain = "", .since = since_, .until = until_, .in_min = 1, .in_max = 1, .out_min = 1,         \
         .out_max = outputs, .attrs = table, .attrs_size = sizeof(struct pool_attrs), .infer = infer_##name,            \
-        .forward = forward_##name, GRADIENT(name), __VA_ARGS__                                                         \
+        .forward = forward_##name, .couple = couple, GRADIENT(name), __VA_ARGS__                                       \
     }
 #define GLOBAL(type_, since_, until_, name, ...)                                                                       \
     {                                                                                                                  \
         .type = type_, .domain = "", .since = since_, .until = until_, .in_min = 1, .in_max = 1, .out_min = 1,         \
-        .out_max = 1, .infer = infer_##name, .forward = forward_##name, GRADIENT(name), __VA_ARGS__                    \
+        .out_max = 1, .infer = infer_##name, .forward = forward_##name, .couple = couple, GRADIENT(name), __VA_ARGS__  \
     }
 #define MAX_DOC .doc = "Maximum over sliding windows.", .quant = {QUANT_PASS}
 #define AVERAGE_DOC .doc = "Average over sliding windows.", .quant = {QUANT_OUTPUT}

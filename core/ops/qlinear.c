@@ -7,6 +7,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/ops/couple_rules.h"
 #include "core/ops/elementwise.h"
 #include "core/ops/quantize.h"
 
@@ -366,6 +367,64 @@ static int forward_softmax(struct run_ctx *c, struct err *err)
 }
 
 /* ---- rows ---- */
+/* ---- coupling: scales and zero points are of whole tensors ---- */
+static int couple_binary(struct coupling *k, struct err *err)
+{
+    (void)err;
+    couple_broadcast(k, IN(0), OUT(0));
+    couple_broadcast(k, IN(3), OUT(0));
+    return 0;
+}
+
+static int couple_unary(struct coupling *k, struct err *err)
+{
+    (void)err;
+    couple_same(k, IN(0), OUT(0));
+    return 0;
+}
+
+static int couple_where(struct coupling *k, struct err *err)
+{
+    static const int inputs[] = {0, 1, 4};
+    (void)err;
+    for (int i = 0; i < 3; i++)
+        couple_broadcast(k, IN(inputs[i]), OUT(0));
+    return 0;
+}
+
+static int couple_concat(struct coupling *k, struct err *err)
+{
+    static const char why[] = "it joins inputs of sizes that cannot be followed";
+    const int rank = couple_rank(k, OUT(0)), axis = (int)((const struct axis_attrs *)couple_attrs(k))->axis;
+    int64_t from = 0;
+    (void)err;
+    for (int i = 2; rank >= 0 && i < k->infer->n_in; i += 3) {
+        const int64_t n = couple_size(k, IN(i), axis);
+        couple_same_but(k, IN(i), OUT(0), axis);
+        if (n <= 1 || from < 0) { /* one element alone cannot go from an axis */
+            couple_freeze(k, IN(i), axis, why);
+            couple_freeze(k, OUT(0), axis, why);
+            from = -1;
+        } else {
+            couple_range(k, IN(i), axis, 0, OUT(0), axis, from, n);
+            from += n;
+        }
+    }
+    return 0;
+}
+
+static int couple_softmax(struct coupling *k, struct err *err)
+{
+    const struct axis_attrs *a = couple_attrs(k);
+    const int rank = couple_rank(k, IN(0)), axis = (int)(a->axis < 0 ? a->axis + rank : a->axis);
+    (void)err;
+    couple_same(k, IN(0), OUT(0));
+    for (int i = 0; i < rank; i++)
+        if (a->opset < 13 ? i >= axis : i == axis)
+            couple_freeze(k, IN(0), i, "a softmax goes over it");
+    return 0;
+}
+
 static const struct op_sample binary_samples[] = {
     {"u8[2,3,4] f32[]=0.1 u8[]=3 u8[2,3,4] f32[]=0.07 u8[]=2 f32[]=0.13 u8[]=1", NULL},
     {"i8[2,3,4] f32[]=0.1 i8[]=3 i8[4] f32[]=0.07 i8[]=2 f32[]=0.03 i8[]=1", NULL},
@@ -387,24 +446,25 @@ static const struct op_sample softmax_samples[] = {
     {NULL}};
 
 OP_CLASS(qlinear_add) = {.type = "QLinearAdd", MICROSOFT, .doc = "Sum of two affine 8-bit tensors.", .in_min = 7,
-                         .in_max = 8, .infer = infer_binary, .forward = forward_add, .samples = binary_samples};
+                         .in_max = 8, .infer = infer_binary, .couple = couple_binary, .forward = forward_add, .samples = binary_samples};
 OP_CLASS(qlinear_mul) = {.type = "QLinearMul", MICROSOFT, .doc = "Product of two affine 8-bit tensors.", .in_min = 7,
-                         .in_max = 8, .infer = infer_binary, .forward = forward_mul, .samples = binary_samples};
+                         .in_max = 8, .infer = infer_binary, .couple = couple_binary, .forward = forward_mul, .samples = binary_samples};
 OP_CLASS(qlinear_sigmoid) = {.type = "QLinearSigmoid", MICROSOFT, .doc = "Sigmoid of affine 8-bit values.",
                              .in_min = 4, .in_max = 5, .infer = infer_unary, .forward = forward_sigmoid,
-                             .samples = unary_samples};
+                             .couple = couple_unary, .samples = unary_samples};
 OP_CLASS(qlinear_leaky_relu) = {.type = "QLinearLeakyRelu", MICROSOFT, .doc = "LeakyRelu of affine 8-bit values.",
                                 .in_min = 4, .in_max = 5, .attrs = leaky_attrs,
                                 .attrs_size = sizeof(struct alpha_attrs), .infer = infer_unary,
-                                .forward = forward_leaky, .samples = unary_samples};
+                                .couple = couple_unary, .forward = forward_leaky, .samples = unary_samples};
 OP_CLASS(qlinear_where) = {.type = "QLinearWhere", MICROSOFT, .doc = "Choice between two affine 8-bit tensors.",
                            .in_min = 9, .in_max = 9, .infer = infer_where, .forward = forward_where,
-                           .samples = where_samples};
+                           .couple = couple_where, .samples = where_samples};
 OP_CLASS(qlinear_concat) = {.type = "QLinearConcat", MICROSOFT,
                             .doc = "Affine 8-bit tensors joined along an axis, each rescaled.", .in_min = 5,
                             .in_max = -1, .attrs = concat_attrs, .attrs_size = sizeof(struct axis_attrs),
-                            .infer = infer_concat, .forward = forward_concat, .samples = concat_samples};
+                            .infer = infer_concat, .couple = couple_concat,
+                            .forward = forward_concat, .samples = concat_samples};
 OP_CLASS(qlinear_softmax) = {.type = "QLinearSoftmax", MICROSOFT, .doc = "Softmax of affine 8-bit values.",
                              .in_min = 5, .in_max = 5, .attrs = softmax_attrs,
                              .attrs_size = sizeof(struct axis_attrs), .infer = infer_softmax,
-                             .forward = forward_softmax, .samples = softmax_samples};
+                             .couple = couple_softmax, .forward = forward_softmax, .samples = softmax_samples};

@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "core/ops/couple.h"
 #include "core/ops/quantize.h"
 #include "core/ops/sliding.h"
 
@@ -326,6 +327,36 @@ static int forward_mean(struct run_ctx *c, struct err *err)
     return 0;
 }
 
+/* ---- coupling ---- */
+static int couple_average(struct coupling *k, struct err *err)
+{
+    const int channel = ((const struct pool_attrs *)couple_attrs(k))->channels_last ? -1 : 1;
+    (void)err;
+    couple_axes(k, IN(0), 0, OUT(0), 0);
+    couple_axes(k, IN(0), channel, OUT(0), channel);
+    return 0;
+}
+#define couple_global couple_average
+
+static int couple_mean(struct coupling *k, struct err *err)
+{
+    const struct reduce_attrs *a = couple_attrs(k);
+    const int rank = couple_rank(k, IN(0));
+    bool mask[SHAPE_MAX_RANK] = {false};
+    struct err ignored = {0};
+    (void)err;
+    if (rank < 0 || reduced_axes(a, infer_shape(k->infer, 0), mask, &ignored) < 0)
+        return 0;
+    for (int i = 0, to = 0; i < rank; i++) {
+        if (mask[i])
+            couple_freeze(k, IN(0), i, "its elements are put together");
+        else
+            couple_axes(k, IN(0), i, OUT(0), to);
+        to += !mask[i] || a->keepdims;
+    }
+    return 0;
+}
+
 /* ---- rows ---- */
 static const struct op_sample average_samples[] = {
     {"u8[1,2,5,6] f32[]=0.1 u8[]=3 f32[]=0.07 u8[]=2", "kernel_shape=3,3 strides=2,2 pads=1,1,1,1"},
@@ -346,7 +377,7 @@ static const struct op_sample mean_samples[] = {
     {                                                                                                                  \
         .type = type_, .domain = "com.microsoft", .since = 1, .doc = doc_, .in_min = min_, .in_max = 5, .out_min = 1,  \
         .out_max = 1, .attrs = name##_attrs, .attrs_size = sizeof(struct attrs_type), .infer = infer_##name,           \
-        .forward = forward_##name, .samples = name##_samples                                                           \
+        .couple = couple_##name, .forward = forward_##name, .samples = name##_samples                                                           \
     }
 #define mean_attrs reduce_attrs
 OP_CLASS(qlinear_average_pool) = ROW("QLinearAveragePool", 4, pool_attrs, average,

@@ -10,6 +10,7 @@
 
 #include "core/kernels/gemm_i8.h"
 #include "core/ops/matmul_shape.h"
+#include "core/ops/product_coupling.h"
 #include "core/ops/quantize.h"
 
 static int want_float(const struct infer_ctx *c, int i, struct err *err)
@@ -270,6 +271,40 @@ static int forward_gemm(struct run_ctx *c, struct err *err)
     return 0;
 }
 
+/* ---- coupling ---- */
+static int couple_to_float(struct coupling *k, struct err *err)
+{
+    (void)err;
+    couple_matmul(k, (struct couple_operand){.end = IN(0)}, (struct couple_operand){.end = IN(1)});
+    for (int i = 3; i < 7; i++)
+        if (i != 4)
+            couple_vector(k, i, IN(1), -1);
+    return 0;
+}
+
+/* A's range over all of its elements is its scale: without some of them it is another. */
+static int couple_dynamic(struct coupling *k, struct err *err)
+{
+    (void)err;
+    couple_matmul(k, (struct couple_operand){.end = IN(0)}, (struct couple_operand){.end = IN(1)});
+    for (int i = 2; i < 5; i++)
+        couple_vector(k, i, IN(1), -1);
+    for (int i = 0; i < couple_rank(k, IN(0)); i++)
+        couple_approximate(k, IN(0), i, "it is quantized by its range, which changes");
+    return 0;
+}
+
+static int couple_gemm(struct coupling *k, struct err *err)
+{
+    const struct gemm_attrs *a = couple_attrs(k);
+    (void)err;
+    couple_matmul(k, (struct couple_operand){IN(0), a->transA, false}, (struct couple_operand){IN(3), a->transB, false});
+    couple_vector(k, 4, OUT(0), -1);
+    couple_vector(k, 5, OUT(0), -1);
+    couple_broadcast(k, IN(6), OUT(0));
+    return 0;
+}
+
 /* ---- rows ---- */
 static void cost_of(const struct infer_ctx *c, const struct shape *a, bool turned, struct op_cost *cost)
 {
@@ -305,6 +340,7 @@ static const struct op_sample gemm_samples[] = {
     {                                                                                                                  \
         .type = type_, .domain = "com.microsoft", .since = 1, .doc = doc_, .in_min = min_, .in_max = max_,             \
         .out_min = 1, .out_max = 1, .infer = infer_##name, .forward = forward_##name, .samples = name##_samples,       \
+        .couple = couple_##name,                                                                                       \
         __VA_ARGS__                                                                                                    \
     }
 OP_CLASS(matmul_integer_to_float) = ROW("MatMulIntegerToFloat", "Product of 8-bit matrices, scaled to float.", 4, 7,

@@ -8,6 +8,7 @@
 #include "core/kernels/conv_i8.h"
 #include "core/kernels/gemm_i8.h"
 #include "core/ops/matmul_shape.h"
+#include "core/ops/product_coupling.h"
 #include "core/ops/quantize.h"
 #include "core/ops/sliding.h"
 
@@ -326,6 +327,56 @@ static void cost_qlinear_conv(const struct infer_ctx *c, struct op_cost *cost)
     cost_at(c, infer_shape(c, 3), true, cost);
 }
 
+/* ---- coupling ---- */
+static void couple_product(struct coupling *k, const struct places *p)
+{
+    const int of_a[] = {p->a_zero, p->a_scale}, of_b[] = {p->b_zero, p->b_scale};
+    couple_matmul(k, (struct couple_operand){.end = IN(p->a)}, (struct couple_operand){.end = IN(p->b)});
+    for (int i = 0; i < 2; i++) {
+        if (of_a[i] >= 0)
+            couple_vector(k, of_a[i], IN(p->a), -2);
+        if (of_b[i] >= 0)
+            couple_vector(k, of_b[i], IN(p->b), -1);
+    }
+}
+
+static int couple_matmul_integer(struct coupling *k, struct err *err)
+{
+    (void)err;
+    couple_product(k, &integer_places);
+    return 0;
+}
+
+static int couple_qlinear_matmul(struct coupling *k, struct err *err)
+{
+    (void)err;
+    couple_product(k, &qlinear_places);
+    return 0;
+}
+
+static int couple_conv_integer(struct coupling *k, struct err *err)
+{
+    (void)err;
+    couple_conv(k, IN(0), IN(1), ((const struct conv_attrs *)couple_attrs(k))->group);
+    couple_vector(k, 3, OUT(0), 1);
+    return 0;
+}
+
+static int couple_qlinear_conv(struct coupling *k, struct err *err)
+{
+    (void)err;
+    couple_conv(k, IN(0), IN(3), ((const struct conv_attrs *)couple_attrs(k))->group);
+    couple_vector(k, 4, OUT(0), 1);
+    couple_vector(k, 5, OUT(0), 1);
+    couple_vector(k, 8, OUT(0), 1);
+    return 0;
+}
+
+static int shrink_conv(struct shrink *s, struct err *err)
+{
+    return shrink_conv_group(s, IN(0), ((const struct conv_attrs *)s->infer->attrs)->group, err);
+}
+
 /* ---- rows ---- */
 static const struct op_sample matmul_integer_samples[] = {
     {"u8[3,5] u8[5,4]", NULL}, {"u8[2,3,5] !i8[5,4] u8[]=3 i8[]=1", NULL}, {NULL}};
@@ -352,6 +403,7 @@ OP_CLASS(matmul_integer) = {.type = "MatMulInteger",
                             .out_min = 1,
                             .out_max = 1,
                             .infer = infer_matmul_integer,
+                            .couple = couple_matmul_integer,
                             .forward = forward_matmul_integer,
                             .cost = cost_matmul_integer,
                             .samples = matmul_integer_samples};
@@ -364,6 +416,7 @@ OP_CLASS(qlinear_matmul) = {.type = "QLinearMatMul",
                             .out_min = 1,
                             .out_max = 1,
                             .infer = infer_qlinear_matmul,
+                            .couple = couple_qlinear_matmul,
                             .forward = forward_qlinear_matmul,
                             .cost = cost_qlinear_matmul,
                             .samples = qlinear_matmul_samples};
@@ -378,6 +431,8 @@ OP_CLASS(conv_integer) = {.type = "ConvInteger",
                           .attrs = conv_attrs,
                           .attrs_size = sizeof(struct conv_attrs),
                           .infer = infer_conv_integer,
+                          .couple = couple_conv_integer,
+                          .shrink = shrink_conv,
                           .forward = forward_conv_integer,
                           .cost = cost_conv_integer,
                           .samples = conv_integer_samples};
@@ -392,6 +447,8 @@ OP_CLASS(qlinear_conv) = {.type = "QLinearConv",
                           .attrs = conv_attrs,
                           .attrs_size = sizeof(struct conv_attrs),
                           .infer = infer_qlinear_conv,
+                          .couple = couple_qlinear_conv,
+                          .shrink = shrink_conv,
                           .forward = forward_qlinear_conv,
                           .cost = cost_qlinear_conv,
                           .samples = qlinear_conv_samples};

@@ -632,6 +632,59 @@ static int forward(struct run_ctx *c, struct err *err)
     return rnn_forward_f32(c, rnn_cell_of(c->node->op_type), c->in[2]->shape.dim[2], NULL, err);
 }
 
+/* ---- coupling ---- */
+/* A hidden unit is its place in every gate of W, R, B and P (with both directions), and what other units read of it in R. */
+void rnn_couple(struct coupling *k, const struct rnn_cell *cell, bool transposed)
+{
+    const struct rnn_attrs *a = couple_attrs(k);
+    const int gates = transposed ? 2 : 1, inner = transposed ? 1 : 2, batch = a->layout ? 0 : 1;
+    const struct end unit = IN(2);
+
+    couple_axes(k, IN(0), 2, IN(1), inner);
+    couple_role(k, IN(0), 2, COUPLE_CONSUMES);
+    couple_role(k, IN(1), inner, COUPLE_CONSUMES);
+    couple_role(k, unit, inner, COUPLE_CONSUMES);
+    couple_role(k, unit, gates, COUPLE_PRODUCES);
+    couple_role(k, IN(1), gates, COUPLE_PRODUCES);
+    couple_strided(k, unit, inner, IN(1), gates);
+    couple_strided(k, unit, inner, unit, gates);
+    couple_strided(k, unit, inner, IN(3), 1);
+    couple_axes(k, unit, inner, IN(5), 2);
+    if (cell->has_c) {
+        couple_axes(k, unit, inner, IN(6), 2);
+        couple_strided(k, unit, inner, IN(7), 1);
+    }
+    couple_axes(k, unit, inner, OUT(0), 3);
+    couple_axes(k, unit, inner, OUT(1), 2);
+    couple_axes(k, unit, inner, OUT(2), 2);
+    couple_axes(k, IN(0), batch, IN(4), 0);
+    couple_axes(k, IN(0), batch, OUT(0), a->layout ? 0 : 2);
+    for (int i = 1; i < 3; i++) {
+        couple_axes(k, IN(0), batch, IN(4 + i), batch);
+        couple_axes(k, IN(0), batch, OUT(i), batch);
+    }
+}
+
+void rnn_shrink(struct shrink *s)
+{
+    if (((const struct rnn_attrs *)s->infer->attrs)->hidden_size > 0 && shrink_touched(s, OUT(1), 2))
+        node_set_int(s->model, s->node, "hidden_size", shrink_size(s, OUT(1), 2));
+}
+
+static int couple(struct coupling *k, struct err *err)
+{
+    (void)err;
+    rnn_couple(k, rnn_cell_of(k->infer->node->op_type), false);
+    return 0;
+}
+
+static int shrink(struct shrink *s, struct err *err)
+{
+    (void)err;
+    rnn_shrink(s);
+    return 0;
+}
+
 static const struct op_sample lstm_samples[] = {
     {"f32[3,2,4] f32[1,20,4] f32[1,20,5] f32[1,40]", "hidden_size=5", 3, 0},
     {"f32[3,2,4] f32[2,12,4] f32[2,12,3] f32[2,24] i32[2]=3,2 f32[2,2,3] f32[2,2,3] f32[2,9]",
@@ -656,6 +709,7 @@ static const struct op_sample rnn_samples[] = {
 #define RECURRENT(table, most_in, most_out, text, cases)                                                               \
     .domain = "", .since = 7, .doc = text, .in_min = 3, .in_max = most_in, .out_min = 0, .out_max = most_out,          \
     .attrs = table, .attrs_size = sizeof(struct rnn_attrs), .infer = infer, .forward = forward, .cost = cost,          \
+    .couple = couple, .shrink = shrink,                                                                                \
     .backward = rnn_backward, .grad_reads = 0xff, .grad_inputs = 0xef, .samples = cases
 
 OP_CLASS(rnn) = {.type = "RNN", RECURRENT(rnn_table, 6, 2, "Simple recurrent network.", rnn_samples)};

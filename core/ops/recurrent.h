@@ -4,7 +4,7 @@
 #ifndef PARED_OPS_RECURRENT_H
 #define PARED_OPS_RECURRENT_H
 
-#include "core/ops/op.h"
+#include "core/ops/couple.h"
 
 enum { RNN_FORWARD, RNN_REVERSE, RNN_BIDIRECTIONAL, RNN_MAX_GATES = 4, RNN_MAX_FUNCTIONS = 3 };
 
@@ -53,6 +53,10 @@ struct rnn_products {
     /* out [rows, gates H] = state [rows, H] R */
     void (*state)(void *arg, int64_t dir, const float *state, int64_t rows, float *out);
 };
+/* Coupling of the hidden units, the inputs and the sequences. transposed: the gates stand in W's and R's last axis, not in
+ * their second. */
+void rnn_couple(struct coupling *k, const struct rnn_cell *cell, bool transposed);
+void rnn_shrink(struct shrink *s);
 /* A float32 run of node c whose attributes are struct rnn_attrs and whose inputs but 1 and 2 (the weights) and
  * outputs are those of the cell; outputs are allocated. hidden: H. products NULL: the weights are float32, as in
  * RNN, GRU and LSTM. */

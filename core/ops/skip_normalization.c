@@ -8,6 +8,7 @@
 #include <math.h>
 
 #include "core/kernels/norm.h"
+#include "core/ops/couple.h"
 #include "core/ops/widen.h"
 
 struct skip_attrs {
@@ -170,9 +171,26 @@ static int forward_simplified(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer, compute_simplified, err);
 }
 
+static int couple(struct coupling *k, struct err *err)
+{
+    const int rank = couple_rank(k, IN(INPUT));
+    (void)err;
+    couple_same(k, IN(INPUT), OUT(0));
+    couple_same(k, IN(INPUT), OUT(3));
+    couple_broadcast(k, IN(SKIP), OUT(0));
+    for (int i = GAMMA; i < GAMMA + 3; i++)
+        couple_axes(k, IN(i), 0, OUT(0), -1);
+    for (int i = 0; i + 1 < rank; i++) {
+        couple_axes(k, IN(INPUT), i, OUT(1), i);
+        couple_axes(k, IN(INPUT), i, OUT(2), i);
+    }
+    couple_approximate(k, IN(INPUT), -1, "it is normalized over this axis, whose statistics change");
+    return 0;
+}
+
 #define ROW                                                                                                          \
     .domain = "com.microsoft", .since = 1, .in_min = 3, .out_min = 1, .out_max = 4, .attrs = skip_attrs,             \
-    .attrs_size = sizeof(struct skip_attrs), .infer = infer
+    .attrs_size = sizeof(struct skip_attrs), .infer = infer, .couple = couple
 
 OP_CLASS(skip_layer_normalization) = {
     ROW, .type = "SkipLayerNormalization", .in_max = 5, .forward = forward_layer,

@@ -9,6 +9,7 @@
 
 #include "core/kernels/rows.h"
 #include "core/kernels/vmath.h"
+#include "core/ops/couple_rules.h"
 #include "core/ops/widen.h"
 
 struct softmax_attrs {
@@ -230,6 +231,20 @@ FORWARD(softmax, SOFTMAX)
 FORWARD(log_softmax, LOG_SOFTMAX)
 FORWARD(hardmax, HARDMAX)
 
+/* The lines cannot be cut: what is left of one would be scaled anew. */
+static int couple(struct coupling *k, struct err *err)
+{
+    const struct softmax_attrs *a = couple_attrs(k);
+    const int rank = couple_rank(k, IN(0)), axis = (int)(a->axis < 0 ? a->axis + rank : a->axis);
+    (void)err;
+    for (int i = 0; i < rank; i++) {
+        couple_axes(k, IN(0), i, OUT(0), i);
+        if (k->infer->opset < 13 ? i >= axis : i == axis)
+            couple_freeze(k, IN(0), i, "a softmax goes over it");
+    }
+    return 0;
+}
+
 static const struct op_sample old_samples[] = {
     {"f32[2,3,4]", NULL, 1, 11}, {"f32[2,3,4]", "axis=2", 1, 11}, {"f32[2,3,4]", "axis=0", 1, 11}, {NULL}};
 static const struct op_sample samples[] = {
@@ -239,7 +254,7 @@ static const struct op_sample samples[] = {
     {.type = type_, .domain = "", .since = since_, .until = until_, .doc = doc_, .in_min = 1, .in_max = 1,           \
      .out_min = 1,                                                                                                   \
      .out_max = 1, .attrs = table, .attrs_size = sizeof(struct softmax_attrs), .infer = infer,                       \
-     .forward = forward_##name,                                                                                      \
+     .forward = forward_##name, .couple = couple,                                                                    \
      .samples = cases, __VA_ARGS__}
 #define SHARES .quant = {QUANT_OPTIONAL, .low = 0, .high = 1}
 OP_CLASS(softmax_1) = ROW("Softmax", 1, 12, attrs_1, softmax, "e^x, scaled to sum 1.", old_samples, GRADIENT(softmax),

@@ -35,6 +35,14 @@ static const struct pass preparation[] = {
 };
 enum { N_PREPARATION = sizeof preparation / sizeof preparation[0] };
 
+/* What finding groups for pruning wants to see: constants as initializers, arithmetic on fixed sizes as numbers, and every layer
+ * as it was. */
+static const struct pass constants[] = {
+    {"constant_inputs", "", pass_constant_inputs},
+    {"fold_constants", "", pass_fold_constants},
+};
+enum { N_CONSTANTS = sizeof constants / sizeof constants[0] };
+
 static int run_pass(const struct pass *pass, struct pass_ctx *c, struct model *m, struct err *err)
 {
     int rc = -1;
@@ -52,19 +60,30 @@ static int run_pass(const struct pass *pass, struct pass_ctx *c, struct model *m
     return rc ? err_wrap(err, "pass %s: ", pass->name) : 0;
 }
 
-int passes_prepare(struct model *m, struct layer_report *layers, struct warnings *warnings, struct err *err)
+static int run_passes(const struct pass *list, int n, struct pass_ctx *c, struct model *m, struct err *err)
 {
-    struct pass_ctx c = {.layers = layers, .warnings = warnings};
     bool changed = true;
     for (int round = 0; changed && round < MAX_ROUNDS; round++) {
         changed = false;
-        for (int p = 0; p < N_PREPARATION; p++) {
-            if (run_pass(&preparation[p], &c, m, err))
+        for (int p = 0; p < n; p++) {
+            if (run_pass(&list[p], c, m, err))
                 return -1;
-            changed = changed || c.changes > 0;
+            changed = changed || c->changes > 0;
         }
     }
     return 0;
+}
+
+int passes_prepare(struct model *m, struct layer_report *layers, struct warnings *warnings, struct err *err)
+{
+    struct pass_ctx c = {.layers = layers, .warnings = warnings};
+    return run_passes(preparation, N_PREPARATION, &c, m, err);
+}
+
+int passes_constants(struct model *m, struct warnings *warnings, struct err *err)
+{
+    struct pass_ctx c = {.warnings = warnings};
+    return run_passes(constants, N_CONSTANTS, &c, m, err);
 }
 
 static int64_t count_nodes(const struct model *m)

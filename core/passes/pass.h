@@ -39,6 +39,9 @@ int pass_dead_code(struct pass_ctx *c, struct err *err);
  * constants are inside the products. Rows for what was folded. */
 int passes_prepare(struct model *m, struct layer_report *layers, struct warnings *warnings, struct err *err);
 
+/* Only what is constant is evaluated, and arithmetic on sizes that are fixed; no layer changes. */
+int passes_constants(struct model *m, struct warnings *warnings, struct err *err);
+
 /* A row for a node that is about to go into another: {"folded_into": "conv1"}. */
 void pass_row_folded(struct pass_ctx *c, uint32_t node, uint32_t into, const char *pass);
 void pass_row_skipped(struct pass_ctx *c, uint32_t node, const char *why);

@@ -73,15 +73,15 @@ void groups_free(struct groups *g);
 int groups_remove(const struct groups *g, struct model *m, const bool *const *gone, struct err *err);
 
 /* What would be left: multiply-accumulates at batch 1 (-1: unknown), parameters, bytes of weights, by exact arithmetic on sizes, without
- * cutting. */
+ * cutting. (Of bytes: shapes and other numbers that nodes are told may take a few more when two nodes no longer share them.) */
 struct groups_cost {
     int64_t macs, params, bytes;
 };
 int groups_cost(const struct groups *g, const bool *const *gone, struct groups_cost *cost, struct err *err);
 
 /* For GET /v1/models/{id}/groups and `pared inspect --groups`: [{id, name, channels, prunable, frozen?, approximate?, heads?,
- * members: [{weight, node, op_type, axis, size, role}], per_channel: {macs, params, bytes}}], at most max_groups and max_members
- * each, `more` saying how many were left off. NULL: out of memory. */
+ * members: [{weight, node, op_type, axis, size, role}], per_channel: {macs?, params, bytes}}], at most max_groups
+ * groups of max_members members; `more` in a group: members that were left off. NULL: out of memory. */
 json_t *groups_json(const struct groups *g, int max_groups, int max_members);
 
 #endif

@@ -1,166 +1,121 @@
 /* SPDX-License-Identifier: Apache-2.0
- * weights.c - prune.weights: the weights of smallest magnitude become zero (Han et al., NeurIPS 2015).
+ * weights.c - prune.weights: single weights, n:m groups or blocks become zero; the parameters, the flow and the report. What a
+ * score is, how ranking is done and how many each layer loses stand in the other files of weights.h.
  *
- * How many go is exact. Weights are ranked by (|w|, layer, index), so equal magnitudes go in file order and the result
- * is one whatever the machine. Ranking does not sort: the rank-th smallest key is found by radix selection, four passes
- * of 16 bits over the bits of |w| as a double (which order as the numbers do), streaming over the weights where they
- * lie. So global pruning of a model of gigabytes needs no memory but a histogram. A weight read by two nodes is one
- * weight: it is ranked and pruned once. A mask (1 = kept) is left as a note for later steps. */
-#include "core/passes/weights.h"
+ * A step of the schedule scores the model as it is, decides how many go, makes masks and writes the weights. What was zero before
+ * has the score 0 and is counted among those that go, so a later step, of this schedule or of another recipe step, never brings a
+ * weight back. The mask (1 = kept) is left as a note for later steps. A weight read by two nodes is one weight: it is ranked and
+ * pruned once. */
+#include "core/prune/weights.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/step/method.h"
+#include "core/base/size.h"
 
-enum scope { SCOPE_LAYER, SCOPE_GLOBAL };
-static const char *const scopes[] = {"layer", "global", NULL};
-
-struct prune_weights_params {
-    double sparsity, threshold;
-    int64_t keep, drop;
-    bool has_sparsity, has_threshold, has_keep, has_drop;
-    int scope;
-    struct globs include, exclude;
-};
+static const char *const scopes[] = {"auto", "layer", "global", "row", NULL};
+static const char *const allocations[] = {"uniform", "erk", "global", NULL};
 #define P(f) PARAM(prune_weights_params, f)
 
 static const struct param params[] = {
     {P(sparsity), .kind = PARAM_NUMBER, .min = 0, .max = 1, .given = PARAM_GIVEN(prune_weights_params, has_sparsity),
-     .doc = "fraction of the weights that becomes zero, rounded to the nearest count"},
+     .doc = "fraction of the weights that becomes zero, rounded to the nearest count (with blocks: of the blocks)"},
     {P(threshold), .kind = PARAM_NUMBER, .min = 0, .max = 1e300,
-     .given = PARAM_GIVEN(prune_weights_params, has_threshold), .doc = "weights of magnitude below this become zero"},
+     .given = PARAM_GIVEN(prune_weights_params, has_threshold),
+     .doc = "weights whose score (for magnitude: their size) is below this become zero"},
     {P(keep), .kind = PARAM_INT, .min = 0, .max = 9007199254740992.0,
      .given = PARAM_GIVEN(prune_weights_params, has_keep),
-     .doc = "how many weights stay (in each layer, or in all with scope=global)"},
+     .doc = "how many weights (or blocks) stay (in each layer, or in all with scope=global or allocation=erk)"},
     {P(drop), .kind = PARAM_INT, .min = 0, .max = 9007199254740992.0,
      .given = PARAM_GIVEN(prune_weights_params, has_drop),
-     .doc = "how many weights become zero (in each layer, or in all with scope=global)"},
-    {P(scope), .kind = PARAM_ENUM, .choices = scopes, .def = "\"layer\"",
-     .doc = "rank the weights within each layer, or all together"},
+     .doc = "how many weights (or blocks) become zero (in each layer, or in all with scope=global or allocation=erk)"},
+    {P(structure), .kind = PARAM_STRING, .def = "\"unstructured\"",
+     .doc = "unstructured; n:m as 2:4 or 4:8 (of m neighbours along what is summed over, n stay; input channels are "
+            "neighbours in convolutions); or blocks as 4x1 (outputs by neighbours)"},
+    {P(criterion), .kind = PARAM_ENUM, .choices = weights_criteria_names, .def = "\"magnitude\"",
+     .doc = "what ranks the weights; gradient, taylor, fisher, snip, wanda and obs need a dataset. obs also changes the "
+            "weights that stay, so that outputs change least"},
+    {P(scope), .kind = PARAM_ENUM, .choices = scopes, .def = "\"auto\"",
+     .doc = "rank the weights within each layer, within each row of a layer (what makes one output), or all together; "
+            "auto: row for wanda, global for lamp and snip, else layer"},
+    {P(allocation), .kind = PARAM_ENUM, .choices = allocations, .def = "\"uniform\"",
+     .doc = "how layers share the sparsity: each the same, by Erdos-Renyi-kernel (small layers stay denser), or as "
+            "ranking all together has it (scope=global)"},
+    {P(steps), .kind = PARAM_INT, .min = 1, .max = 1000, .def = "1",
+     .doc = "reach the sparsity in so many steps along a cubic ramp, scoring anew before each"},
+    {P(samples), .kind = PARAM_INT, .min = 1, .max = 1e9, .def = "512",
+     .doc = "samples of the dataset that criteria with data look at"},
     {P(include), .kind = PARAM_GLOBS, .doc = "only nodes whose name matches one of these patterns"},
     {P(exclude), .kind = PARAM_GLOBS, .doc = "no nodes whose name matches one of these patterns"},
     {0},
 };
 
+/* ---- parameters ---- */
+static const char *structure_text(const struct prune_weights_params *o)
+{
+    return o->structure ? o->structure : "unstructured";
+}
+
+static enum weights_scope scope_of(const struct prune_weights_params *o, enum structure_kind kind)
+{
+    const enum weights_scope natural = weights_criterion(o->criterion)->scope;
+    if (o->scope != SCOPE_AUTO)
+        return (enum weights_scope)o->scope;
+    if (o->allocation == ALLOCATE_GLOBAL)
+        return SCOPE_GLOBAL;
+    if (natural == SCOPE_ROW)
+        return kind == STRUCTURE_BLOCK ? SCOPE_LAYER : SCOPE_ROW;
+    return o->allocation == ALLOCATE_ERK ? SCOPE_LAYER : natural;
+}
+
+static void check_groups(const struct prune_weights_params *o, int given, const char *pointer, struct faults *faults)
+{
+    if (given > 0)
+        faults_add(faults, pointer, "structure=%s says itself how many weights go: leave out sparsity, threshold, keep and drop",
+                   structure_text(o));
+    if (o->scope != SCOPE_AUTO || o->allocation != ALLOCATE_UNIFORM)
+        faults_add(faults, pointer, "structure=%s ranks within its groups: leave out scope and allocation",
+                   structure_text(o));
+    if (o->steps > 1)
+        faults_add(faults, pointer, "structure=%s has no schedule: leave out steps", structure_text(o));
+}
+
 static void check(const void *p, const char *pointer, struct faults *faults)
 {
     const struct prune_weights_params *o = p;
     int given = o->has_sparsity + o->has_threshold + o->has_keep + o->has_drop;
+    struct structure s;
+    const char *why;
+    if (!structure_parse(structure_text(o), &s, &why)) {
+        faults_add(faults, pointer, "'structure' is \"%.40s\": %s", structure_text(o), why);
+        return;
+    }
+    if (s.kind == STRUCTURE_NM) {
+        check_groups(o, given, pointer, faults);
+        return;
+    }
     if (given != 1)
         faults_add(faults, pointer,
                    "prune.weights needs exactly one of sparsity, threshold, keep and drop; %d are given", given);
+    if (o->has_threshold && o->steps > 1)
+        faults_add(faults, pointer, "steps leads to a sparsity, and a threshold is none: give sparsity, keep or drop");
+    if (o->has_threshold && o->allocation == ALLOCATE_ERK)
+        faults_add(faults, pointer, "allocation=erk shares a sparsity, and a threshold is none");
+    if (o->scope == SCOPE_GLOBAL && o->allocation == ALLOCATE_ERK)
+        faults_add(faults, pointer, "scope=global ranks all layers together, so allocation=erk cannot share among them");
+    if ((o->scope == SCOPE_LAYER || o->scope == SCOPE_ROW) && o->allocation == ALLOCATE_GLOBAL)
+        faults_add(faults, pointer, "allocation=global ranks all layers together, but scope=%s", scopes[o->scope]);
+    if (o->scope == SCOPE_ROW && s.kind == STRUCTURE_BLOCK)
+        faults_add(faults, pointer, "scope=row ranks single weights, and structure=%s is of blocks", structure_text(o));
 }
 
-/* ---- keys: bits of |w|, ordered as the magnitudes are ---- */
-enum { CHUNK = 4096, RADIX = 1 << 16 };
-
-static uint64_t key_of(double w)
+static unsigned needs_of(const void *p)
 {
-    double magnitude = fabs(w);
-    uint64_t bits;
-    memcpy(&bits, &magnitude, sizeof bits);
-    return bits;
+    return weights_criterion(((const struct prune_weights_params *)p)->criterion)->needs;
 }
 
-/* Elements [first, first + n) of a weight as doubles; n <= CHUNK. */
-static void read_chunk(const struct tensor *t, int64_t first, int64_t n, double *out)
-{
-    size_t width = (size_t)dtype_bits(t->dtype) / 8;
-    if (width == 0) { /* packed below a byte */
-        for (int64_t i = 0; i < n; i++)
-            out[i] = dtype_get(t->dtype, t->data, first + i);
-        return;
-    }
-    dtype_convert(DTYPE_DOUBLE, out, t->dtype, (const char *)t->data + (size_t)first * width, n);
-}
-
-/* What is pruned: all keys below `key`, and the first `ties` keys equal to it in order. */
-struct cut {
-    uint64_t key;
-    int64_t ties;
-};
-
-/* The cut that prunes exactly `count` of the weights of refs[0..n). */
-static int select_cut(const struct weight_ref *refs, int n, int64_t count, struct cut *cut, struct err *err)
-{
-    int64_t *histogram = malloc(RADIX * sizeof *histogram);
-    if (!histogram)
-        return err_set(err, ERR_NOMEM, "out of memory while ranking weights");
-    uint64_t prefix = 0;
-    int64_t left = count;
-    double chunk[CHUNK];
-    for (int shift = 48; shift >= 0; shift -= 16) {
-        memset(histogram, 0, RADIX * sizeof *histogram);
-        for (int r = 0; r < n; r++) {
-            int64_t total = tensor_count(refs[r].tensor);
-            for (int64_t first = 0; first < total; first += CHUNK) {
-                int64_t len = total - first < CHUNK ? total - first : CHUNK;
-                read_chunk(refs[r].tensor, first, len, chunk);
-                for (int64_t i = 0; i < len; i++) {
-                    uint64_t key = key_of(chunk[i]);
-                    if (shift == 48 || key >> (shift + 16) == prefix)
-                        histogram[key >> shift & (RADIX - 1)]++;
-                }
-            }
-        }
-        uint64_t digit = 0;
-        while (digit < RADIX - 1 && left >= histogram[digit])
-            left -= histogram[digit++];
-        prefix = prefix << 16 | digit;
-    }
-    free(histogram);
-    *cut = (struct cut){.key = prefix, .ties = left};
-    return 0;
-}
-
-static int64_t wanted_count(const struct prune_weights_params *o, int64_t total)
-{
-    if (o->has_sparsity)
-        return (int64_t)nearbyint(o->sparsity * (double)total);
-    int64_t count = o->has_keep ? total - o->keep : o->drop;
-    return count < 0 ? 0 : count > total ? total : count;
-}
-
-static int choose_cut(const struct prune_weights_params *o, const struct weight_ref *refs, int n, struct cut *cut,
-                      struct err *err)
-{
-    if (o->has_threshold) {
-        *cut = (struct cut){.key = key_of(o->threshold), .ties = 0};
-        return 0;
-    }
-    int64_t total = 0;
-    for (int i = 0; i < n; i++)
-        total += tensor_count(refs[i].tensor);
-    return select_cut(refs, n, wanted_count(o, total), cut, err);
-}
-
-/* ---- applying ---- */
-struct facts {
-    int64_t before, after; /* non-zeros */
-    double signal, noise;
-};
-
-static int refuse_nan(const struct model *m, const struct weight_ref *ref, struct err *err)
-{
-    char label[200];
-    double chunk[CHUNK];
-    int64_t total = tensor_count(ref->tensor);
-    for (int64_t first = 0; first < total; first += CHUNK) {
-        int64_t len = total - first < CHUNK ? total - first : CHUNK;
-        read_chunk(ref->tensor, first, len, chunk);
-        for (int64_t i = 0; i < len; i++)
-            if (isnan(chunk[i]))
-                return err_set(err, ERR_MODEL,
-                               "node '%s': weight '%s' is NaN at element %lld, so its weights cannot be ranked by "
-                               "magnitude; repair the weight or exclude the node",
-                               node_label(m, ref->node, label, sizeof label), m->values[ref->value].name,
-                               (long long)(first + i));
-    }
-    return 0;
-}
-
+/* ---- writing ---- */
 static void set_zero(struct tensor *t, int64_t index)
 {
     size_t width = (size_t)dtype_bits(t->dtype) / 8;
@@ -170,154 +125,202 @@ static void set_zero(struct tensor *t, int64_t index)
         dtype_set(t->dtype, t->data, index, 0);
 }
 
-/* Zero what the cut takes; ties are counted down in cut->ties. */
-static int apply(struct model *m, const struct weight_ref *ref, struct cut *cut, struct facts *facts, struct err *err)
+int weights_write(struct prune_run *r, struct prune_item *it, const double *values, struct err *err)
 {
-    struct tensor t = {0}, mask = {0};
-    const struct note *old = value_note(m, ref->value, "mask");
-    int64_t total = tensor_count(ref->tensor);
-    double chunk[CHUNK];
+    struct model *m = r->c->model;
+    const struct note *old = value_note(m, it->ref.value, "mask");
+    struct tensor t = {0};
+    unsigned char *kept = it->mask.data;
     int rc = -1;
-    if (tensor_copy(&t, ref->tensor, err) || tensor_alloc(&mask, DTYPE_BOOL, &ref->tensor->shape, err))
+    if (spill_tensor(r->spill, &t, it->ref.tensor->dtype, &it->ref.tensor->shape, err))
         goto out;
-    const unsigned char *was = old && old->tensor.bytes == mask.bytes ? old->tensor.data : NULL;
-    unsigned char *kept = mask.data;
-    *facts = (struct facts){0};
-    for (int64_t first = 0; first < total; first += CHUNK) {
-        int64_t len = total - first < CHUNK ? total - first : CHUNK;
-        read_chunk(ref->tensor, first, len, chunk);
-        for (int64_t i = 0; i < len; i++) {
-            uint64_t key = key_of(chunk[i]);
-            bool gone = key < cut->key || (key == cut->key && cut->ties > 0);
-            if (key == cut->key && cut->ties > 0)
-                cut->ties--;
-            facts->before += chunk[i] != 0;
-            facts->after += chunk[i] != 0 && !gone;
-            facts->signal += chunk[i] * chunk[i];
-            if (gone)
-                facts->noise += chunk[i] * chunk[i];
-            if (gone)
-                set_zero(&t, first + i);
-            kept[first + i] = !gone && (!was || was[first + i]);
+    const unsigned char *was = old && old->tensor.bytes == it->mask.bytes ? old->tensor.data : NULL;
+    memcpy(t.data, it->ref.tensor->data, t.bytes);
+    for (int64_t row = 0; values && row < it->matrix.rows; row++)
+        for (int64_t k = 0; k < it->matrix.k; k++) {
+            const int64_t at = weight_matrix_at(&it->matrix, row, k);
+            if (kept[at])
+                dtype_set(t.dtype, t.data, at, values[row * it->matrix.k + k]);
         }
+    for (int64_t i = 0; i < it->count; i++) {
+        if (!kept[i])
+            set_zero(&t, i);
+        kept[i] = kept[i] && (!was || was[i]);
     }
-    rc = weight_replace(m, ref->value, &t, err);
-    if (rc == 0)
-        value_set_note(m, ref->value, "mask", NULL, &mask);
+    rc = weight_replace(m, it->ref.value, &t, err);
+    if (rc == 0) {
+        value_set_note(m, it->ref.value, "mask", NULL, &it->mask);
+        it->ref.tensor = it->matrix.stored = value_const(m, it->ref.value);
+        tensor_release_pages(it->ref.tensor);
+    }
+    tensor_fini(&it->mask);
 out:
     tensor_fini(&t);
-    tensor_fini(&mask);
     return rc;
 }
 
-static void report(struct step_ctx *c, const struct weight_ref *ref, const struct facts *f, int64_t total)
+/* ---- report ---- */
+struct facts {
+    int64_t before, after; /* non-zeros */
+    double signal, noise;
+};
+
+static struct facts compare(const struct prune_item *it)
 {
-    struct layer_row row = {.node = ref->node, .weight = ref->value, .sqnr_db = NAN};
-    row.before = json_pack("{s:I,s:I}", "params", (json_int_t)total, "nonzero", (json_int_t)f->before);
-    row.after = json_pack("{s:I,s:I}", "params", (json_int_t)total, "nonzero", (json_int_t)f->after);
+    struct facts f = {0};
+    double was[WEIGHTS_CHUNK], is[WEIGHTS_CHUNK];
+    for (int64_t first = 0; first < it->count; first += WEIGHTS_CHUNK) {
+        const int64_t len = i64_min(it->count - first, WEIGHTS_CHUNK);
+        weights_read(&it->original, first, len, was);
+        weights_read(it->ref.tensor, first, len, is);
+        for (int64_t i = 0; i < len; i++) {
+            f.before += was[i] != 0;
+            f.after += is[i] != 0;
+            f.signal += was[i] * was[i];
+            f.noise += (was[i] - is[i]) * (was[i] - is[i]);
+        }
+    }
+    return f;
+}
+
+static void report(struct prune_run *r, const struct prune_item *it, const struct facts *f)
+{
+    struct layer_row row = {.node = it->ref.node, .weight = it->ref.value, .sqnr_db = NAN};
+    row.before = json_pack("{s:I,s:I}", "params", (json_int_t)it->count, "nonzero", (json_int_t)f->before);
+    row.after = json_pack("{s:I,s:I}", "params", (json_int_t)it->count, "nonzero", (json_int_t)f->after);
+    if (it->fallback) {
+        json_object_set_new(row.after, "criterion", json_string("magnitude"));
+        json_object_set_new(row.after, "why", json_string(it->fallback));
+    } else if (isfinite(it->error)) {
+        json_object_set_new(row.after, "output_error", json_real(it->error));
+    }
     if (f->noise > 0 && f->signal > 0)
         row.sqnr_db = 10 * log10(f->signal / f->noise);
-    layer_report_add(c->layers, c->model, &row);
+    layer_report_add(r->c->layers, r->c->model, &row);
 }
 
-/* Operators that multiply by constant matrices without being products of one weight (LSTM, GRU, RNN, Einsum): said, not
- * silently passed by. */
-static void report_other(struct step_ctx *c, uint32_t id)
+static void report_all(struct prune_run *r)
 {
-    struct model *m = c->model;
-    const struct op_class *op = node_class(m, &m->nodes[id]);
-    for (int i = 1; op && op->cost && i < m->nodes[id].n_input; i++) {
-        uint32_t v = m->nodes[id].input[i];
-        const struct tensor *t = v != VALUE_NONE ? value_const(m, v) : NULL;
-        if (!t || !dtype_is_float(t->dtype) || t->shape.rank < 2)
-            continue;
-        struct layer_row row = {.node = id, .weight = v, .sqnr_db = NAN};
-        row.skipped = "only weights of Conv, ConvTranspose, Gemm and MatMul are pruned";
-        layer_report_add(c->layers, m, &row);
+    const struct model *m = r->c->model;
+    char label[200];
+    int empty = 0, magnitude = 0, first_empty = -1;
+    for (int i = 0; i < r->n; i++) {
+        const struct facts f = compare(&r->item[i]);
+        report(r, &r->item[i], &f);
+        if (f.after == 0 && f.before > 0 && empty++ == 0)
+            first_empty = i;
+        magnitude += r->item[i].fallback != NULL;
+    }
+    if (r->n == 0) {
+        warnings_add(r->c->warnings, "prune.weights found no weight to prune: the model has no selected product with a "
+                                     "constant floating-point weight");
         return;
     }
+    if (empty > 0)
+        warnings_add(r->c->warnings, "%d layer%s, '%s' first, lost every weight: the output is then the same for all inputs "
+                                     "there",
+                     empty, empty == 1 ? "" : "s", node_label(m, r->item[first_empty].ref.node, label, sizeof label));
+    if (magnitude > 0)
+        warnings_add(r->c->warnings, "%d of %d weights were ranked by magnitude, each layer by itself: %s says nothing of them "
+                                     "(the layers say why)",
+                     magnitude, r->n, r->criterion->name);
+    warnings_add(r->c->warnings, "no speed gain in ONNX Runtime: it stores and multiplies the zeros; what shrinks is the "
+                                 "compressed size");
 }
 
-/* The weights to prune, each once, in the order of their first nodes. Rows are written for the nodes left alone. */
-static int collect(struct step_ctx *c, struct weight_ref *refs, int *n, struct err *err)
+/* ---- flow ---- */
+static int refuse_scores(const struct prune_run *r, struct err *err)
 {
-    const struct prune_weights_params *o = c->params;
-    struct model *m = c->model;
-    bool *seen = calloc(m->n_values ? m->n_values : 1, sizeof *seen);
-    if (!seen)
-        return err_set(err, ERR_NOMEM, "out of memory while collecting weights");
-    *n = 0;
-    int rc = 0;
-    for (uint32_t id = 0; id < m->n_nodes && rc == 0; id++) {
-        struct weight_ref ref;
-        const char *why;
-        char label[200];
-        if (!node_is_rewritable(m, id))
-            continue;
-        if (!product_weight(m, id, &ref, &why)) {
-            report_other(c, id);
-            continue;
-        }
-        if (!globs_select(&o->include, &o->exclude, node_label(m, id, label, sizeof label)))
-            why = "not selected by include and exclude";
-        if (!why && seen[ref.value])
-            why = "its weight is shared with an earlier node and pruned there";
-        if (why) {
-            struct layer_row row = {.node = id, .weight = ref.value, .sqnr_db = NAN, .skipped = why};
-            layer_report_add(c->layers, m, &row);
-            continue;
-        }
-        seen[ref.value] = true;
-        refs[(*n)++] = ref;
-        rc = refuse_nan(m, &ref, err);
+    const struct model *m = r->c->model;
+    char label[200];
+    for (int n = 0; n < r->n; n++) {
+        const struct prune_item *it = &r->item[n];
+        for (int64_t i = 0; it->score && !it->fallback && i < it->count; i++)
+            if (!isfinite(it->score[i]))
+                return err_set(err, ERR_MODEL, "node '%s': %s gives weight '%s' no finite score at element %lld",
+                               node_label(m, it->ref.node, label, sizeof label), r->criterion->name,
+                               m->values[it->ref.value].name, (long long)i);
     }
-    free(seen);
-    return rc;
+    return 0;
+}
+
+/* obs ranks single weights of a layer while it updates them; scores are needed beforehand for all else. */
+static bool needs_scores(const struct prune_run *r)
+{
+    return !r->criterion->update || r->structure.kind == STRUCTURE_BLOCK || r->scope == SCOPE_GLOBAL ||
+           r->o->has_threshold;
+}
+
+static int prune_once(struct prune_run *r, struct err *err)
+{
+    struct step_ctx *c = r->c;
+    if (!needs_scores(r))
+        for (int i = 0; i < r->n; i++)
+            r->item[i].fallback = weights_no_moments(r, &r->item[i]);
+    else if (r->criterion->prepare && (r->criterion->prepare(r, err) || refuse_scores(r, err)))
+        return -1;
+    for (int i = 0; i < r->n; i++) {
+        r->item[i].done = false;
+        if (weights_units(r, &r->item[i], err))
+            return -1;
+    }
+    if (weights_allocate(r, err) || (r->criterion->update && weights_obs(r, err)))
+        return -1;
+    for (int i = 0; i < r->n; i++) {
+        if (c->progress && c->progress(c, "prune", i, r->n, err))
+            return -1;
+        if (!r->item[i].done && (weights_mask(r, &r->item[i], err) || weights_write(r, &r->item[i], NULL, err)))
+            return -1;
+    }
+    return 0;
 }
 
 static int run(struct step_ctx *c, struct err *err)
 {
     const struct prune_weights_params *o = c->params;
-    struct weight_ref *refs = calloc(c->model->n_nodes ? c->model->n_nodes : 1, sizeof *refs);
-    struct cut cut = {0};
-    int n = 0, rc = -1;
-    if (!refs)
-        return err_set(err, ERR_NOMEM, "out of memory while collecting weights");
-    if (collect(c, refs, &n, err))
+    struct prune_run r = {.c = c, .o = o, .criterion = weights_criterion(o->criterion)};
+    const int64_t steps = i64_max(1, o->steps);
+    const char *why;
+    int rc = -1;
+    if (!structure_parse(structure_text(o), &r.structure, &why))
+        return err_set(err, ERR_RECIPE, "'structure' is \"%.40s\": %s", structure_text(o), why);
+    if ((r.criterion->needs & NEEDS_DATA) && !c->data)
+        return err_set(err, ERR_RECIPE, "criterion=%s needs a dataset, and none is given", r.criterion->name);
+    r.scope = scope_of(o, r.structure.kind);
+    if (!(r.spill = spill_new(err)) || weights_collect(&r, err))
         goto out;
-    if (n == 0)
-        warnings_add(c->warnings, "prune.weights found no weight to prune: the model has no selected product with a "
-                                  "constant floating-point weight");
-    if (o->scope == SCOPE_GLOBAL && choose_cut(o, refs, n, &cut, err))
+    if (r.criterion->update && !(r.before = model_clone(c->model, err)))
         goto out;
-    for (int i = 0; i < n; i++) {
-        struct facts facts;
-        int64_t total = tensor_count(refs[i].tensor);
-        if (c->progress && c->progress(c, "prune", i, n, err))
+    for (int64_t step = 1; step <= steps; step++) {
+        const double left = 1 - (double)step / (double)steps;
+        r.share = 1 - left * left * left;
+        r.last = step == steps;
+        if (prune_once(&r, err))
             goto out;
-        if (o->scope == SCOPE_LAYER && choose_cut(o, &refs[i], 1, &cut, err))
-            goto out;
-        if (apply(c->model, &refs[i], &cut, &facts, err))
-            goto out;
-        report(c, &refs[i], &facts, total);
     }
+    report_all(&r);
     rc = 0;
 out:
-    free(refs);
+    for (int i = 0; i < r.n; i++)
+        prune_item_fini(&r.item[i]);
+    free(r.item);
+    model_free(r.before);
+    spill_free(r.spill);
     return rc;
 }
 
 METHOD(prune_weights) = {
     .name = "prune.weights",
-    .summary = "zero the weights of smallest magnitude",
-    .doc = "Unstructured magnitude pruning of the weights of Conv, ConvTranspose, Gemm and MatMul. Give exactly one of "
-           "sparsity, threshold, "
-           "keep and drop. Equal magnitudes go in file order. Shapes stay as they are: the zeros pay off in compressed "
-           "files and on "
-           "runtimes with sparse kernels.",
+    .summary = "zero the least important weights: single ones, n:m groups or blocks",
+    .doc = "Pruning of the weights of Conv, ConvTranspose, Gemm, MatMul, recurrent layers, Einsum and Attention. Give exactly one "
+           "of sparsity, threshold, keep and drop, or structure=n:m. Equal scores go in file order. Without labels in the "
+           "dataset gradient, taylor and fisher draw them from the model's own output. Blocks at the edge of a weight may be "
+           "smaller, and the last group of n:m keeps n too. Shapes stay as they are: the zeros pay off in compressed files and "
+           "on runtimes with sparse kernels.",
     .params = params,
     .params_size = sizeof(struct prune_weights_params),
     .needs = NEEDS_NOTHING,
+    .needs_of = needs_of,
     .check = check,
     .run = run,
 };

@@ -37,7 +37,7 @@ struct rounded_layer {
 
 /* From the Gram matrix: errors of codes already chosen go into those still to come, then single codes and scales
  * change as
- * long as the error falls (rounding.h). ERR_NOMEM, or as of gptq_factor. */
+ * long as the error falls (rounding.h). ERR_NOMEM, or as of hessian_factor. */
 int round_by_gram(struct rounded_layer *l, struct err *err);
 /* round_by_gram, then AdaRound (Nagel 2020) on the rows kept: each code stays or moves to its neighbour on the
  * weight's side,

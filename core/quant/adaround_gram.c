@@ -9,8 +9,8 @@
 #include "core/base/size.h"
 #include "core/kernels/gemm.h"
 #include "core/quant/adaround.h"
-#include "core/quant/gptq.h"
 #include "core/quant/rounding.h"
+#include "core/stats/hessian.h"
 
 enum { CHUNK = 16, SWEEPS = 20 };
 
@@ -132,8 +132,8 @@ int round_by_gram(struct rounded_layer *l, struct err *err)
     for (int64_t group = 0; group < groups; group++) {
         const double *h = l->gram->h + group * l->k * l->k;
         double damp = 0.01, mean = 0;
-        gptq_believe(h, l->k, l->gram->rows, damped);
-        if (gptq_factor(damped, l->k, &damp, u, err))
+        hessian_believe(h, l->k, l->gram->rows, damped);
+        if (hessian_factor(damped, l->k, &damp, u, err))
             goto out;
         for (size_t i = 0; i < k; i++)
             mean += damped[i * k + i] / (double)k;

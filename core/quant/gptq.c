@@ -1,16 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * gptq.c - a group's H gives one factor; chunks of rows are then rounded by themselves (rounding.h), and compared
- * with
+ * gptq.c - a group's H gives one factor; chunks of rows are then rounded by themselves (rounding.h), and compared with
  * round-to-nearest by the error they were chosen for.
- * Factor     U upper with U^T U = H^-1. With the rows and columns of H in reverse order, H' = L L^T, so H = R R^T
- *            with R
- *            upper (L read backwards) and U = R^-1: one Cholesky and one triangular inverse, in place.
- * Order      With columns in another order H is permuted before it is factored; everything else stays in its place.
- *            */
+ * Order      With columns in another order H is permuted before it is factored; everything else stays in its place. */
 #include "core/quant/gptq.h"
 
 #include <float.h>
-#include <lapacke.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,69 +12,9 @@
 #include "core/base/size.h"
 #include "core/quant/better.h"
 #include "core/quant/rounding.h"
+#include "core/stats/hessian.h"
 
 enum { CHUNK = 16, SWEEPS = 8 };
-static const double DOUBT = 0.1;
-
-/* ---- the factor ---- */
-static double mean_diagonal(const double *h, int64_t k)
-{
-    double sum = 0;
-    for (int64_t i = 0; i < k; i++)
-        sum += h[i * k + i];
-    return sum / (double)k;
-}
-
-void gptq_believe(const double *h, int64_t k, int64_t rows, double *out)
-{
-    const double lack = rows < k ? (double)k / (double)(rows > 0 ? rows : 1) : 0;
-    const double share = DOUBT * lack * lack, mean = mean_diagonal(h, k);
-    memcpy(out, h, (size_t)(k * k) * sizeof *out);
-    for (int64_t i = 0; share > 0 && i < k; i++)
-        out[i * k + i] += share * (h[i * k + i] + mean) / 2;
-}
-
-static void reverse(double *v, int64_t n)
-{
-    for (int64_t i = 0, j = n - 1; i < j; i++, j--) {
-        const double t = v[i];
-        v[i] = v[j];
-        v[j] = t;
-    }
-}
-
-/* 0, or not positive definite. Row-major lower is LAPACK's upper. */
-static int factor_once(const double *h, int64_t k, double add, double *u)
-{
-    const lapack_int n = (lapack_int)k;
-    memcpy(u, h, (size_t)(k * k) * sizeof *u);
-    for (int64_t i = 0; i < k; i++)
-        u[i * k + i] = (h[i * k + i] > 0 ? h[i * k + i] : 1) + add;
-    reverse(u, k * k);
-    if (LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'U', n, u, n) || LAPACKE_dtrtri_work(LAPACK_COL_MAJOR, 'U', 'N', n, u, n))
-        return -1;
-    reverse(u, k * k);
-    for (int64_t i = 0; i < k; i++) {
-        memset(u + i * k, 0, (size_t)i * sizeof *u);
-        if (!isfinite(u[i * k + i]) || !(u[i * k + i] > 0))
-            return -1;
-    }
-    return 0;
-}
-
-int gptq_factor(const double *h, int64_t k, double *damp, double *u, struct err *err)
-{
-    const double mean = mean_diagonal(h, k);
-    if (k > INT32_MAX)
-        return err_set(err, ERR_MODEL_TOO_LARGE, "a Gram matrix of %lld columns is beyond LAPACK", (long long)k);
-    for (; isfinite(mean); *damp *= 10) {
-        if (factor_once(h, k, *damp * (mean > 0 ? mean : 1), u) == 0)
-            return 0;
-        if (*damp > 1)
-            break;
-    }
-    return err_set(err, ERR_MODEL, "the Gram matrix of the inputs is not positive definite, however much it is damped");
-}
 
 /* ---- scales ---- */
 /* A group of rows that read the same x. */
@@ -262,14 +196,14 @@ static int round_group(struct job *job, const double *h, int64_t seen, double *d
         err_set(err, ERR_NOMEM, "out of memory while choosing codes");
         goto out;
     }
-    gptq_believe(h, job->f->k, seen, damped);
+    hessian_believe(h, job->f->k, seen, damped);
     if (ordered && order_columns(damped, job->f->k, order, sorted)) {
         err_set(err, ERR_NOMEM, "out of memory while choosing codes");
         goto out;
     }
-    if (gptq_factor(ordered ? sorted : damped, job->f->k, damp, u, err))
+    if (hessian_factor(ordered ? sorted : damped, job->f->k, damp, u, err))
         goto out;
-    const double add = *damp * mean_diagonal(damped, job->f->k);
+    const double add = *damp * hessian_mean_diagonal(damped, job->f->k);
     for (size_t i = 0; i < k; i++) {
         *dead += !(h[i * k + i] > 0);
         diag[i] = damped[i * k + i] += add;

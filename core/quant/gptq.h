@@ -29,7 +29,7 @@ struct gptq_report {
     double damp;             /* as used: it grows until the factor exists */
     int64_t dead;            /* columns whose input was always zero: rounded to nearest */
     int64_t kept_rtn;        /* rows */
-    bool few_rows;           /* fewer rows of x than columns: see gptq_believe; more samples would help */
+    bool few_rows;           /* fewer rows of x than columns: see hessian_believe; more samples would help */
 };
 
 /* w: rows x f->k, in g->groups parts of equal size (rows a multiple of groups; g->k == f->k). report may be NULL.
@@ -37,15 +37,5 @@ struct gptq_report {
 int gptq_quantize(const struct block_form *f, const float *w, int64_t rows, const struct gram_matrix *g,
                   const struct gptq_opts *o, const struct block_codes *out, struct gptq_report *report,
                   struct err *err);
-
-/* out = H as far as `rows` rows can be believed: with fewer rows than columns it says nothing of most directions,
- * and codes chosen
- * for it would be worse elsewhere. Then 0.1 (k / rows)^2 times the mean of its own and the average diagonal is
- * added. */
-void gptq_believe(const double *h, int64_t k, int64_t rows, double *out);
-/* U upper triangular, row-major k x k, with U^T U = (H + damp mean(diag H) I)^-1; dead columns (diag 0) count as
- * 1. *damp
- * grows tenfold up to 1 until H is positive definite. ERR_MODEL if it never is. Also what OBS and SparseGPT need. */
-int gptq_factor(const double *h, int64_t k, double *damp, double *u, struct err *err);
 
 #endif

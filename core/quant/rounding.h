@@ -36,7 +36,7 @@ static inline size_t round_scratch(size_t n, size_t k) { return 2 * n * k + 256 
 
 /* Chooses scale and zero of block b of row r for the numbers x that are about to be rounded. */
 typedef void round_grid_fn(void *arg, const struct round_chunk *c, int64_t row, int64_t b, const double *x);
-/* u: gptq_factor of H with rows and columns in `order` (NULL: as they are). grid: called when a block begins;
+/* u: hessian_factor of H with rows and columns in `order` (NULL: as they are). grid: called when a block begins;
  * NULL: scales
  * and zeros are given. With an order it must be NULL. */
 void round_sequential(const struct round_chunk *c, const double *u, const int64_t *order, round_grid_fn *grid,

@@ -9,7 +9,7 @@
 
 #include "core/base/pool.h"
 #include "core/quant/block.h"
-#include "core/quant/weight_view.h"
+#include "core/passes/weight_view.h"
 #include "core/tensor/spill.h"
 
 enum code_layout {

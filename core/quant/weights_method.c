@@ -376,7 +376,7 @@ static void warn_widths(struct job_ctx *x)
             bits, bits < 4 ? 4 : 8, bits < 4 ? 4 : 8);
 }
 
-/* With fewer rows than columns the Gram matrix says nothing of most directions (gptq_believe). */
+/* With fewer rows than columns the Gram matrix says nothing of most directions (hessian_believe). */
 static void warn_few_rows(struct job_ctx *x)
 {
     if (x->few_rows)

@@ -48,7 +48,7 @@ const struct method *method_find(const char *name)
 static const char *const kind_names[] = {
     [PARAM_INT] = "integer",   [PARAM_NUMBER] = "number", [PARAM_BOOL] = "boolean",
     [PARAM_STRING] = "string", [PARAM_ENUM] = "enum",     [PARAM_GLOBS] = "globs",
-    [PARAM_JSON] = "object",
+    [PARAM_JSON] = "object",   [PARAM_NUMBERS] = "numbers",
 };
 
 /* Bounds this far out only mean "no bound". */

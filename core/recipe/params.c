@@ -86,6 +86,11 @@ static json_t *read_int(struct reading *r, const json_t *v)
     return json_integer(value);
 }
 
+static json_t *number_json(double value)
+{
+    return value == floor(value) && fabs(value) < 9e15 ? json_integer((json_int_t)value) : json_real(value);
+}
+
 static json_t *read_number(struct reading *r, const json_t *v)
 {
     if (!json_is_number(v))
@@ -94,7 +99,7 @@ static json_t *read_number(struct reading *r, const json_t *v)
     if (!in_range(r, value))
         return NULL;
     memcpy(r->field, &value, sizeof value);
-    return value == floor(value) && fabs(value) < 9e15 ? json_integer((json_int_t)value) : json_real(value);
+    return number_json(value);
 }
 
 static json_t *read_bool(struct reading *r, const json_t *v)
@@ -163,6 +168,25 @@ static json_t *read_globs(struct reading *r, const json_t *v)
     return list;
 }
 
+static json_t *read_numbers(struct reading *r, const json_t *v)
+{
+    const size_t n = json_is_array(v) ? json_array_size(v) : 1;
+    double *at = arena_calloc(r->arena, n + 1, sizeof *at);
+    struct numbers numbers = {at, (int)n};
+    json_t *list = json_array();
+    for (size_t i = 0; list && at && i < n; i++) {
+        const json_t *item = json_is_array(v) ? json_array_get(v, i) : v;
+        if (json_is_number(item) ? !in_range(r, json_number_value(item)) : !wrong_type(r, "a list of numbers", item)) {
+            json_decref(list);
+            return NULL;
+        }
+        at[i] = json_number_value(item);
+        json_array_append_new(list, number_json(at[i]));
+    }
+    memcpy(r->field, &numbers, sizeof numbers);
+    return list;
+}
+
 static json_t *read_json(struct reading *r, const json_t *v)
 {
     if (!json_is_object(v))
@@ -175,7 +199,7 @@ static json_t *read_json(struct reading *r, const json_t *v)
 static reader *const readers[] = {
     [PARAM_INT] = read_int,       [PARAM_NUMBER] = read_number, [PARAM_BOOL] = read_bool,
     [PARAM_STRING] = read_string, [PARAM_ENUM] = read_enum,     [PARAM_GLOBS] = read_globs,
-    [PARAM_JSON] = read_json,
+    [PARAM_JSON] = read_json,     [PARAM_NUMBERS] = read_numbers,
 };
 
 static void unknown_key(const struct method *method, const char *key, const char *pointer, struct faults *faults)

@@ -117,6 +117,7 @@ static int run_step(struct pipeline *p, int index, struct model *m, struct err *
                            .rng = &rng,
                            .layers = layers,
                            .warnings = p->warnings,
+                           .targets = p->targets,
                            .progress = step_progress,
                            .host = p};
     p->step = index + 1;
@@ -221,7 +222,7 @@ static json_t *make_report(struct pipeline *p, const char *artifact_sha256, stru
         err_set(err, ERR_NOMEM, "no memory for the report");
         return NULL;
     }
-    json_t *targets = json_array();
+    json_t *targets = json_copy(p->targets);
     for (int i = 0; i < o->recipe->n_targets; i++)
         json_array_append_new(targets,
                               target_judge(o->recipe->targets[i].target, o->recipe->targets[i].wanted, report));
@@ -235,8 +236,9 @@ static int prepare(struct pipeline *p, struct err *err)
     facts_init(&p->after.facts);
     p->warnings = warnings_new();
     p->steps = json_array();
+    p->targets = json_array();
     p->pool = pool_new(p->o->threads);
-    return p->warnings && p->steps && p->pool ? 0 : err_set(err, ERR_NOMEM, "no memory to start");
+    return p->warnings && p->steps && p->targets && p->pool ? 0 : err_set(err, ERR_NOMEM, "no memory to start");
 }
 
 static int finish(struct pipeline *p, struct pipeline_result *result, struct err *err)

@@ -36,6 +36,7 @@ struct pipeline {
     bool shapes_made_up; /* the probe has dimensions the model does not fix and no data tells */
     struct fidelity *fidelity;
     json_t *steps;
+    json_t *targets; /* limits that steps were given, see step_ctx */
     /* of the running stage */
     int step;
     const char *stage;

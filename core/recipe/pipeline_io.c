@@ -231,6 +231,7 @@ void pipeline_clean(struct pipeline *p)
     dataset_close(p->data);
     warnings_free(p->warnings);
     json_decref(p->steps);
+    json_decref(p->targets);
     pool_free(p->pool);
     if (p->stage_dir)
         file_remove_tree(p->stage_dir, NULL);

@@ -52,6 +52,15 @@ static const struct method *step_method(struct parsing *p, const json_t *step, c
 
 static void parse_steps(struct parsing *p, const json_t *steps, const char *pointer, bool nested);
 
+/* Some methods have a parameter of that name: how often they do what they do. */
+static bool steps_are_a_number(const struct method *method)
+{
+    for (const struct param *p = method ? method->params : NULL; p && p->name; p++)
+        if (!strcmp(p->name, "steps"))
+            return true;
+    return false;
+}
+
 static void parse_step(struct parsing *p, const json_t *json, const char *pointer, bool nested)
 {
     if (!json_is_object(json)) {
@@ -59,7 +68,7 @@ static void parse_step(struct parsing *p, const json_t *json, const char *pointe
         return;
     }
     const struct method *method = step_method(p, json, pointer);
-    const json_t *inner = json_object_get(json, "steps");
+    const json_t *inner = steps_are_a_number(method) ? NULL : json_object_get(json, "steps");
     char at[POINTER_TEXT];
     pointer_join(at, pointer, "steps");
     if (inner && method)

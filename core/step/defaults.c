@@ -11,17 +11,20 @@ static int set_default(const struct param *p, void *params, struct err *err)
     int rc = 0;
     if (!p->def)
         return 0;
-    if (v && p->kind == PARAM_INT)
+    if (v && p->kind == PARAM_INT && json_is_integer(v))
         *(int64_t *)(void *)field = json_integer_value(v);
     else if (v && p->kind == PARAM_NUMBER)
         *(double *)(void *)field = json_number_value(v);
     else if (v && p->kind == PARAM_BOOL)
         *(bool *)field = json_is_true(v);
-    else if (v && p->kind == PARAM_ENUM && json_is_string(v)) {
+    else if (v && p->choices && json_is_string(v)) {
         rc = -1;
         for (int i = 0; p->choices[i] && rc; i++)
             if (!strcmp(p->choices[i], json_string_value(v))) {
-                *(int *)(void *)field = i;
+                if (p->kind == PARAM_ENUM)
+                    *(int *)(void *)field = i;
+                else
+                    *(int64_t *)(void *)field = PARAM_NAMED(i);
                 rc = 0;
             }
     } else

@@ -15,16 +15,20 @@
 #include "core/model/model.h"
 #include "core/step/layer_report.h"
 
-enum param_kind { PARAM_INT, PARAM_NUMBER, PARAM_BOOL, PARAM_STRING, PARAM_ENUM, PARAM_GLOBS, PARAM_JSON };
+enum param_kind { PARAM_INT, PARAM_NUMBER, PARAM_BOOL, PARAM_STRING, PARAM_ENUM, PARAM_GLOBS, PARAM_JSON, PARAM_NUMBERS };
 
 struct globs {
     const char **at; /* fnmatch patterns over node names */
     int count;
 };
+struct numbers {
+    const double *at;
+    int count;
+};
 
 /* One parameter. Field type by kind: PARAM_INT int64_t, PARAM_NUMBER double, PARAM_BOOL bool, PARAM_STRING const char *,
  * PARAM_ENUM int (index into choices; PARAM_INT may have choices too: names beside the numbers, name i is PARAM_NAMED(i)), PARAM_GLOBS struct globs, PARAM_JSON const json_t * (an object, borrowed from the recipe; what is
- * in it the row's `check` looks at). A parameter not given and without default keeps its zero; `given`
+ * in it the row's `check` looks at), PARAM_NUMBERS struct numbers (bounds hold for each). A parameter not given and without default keeps its zero; `given`
  * (optional: offset of a bool + 1) says so. A table ends with name NULL. */
 struct param {
     const char *name, *doc;
@@ -56,6 +60,8 @@ struct step_ctx {
     struct rng *rng;
     struct layer_report *layers; /* add a row for every layer touched or left alone */
     struct warnings *warnings;
+    json_t *targets; /* array: a step with a limit of its own adds {"target", "wanted", "got", "met"}, which count with the recipe's
+                      * targets; NULL: nobody asks */
     /* Progress within this step; -1 when the job was canceled (err set): stop at once. May be called from the step's thread only. */
     int (*progress)(struct step_ctx *c, const char *stage, int64_t done, int64_t total, struct err *err);
     void *host;

@@ -288,11 +288,14 @@ class Models(Case):
         layers = self.s.get(f"/v1/models/{model['id']}/layers").json()["data"]
         self.assertEqual([l["op_type"] for l in layers if l.get("op_type") == "MatMul"], ["MatMul", "MatMul"])
         self.assertEqual(self.s.get(f"/v1/models/{model['id']}/graph").status, 200)
+        groups = self.s.get(f"/v1/models/{model['id']}/groups").json()["data"]
+        self.assertEqual(sum(g["prunable"] for g in groups), 1)  # between the products; the classes are the output's
+        self.assertTrue(all(g["prunable"] or g["frozen"] for g in groups), groups)
         content = self.s.get(f"/v1/models/{model['id']}/content")
         self.assertEqual(content.body, body)
         self.assertIn('filename="first.onnx"', content.headers["content-disposition"])
         self.assertEqual(self.s.request("DELETE", "/v1/models/" + model["id"]).status, 204)
-        for path in ("", "/layers", "/graph", "/content"):
+        for path in ("", "/layers", "/graph", "/groups", "/content"):
             self.problem(self.s.get(f"/v1/models/{model['id']}{path}"), 404, "not_found")
         self.problem(self.s.request("DELETE", "/v1/models/" + model["id"]), 404, "not_found")
 
@@ -399,7 +402,7 @@ class Models(Case):
     def test_ids(self):
         dataset = self.dataset(3)
         for wrong in ("x", "mdl_", "mdl_01m815ehw04c71nbr6be46pcr5", dataset, "job_01m815ehw04c71nbr6be46pcr5", "MDL_01m815ehw04c71nbr6be46pcr5", "mdl_" + "z" * 500):
-            for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/layers"), ("GET", "/graph"), ("GET", "/content")):
+            for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/layers"), ("GET", "/graph"), ("GET", "/groups"), ("GET", "/content")):
                 self.problem(self.s.request(method, f"/v1/models/{wrong}{path}"), 404, "not_found")
 
     def test_pages_of_a_list(self):
@@ -778,7 +781,7 @@ class Keys(Case):
         alice, bob = self.auth("alice-key-0123456789"), self.auth("bob-key-0123456789")
         body = tiny.classifier(1)
         hers = self.s.request("PUT", "/v1/models", body=body, headers=alice).json()["id"]
-        for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/content"), ("GET", "/layers")):
+        for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/content"), ("GET", "/layers"), ("GET", "/groups")):
             self.problem(self.s.request(method, f"/v1/models/{hers}{path}", headers=bob), 404)
         self.problem(self.s.post_json("/v1/jobs", {"model": hers, "recipe": STEPS}, headers=bob), 422, pointer="/model")
         his = self.s.request("PUT", "/v1/models", body=body, headers=bob)

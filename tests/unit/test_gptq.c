@@ -19,6 +19,7 @@
 
 #include "core/base/rng.h"
 #include "core/quant/gptq.h"
+#include "core/stats/hessian.h"
 
 #define near(got, want, tolerance)                                                                                     \
     do {                                                                                                               \
@@ -113,7 +114,7 @@ static void test_factor(void **state)
     enum { K = 37 };
     struct inputs in = inputs(1, K, 500, 1, 0);
     double u[K * K], damp = 0.01, mean = 0;
-    assert_int_equal(gptq_factor(in.h, K, &damp, u, NULL), 0);
+    assert_int_equal(hessian_factor(in.h, K, &damp, u, NULL), 0);
     assert_true(damp == 0.01);
     for (int i = 0; i < K; i++)
         mean += in.h[i * K + i] / K;
@@ -133,13 +134,13 @@ static void test_factor(void **state)
     /* a matrix that is not positive definite: damped until it is; one that is not finite: refused */
     in.h[0] = 1e-6;
     in.h[1] = in.h[K] = 1;
-    assert_int_equal(gptq_factor(in.h, K, &damp, u, NULL), 0);
+    assert_int_equal(hessian_factor(in.h, K, &damp, u, NULL), 0);
     assert_true(damp > 0.01);
     struct err err = {0};
     in.h[5] = NAN;
     in.h[0] = NAN;
     damp = 0.01;
-    assert_int_equal(gptq_factor(in.h, K, &damp, u, &err), -1);
+    assert_int_equal(hessian_factor(in.h, K, &damp, u, &err), -1);
     assert_int_equal(err.code, ERR_MODEL);
     inputs_fini(&in);
 }
@@ -151,7 +152,7 @@ static void textbook(const struct block_form *f, const float *w, const double *h
     double *u = malloc((size_t)(k * k) * sizeof *u), *x = malloc((size_t)k * sizeof *x);
     float block[64], scale = 1;
     uint8_t zero = 0, byte[64];
-    assert_int_equal(gptq_factor(h, k, &damp, u, NULL), 0);
+    assert_int_equal(hessian_factor(h, k, &damp, u, NULL), 0);
     for (int64_t i = 0; i < k; i++)
         x[i] = (double)w[i];
     for (int64_t i = 0; i < k; i++) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * weight_view.c - see weight_view.h. A transposition only permutes strides; a tile then is read along whichever
  * index is contiguous in the file, so that pages and cache lines are used whole. */
-#include "core/quant/weight_view.h"
+#include "core/passes/weight_view.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -129,7 +129,7 @@ static int offsets(const struct weight_view *v, unsigned axes, int64_t *count, i
         return 0;
     size_t bytes;
     if (!size_mul((size_t)*count, sizeof **table, &bytes) || !(*table = malloc(bytes)))
-        return err_set(err, ERR_NOMEM, "out of memory while quantizing");
+        return err_set(err, ERR_NOMEM, "out of memory while reading weights");
     int64_t at[SHAPE_MAX_RANK] = {0}, offset = 0;
     for (int64_t i = 0; i < *count; i++) {
         (*table)[i] = offset;

@@ -5,8 +5,8 @@
  *            would put a second copy of each into memory.
  * Matrix     the view cut into rows: some axes say which row, the others run along it. Tiles are read as float32.
  * Ownership  a view borrows the model's tensor; a matrix owns two tables of offsets. Threads: reading is free. */
-#ifndef PARED_QUANT_WEIGHT_VIEW_H
-#define PARED_QUANT_WEIGHT_VIEW_H
+#ifndef PARED_PASSES_WEIGHT_VIEW_H
+#define PARED_PASSES_WEIGHT_VIEW_H
 
 #include "core/model/model.h"
 

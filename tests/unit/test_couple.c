@@ -1,0 +1,534 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * The coupling rules of every operator, over its samples: a rule says which elements go together (couple.h); here the links are closed
+ * by a union-find of its own, and every class that may go is taken out of all inputs at once. What the operator then makes must be what it
+ * made before, less the elements of the class, when what the class feeds into products is zero.
+ * Each sample stands as written, with its integer inputs as constants, and with sizes that are computed while running. */
+/* clang-format off: cmocka.h wants these before it */
+#include <stdarg.h>
+#include <setjmp.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+/* clang-format on */
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/engine/engine.h"
+#include "core/ops/couple.h"
+#include "tests/op_case.h"
+
+#define SAMPLE_FMT "%s since %d, sample '%s' '%s': "
+#define SAMPLE_ARGS(b) (b)->op->type, (b)->op->since, (b)->sample.inputs, (b)->sample.attrs ? (b)->sample.attrs : ""
+
+enum { ENDS = OP_CASE_INPUTS + OP_CASE_OUTPUTS, MAX_ELEMENTS = 1 << 17, MAX_CLASSES = 12 };
+
+/* One axis of one end: its elements have numbers first .. first + size - 1. */
+struct axis {
+    int64_t size; /* 0: nobody's; 1: frozen */
+    int first;
+    bool mentioned;
+    enum couple_role role;
+    const char *frozen, *approximate;
+    int64_t *kept; /* of the class at hand; NULL: all */
+    int64_t n_kept;
+};
+
+struct bench {
+    const struct op_class *op;
+    struct op_sample sample;
+    struct op_case c;
+    struct arena *arena;
+    struct infer_ctx infer;
+    struct type types[OP_CASE_INPUTS], out[OP_CASE_OUTPUTS];
+    const struct type *in[OP_CASE_INPUTS];
+    const struct tensor *value[OP_CASE_INPUTS];
+    struct coupling k;
+    struct axis axis[ENDS][SHAPE_MAX_RANK];
+    int n; /* elements */
+    int parent[MAX_ELEMENTS];
+    bool fixed[MAX_ELEMENTS], gone[MAX_ELEMENTS];
+    bool failed_rows;
+};
+
+static struct {
+    int rows, samples, links, folds, classes, values, compared;
+} seen;
+static int complaints;
+
+/* Every fault is told before the test fails. */
+static void complain(const struct bench *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void complain(const struct bench *b, const char *format, ...)
+{
+    char text[400];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    print_error(SAMPLE_FMT "%s\n", SAMPLE_ARGS(b), text);
+    complaints++;
+}
+
+static int end_index(struct end e)
+{
+    return e.out ? OP_CASE_INPUTS + e.slot : e.slot;
+}
+
+static struct axis *axis_at(struct bench *b, struct end e, int axis)
+{
+    return &b->axis[end_index(e)][axis];
+}
+
+/* ---- the rule's words ---- */
+static int find(struct bench *b, int i)
+{
+    while (b->parent[i] != i)
+        i = b->parent[i] = b->parent[b->parent[i]];
+    return i;
+}
+
+static void join(struct bench *b, int i, int j)
+{
+    i = find(b, i);
+    j = find(b, j);
+    b->parent[i > j ? i : j] = i > j ? j : i;
+}
+
+static void number_axes(struct bench *b)
+{
+    b->n = 0;
+    memset(b->axis, 0, sizeof b->axis);
+    for (int i = 0; i < ENDS; i++) {
+        const bool out = i >= OP_CASE_INPUTS;
+        const int slot = out ? i - OP_CASE_INPUTS : i;
+        if (slot >= (out ? b->c.n_out : b->c.n_in) || (!out && !b->in[slot]))
+            continue;
+        const struct shape *s = out ? &b->out[slot].shape : &b->in[slot]->shape;
+        for (int a = 0; a < s->rank; a++) {
+            struct axis *x = &b->axis[i][a];
+            x->size = s->dim[a] > 0 ? s->dim[a] : 0;
+            x->first = b->n;
+            assert_in_range(b->n + x->size, 0, MAX_ELEMENTS);
+            b->n += (int)x->size;
+        }
+    }
+}
+
+static bool side_fits(struct bench *b, const struct couple_side *s, int64_t count)
+{
+    const struct axis *x = axis_at(b, s->end, s->axis);
+    for (int64_t i = 0; i < count; i++) {
+        const int64_t at = s->table ? s->table[i] : s->from + i * s->step;
+        if (at < 0 || at >= x->size)
+            return false;
+    }
+    return true;
+}
+
+static int side_at(struct bench *b, const struct couple_side *s, int64_t i)
+{
+    return axis_at(b, s->end, s->axis)->first + (int)(s->table ? s->table[i] : s->from + i * s->step);
+}
+
+static bool end_fits(const struct bench *b, struct end e, int axis)
+{
+    return axis >= 0 && axis < SHAPE_MAX_RANK && axis < couple_rank(&b->k, e);
+}
+
+static void apply_links(struct bench *b)
+{
+    for (int i = 0; i < b->k.n_links; i++) {
+        const struct couple_link *l = &b->k.link[i];
+        if (!end_fits(b, l->a.end, l->a.axis) || !end_fits(b, l->b.end, l->b.axis) || !side_fits(b, &l->a, l->count) ||
+            !side_fits(b, &l->b, l->count)) {
+            complain(b, "link %d is out of bounds", i);
+            continue;
+        }
+        for (int64_t j = 0; j < l->count; j++)
+            join(b, side_at(b, &l->a, j), side_at(b, &l->b, j));
+        seen.links++;
+    }
+}
+
+static void freeze_axis(struct bench *b, const struct axis *x)
+{
+    for (int64_t i = 0; i < x->size; i++)
+        b->fixed[x->first + (int)i] = true;
+}
+
+static void apply_notes(struct bench *b)
+{
+    for (int i = 0; i < b->k.n_notes; i++) {
+        const struct couple_note *n = &b->k.note[i];
+        if (!end_fits(b, n->end, n->axis)) {
+            complain(b, "note %d is out of bounds", i);
+            continue;
+        }
+        struct axis *x = axis_at(b, n->end, n->axis);
+        x->mentioned = true;
+        x->role = n->role ? n->role : x->role;
+        x->frozen = n->frozen ? n->frozen : x->frozen;
+        x->approximate = n->approximate ? n->approximate : x->approximate;
+    }
+    for (int i = 0; i < ENDS; i++)
+        for (int a = 0; a < SHAPE_MAX_RANK; a++)
+            if (!b->axis[i][a].mentioned || b->axis[i][a].frozen || b->axis[i][a].size == 1)
+                freeze_axis(b, &b->axis[i][a]);
+}
+
+/* Part `choice` (modulo their number) of every fold is the living one, counted among parts of more than one element. */
+static void apply_folds(struct bench *b, int choice)
+{
+    for (int i = 0; i < b->k.n_folds; i++) {
+        const struct couple_fold *f = &b->k.fold[i];
+        struct axis *whole = axis_at(b, f->whole, f->axis);
+        int alive[SHAPE_MAX_RANK], n = 0;
+        int64_t product = 1, behind = 1;
+        if (!end_fits(b, f->whole, f->axis) || f->n < 1 || !end_fits(b, f->parts, f->first) ||
+            !end_fits(b, f->parts, f->first + f->n - 1)) {
+            complain(b, "fold %d is out of bounds", i);
+            continue;
+        }
+        for (int p = f->first; p < f->first + f->n; p++) {
+            product *= couple_size(&b->k, f->parts, p);
+            if (axis_at(b, f->parts, p)->size > 1)
+                alive[n++] = p;
+        }
+        if (product != couple_size(&b->k, f->whole, f->axis)) {
+            complain(b, "fold %d multiplies up to %lld", i, (long long)product);
+            continue;
+        }
+        for (int p = n - 1; p >= 0; p--) {
+            struct axis *part = axis_at(b, f->parts, alive[p]);
+            for (int64_t j = 0; p == choice % n && j < whole->size; j++)
+                join(b, whole->first + (int)j, part->first + (int)(j / behind % part->size));
+            if (p != choice % n)
+                freeze_axis(b, part);
+            behind *= part->size;
+        }
+        seen.folds++;
+    }
+}
+
+/* ---- building ---- */
+static void types_of(struct bench *b)
+{
+    struct op_case *c = &b->c;
+    for (int i = 0; i < c->n_in; i++) {
+        b->types[i] = type_tensor(c->in[i].dtype, &c->in[i].shape);
+        b->in[i] = c->absent[i] ? NULL : &b->types[i];
+        b->value[i] = c->weight[i] ? &c->in[i] : NULL;
+    }
+}
+
+static void bench_close(struct bench *b)
+{
+    op_case_free(&b->c);
+    arena_free(b->arena);
+    free(b);
+}
+
+/* The rule's answer for a sample; NULL (complained of) if something cannot be done. */
+static struct bench *bench_open(const struct op_class *op, const struct op_sample *s)
+{
+    struct err err = {0};
+    struct bench *b = calloc(1, sizeof *b);
+    assert_non_null(b);
+    b->op = op;
+    b->sample = *s;
+    b->arena = arena_new();
+    if (op_case_build(&b->c, op, s, &err) < 0)
+        fail_msg(SAMPLE_FMT "%s", SAMPLE_ARGS(b), err.msg);
+    types_of(b);
+    for (int i = 0; i < b->c.n_out; i++)
+        b->out[i] = (struct type){.kind = TYPE_TENSOR, .shape = SHAPE_UNKNOWN};
+    void *attrs = arena_calloc(b->arena, op->attrs_size + 1, 1);
+    const struct node *node = &b->c.m->nodes[b->c.node];
+    b->infer = (struct infer_ctx){.node = node, .attrs = attrs, .opset = b->c.opset, .n_in = b->c.n_in,
+                                  .n_out = b->c.n_out, .in = b->in, .in_value = b->value, .out = b->out,
+                                  .arena = b->arena};
+    b->k = (struct coupling){.infer = &b->infer, .arena = b->arena};
+    if (op_parse_attrs(op, b->c.m, node, attrs, b->arena, &err) < 0 || op->infer(&b->infer, &err) < 0 ||
+        op->couple(&b->k, &err) < 0)
+        fail_msg(SAMPLE_FMT "%s", SAMPLE_ARGS(b), err.msg);
+    assert_false(b->k.failed);
+    number_axes(b);
+    return b;
+}
+
+static bool run_model(const struct bench *b, const struct model *m, const struct tensor *fed, struct tensor *out,
+                      const char *what)
+{
+    struct err err = {0};
+    struct plan *plan = plan_new(m, NULL, &err);
+    const bool ok = plan && plan_run(plan, fed, out, NULL, &err) == 0;
+    if (!ok)
+        complain(b, "%s: %s", what, err.msg);
+    plan_free(plan);
+    return ok;
+}
+
+/* ---- cutting ---- */
+/* Copies what is kept of the end's axes. */
+static void cut_tensor(struct bench *b, struct end e, const struct tensor *from, struct tensor *to)
+{
+    const struct axis *axes = b->axis[end_index(e)];
+    struct shape shape = from->shape;
+    int64_t index[SHAPE_MAX_RANK] = {0};
+    struct err err = {0};
+    for (int a = 0; a < shape.rank; a++)
+        shape.dim[a] = axes[a].kept ? axes[a].n_kept : shape.dim[a];
+    if (tensor_alloc(to, from->dtype, &shape, &err) < 0)
+        fail_msg("%s", err.msg);
+    for (int64_t i = 0, n = tensor_count(to); i < n; i++) {
+        int64_t at = 0;
+        for (int a = 0; a < shape.rank; a++)
+            at = at * from->shape.dim[a] + (axes[a].kept ? axes[a].kept[index[a]] : index[a]);
+        const size_t bits = (size_t)dtype_bits(from->dtype);
+        if (bits < 8)
+            dtype_set(to->dtype, to->data, i, dtype_get(from->dtype, from->data, at));
+        else
+            memcpy((char *)to->data + (size_t)i * (bits / 8), (const char *)from->data + (size_t)at * (bits / 8),
+                   bits / 8);
+        for (int a = shape.rank - 1; a >= 0 && ++index[a] == shape.dim[a]; a--)
+            index[a] = 0;
+    }
+}
+
+/* Zeros where the class feeds a product. */
+static void zero_consumed(struct bench *b, int slot, struct tensor *t)
+{
+    const struct axis *axes = b->axis[slot];
+    for (int a = 0; a < t->shape.rank; a++) {
+        const int64_t inner = shape_product(&t->shape, a + 1, t->shape.rank), n = t->shape.dim[a];
+        if (axes[a].role != COUPLE_CONSUMES || !axes[a].kept)
+            continue;
+        for (int64_t i = 0, count = tensor_count(t); i < count; i++)
+            if (b->gone[axes[a].first + (int)(i / inner % n)])
+                dtype_set(t->dtype, t->data, i, 0);
+    }
+}
+
+static const int64_t *kept_of(const struct shrink *s, struct end e, int axis, int64_t *count)
+{
+    struct bench *b = s->solver;
+    const int rank = couple_rank(&b->k, e);
+    axis += axis < 0 ? rank : 0;
+    if (rank < 0 || axis < 0 || axis >= rank)
+        return NULL;
+    *count = axis_at(b, e, axis)->n_kept;
+    return axis_at(b, e, axis)->kept;
+}
+
+/* Lists of what stays of each axis; false if one would be empty, or nothing goes. */
+static bool keep_rest(struct bench *b)
+{
+    bool any = false, whole = true;
+    for (int i = 0; i < ENDS; i++)
+        for (int a = 0; a < SHAPE_MAX_RANK; a++) {
+            struct axis *x = &b->axis[i][a];
+            x->kept = arena_calloc(b->arena, (size_t)x->size + 1, sizeof *x->kept);
+            x->n_kept = 0;
+            for (int64_t j = 0; j < x->size; j++)
+                if (!b->gone[x->first + (int)j])
+                    x->kept[x->n_kept++] = j;
+            any = any || x->n_kept < x->size;
+            whole = whole && (x->n_kept > 0 || x->size == 0);
+            if (x->n_kept == x->size)
+                x->kept = NULL;
+        }
+    return any && whole;
+}
+
+static double tolerance_of(enum dtype dtype)
+{
+    return dtype == DTYPE_FLOAT16 ? 2e-3 : dtype == DTYPE_BFLOAT16 ? 2e-2 : 1e-5;
+}
+
+static void compare(struct bench *b, int o, const struct tensor *got, const struct tensor *want, bool values)
+{
+    char p[SHAPE_TEXT], q[SHAPE_TEXT];
+    double largest = 1e-30;
+    if (got->dtype != want->dtype || !shape_equal(&got->shape, &want->shape)) {
+        complain(b, "output %d is %s after the cut, expected %s", o, shape_text(&got->shape, p),
+                 shape_text(&want->shape, q));
+        return;
+    }
+    seen.compared++;
+    if (!values || tensor_is_list(got) || dtype_bits(got->dtype) == 0)
+        return;
+    for (int64_t i = 0; i < tensor_count(want); i++)
+        if (isfinite(dtype_get(want->dtype, want->data, i)))
+            largest = fmax(largest, fabs(dtype_get(want->dtype, want->data, i)));
+    for (int64_t i = 0; i < tensor_count(want); i++) {
+        const double g = dtype_get(got->dtype, got->data, i), w = dtype_get(want->dtype, want->data, i);
+        if (g != w && !(isnan(g) && isnan(w)) && !(fabs(g - w) <= tolerance_of(want->dtype) * largest)) {
+            complain(b, "output %d, element %lld is %g after the cut, expected %g", o, (long long)i, g, w);
+            return;
+        }
+    }
+    seen.values++;
+}
+
+static bool is_approximate(const struct bench *b)
+{
+    for (int i = 0; i < ENDS; i++)
+        for (int a = 0; a < SHAPE_MAX_RANK; a++)
+            if (b->axis[i][a].kept && b->axis[i][a].approximate)
+                return true;
+    return false;
+}
+
+/* A case's weights and fed inputs, each from in[]. */
+static void set_inputs(struct op_case *c, const struct tensor *in)
+{
+    for (int i = 0, fed = 0; i < c->n_in; i++) {
+        if (c->absent[i])
+            continue;
+        const uint32_t v = c->m->nodes[c->node].input[i];
+        if (c->weight[i])
+            assert_int_equal(value_set_weight(c->m, v, &in[i]), 0);
+        else {
+            model_main(c->m)->inputs[fed].type.shape = in[i].shape;
+            c->fed[fed++] = in[i];
+        }
+    }
+}
+
+/* What gone[] says is taken out. */
+static void check_cut(struct bench *b)
+{
+    struct op_case full, cut;
+    struct err err = {0};
+    struct tensor want[OP_CASE_OUTPUTS] = {0}, got[OP_CASE_OUTPUTS] = {0}, part = {0};
+    struct tensor zeroed[OP_CASE_INPUTS] = {0}, small[OP_CASE_INPUTS] = {0};
+    if (!keep_rest(b))
+        return;
+    assert_int_equal(op_case_build(&full, b->op, &b->sample, &err), 0);
+    assert_int_equal(op_case_build(&cut, b->op, &b->sample, &err), 0);
+    for (int i = 0; i < b->c.n_in; i++) {
+        if (b->c.absent[i])
+            continue;
+        cut_tensor(b, IN(i), &b->c.in[i], &small[i]);
+        assert_int_equal(tensor_copy(&zeroed[i], &b->c.in[i], &err), 0);
+        zero_consumed(b, i, &zeroed[i]);
+    }
+    set_inputs(&full, zeroed);
+    set_inputs(&cut, small);
+    struct shrink s = {.infer = &b->infer, .model = cut.m, .node = cut.node, .solver = b, .kept = kept_of};
+    if (b->op->shrink && b->op->shrink(&s, &err) < 0)
+        fail_msg(SAMPLE_FMT "%s", SAMPLE_ARGS(b), err.msg);
+    if (run_model(b, full.m, full.fed, want, "with zeros") && run_model(b, cut.m, cut.fed, got, "after the cut"))
+        for (int o = 0; o < b->c.n_out; o++) {
+            if (!tensor_is_list(&want[o])) {
+                cut_tensor(b, OUT(o), &want[o], &part);
+                compare(b, o, &got[o], &part, !b->op->nondeterministic && !is_approximate(b));
+                tensor_fini(&part);
+            }
+        }
+    seen.classes++;
+    for (int i = 0; i < OP_CASE_INPUTS; i++) {
+        tensor_fini(&zeroed[i]);
+        tensor_fini(&small[i]);
+    }
+    for (int o = 0; o < OP_CASE_OUTPUTS; o++) {
+        tensor_fini(&want[o]);
+        tensor_fini(&got[o]);
+    }
+    op_case_free(&full);
+    op_case_free(&cut);
+}
+
+/* ---- all classes of a sample ---- */
+static void check_classes(struct bench *b)
+{
+    bool frozen[MAX_ELEMENTS] = {false};
+    int roots[MAX_ELEMENTS], n = 0;
+    for (int i = 0; i < b->n; i++)
+        frozen[find(b, i)] = frozen[find(b, i)] || b->fixed[i];
+    for (int i = 0; i < b->n; i++)
+        if (find(b, i) == i && !frozen[i])
+            roots[n++] = i;
+    const int each = n > MAX_CLASSES ? n / MAX_CLASSES : 1;
+    for (int r = 0; r < n; r += each) {
+        for (int i = 0; i < b->n; i++)
+            b->gone[i] = find(b, i) == roots[r];
+        check_cut(b);
+    }
+    for (int odd = 0; odd < 2; odd++) { /* half of them at once */
+        bool out[MAX_ELEMENTS] = {false};
+        for (int r = odd; r < n; r += 2)
+            out[roots[r]] = true;
+        for (int i = 0; i < b->n; i++)
+            b->gone[i] = out[find(b, i)];
+        check_cut(b);
+    }
+}
+
+static int check_sample(const struct op_class *op, const struct op_sample *s)
+{
+    const int before = seen.classes;
+    int choices = 1;
+    for (int choice = 0; choice < choices; choice++) {
+        struct bench *b = bench_open(op, s);
+        for (int i = 0; i < b->n; i++)
+            b->parent[i] = i;
+        apply_links(b);
+        apply_notes(b);
+        apply_folds(b, choice);
+        for (int i = 0; i < b->k.n_folds; i++)
+            choices = b->k.fold[i].n > choices ? b->k.fold[i].n : choices;
+        check_classes(b);
+        bench_close(b);
+    }
+    seen.samples++;
+    return seen.classes - before;
+}
+
+/* "f32[2] i64[1]=1" -> "f32[2] !i64[1]=1": integers behind the first input as constants. False: there are none. */
+static bool constant_integers(const char *text, char *to, size_t room)
+{
+    size_t n = 0;
+    bool changed = false;
+    for (const char *p = text; *p && n + 2 < room; p++) {
+        if (p > text && p[-1] == ' ' && (!strncmp(p, "i64", 3) || !strncmp(p, "i32", 3))) {
+            to[n++] = '!';
+            changed = true;
+        }
+        to[n++] = *p;
+    }
+    to[n] = 0;
+    return changed;
+}
+
+static void test_rules(void **state)
+{
+    (void)state;
+    char text[600];
+    for (const struct op_class *const *row = op_all(); *row; row++) {
+        int classes = 0;
+        for (const struct op_sample *s = (*row)->samples; (*row)->couple && s && s->inputs; s++) {
+            struct op_sample constant = *s;
+            classes += check_sample(*row, s);
+            constant.inputs = text;
+            if (constant_integers(s->inputs, text, sizeof text))
+                classes += check_sample(*row, &constant);
+        }
+        seen.rows += (*row)->couple && classes;
+        if ((*row)->couple && !classes)
+            print_message("no sample of %s %s since %d has an element that can go\n", (*row)->domain, (*row)->type,
+                          (*row)->since);
+    }
+    print_message("%d rows, %d samples, %d links, %d folds, %d cuts, %d outputs, %d of them by value\n", seen.rows,
+                  seen.samples, seen.links, seen.folds, seen.classes, seen.compared, seen.values);
+    assert_int_equal(complaints, 0);
+    assert_true(seen.rows > 150 && seen.classes > 2000 && seen.values > 2000 && seen.folds > 10);
+}
+
+int main(void)
+{
+    engine_init();
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rules)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
