@@ -201,7 +201,7 @@ static int op_case_inputs(struct op_case *c, const char *text, uint32_t *ids, st
     return rc;
 }
 
-static void op_case_free(struct op_case *c)
+static inline void op_case_free(struct op_case *c)
 {
     for (int i = 0; i < OP_CASE_INPUTS; i++)
         tensor_fini(&c->in[i]);
@@ -218,7 +218,7 @@ static int op_case_opset(const struct op_class *op, const struct op_sample *s)
     return s->opset ? s->opset : op->until && op->until < newest ? op->until : plain ? newest : op->since;
 }
 
-static int op_case_build(struct op_case *c, const struct op_class *op, const struct op_sample *s, struct err *err)
+static inline int op_case_build(struct op_case *c, const struct op_class *op, const struct op_sample *s, struct err *err)
 {
     uint32_t ids[OP_CASE_INPUTS];
     memset(c, 0, sizeof *c);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The list of jobs, live, and one job: progress, before and after, every layer, downloads, what went wrong.
 import { download, getJson, postJson, remove, waitForJob } from "/api.js";
+import { hasCurve, sensitivitySection } from "/prune.js";
 import { bars, bytes, count, el, ms, percent, problemCard, state, table, when } from "/ui.js";
 
 const ended = (job) => !["queued", "running"].includes(job.state);
@@ -95,13 +96,27 @@ function fidelity(report) {
     ], f.outputs || [])];
 }
 
-const short = (facts) => (facts ? Object.entries(facts).map(([k, v]) => (k === "bytes" ? bytes(v) : k === "dtype" ? v : `${k} ${typeof v === "number" ? count(v) : v}`)).join(", ") : "");
+const number = (v) => (Number.isInteger(v) ? count(v) : Number(v.toPrecision(3)));
+function fact(k, v) {
+  if (k === "bytes" && typeof v === "number") return bytes(v);
+  if (k === "dtype") return v;
+  const name = k.replaceAll("_", " ");
+  if (typeof v === "number") return `${name} ${number(v)}`;
+  if (typeof v === "boolean") return v ? name : `not ${name}`;
+  if (Array.isArray(v)) return `${name}: ${v.length}`;
+  return v && typeof v === "object" ? `${name} (${short(v)})` : `${name} ${v}`;
+}
+function short(facts) {
+  return facts ? Object.entries(facts).slice(0, 12).map(([k, v]) => fact(k, v)).join(", ") : "";
+}
 const size = (facts) => facts?.bytes ?? facts?.nonzero ?? facts?.params;
 
 function stepSection(step, index) {
-  const layers = step.layers || [];
-  return el("details", { open: layers.length <= 60, class: "card" },
-    el("summary", {}, el("b", {}, `${index + 1}. ${step.method}`), el("span", { class: "quiet small" }, ` ${typeof step.seconds === "number" ? `${step.seconds.toFixed(2)} s, ` : ""}${layers.filter((l) => !l.skipped).length} layers changed, ${layers.filter((l) => l.skipped).length} left alone`)),
+  const all = step.layers || [];
+  const layers = all.filter((l) => !hasCurve(l)), curves = all.length - layers.length;
+  return el("details", { open: all.length <= 60 || curves > 0, class: "card" },
+    el("summary", {}, el("b", {}, `${index + 1}. ${step.method}`), el("span", { class: "quiet small" }, ` ${typeof step.seconds === "number" ? `${step.seconds.toFixed(2)} s, ` : ""}${curves ? `${curves} groups measured` : `${layers.filter((l) => !l.skipped).length} layers changed`}, ${layers.filter((l) => l.skipped).length} left alone`)),
+    curves ? sensitivitySection(all) : null,
     table([
       { label: "Layer", cell: (l) => el("span", { class: "mono" }, l.node || l.weight || "") },
       { label: "Operator", cell: (l) => l.op_type || "" },

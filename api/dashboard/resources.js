@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Models and datasets: lists with upload and delete, and one model with its layers.
+// Models and datasets: lists with upload and delete, and one model with its layers and groups.
 import { download, getAll, getJson, remove, upload } from "/api.js";
+import { groupsSection } from "/prune.js";
 import { bar, bytes, count, dropZone, el, problemCard, table, when } from "/ui.js";
 
 export const sendModel = (file, progress) => upload(`/v1/models?name=${encodeURIComponent(file.name)}`, file, progress);
@@ -49,7 +50,8 @@ export const datasetsView = ({ main, signal }) => listView(main, signal, {
 });
 
 export async function modelView({ main, parameters: [id], signal }) {
-  const [model, layers] = await Promise.all([getJson(`/v1/models/${id}`, signal), getJson(`/v1/models/${id}/layers`, signal)]);
+  const [model, layers, groups] = await Promise.all([getJson(`/v1/models/${id}`, signal), getJson(`/v1/models/${id}/layers`, signal),
+    getJson(`/v1/models/${id}/groups`, signal).catch((problem) => { if (problem.status !== 404) throw problem; return { data: [], why: "it was uploaded before groups were looked for" }; })]);
   const rows = layers.data || [];
   const most = Math.max(...rows.map((l) => l.params || 0), 1);
   const facts = [
@@ -69,5 +71,6 @@ export async function modelView({ main, parameters: [id], signal }) {
       { label: "Parameters", num: true, cell: (l) => count(l.params) },
       { label: "Share", cell: (l) => bar(l.params, most, "after") },
       { label: "MACs", num: true, cell: (l) => count(l.macs) },
-    ], rows));
+    ], rows),
+    groupsSection(groups));
 }

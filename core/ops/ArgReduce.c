@@ -3,6 +3,7 @@
  * the last. x[outer, n, inner] -> y[outer, (1,) inner], int64. NaN never wins over a number that came first. */
 #include "core/kernels/rows.h"
 #include "core/kernels/simd.h"
+#include "core/ops/couple_rules.h"
 #include "core/ops/op_util.h"
 
 struct arg_attrs {
@@ -160,13 +161,27 @@ static int forward_min(struct run_ctx *c, struct err *err)
     return run(c, true, err);
 }
 
+static int couple(struct coupling *k, struct err *err)
+{
+    const struct arg_attrs *attrs = couple_attrs(k);
+    const int rank = couple_rank(k, IN(0)), axis = (int)(attrs->axis < 0 ? attrs->axis + rank : attrs->axis);
+    (void)err;
+    for (int i = 0; i < rank; i++)
+        if (i != axis)
+            couple_axes(k, IN(0), i, OUT(0), attrs->keepdims || i < axis ? i : i - 1);
+    couple_freeze(k, IN(0), axis, "its elements are numbered by their places");
+    couple_pass_all(k, OUT(0));
+    return 0;
+}
+
 static const struct op_sample samples[] = {{"f32[2,3,4]", ""},       {"f32[2,3,4]", "axis=1 keepdims=0"},
                                            {"f32[5]=1,3,3,1,3", ""}, {"f32[5]=1,3,3,1,3", "select_last_index=1"},
                                            {"i32[2,5]", "axis=-1"},  {0}};
 #define ARG(type_, fn, doc_)                                                                                           \
     {                                                                                                                  \
         .type = type_, .domain = "", .since = 1, .doc = doc_, .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1,    \
-        .attrs = arg_attrs, .attrs_size = sizeof(struct arg_attrs), .infer = infer, .forward = fn, .samples = samples  \
+        .attrs = arg_attrs, .attrs_size = sizeof(struct arg_attrs), .infer = infer, .forward = fn, .couple = couple,   \
+        .samples = samples                                                                                             \
     }
 OP_CLASS(arg_max) = ARG("ArgMax", forward_max, "Index of the largest value along an axis.");
 OP_CLASS(arg_min) = ARG("ArgMin", forward_min, "Index of the smallest value along an axis.");

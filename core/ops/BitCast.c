@@ -2,6 +2,7 @@
  * BitCast: the same bytes as another type of the same width. */
 #include <inttypes.h>
 
+#include "core/ops/couple_rules.h"
 #include "core/ops/op_util.h"
 
 struct bitcast_attrs {
@@ -42,5 +43,6 @@ OP_CLASS(bit_cast) = {.type = "BitCast",
                       .attrs_size = sizeof(struct bitcast_attrs),
                       .infer = infer,
                       .forward = forward,
+                      .couple = couple_like,
                       .samples = (const struct op_sample[]){
                           {"f32[2,3]", "to=6"}, {"i64[3]", "to=11"}, {"u8[4]", "to=3"}, {0}}};

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "core/ops/couple_rules.h"
 #include "core/ops/grad_util.h"
 
 struct center_attrs {
@@ -127,6 +128,36 @@ static int backward(struct grad_ctx *c, struct err *err)
     return 0;
 }
 
+static int couple(struct coupling *k, struct err *err)
+{
+    const int rank = couple_rank(k, IN(0));
+    int axis[SHAPE_MAX_RANK], count = 0;
+    bool told[SHAPE_MAX_RANK] = {false};
+    (void)err;
+    if (rank < 0 || (count = read_axes(couple_attrs(k), infer_shape(k->infer, 0), axis, NULL)) < 0)
+        return 0;
+    for (int i = 0; i < count; i++)
+        told[axis[i]] = true;
+    const bool writable = sizes_writable(k->infer, 1, count);
+    for (int i = 0; i < rank; i++) {
+        couple_equal_axes(k, IN(0), i, OUT(0), i, "it is cut or padded around its middle");
+        if (told[i] && !writable)
+            couple_freeze(k, OUT(0), i, "its shape is computed while running");
+    }
+    return 0;
+}
+
+static int shrink(struct shrink *s, struct err *err)
+{
+    const struct shape *x = infer_shape(s->infer, 0);
+    int64_t v[SHAPE_MAX_RANK];
+    int axis[SHAPE_MAX_RANK];
+    const int count = x->rank < 0 ? -1 : read_axes(s->infer->attrs, x, axis, NULL);
+    for (int i = 0; i < count; i++)
+        v[i] = shrink_touched(s, OUT(0), axis[i]) ? shrink_size(s, OUT(0), axis[i]) : SIZES_LEFT;
+    return count < 0 ? 0 : shrink_sizes(s, 1, v, count, err);
+}
+
 OP_CLASS(center_crop_pad) = {.type = "CenterCropPad",
                              .domain = "",
                              .since = 18,
@@ -139,6 +170,8 @@ OP_CLASS(center_crop_pad) = {.type = "CenterCropPad",
                              .attrs_size = sizeof(struct center_attrs),
                              .infer = infer,
                              .forward = forward,
+                             .couple = couple,
+                             .shrink = shrink,
                              .backward = backward,
                              .grad_inputs = 1,
                              .samples = (const struct op_sample[]){{"f32[7,5,2] !i64[3]=4,6,2", ""},

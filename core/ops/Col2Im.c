@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "core/ops/couple_rules.h"
 #include "core/ops/op_util.h"
 
 enum { MAX_AXES = 8 };
@@ -163,6 +164,19 @@ static int forward(struct run_ctx *c, struct err *err)
     return 0;
 }
 
+/* A channel is a block of rows of the columns. */
+static int couple(struct coupling *k, struct err *err)
+{
+    const int64_t rows = couple_size(k, IN(0), 1), channels = couple_size(k, OUT(0), 1);
+    (void)err;
+    couple_axes(k, IN(0), 0, OUT(0), 0);
+    if (channels > 1 && rows % channels == 0)
+        couple_blocks(k, OUT(0), 1, IN(0), 1, rows / channels);
+    else
+        couple_freeze(k, IN(0), 1, "its rows are parts of one channel");
+    return 0;
+}
+
 OP_CLASS(col2im) = {.type = "Col2Im",
                     .domain = "",
                     .since = 18,
@@ -175,6 +189,7 @@ OP_CLASS(col2im) = {.type = "Col2Im",
                     .attrs_size = sizeof(struct col2im_attrs),
                     .infer = infer,
                     .forward = forward,
+                    .couple = couple,
                     .samples = (const struct op_sample[]){
                         {"f32[1,5,5] !i64[2]=5,5 !i64[2]=1,5", ""},
                         {"f32[2,8,9] !i64[2]=4,4 !i64[2]=2,2", ""},

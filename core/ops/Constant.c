@@ -10,6 +10,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/ops/couple_rules.h"
 #include "core/ops/grad_util.h"
 
 /* ---- Constant ---- */
@@ -192,6 +193,26 @@ static int forward_fill(struct run_ctx *c, struct err *err)
     return 0;
 }
 
+static int couple_fill(struct coupling *k, struct err *err)
+{
+    const int rank = couple_rank(k, OUT(0));
+    (void)err;
+    if (rank >= 0 && sizes_writable(k->infer, 0, rank))
+        couple_pass_all(k, OUT(0));
+    else
+        couple_freeze_all(k, OUT(0), "its shape is computed while running");
+    return 0;
+}
+
+static int shrink_fill(struct shrink *s, struct err *err)
+{
+    int64_t v[SHAPE_MAX_RANK];
+    const int rank = s->infer->out[0].shape.rank;
+    for (int i = 0; i < rank; i++)
+        v[i] = shrink_touched(s, OUT(0), i) ? shrink_size(s, OUT(0), i) : SIZES_LEFT;
+    return rank < 0 ? 0 : shrink_sizes(s, 0, v, rank, err);
+}
+
 OP_CLASS(constant_of_shape) = {.type = "ConstantOfShape",
                                .domain = "",
                                .since = 9,
@@ -204,6 +225,8 @@ OP_CLASS(constant_of_shape) = {.type = "ConstantOfShape",
                                .attrs_size = sizeof(struct fill_attrs),
                                .infer = infer_fill,
                                .forward = forward_fill,
+                               .couple = couple_fill,
+                               .shrink = shrink_fill,
                                .samples = (const struct op_sample[]){{"!i64[2]=2,3", ""},
                                                                      {"i64[2]=2,3", "value=i64[1]=5"},
                                                                      {"!i64[3]=2,0,3", "value=f32[1]=1"},
@@ -448,6 +471,17 @@ static int backward_one_hot(struct grad_ctx *c, struct err *err)
     return 0;
 }
 
+static int couple_one_hot(struct coupling *k, struct err *err)
+{
+    const struct one_hot_attrs *attrs = couple_attrs(k);
+    const int rank = couple_rank(k, OUT(0)), axis = (int)(attrs->axis < 0 ? attrs->axis + rank : attrs->axis);
+    (void)err;
+    for (int i = 0; i < rank; i++)
+        if (i != axis)
+            couple_axes(k, IN(0), i < axis ? i : i - 1, OUT(0), i);
+    return 0;
+}
+
 OP_CLASS(one_hot) = {.type = "OneHot",
                      .domain = "",
                      .since = 9,
@@ -460,6 +494,7 @@ OP_CLASS(one_hot) = {.type = "OneHot",
                      .attrs_size = sizeof(struct one_hot_attrs),
                      .infer = infer_one_hot,
                      .forward = forward_one_hot,
+                     .couple = couple_one_hot,
                      .backward = backward_one_hot,
                      .grad_reads = GRAD_READS_IN(0),
                      .grad_inputs = 4,

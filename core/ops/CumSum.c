@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * CumSum and CumProd: running sum or product along an axis.
  *   y[i] = sum x[j], j <= i; `exclusive`: j < i; `reverse`: from the end. x[outer, n, inner]. Integers wrap. */
+#include "core/ops/couple_rules.h"
 #include "core/ops/grad_util.h"
 
 struct cumsum_attrs {
@@ -139,6 +140,20 @@ static int backward(struct grad_ctx *c, struct err *err)
     return 0;
 }
 
+static int couple(struct coupling *k, struct err *err)
+{
+    const struct infer_ctx *c = k->infer;
+    int axis;
+    (void)err;
+    if (couple_rank(k, IN(0)) < 0 || !op_value(c, 1) || read_axis(op_value(c, 1), infer_shape(c, 0), &axis, NULL) < 0) {
+        couple_freeze_all(k, IN(0), "the axis it runs along is computed while running");
+        couple_freeze_all(k, OUT(0), "the axis it runs along is computed while running");
+        return 0;
+    }
+    couple_along(k, IN(0), OUT(0), axis, "its elements are added up one by one");
+    return 0;
+}
+
 OP_CLASS(cum_sum) = {.type = "CumSum",
                      .domain = "",
                      .since = 11,
@@ -151,6 +166,7 @@ OP_CLASS(cum_sum) = {.type = "CumSum",
                      .attrs_size = sizeof(struct cumsum_attrs),
                      .infer = infer,
                      .forward = forward,
+                     .couple = couple,
                      .backward = backward,
                      .grad_reads = GRAD_READS_IN(1),
                      .grad_inputs = 1,
@@ -211,6 +227,7 @@ OP_CLASS(cum_prod) = {.type = "CumProd",
                       .attrs_size = sizeof(struct cumsum_attrs),
                       .infer = infer,
                       .forward = forward_product,
+                      .couple = couple,
                       .backward = backward_product,
                       .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1),
                       .grad_inputs = 1,

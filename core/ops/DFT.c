@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "core/kernels/fft.h"
+#include "core/ops/couple_rules.h"
 #include "core/ops/op_util.h"
 
 struct dft_attrs {
@@ -286,10 +287,29 @@ static int forward_stft(struct run_ctx *c, struct err *err)
     return run_lines(c, &l, n, y->shape.dim[0] * l.frames, err);
 }
 
+static int couple_dft(struct coupling *k, struct err *err)
+{
+    const int rank = couple_rank(k, IN(0));
+    const char *why = "a transform goes over it";
+    struct dft d;
+    (void)err;
+    if (rank < 0 || couple_rank(k, OUT(0)) != rank || read_dft(k->infer, &d, NULL) < 0 || d.axis < 0)
+        return 0;
+    for (int i = 0; i < rank; i++)
+        if (i != d.axis && i != rank - 1)
+            couple_axes(k, IN(0), i, OUT(0), i);
+    couple_freeze(k, IN(0), d.axis, why);
+    couple_freeze(k, OUT(0), d.axis, why);
+    couple_freeze(k, IN(0), rank - 1, why);
+    couple_freeze(k, OUT(0), rank - 1, why);
+    return 0;
+}
+
 #define DFT(...)                                                                                                       \
     {                                                                                                                  \
         .type = "DFT", .domain = "", .doc = "Discrete Fourier transform along an axis.", .in_min = 1, .out_min = 1,    \
-        .out_max = 1, .attrs_size = sizeof(struct dft_attrs), .infer = infer_dft, .forward = forward_dft, __VA_ARGS__  \
+        .out_max = 1, .attrs_size = sizeof(struct dft_attrs), .infer = infer_dft, .forward = forward_dft,              \
+        .couple = couple_dft, __VA_ARGS__                                                                              \
     }
 OP_CLASS(dft_17) = DFT(.since = 17, .until = 19, .in_max = 2, .attrs = dft_17_attrs,
                        .samples = (const struct op_sample[]){{"f32[2,8,1]", "", 1, 17},

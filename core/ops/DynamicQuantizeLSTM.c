@@ -193,7 +193,7 @@ static int couple(struct coupling *k, struct err *err)
 static int shrink(struct shrink *s, struct err *err)
 {
     (void)err;
-    rnn_shrink(s);
+    rnn_shrink(s, true);
     return 0;
 }
 

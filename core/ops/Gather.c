@@ -304,6 +304,20 @@ static int forward_elements(struct run_ctx *c, struct err *err)
     return 0;
 }
 
+/* Along the axis places are looked up; on the others output and indices stand over the first elements of the data. */
+static int couple_elements(struct coupling *k, struct err *err)
+{
+    const struct gather_attrs *attrs = couple_attrs(k);
+    const int rank = couple_rank(k, IN(0)), axis = (int)(attrs->axis < 0 ? attrs->axis + rank : attrs->axis);
+    (void)err;
+    couple_same(k, IN(1), OUT(0));
+    couple_freeze(k, IN(0), axis, "its elements are looked up");
+    for (int i = 0; i < rank; i++)
+        if (i != axis)
+            couple_equal_axes(k, IN(0), i, IN(1), i, "only a part of it is looked up");
+    return 0;
+}
+
 OP_CLASS(gather_elements) = {.type = "GatherElements",
                              .domain = "",
                              .since = 11,
@@ -316,6 +330,7 @@ OP_CLASS(gather_elements) = {.type = "GatherElements",
                              .attrs_size = sizeof(struct gather_attrs),
                              .infer = infer_elements,
                              .forward = forward_elements,
+                             .couple = couple_elements,
                              .backward = backward_elements,
                              .grad_reads = GRAD_READS_IN(1),
                              .grad_inputs = 1,
@@ -401,6 +416,29 @@ static int backward_nd(struct grad_ctx *c, struct err *err)
     return 0;
 }
 
+static int couple_nd(struct coupling *k, struct err *err)
+{
+    const int rank = couple_rank(k, IN(0)), tuples = couple_rank(k, IN(1)) - 1;
+    const int batch = (int)((const struct nd_attrs *)couple_attrs(k))->batch_dims;
+    const int64_t m = tuples < 0 ? -1 : couple_size(k, IN(1), tuples);
+    (void)err;
+    if (rank < 0 || m < 0 || couple_rank(k, OUT(0)) < 0)
+        return 0;
+    for (int i = 0; i < tuples; i++)
+        couple_axes(k, IN(1), i, OUT(0), i);
+    for (int i = 0; i < rank; i++) {
+        if (i < batch)
+            couple_axes(k, IN(0), i, OUT(0), i);
+        else if (i < batch + m)
+            couple_freeze(k, IN(0), i, "its elements are looked up");
+        else
+            couple_axes(k, IN(0), i, OUT(0), tuples + i - batch - (int)m);
+        if (i >= batch + m && couple_constant(k, 0))
+            couple_role(k, IN(0), i, COUPLE_PRODUCES);
+    }
+    return 0;
+}
+
 OP_CLASS(gather_nd) = {.type = "GatherND",
                        .domain = "",
                        .since = 11,
@@ -413,6 +451,7 @@ OP_CLASS(gather_nd) = {.type = "GatherND",
                        .attrs_size = sizeof(struct nd_attrs),
                        .infer = infer_nd,
                        .forward = forward_nd,
+                       .couple = couple_nd,
                        .backward = backward_nd,
                        .grad_reads = GRAD_READS_IN(1),
                        .grad_inputs = 1,
@@ -436,6 +475,7 @@ OP_CLASS(ms_gather_nd) = {.type = "GatherND",
                           .attrs_size = sizeof(struct nd_attrs),
                           .infer = infer_nd,
                           .forward = forward_nd,
+                       .couple = couple_nd,
                           .backward = backward_nd,
                           .grad_reads = GRAD_READS_IN(1),
                           .grad_inputs = 1,

@@ -9,6 +9,7 @@
  *            all channels of a place. */
 #include <math.h>
 
+#include "core/ops/couple_rules.h"
 #include "core/ops/grad_util.h"
 #include "core/ops/widen.h"
 
@@ -317,11 +318,25 @@ static const struct op_sample samples_20[] = {
     {NULL},
 };
 
+static int couple(struct coupling *k, struct err *err)
+{
+    const int rank = couple_rank(k, OUT(0));
+    (void)err;
+    couple_axes(k, IN(0), 0, OUT(0), 0);
+    couple_axes(k, IN(1), 0, OUT(0), 0);
+    couple_axes(k, IN(0), 1, OUT(0), 1);
+    for (int i = 2; i < rank; i++) {
+        couple_freeze(k, IN(0), i, "places on it are looked up");
+        couple_axes(k, IN(1), i - 1, OUT(0), i);
+    }
+    return 0;
+}
+
 #define ROW(since_, until_, table, samples_)                                                                           \
     {                                                                                                                  \
         .type = "GridSample", .domain = "", .since = since_, .until = until_,                                          \
         .doc = "Interpolates an image at given places.", .in_min = 2, .in_max = 2, .out_min = 1, .out_max = 1,         \
-        .attrs = table, .attrs_size = sizeof(struct grid_attrs), .infer = infer, .forward = forward,                   \
+        .attrs = table, .attrs_size = sizeof(struct grid_attrs), .infer = infer, .forward = forward, .couple = couple, \
         .backward = backward, .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1), .grad_inputs = 3,                     \
         .samples = samples_                                                                                            \
     }

@@ -228,20 +228,20 @@ static void cost(const struct infer_ctx *c, struct op_cost *cost)
 }
 
 /* ---- coupling: a key head, its state and the query heads that read it ---- */
-static struct attention_units units_of(const struct infer_ctx *c)
+static struct attention_units units_of(const struct infer_ctx *c, int64_t *dk, int64_t *dv)
 {
     const struct linear_attrs *a = c->attrs;
-    const int64_t dv = c->out[1].shape.rank == 4 ? c->out[1].shape.dim[3] : -1;
-    if (dv < 1 || a->kv_num_heads < 1)
+    if (a->kv_num_heads < 1 || a->q_num_heads < 1 || head_width(c, QUERY, a->q_num_heads, dk, NULL) < 0 ||
+        head_width(c, VALUE, a->kv_num_heads, dv, NULL) < 0 || *dk < 1 || *dv < 1)
         return (struct attention_units){0};
-    return (struct attention_units){a->kv_num_heads, dim_mul(a->q_num_heads / a->kv_num_heads, dv), 2};
+    return (struct attention_units){a->kv_num_heads, dim_mul(a->q_num_heads / a->kv_num_heads, *dv), 2};
 }
 
 static int couple(struct coupling *k, struct err *err)
 {
     const struct linear_attrs *a = couple_attrs(k);
-    const struct attention_units u = units_of(k->infer);
-    const int64_t dk = couple_size(k, OUT(1), 2), dv = couple_size(k, OUT(1), 3), decay = couple_size(k, IN(DECAY), 2);
+    int64_t dk, dv;
+    const struct attention_units u = units_of(k->infer, &dk, &dv);
     (void)err;
     if (u.units < 1)
         return 0;
@@ -251,7 +251,7 @@ static int couple(struct coupling *k, struct err *err)
     attention_couple_one(k, &u, IN(VALUE), 2, dv);
     attention_couple_one(k, &u, IN(PAST), 1, 1);
     attention_couple_one(k, &u, OUT(1), 1, 1);
-    attention_couple_one(k, &u, IN(DECAY), 2, decay == a->kv_num_heads ? 1 : dk);
+    attention_couple_one(k, &u, IN(DECAY), 2, couple_size(k, IN(DECAY), 2) == a->kv_num_heads ? 1 : dk);
     attention_couple_one(k, &u, IN(BETA), 2, 1);
     return 0;
 }
@@ -259,7 +259,8 @@ static int couple(struct coupling *k, struct err *err)
 static int shrink(struct shrink *s, struct err *err)
 {
     const struct linear_attrs *a = s->infer->attrs;
-    const struct attention_units u = units_of(s->infer);
+    int64_t dk, dv;
+    const struct attention_units u = units_of(s->infer, &dk, &dv);
     (void)err;
     if (u.units < 1 || !shrink_touched(s, OUT(0), 2))
         return 0;

@@ -403,6 +403,8 @@ static int couple_ones(struct coupling *k, struct end all, struct end few)
         couple_freeze_all(k, few, "its axes are computed while running");
         return 0;
     }
+    if (count == 0 && couple_rank(k, few) == rank) /* nothing to name, should a cut leave one element of an axis */
+        couple_freeze_all(k, all, "it squeezes whatever has one element");
     for (int i = 0, to = 0; i < rank; i++)
         if (count ? mask[i] : couple_size(k, all, i) == 1)
             couple_pass(k, all, i);
@@ -415,6 +417,30 @@ static int couple_squeeze(struct coupling *k, struct err *err)
 {
     (void)err;
     return couple_ones(k, IN(0), OUT(0));
+}
+
+/* Without axes all of size 1 go; a cut must not make more of them. */
+static int shrink_squeeze(struct shrink *s, struct err *err)
+{
+    const struct infer_ctx *c = s->infer;
+    const struct shape *x = infer_shape(c, 0);
+    int64_t axes[SHAPE_MAX_RANK];
+    int count = 0;
+    bool more = false;
+    if (get_axes(c, axes, &count, NULL) != 0 || count > 0)
+        return 0;
+    for (int i = 0; i < x->rank; i++) {
+        if (x->dim[i] == 1)
+            axes[count++] = i;
+        else
+            more = more || shrink_size(s, IN(0), i) == 1;
+    }
+    if (!more)
+        return 0;
+    if (c->opset >= 13)
+        return shrink_set_input(s, 1, axes, count, err);
+    node_set_ints(s->model, s->node, "axes", axes, count);
+    return 0;
 }
 
 static int couple_unsqueeze(struct coupling *k, struct err *err)
@@ -466,7 +492,7 @@ OP_CLASS(reshape_1) = RESHAPE_ROW("Reshape", "The same elements in another shape
                                   .until = 4, .in_max = 1, .attrs = reshape_old_attrs,
                                   .attrs_size = sizeof(struct reshape_attrs), .infer = infer_reshape,
                                   .forward = forward_reshape, .couple = couple_reshape, .shrink = shrink_reshape,
-                                  .samples = (const struct op_sample[]){{"f32[2,3,4]", "shape=0,-1", 1, 4}, {0}});
+                                  .samples = (const struct op_sample[]){{"f32[2,3,4]", "shape=0,-1", 1, 4}, {"f32[2,12]", "shape=2,3,4", 1, 4}, {0}});
 OP_CLASS(reshape_5) = {.type = "Reshape",
                        .view = true,
                        .propagate = op_sizes_same,
@@ -491,6 +517,12 @@ OP_CLASS(reshape_5) = {.type = "Reshape",
                                                              {"f32[2,3,4] i64[3]=4,3,2", ""},
                                                              {"f32[2,3,4] !i64[4]=2,0,2,-1", ""},
                                                              {"f32[1] !i64[0]", ""},
+                                                             {"f32[2,12,5] !i64[4]=0,3,4,-1", ""},
+                                                             {"f32[2,3,4,5] !i64[3]=-1,12,5", ""},
+                                                             {"f32[2,3,4,2] !i64[2]=2,24", ""},
+                                                             {"f32[2,3,24] !i64[4]=2,3,-1,4", ""},
+                                                             {"f32[3,2,12] i64[3]=3,8,3", ""},
+                                                             {"f32[4,6] !i64[2]=12,2", ""},
                                                              {"f32[0,3] !i64[2]=3,0", "allowzero=1"},
                                                              {"i64[2,2] !i64[1]=-1", ""},
                                                              {0}}};
@@ -502,14 +534,14 @@ OP_CLASS(flatten) = RESHAPE_ROW(
         {"f32[2,3,4]", ""}, {"f32[2,3,4]", "axis=0"}, {"f32[2,3,4]", "axis=-1"}, {"f32[2,3,4]", "axis=3"}, {0}});
 OP_CLASS(squeeze_1) = RESHAPE_ROW("Squeeze", "Axes of one element removed.", .since = 1, .until = 12, .in_max = 1,
                                   .attrs = axes_attrs, .attrs_size = sizeof(struct axes_attrs), .infer = infer_squeeze,
-                                  .forward = forward_squeeze, .couple = couple_squeeze,
+                                  .forward = forward_squeeze, .couple = couple_squeeze, .shrink = shrink_squeeze,
                                   .samples = (const struct op_sample[]){{"f32[1,3,1]", "axes=0", 1, 11},
                                                                         {"f32[1,3,1]", "axes=0,-1", 1, 11},
                                                                         {"f32[1,3,1]", "", 1, 11},
                                                                         {0}});
 OP_CLASS(squeeze_13) = RESHAPE_ROW("Squeeze", "Axes of one element removed.", .since = 13, .in_max = 2,
                                    .attrs = no_attrs, .attrs_size = sizeof(struct axes_attrs), .infer = infer_squeeze,
-                                   .forward = forward_squeeze, .couple = couple_squeeze,
+                                   .forward = forward_squeeze, .couple = couple_squeeze, .shrink = shrink_squeeze,
                                    .samples = (const struct op_sample[]){{"f32[1,3,1] !i64[1]=0", ""},
                                                                          {"f32[1,3,1] i64[2]=0,-1", ""},
                                                                          {"f32[1,3,1]", ""},

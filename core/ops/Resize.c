@@ -813,9 +813,11 @@ static const struct op_sample samples_upsample_7[] = {
 static const struct op_sample samples_upsample_9[] = {
     {"f32[1,2,4,5] f32[4]=1,1,2,3", "mode=nearest", 1, 9},
     {"f32[1,2,4,5] f32[4]=1,1,2,2", "mode=linear", 1, 9},
+    {"f32[1,4,4,5] !f32[4]=1,1,2,3", "mode=nearest", 1, 9},
     {NULL},
 };
-static const struct op_sample samples_10[] = {{"f32[1,2,4,5] f32[4]=1,1,2,3", "mode=nearest"},
+static const struct op_sample samples_10[] = {{"f32[1,4,4,5] !f32[4]=1,1,2,3", "mode=nearest"},
+                                              {"f32[1,2,4,5] f32[4]=1,1,2,3", "mode=nearest"},
                                               {"f32[1,2,4,5] f32[4]=1,1,2,2", "mode=linear"},
                                               {NULL}};
 static const struct op_sample samples_11[] = {

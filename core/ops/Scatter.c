@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "core/ops/couple_rules.h"
 #include "core/ops/grad_util.h"
 #include "core/ops/index_places.h"
 
@@ -334,11 +335,48 @@ static int backward_nd(struct grad_ctx *c, struct err *err)
     return backward(c, true, err);
 }
 
+/* ---- pruning ---- */
+static int couple_elements(struct coupling *k, struct err *err)
+{
+    const struct scatter_attrs *attrs = couple_attrs(k);
+    const int rank = couple_rank(k, IN(0)), axis = (int)(attrs->axis < 0 ? attrs->axis + rank : attrs->axis);
+    (void)err;
+    couple_along(k, IN(0), OUT(0), axis, "places on it are written to");
+    couple_same(k, IN(1), IN(2));
+    couple_freeze(k, IN(1), axis, "its elements are written to other places");
+    for (int i = 0; i < rank; i++)
+        if (i != axis)
+            couple_equal_axes(k, IN(0), i, IN(1), i, "only a part of it is written to");
+    return 0;
+}
+
+/* Indices [k.., m], updates [k.., the data's axes from m on]. */
+static int couple_nd(struct coupling *k, struct err *err)
+{
+    const int rank = couple_rank(k, IN(0)), tuples = couple_rank(k, IN(1)) - 1;
+    const int64_t m = tuples < 0 ? -1 : couple_size(k, IN(1), tuples);
+    (void)err;
+    couple_same(k, IN(0), OUT(0));
+    if (rank < 0 || m < 0 || couple_rank(k, IN(2)) != tuples + rank - (int)m) {
+        couple_freeze_all(k, OUT(0), "places on it are written to");
+        return 0;
+    }
+    for (int i = 0; i < tuples; i++)
+        couple_freeze(k, IN(2), i, "its elements are written to other places");
+    for (int i = 0; i < rank; i++)
+        if (i < m)
+            couple_freeze(k, OUT(0), i, "places on it are written to");
+        else
+            couple_axes(k, IN(2), tuples + i - (int)m, OUT(0), i);
+    return 0;
+}
+
 #define READS (GRAD_READS_IN(0) | GRAD_READS_IN(1) | GRAD_READS_IN(2) | GRAD_READS_OUT(0))
 #define SCATTER(type_, fn, doc_, ...)                                                                                  \
     {                                                                                                                  \
         .type = type_, .domain = "", .doc = doc_, .in_min = 3, .in_max = 3, .out_min = 1, .out_max = 1,                \
         .attrs_size = sizeof(struct scatter_attrs), .infer = infer_##fn, .forward = forward_##fn,                      \
+        .couple = couple_##fn,                                                                                         \
         .backward = backward_##fn, .grad_inputs = 5, .grad_reads = READS, __VA_ARGS__                                  \
     }
 #define DOC_ELEMENTS "A copy with elements replaced or combined at indices along an axis."

@@ -2,6 +2,7 @@
  * SwiGLU: y = a sigmoid(alpha a) b, element by element, a and b of the same shape. */
 #include <tgmath.h>
 
+#include "core/ops/couple_rules.h"
 #include "core/ops/grad_util.h"
 #include "core/ops/widen.h"
 
@@ -97,6 +98,7 @@ OP_CLASS(swiglu) = {.type = "SwiGLU",
                     .attrs_size = sizeof(struct swiglu_attrs),
                     .infer = infer,
                     .forward = forward,
+                    .couple = couple_elementwise,
                     .backward = backward,
                     .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1),
                     .grad_inputs = 3,

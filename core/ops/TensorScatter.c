@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "core/ops/couple_rules.h"
 #include "core/ops/op_util.h"
 
 enum { LINEAR, CIRCULAR };
@@ -85,10 +86,23 @@ static int forward(struct run_ctx *c, struct err *err)
     return 0;
 }
 
+static int couple(struct coupling *k, struct err *err)
+{
+    const struct scatter_attrs *a = couple_attrs(k);
+    const char *why = "places on it are written to";
+    (void)err;
+    couple_along(k, IN(0), OUT(0), (int)a->axis, why);
+    couple_same_but(k, IN(1), OUT(0), (int)a->axis);
+    couple_freeze(k, IN(1), (int)a->axis, why);
+    couple_axes(k, IN(2), 0, OUT(0), 0);
+    return 0;
+}
+
 OP_CLASS(tensor_scatter) = {
     .type = "TensorScatter", .domain = "", .since = 24, .doc = "Rows written into a cache from a place on.",
     .in_min = 2, .in_max = 3, .out_min = 1, .out_max = 1,
     .attrs = scatter_attrs, .attrs_size = sizeof(struct scatter_attrs), .infer = infer, .forward = forward,
+    .couple = couple,
     .samples = (const struct op_sample[]){{"f32[2,3,6,4] f32[2,3,2,4] i64[2]=1,4", "", 1, 24},
                                           {"f32[2,6,4] f32[2,3,4] i64[2]=1,5", "mode=circular", 1, 24},
                                           {"f32[2,6,4] f32[2,6,1]", "axis=-1", 1, 24},

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "core/ops/couple_rules.h"
 #include "core/ops/grad_util.h"
 #include "core/ops/order_keys.h"
 
@@ -176,11 +177,20 @@ static int backward(struct grad_ctx *c, struct err *err)
     return 0;
 }
 
+static int couple(struct coupling *k, struct err *err)
+{
+    const struct topk_attrs *attrs = couple_attrs(k);
+    (void)err;
+    for (int i = 0; i < k->infer->n_out; i++)
+        couple_along(k, IN(0), OUT(i), (int)attrs->axis, "its elements are numbered by their places");
+    return 0;
+}
+
 #define TOPK(...)                                                                                                      \
     {                                                                                                                  \
         .type = "TopK", .domain = "", .doc = "The k largest or smallest values of an axis.", .out_min = 2,             \
         .out_max = 2, .attrs_size = sizeof(struct topk_attrs), .infer = infer, .forward = forward,                     \
-        .backward = backward, .grad_inputs = 1, __VA_ARGS__                                                            \
+        .couple = couple, .backward = backward, .grad_inputs = 1, __VA_ARGS__                                                            \
     }
 OP_CLASS(topk_1) = TOPK(.since = 1, .until = 9, .in_min = 1, .in_max = 1, .attrs = topk_1_attrs,
                         .samples = (const struct op_sample[]){{"f32[3,4]", "k=2", 2, 9}, {0}});

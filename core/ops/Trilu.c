@@ -7,6 +7,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/ops/couple_rules.h"
 #include "core/ops/grad_util.h"
 
 /* ---- Trilu ---- */
@@ -92,6 +93,7 @@ OP_CLASS(trilu) = {.type = "Trilu",
                    .attrs_size = sizeof(struct trilu_attrs),
                    .infer = infer_trilu,
                    .forward = forward_trilu,
+                   .couple = couple_matrices,
                    .backward = backward_trilu,
                    .grad_reads = GRAD_READS_IN(1),
                    .grad_inputs = 1,
@@ -114,10 +116,11 @@ OP_CLASS(ms_trilu) = {.type = "Trilu",
                       .attrs_size = sizeof(struct trilu_attrs),
                       .infer = infer_trilu,
                       .forward = forward_trilu,
+                   .couple = couple_matrices,
                       .backward = backward_trilu,
                       .grad_reads = GRAD_READS_IN(1),
                       .grad_inputs = 1,
-                      .samples = (const struct op_sample[]){{"f32[3,4] i64[]=1", ""}, {0}}};
+                      .samples = (const struct op_sample[]){{"f32[3,4] i64[]=1", ""}, {"f32[4,3,3]", "upper=0"}, {0}}};
 
 /* ---- ReverseSequence ---- */
 struct reverse_attrs {
@@ -216,6 +219,15 @@ static int backward_reverse(struct grad_ctx *c, struct err *err)
     return 0;
 }
 
+static int couple_reverse(struct coupling *k, struct err *err)
+{
+    const struct reverse_attrs *attrs = couple_attrs(k);
+    (void)err;
+    couple_along(k, IN(0), OUT(0), (int)attrs->time_axis, "it is turned around");
+    couple_axes(k, IN(1), 0, OUT(0), (int)attrs->batch_axis);
+    return 0;
+}
+
 OP_CLASS(reverse_sequence) = {
     .type = "ReverseSequence",
     .domain = "",
@@ -229,6 +241,7 @@ OP_CLASS(reverse_sequence) = {
     .attrs_size = sizeof(struct reverse_attrs),
     .infer = infer_reverse,
     .forward = forward_reverse,
+    .couple = couple_reverse,
     .backward = backward_reverse,
     .grad_reads = GRAD_READS_IN(1),
     .grad_inputs = 1,

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/ops/couple_rules.h"
 #include "core/ops/grad_util.h"
 #include "core/ops/order_keys.h"
 
@@ -146,6 +147,18 @@ static int backward_compress(struct grad_ctx *c, struct err *err)
     return 0;
 }
 
+static int couple_compress(struct coupling *k, struct err *err)
+{
+    const struct axis_attrs *attrs = couple_attrs(k);
+    const char *why = "its elements are chosen while running";
+    (void)err;
+    if (attrs->axis == NO_AXIS)
+        couple_freeze_all(k, IN(0), why);
+    else
+        couple_along(k, IN(0), OUT(0), (int)attrs->axis, why);
+    return 0;
+}
+
 OP_CLASS(compress) = {
     .type = "Compress",
     .domain = "",
@@ -159,6 +172,7 @@ OP_CLASS(compress) = {
     .attrs_size = sizeof(struct axis_attrs),
     .infer = infer_compress,
     .forward = forward_compress,
+    .couple = couple_compress,
     .backward = backward_compress,
     .grad_reads = GRAD_READS_IN(1),
     .grad_inputs = 1,

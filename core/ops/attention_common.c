@@ -187,6 +187,11 @@ void attention_couple(struct coupling *k, const struct attention_units *u, struc
     int64_t each = 0, covered, at = 0;
     if (size == 1 || couple_rank(k, e) < 0 || u->units < 1)
         return;
+    couple_heads(k, e, axis);
+    if (u->width == 1 && parts == 1 && width[0] == 1) {
+        couple_axes(k, e, axis, OUT(0), u->axis);
+        return;
+    }
     bool fits = master > 0 && size > 0 && i64_mul(u->units, u->width, &covered) && covered == master;
     for (int p = 0; fits && p < parts; p++)
         fits = width[p] > 0 && i64_add(each, width[p], &each);

@@ -90,7 +90,9 @@ static struct couple_note *note(struct coupling *k, struct end e, int axis)
 /* Whether the node has this input or output at all. */
 static bool is_there(const struct infer_ctx *c, struct end e)
 {
-    return e.out ? e.slot < c->n_out : infer_has(c, e.slot);
+    if (e.out)
+        return e.slot < c->n_out && e.slot < c->node->n_output && c->node->output[e.slot] != VALUE_NONE;
+    return infer_has(c, e.slot);
 }
 
 static const char no_fixed_size[] = "what it is combined with has no fixed size there";
@@ -186,11 +188,25 @@ void couple_broadcast(struct coupling *k, struct end a, struct end b)
         couple_axes(k, a, -i, b, -i);
 }
 
+/* Sizes come from files: links are not written down by the million. */
+enum { LINKS_MAX = 1 << 16 };
+
+static bool too_many(struct coupling *k, struct end a, int axis_a, struct end b, int axis_b, int64_t links)
+{
+    if (links <= LINKS_MAX)
+        return false;
+    couple_freeze(k, a, axis_a, "it stands for too many parts");
+    couple_freeze(k, b, axis_b, "it is made of too many parts");
+    return true;
+}
+
 void couple_blocks(struct coupling *k, struct end a, int axis_a, struct end b, int axis_b, int64_t block)
 {
     const int64_t n = size_of(k->infer, a, axis_a);
     int64_t all;
     if (n < 0 || block < 1 || !i64_mul(n, block, &all) || all != size_of(k->infer, b, axis_b))
+        return;
+    if (too_many(k, a, axis_a, b, axis_b, block))
         return;
     for (int64_t i = 0; i < block; i++)
         link_sides(k, (struct couple_side){a, axis_a, 0, 1, NULL}, (struct couple_side){b, axis_b, i, block, NULL}, n);
@@ -200,6 +216,8 @@ void couple_strided(struct coupling *k, struct end a, int axis_a, struct end b, 
 {
     const int64_t n = size_of(k->infer, a, axis_a), m = size_of(k->infer, b, axis_b);
     if (n < 1 || m < 0 || m % n)
+        return;
+    if (too_many(k, a, axis_a, b, axis_b, m / n))
         return;
     for (int64_t i = 0; i < m; i += n)
         couple_range(k, a, axis_a, 0, b, axis_b, i, n);
@@ -266,6 +284,13 @@ void couple_approximate(struct coupling *k, struct end e, int axis, const char *
     struct couple_note *n = note(k, e, axis);
     if (n)
         n->approximate = why;
+}
+
+void couple_heads(struct coupling *k, struct end e, int axis)
+{
+    struct couple_note *n = note(k, e, axis);
+    if (n)
+        n->heads = true;
 }
 
 /* ---- after the cut ---- */

@@ -57,6 +57,7 @@ struct couple_note {
     int axis;
     enum couple_role role;
     const char *frozen;      /* a reason, or NULL */
+    bool heads;              /* each element, or what goes with it, is a whole attention head */
     const char *approximate; /* cutting here changes what the rest becomes (statistics over the axis); a reason, or NULL */
 };
 
@@ -108,6 +109,8 @@ void couple_fold(struct coupling *k, struct end whole, int axis, struct end part
 void couple_role(struct coupling *k, struct end e, int axis, enum couple_role role);
 void couple_freeze(struct coupling *k, struct end e, int axis, const char *why);
 void couple_approximate(struct coupling *k, struct end e, int axis, const char *why);
+/* What goes on this axis are whole attention heads (or a key head with its query heads). */
+void couple_heads(struct coupling *k, struct end e, int axis);
 
 /* ---- after the cut ---- */
 /* What of a node's axes stayed. Sizes before; kept indices ascending; new sizes. */

@@ -67,6 +67,16 @@ int couple_channels(struct coupling *k, struct err *err)
     return 0;
 }
 
+int couple_matrices(struct coupling *k, struct err *err)
+{
+    const int rank = couple_rank(k, IN(0));
+    (void)err;
+    couple_same(k, IN(0), OUT(0));
+    for (int i = rank < 2 ? 0 : rank - 2; i < rank; i++)
+        couple_freeze(k, IN(0), i, "its rows and columns belong together");
+    return 0;
+}
+
 /* ---- parts ---- */
 void couple_along(struct coupling *k, struct end a, struct end b, int axis, const char *why)
 {

@@ -19,6 +19,9 @@ int couple_sizes_only(struct coupling *k, struct err *err);
 /* Batch and channels pass, the image is frozen (pools). */
 int couple_channels(struct coupling *k, struct err *err);
 
+/* Matrices in the last two axes are frozen, the axes in front pass (triangles, inverses). */
+int couple_matrices(struct coupling *k, struct err *err);
+
 /* ---- parts of rules ---- */
 /* The axis may go; nothing else is said of it. */
 static inline void couple_pass(struct coupling *k, struct end e, int axis)

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/ops/couple_rules.h"
 #include "core/ops/widen.h"
 
 /* ---- Inverse ---- */
@@ -82,6 +83,7 @@ static int forward_inverse(struct run_ctx *c, struct err *err)
 OP_CLASS(inverse) = {.type = "Inverse", .domain = "com.microsoft", .since = 1, .doc = "Inverses of square matrices.",
                      .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1, .infer = infer_inverse,
                      .forward = forward_inverse,
+                     .couple = couple_matrices,
                      .samples = (const struct op_sample[]){{"f32[2,3,3]"}, {"f64[4,4]"}, {NULL}}};
 
 /* ---- CDist ---- */
@@ -147,10 +149,21 @@ static void cost_cdist(const struct infer_ctx *c, struct op_cost *cost)
         cost->macs = -1;
 }
 
+static int couple_cdist(struct coupling *k, struct err *err)
+{
+    (void)err;
+    couple_axes(k, IN(0), 0, OUT(0), 0);
+    couple_axes(k, IN(1), 0, OUT(0), 1);
+    couple_freeze(k, IN(0), 1, "distances go over it");
+    couple_freeze(k, IN(1), 1, "distances go over it");
+    return 0;
+}
+
 OP_CLASS(cdist) = {.type = "CDist", .domain = "com.microsoft", .since = 1,
                    .doc = "Distances of the rows of two matrices.",
                    .in_min = 2, .in_max = 2, .out_min = 1, .out_max = 1, .attrs = cdist_attrs,
                    .attrs_size = sizeof(struct cdist_attrs), .infer = infer_cdist, .forward = forward_cdist,
+                   .couple = couple_cdist,
                    .cost = cost_cdist,
                    .samples = (const struct op_sample[]){{"f32[4,5] f32[3,5]"},
                                                          {"f64[4,5] f64[3,5]", "metric=euclidean"},
@@ -189,7 +202,14 @@ static int forward_expand_dims(struct run_ctx *c, struct err *err)
     return op_copy_whole(c, infer_expand_dims, err);
 }
 
+static int couple_expand_dims(struct coupling *k, struct err *err)
+{
+    (void)err;
+    couple_reshaped(k, IN(0), OUT(0));
+    return 0;
+}
+
 OP_CLASS(expand_dims) = {.type = "ExpandDims", .domain = "com.microsoft", .since = 1, .doc = "One more axis of size 1.",
                          .in_min = 2, .in_max = 2, .out_min = 1, .out_max = 1, .infer = infer_expand_dims,
-                         .forward = forward_expand_dims, .quant = {QUANT_PASS},
+                         .forward = forward_expand_dims, .couple = couple_expand_dims, .quant = {QUANT_PASS},
                          .samples = (const struct op_sample[]){{"f32[2,3] !i32[]=1"}, {"i64[2,3] i32[]=-1"}, {NULL}}};

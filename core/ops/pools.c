@@ -356,6 +356,7 @@ static const struct op_sample max_1_samples[] = {
 static const struct op_sample max_8_samples[] = {
     {"f32[2,3,7,8]", "kernel_shape=3,3 pads=1,1,1,1 strides=2,2", 2},
     {"f32[2,3,7,8]", "kernel_shape=3,3 strides=2,2 storage_order=1", 2},
+    {"f32[2,3,7,8]", "kernel_shape=3,3 strides=2,2"},
     {NULL},
 };
 static const struct op_sample average_1_samples[] = {

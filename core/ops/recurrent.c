@@ -665,10 +665,11 @@ void rnn_couple(struct coupling *k, const struct rnn_cell *cell, bool transposed
     }
 }
 
-void rnn_shrink(struct shrink *s)
+void rnn_shrink(struct shrink *s, bool transposed)
 {
-    if (((const struct rnn_attrs *)s->infer->attrs)->hidden_size > 0 && shrink_touched(s, OUT(1), 2))
-        node_set_int(s->model, s->node, "hidden_size", shrink_size(s, OUT(1), 2));
+    const int inner = transposed ? 1 : 2;
+    if (((const struct rnn_attrs *)s->infer->attrs)->hidden_size > 0 && shrink_touched(s, IN(2), inner))
+        node_set_int(s->model, s->node, "hidden_size", shrink_size(s, IN(2), inner));
 }
 
 static int couple(struct coupling *k, struct err *err)
@@ -681,7 +682,7 @@ static int couple(struct coupling *k, struct err *err)
 static int shrink(struct shrink *s, struct err *err)
 {
     (void)err;
-    rnn_shrink(s);
+    rnn_shrink(s, false);
     return 0;
 }
 

@@ -56,7 +56,7 @@ struct rnn_products {
 /* Coupling of the hidden units, the inputs and the sequences. transposed: the gates stand in W's and R's last axis, not in
  * their second. */
 void rnn_couple(struct coupling *k, const struct rnn_cell *cell, bool transposed);
-void rnn_shrink(struct shrink *s);
+void rnn_shrink(struct shrink *s, bool transposed);
 /* A float32 run of node c whose attributes are struct rnn_attrs and whose inputs but 1 and 2 (the weights) and
  * outputs are those of the cell; outputs are allocated. hidden: H. products NULL: the weights are float32, as in
  * RNN, GRU and LSTM. */

@@ -50,6 +50,8 @@ void axis_join(struct solver *s, int a, int b)
     root->frozen = first_reason(root->frozen, other->frozen);
     root->approximate = first_reason(root->approximate, other->approximate);
     root->batch = root->batch || other->batch;
+    root->heads = root->heads || other->heads;
+    root->heads = root->heads || other->heads;
 }
 
 void axis_freeze(struct solver *s, int row, int reason)

@@ -52,7 +52,7 @@ struct axis {
     uint8_t role;  /* of constants: enum couple_role */
     bool relevant; /* of roots: something that makes channels is linked with it */
     bool batch;    /* of roots: a batch axis of a product of two activations: heads */
-    bool heads;    /* of roots: chosen as the part that goes because of that */
+    bool heads;    /* of roots: chosen as the part that goes because of that, or a rule says so */
 };
 
 /* One operator as the rules see it; op NULL: frozen. */

@@ -167,6 +167,49 @@ static int take_fold(struct visit *v, const struct couple_fold *f)
     return 0;
 }
 
+/* The weight's axis behind an axis that nodes of constants alone make (dequantized, cast or transposed weights); -1: none. */
+static int weight_row(const struct visit *v, int row)
+{
+    const struct solver *s = v->s;
+    for (int hop = 0; hop < 8; hop++) {
+        const uint32_t value = s->axis[row].value, producer = s->m->values[value].producer;
+        if (s->constant[value])
+            return row;
+        const struct node *n = producer == NODE_NONE ? NULL : &s->m->nodes[producer];
+        if (!n || n->n_input < 1 || n->input[0] == VALUE_NONE)
+            return -1;
+        for (int i = 1; i < n->n_input; i++)
+            if (n->input[i] != VALUE_NONE && !value_const(s->m, n->input[i]))
+                return -1;
+        const int root = axis_root(s, row);
+        int next = s->first[n->input[0]];
+        while (next < s->first[n->input[0] + 1] && axis_root(s, next) != root)
+            next++;
+        if (next == s->first[n->input[0] + 1])
+            return -1;
+        row = next;
+    }
+    return -1;
+}
+
+static int take_role(struct visit *v, int row, enum couple_role role)
+{
+    struct solver *s = v->s;
+    row = role == COUPLE_PASSES ? -1 : weight_row(v, row);
+    if (row < 0 || s->axis[row].role == COUPLE_PRODUCES)
+        return 0;
+    s->axis[row].role = (uint8_t)role;
+    if (role != COUPLE_PRODUCES || s->axis[row].size <= 1)
+        return 0;
+    int *producing = list_add(s, &s->producing, sizeof *producing);
+    uint32_t *producer = list_add(s, &s->producer, sizeof *producer);
+    if (!producing || !producer)
+        return -1;
+    *producing = row;
+    *producer = v->id;
+    return 0;
+}
+
 static int take_note(struct visit *v, const struct couple_note *note)
 {
     struct solver *s = v->s;
@@ -186,19 +229,9 @@ static int take_note(struct visit *v, const struct couple_note *note)
         if (!reason)
             return -1;
     }
-    struct axis *a = &s->axis[row];
-    if (!s->constant[a->value] || note->role == COUPLE_PASSES || a->role == COUPLE_PRODUCES)
-        return 0;
-    a->role = (uint8_t)note->role;
-    if (note->role != COUPLE_PRODUCES || a->size <= 1)
-        return 0;
-    int *producing = list_add(s, &s->producing, sizeof *producing);
-    uint32_t *producer = list_add(s, &s->producer, sizeof *producer);
-    if (!producing || !producer)
-        return -1;
-    *producing = row;
-    *producer = v->id;
-    return 0;
+    if (note->heads)
+        root_of(s, row)->batch = root_of(s, row)->heads = true;
+    return take_role(v, row, note->role);
 }
 
 static int freeze_rest(struct visit *v)

@@ -58,22 +58,44 @@ int place_mask(const struct model *m, const struct place *p, bool **mask, struct
 double *place_vector(const struct model *m, uint32_t node, int slot, int64_t outputs, struct err *err);
 int place_put_vector(struct edit *e, uint32_t node, int slot, int64_t outputs, const double *v, struct err *err);
 
+/* ---- samples ---- */
+/* Samples of one dataset, and the block of rows each one's go to. */
+struct sample_set {
+    struct dataset *data;
+    int64_t *index, *block;
+    int64_t n;
+};
+/* Blocks 0 .. n_fit - 1 are for fitting, the rest are held out for choices. */
+struct samples {
+    struct sample_set set[2]; /* of opts.data; of opts.val_data */
+    int n_sets;
+    int64_t n, n_fit;
+    bool own; /* those held out are data's own, and may be used in the end */
+};
+int samples_choose(struct samples *s, const struct recover_opts *o, struct err *err);
+void samples_fini(struct samples *s);
+
 /* ---- numbers ---- */
-/* Rows of values on samples: row r of sample s is the same position of input, output and target. */
-struct wanted {
+/* Rows of one place on all samples: row r of a block is one position of input and target, the same in both networks. */
+struct place_rows {
     const struct place *place;
-    float *x, *y;     /* [rows][groups * k], [rows][outputs]: filled where not NULL */
-    bool of_original; /* y holds the kept channels of the original */
-    const char *why;  /* they could not be read */
+    int64_t positions, per_block; /* of a sample; of them taken. 0: not seen yet */
+    float *want;                  /* [blocks * per_block][outputs] kept channels of the original's target */
+    float *x, *have;              /* [..][groups * k], [..][outputs] of the pruned network */
+    const char *why;              /* they could not be read; a static string */
 };
-struct recording {
-    const struct model *m;
-    const struct recover_opts *o;
-    const int64_t *sample, *slot; /* of the dataset; and at which rows each one's go */
-    int64_t n_samples, rows_per_sample;
-    struct wanted *at;
+void place_rows_fini(struct place_rows *r);
+
+enum record_what { RECORD_WANT, RECORD_HAVE };
+struct record {
+    const struct model *m; /* whose values are recorded: the original, or the network as repaired so far */
+    enum record_what what;
+    const struct samples *samples;
+    struct place_rows *at;
     int n;
-    int64_t done, total; /* of progress */
+    const struct recover_opts *o;
+    int64_t done, total; /* places times samples, of progress */
 };
+int record_rows(const struct record *r, struct err *err);
 
 #endif

@@ -201,7 +201,7 @@ int place_mask(const struct model *m, const struct place *p, bool **mask, struct
         return nomem(err);
     for (int64_t o = 0; o < p->outputs; o++)
         for (int64_t i = 0; i < k; i++)
-            keep[o * k + i] = dtype_get_f64(note->tensor.dtype, note->tensor.data,
+            keep[o * k + i] = dtype_get(note->tensor.dtype, note->tensor.data,
                                             p->transposed ? i * p->outputs + o : o * k + i) != 0;
     *mask = keep;
     return 0;

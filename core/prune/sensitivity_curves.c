@@ -459,7 +459,7 @@ int sensitivity_allocate(const struct sensitivity *s, const struct sensitivity_t
             plan->predicted += sensitivity_loss_at(s, i, ratio[i]);
     }
     plan->kept = w.whole > 0 ? w.left / w.whole : 1;
-    plan->met = w.left <= target->kept * w.whole + 1e-6;
+    plan->met = w.whole > 0 && w.left <= target->kept * w.whole + 1e-6;
     rc = 0;
 out:
     for (int i = 0; i < s->n; i++) {

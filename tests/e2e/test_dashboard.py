@@ -128,6 +128,83 @@ def test_strangers_names_are_text(page, server):
     assert page.locator("main img").count() == 0
 
 
+def put(server, path, name):
+    with open(os.path.join(DIGITS, name), "rb") as f:
+        return server.request("POST", f"/v1/{path}?name={name}", body=f.read()).json()["id"]
+
+
+def test_groups_of_a_model(page, server):
+    model = put(server, "models", "digits-cnn.onnx")
+    page.goto(f"{server.url}/#/models/{model}")
+    section = page.locator("#groups")
+    section.get_by_text("3 of 4 groups can be pruned").wait_for()
+    rows = section.locator("tbody tr")
+    assert rows.count() == 4
+    assert "frozen" in rows.last.inner_text() and "output" in rows.last.inner_text()
+    assert rows.last.locator("td").nth(1).inner_text() == "10"
+    members = rows.first.locator("details")
+    assert members.locator("li").count() == 0  # written when asked for
+    members.locator("summary").click()
+    assert "makes the channels" in members.locator("li").first.inner_text()
+    page.wait_for_timeout(100)
+    assert fits(page)
+    shot(page, "model_groups")
+
+
+def sensitivity_job(server, target="macs:0.6"):
+    model, data = put(server, "models", "digits-cnn.onnx"), put(server, "datasets", "train.npz")
+    step = {"method": "analyse.sensitivity", "samples": 64, "target": target}
+    job = server.post_json("/v1/jobs", {"model": model, "dataset": data, "recipe": {"steps": [step]}}).json()["id"]
+    while server.get(f"/v1/jobs/{job}?wait=25").json()["state"] in ("queued", "running"):
+        pass
+    return job
+
+
+def test_sensitivity_is_plotted(page, server):
+    job = sensitivity_job(server)
+    page.goto(f"{server.url}/#/jobs/{job}")
+    plot = page.locator("svg.plot")
+    plot.wait_for()
+    assert plot.locator("g.curve").count() == 3
+    assert plot.locator("g.curve circle").count() == 15
+    assert plot.locator("g.curve.on").count() == 1
+    table = page.locator(".sensitivity table")
+    assert table.locator("tbody tr").count() == 3
+    assert "%" in table.locator("tbody tr").first.locator("td").nth(3).inner_text()  # labels: top-1
+    assert [t.strip() for t in page.locator(".sensitivity select option").all_inner_texts()] == ["top-1", "KL divergence", "noise"]
+    # the line of the row that has the focus stands out
+    last = table.locator("tbody tr").last.get_by_role("button")
+    last.focus()
+    assert plot.locator("g.curve.on title").text_content() == last.inner_text()
+    shot(page, "sensitivity")
+    page.locator(".sensitivity select").select_option("kl")
+    assert "Kullback" in plot.get_attribute("aria-label")
+    page.get_by_text("Ratios for macs:0.6").click()
+    import json
+    step = json.loads(page.locator(".sensitivity pre").inner_text())
+    assert step["method"] == "prune.channels" and len(step["ratios"]) == 3
+    assert fits(page)
+    shot(page, "sensitivity_kl")
+
+
+@pytest.mark.parametrize("page", [(375, "dark")], indirect=True)
+def test_sensitivity_on_a_phone(page, server):
+    job = sensitivity_job(server)
+    page.goto(f"{server.url}/#/jobs/{job}")
+    page.locator("svg.plot").wait_for()
+    page.wait_for_timeout(300)
+    assert fits(page)
+    assert page.locator("svg.plot").bounding_box()["width"] <= 375
+    shot(page, "phone_sensitivity")
+    model = put(server, "models", "digits-cnn.onnx")
+    page.goto(f"{server.url}/#/models/{model}")
+    page.locator("#groups tbody tr").first.wait_for()
+    page.locator("#groups details summary").first.click()
+    page.wait_for_timeout(200)
+    assert fits(page)
+    shot(page, "phone_groups")
+
+
 @pytest.mark.parametrize("page", [(375, "dark")], indirect=True)
 def test_phone_width_in_the_dark(page, server):
     for view in ["jobs", "new", "models", "datasets"]:
