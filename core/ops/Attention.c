@@ -529,7 +529,8 @@ static int backward(struct grad_ctx *c, struct err *err)
 }
 
 /* ---- coupling ---- */
-/* Rows of heads side by side: a key head goes with the query heads that read it. Stacks have axes for heads and for widths. */
+/* Rows of heads side by side: a key head goes with the query heads that read it. Stacks have axes for heads and for
+ * widths. */
 static struct attention_units units_of(const struct infer_ctx *c, struct sizes *z)
 {
     struct attention_units none = {0};

@@ -160,7 +160,7 @@ static int forward(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer, compute, err);
 }
 
-/* Images pass, the columns of the tables make the channels. Steps stay: where there are no position_ids they are counted. */
+/* Images pass, the columns of the tables make the channels. Steps stay: without position_ids they are counted. */
 static int couple(struct coupling *k, struct err *err)
 {
     static const int tables[] = {WORDS, POSITIONS, SEGMENT_TABLE};

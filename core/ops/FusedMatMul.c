@@ -143,7 +143,8 @@ static const struct op_sample transpose_samples[] = {{"f32[2,4,3] f32[2,4,5]", "
 #define ROW                                                                                                          \
     .domain = "com.microsoft", .since = 1, .doc = "alpha * op(A) op(B), axes exchanged on the way.", .in_min = 2,    \
     .in_max = 2, .out_min = 1, .out_max = 1, .attrs_size = sizeof(struct fused_attrs), .infer = infer,               \
-    .forward = forward, .couple = couple, .cost = cost, .quant = {QUANT_COMPUTE, .weight = 1, .channel_axis_of = channel_axis}
+    .forward = forward, .couple = couple, .cost = cost,                                                              \
+    .quant = {QUANT_COMPUTE, .weight = 1, .channel_axis_of = channel_axis}
 
 OP_CLASS(fused_matmul) = {ROW, .type = "FusedMatMul", .attrs = fused_attrs, .samples = samples};
 OP_CLASS(transpose_matmul) = {ROW, .type = "TransposeMatMul", .attrs = transpose_attrs, .samples = transpose_samples};

@@ -229,7 +229,8 @@ static int forward(struct run_ctx *c, struct err *err)
 static int couple(struct coupling *k, struct err *err)
 {
     const int rank = couple_rank(k, IN(0)), indices = couple_rank(k, IN(1));
-    const int gather = rank < 0 ? 0 : shape_axis(infer_shape(k->infer, 0), ((const struct gbq_attrs *)couple_attrs(k))->gather_axis);
+    const struct gbq_attrs *a = couple_attrs(k);
+    const int gather = rank < 0 ? 0 : shape_axis(infer_shape(k->infer, 0), a->gather_axis);
     (void)err;
     for (int i = 0; rank >= 0 && i < indices; i++)
         couple_axes(k, IN(1), i, OUT(0), gather + i);

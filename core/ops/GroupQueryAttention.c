@@ -374,7 +374,7 @@ static struct attention_units units_of(const struct infer_ctx *c, struct sizes *
     struct attention_units none = {0};
     if (read_sizes(c, s, NULL) < 0 || s->width < 1)
         return none;
-    return (struct attention_units){.units = s->kv_heads, .width = dim_mul(s->heads / s->kv_heads, s->width), .axis = 2};
+    return (struct attention_units){s->kv_heads, dim_mul(s->heads / s->kv_heads, s->width), 2};
 }
 
 /* A key head goes with the query heads that read it. */

@@ -252,7 +252,8 @@ static void cost(const struct infer_ctx *c, struct op_cost *cost)
 }
 
 /* ---- coupling ---- */
-/* Rows of the weight are packed apart from one another, so outputs can go. Along K bytes hold several values, and scales blocks. */
+/* Rows of the weight are packed apart from one another, so outputs can go. Along K a byte holds several values, a scale
+ * a block. */
 static int couple(struct coupling *k, struct err *err)
 {
     const int rank = couple_rank(k, IN(0));

@@ -345,7 +345,7 @@ static int forward_dynamic(struct run_ctx *c, struct err *err)
 }
 
 /* ---- coupling ---- */
-/* Scales and zero points along the axis go with it. In blocks they go with the other axes; the axis itself stays whole. */
+/* Scales and zero points along the axis go with it. In blocks they go with the other axes; the axis stays whole. */
 static int couple(struct coupling *k, struct err *err)
 {
     const struct quantize_attrs *a = attrs_of(k->infer->node, k->infer->attrs, k->infer->opset);
@@ -403,7 +403,7 @@ static const struct op_sample dynamic_samples[] = {{"f32[3,4,5]", NULL, 3}, {NUL
     {                                                                                                                  \
         .type = type_, .domain = "", .since = since_, .until = until_, .in_min = 2, .in_max = 3, .out_min = 1,         \
         .out_max = 1, .attrs = table, .attrs_size = sizeof(struct quantize_attrs), .infer = infer_##name,              \
-        .forward = forward_##name, .couple = couple, __VA_ARGS__                                                                         \
+        .forward = forward_##name, .couple = couple, __VA_ARGS__                                                       \
     }
 #define QUANTIZE_DOC .doc = "Integers from floats: saturate(round(x / scale) + zero)."
 #define DEQUANTIZE_DOC .doc = "Floats from integers: (x - zero) * scale."
@@ -430,7 +430,7 @@ OP_CLASS(dequantize_linear_23) = ROW("DequantizeLinear", 23, 0, dequantize_23, d
     {                                                                                                                  \
         .type = type_, .domain = "com.microsoft", .since = 1, .in_min = 2, .in_max = 3, .out_min = 1, .out_max = 1,    \
         .attrs = attrs_13, .attrs_size = sizeof(struct quantize_attrs), .infer = infer_##name,                         \
-        .forward = forward_##name, .couple = couple, __VA_ARGS__                                                                         \
+        .forward = forward_##name, .couple = couple, __VA_ARGS__                                                       \
     }
 static const struct op_sample microsoft_quantize_samples[] = {
     {"f32[2,3,4] f32[]=0.05 u8[]=128", NULL},

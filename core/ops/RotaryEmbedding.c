@@ -151,9 +151,10 @@ static int couple(struct coupling *k, struct err *err)
 
 static int shrink(struct shrink *s, struct err *err)
 {
+    const struct rotary_attrs *a = s->infer->attrs;
     const struct attention_units u = units_of(s->infer);
     (void)err;
-    if (u.units > 0 && ((const struct rotary_attrs *)s->infer->attrs)->num_heads > 0 && shrink_touched(s, OUT(0), u.axis))
+    if (u.units > 0 && a->num_heads > 0 && shrink_touched(s, OUT(0), u.axis))
         node_set_int(s->model, s->node, "num_heads", attention_units_left(s, &u));
     return 0;
 }

@@ -387,7 +387,9 @@ OP_CLASS(scatter_9) = SCATTER("Scatter", elements, DOC_ELEMENTS, .since = 9, .un
 OP_CLASS(scatter_elements_11) = SCATTER("ScatterElements", elements, DOC_ELEMENTS, .since = 11, .until = 15,
                                         .attrs = scatter_attrs,
                                         .samples = (const struct op_sample[]){
-                                            {"f32[1,5] i64[1,2]=1,-2 f32[1,2]", "axis=1", 1, 13}, {0}});
+                                            {"f32[1,5] i64[1,2]=1,-2 f32[1,2]", "axis=1", 1, 13},
+                                            {"f32[3,5] i64[3,2]=1,-2,0,4,3,2 f32[3,2]", "axis=1", 1, 13},
+                                            {0}});
 OP_CLASS(scatter_elements_16) = SCATTER("ScatterElements", elements, DOC_ELEMENTS, .since = 16,
                                         .attrs = scatter_16_attrs,
                                         .samples = (const struct op_sample[]){
@@ -401,6 +403,7 @@ OP_CLASS(scatter_elements_16) = SCATTER("ScatterElements", elements, DOC_ELEMENT
                                             {0}});
 OP_CLASS(scatter_nd_11) = SCATTER("ScatterND", nd, DOC_ND, .since = 11, .until = 15, .attrs = nd_attrs,
                                   .samples = (const struct op_sample[]){{"f32[8] i64[4,1]=4,3,1,7 f32[4]", "", 1, 13},
+                                                                        {"f32[4,3] i64[2,1]=2,0 f32[2,3]", "", 1, 13},
                                                                         {0}});
 OP_CLASS(scatter_nd_16) = SCATTER("ScatterND", nd, DOC_ND, .since = 16, .attrs = nd_16_attrs,
                                   .samples = (const struct op_sample[]){

@@ -183,16 +183,18 @@ int64_t attention_macs(int64_t batch, int64_t rows, int64_t heads, int64_t total
 void attention_couple(struct coupling *k, const struct attention_units *u, struct end e, int axis, const int64_t *width,
                       int parts)
 {
+    enum { ELEMENTS_MAX = 1 << 24 }; /* sizes come from files */
     const int64_t size = couple_size(k, e, axis), master = couple_size(k, OUT(0), u->axis);
     int64_t each = 0, covered, at = 0;
-    if (size == 1 || couple_rank(k, e) < 0 || u->units < 1)
+    const int rank = couple_rank(k, e);
+    if (size == 1 || u->units < 1 || axis >= rank || axis < -rank) /* a mask may have fewer axes */
         return;
     couple_heads(k, e, axis);
     if (u->width == 1 && parts == 1 && width[0] == 1) {
         couple_axes(k, e, axis, OUT(0), u->axis);
         return;
     }
-    bool fits = master > 0 && size > 0 && i64_mul(u->units, u->width, &covered) && covered == master;
+    bool fits = master > 0 && size > 0 && size <= ELEMENTS_MAX && i64_mul(u->units, u->width, &covered) && covered == master;
     for (int p = 0; fits && p < parts; p++)
         fits = width[p] > 0 && i64_add(each, width[p], &each);
     fits = fits && i64_mul(each, u->units, &covered) && covered == size;

@@ -47,14 +47,14 @@ int attention_shape(const struct infer_ctx *c, int i, const char *name, struct s
 /* Multiply-accumulates of the scores and of the weighted sum: batch * rows * heads * total * (width + v_width). -1: one of them
  * is not known, or the product overflows. */
 int64_t attention_macs(int64_t batch, int64_t rows, int64_t heads, int64_t total, int64_t width, int64_t v_width);
-/* Coupling of whole heads: a unit is a head of keys and values with all heads of queries that read it. Everything is tied to the
- * units of OUT(0)'s axis `axis`, `width` elements each. units < 1: not known, nothing is said (all stays). */
+/* Coupling of whole heads: a unit is a head of keys and values with all heads of queries that read it. Everything is tied
+ * to the units of OUT(0)'s axis `axis`, `width` elements each. units < 1: not known, nothing is said (all stays). */
 struct attention_units {
     int64_t units, width;
     int axis;
 };
-/* An axis of e: `parts` stretches one after another, in each of which every unit has width[part] elements. Absent ends are ignored,
- * so is an axis of 1 (broadcast). */
+/* An axis of e: `parts` stretches one after another, in each of which every unit has width[part] elements. Absent ends
+ * are ignored, so is an axis of 1 (broadcast). */
 void attention_couple(struct coupling *k, const struct attention_units *u, struct end e, int axis, const int64_t *width,
                       int parts);
 static inline void attention_couple_one(struct coupling *k, const struct attention_units *u, struct end e, int axis,
@@ -64,8 +64,8 @@ static inline void attention_couple_one(struct coupling *k, const struct attenti
 }
 /* After the cut: units that are left of `units`. */
 int64_t attention_units_left(const struct shrink *s, const struct attention_units *u);
-/* Coupling of stacks [B, heads, S, width]: q, k, v, OUT(0), caches and present ones (their slots; -1: the row has none). Heads
- * only when `heads`; widths in any case. */
+/* Coupling of stacks [B, heads, S, width]: q, k, v, OUT(0), caches and present ones (their slots; -1: the row has none).
+ * Heads only when `heads`; widths in any case. */
 struct attention_stacks {
     int past_k, past_v, present_k, present_v;
     bool heads;

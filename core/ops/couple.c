@@ -200,27 +200,43 @@ static bool too_many(struct coupling *k, struct end a, int axis_a, struct end b,
     return true;
 }
 
+/* Sizes of which one should be a multiple of the other, and is not known to be: neither axis can go. */
+static void unfit(struct coupling *k, struct end a, int axis_a, struct end b, int axis_b)
+{
+    const int64_t n = size_of(k->infer, a, axis_a), m = size_of(k->infer, b, axis_b);
+    if (axis_of(k->infer, a, axis_a) < 0 || axis_of(k->infer, b, axis_b) < 0)
+        return;
+    if (n > 1 && m != 1)
+        couple_freeze(k, a, axis_a, no_fixed_size);
+    if (m > 1 && n != 1)
+        couple_freeze(k, b, axis_b, no_fixed_size);
+}
+
 void couple_blocks(struct coupling *k, struct end a, int axis_a, struct end b, int axis_b, int64_t block)
 {
     const int64_t n = size_of(k->infer, a, axis_a);
     int64_t all;
-    if (n < 0 || block < 1 || !i64_mul(n, block, &all) || all != size_of(k->infer, b, axis_b))
+    if (n < 0 || block < 1 || !i64_mul(n, block, &all) || all != size_of(k->infer, b, axis_b)) {
+        unfit(k, a, axis_a, b, axis_b);
         return;
+    }
     if (too_many(k, a, axis_a, b, axis_b, block))
         return;
     for (int64_t i = 0; i < block; i++)
-        link_sides(k, (struct couple_side){a, axis_a, 0, 1, NULL}, (struct couple_side){b, axis_b, i, block, NULL}, n);
+        link_parts(k, (struct couple_side){a, axis_a, 0, 1, NULL}, (struct couple_side){b, axis_b, i, block, NULL}, n);
 }
 
 void couple_strided(struct coupling *k, struct end a, int axis_a, struct end b, int axis_b)
 {
     const int64_t n = size_of(k->infer, a, axis_a), m = size_of(k->infer, b, axis_b);
-    if (n < 1 || m < 0 || m % n)
+    if (n < 1 || m < 0 || m % n) {
+        unfit(k, a, axis_a, b, axis_b);
         return;
+    }
     if (too_many(k, a, axis_a, b, axis_b, m / n))
         return;
     for (int64_t i = 0; i < m; i += n)
-        couple_range(k, a, axis_a, 0, b, axis_b, i, n);
+        couple_part(k, a, axis_a, 0, b, axis_b, i, n);
 }
 
 void couple_table(struct coupling *k, struct end a, int axis_a, struct end b, int axis_b, const int64_t *table,

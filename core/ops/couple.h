@@ -11,7 +11,8 @@
  * Rules      op_class.couple is called once a node, with all that inference knew. It cannot see other nodes.
  *            op_class.shrink is called after axes were cut, to write new sizes into what the node is told in numbers: Reshape's
  *            shape, Split's sizes, Slice's bounds, Gather's indices, Conv's group, LSTM's hidden_size. Constant inputs
- *            themselves are cut by the rewriting, no rule does that.
+ *            themselves are cut by the rewriting, no rule does that. It may put nodes in front of its own and give
+ *            its inputs new constants; it changes nothing else of the graph.
  * Errors     of rules: ERR_NOMEM only; what cannot be pruned is frozen with a reason, a static string without the
  *            operator's name ("its shape is computed while running"). Threads: one. */
 #ifndef PARED_OPS_COUPLE_H
@@ -93,8 +94,8 @@ void couple_broadcast(struct coupling *k, struct end a, struct end b);
 /* count elements of a from from_a on with those of b from from_b on. */
 void couple_range(struct coupling *k, struct end a, int axis_a, int64_t from_a, struct end b, int axis_b, int64_t from_b,
                   int64_t count);
-/* The same for parts put together or taken out (Concat, Slice): where one of the axes has one element in all, the other's element
- * cannot go. So too by couple_table. */
+/* The same for parts put together or taken out (Concat, Slice): where one of the axes has one element in all, the
+ * other's element cannot go. So too by couple_table. */
 void couple_part(struct coupling *k, struct end a, int axis_a, int64_t from_a, struct end b, int axis_b, int64_t from_b,
                  int64_t count);
 /* Element i of a with elements i * block .. i * block + block - 1 of b. */

@@ -97,9 +97,9 @@ void couple_equal_axes(struct coupling *k, struct end a, int axis_a, struct end 
 }
 
 /* ---- reshaping ----
- * Row-major order keeps the product of the axes in front of a place; so two shapes fall into segments at the places where those
- * products agree, and each segment is one axis that stays one, one that splits, several that join, or a mixture. Axes of one element are
- * left out. A size that is no number stands beside its equal only. */
+ * Row-major order keeps the product of the axes in front of a place; so two shapes fall into segments at the places
+ * where those products agree, and each segment is one axis that stays one, one that splits, several that join, or a
+ * mixture. Axes of one element are left out. A size that is no number stands beside its equal only. */
 static const char MIXED[] = "it is reshaped across other axes";
 static const char UNFIXED[] = "it is reshaped together with an axis whose size is not fixed";
 
@@ -141,8 +141,8 @@ static bool divides(int64_t part, int64_t whole)
     return part > 1 && whole > part && whole % part == 0;
 }
 
-/* No axis stands for itself. The last ones still do where one's size divides the other's: whatever lies between, element i of the smaller
- * is i, i + n, i + 2 n, ... of the larger. Likewise the first ones, by blocks. */
+/* No axis stands for itself. The last ones still do where one's size divides the other's: whatever lies between,
+ * element i of the smaller is i, i + n, i + 2 n, ... of the larger. Likewise the first ones, by blocks. */
 static void mixed(struct coupling *k, struct span a, struct span b)
 {
     const char *why = MIXED;
@@ -193,7 +193,7 @@ static void segment(struct coupling *k, struct span a, struct span b)
     }
 }
 
-/* The shortest spans of equal product from the places on, to the right or (step -1) to the left; false: there are none. */
+/* The shortest spans of equal product from the places on, to the right or (step -1) to the left; false: none. */
 static bool equal_spans(const struct axes *a, const struct axes *b, const int end[2], int step, int at[2])
 {
     const struct axes *x[2] = {a, b};
@@ -232,8 +232,11 @@ void couple_reshaped(struct coupling *k, struct end ea, struct end eb)
     }
     const struct axes a = axes_of(k, ea), b = axes_of(k, eb);
     for (int i = 0; i < a.n; i++)
-        if (a.size[i] == 0)
-            return; /* no elements at all */
+        if (a.size[i] == 0) { /* so that products say nothing */
+            couple_freeze_all(k, ea, "it has no elements");
+            couple_freeze_all(k, eb, "it has no elements");
+            return;
+        }
     int from[2] = {0, 0}, to[2] = {a.n, b.n}, at[2] = {0, 0};
     while (equal_spans(&a, &b, to, 1, at)) {
         segment(k, (struct span){&a, from[0], at[0]}, (struct span){&b, from[1], at[1]});

@@ -135,7 +135,8 @@ static int couple_gemm(struct coupling *k, struct err *err)
 {
     const struct fused_gemm_attrs *a = couple_attrs(k);
     (void)err;
-    couple_matmul(k, (struct couple_operand){IN(0), a->transA, false}, (struct couple_operand){IN(1), a->transB, false});
+    couple_matmul(k, (struct couple_operand){IN(0), a->transA, false},
+                  (struct couple_operand){IN(1), a->transB, false});
     couple_broadcast(k, IN(2), OUT(0));
     return 0;
 }

@@ -462,10 +462,12 @@ static int couple_instance(struct coupling *k, struct err *err)
 
 static const char row_statistics[] = "it is normalized over this axis, whose statistics change";
 
-/* Groups of one channel go one by one, with num_groups. Else the same place in every group goes, so that groups stay of one size. */
+/* Groups of one channel go one by one, with num_groups. Else the same place in every group goes, so that groups stay of
+ * one size. */
 static int couple_group(struct coupling *k, struct err *err)
 {
-    const int64_t groups = ((const struct norm_attrs *)couple_attrs(k))->num_groups, channels = couple_size(k, IN(0), 1);
+    const int64_t groups = ((const struct norm_attrs *)couple_attrs(k))->num_groups;
+    const int64_t channels = couple_size(k, IN(0), 1);
     (void)err;
     couple_axes(k, IN(0), 0, OUT(0), 0);
     if (channels < 0 || groups < 1 || channels % groups)

@@ -17,9 +17,10 @@ static enum conv_mode mode_of(int64_t group, int64_t channels, int64_t outputs)
 
 void couple_places(struct coupling *k, struct end e, int axis, int64_t blocks)
 {
+    enum { BLOCKS_MAX = 1 << 16 }; /* sizes come from files */
     const int64_t size = couple_size(k, e, axis);
-    if (size < 0 || blocks < 1 || size % blocks) {
-        couple_freeze(k, e, axis, "the sizes of its groups are not fixed");
+    if (size < 0 || blocks < 1 || size % blocks || blocks > BLOCKS_MAX) {
+        couple_freeze(k, e, axis, blocks > BLOCKS_MAX ? "it has too many groups" : "the sizes of its groups are not fixed");
         return;
     }
     for (int64_t i = 1; i < blocks; i++)

@@ -394,19 +394,19 @@ static int couple_where(struct coupling *k, struct err *err)
 
 static int couple_concat(struct coupling *k, struct err *err)
 {
-    static const char why[] = "it joins inputs of sizes that cannot be followed";
+    static const char why[] = "it joins inputs of sizes that are not fixed";
     const int rank = couple_rank(k, OUT(0)), axis = (int)((const struct axis_attrs *)couple_attrs(k))->axis;
     int64_t from = 0;
     (void)err;
     for (int i = 2; rank >= 0 && i < k->infer->n_in; i += 3) {
         const int64_t n = couple_size(k, IN(i), axis);
         couple_same_but(k, IN(i), OUT(0), axis);
-        if (n <= 1 || from < 0) { /* one element alone cannot go from an axis */
+        if (n < 0 || from < 0) {
             couple_freeze(k, IN(i), axis, why);
             couple_freeze(k, OUT(0), axis, why);
             from = -1;
         } else {
-            couple_range(k, IN(i), axis, 0, OUT(0), axis, from, n);
+            couple_part(k, IN(i), axis, 0, OUT(0), axis, from, n);
             from += n;
         }
     }
@@ -446,9 +446,11 @@ static const struct op_sample softmax_samples[] = {
     {NULL}};
 
 OP_CLASS(qlinear_add) = {.type = "QLinearAdd", MICROSOFT, .doc = "Sum of two affine 8-bit tensors.", .in_min = 7,
-                         .in_max = 8, .infer = infer_binary, .couple = couple_binary, .forward = forward_add, .samples = binary_samples};
+                         .in_max = 8, .infer = infer_binary, .couple = couple_binary, .forward = forward_add,
+                         .samples = binary_samples};
 OP_CLASS(qlinear_mul) = {.type = "QLinearMul", MICROSOFT, .doc = "Product of two affine 8-bit tensors.", .in_min = 7,
-                         .in_max = 8, .infer = infer_binary, .couple = couple_binary, .forward = forward_mul, .samples = binary_samples};
+                         .in_max = 8, .infer = infer_binary, .couple = couple_binary, .forward = forward_mul,
+                         .samples = binary_samples};
 OP_CLASS(qlinear_sigmoid) = {.type = "QLinearSigmoid", MICROSOFT, .doc = "Sigmoid of affine 8-bit values.",
                              .in_min = 4, .in_max = 5, .infer = infer_unary, .forward = forward_sigmoid,
                              .couple = couple_unary, .samples = unary_samples};

@@ -377,7 +377,7 @@ static const struct op_sample mean_samples[] = {
     {                                                                                                                  \
         .type = type_, .domain = "com.microsoft", .since = 1, .doc = doc_, .in_min = min_, .in_max = 5, .out_min = 1,  \
         .out_max = 1, .attrs = name##_attrs, .attrs_size = sizeof(struct attrs_type), .infer = infer_##name,           \
-        .couple = couple_##name, .forward = forward_##name, .samples = name##_samples                                                           \
+        .couple = couple_##name, .forward = forward_##name, .samples = name##_samples                                  \
     }
 #define mean_attrs reduce_attrs
 OP_CLASS(qlinear_average_pool) = ROW("QLinearAveragePool", 4, pool_attrs, average,

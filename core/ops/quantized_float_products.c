@@ -298,7 +298,8 @@ static int couple_gemm(struct coupling *k, struct err *err)
 {
     const struct gemm_attrs *a = couple_attrs(k);
     (void)err;
-    couple_matmul(k, (struct couple_operand){IN(0), a->transA, false}, (struct couple_operand){IN(3), a->transB, false});
+    couple_matmul(k, (struct couple_operand){IN(0), a->transA, false},
+                  (struct couple_operand){IN(3), a->transB, false});
     couple_vector(k, 4, OUT(0), -1);
     couple_vector(k, 5, OUT(0), -1);
     couple_broadcast(k, IN(6), OUT(0));

@@ -633,7 +633,7 @@ static int forward(struct run_ctx *c, struct err *err)
 }
 
 /* ---- coupling ---- */
-/* A hidden unit is its place in every gate of W, R, B and P (with both directions), and what other units read of it in R. */
+/* A hidden unit is its place in every gate of W, R, B and P (of both directions), and what others read of it in R. */
 void rnn_couple(struct coupling *k, const struct rnn_cell *cell, bool transposed)
 {
     const struct rnn_attrs *a = couple_attrs(k);

@@ -9,12 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SCORE_SAMPLES = 128 };
-
 const char *const channels_scopes[] = {"layer", "global", "isomorphic", NULL};
 const char *const channels_schedules[] = {"linear", "cubic", "constant", NULL};
 const char *const channels_figures[] = {"macs", "params", "bytes", "latency", NULL};
 const char *const channels_no_heads = "its channels are not the heads of an attention";
+static const char *const allocations[] = {"uniform", "sensitivity", NULL};
 static const char *const round_names[] = {"auto", NULL};
 
 /* ---- parameters ---- */
@@ -84,6 +83,9 @@ void channels_check(const struct prune_channels_params *p, const char *name, con
     if (p->has_ratio && p->scope == SELECT_LAYER && p->ratio > p->max_ratio)
         faults_add(faults, place(at, pointer, "max_ratio", NULL),
                    "max_ratio %g is below ratio %g, so no layer could lose what ratio asks for", p->max_ratio, p->ratio);
+    if (p->allocation == ALLOCATE_SENSITIVITY && p->scope != SELECT_LAYER)
+        faults_add(faults, place(at, pointer, "allocation", NULL),
+                   "allocation by sensitivity gives every group a ratio of its own, so scope must be layer");
     if (p->ratios)
         check_ratios(p->ratios, pointer, faults);
 }
@@ -94,6 +96,8 @@ unsigned channels_needs(const void *params)
     enum channels_figure figure;
     double wanted;
     unsigned needs = score_needs(p->criterion);
+    if (p->allocation == ALLOCATE_SENSITIVITY)
+        needs |= NEEDS_DATA | NEEDS_RUN;
     if (p->recover == RECOVER_BN_STATS || p->recover == RECOVER_LEAST_SQUARES)
         needs |= NEEDS_DATA | NEEDS_RUN;
     if (p->has_target && channels_target(p->target, &figure, &wanted) && figure == FIGURE_LATENCY)
@@ -154,6 +158,19 @@ static int64_t even_width(const struct group *g)
     return g->n > 0 && g->width[0] > 0 ? g->width[0] : 1;
 }
 
+/* Kernels work in blocks of channels: nine take the time of sixteen. So a target on latency goes by blocks unless told otherwise. */
+static int64_t round_to(const struct channels_run *r, int64_t channels)
+{
+    const struct prune_channels_params *p = r->p;
+    if (r->mode == GROUPS_OUTER) /* heads are not rounded */
+        return 1;
+    if (!p->has_round_to && r->limited && r->figure == FIGURE_LATENCY)
+        return channels >= 16 ? 8 : 1;
+    if (p->round_to == PARAM_NAMED(CHANNELS_ROUND_AUTO))
+        return channels >= 64 ? 8 : 1;
+    return p->round_to;
+}
+
 static int describe_origin(struct channels_run *r, const struct group *g, struct channels_origin *o)
 {
     const struct prune_channels_params *p = r->p;
@@ -167,13 +184,13 @@ static int describe_origin(struct channels_run *r, const struct group *g, struct
                                   .frozen = keep_text(r, g->frozen),
                                   .approximate = keep_text(r, g->approximate),
                                   .ratio = NAN,
+                                  .loss = NAN,
                                   .n = g->n,
                                   .n_now = g->n,
                                   .width = r->mode == GROUPS_OUTER ? 1 : even_width(g),
                                   .macs = g->macs < 0 ? -1 : g->macs * (double)g->n,
                                   .params = g->params * (double)g->n};
-    o->round_to = p->round_to == PARAM_NAMED(CHANNELS_ROUND_AUTO) ? (o->n * o->width >= 64 ? 8 : 1) : p->round_to;
-    o->round_to = o->round_to > 0 ? o->round_to : 1; /* heads are not rounded */
+    o->round_to = round_to(r, o->n * o->width);
     if (r->mode == GROUPS_OUTER && (!g->through || strcmp(g->through, "heads") != 0))
         o->left = g->n == 0 && g->frozen ? o->frozen : channels_no_heads;
     else if (g->n == 0)
@@ -279,7 +296,7 @@ static int score(struct channels_run *r, struct err *err)
                                     .normalizer = (enum score_normalizer)p->normalizer,
                                     .model = r->c->model,
                                     .data = r->c->data,
-                                    .samples = p->has_samples ? p->samples : SCORE_SAMPLES,
+                                    .samples = p->has_samples ? p->samples : CHANNELS_SAMPLES,
                                     .pool = r->c->pool,
                                     .seed = r->c->seed,
                                     .warnings = r->c->warnings,
@@ -434,18 +451,22 @@ static const struct param params[] = {
     {P(ratios), .kind = PARAM_JSON,
      .doc = "ratios of their own for some groups: {\"layer1*\": 0.2, \"conv9\": 0}; keys are globs over group and node "
             "names, the last that matches counts"},
+    {P(allocation), .kind = PARAM_ENUM, .choices = allocations, .def = "\"uniform\"",
+     .doc = "sensitivity: measure what each group alone costs the outputs at a few ratios, and take most where it hurts "
+            "least, for the same target (or ratio of all channels)"},
     {P(steps), .kind = PARAM_INT, .def = "1", .min = 1, .max = 1000,
      .doc = "prune bit by bit: scores are taken anew and the network is recovered after each step"},
     {P(schedule), .kind = PARAM_ENUM, .choices = channels_schedules, GIVEN(schedule),
      .doc = "how the ratio grows over the steps: by equal numbers (if not given), fast at first, or by an equal share of what is "
             "left"},
-    {P(round_to), .kind = PARAM_INT, .choices = round_names, .def = "1", .min = 1, .max = 65536,
-     .doc = "the number of channels that stay is rounded up to a multiple of this; auto: 8 where there are 64 or more"},
+    {P(round_to), .kind = PARAM_INT, .choices = round_names, .def = "1", .min = 1, .max = 65536, GIVEN(round_to),
+     .doc = "the number of channels that stay is rounded up to a multiple of this; auto: 8 where there are 64 or more. A "
+            "target on latency, if this is not given, goes by 8 where there are 16 or more"},
     {P(min_keep), .kind = PARAM_INT, .def = "1", .min = 1, .max = 1e9, .doc = "channels every group keeps at least"},
     {P(max_ratio), .kind = PARAM_NUMBER, .def = "1", .min = 0, .max = 1,
      .doc = "largest fraction of its channels that a group may lose, in any scope"},
     {P(samples), .kind = PARAM_INT, .min = 1, .max = 1000000, GIVEN(samples),
-     .doc = "samples for criteria and recovery; not given: 128 for criteria, 512 for recovery"},
+     .doc = "samples for criteria, sensitivities and recovery; not given: 128, and 512 for recovery"},
     {P(recover), .kind = PARAM_ENUM, .choices = recover_kinds, .def = "\"auto\"",
      .doc = "what repairs the pruned network, without labels; auto: least_squares if there is data"},
     {P(include), .kind = PARAM_GLOBS, .doc = "only groups whose name, or a producing node's, matches one of these patterns"},

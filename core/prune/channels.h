@@ -12,14 +12,16 @@
 #include "core/prune/select.h"
 
 struct prune_channels_params {
-    int criterion, reduction, normalizer, scope, schedule, recover;
+    int criterion, reduction, normalizer, scope, schedule, recover, allocation;
     double ratio, max_ratio;
     const char *target;
     int64_t keep, steps, round_to, min_keep, samples;
-    bool has_ratio, has_target, has_keep, has_schedule, has_samples;
+    bool has_ratio, has_target, has_keep, has_schedule, has_samples, has_round_to;
     struct globs include, exclude;
-    const json_t *ratios, *sensitivity;
+    const json_t *ratios;
 };
+enum channels_allocation { ALLOCATE_UNIFORM, ALLOCATE_SENSITIVITY };
+enum { CHANNELS_SAMPLES = 128 }; /* where `samples` is not given, but for recovery */
 extern const char *const channels_scopes[], *const channels_schedules[];
 enum { CHANNELS_ROUND_AUTO = 0 }; /* index of the name in round_to's choices */
 
@@ -47,6 +49,7 @@ struct channels_origin {
     /* now */
     int64_t n_now;
     double macs_now, params_now; /* -1: not known */
+    double loss;                 /* predicted by its curve; NAN: none was made */
 };
 
 struct channels_run {
@@ -79,6 +82,15 @@ struct channels_run {
 };
 
 int channels_run(struct step_ctx *c, const char *method, enum groups_mode mode, struct err *err);
+
+/* channels_allocate.c: ratios from what each group's loss costs the outputs. */
+struct channels_allocation_run;
+struct channels_allocation_run *channels_allocate_new(struct channels_run *r, struct err *err);
+void channels_allocate_free(struct channels_allocation_run *a);
+/* A select_path: arg is a struct channels_allocation_run. */
+int channels_allocate_path(void *arg, double ratio, int64_t *kept, struct err *err);
+/* The choice becomes the groups' own ratios, for steps to come; losses go to the origins. */
+void channels_allocate_keep(struct channels_allocation_run *a, const int64_t *kept);
 
 /* channels_choose.c: how many atoms each group of the running step keeps, into kept [groups->n]. */
 int channels_choose(struct channels_run *r, int64_t *kept, struct err *err);

@@ -9,7 +9,7 @@
 #include "core/prune/isomorphic.h"
 
 /* Networks made and timed for one latency target, and how near one must come. */
-enum { LATENCY_TRIES = 5 };
+enum { LATENCY_TRIES = 6 };
 static const double LATENCY_NEAR = 0.97;
 
 static int no_memory(struct err *err)
@@ -49,13 +49,19 @@ static int fill_choice(struct channels_run *r, struct err *err)
 }
 
 /* ---- what a choice costs ---- */
-struct costing {
+struct searching {
     struct channels_run *r;
+    struct channels_allocation_run *allocation; /* NULL: one ratio for all */
 };
+
+static int path_of(void *arg, double ratio, int64_t *kept, struct err *err)
+{
+    return channels_allocate_path(((struct searching *)arg)->allocation, ratio, kept, err);
+}
 
 static int cost_of(void *arg, const int64_t *kept, double *left, struct err *err)
 {
-    struct channels_run *r = ((struct costing *)arg)->r;
+    struct channels_run *r = ((struct searching *)arg)->r;
     bool **gone = select_gone(r->select, kept, err);
     struct groups_cost cost;
     int rc = gone ? 0 : -1;
@@ -75,6 +81,13 @@ static int cost_of(void *arg, const int64_t *kept, double *left, struct err *err
     }
     select_gone_free(gone, r->groups->n);
     return rc;
+}
+
+static int search(struct searching *x, double wanted, int64_t *kept, struct select_found *found, struct err *err)
+{
+    const struct select_goal goal = {
+        .wanted = wanted, .cost = cost_of, .path = x->allocation ? path_of : NULL, .arg = x};
+    return select_target(x->r->select, &goal, kept, found, err);
 }
 
 /* ---- latency ---- */
@@ -127,17 +140,17 @@ static bool better(double left, double best, double wanted)
 }
 
 /* The table leads to a network, the network is timed, and what the table was wrong by corrects the next search. */
-static int choose_latency(struct channels_run *r, double wanted, int64_t *kept, struct err *err)
+static int choose_latency(struct searching *x, double wanted, bool last, int64_t *kept, struct err *err)
 {
-    struct costing costing = {r};
+    struct channels_run *r = x->r;
     struct select_found found;
     int64_t *trial = calloc((size_t)r->groups->n + 1, sizeof *trial);
-    double aim = wanted, best = 0;
+    double aim = wanted, best = 0, low = 0, high = 0; /* the largest aim that was met, the smallest that was not; 0: none */
     int rc = trial ? make_table(r, err) : no_memory(err);
     for (int i = 0; i < LATENCY_TRIES && rc == 0; i++) {
         double left, before, after;
-        rc = select_target(r->select, aim, cost_of, &costing, trial, &found, err);
-        if (rc == 0 && r->step < r->p->steps) { /* on the way: the table will do */
+        rc = search(x, aim, trial, &found, err);
+        if (rc == 0 && !last) { /* on the way: the table will do */
             memcpy(kept, trial, (size_t)r->groups->n * sizeof *kept);
             break;
         }
@@ -155,8 +168,12 @@ static int choose_latency(struct channels_run *r, double wanted, int64_t *kept, 
         if ((left <= wanted && left >= LATENCY_NEAR * wanted) || (!found.met && left > wanted) ||
             (found.ratio == 0 && left <= wanted))
             break;
+        *(left <= wanted ? &low : &high) = aim;
         const double factor = 0.99 * wanted / left;
-        aim *= factor < 0.5 ? 0.5 : factor > 1.5 ? 1.5 : factor;
+        if (low > 0 && high > 0)
+            aim = 0.5 * (low + high);
+        else
+            aim *= factor < 0.5 ? 0.5 : factor > 1.5 ? 1.5 : factor;
         aim = aim > 1 ? 1 : aim;
     }
     free(trial);
@@ -179,23 +196,73 @@ static const char *stopped_by(const struct channels_run *r, const int64_t *kept)
     return name;
 }
 
-int channels_choose(struct channels_run *r, int64_t *kept, struct err *err)
+/* For a part of what is wanted in the end; last: it is the end. */
+static int choose(struct searching *x, double part, bool last, int64_t *kept, struct err *err)
 {
-    const struct prune_channels_params *p = r->p;
-    const enum select_schedule schedule = (enum select_schedule)p->schedule;
-    struct costing costing = {r};
-    if (fill_choice(r, err) ||
-        !(r->select = select_new(r->choice, r->groups->n, (enum select_scope)p->scope, err)))
-        return -1;
+    struct channels_run *r = x->r;
+    if (!r->limited && x->allocation)
+        return channels_allocate_path(x->allocation, part, kept, err);
     if (!r->limited) {
-        select_ratio(r->select, select_ramp(schedule, p->has_ratio ? p->ratio : 0, r->step, p->steps), kept);
+        select_ratio(r->select, part, kept);
         return 0;
     }
-    const double wanted = 1 - select_ramp(schedule, 1 - r->wanted, r->step, p->steps);
-    const int rc = r->figure == FIGURE_LATENCY
-                       ? choose_latency(r, wanted, kept, err)
-                       : select_target(r->select, wanted, cost_of, &costing, kept, &r->found, err);
+    const int rc = r->figure == FIGURE_LATENCY ? choose_latency(x, 1 - part, last, kept, err)
+                                               : search(x, 1 - part, kept, &r->found, err);
     if (rc == 0)
         r->stopped_by = r->found.met ? NULL : stopped_by(r, kept);
     return rc;
+}
+
+static int rank(struct channels_run *r, struct err *err)
+{
+    select_free(r->select);
+    r->select = NULL;
+    if (fill_choice(r, err))
+        return -1;
+    r->select = select_new(r->choice, r->groups->n, (enum select_scope)r->p->scope, err);
+    return r->select ? 0 : -1;
+}
+
+/* Once, in the first step, for the end; the steps then go there. */
+static int allocate(struct channels_run *r, double all, int64_t *kept, struct err *err)
+{
+    struct searching x = {.r = r, .allocation = channels_allocate_new(r, err)};
+    int rc = x.allocation ? choose(&x, all, r->p->steps == 1, kept, err) : -1;
+    if (rc == 0) {
+        channels_allocate_keep(x.allocation, kept);
+        if (r->p->steps > 1)
+            rc = rank(r, err);
+    }
+    channels_allocate_free(x.allocation);
+    return rc;
+}
+
+/* What is left of a target's figure after the last of several steps to ratios of their own. */
+static int look(struct channels_run *r, const int64_t *kept, struct err *err)
+{
+    struct searching x = {.r = r};
+    int rc = r->figure == FIGURE_LATENCY ? measure(r, kept, &r->found.left, &r->ms_before, &r->ms_after, err)
+                                         : cost_of(&x, kept, &r->found.left, err);
+    r->found.met = rc == 0 && r->found.left <= r->wanted;
+    r->stopped_by = rc || r->found.met ? NULL : stopped_by(r, kept);
+    return rc;
+}
+
+int channels_choose(struct channels_run *r, int64_t *kept, struct err *err)
+{
+    const struct prune_channels_params *p = r->p;
+    struct searching x = {.r = r};
+    const double all = r->limited ? 1 - r->wanted : p->has_ratio ? p->ratio : 0;
+    const double part = select_ramp((enum select_schedule)p->schedule, all, r->step, p->steps);
+    const bool last = r->step == p->steps;
+    if (rank(r, err))
+        return -1;
+    if (p->allocation == ALLOCATE_UNIFORM)
+        return choose(&x, part, last, kept, err);
+    if (r->step == 1 && allocate(r, all, kept, err))
+        return -1;
+    if (p->steps == 1)
+        return 0;
+    select_ratio(r->select, 0, kept);
+    return last && r->limited ? look(r, kept, err) : 0;
 }

@@ -88,6 +88,8 @@ static void report_group(struct channels_run *r, const struct channels_origin *o
         row.after = facts(r, o, o->n_now, o->macs_now, o->params_now);
         if (row.after && *limit(r, o, text))
             json_object_set_new(row.after, "limit", json_string(text));
+        if (row.after && isfinite(o->loss))
+            json_object_set_new(row.after, "predicted_loss", json_real(o->loss));
         if (row.after && o->approximate)
             json_object_set_new(row.after, "approximate", utf8_json(o->approximate));
         if (row.after && o->frozen)

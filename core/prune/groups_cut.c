@@ -9,6 +9,7 @@
 #include "core/base/size.h"
 #include "core/passes/edit.h"
 #include "core/prune/groups_impl.h"
+#include "core/tensor/spill.h"
 
 /* ---- the plan ---- */
 void cut_fini(struct cut *c)
@@ -152,19 +153,28 @@ static bool slice_of(const struct solver *s, const struct cut *c, uint32_t value
     return out->last >= 0;
 }
 
-static int cut_tensor(const struct slice *c, struct tensor *out, struct err *err)
+static int cut_tensor(const struct slice *c, struct spill *spill, struct tensor *out, struct err *err)
 {
     struct shape shape = c->in->shape;
     for (int i = 0; i < shape.rank; i++)
         shape.dim[i] = c->count[i];
-    if (tensor_alloc(out, c->in->dtype, &shape, err)) /* zeroed: packed elements are put one by one */
+    if (spill_tensor(spill, out, c->in->dtype, &shape, err)) /* zeroed: packed elements are put one by one */
         return -1;
     if (tensor_count(out) > 0)
         copy_kept(c, out);
+    tensor_release_pages(out);
     return 0;
 }
 
 /* ---- constants ---- */
+/* Cuts of one call. */
+struct cutting {
+    const struct solver *s;
+    const struct cut *c;
+    struct model *m;
+    struct spill *spill; /* new bytes need not stay in memory */
+};
+
 static struct weight *stored(struct model *m, uint32_t value)
 {
     struct value *v = &m->values[value];
@@ -185,17 +195,17 @@ static void put_tensor(struct weight *w, struct tensor *t)
     w->typed_of = NULL;
 }
 
-static int cut_mask(const struct solver *s, const struct cut *c, struct model *m, uint32_t value, struct err *err)
+static int cut_mask(const struct cutting *k, uint32_t value, struct err *err)
 {
-    const struct note *mask = value_note(m, value, "mask");
+    const struct note *mask = value_note(k->m, value, "mask");
     struct slice slice;
     struct tensor cut = {0};
-    if (!mask || !mask->tensor.data || !shape_equal(&mask->tensor.shape, &s->constant[value]->shape) ||
-        !slice_of(s, c, value, &mask->tensor, &slice))
+    if (!mask || !mask->tensor.data || !shape_equal(&mask->tensor.shape, &k->s->constant[value]->shape) ||
+        !slice_of(k->s, k->c, value, &mask->tensor, &slice))
         return 0;
-    if (cut_tensor(&slice, &cut, err))
+    if (cut_tensor(&slice, k->spill, &cut, err))
         return -1;
-    value_set_note(m, value, "mask", mask->text, &cut);
+    value_set_note(k->m, value, "mask", mask->text, &cut);
     tensor_fini(&cut);
     return 0;
 }
@@ -222,12 +232,14 @@ static int note_kept(struct model *m, uint32_t value, const struct slice *slice,
     return 0;
 }
 
-static int cut_constant(const struct solver *s, const struct cut *c, struct model *m, uint32_t value, struct err *err)
+static int cut_constant(const struct cutting *k, uint32_t value, struct err *err)
 {
+    const struct solver *s = k->s;
+    struct model *m = k->m;
     struct weight *w = stored(m, value);
     struct slice slice;
     struct tensor cut = {0};
-    if (!slice_of(s, c, value, s->constant[value], &slice))
+    if (!slice_of(s, k->c, value, s->constant[value], &slice))
         return 0;
     if (!w || !shape_equal(&w->tensor.shape, &s->constant[value]->shape))
         return err_set(err, ERR_INVALID, "weight '%.150s' is no longer what its groups were found on",
@@ -235,7 +247,7 @@ static int cut_constant(const struct solver *s, const struct cut *c, struct mode
     struct tensor in; /* s->constant may be this very tensor */
     tensor_ref(&in, &w->tensor);
     slice.in = &in;
-    int rc = cut_mask(s, c, m, value, err) || cut_tensor(&slice, &cut, err) ? -1 : 0;
+    int rc = cut_mask(k, value, err) || cut_tensor(&slice, k->spill, &cut, err) ? -1 : 0;
     for (int i = 0; rc == 0 && i <= slice.last; i++)
         if (slice.kept[i])
             rc = note_kept(m, value, &slice, i, err);
@@ -389,17 +401,19 @@ int groups_remove(const struct groups *g, struct model *m, const bool *const *go
         return err_set(err, ERR_INVALID, "the model is not the one the groups were found on");
     if (cut_plan(s, gone, true, &c, err))
         return -1;
-    int rc = check_left(s, gone, &c, err);
+    struct cutting k = {s, &c, m, spill_new(err)};
+    int rc = k.spill ? check_left(s, gone, &c, err) : -1;
     for (int i = 0; rc == 0 && c.n_rows && i < s->n_order; i++)
         if (s->site[s->order[i]].op && s->site[s->order[i]].op->shrink)
             rc = shrink_node(s, &c, m, s->order[i], err);
     for (uint32_t v = 0; rc == 0 && c.n_rows && v < s->infer.n; v++)
         if (s->constant[v])
-            rc = cut_constant(s, &c, m, v, err);
+            rc = cut_constant(&k, v, err);
     if (rc == 0 && c.n_rows) {
         redeclare_all(s, &c, m);
         rc = list_new_weights(m, n_values, err) || sweep(m, err) ? -1 : 0;
     }
+    spill_free(k.spill);
     cut_fini(&c);
     return rc;
 }

@@ -300,11 +300,36 @@ static int take_all(struct visit *v, struct err *err)
     return rc ? no_memory(err) : 0;
 }
 
+/* A product that was not asked is shown all the same: the axis of its weight that makes channels, frozen. */
+static int show_product(struct visit *v, const struct op_class *op, struct err *err)
+{
+    const struct quant_role *role = &op->quant;
+    const uint32_t w = role->kind == QUANT_COMPUTE ? end_value(v->n, IN(role->weight)) : VALUE_NONE;
+    if (w == VALUE_NONE || role->weight < 1 || !v->s->constant[w])
+        return 0;
+    const int rank = v->s->first[w + 1] - v->s->first[w];
+    const int axis = role->channel_axis_of ? role->channel_axis_of(v->s->site[v->id].infer.attrs, rank) : role->channel_axis;
+    const struct couple_note note = {.end = IN(role->weight), .axis = axis < 0 ? axis + rank : axis, .role = COUPLE_PRODUCES};
+    v->mentioned = arena_calloc(v->s->arena, (size_t)v->n->n_input + (size_t)v->n->n_output + 1, sizeof *v->mentioned);
+    return v->mentioned && take_note(v, &note) == 0 ? 0 : no_memory(err);
+}
+
+/* Constant: what it makes is a constant like any other. */
+static bool makes_constants(const struct visit *v)
+{
+    for (int i = 0; i < v->n->n_output; i++)
+        if (v->n->output[i] == VALUE_NONE || !v->s->constant[v->n->output[i]])
+            return false;
+    return v->n->n_input == 0;
+}
+
 static int visit(struct solver *s, uint32_t id, struct err *err)
 {
     struct visit v = {.s = s, .id = id, .n = &s->m->nodes[id]};
     const struct op_class *op = node_class(s->m, v.n);
     bool valid = false;
+    if (makes_constants(&v))
+        return 0;
     if (holds_graphs(v.n))
         return freeze_all(&v, REASON_GRAPHS, VALUE_NONE, err);
     if (!op)
@@ -314,9 +339,9 @@ static int visit(struct solver *s, uint32_t id, struct err *err)
     if (!valid)
         return freeze_all(&v, REASON_ATTRS, VALUE_NONE, err);
     if (!op->couple)
-        return freeze_all(&v, REASON_NO_RULE, VALUE_NONE, err);
+        return freeze_all(&v, REASON_NO_RULE, VALUE_NONE, err) ? -1 : show_product(&v, op, err);
     if (shapeless(&v) != VALUE_NONE)
-        return freeze_all(&v, REASON_SHAPE, shapeless(&v), err);
+        return freeze_all(&v, REASON_SHAPE, shapeless(&v), err) ? -1 : show_product(&v, op, err);
     v.k = (struct coupling){.infer = &s->site[id].infer, .arena = s->arena};
     if (op->couple(&v.k, err))
         return -1;

@@ -434,8 +434,8 @@ int latency_table_compare(const struct model *a, const struct model *b, struct p
     if (plans[1])
         rc = latency_measure(plans, 2, &(struct latency_opts){.min_runs = 5, .budget_s = COMPARE_S, .seed = seed}, got, err);
     if (rc == 0) {
-        *ms_a = got[0].p50_ms;
-        *ms_b = got[1].p50_ms;
+        *ms_a = got[0].min_ms;
+        *ms_b = got[1].min_ms;
         *left = *ms_a > 0 ? *ms_b / *ms_a : 1;
     }
     plan_free(plans[0]);

@@ -35,7 +35,7 @@ double latency_table_left(const struct latency_table *t, const bool *const *gone
 /* {"whole_ms": [...], "ratios": [...], "layers": [{"node", "left": [...], "ms": [...]}]}; new reference, NULL: out of memory. */
 json_t *latency_table_json(const struct latency_table *t, const struct model *m);
 
-/* Both models timed in turns: *left is the ratio of their medians, ms_a and ms_b the medians. */
+/* Both models timed in turns: *left is the ratio of their fastest runs, which others' load moves least; ms_a and ms_b are those. */
 int latency_table_compare(const struct model *a, const struct model *b, struct pool *pool, uint64_t seed, double *left,
                           double *ms_a, double *ms_b, struct err *err);
 

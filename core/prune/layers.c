@@ -14,6 +14,7 @@
 #include "core/base/clock.h"
 #include "core/data/split.h"
 #include "core/model/parameters.h"
+#include "core/prune/recover.h"
 #include "core/prune/residual.h"
 #include "core/stats/reference.h"
 #include "core/step/method.h"
@@ -24,6 +25,7 @@ struct prune_layers_params {
     int64_t count, samples, validation_samples;
     double ratio, max_drop, budget_s;
     bool has_count, has_ratio, has_max_drop, remeasure;
+    int recover;
     const char *target;
     struct globs include, exclude;
 };
@@ -50,6 +52,9 @@ static const struct param params[] = {
     {P(budget_s), .kind = PARAM_NUMBER, .def = "0", .min = 0, .max = 1e6,
      .doc = "most seconds for measuring; then the contributions known so far decide. 0: no limit. With a limit the result may depend "
             "on the machine's speed"},
+    {P(recover), .kind = PARAM_ENUM, .choices = recover_kinds, .def = "\"auto\"",
+     .doc = "what repairs the layers behind those that went, without labels: see recover.bn_stats and recover.least_squares (auto). "
+            "max_drop is judged after it"},
     {P(include), .kind = PARAM_GLOBS, .doc = "only branches of sums (Add, Sum, ...) whose name matches one of these patterns"},
     {P(exclude), .kind = PARAM_GLOBS, .doc = "no branches of sums whose name matches one of these patterns"},
     {0},
@@ -281,6 +286,21 @@ static bool enough(const struct run *r, enum figure figure, double kept)
     return false;
 }
 
+static int progress_of(void *arg, int64_t done, int64_t total, struct err *err)
+{
+    struct step_ctx *c = arg;
+    return c->progress ? c->progress(c, "evaluate", done, total, err) : 0;
+}
+
+/* loud: what was repaired goes to the report. */
+static int repair(const struct run *r, struct model *m, bool loud, struct err *err)
+{
+    const struct recover_opts o = {.original = r->original, .data = r->c->data, .val_data = r->c->val_data, .pool = r->c->pool,
+                                   .seed = r->c->seed, .layers = loud ? r->c->layers : NULL,
+                                   .warnings = loud ? r->c->warnings : NULL, .progress = progress_of, .progress_arg = r->c};
+    return recover_run((enum recover_kind)r->p->recover, m, &o, err);
+}
+
 /* 1: max_drop forbids it; the branch then stays. */
 static int judge(struct run *r, struct branch *b, const struct residual_span *s, struct err *err)
 {
@@ -288,7 +308,7 @@ static int judge(struct run *r, struct branch *b, const struct residual_span *s,
     if (!r->judge)
         return 0;
     struct model *m = without(r, s, err);
-    const int rc = m ? reference_compare(r->judge, m, 0, &c, err) : -1;
+    const int rc = m && !repair(r, m, false, err) ? reference_compare(r->judge, m, 0, &c, err) : -1;
     model_free(m);
     if (rc)
         return -1;
@@ -406,9 +426,24 @@ static void report_branch(const struct run *r, const struct branch *b)
     layer_report_add(r->c->layers, r->original, &row);
 }
 
+/* A target of its own counts with the recipe's. */
+static void report_target(const struct run *r)
+{
+    enum figure figure = FIGURE_NONE;
+    double wanted = 0;
+    char label[80];
+    if (!r->p->target || !r->c->targets || !parse_target(r->p->target, &figure, &wanted))
+        return;
+    const double got = figure == FIGURE_MACS ? (double)r->macs_now / (double)r->macs_before : (double)r->params_now / (double)r->params_before;
+    snprintf(label, sizeof label, "prune.layers %s", figure == FIGURE_MACS ? "macs" : "params");
+    json_array_append_new(r->c->targets, json_pack("{s:s, s:f, s:f, s:b}", "target", label, "wanted", wanted, "got", got, "met",
+                                                   enough(r, figure, wanted)));
+}
+
 static void report(const struct run *r)
 {
     int missing = 0;
+    report_target(r);
     for (int i = 0; i < r->n; i++) {
         report_branch(r, &r->at[i]);
         missing += !r->at[i].skipped && !r->at[i].measured;
@@ -427,12 +462,6 @@ static void report(const struct run *r)
 }
 
 /* ---- the step ---- */
-static int progress_of(void *arg, int64_t done, int64_t total, struct err *err)
-{
-    struct step_ctx *c = arg;
-    return c->progress ? c->progress(c, "evaluate", done, total, err) : 0;
-}
-
 static struct reference *refer(struct run *r, struct dataset *data, const int64_t *from, int64_t n, int64_t wanted, struct err *err)
 {
     int64_t *index = calloc((size_t)n + 1, sizeof *index);
@@ -486,6 +515,8 @@ static int run(struct step_ctx *c, struct err *err)
     if (rc == 0 && r.n == 0)
         rc = err_set(err, ERR_MODEL, "the model has no residual branch that could go: no sum (Add, Sum, SkipLayerNormalization) of a "
                      "value and of something computed from it with a product in between");
+    if (rc == 0 && r.gone > 0)
+        rc = repair(&r, c->model, true, err);
     if (rc == 0)
         report(&r);
 out:

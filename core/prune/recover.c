@@ -41,7 +41,7 @@ static const struct param rows[] = {
 
 METHOD(recover_bn_stats) = {
     .name = "recover.bn_stats",
-    .summary = "Estimate the statistics of BatchNormalization again, after pruning.",
+    .summary = "statistics of BatchNormalization estimated again, after pruning",
     .doc = "In topological order each BatchNormalization gets mean and variance of what it reads in the pruned network. A product "
            "whose BatchNormalization is folded away gets its weight and bias scaled so that mean and standard deviation of each "
            "channel are the original network's. Needs no labels.",
@@ -53,7 +53,7 @@ METHOD(recover_bn_stats) = {
 
 METHOD(recover_least_squares) = {
     .name = "recover.least_squares",
-    .summary = "Fit every pruned layer to the original network's outputs, layer by layer, without labels or training.",
+    .summary = "every pruned layer fitted to the original network's outputs, one after another, without labels or training",
     .doc = "Every product whose input or weight was pruned gets the weight and bias that bring the channels it still makes nearest to "
            "the original network's (He et al., ICCV 2017): ridge regression on what it reads in the network as repaired so far, "
            "through BatchNormalization, residual sums and the flat parts of Relu-like activations. The ridge is chosen on samples "

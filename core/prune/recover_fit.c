@@ -20,10 +20,9 @@
 #include "core/prune/recover_impl.h"
 
 enum { MOST_ROUNDS = 12 };
-static const double ridges[] = {1e-3, 1e-2, 1e-1, 1};
+static const double ridges[] = {1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1};
 enum { N_RIDGES = sizeof ridges / sizeof *ridges };
 static const double SAME = 1e-9;  /* relative error: nothing to repair */
-static const double GAIN = 0.998; /* a round must lower the error at least to this */
 
 struct fit {
     const struct place *p;
@@ -199,7 +198,7 @@ static int choose(struct fit *f, struct choice *c, struct err *err)
             return -1;
         foresee(f);
         const double e = held_error(f, f->now);
-        if (round > 0 && e < c->after * GAIN) {
+        if (round > 0 && e < c->after) {
             c->after = e;
             c->rounds = round;
         } else if (round > c->rounds) {
@@ -347,7 +346,7 @@ static void fit_free(struct fit *f)
 static void tell(const struct recover_opts *o, const struct model *m, const struct place *p, const struct choice *c,
                  const char *why)
 {
-    if (!o->layers)
+    if (!o->layers || (p->second && why)) /* its first time is told */
         return;
     struct layer_row row = {.node = p->node, .weight = p->weight, .sqnr_db = NAN, .skipped = why};
     if (c && c->before > 0)
@@ -355,6 +354,8 @@ static void tell(const struct recover_opts *o, const struct model *m, const stru
     if (c && isfinite(c->after) && !why) {
         row.after = json_pack("{s:f,s:f,s:i}", "error", c->after, "ridge", c->ridge, "rounds", c->rounds);
         row.sqnr_db = -10 * log10(c->after);
+        if (p->residual)
+            json_object_set_new(row.after, "target", json_string("residual sum"));
     }
     layer_report_add(o->layers, m, &row);
 }

@@ -4,7 +4,8 @@
  * Target     What a product makes goes through steps that act on each channel alone, BatchNormalization and additions of a
  *            constant, and through the sum of a residual block, if its other side does not depend on the product or on one
  *            behind it. What comes out last is the target: there the original says what each kept channel should be. The
- *            sum is the target of the last product before it, so that it makes good what the other side lacks.
+ *            sum is the target of the last product before it, so that it makes good what the other side lacks; a product
+ *            whose sum had to wait for the other side (a projection in the shortcut) comes again after that.
  * Slope      The target is slope * product + constant for each channel, plus the other side. So a change of the target by
  *            D x + d is a change of the weight by D / slope, and the constant has a place: BatchNormalization, the product's
  *            bias, or the added constant.
@@ -36,12 +37,14 @@ struct place {
     double *bias_slope; /* [outputs] of the target by the bias */
     uint32_t target;    /* value */
     bool residual;      /* the target is a sum of activations */
+    int sum_after;      /* position of the product that the sum, at which the way ended, waits for; -1 */
+    bool again, second; /* it comes a second time, with the sum as target; this is the second time */
     double low, high;   /* all readers of the target are flat outside; else infinite */
     const char *why;    /* it is left alone: a sentence part; NULL */
 };
 
 struct places {
-    struct place *at; /* in topological order */
+    struct place *at; /* in topological order; some twice */
     int n;
     struct arena *arena;
 };

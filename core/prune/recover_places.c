@@ -3,8 +3,8 @@
  *
  * From a product on, as long as a value has one reader: a BatchNormalization, a constant a channel that is added or
  * multiplied, one sum with another activation. The other side of the sum must be done by then: it may depend only on
- * products before this one in topological order. Of the two products whose ways meet in a sum so exactly one takes it: the
- * one that comes last. */
+ * products before this one in topological order. Of the two products whose ways meet in a sum so one takes it, the one
+ * that comes last; the other takes it when it comes again. */
 #include <float.h>
 #include <inttypes.h>
 #include <math.h>
@@ -337,9 +337,12 @@ static bool cross_sum(struct way *w, uint32_t id, uint32_t v)
 {
     const struct node *n = &w->f->m->nodes[id];
     const uint32_t other = n->input[n->input[0] == v ? 1 : 0];
-    if (w->p->residual || other == VALUE_NONE || other == v || value_const(w->f->m, other) ||
-        w->f->latest[other] >= w->position)
+    if (w->p->residual || other == VALUE_NONE || other == v || value_const(w->f->m, other))
         return false;
+    if (w->f->latest[other] >= w->position) {
+        w->p->sum_after = w->f->latest[other] < INT32_MAX ? w->f->latest[other] : -1;
+        return false;
+    }
     w->p->residual = true;
     return true;
 }
@@ -486,6 +489,30 @@ static const char *describe(struct finding *f, struct place *p, int position, bo
     return NULL;
 }
 
+/* The product at this position, and those whose sums waited for it. False: memory. */
+static bool add_place(struct finding *f, int position)
+{
+    struct places *p = f->out;
+    const int before = p->n;
+    bool failed = false;
+    for (int i = -1; i < before; i++) {
+        if (i >= 0 && (p->at[i].why || p->at[i].again || p->at[i].sum_after != position))
+            continue;
+        struct place *at = &p->at[p->n++];
+        *at = (struct place){.node = i < 0 ? f->order[position] : p->at[i].node, .weight = VALUE_NONE, .bn = NODE_NONE,
+                             .bias_node = NODE_NONE, .target = VALUE_NONE, .sum_after = -1, .low = -INFINITY,
+                             .high = INFINITY};
+        at->why = describe(f, at, position + (i >= 0), &failed);
+        at->sum_after = i < 0 ? at->sum_after : -1;
+        at->second = i >= 0;
+        if (i >= 0 && !at->residual)
+            p->n--;
+        else if (i >= 0)
+            p->at[i].again = true;
+    }
+    return !failed;
+}
+
 int places_find(struct places *p, struct edit *e, const struct model *original, struct err *err)
 {
     const struct graph *g = model_main(e->m);
@@ -496,7 +523,7 @@ int places_find(struct places *p, struct edit *e, const struct model *original, 
     f.order = calloc((size_t)g->n_nodes + 1, sizeof *f.order);
     f.latest = malloc(((size_t)e->m->n_values + 1) * sizeof *f.latest);
     f.changed = calloc((size_t)e->m->n_values + 1, sizeof *f.changed);
-    p->at = p->arena ? arena_calloc(p->arena, (size_t)g->n_nodes + 1, sizeof *p->at) : NULL;
+    p->at = p->arena ? arena_calloc(p->arena, 2 * (size_t)g->n_nodes + 1, sizeof *p->at) : NULL;
     if (!f.order || !f.latest || !f.changed || !p->at) {
         nomem(err);
         goto out;
@@ -506,14 +533,9 @@ int places_find(struct places *p, struct edit *e, const struct model *original, 
         goto out;
     for (int i = 0; i < g->n_nodes; i++)
         follow(&f, i);
-    for (int i = 0; i < g->n_nodes && !failed; i++) {
-        if (!is_product(e->m, f.order[i]))
-            continue;
-        struct place *at = &p->at[p->n++];
-        *at = (struct place){.node = f.order[i], .weight = VALUE_NONE, .bn = NODE_NONE, .bias_node = NODE_NONE,
-                             .target = VALUE_NONE, .low = -INFINITY, .high = INFINITY};
-        at->why = describe(&f, at, i, &failed);
-    }
+    for (int i = 0; i < g->n_nodes && !failed; i++)
+        if (is_product(e->m, f.order[i]))
+            failed = !add_place(&f, i);
     rc = failed ? nomem(err) : 0;
 out:
     free(f.order);

@@ -3,7 +3,7 @@
  * How        The model runs up to the wanted targets only: a clone has them as its outputs, and a plan drops what they do not
  *            need. Values come batch by batch; positions are spread over each sample, at other places from sample to sample,
  *            the same ones in both networks.
- * Memory     ROW_BYTES for all matrices of one place: so many positions a sample are taken, one at least. */
+ * Memory     ROW_BYTES for all matrices of one place, one position a sample at least. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +14,8 @@
 #include "core/stats/sampling.h"
 
 #define ROW_BYTES ((size_t)192 << 20)
+/* Neighbouring positions of a picture say much the same: more rows than this cost time and teach nothing. */
+enum { ENOUGH_ROWS = 1 << 16, ROWS_PER_WEIGHT = 48 };
 enum { DEFAULT_SAMPLES = 512, HELD_EVERY = 8, TASK_ROWS = 32 };
 
 static int nomem(struct err *err)
@@ -149,7 +151,8 @@ static int64_t positions_taken(const struct place *p, int64_t positions, int64_t
 {
     const int64_t width = p->source.groups * p->source.k + 5 * p->outputs;
     const size_t row = (size_t)width * sizeof(float);
-    const int64_t most = (int64_t)(ROW_BYTES / row) / blocks;
+    const int64_t enough = i64_max(ENOUGH_ROWS, ROWS_PER_WEIGHT * p->source.k);
+    const int64_t most = i64_min((int64_t)(ROW_BYTES / row) / blocks, i64_ceil_div(enough, blocks));
     return i64_max(i64_min(positions, most), 1);
 }
 

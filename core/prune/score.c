@@ -3,21 +3,23 @@
  *
  * What each scores, before reduction (parts: score_impl.h; sums over an atom's elements, reduced over its parts):
  *   l1, l2          sum |w|, sum w^2 of producing rows and consuming columns; |gamma|, gamma^2 of normalizations
- *                   (Li et al., ICLR 2017, over all of a group as in Torch-Pruning).
+ *                   (Li et al., ICLR 2017, over all of a group as in Torch-Pruning); 0 where all producing rows are
+ *                   zero, or all consuming columns.
  *   lamp            l2, then LAMP's normalizer: s_u / sum of s_v over s_v >= s_u (Lee et al., ICLR 2021).
  *   fpgm            sum over j of ||F_i - F_j||_2, F the producing rows (He et al., CVPR 2019): small is replaceable.
  *   bn_scale        |gamma| (Liu et al., ICCV 2017). Groups without normalization: standard deviation of the channel's
  *                   output where there is data (what gamma was before folding), else the norm of the producing row.
  *   random          uniform in (0, 1), seeded: what a criterion has to beat.
  *   activation      mean |a| of what the consumers read, after the activation function (Molchanov et al., ICLR 2017).
- *   rank            mean rank of the feature maps that the consumers read (HRank, Lin et al., CVPR 2020).
+ *   rank            mean rank of the feature maps that the consumers read (HRank, Lin et al., CVPR 2020); of maps of
+ *                   more than 64 rows and columns: of 64 of their rows.
  *   gradient        mean over samples of sum |dL/dw|, of the same weights as l2.
  *   taylor          mean over samples of t^2, t = sum over all places of a dL/da, a what the consumers read: the first
  *                   order change of the loss when the channel goes (Molchanov et al., CVPR 2019; methods.md B1).
  *   fisher          mean over samples of sum (w dL/dw)^2 / 2, of the same weights as l2 (optimal brain damage with the
  *                   Fisher diagonal).
- *   hessian         d^2 L / dm^2 / 2, m a factor on all that the consumers read of the channel, by Hutchinson's estimator:
- *                   the second order change, whole blocks of the Hessian and not its diagonal.
+ *   hessian         d^2 L / dm^2 / 2, m a factor on all that the consumers read of the channel, by Hutchinson's
+ *                   estimator: the second order change, whole blocks of the Hessian and not its diagonal.
  *   reconstruction  the consumers' relative squared output error, their weights refitted by least squares, when the
  *                   channel and all before it in the greedy order are gone (ThiNet, Luo et al., ICCV 2017; He et al.,
  *                   ICCV 2017): the scores of a group ascend in the order of removal. */
@@ -46,8 +48,9 @@ static const struct score_criterion criteria[] = {
 enum { N_CRITERIA = sizeof criteria / sizeof *criteria };
 
 /* The names in the order of the rows; the test compares them. */
-const char *const score_criteria[N_CRITERIA + 1] = {"l1",   "l2",       "fpgm",   "bn_scale", "lamp",    "random",        "activation",
-                                                    "rank", "gradient", "taylor", "fisher",   "hessian", "reconstruction"};
+const char *const score_criteria[N_CRITERIA + 1] = {
+    "l1",   "l2",       "fpgm",   "bn_scale", "lamp",    "random", "activation",
+    "rank", "gradient", "taylor", "fisher",   "hessian", "reconstruction"};
 const char *const score_reductions[] = {"mean", "max", "sum", "first", NULL};
 const char *const score_normalizers[] = {"none", "mean", "max", "sum", "standard", "lamp", NULL};
 
@@ -109,8 +112,8 @@ static int check_scores(const struct score_ctx *c, struct err *err)
         for (int64_t a = 0; c->score[i] && a < c->g->at[i].n; a++)
             if (!isfinite(c->score[i][a]))
                 return err_set(err, ERR_MODEL,
-                               "the criterion %s gives channel %lld of '%s' the score %s: its weights or activations are "
-                               "not finite, or too large; repair them or exclude the layer",
+                               "the criterion %s gives channel %lld of '%s' the score %s: its weights or activations "
+                               "are not finite, or too large; repair them or exclude the layer",
                                c->name, (long long)a, c->g->at[i].name, isnan(c->score[i][a]) ? "NaN" : "infinity");
     return 0;
 }
@@ -119,8 +122,8 @@ static int run(struct score_ctx *c, const struct score_criterion *row, struct er
 {
     if ((row->needs & NEEDS_DATA) && !c->o->data)
         return err_set(err, ERR_INVALID,
-                       "the criterion %s needs data; give a dataset, or take a criterion of the weights alone: l1, l2, fpgm, "
-                       "bn_scale, lamp",
+                       "the criterion %s needs data; give a dataset, or take a criterion of the weights alone: l1, "
+                       "l2, fpgm, bn_scale, lamp",
                        c->name);
     if (row->run(c, err) || check_scores(c, err))
         return -1;

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * score.h - how much each atom of each group matters: the criteria of prune.channels, one row each.
- * Scores     larger: more important. A criterion scores single elements of single members ("parts"); score_groups reduces them over
- *            the elements and members of an atom (mean, max, sum, first) and normalizes within the group, so that all criteria
- *            share both. A criterion may instead give atoms directly.
- * Data       criteria with needs NEEDS_DATA run the model over a spread of samples, those with gradients through grad.h; labels are
- *            the dataset's, else drawn from the model's own softmax, seeded (methods.md B1).
- * Errors     a NaN score is ERR_MODEL naming weight or layer; gradients through an operator without backward name it (ERR_OPERATOR).
+ * Scores     larger: more important. A criterion scores single elements of single members ("parts"); score_groups
+ *            reduces them over the elements and members of an atom (mean, max, sum, first) and normalizes within the
+ *            group, so that all criteria share both. A criterion may instead give atoms directly.
+ * Data       criteria with needs NEEDS_DATA run the model over a spread of samples, those with gradients through
+ *            grad.h; labels are the dataset's, else drawn from the model's own softmax, seeded (methods.md B1).
+ * Errors     a NaN score is ERR_MODEL naming weight or layer; gradients through an operator without backward name it
+ *            (ERR_OPERATOR).
  * Threads    one caller; results do not depend on the pool. */
 #ifndef PARED_PRUNE_SCORE_H
 #define PARED_PRUNE_SCORE_H
@@ -14,7 +15,14 @@
 #include "core/step/method.h"
 
 enum score_reduction { SCORE_MEAN, SCORE_MAX, SCORE_SUM, SCORE_FIRST };
-enum score_normalizer { SCORE_NORM_NONE, SCORE_NORM_MEAN, SCORE_NORM_MAX, SCORE_NORM_SUM, SCORE_NORM_STANDARD, SCORE_NORM_LAMP };
+enum score_normalizer {
+    SCORE_NORM_NONE,
+    SCORE_NORM_MEAN,
+    SCORE_NORM_MAX,
+    SCORE_NORM_SUM,
+    SCORE_NORM_STANDARD,
+    SCORE_NORM_LAMP,
+};
 extern const char *const score_criteria[];    /* "l1", "l2", "fpgm", ..., NULL: indices of enum parameters */
 extern const char *const score_reductions[];  /* "mean", "max", "sum", "first", NULL */
 extern const char *const score_normalizers[]; /* "none", "mean", "max", "sum", "standard", "lamp", NULL */
@@ -35,7 +43,8 @@ struct score_opts {
 
 /* enum method_needs of a criterion: NEEDS_DATA, NEEDS_RUN. */
 unsigned score_needs(int criterion);
-/* score[i]: [g->at[i].n], malloc'ed array of malloc'ed arrays (NULL for frozen groups), freed by score_free. NULL on error. */
+/* score[i]: [g->at[i].n], malloc'ed array of malloc'ed arrays (NULL for frozen groups), freed by score_free. NULL on
+ * error. */
 double **score_groups(const struct groups *g, const struct score_opts *o, struct err *err);
 void score_free(double **score, int n_groups);
 

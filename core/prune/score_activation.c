@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * score_activation.c - what channels do on data: mean |a|, standard deviation, rank of feature maps (score.c has the
- * formulas). One pass over the samples with the values of all parts watched; sums in double in the order of the samples, an
- * element a task, so results depend neither on threads nor on the batch size. */
+ * formulas). One pass over the samples with the values of all parts watched; sums in double in the order of the
+ * samples, an element a task, so results depend neither on threads nor on the batch size. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -9,6 +9,8 @@
 #include "core/passes/infer.h"
 #include "core/prune/score_impl.h"
 #include "core/stats/sampling.h"
+
+enum { MAP_ROWS = 64 }; /* larger maps are ranked by as many rows, spread over them */
 
 struct track {
     struct score_part *part;
@@ -32,7 +34,7 @@ struct looking {
     struct track *t;
     const float *x;
     int64_t samples, outer, size, inner;
-    int64_t rows, cols;
+    int64_t rows, cols, taken; /* of maps; taken: rows that are looked at */
     double *work; /* a lane: score_rank_work doubles, then the map */
     int64_t work_lane;
 };
@@ -52,16 +54,22 @@ static void look_sums(const struct looking *l, int64_t element)
     l->t->square[element] += square;
 }
 
+/* Element i of a map, which lies in [outer][size][inner]. */
+static float map_at(const struct looking *l, int64_t sample, int64_t element, int64_t i)
+{
+    return l->x[((sample * l->outer + i / l->inner) * l->size + element) * l->inner + i % l->inner];
+}
+
 static void look_rank(const struct looking *l, int64_t element, int lane)
 {
     double *work = l->work + lane * l->work_lane;
-    float *map = (float *)(void *)(work + score_rank_work(l->rows, l->cols));
+    float *map = (float *)(void *)(work + score_rank_work(l->taken, l->cols));
     double sum = 0;
     for (int64_t n = 0; n < l->samples; n++) {
-        for (int64_t o = 0; o < l->outer; o++)
-            for (int64_t k = 0; k < l->inner; k++)
-                map[o * l->inner + k] = l->x[((n * l->outer + o) * l->size + element) * l->inner + k];
-        const int64_t rank = score_rank_of(map, l->rows, l->cols, work);
+        for (int64_t r = 0; r < l->taken; r++)
+            for (int64_t c = 0; c < l->cols; c++)
+                map[r * l->cols + c] = map_at(l, n, element, r * l->rows / l->taken * l->cols + c);
+        const int64_t rank = score_rank_of(map, l->taken, l->cols, work);
         sum += rank < 0 ? NAN : (double)rank;
     }
     l->t->sum[element] += sum;
@@ -84,6 +92,7 @@ static void map_shape(struct looking *l, const struct tensor *x, int axis)
     const int first = axis == 1 ? 2 : 1;
     l->rows = first < x->shape.rank ? x->shape.dim[first] : 1;
     l->cols = l->outer * l->inner / i64_max(l->rows, 1);
+    l->taken = l->cols > MAP_ROWS ? i64_min(l->rows, MAP_ROWS) : l->rows;
 }
 
 static int observe_track(struct watcher *w, struct track *t, const struct tensor *x, struct err *err)
@@ -110,7 +119,7 @@ static int observe_track(struct watcher *w, struct track *t, const struct tensor
     t->flat = t->flat || l.rows < 2 || l.cols < 2;
     if (w->what == SCORE_MAP_RANK && !t->flat) {
         const int64_t lanes = w->c->o->pool ? pool_threads(w->c->o->pool) : 1;
-        l.work_lane = score_rank_work(l.rows, l.cols) + l.rows * l.cols / 2 + 1;
+        l.work_lane = score_rank_work(l.taken, l.cols) + l.taken * l.cols / 2 + 1;
         l.work = calloc((size_t)(lanes * l.work_lane), sizeof *l.work);
         if (!l.work) {
             err_set(err, ERR_NOMEM, "out of memory for the ranks of feature maps of %lld x %lld", (long long)l.rows,
@@ -173,7 +182,8 @@ static void drop_flat(const struct watcher *w, struct score_parts *p)
     p->n = kept;
     if (left)
         warnings_add(w->c->o->warnings,
-                     "rank: %d values have no feature maps of two axes; their channels are scored by the root of their mean square",
+                     "rank: %d values have no feature maps of two axes; their channels are scored by the root of "
+                     "their mean square",
                      left);
 }
 
@@ -240,7 +250,8 @@ static int keep_maps(const struct score_ctx *c, struct score_parts *p, int from,
     return 0;
 }
 
-/* What the consumers read; where no weight consumes, what is made; else whatever there is. Maps first, where they are wanted. */
+/* What the consumers read; where no weight consumes, what is made; else whatever there is. Maps first, where they are
+ * wanted. */
 static int find_activations(const struct score_ctx *c, bool maps, struct score_parts *p, struct err *err)
 {
     static const unsigned kinds[] = {SCORE_READ, SCORE_MADE, SCORE_ANY};

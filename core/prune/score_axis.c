@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * score_axis.c - sums over everything but one axis of a weight, which may be of gigabytes and lie in a mapped file.
- * A task takes a run of neighbouring indices; its bounds depend on the shape only, so results do not depend on threads. A
- * block at a time is converted to double, so every dtype takes the same way and no weight is ever held twice. */
+ * A task takes a run of neighbouring indices; its bounds depend on the shape only, so results do not depend on
+ * threads. A block at a time is converted to double, so every dtype takes the same way and no weight is ever held
+ * twice. */
 #include <math.h>
 
 #include "core/base/size.h"

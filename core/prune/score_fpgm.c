@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * score_fpgm.c - distance of each filter to all others of its layer (He et al., "Filter pruning via geometric median", CVPR
- * 2019). The filters with the smallest sum are nearest to the geometric median: the others can stand in for them.
- * ||a - b||^2 = ||a||^2 + ||b||^2 - 2 a b, tile by tile, of rows less their mean (which changes no distance and keeps the
- * difference from cancelling); where little is left of it the difference is taken element by element. Only two tiles of rows
- * are held. */
+ * score_fpgm.c - distance of each filter to all others of its layer (He et al., "Filter pruning via geometric
+ * median", CVPR 2019). The filters with the smallest sum are nearest to the geometric median: the others can stand in
+ * for them. ||a - b||^2 = ||a||^2 + ||b||^2 - 2 a b, tile by tile, of rows less their mean (which changes no distance
+ * and keeps the difference from cancelling); where little is left of it the difference is taken element by element.
+ * Only two tiles of rows are held. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

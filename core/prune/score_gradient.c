@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  * score_gradient.c - criteria by gradients of single samples (sample_gradients.h); score.c has the formulas.
  *
- * A channel goes when everything its consumers read of it is multiplied by m = 0 instead of 1. Consumers are linear in their
- * weights, so m may stand at their columns as well: dL/dm = sum over the columns of w dL/dw = sum over all places of a dL/da,
- * exactly and for one sample at a time. No activation need be kept for that, nor the graph be changed. Where no weight consumes
- * (queries and keys), m stands at the rows and biases that produce.
+ * A channel goes when everything its consumers read of it is multiplied by m = 0 instead of 1. Consumers are linear
+ * in their weights, so m may stand at their columns as well: dL/dm = sum over the columns of w dL/dw = sum over all
+ * places of a dL/da, exactly and for one sample at a time. No activation need be kept for that, nor the graph be
+ * changed. Where no weight consumes (queries and keys), m stands at the rows and biases that produce.
  *
- * Second derivatives by all m come from differences of these gradients: with z a vector of random signs over all channels of all
- * groups, the mean of z_c (dL/dm_c(1 + h z) - dL/dm_c(1 - h z)) / 2h is d^2 L / dm_c^2 (Hutchinson, 1989; the estimator of a
- * diagonal of Bekas, Kokiopoulou and Saad, 2007). Every sample draws vectors of its own: that averages the noise, which comes from
- * what lies beside the diagonal, better than the same vectors for all. An estimate can be negative. */
+ * Second derivatives by all m come from differences of these gradients: with z a vector of random signs over all
+ * channels of all groups, the mean of z_c (dL/dm_c(1 + h z) - dL/dm_c(1 - h z)) / 2h is d^2 L / dm_c^2 (Hutchinson,
+ * 1989; the estimator of a diagonal of Bekas, Kokiopoulou and Saad, 2007). Every sample draws vectors of its own:
+ * that averages the noise, which comes from what lies beside the diagonal, better than the same vectors for all. An
+ * estimate can be negative. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,8 +56,8 @@ static int check_weight(const struct score_ctx *c, uint32_t value, struct err *e
     if (w && (w->tensor.dtype == DTYPE_FLOAT || w->tensor.dtype == DTYPE_DOUBLE))
         return 0;
     return err_set(err, ERR_OPERATOR,
-                   "the criterion %s needs the gradient of weight '%s', which is %s: float32 and float64 weights have one; take a "
-                   "criterion of the weights or activations alone (l2, activation)",
+                   "the criterion %s needs the gradient of weight '%s', which is %s: float32 and float64 weights have "
+                   "one; take a criterion of the weights or activations alone (l2, activation)",
                    c->name, c->o->model->values[value].name, w ? dtype_name(w->tensor.dtype) : "no initializer");
 }
 
@@ -128,7 +129,7 @@ static int run_samples(struct gradients *x, int (*before)(void *, struct grad *,
                        int (*each)(void *, const struct grad *, struct err *), struct err *err)
 {
     const struct score_opts *o = x->c->o;
-    int64_t *index = NULL;
+    int64_t *index = NULL, unfit = 0;
     int rc = 0;
     if (list_weights(x, err) || (x->n_weights > 0 && dataset_bind(o->data, o->model, err)))
         return -1;
@@ -138,11 +139,17 @@ static int run_samples(struct gradients *x, int (*before)(void *, struct grad *,
     if (before && x->samples > 0)
         x->runs = (int)(2 * (x->samples * DRAWS_SAMPLE < DRAWS ? (DRAWS + x->samples - 1) / x->samples : DRAWS_SAMPLE));
     const struct sample_gradients run = {.data = o->data, .index = index, .n = x->samples, .pool = o->pool,
-                                         .seed = o->seed, .labels = dataset_has_labels(o->data), .weights = x->weight,
+                                         .seed = o->seed, 
+                                         .labels = dataset_has_labels(o->data), .unfit = &unfit, .weights = x->weight,
                                          .n_weights = x->n_weights, .runs = x->runs, .before = before, .each = each,
                                          .arg = x, .progress = progress, .progress_arg = x};
     if (rc == 0 && x->samples > 0 && x->n_weights > 0 && sample_gradients_run(o->model, &run, err))
         rc = err_wrap(err, "the criterion %s needs gradients: ", x->c->name);
+    if (rc == 0 && unfit > 0)
+        warnings_add(o->warnings,
+                     "%s: the labels of the dataset fit no output of the model; it was scored without them, as a "
+                     "dataset without labels is",
+                     x->c->name);
     free(index);
     return x->samples < 0 ? -1 : rc;
 }
@@ -156,8 +163,8 @@ static int each_elements(void *arg, const struct grad *g, struct err *err)
     for (int i = 0; i < x->parts.n; i++) {
         const struct score_part *p = &x->parts.at[i];
         const struct tensor *d = grad_param_gradient(g, x->leaf[i]);
-        score_axis_sums(x->c->o->pool, d, fisher ? value_const(x->c->o->model, p->member->value) : NULL, p->member->axis,
-                        fisher ? SCORE_PRODUCT_SQUARE : SCORE_ABS, p->element);
+        const struct tensor *w = fisher ? value_const(x->c->o->model, p->member->value) : NULL;
+        score_axis_sums(x->c->o->pool, d, w, p->member->axis, fisher ? SCORE_PRODUCT_SQUARE : SCORE_ABS, p->element);
     }
     return 0;
 }
@@ -198,7 +205,8 @@ static void gate_gradients(struct gradients *x, const struct grad *g, double **z
         const struct score_part *p = &x->parts.at[i];
         const struct group_member *mb = p->member;
         memset(x->factor, 0, (size_t)mb->size * sizeof *x->factor);
-        const struct tensor *w = x->changed ? grad_param_value(x->changed, x->leaf[i]) : value_const(x->c->o->model, mb->value);
+        const struct tensor *w = x->changed ? grad_param_value(x->changed, x->leaf[i])
+                                            : value_const(x->c->o->model, mb->value);
         score_axis_sums(x->c->o->pool, grad_param_gradient(g, x->leaf[i]), w, mb->axis, SCORE_PRODUCT, x->factor);
         for (int64_t k = 0; k < mb->size; k++)
             if (mb->atom[k] != ATOM_NONE)

@@ -75,9 +75,10 @@ int score_parts_reduce(struct score_ctx *c, const struct score_parts *p, bool av
 int score_part_check(const struct score_ctx *c, const struct score_part *p, struct err *err);
 
 /* ---- sums along an axis (score_axis.c) ---- */
-enum score_term { SCORE_ABS /* |a| */, SCORE_SQUARE /* a^2 */, SCORE_PRODUCT /* a b */, SCORE_PRODUCT_SQUARE /* (a b)^2 */ };
-/* sum[i] += the terms of all elements with index i on the axis, in double. b: of a's shape, or NULL. Streams: a block of
- * each at a time, any numeric dtype. */
+/* |a|, a^2, a b, (a b)^2 */
+enum score_term { SCORE_ABS, SCORE_SQUARE, SCORE_PRODUCT, SCORE_PRODUCT_SQUARE };
+/* sum[i] += the terms of all elements with index i on the axis, in double. b: of a's shape, or NULL. Streams: a block
+ * of each at a time, any numeric dtype. */
 void score_axis_sums(struct pool *pool, const struct tensor *a, const struct tensor *b, int axis, enum score_term term,
                      double *sum);
 /* a[i, ...] *= factor[i], float32 or float64. */
@@ -87,8 +88,8 @@ void score_axis_scale(struct tensor *a, int axis, const double *factor);
 enum score_statistic { SCORE_MEAN_ABS, SCORE_DEVIATION, SCORE_MAP_RANK };
 /* element[i] of parts of activations: the statistic over samples and places. */
 int score_observe(struct score_ctx *c, struct score_parts *p, enum score_statistic what, struct err *err);
-/* Numerical rank of a [rows, cols] matrix: singular values above max(rows, cols) * 2^-23 times the largest, as numpy and
- * torch count them. work: score_rank_work(rows, cols) doubles. */
+/* Numerical rank of a [rows, cols] matrix: singular values above max(rows, cols) * 2^-23 times the largest, as numpy
+ * and torch count them. work: score_rank_work(rows, cols) doubles. */
 int64_t score_rank_work(int64_t rows, int64_t cols);
 int64_t score_rank_of(const float *a, int64_t rows, int64_t cols, double *work);
 

@@ -78,7 +78,8 @@ static void mark(struct marks *k, const struct group *g, bool on)
 static int add_part(struct score_parts *p, int group, unsigned kind, const struct group_member *mb, struct err *err)
 {
     double *element = calloc((size_t)mb->size + 1, sizeof *element);
-    struct score_part *grown = p->n & (p->n - 1) ? p->at : realloc(p->at, (size_t)(p->n ? 2 * p->n : 1) * sizeof *grown);
+    const size_t room = (size_t)(p->n ? 2 * p->n : 1); /* it is full at every power of two */
+    struct score_part *grown = p->n & (p->n - 1) ? p->at : realloc(p->at, room * sizeof *grown);
     if (grown)
         p->at = grown;
     if (!element || !grown) {
@@ -142,13 +143,14 @@ int score_part_check(const struct score_ctx *c, const struct score_part *p, stru
 {
     const struct model *m = c->o->model;
     const struct group_member *mb = p->member;
+    const char *name = m->values[mb->value].name;
     char label[200];
     for (int64_t i = 0; i < mb->size; i++)
         if (mb->atom[i] != ATOM_NONE && !isfinite(p->element[i]))
             return err_set(err, ERR_MODEL,
-                           "%s '%s' of node '%s' gives %s at index %lld of axis %d, so its channels cannot be ranked by %s; "
-                           "repair it or exclude the layer",
-                           mb->constant ? "weight" : "value", m->values[mb->value].name ? m->values[mb->value].name : "?",
+                           "%s '%s' of node '%s' gives %s at index %lld of axis %d, so its channels cannot be ranked by "
+                           "%s; repair it or exclude the layer",
+                           mb->constant ? "weight" : "value", name ? name : "?",
                            mb->node < m->n_nodes ? node_label(m, mb->node, label, sizeof label) : "?",
                            isnan(p->element[i]) ? "NaN" : "infinity", (long long)i, mb->axis, c->name);
     return 0;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * score_rank.c - numerical rank of a small matrix. Singular values need not be known, only how many are above the tolerance:
- * eigenvalues of the smaller Gram matrix above its square. The Gram matrix is made tridiagonal by Householder reflections
- * (Golub & Van Loan, "Matrix computations", 8.3.1), and Sturm's sequence counts the eigenvalues above a number (8.4.1); the
- * largest is found by bisection with the same count. In double, whose 2^-53 is far below the squared tolerance 2^-46 n^2. */
+ * score_rank.c - numerical rank of a small matrix. Singular values need not be known, only how many are above the
+ * tolerance: eigenvalues of the smaller Gram matrix above its square. The Gram matrix is made tridiagonal by
+ * Householder reflections (Golub & Van Loan, "Matrix computations", 8.3.1), and Sturm's sequence counts the
+ * eigenvalues above a number (8.4.1); the largest is found by bisection with the same count. In double, whose 2^-53
+ * is far below the squared tolerance 2^-46 n^2. */
 #include <math.h>
 
 #include "core/base/size.h"

@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  * score_reconstruction.c - which channels the consumers can do without: greedy least squares.
  *
- * A consumer computes y = W x. When the channels S of x go and W is refitted on those left (bias too), the squared error of y is
+ * A consumer computes y = W x. When the channels S of x go and W is refitted on those left (bias too), the squared
+ * error of y is
  *   tr(W_S [(H^-1)_SS]^-1 W_S^T),   H the covariance of x: from the Gram matrix (gram.h), with a ridge.
  * Backward elimination: the channel that costs least goes, W and H^-1 are brought up to date
  *   W -= W_S [(H^-1)_SS]^-1 (H^-1)_S,   H^-1 -= (H^-1)^S [(H^-1)_SS]^-1 (H^-1)_S
- * and the next is chosen (optimal brain surgeon, for blocks of columns; ThiNet and He et al. choose by the same error, ThiNet without
- * the refit). Errors are relative to the variance of y, so several consumers of a group count the same; a grouped convolution is as many
- * consumers as groups. Scores are the errors added up until a channel goes: they ascend in the order of removal.
- * Not the error of the network: what other layers make of it is not seen.
- * Memory     two K x K matrices a consumer, K its columns (channels times kernel places); K above MAX_COLUMNS is left out. Groups
- *            are taken a few at a time, each time with a pass over the samples. */
+ * and the next is chosen (optimal brain surgeon, for blocks of columns; ThiNet and He et al. choose by the same
+ * error, ThiNet without the refit). Errors are relative to the variance of y, so several consumers of a group count
+ * the same; a grouped convolution is as many consumers as groups. Scores are the errors added up until a channel
+ * goes: they ascend in the order of removal. Not the error of the network: what other layers make of it is not seen.
+ * Memory     two K x K matrices a consumer, K its columns (channels times kernel places); K above MAX_COLUMNS is left
+ *            out. Groups are taken a few at a time, each time with a pass over the samples. */
 #include <lapacke.h>
 #include <math.h>
 #include <stdlib.h>
@@ -24,7 +25,8 @@
 
 enum { MAX_COLUMNS = 5120, ROWS_A_SAMPLE = 256 };
 #define PASS_BYTES ((size_t)768 << 20)
-static const double RIDGE = 0.01; /* of the mean diagonal */
+/* Of each variance, so that a dead channel costs nothing; of their mean. */
+static const double RIDGE = 0.01, FLOOR = 1e-7;
 
 /* One consumer, or one group of a grouped convolution. */
 struct problem {
@@ -109,7 +111,8 @@ static void copy_weights(const struct reconstruction *r, const struct consumer *
 {
     const struct tensor *t = value_const(r->c->o->model, x->member->value);
     const int64_t k = x->member->size * x->places;
-    const bool rows_last = x->member->axis == t->shape.rank - 2 && x->places == 1 && !node_is(&r->c->o->model->nodes[x->node], "Conv");
+    const bool conv = node_is(&r->c->o->model->nodes[x->node], "Conv");
+    const bool rows_last = !conv && x->member->axis == t->shape.rank - 2; /* [K, outputs] */
     for (int64_t o = 0; o < x->outputs; o++)
         for (int64_t i = 0; i < k; i++) {
             const int64_t at = rows_last ? i * x->outputs + o : (conv_group * x->outputs + o) * k + i;
@@ -133,7 +136,7 @@ static bool invert(double *h, int64_t k)
     const lapack_int n = (lapack_int)k;
     const double mean = hessian_mean_diagonal(h, k);
     for (int64_t i = 0; i < k; i++)
-        h[i * k + i] += mean > 0 ? RIDGE * mean : 1;
+        h[i * k + i] += mean > 0 ? RIDGE * fmax(h[i * k + i], 0) + FLOOR * mean : 1;
     if (!isfinite(mean) || LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'L', n, h, n) ||
         LAPACKE_dpotri_work(LAPACK_COL_MAJOR, 'L', n, h, n))
         return false;
@@ -166,8 +169,8 @@ static void drop_problems(struct reconstruction *r)
     r->n_problems = 0;
 }
 
-static int add_problem(struct reconstruction *r, const struct consumer *x, const struct gram_matrix *g, int64_t conv_group,
-                       struct err *err)
+static int add_problem(struct reconstruction *r, const struct consumer *x, const struct gram_matrix *g,
+                       int64_t conv_group, struct err *err)
 {
     const int64_t k = g->k, rows = g->rows;
     const double *h = g->h + conv_group * k * k, *mean = g->mean + conv_group * k;
@@ -269,9 +272,11 @@ static void cost_task(void *arg, int64_t atom, int lane)
 {
     const struct elimination *e = arg;
     e->cost[atom] = 0;
-    for (int i = 0; i < e->r->n_problems && !e->gone[atom]; i++)
-        if (e->r->problem[i].group == e->group)
-            e->cost[atom] += cost_in(&e->r->problem[i], atom, e->column + lane * e->most, e->work + lane * e->work_lane);
+    for (int i = 0; i < e->r->n_problems && !e->gone[atom]; i++) {
+        const struct problem *p = &e->r->problem[i];
+        if (p->group == e->group)
+            e->cost[atom] += cost_in(p, atom, e->column + lane * e->most, e->work + lane * e->work_lane);
+    }
 }
 
 /* The channel's columns leave W and H^-1. work of lane 0 is large enough. */
@@ -408,9 +413,10 @@ static int run_pass(struct reconstruction *r, bool *lacking, struct err *err)
     for (int i = r->first; nodes && i < r->end; i++)
         nodes[i - r->first] = r->consumer[i].node;
     r->at = r->first;
-    const struct gram_job job = {.m = r->c->o->model, .data = r->c->o->data, .pool = r->c->o->pool, .samples = r->c->o->samples,
+    const struct score_opts *o = r->c->o;
+    const struct gram_job job = {.m = o->model, .data = o->data, .pool = o->pool, .samples = o->samples,
                                  .nodes = nodes, .n_nodes = r->end - r->first, .rows_per_sample = ROWS_A_SAMPLE,
-                                 .seed = r->c->o->seed, .memory_bytes = PASS_BYTES, .each = each_matrix,
+                                 .seed = o->seed, .memory_bytes = PASS_BYTES, .each = each_matrix,
                                  .progress = gram_progress, .arg = r};
     if (rc == 0)
         rc = gram_each(&job, err);
@@ -442,8 +448,8 @@ static int score_others(struct reconstruction *r, const bool *lacking, struct er
     score_parts_fini(&p);
     if (n > 0)
         warnings_add(r->c->o->warnings,
-                     "reconstruction: %d groups have no consumer (Conv, Gemm, MatMul) whose error could be told%s; they are "
-                     "scored by l2",
+                     "reconstruction: %d groups have no consumer (Conv, Gemm, MatMul) whose error could be told%s; "
+                     "they are scored by l2",
                      n, r->too_wide ? ", or one with too many columns" : "");
     return rc;
 }

@@ -247,9 +247,7 @@ void select_gone_free(bool **gone, int n)
 /* ---- to a cost ---- */
 struct search {
     const struct select *s;
-    double wanted;
-    select_cost *cost;
-    void *arg;
+    const struct select_goal *goal;
     int64_t *lo, *hi, *mid; /* too dear; cheap enough; in between */
     double left;            /* of hi */
     bool *refused;          /* [n] one more atom of the group was too dear: it only gets dearer */
@@ -260,18 +258,24 @@ static bool same(const struct search *x, const int64_t *a, const int64_t *b)
     return memcmp(a, b, (size_t)x->s->n * sizeof *a) == 0;
 }
 
+/* Halvings on the way to a ratio; a path of the caller's is dear, and what it leaves is put back atom by atom. */
+enum { HALVINGS = 60, HALVINGS_PATH = 12 };
+
 /* One ratio for all: hi becomes the choice of the smallest ratio that is cheap enough, lo one just too dear. */
 static int bisect(struct search *x, double *ratio, struct err *err)
 {
     double lo = 0, hi = 1, left;
-    for (int i = 0; i < 60 && !same(x, x->lo, x->hi); i++) {
+    for (int i = 0; i < (x->goal->path ? HALVINGS_PATH : HALVINGS) && !same(x, x->lo, x->hi); i++) {
         const double mid = 0.5 * (lo + hi);
-        select_ratio(x->s, mid, x->mid);
+        if (x->goal->path && x->goal->path(x->goal->arg, mid, x->mid, err))
+            return -1;
+        if (!x->goal->path)
+            select_ratio(x->s, mid, x->mid);
         bool cheap = same(x, x->mid, x->hi);
         if (!cheap && !same(x, x->mid, x->lo)) {
-            if (x->cost(x->arg, x->mid, &left, err))
+            if (x->goal->cost(x->goal->arg, x->mid, &left, err))
                 return -1;
-            cheap = left <= x->wanted;
+            cheap = left <= x->goal->wanted;
             if (cheap)
                 x->left = left;
         }
@@ -303,16 +307,16 @@ static int next_back(const struct search *x, const int64_t *limit)
 /* Put atoms back, at most to `limit`, while the cost allows it. */
 static int put_back(struct search *x, const int64_t *limit, struct err *err)
 {
-    while (x->left < x->wanted * CLOSE) {
+    while (x->left < x->goal->wanted * CLOSE) {
         const int i = next_back(x, limit);
         if (i < 0)
             break;
         const int64_t was = x->hi[i];
         double left;
         x->hi[i] = round_up(&x->s->group[i], was + 1);
-        if (x->cost(x->arg, x->hi, &left, err))
+        if (x->goal->cost(x->goal->arg, x->hi, &left, err))
             return -1;
-        if (left <= x->wanted) {
+        if (left <= x->goal->wanted) {
             x->left = left;
         } else {
             x->hi[i] = was;
@@ -322,11 +326,11 @@ static int put_back(struct search *x, const int64_t *limit, struct err *err)
     return 0;
 }
 
-int select_target(const struct select *s, double wanted, select_cost *cost, void *arg, int64_t *kept,
-                  struct select_found *found, struct err *err)
+int select_target(const struct select *s, const struct select_goal *goal, int64_t *kept, struct select_found *found,
+                  struct err *err)
 {
     const size_t n = (size_t)s->n + 1;
-    struct search x = {.s = s, .wanted = wanted, .cost = cost, .arg = arg};
+    struct search x = {.s = s, .goal = goal};
     int64_t *all = calloc(4 * n, sizeof *all);
     double left, low;
     int rc = -1;
@@ -343,11 +347,11 @@ int select_target(const struct select *s, double wanted, select_cost *cost, void
     select_ratio(s, 0, x.lo);
     select_ratio(s, 1, x.hi);
     memcpy(most, x.lo, n * sizeof *most);
-    if (cost(arg, x.lo, &left, err) || cost(arg, x.hi, &low, err))
+    if (goal->cost(goal->arg, x.lo, &left, err) || goal->cost(goal->arg, x.hi, &low, err))
         goto out;
-    *found = (struct select_found){.left = low, .met = low <= wanted, .ratio = 1};
+    *found = (struct select_found){.left = low, .met = low <= goal->wanted, .ratio = 1};
     x.left = low;
-    if (left <= wanted) {
+    if (left <= goal->wanted) {
         memcpy(x.hi, x.lo, n * sizeof *x.hi);
         *found = (struct select_found){.left = left, .met = true, .ratio = 0};
     } else if (found->met) {

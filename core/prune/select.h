@@ -53,10 +53,18 @@ struct select_found {
     bool met;    /* left <= wanted */
     double ratio; /* the ratio it started from */
 };
+/* Another way than select_ratio from one number in (0, 1) to a choice; at 0 nothing goes, at 1 all that may. */
+typedef int select_path(void *arg, double ratio, int64_t *kept, struct err *err);
+struct select_goal {
+    double wanted; /* what may be left of the cost */
+    select_cost *cost;
+    select_path *path; /* NULL: select_ratio */
+    void *arg;         /* of both */
+};
 /* The largest choice whose cost is at most `wanted`: one ratio for all by bisection, then single atoms are put back, the most important
  * first, while the cost allows it. If even the lowest of all groups costs more, kept is that, and not met. */
-int select_target(const struct select *s, double wanted, select_cost *cost, void *arg, int64_t *kept,
-                  struct select_found *found, struct err *err);
+int select_target(const struct select *s, const struct select_goal *goal, int64_t *kept, struct select_found *found,
+                  struct err *err);
 
 /* How a ratio grows over steps: the part of `ratio` gone after step `step` of `steps` (1 .. steps; at the last: ratio). */
 enum select_schedule {

@@ -9,13 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/utf8.h"
+#include "core/prune/recover.h"
 #include "core/prune/score.h"
 
 enum { MAX_RATIOS = 20 };
 
 struct analyse_sensitivity_params {
     struct numbers ratios;
-    int criterion, reduction;
+    int criterion, reduction, recover;
     int64_t samples, score_samples;
     double budget_s;
     const char *target;
@@ -33,7 +35,10 @@ static const struct param params[] = {
     {P(samples), .kind = PARAM_INT, .def = "256", .min = 1, .max = 1000000,
      .doc = "samples to measure on, spread evenly over val_dataset, or the dataset if there is none"},
     {P(score_samples), .kind = PARAM_INT, .def = "128", .min = 1, .max = 1000000,
-     .doc = "samples of the dataset for criteria that look at data"},
+     .doc = "samples of the dataset for criteria that look at data, and for recover"},
+    {P(recover), .kind = PARAM_ENUM, .choices = recover_kinds, .def = "\"none\"",
+     .doc = "repair every pruned copy before it is measured, as prune.channels would: what then is lost is what recovery cannot bring back, "
+            "at the price of a repair for every point; auto: least_squares"},
     {P(target), .kind = PARAM_STRING,
      .doc = "\"macs:0.5\", \"params:0.5\", \"bytes:0.5\", \"channels:0.5\": the fraction that may stay; the report then has the ratios "
             "that should lose least, to be given to prune.channels as `ratios`"},
@@ -141,6 +146,14 @@ static int refer(struct run *r, struct err *err)
     return 0;
 }
 
+static int repair(void *arg, struct model *cut, struct err *err)
+{
+    const struct run *r = arg;
+    const struct recover_opts o = {.original = r->model, .data = r->c->data, .val_data = r->c->val_data, .samples = r->p->score_samples,
+                                   .pool = r->c->pool, .seed = r->c->seed};
+    return recover_run((enum recover_kind)r->p->recover, cut, &o, err);
+}
+
 /* ---- the report ---- */
 static json_t *point_json(const struct sensitivity_point *p)
 {
@@ -170,9 +183,9 @@ static void report_group(const struct run *r, int i, double ratio)
             json_array_append_new(curve, point_json(&c->at[k]));
         row.after = json_pack("{s:o}", "curve", curve);
         if (row.after && g->frozen)
-            json_object_set_new(row.after, "partly_frozen", json_string(g->frozen));
+            json_object_set_new(row.after, "partly_frozen", utf8_json(g->frozen));
         if (row.after && g->approximate)
-            json_object_set_new(row.after, "approximate", json_string(g->approximate));
+            json_object_set_new(row.after, "approximate", utf8_json(g->approximate));
         if (row.after && !isnan(ratio))
             json_object_set_new(row.after, "recommended", json_real(ratio));
     }
@@ -193,7 +206,8 @@ static char *literal(const char *name)
     return out;
 }
 
-/* {"group": ratio, ...}: the parameter `ratios` of prune.channels. */
+/* {"group": ratio, ...}: the parameter `ratios` of prune.channels. Of groups of one name, which it cannot tell apart, the
+ * smallest ratio. */
 static json_t *ratios_json(const struct run *r, const double *ratio)
 {
     json_t *all = json_object();
@@ -201,8 +215,10 @@ static json_t *ratios_json(const struct run *r, const double *ratio)
         if (r->s->at[i].n == 0)
             continue;
         char *key = literal(r->groups->at[i].name);
-        if (key)
-            json_object_set_new(all, key, json_real(ratio[i]));
+        const json_t *old = key ? json_object_get(all, key) : NULL;
+        const bool smaller = !old || ratio[i] < json_number_value(old);
+        if (key && smaller && json_object_set_new(all, key, json_real(ratio[i])))
+            warnings_add(r->c->warnings, "analyse.sensitivity: group %d has a name that is not UTF-8 and is not among the ratios", i);
         free(key);
     }
     return all;
@@ -252,13 +268,14 @@ static int run(struct step_ctx *c, struct err *err)
 {
     struct run r = {.c = c, .p = c->params};
     int rc = -1;
-    if (!c->data && !c->val_data)
+    if (!c->data)
         return err_set(err, ERR_RECIPE, "analyse.sensitivity needs a dataset to measure on");
     if (prepare(&r, err) || score(&r, err) || refer(&r, err))
         goto out;
     r.s = sensitivity_measure(&(struct sensitivity_opts){.model = r.model, .groups = r.groups, .score = r.score, .ratios = r.p->ratios.at,
                                                          .n_ratios = r.p->ratios.count, .selected = r.selected,
                                                          .reference = r.reference, .budget_s = r.p->budget_s,
+                                                         .repair = r.p->recover == RECOVER_NONE ? NULL : repair, .repair_arg = &r,
                                                          .progress = progress_of, .progress_arg = c}, err);
     if (r.s)
         rc = report(&r, err);

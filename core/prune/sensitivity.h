@@ -50,6 +50,8 @@ struct sensitivity_opts {
     int64_t min_keep;      /* atoms left in a group; 0: 1 */
     struct reference *reference; /* of the model */
     double budget_s;       /* 0: no limit. The middle ratio of every group is measured first */
+    int (*repair)(void *arg, struct model *cut, struct err *err); /* before a cut model is measured (recover.h); may be NULL */
+    void *repair_arg;
     int (*progress)(void *arg, int64_t done, int64_t total, struct err *err); /* not 0 stops; may be NULL */
     void *progress_arg;
 };

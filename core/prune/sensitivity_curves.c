@@ -100,7 +100,10 @@ static int run_without(const struct sensitivity_opts *o, int i, const struct sen
         flags[c->order[k]] = true;
     gone[i] = flags;
     m = model_clone(o->model, err);
-    rc = m && !groups_remove(o->groups, m, gone, err) ? reference_compare(o->reference, m, 0, &p->c, err) : -1;
+    if (!m || groups_remove(o->groups, m, gone, err) || (o->repair && o->repair(o->repair_arg, m, err)))
+        rc = -1;
+    else
+        rc = reference_compare(o->reference, m, 0, &p->c, err);
     if (rc)
         err_wrap(err, "group '%.200s' with %lld of %lld channels: ", g->name, (long long)p->kept, (long long)g->n);
 out:

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  * weights.c - prune.weights: single weights, n:m groups or blocks become zero; the parameters, the flow and the report. What a
- * score is, how ranking is done and how many each layer loses stand in the other files of weights.h.
+ * score is, how ranking is done and how many each layer loses stand in the other files of weight_pruning.h.
  *
  * A step of the schedule scores the model as it is, decides how many go, makes masks and writes the weights. What was zero before
  * has the score 0 and is counted among those that go, so a later step, of this schedule or of another recipe step, never brings a
  * weight back. The mask (1 = kept) is left as a note for later steps. A weight read by two nodes is one weight: it is ranked and
  * pruned once. */
-#include "core/prune/weights.h"
+#include "core/prune/weight_pruning.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,7 +39,7 @@ static const struct param params[] = {
             "weights that stay, so that outputs change least"},
     {P(scope), .kind = PARAM_ENUM, .choices = scopes, .def = "\"auto\"",
      .doc = "rank the weights within each layer, within each row of a layer (what makes one output), or all together; "
-            "auto: row for wanda, global for lamp and snip, else layer"},
+            "auto: row for wanda, global for lamp, snip and obs, else layer"},
     {P(allocation), .kind = PARAM_ENUM, .choices = allocations, .def = "\"uniform\"",
      .doc = "how layers share the sparsity: each the same, by Erdos-Renyi-kernel (small layers stay denser), or as "
             "ranking all together has it (scope=global)"},
@@ -88,7 +89,9 @@ static void check(const void *p, const char *pointer, struct faults *faults)
     struct structure s;
     const char *why;
     if (!structure_parse(structure_text(o), &s, &why)) {
-        faults_add(faults, pointer, "'structure' is \"%.40s\": %s", structure_text(o), why);
+        char at[800];
+        snprintf(at, sizeof at, "%.700s/structure", pointer);
+        faults_add(faults, at, "'structure' is \"%.40s\": %s", structure_text(o), why);
         return;
     }
     if (s.kind == STRUCTURE_NM) {

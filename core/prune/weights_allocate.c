@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * weights_allocate.c - how many units each layer loses (weights.h).
+ * weights_allocate.c - how many units each layer loses (weight_pruning.h).
  * Schedule   step t of T reaches the share 1 - (1 - t / T)^3 of what is asked for (Zhu & Gupta 2017): many weights go early, while
  *            there are many to spare, and few late.
  * ERK        the density of a layer is proportional to (sum of its dims) / (product of its dims) (Evci et al. 2020), layers that
@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 #include "core/base/size.h"
-#include "core/prune/weights.h"
+#include "core/prune/weight_pruning.h"
 
 static int64_t wanted(const struct prune_run *r, int64_t total)
 {

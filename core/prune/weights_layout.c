@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * weights_layout.c - which weights prune.weights takes, and where the rows of each lie (weights.h). A row a kind of operator says
+ * weights_layout.c - which weights prune.weights takes, and where the rows of each lie (weight_pruning.h). A row a kind of operator says
  * which inputs are weights and turns the view of one so that the axes of its rows come first and those that are summed over follow,
  * the input channels last. */
 #include <ctype.h>
@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "core/base/size.h"
-#include "core/prune/weights.h"
+#include "core/prune/weight_pruning.h"
 
 /* ---- views ---- */
 struct layout {

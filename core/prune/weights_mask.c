@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * weights_mask.c - from scores to masks (weights.h).
+ * weights_mask.c - from scores to masks (weight_pruning.h).
  * Ranking    How many go is exact. Units (weights, or blocks by their mean score) are ranked by (score, layer, index), so equal
  *            scores go in file order and the result is one whatever the machine. Ranking does not sort: the rank-th smallest
  *            key is found by radix selection, four passes of 16 bits over the bits of the score as a double (which order as
@@ -16,7 +16,7 @@
 #include <string.h>
 
 #include "core/base/size.h"
-#include "core/prune/weights.h"
+#include "core/prune/weight_pruning.h"
 
 /* ---- the parameter ---- */
 /* A number without sign, and what follows it; -1: none. */
@@ -204,6 +204,7 @@ int weights_units(struct prune_run *r, struct prune_item *it, struct err *err)
             for (int64_t k = 0; k < s.n; k++)
                 sum += score_at(r, it, s.row + row, s.k + k);
         it->block[b] = (float)fmin(sum / (double)(s.rows * s.n), (double)FLT_MAX);
+        it->block[b] = sum > 0 && it->block[b] < FLT_MIN ? FLT_MIN : it->block[b];
     }
     return 0;
 }

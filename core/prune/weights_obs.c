@@ -15,7 +15,7 @@
 #include "core/kernels/gemm.h"
 #include "core/passes/edit.h"
 #include "core/prune/obs.h"
-#include "core/prune/weights.h"
+#include "core/prune/weight_pruning.h"
 #include "core/stats/hessian.h"
 #include "core/stats/pair_gram.h"
 

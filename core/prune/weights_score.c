@@ -8,14 +8,15 @@
  *   snip           |w g| of the mean gradient over its sum (Lee et al. 2019). Labels drawn from the model's own softmax make the
  *                  mean gradient zero but for chance: without labels of the dataset the mean of |w g| takes its place
  *   wanda          |w| times the norm of the input it meets (Sun et al. 2024)
- *   obs            w^2 / (2 [H^-1]_pp), H the second moments of the inputs (Hassibi and Stork 1993), over the layer's output power
+ *   obs            w^2 / (2 [H^-1]_pp), H the second moments of the inputs (Hassibi and Stork 1993). To rank layers together it is
+ *                  divided as for lamp: the costs of single weights say too little of the cost of many
  * Memory         the first three need none; the others a float32 for each weight. */
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
 
 #include "core/base/size.h"
-#include "core/prune/weights.h"
+#include "core/prune/weight_pruning.h"
 #include "core/stats/gram.h"
 #include "core/stats/hessian.h"
 #include "core/stats/sample_gradients.h"
@@ -55,8 +56,8 @@ void weights_scores(const struct prune_run *r, const struct prune_item *it, int6
     double (*of)(const struct prune_item *, double, int64_t) = it->fallback ? magnitude : r->criterion->of;
     weights_read(it->ref.tensor, first, n, out);
     for (int64_t i = 0; i < n; i++)
-        if (out[i] != 0)
-            out[i] = of ? of(it, out[i], first + i) : (double)it->score[first + i];
+        if (out[i] != 0) /* above what is zero already, also if it is worth nothing */
+            out[i] = fmax(of ? of(it, out[i], first + i) : (double)it->score[first + i], DBL_MIN);
 }
 
 static int prepare_l1(struct prune_run *r, struct err *err)
@@ -90,13 +91,13 @@ static int prepare_random(struct prune_run *r, struct err *err)
 
 /* ---- lamp ---- */
 struct sorted {
-    float square;
+    float score;
     int64_t at;
 };
-static int by_square(const void *a, const void *b)
+static int by_score(const void *a, const void *b)
 {
     const struct sorted *p = a, *q = b;
-    return p->square < q->square ? -1 : p->square > q->square ? 1 : p->at < q->at ? -1 : 1;
+    return p->score < q->score ? -1 : p->score > q->score ? 1 : p->at < q->at ? -1 : 1;
 }
 
 static bool own_scores(struct prune_item *it)
@@ -106,45 +107,50 @@ static bool own_scores(struct prune_item *it)
     return it->score != NULL;
 }
 
-/* Of equal weights the first in the file counts as the smallest, as everywhere. */
-static int score_lamp(struct prune_item *it, struct err *err)
+/* Each score over the sum of those that are not smaller: the last of every layer has 1, so that none is emptied before the others.
+ * Of equal ones the first in the file counts as the smallest, as everywhere. */
+static int over_the_rest(struct prune_item *it, struct err *err)
 {
     struct sorted *s = malloc((size_t)it->count * sizeof *s);
-    double chunk[WEIGHTS_CHUNK], largest = 0, tail = 0;
-    if (!s || !own_scores(it)) {
-        free(s);
+    double rest = 0;
+    if (!s)
         return no_memory(err);
-    }
-    for (int pass = 0; pass < 2; pass++) /* scaled by the largest, so that no square overflows */
-        for (int64_t first = 0; first < it->count; first += WEIGHTS_CHUNK) {
-            const int64_t len = i64_min(it->count - first, WEIGHTS_CHUNK);
-            weights_read(it->ref.tensor, first, len, chunk);
-            for (int64_t i = 0; i < len; i++) {
-                const double w = fabs(chunk[i]) / (largest > 0 ? largest : 1);
-                if (pass == 0)
-                    it->norm = fmax(it->norm, fabs(chunk[i]));
-                else
-                    s[first + i] = (struct sorted){(float)(w * w), first + i};
-            }
-            if (pass == 0 && first + len == it->count)
-                largest = it->norm;
-        }
-    qsort(s, (size_t)it->count, sizeof *s, by_square);
+    for (int64_t i = 0; i < it->count; i++)
+        s[i] = (struct sorted){it->score[i], i};
+    qsort(s, (size_t)it->count, sizeof *s, by_score);
     for (int64_t i = it->count; i-- > 0;) {
-        tail += (double)s[i].square;
-        it->score[s[i].at] = tail > 0 ? (float)((double)s[i].square / tail) : 0;
+        rest += (double)s[i].score;
+        it->score[s[i].at] = rest > 0 ? (float)((double)s[i].score / rest) : 0;
     }
     free(s);
     return 0;
 }
 
+/* Squares, scaled by the largest so that none overflows. */
+static int score_lamp(struct prune_item *it, struct err *err)
+{
+    double chunk[WEIGHTS_CHUNK];
+    if (!own_scores(it))
+        return no_memory(err);
+    it->norm = 0;
+    for (int pass = 0; pass < 2; pass++)
+        for (int64_t first = 0; first < it->count; first += WEIGHTS_CHUNK) {
+            const int64_t len = i64_min(it->count - first, WEIGHTS_CHUNK);
+            weights_read(it->ref.tensor, first, len, chunk);
+            for (int64_t i = 0; i < len; i++)
+                if (pass == 0)
+                    it->norm = fmax(it->norm, fabs(chunk[i]));
+                else
+                    it->score[first + i] = (float)pow(chunk[i] / (it->norm > 0 ? it->norm : 1), 2);
+        }
+    return over_the_rest(it, err);
+}
+
 static int prepare_lamp(struct prune_run *r, struct err *err)
 {
-    for (int n = 0; n < r->n; n++) {
-        r->item[n].norm = 0;
+    for (int n = 0; n < r->n; n++)
         if (score_lamp(&r->item[n], err))
             return -1;
-    }
     return 0;
 }
 
@@ -328,41 +334,18 @@ static int inverse_diagonal(const struct gram_matrix *g, int64_t group, double *
     return 0;
 }
 
-/* Output power of the layer about its mean: sum over rows of w (H - mean mean^T) w. */
-static double output_power(const struct prune_item *it, const struct gram_matrix *g, double *row_of)
-{
-    const int64_t per = it->matrix.rows / g->groups, k = g->k;
-    double power = 0;
-    for (int64_t row = 0; row < it->matrix.rows; row++) {
-        const double *h = g->h + row / per * k * k, *mean = g->mean + row / per * k;
-        double about = 0;
-        for (int64_t i = 0; i < k; i++)
-            row_of[weights_gram_place(it, i)] = weight_at(it, weight_matrix_at(&it->matrix, row, i));
-        for (int64_t i = 0; i < k; i++) {
-            double sum = 0;
-            for (int64_t j = 0; row_of[i] != 0 && j < k; j++)
-                sum += h[i * k + j] * row_of[j];
-            power += row_of[i] * sum;
-            about += row_of[i] * mean[i];
-        }
-        power -= about * about;
-    }
-    return power;
-}
-
 static int score_obs(struct prune_item *it, const struct gram_matrix *g, struct err *err)
 {
     const int64_t per = it->matrix.rows / g->groups, k = g->k;
     double *u = malloc((size_t)k * (size_t)k * 2 * sizeof *u), *diag = malloc((size_t)k * sizeof *diag);
     int rc = u && diag ? 0 : no_memory(err);
-    const double power = rc ? 0 : output_power(it, g, diag);
     for (int64_t group = 0; rc == 0 && group < g->groups; group++) {
         rc = inverse_diagonal(g, group, u, diag, err);
         for (int64_t row = group * per; rc == 0 && row < (group + 1) * per; row++)
             for (int64_t i = 0; i < k; i++) {
                 const int64_t at = weight_matrix_at(&it->matrix, row, i);
-                const double w = weight_at(it, at), loss = w * w / (2 * diag[weights_gram_place(it, i)]);
-                it->score[at] = (float)(loss / (power > 0 ? power : 1));
+                const double w = weight_at(it, at);
+                it->score[at] = (float)(w * w / (2 * diag[weights_gram_place(it, i)]));
             }
     }
     free(u);
@@ -426,7 +409,12 @@ static int prepare_wanda(struct prune_run *r, struct err *err)
 /* Ranked in weights_obs.c, layer by layer, but for blocks and where layers are ranked together. */
 static int prepare_obs(struct prune_run *r, struct err *err)
 {
-    return prepare_moments(r, score_obs, err);
+    if (prepare_moments(r, score_obs, err))
+        return -1;
+    for (int n = 0; n < r->n; n++)
+        if (r->scope == SCOPE_GLOBAL && !r->item[n].fallback && over_the_rest(&r->item[n], err))
+            return -1;
+    return 0;
 }
 
 /* ---- the rows ---- */
@@ -441,7 +429,7 @@ static const struct weights_criterion criteria[] = {
     {"fisher", WITH_DATA, SCOPE_LAYER, NULL, false, prepare_fisher},
     {"snip", WITH_DATA, SCOPE_GLOBAL, NULL, false, prepare_snip},
     {"wanda", WITH_DATA, SCOPE_ROW, NULL, false, prepare_wanda},
-    {"obs", WITH_DATA, SCOPE_LAYER, NULL, true, prepare_obs},
+    {"obs", WITH_DATA, SCOPE_GLOBAL, NULL, true, prepare_obs},
 };
 const char *const weights_criteria_names[] = {"magnitude", "l1_normalised", "random", "lamp",  "gradient", "taylor",
                                               "fisher",    "snip",          "wanda",  "obs", NULL};

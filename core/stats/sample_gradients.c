@@ -23,6 +23,8 @@ struct run {
 static int seed_outputs(struct run *f, const struct tensor *labels, struct err *err)
 {
     const int fits = labels->dtype != DTYPE_NONE ? output_loss_labels(f->grad, f->batch, labels, err) : 0;
+    if (fits == 0 && f->o->labels && f->o->unfit)
+        ++*f->o->unfit;
     if (fits == 0 && f->o->before)
         output_loss_reference(f->grad, f->batch, &f->reference);
     else if (fits == 0)
@@ -70,6 +72,8 @@ int sample_gradients_run(const struct model *m, const struct sample_gradients *o
     int rc = -1;
     const struct grad_opts opts = {.pool = o->pool, .params = o->weights, .n_params = o->n_weights, .checkpoints = 1};
     rng_init(&f.rng, o->seed, STREAM_LABELS);
+    if (o->unfit)
+        *o->unfit = 0;
     if (dataset_bind(o->data, m, err) || !(f.grad = grad_new(m, &opts, err)))
         return -1;
     f.n_in = grad_n_feeds(f.grad);

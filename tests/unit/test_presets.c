@@ -32,7 +32,7 @@ static void every_preset_is_a_recipe(void **state)
         recipe_free(r);
         faults_fini(&faults);
     }
-    assert_int_equal(n, 7);
+    assert_int_equal(n, 8);
     assert_null(preset_find("no-such"));
 }
 

@@ -301,7 +301,7 @@ static void targets_are_met_from_below(void **state)
                 struct chain c = {g, GROUPS, 0};
                 struct select *s = made(g, GROUPS, (enum select_scope)scope);
                 struct select_found f;
-                assert_int_equal(select_target(s, wanted, chain_cost, &c, kept, &f, &err), 0);
+                assert_int_equal(select_target(s, &(struct select_goal){.wanted = wanted, .cost = chain_cost, .arg = &c}, kept, &f, &err), 0);
                 assert_true(c.calls < 150);
                 assert_int_equal(chain_cost(&c, kept, &left, &err), 0);
                 assert_true(left == f.left && f.met && left <= wanted);
@@ -344,21 +344,21 @@ static void targets_that_cannot_be_met(void **state)
     }
     struct chain c = {g, 2, 0};
     struct select *s = made(g, 2, SELECT_LAYER);
-    assert_int_equal(select_target(s, 0.01, chain_cost, &c, kept, &f, &err), 0);
+    assert_int_equal(select_target(s, &(struct select_goal){.wanted = 0.01, .cost = chain_cost, .arg = &c}, kept, &f, &err), 0);
     assert_false(f.met);
     assert_true(kept[0] == 8 && kept[1] == 8 && f.left > 0.01);
     /* What costs no more than that already stays whole. */
-    assert_int_equal(select_target(s, 1, chain_cost, &c, kept, &f, &err), 0);
+    assert_int_equal(select_target(s, &(struct select_goal){.wanted = 1, .cost = chain_cost, .arg = &c}, kept, &f, &err), 0);
     assert_true(f.met && f.left == 1 && kept[0] == 16 && kept[1] == 16);
     int calls = 1;
-    assert_int_equal(select_target(s, 0.5, failing_cost, &calls, kept, &f, &err), -1);
+    assert_int_equal(select_target(s, &(struct select_goal){.wanted = 0.5, .cost = failing_cost, .arg = &calls}, kept, &f, &err), -1);
     assert_int_equal(err.code, ERR_CANCELED);
     select_free(s);
     /* No group at all. */
     err = (struct err){0};
     s = made(g, 0, SELECT_GLOBAL);
     c.n = 0;
-    assert_int_equal(select_target(s, 0.5, chain_cost, &c, kept, &f, &err), 0);
+    assert_int_equal(select_target(s, &(struct select_goal){.wanted = 0.5, .cost = chain_cost, .arg = &c}, kept, &f, &err), 0);
     assert_false(f.met);
     select_free(s);
 }

@@ -46,7 +46,8 @@ static const struct {
     {"{\"steps\":[{\"method\":\"graph.optimize\",\"xyz\":0.5}]}", "/steps/0/xyz",
      "graph.optimize has no parameter 'xyz'; it takes none", 1},
     {"{\"steps\":[{\"method\":\"prune.weights\",\"a/b~\":0.5,\"sparsity\":1}]}", "/steps/0/a~1b~0",
-     "prune.weights has no parameter 'a/b~'; it takes sparsity, threshold, keep, drop, scope, include, exclude", 1},
+     "prune.weights has no parameter 'a/b~'; it takes sparsity, threshold, keep, drop, structure, criterion, "
+     "scope, allocation, steps, samples, include, exclude", 1},
     {"{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":\"a\"}]}", "/steps/0/sparsity",
      "'sparsity' must be a number, found a string (\"a\")", 1},
     {"{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":null}]}", "/steps/0/sparsity",
@@ -60,7 +61,7 @@ static const struct {
     {"{\"steps\":[{\"method\":\"prune.weights\",\"keep\":-1}]}", "/steps/0/keep", "'keep' must be at least 0, found -1",
      1},
     {"{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":0.5,\"scope\":\"globl\"}]}", "/steps/0/scope",
-     "'scope' must be one of layer, global, found \"globl\"; did you mean 'global'?", 1},
+     "'scope' must be one of auto, layer, global, row, found \"globl\"; did you mean 'global'?", 1},
     {"{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":0.5,\"include\":[\"a\",1]}]}", "/steps/0/include",
      "'include' must be a glob or a list of globs over node names, found an integer (1)", 1},
     {"{\"steps\":[{\"method\":\"prune.weights\"}]}", "/steps/0",
@@ -177,7 +178,7 @@ static void normalised_recipes_are_canonical(void **state)
         "{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":0.9,\"include\":\"conv*\"}],\"targets\":{\"max_bytes_"
         "ratio\":0.25,\"max_accuracy_drop\":0.01},\"seed\":7}",
         "{\"seed\":7,\"targets\":{\"max_accuracy_drop\":0.01,\"max_bytes_ratio\":0.25},\"steps\":[{\"include\":[\"conv*"
-        "\"],\"scope\":\"layer\",\"sparsity\":0.9,\"method\":\"prune.weights\"}]}",
+        "\"],\"scope\":\"auto\",\"sparsity\":0.9,\"method\":\"prune.weights\"}]}",
     };
     for (size_t i = 0; i < 2; i++) {
         struct err err = {0};
@@ -186,7 +187,8 @@ static void normalised_recipes_are_canonical(void **state)
         char *text = dump(recipe_json(r));
         assert_string_equal(
             text,
-            "{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":0.9,\"scope\":\"layer\",\"include\":[\"conv*\"]}],"
+            "{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":0.9,\"structure\":\"unstructured\",\"criterion\":"
+            "\"magnitude\",\"scope\":\"auto\",\"allocation\":\"uniform\",\"steps\":1,\"samples\":512,\"include\":[\"conv*\"]}],"
             "\"targets\":{\"max_accuracy_drop\":0.01,\"max_bytes_ratio\":0.25},\"seed\":7}");
         struct recipe *again = parse(text, NULL, &err); /* what the report shows can be run again */
         assert_non_null(again);

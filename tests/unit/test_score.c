@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * score.h against naive twins in double: sums over weights, distances, moments and ranks by the definitions; gradients and second
- * derivatives by differences of the twin's loss when a channel is scaled; reconstruction by solving every least squares anew. */
+ * score.h against naive twins in double: sums over weights, distances, moments and ranks by the definitions;
+ * gradients and second derivatives by differences of the twin's loss when a channel is scaled; reconstruction by
+ * solving every least squares anew. */
 /* clang-format off: cmocka.h needs the first three */
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,10 +13,12 @@
 #include "tests/unit/graphs.h"
 #include "tests/unit/samples.h"
 
-/* x [2,3,3] -> conv1 3x3 pad 1 (A channels) -> BN -> Tanh -> conv2 2x2 (B channels) -> Tanh -> Flatten -> Gemm (C classes) */
+/* x [2,3,3] -> conv1 3x3 pad 1 (A channels) -> BN -> Tanh -> conv2 2x2 (B channels) -> Tanh -> Flatten -> Gemm (C
+ * classes) */
 enum { N = 24, X = 18, A = 3, B = 4, C = 3, P1 = 9, P2 = 4, GATES = A + B };
 
-static float x[N * X], w1[A * 2 * 9], b1[A], gamma1[A], beta1[A], mean1[A], var1[A], w2[B * A * 4], b2[B], w3[C * B * P2], b3[C];
+static float x[N * X], w1[A * 2 * 9], b1[A], gamma1[A], beta1[A], mean1[A], var1[A];
+static float w2[B * A * 4], b2[B], w3[C * B * P2], b3[C];
 static int64_t y[N];
 
 static int fill(void **state)
@@ -39,13 +42,15 @@ static struct model *network(int64_t batch)
 {
     struct model *m = g_new(13);
     const uint32_t in = g_input(m, "x", SHAPE(batch ? batch : DIM_SYMBOL(model_symbol(m, "N")), 2, 3, 3));
-    const uint32_t c1 = G_OP(m, "Conv", "c1", in, g_const(m, "w1", SHAPE(A, 2, 3, 3), w1), g_const(m, "b1", SHAPE(A), b1));
+    const uint32_t c1 =
+        G_OP(m, "Conv", "c1", in, g_const(m, "w1", SHAPE(A, 2, 3, 3), w1), g_const(m, "b1", SHAPE(A), b1));
     node_set_ints(m, g_maker(m, c1), "pads", (int64_t[]){1, 1, 1, 1}, 4);
     const uint32_t n1 = G_OP(m, "BatchNormalization", "n1", c1, g_const(m, "gamma1", SHAPE(A), gamma1),
                              g_const(m, "beta1", SHAPE(A), beta1), g_const(m, "mean1", SHAPE(A), mean1),
                              g_const(m, "var1", SHAPE(A), var1));
     const uint32_t a1 = G_OP(m, "Tanh", "a1", n1);
-    const uint32_t c2 = G_OP(m, "Conv", "c2", a1, g_const(m, "w2", SHAPE(B, A, 2, 2), w2), g_const(m, "b2", SHAPE(B), b2));
+    const uint32_t c2 =
+        G_OP(m, "Conv", "c2", a1, g_const(m, "w2", SHAPE(B, A, 2, 2), w2), g_const(m, "b2", SHAPE(B), b2));
     const uint32_t f = G_OP(m, "Flatten", "f", G_OP(m, "Tanh", "a2", c2));
     const uint32_t z = G_OP(m, "Gemm", "z", f, g_const(m, "w3", SHAPE(C, B * P2), w3), g_const(m, "b3", SHAPE(C), b3));
     node_set_int(m, g_maker(m, z), "transB", 1);
@@ -234,11 +239,13 @@ static void test_norms_and_reductions(void **state)
     for (int power = 1; power <= 2; power++)
         for (int r = SCORE_MEAN; r <= SCORE_FIRST; r++) {
             double part[GATES][3], want[GATES];
-            struct scored s = score_with(m, power == 1 ? "l1" : "l2", NULL, (struct score_opts){.reduction = (enum score_reduction)r});
+            const struct score_opts o = {.reduction = (enum score_reduction)r};
+            struct scored s = score_with(m, power == 1 ? "l1" : "l2", NULL, o);
             weight_sums(power, part);
             for (int i = 0; i < GATES; i++) {
                 const double sum = part[i][0] + part[i][1] + part[i][2];
-                const double of[] = {sum / (i < A ? 3 : 2), fmax(part[i][0], fmax(part[i][1], part[i][2])), sum, part[i][0]};
+                const double most = fmax(part[i][0], fmax(part[i][1], part[i][2]));
+                const double of[] = {sum / (i < A ? 3 : 2), most, sum, part[i][0]};
                 want[i] = of[r];
             }
             expect(&s, want, 1e-12);
@@ -316,7 +323,9 @@ static void test_fpgm_tiles(void **state)
     rng_init(&rng, 3, 0);
     for (int k = 0; k < LENGTH; k++)
         for (int i = 0; i < FILTERS; i++)
-            w[k * FILTERS + i] = i == 300 ? w[k * FILTERS] : i == 301 ? w[k * FILTERS] + 1e-3f : 100 + (float)rng_normal(&rng);
+            w[k * FILTERS + i] = i == 300   ? w[k * FILTERS]
+                                 : i == 301 ? w[k * FILTERS] + 1e-3f
+                                            : 100 + (float)rng_normal(&rng);
     struct model *m = g_new(13);
     const uint32_t in = g_input(m, "x", SHAPE(2, LENGTH));
     const uint32_t h = G_OP(m, "Relu", "h", G_OP(m, "MatMul", "a", in, g_const(m, "w", SHAPE(LENGTH, FILTERS), w)));
@@ -437,7 +446,8 @@ static int64_t twin_rank(double *a, int rows, int cols)
 static void test_rank_of_matrices(void **state)
 {
     (void)state;
-    static const int sizes[][2] = {{1, 1}, {2, 2}, {3, 3}, {1, 7}, {7, 1}, {5, 9}, {9, 5}, {16, 16}, {24, 32}, {40, 33}};
+    static const int sizes[][2] = {{1, 1}, {2, 2}, {3, 3},   {1, 7},   {7, 1},
+                                   {5, 9}, {9, 5}, {16, 16}, {24, 32}, {40, 33}};
     struct rng rng;
     rng_init(&rng, 5, 0);
     for (size_t c = 0; c < sizeof sizes / sizeof *sizes; c++) {
@@ -462,10 +472,11 @@ static void test_rank_of_matrices(void **state)
                 const bool wide = cols > rows;
                 for (int i = 0; i < rows * cols; i++)
                     copy[wide ? i % cols * rows + i / cols : i] = (double)a[i];
-                const int64_t want = twin_rank(copy, wide ? cols : rows, least), got = score_rank_of(a, rows, cols, work);
+                const int64_t want = twin_rank(copy, wide ? cols : rows, least);
+                const int64_t got = score_rank_of(a, rows, cols, work);
                 if (got != want)
-                    fail_msg("%d x %d, of rank %d%s: %d, expected %d", rows, cols, rank, scaled ? ", scaled" : "", (int)got,
-                             (int)want);
+                    fail_msg("%d x %d, of rank %d%s: %d, expected %d", rows, cols, rank, scaled ? ", scaled" : "",
+                             (int)got, (int)want);
             }
     }
     double work[100];
@@ -497,7 +508,8 @@ static void test_activation_and_rank(void **state)
         }
     }
     for (int which = 0; which < 4; which++) { /* a fixed batch of 5 fills the last up with repeats */
-        struct scored s = score_with(which < 2 ? m : five, which % 2 ? "rank" : "activation", data, (struct score_opts){0});
+        const char *name = which % 2 ? "rank" : "activation";
+        struct scored s = score_with(which < 2 ? m : five, name, data, (struct score_opts){0});
         expect(&s, which % 2 ? rank : mean, 1e-5);
         assert_int_equal(json_array_size(s.warnings), 0);
         scored_free(&s);
@@ -651,7 +663,8 @@ static int rows_of(bool conv, double row[][K3])
     return rows;
 }
 
-/* min over W' (zero on the columns gone) of tr((W - W') H (W - W')^T): W'_K = W_K + W_S H_SK H_KK^-1, by elimination. */
+/* min over W' (zero on the columns gone) of tr((W - W') H (W - W')^T): W'_K = W_K + W_S H_SK H_KK^-1, by elimination.
+ * */
 static double refit_error(const float *w, int outputs, int k, const double *h, const bool *gone)
 {
     double m[K3][K3 + 8], sum = 0;
@@ -706,7 +719,7 @@ static void greedy_twin(bool conv, double *want)
     for (int i = 0; i < k; i++)
         trace += h[i * k + i];
     for (int i = 0; i < k; i++)
-        h[i * k + i] += 0.01 * trace / k;
+        h[i * k + i] += 0.01 * h[i * k + i] + 1e-7 * trace / k;
     for (int step = 0; step < channels; step++) {
         double least = INFINITY;
         int best = -1;
@@ -744,7 +757,8 @@ static void test_reconstruction(void **state)
     model_free(m);
 }
 
-/* A channel that the others make up for costs nothing, whatever its size; one that is constant neither: the bias takes it. */
+/* A channel that the others make up for costs nothing, whatever its size; one that is constant neither: the bias
+ * takes it. */
 static void test_reconstruction_redundant(void **state)
 {
     (void)state;
@@ -759,9 +773,9 @@ static void test_reconstruction_redundant(void **state)
         v[k * H + 1] = (float)rng_normal(&rng);
         v[k * H + 2] = 20 * (v[k * H] + v[k * H + 1]);
     }
-    bias[3] = 50;
+    bias[3] = 5;
     for (int i = 0; i < H * 2; i++)
-        out[i] = (float)rng_normal(&rng);
+        out[i] = (float)rng_normal(&rng) * (i / 2 == 2 ? 0.05f : 1);
     struct model *m = g_new(13);
     const uint32_t x0 = g_input(m, "x", SHAPE(DIM_SYMBOL(model_symbol(m, "N")), 3));
     const uint32_t h = G_OP(m, "Add", "h", G_OP(m, "MatMul", "a", x0, g_const(m, "v", SHAPE(3, H), v)),
@@ -770,7 +784,7 @@ static void test_reconstruction_redundant(void **state)
     struct dataset *data = samples_open(in, SAMPLES, 3, NULL, m);
     struct scored s = score_with(m, "reconstruction", data, (struct score_opts){0});
     must(&s);
-    assert_true(s.score[0][3] < 1e-9);
+    assert_true(s.score[0][3] < 1e-3);
     int cheap = 0; /* the first of the three that depend on each other is nearly free, the second is not */
     for (int i = 0; i < 3; i++)
         cheap += s.score[0][i] < 0.01;
@@ -781,7 +795,8 @@ static void test_reconstruction_redundant(void **state)
 }
 
 /* ---- atoms of several elements ---- */
-/* Atoms 0, 1, 2 of a producing axis of 6; the second is twice on the consuming axis. Everything is a hand's work here. */
+/* Atoms 0, 1, 2 of a producing axis of 6; the second is twice on the consuming axis. Everything is a hand's work
+ * here. */
 static void test_unequal_atoms(void **state)
 {
     (void)state;
@@ -791,8 +806,8 @@ static void test_unequal_atoms(void **state)
     struct model *m = g_new(13);
     const uint32_t wa = g_const(m, "a", SHAPE(6, 2), a), wb = g_const(m, "b", SHAPE(2, 4), b);
     struct group_member members[] = {
-        {.value = wa, .node = NODE_NONE, .axis = 0, .constant = true, .role = COUPLE_PRODUCES, .size = 6, .atom = rows},
-        {.value = wb, .node = NODE_NONE, .axis = 1, .constant = true, .role = COUPLE_CONSUMES, .size = 4, .atom = columns}};
+        {wa, NODE_NONE, .axis = 0, .constant = true, .role = COUPLE_PRODUCES, .size = 6, .atom = rows},
+        {wb, NODE_NONE, .axis = 1, .constant = true, .role = COUPLE_CONSUMES, .size = 4, .atom = columns}};
     struct group g = {.n = 3, .name = "by hand", .node = NODE_NONE, .member = members, .n_members = 2, .width = width};
     struct groups all = {.at = &g, .n = 1};
     struct err err = {0};
@@ -817,9 +832,9 @@ static void test_not_finite(void **state)
     static const struct {
         float bad;
         const char *criterion, *says;
-    } cases[] = {{NAN, "l2", "weight 'w2' of node 'c2' gives NaN at index 1 of axis 0"},
+    } cases[] = {{NAN, "l2", "weight 'w2' of node 'c2' gives NaN at index 0 of axis 1"},
                  {NAN, "l1", "'w2'"},
-                 {INFINITY, "l2", "weight 'w2' of node 'c2' gives infinity at index 1 of axis 0"},
+                 {INFINITY, "l2", "weight 'w2' of node 'c2' gives infinity at index 0 of axis 1"},
                  {NAN, "lamp", "'w2'"},
                  {NAN, "fpgm", "'w2'"},
                  {NAN, "activation", "NaN"},
@@ -859,7 +874,9 @@ static void test_dead_channels(void **state)
         labels[i] = i % 2;
     struct model *m = g_new(13);
     const uint32_t x0 = g_input(m, "x", SHAPE(DIM_SYMBOL(model_symbol(m, "N")), 2));
-    const uint32_t h = G_OP(m, "Relu", "h", G_OP(m, "Gemm", "a", x0, g_const(m, "v", SHAPE(2, H), v), g_const(m, "bias", SHAPE(H), bias)));
+    const uint32_t a0 =
+        G_OP(m, "Gemm", "a", x0, g_const(m, "v", SHAPE(2, H), v), g_const(m, "bias", SHAPE(H), bias));
+    const uint32_t h = G_OP(m, "Relu", "h", a0);
     const uint32_t one = G_OP(m, "Relu", "one", G_OP(m, "MatMul", "b", h, g_const(m, "u", SHAPE(H, 1), u)));
     g_output(m, G_OP(m, "MatMul", "z", one, g_const(m, "t", SHAPE(1, 2), (float[]){1, -1})));
     struct dataset *data = samples_open(in, SAMPLES, 2, labels, m);
@@ -899,8 +916,8 @@ static void test_what_is_missing(void **state)
         m = g_new(13);
         const uint32_t in = g_input(m, "x", SHAPE(DIM_SYMBOL(model_symbol(m, "N")), 4));
         const uint32_t h = G_OP(m, "Relu", "h", G_OP(m, "MatMul", "a", in, g_random(m, "v", SHAPE(4, 6), 1, 1)));
-        g_output(m, G_OP(m, known ? "CumSum" : "Unheard", "z", G_OP(m, "MatMul", "b", h, g_random(m, "u", SHAPE(6, 3), 2, 1)),
-                         g_ints(m, "axis", 1, (int64_t[]){1})));
+        const uint32_t b = G_OP(m, "MatMul", "b", h, g_random(m, "u", SHAPE(6, 3), 2, 1));
+        g_output(m, G_OP(m, known ? "Hardmax" : "Unheard", "z", b));
         struct dataset *data = samples_open(x, N, 4, NULL, m);
         static const char *const names[] = {"l2", "fpgm", "bn_scale", "activation", "taylor", "reconstruction"};
         for (int i = 0; i < 6; i++) {
@@ -963,6 +980,69 @@ static void test_half_weights(void **state)
     }
 }
 
+/* A class the model does not have is an error; labels that fit no output (here of two rows a sample) are left aside,
+ * and said so. */
+static void test_labels_that_do_not_fit(void **state)
+{
+    (void)state;
+    int64_t wrong[N] = {[3] = C};
+    struct model *m = network(0);
+    struct dataset *data = samples_open(x, N, X, wrong, m);
+    struct scored s = score_with(m, "taylor", data, (struct score_opts){0});
+    assert_null(s.score);
+    assert_int_equal(s.err.code, ERR_DATASET);
+    assert_non_null(strstr(s.err.msg, "label 3 is no class of the model's output, which has 3"));
+    scored_free(&s);
+    dataset_close(data);
+    model_free(m);
+    m = g_new(13);
+    const uint32_t in = g_input(m, "x", SHAPE(DIM_SYMBOL(model_symbol(m, "N")), 2, 4));
+    const uint32_t h = G_OP(m, "Tanh", "h", G_OP(m, "MatMul", "a", in, g_random(m, "v", SHAPE(4, 6), 1, 1)));
+    g_output(m, G_OP(m, "MatMul", "z", h, g_random(m, "u", SHAPE(6, 3), 2, 1)));
+    struct dataset *with = samples_open(x, N, 8, y, m), *without = samples_open(x, N, 8, NULL, m);
+    struct scored a = score_with(m, "taylor", with, (struct score_opts){0});
+    struct scored b = score_with(m, "taylor", without, (struct score_opts){0});
+    must(&a);
+    must(&b);
+    assert_true(warned(&a, "the labels of the dataset fit no output of the model"));
+    assert_int_equal(json_array_size(b.warnings), 0);
+    assert_memory_equal(a.score[0], b.score[0], 6 * sizeof(double));
+    scored_free(&a);
+    scored_free(&b);
+    dataset_close(with);
+    dataset_close(without);
+    model_free(m);
+}
+
+/* Large maps are ranked by 64 of their rows. */
+static void test_rank_of_large_maps(void **state)
+{
+    (void)state;
+    enum { SIDE = 70 };
+    static float in[SIDE * SIDE];
+    static double wide[SIDE * 64];
+    struct rng rng;
+    rng_init(&rng, 8, 0);
+    for (int i = 0; i < SIDE * SIDE; i++)
+        in[i] = (float)(i / SIDE < 40 ? rng_normal(&rng) : 0);
+    struct model *m = g_new(13);
+    const uint32_t x0 = g_input(m, "x", SHAPE(1, 1, SIDE, SIDE));
+    const uint32_t c = G_OP(m, "Conv", "c", x0, g_const(m, "w", SHAPE(2, 1, 1, 1), (float[]){1, 0}));
+    g_output(m, G_OP(m, "Conv", "z", c, g_random(m, "u", SHAPE(1, 2, 1, 1), 2, 1)));
+    for (int r = 0; r < 64; r++)
+        for (int k = 0; k < SIDE; k++)
+            wide[k * 64 + r] = (double)in[r * SIDE / 64 * SIDE + k];
+    struct dataset *data = samples_open(in, 1, SIDE * SIDE, NULL, m);
+    struct scored s = score_with(m, "rank", data, (struct score_opts){0});
+    must(&s);
+    assert_int_equal((int64_t)s.score[0][0], twin_rank(wide, SIDE, 64));
+    assert_in_range((int64_t)s.score[0][0], 30, 40);
+    assert_int_equal((int64_t)s.score[0][1], 0);
+    scored_free(&s);
+    dataset_close(data);
+    model_free(m);
+}
+
 /* The same bits with one thread and with three; what the progress says, and that it stops. */
 static int count_calls(void *arg, int64_t done, int64_t total, struct err *err)
 {
@@ -989,7 +1069,8 @@ static void test_threads_and_progress(void **state)
     struct pool *one = pool_new(1), *three = pool_new(3);
     for (int c = 0; score_criteria[c]; c++) {
         int64_t calls = 0;
-        struct scored a = score_with(m, score_criteria[c], data, (struct score_opts){.pool = one, .progress = count_calls, .progress_arg = &calls});
+        const struct score_opts o = {.pool = one, .progress = count_calls, .progress_arg = &calls};
+        struct scored a = score_with(m, score_criteria[c], data, o);
         struct scored b = score_with(m, score_criteria[c], data, (struct score_opts){.pool = three});
         check_groups(&a);
         check_groups(&b);
@@ -1016,7 +1097,8 @@ static void test_threads_and_progress(void **state)
 static void test_axis_sums(void **state)
 {
     (void)state;
-    static const struct shape shapes[] = {{3, {7, 1500, 5}}, {2, {1, 3}}, {4, {33, 2, 3, 300}}, {1, {4097}}, {2, {2500, 3}}};
+    static const struct shape shapes[] = {
+        {3, {7, 1500, 5}}, {2, {1, 3}}, {4, {33, 2, 3, 300}}, {1, {4097}}, {2, {2500, 3}}};
     struct pool *pool = pool_new(2);
     for (size_t c = 0; c < sizeof shapes / sizeof *shapes; c++) {
         struct tensor a = {0}, b = {0};
@@ -1054,6 +1136,8 @@ int main(void)
         cmocka_unit_test(test_hessian), cmocka_unit_test(test_reconstruction),
         cmocka_unit_test(test_reconstruction_redundant), cmocka_unit_test(test_unequal_atoms),
         cmocka_unit_test(test_not_finite), cmocka_unit_test(test_dead_channels), cmocka_unit_test(test_what_is_missing),
-        cmocka_unit_test(test_half_weights), cmocka_unit_test(test_threads_and_progress), cmocka_unit_test(test_axis_sums)};
+        cmocka_unit_test(test_half_weights), cmocka_unit_test(test_labels_that_do_not_fit),
+        cmocka_unit_test(test_rank_of_large_maps), cmocka_unit_test(test_threads_and_progress),
+        cmocka_unit_test(test_axis_sums)};
     return cmocka_run_group_tests(tests, fill, NULL);
 }

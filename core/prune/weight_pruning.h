@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
- * weights.h - private to prune.weights: single weights, n:m groups and blocks become zero; shapes stay.
+ * weight_pruning.h - private to prune.weights: single weights, n:m groups and blocks become zero; shapes stay.
  * Parts      weights.c (parameters, flow, report), weights_layout.c (which weights, and their rows), weights_score.c
  *            (criteria), weights_mask.c (structures, ranking), weights_allocate.c (how many each layer loses),
  *            weights_obs.c and obs.c (masks with an update of what stays).
  * Rows       A weight is a matrix [rows][k]: a row makes one output, k runs along what is summed over. Of a convolution k
  *            runs as after a repack to NHWC: taps slow, input channels fast.
- * Scores     non-negative, larger is more important. A weight that is zero already has the score 0, whatever the
+ * Scores     positive, larger is more important. A weight that is zero already has the score 0, whatever the
  *            criterion: it counts among those that go and stays zero.
  * Layers     An item is one weight, pruned once even if several nodes read it. */
-#ifndef PARED_PRUNE_WEIGHTS_H
-#define PARED_PRUNE_WEIGHTS_H
+#ifndef PARED_PRUNE_WEIGHT_PRUNING_H
+#define PARED_PRUNE_WEIGHT_PRUNING_H
 
 #include "core/passes/weight_view.h"
 #include "core/passes/weights.h"
