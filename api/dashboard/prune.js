@@ -76,7 +76,7 @@ function vertical(figure, values) {
 }
 
 function drawChart(rows, key, own, width) {
-  const figure = FIGURES[key], height = 300, left = 54, right = 26, top = 12, bottom = 40;
+  const figure = FIGURES[key], height = 300, left = 54, right = 26, top = 20, bottom = 40;
   const measured = rows.map((row) => ({ row, points: row.after.curve.filter((p) => typeof p[key] === "number") }));
   const { at, ticks } = vertical(figure, measured.flatMap((m) => m.points.map((p) => p[key])));
   const x = (ratio) => left + ratio * (width - left - right), y = (value) => height - bottom - at(value) * (height - top - bottom);

@@ -306,8 +306,7 @@ static void couple_operand(struct coupling *k, const struct attention_units *u, 
 {
     static const int heads_axis[] = {[3] = 2, [4] = 1, [5] = 2};
     const int rank = couple_rank(k, IN(slot));
-    if (rank >= 3 && rank <= 5)
-        attention_couple_one(k, u, IN(slot), heads_axis[rank], rank == 3 ? width : 1);
+    attention_couple_one(k, u, IN(slot), rank >= 3 && rank <= 5 ? heads_axis[rank] : 2, rank == 3 ? width : 1);
 }
 
 static int couple(struct coupling *k, struct err *err)

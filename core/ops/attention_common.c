@@ -6,6 +6,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/ops/couple_rules.h"
+
 struct attention_view attention_rows(const float *data, int64_t positions, int64_t row, int64_t width)
 {
     return (struct attention_view){data, positions * row, width, row};
@@ -187,6 +189,8 @@ void attention_couple(struct coupling *k, const struct attention_units *u, struc
     const int64_t size = couple_size(k, e, axis), master = couple_size(k, OUT(0), u->axis);
     int64_t each = 0, covered, at = 0;
     const int rank = couple_rank(k, e);
+    if (rank < 0 && e.slot >= 0 && (e.out ? couple_wanted(k->infer, e.slot) : infer_has(k->infer, e.slot)))
+        couple_freeze(k, OUT(0), u->axis, "its heads are not of fixed sizes");
     if (size == 1 || u->units < 1 || axis >= rank || axis < -rank) /* a mask may have fewer axes */
         return;
     couple_heads(k, e, axis);
@@ -236,6 +240,10 @@ void attention_couple_stacks(struct coupling *k, const struct attention_stacks *
     couple_role(k, IN(K), 3, COUPLE_CONSUMES);
     if (!t->heads)
         return;
+    if (kv < 1 || heads < 1) { /* the row may know them from elsewhere and speak of other axes */
+        couple_freeze(k, OUT(0), 1, "its heads are not of fixed sizes");
+        return;
+    }
     const struct end single[] = {IN(K), IN(V), IN(t->past_k), IN(t->past_v), OUT(t->present_k), OUT(t->present_v)};
     attention_couple_one(k, &u, OUT(0), 1, u.width);
     attention_couple_one(k, &u, IN(Q), 1, u.width);

@@ -306,8 +306,31 @@ static int score(struct channels_run *r, struct err *err)
     return r->score ? 0 : -1;
 }
 
+/* What is repaired by itself needs a model that runs; where it does not, that is said and the rest stands. */
+static int can_recover(struct channels_run *r, bool *can, struct err *err)
+{
+    struct missing_ops missing = {0};
+    char text[400];
+    *can = true;
+    if (r->p->recover != RECOVER_AUTO || !r->c->data)
+        return 0;
+    if (engine_missing_ops(r->c->model, &missing, err))
+        return -1;
+    *can = missing.count == 0;
+    if (!*can)
+        warnings_add(r->c->warnings, "%s: nothing was recovered, because the model cannot be run: %s is not supported",
+                     r->method, missing_ops_text(&missing, text, sizeof text));
+    missing_ops_fini(&missing);
+    return 0;
+}
+
 static int recover(struct channels_run *r, struct err *err)
 {
+    bool can;
+    if (can_recover(r, &can, err))
+        return -1;
+    if (!can)
+        return 0;
     const struct recover_opts opts = {.original = r->before,
                                       .data = r->c->data,
                                       .val_data = r->c->val_data,
@@ -399,23 +422,31 @@ int channels_run(struct step_ctx *c, const char *method, enum groups_mode mode, 
 {
     struct channels_run r = {.c = c, .p = c->params, .method = method, .mode = mode, .base_left = 1,
                              .unit = mode == GROUPS_OUTER ? "heads" : "channels"};
-    int rc = -1;
+    struct model *asis = NULL;
+    int rc = -1, removed = 0;
     r.limited = r.p->has_target && channels_target(r.p->target, &r.figure, &r.wanted);
     if (!(r.arena = arena_new()))
         return err_set(err, ERR_NOMEM, "out of memory");
-    if (groups_prepare(c->model, c->warnings, err) || keep_original(&r, err))
+    if (!(asis = model_clone(c->model, err)) || groups_prepare(c->model, c->warnings, err) || keep_original(&r, err))
         goto out;
     for (r.step = 1; r.step <= r.p->steps; r.step++) {
-        const int removed = one_step(&r, err);
-        if (removed < 0)
+        const int some = one_step(&r, err);
+        if (some < 0)
             goto out;
+        removed |= some;
     }
     if (find_groups(&r, err))
         goto out;
     channels_report(&r);
+    if (!removed) { /* then nothing is, constants included */
+        const struct model prepared = *c->model;
+        *c->model = *asis;
+        *asis = prepared;
+    }
     rc = 0;
 out:
     groups_free(r.groups);
+    model_free(asis);
     model_free(r.before);
     json_decref(r.table_json);
     arena_free(r.arena);

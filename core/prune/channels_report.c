@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "core/base/utf8.h"
+#include "core/passes/weights.h"
 #include "core/prune/channels.h"
 
 enum { COUPLED_MAX = 8 };
@@ -159,10 +160,24 @@ static void warn(struct channels_run *r)
                      lowest, (long long)r->p->min_keep);
 }
 
+/* Products in bodies of If, Loop and Scan are in no group. */
+static void report_bodies(struct channels_run *r)
+{
+    const struct model *m = r->c->model;
+    struct weight_ref ref;
+    const char *why;
+    for (uint32_t id = 0; id < m->n_nodes; id++)
+        if (m->nodes[id].op_type && m->nodes[id].graph != 0 && node_is_rewritable(m, id) && product_weight(m, id, &ref, &why))
+            layer_report_add(r->c->layers, m,
+                             &(struct layer_row){.node = id, .weight = ref.value, .sqnr_db = NAN,
+                                                 .skipped = "it is in a body of control flow, which may run in several ways"});
+}
+
 void channels_report(struct channels_run *r)
 {
     for (int i = 0; i < r->n_origins; i++)
         report_group(r, &r->origin[i]);
+    report_bodies(r);
     if (r->limited)
         report_target(r);
     warn(r);

@@ -78,11 +78,13 @@ static void check(const void *p, const char *pointer, struct faults *faults)
     const int wants = o->has_count + o->has_ratio + (o->target != NULL);
     enum figure figure;
     double kept;
+    char at[200];
+    snprintf(at, sizeof at, "%.180s/target", pointer);
     if (wants > 1 || (wants == 0 && !o->has_max_drop))
         faults_add(faults, pointer,
                    "prune.layers needs one of count, ratio and target (or max_drop, alone or beside one of them); %d are given", wants);
     if (o->target && !parse_target(o->target, &figure, &kept))
-        faults_add(faults, pointer, "target '%.60s' is not \"macs:\" or \"params:\" and a fraction between 0 and 1, like \"macs:0.7\"",
+        faults_add(faults, at, "target '%.60s' is not \"macs:\" or \"params:\" and a fraction between 0 and 1, like \"macs:0.7\"",
                    o->target);
 }
 
@@ -366,7 +368,7 @@ static int search(struct run *r, struct err *err)
     }
     rc = 0;
     const bool wants = r->p->has_count || r->p->has_ratio || r->p->target;
-    if (wants && !enough(r, figure, kept) && !r->limited)
+    if (wants && !enough(r, figure, kept) && !r->limited && r->candidates > 0)
         warnings_add(r->c->warnings, "prune.layers took out all %d branches it may, and what was asked for is not reached", r->gone);
     if (wants && r->limited)
         warnings_add(r->c->warnings, "prune.layers stopped after %d branches: the next, the cheapest, loses %.4g, more than max_drop %g",
@@ -457,7 +459,9 @@ static void report(const struct run *r)
         warnings_add(r->c->warnings,
                      "prune.layers judged by %lld samples, which cannot tell a drop of %g from none; give a larger val_dataset",
                      (long long)reference_samples(r->judge), r->p->max_drop);
-    if (r->gone == 0)
+    if (r->candidates == 0)
+        warnings_add(r->c->warnings, "prune.layers: none of the %d residual branches may go; their rows say why", r->n);
+    else if (r->gone == 0)
         warnings_add(r->c->warnings, "prune.layers left every branch in");
 }
 

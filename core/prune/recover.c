@@ -66,16 +66,34 @@ METHOD(recover_least_squares) = {
 
 const char *const recover_kinds[] = {"auto", "none", "bn_stats", "least_squares", NULL};
 
+/* 1; 0: what is missing was said as a warning; -1. */
+static int auto_is_able(const struct model *m, const struct recover_opts *o, struct err *err)
+{
+    struct missing_ops missing = {0};
+    char text[200];
+    if (!o->data || dataset_count(o->data) < 2) {
+        if (o->warnings)
+            warnings_add(o->warnings, "nothing repairs what pruning did to the layers that are left: that needs samples, two at "
+                                      "least; give a dataset, or say recover=none");
+        return 0;
+    }
+    if (engine_missing_ops(m, &missing, err))
+        return -1;
+    if (missing.count > 0 && o->warnings)
+        warnings_add(o->warnings, "nothing repairs what pruning did to the layers that are left: the model cannot be run here "
+                                  "(no %s)", missing_ops_text(&missing, text, sizeof text));
+    const int able = missing.count == 0;
+    missing_ops_fini(&missing);
+    return able;
+}
+
 int recover_run(enum recover_kind kind, struct model *m, const struct recover_opts *o, struct err *err)
 {
     static recover_fn *const kinds[] = {[RECOVER_AUTO] = recover_least_squares, [RECOVER_NONE] = NULL,
                                         [RECOVER_BN_STATS] = recover_bn_stats,
                                         [RECOVER_LEAST_SQUARES] = recover_least_squares};
-    if (kind == RECOVER_AUTO && !o->data) {
-        if (o->warnings)
-            warnings_add(o->warnings, "nothing repairs what pruning did to the layers that are left: that needs samples; "
-                                      "give a dataset, or say recover=none");
-        return 0;
-    }
+    const int able = kind == RECOVER_AUTO ? auto_is_able(m, o, err) : 1;
+    if (able <= 0)
+        return able;
     return kinds[kind] ? kinds[kind](m, o, err) : 0;
 }

@@ -39,6 +39,7 @@ struct fit {
     float *error;     /* [n][outputs] z - t */
     float *part;      /* [n][per] */
     double signal;    /* mean square of the original behind the activation, on held-out rows, about its mean */
+    const char *why;  /* there is no fit */
 };
 
 static int nomem(struct err *err)
@@ -168,16 +169,32 @@ struct choice {
     int rounds; /* after the first solution */
 };
 
+/* What cannot be fitted is left alone: then `why` says it, and -1 comes back with no error. */
+static int make_moments(struct fit *f, struct err *err)
+{
+    struct err own = {0};
+    if (groups_make(f, f->n_fit, &own) == 0)
+        return 0;
+    if (own.code == ERR_MODEL)
+        f->why = "what it reads is not finite on all samples";
+    else if (own.code == ERR_MODEL_TOO_LARGE)
+        f->why = "it is too wide for least squares on so many samples";
+    else
+        err_set(err, own.code, "%s", own.msg);
+    return -1;
+}
+
 /* The best ridge of the plain fit, then rounds with it. */
 static int choose(struct fit *f, struct choice *c, struct err *err)
 {
     double last;
     c->before = held_error(f, f->rows->have);
     c->after = INFINITY;
-    if (!(c->before > SAME))
-        return 0;
-    if (groups_make(f, f->n_fit, err))
-        return -1;
+    f->why = !isfinite(c->before)   ? "what it makes is not finite on all samples"
+             : !(c->before > SAME) ? "what it makes is still the original's"
+                                   : NULL;
+    if (f->why || make_moments(f, err))
+        return f->why ? 0 : -1;
     aim(f, f->n_fit, true);
     for (int i = 0; i < N_RIDGES; i++) {
         if (solve(f, f->n_fit, ridges[i], err))
@@ -349,7 +366,7 @@ static void tell(const struct recover_opts *o, const struct model *m, const stru
     if (!o->layers || (p->second && why)) /* its first time is told */
         return;
     struct layer_row row = {.node = p->node, .weight = p->weight, .sqnr_db = NAN, .skipped = why};
-    if (c && c->before > 0)
+    if (c && c->before > 0 && isfinite(c->before))
         row.before = json_pack("{s:f}", "error", c->before);
     if (c && isfinite(c->after) && !why) {
         row.after = json_pack("{s:f,s:f,s:i}", "error", c->after, "ridge", c->ridge, "rounds", c->rounds);
@@ -365,16 +382,15 @@ static int fit_place(struct edit *e, const struct recover_opts *o, const struct 
 {
     struct fit f = {.p = rows->place, .rows = rows, .pool = o->pool};
     struct choice c = {0};
-    const char *why = NULL;
+    const char *why;
     int rc = -1;
     if (fit_make(&f, e->m, s, err))
         goto out;
     f.signal = held_signal(&f);
     if (choose(&f, &c, err))
         goto out;
-    if (!(c.before > SAME))
-        why = "what it makes is still the original's";
-    else if (!(c.after < c.before * (1 - 1e-6)))
+    why = f.why;
+    if (!why && !(c.after < c.before * (1 - 1e-6)))
         why = "a fit does not lower its error on samples held out";
     if (!why && (finish(&f, &c, s->own ? f.n : f.n_fit, err) || write_back(e, &f, err)))
         goto out;

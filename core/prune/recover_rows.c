@@ -16,6 +16,8 @@
 #define ROW_BYTES ((size_t)192 << 20)
 /* Neighbouring positions of a picture say much the same: more rows than this cost time and teach nothing. */
 enum { ENOUGH_ROWS = 1 << 16, ROWS_PER_WEIGHT = 48 };
+/* Above so many numbers a row, equations of the rows are solved instead of the weights' (least_squares.h): fewer of them. */
+enum { WIDE_ROW = 6144, WIDE_ROWS = 4096 };
 enum { DEFAULT_SAMPLES = 512, HELD_EVERY = 8, TASK_ROWS = 32 };
 
 static int nomem(struct err *err)
@@ -151,8 +153,8 @@ static int64_t positions_taken(const struct place *p, int64_t positions, int64_t
 {
     const int64_t width = p->source.groups * p->source.k + 5 * p->outputs;
     const size_t row = (size_t)width * sizeof(float);
-    const int64_t enough = i64_max(ENOUGH_ROWS, ROWS_PER_WEIGHT * p->source.k);
-    const int64_t most = i64_min((int64_t)(ROW_BYTES / row) / blocks, i64_ceil_div(enough, blocks));
+    const int64_t k = p->source.k, enough = k > WIDE_ROW ? WIDE_ROWS : i64_max(ENOUGH_ROWS, ROWS_PER_WEIGHT * k);
+    const int64_t most = i64_min((int64_t)(ROW_BYTES / row) / blocks, i64_max(enough / blocks, 1));
     return i64_max(i64_min(positions, most), 1);
 }
 

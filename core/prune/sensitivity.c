@@ -70,15 +70,18 @@ static void check(const void *p, const char *pointer, struct faults *faults)
 {
     const struct analyse_sensitivity_params *o = p;
     struct sensitivity_target target;
+    char at[200];
+    snprintf(at, sizeof at, "%.180s/ratios", pointer);
     if (o->ratios.count < 1 || o->ratios.count > MAX_RATIOS)
-        faults_add(faults, pointer, "ratios has %d numbers; give 1 to %d", o->ratios.count, MAX_RATIOS);
+        faults_add(faults, at, "ratios has %d numbers; give 1 to %d", o->ratios.count, MAX_RATIOS);
     for (int i = 1; i < o->ratios.count; i++)
         if (!(o->ratios.at[i] > o->ratios.at[i - 1])) {
-            faults_add(faults, pointer, "ratios must ascend, but %g follows %g", o->ratios.at[i], o->ratios.at[i - 1]);
+            faults_add(faults, at, "ratios must ascend, but %g follows %g", o->ratios.at[i], o->ratios.at[i - 1]);
             break;
         }
+    snprintf(at, sizeof at, "%.180s/target", pointer);
     if (o->target && !parse_target(o->target, &target))
-        faults_add(faults, pointer,
+        faults_add(faults, at,
                    "target '%.60s' is not macs, params, bytes or channels with a fraction between 0 and 1, like \"macs:0.5\"", o->target);
 }
 

@@ -250,8 +250,8 @@ static int refuse_scores(const struct prune_run *r, struct err *err)
 /* obs ranks single weights of a layer while it updates them; scores are needed beforehand for all else. */
 static bool needs_scores(const struct prune_run *r)
 {
-    return !r->criterion->update || r->structure.kind == STRUCTURE_BLOCK || r->scope == SCOPE_GLOBAL ||
-           r->o->has_threshold;
+    return !r->criterion->update || r->structure.kind == STRUCTURE_BLOCK || r->o->has_threshold ||
+           (r->scope == SCOPE_GLOBAL && r->structure.kind != STRUCTURE_NM);
 }
 
 static int prune_once(struct prune_run *r, struct err *err)

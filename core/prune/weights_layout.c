@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * weights_layout.c - which weights prune.weights takes, and where the rows of each lie (weight_pruning.h). A row a kind of operator says
- * which inputs are weights and turns the view of one so that the axes of its rows come first and those that are summed over follow,
- * the input channels last. */
+ * weights_layout.c - which weights prune.weights takes, and where the rows of each lie (weight_pruning.h). A row a kind
+ * of operator says which inputs are weights and turns the view of one so that the axes of its rows come first and those
+ * that are summed over follow, the input channels last. */
 #include <ctype.h>
 #include <math.h>
 #include <stdlib.h>
@@ -309,7 +309,8 @@ static void report_other(struct prune_run *r, uint32_t id)
     const char *why;
     for (int i = 1; op && op->cost && i < m->nodes[id].n_input; i++)
         if (weight_at(m, id, i, &ref, &why)) {
-            left_alone(r, id, ref.value, "only weights of products, convolutions, recurrent layers, Einsum and Attention are pruned");
+            left_alone(r, id, ref.value,
+                       "only weights of products, convolutions, recurrent layers, Einsum and Attention are pruned");
             return;
         }
 }

@@ -11,7 +11,7 @@
 #include "core/base/size.h"
 #include "core/kernels/gemm.h"
 
-enum { TILE_ROWS = 1024, SQUARE = 128, MOST_SIDE = 16384, MOST_STEPS = 200 };
+enum { TILE_ROWS = 1024, SQUARE = 128, MOST_SIDE = 8192, MOST_STEPS = 200 };
 
 static const double CLOSE = 1e-10; /* of the residual's square: where conjugate gradients stop */
 
@@ -124,20 +124,23 @@ static double damping(const struct least_squares *l, double ridge)
     return l->diagonal > 0 ? ridge * l->diagonal : 1;
 }
 
+/* Sums of floats are not exact: a ridge too small for them grows. */
 static int make_factor(struct least_squares *l, double ridge, struct err *err)
 {
     const lapack_int n = (lapack_int)l->side;
     if (ridge == l->ridge)
         return 0;
     l->ridge = 0;
-    memcpy(l->factor, l->moment, (size_t)(l->side * l->side) * sizeof *l->factor);
-    for (int64_t i = 0; i < l->side; i++)
-        l->factor[i * l->side + i] += damping(l, ridge);
-    if (LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'U', n, l->factor, n))
-        return err_set(err, ERR_MODEL, "the covariance of what the product reads has no Cholesky factor with ridge %g",
-                       ridge);
-    l->ridge = ridge;
-    return 0;
+    for (double used = ridge; used < 1e3 * (1 + ridge); used *= 10) {
+        memcpy(l->factor, l->moment, (size_t)(l->side * l->side) * sizeof *l->factor);
+        for (int64_t i = 0; i < l->side; i++)
+            l->factor[i * l->side + i] += damping(l, used);
+        if (LAPACKE_dpotrf_work(LAPACK_COL_MAJOR, 'U', n, l->factor, n) == 0) {
+            l->ridge = ridge;
+            return 0;
+        }
+    }
+    return err_set(err, ERR_MODEL, "the covariance of what the product reads has no Cholesky factor with ridge %g", ridge);
 }
 
 /* ---- products with the rows ---- */

@@ -6,6 +6,7 @@ prune.layers         the file without branches gives what the original gives in 
 analyse.sensitivity  a point of a curve is what ONNX Runtime measures of the file that prune.channels makes with that ratio; the
                      recommended ratios beat one ratio for all at the same MACs
 """
+import functools
 import json
 import re
 
@@ -25,9 +26,21 @@ def top1(path, x, y):
     return float((scores.argmax(1) == y).mean())
 
 
-def test_set(name):
+@functools.lru_cache
+def held(name):
+    """1000 samples of the test set."""
     x, y = methods.load_dataset(OURS / f"{name}.test.json")
-    return methods.spread(x, 2000), methods.spread(y, 2000)
+    return methods.spread(x, 1000), methods.spread(y, 1000)
+
+
+def part_of(name, folder, limit):
+    """The first samples of the training set, as a dataset description of its own."""
+    source = OURS / f"{name}.train.json"
+    spec = json.loads(source.read_text())
+    spec["files"] = {k: str((source.parent / f).resolve()) for k, f in spec["files"].items()}
+    path = folder / "data.json"
+    path.write_text(json.dumps(spec | {"limit": limit}))
+    return path
 
 
 def without(model, out, joins):
@@ -58,13 +71,13 @@ def removed(report):
 
 
 @needs_shared
-@pytest.mark.parametrize("name,floor", [("resnet20-cifar", {3: 0.66}), ("vit-fashion", {1: 0.87, 3: 0.84})])
+@pytest.mark.parametrize("name,floor", [("resnet20-cifar", {2: 0.74}), ("vit-fashion", {3: 0.84})])
 def test_blocks_go(tmp_path, name, floor):
     model = OURS / f"{name}.onnx"
-    x, y = test_set(name)
+    x, y = held(name)
     for count, least in floor.items():
         out, want = tmp_path / "out.onnx", tmp_path / "want.onnx"
-        report = apply("prune.layers", model, out, OURS / f"{name}.calib.json", count=count, recover="none")
+        report = apply("prune.layers", model, out, OURS / f"{name}.calib.json", count=count, samples=64, recover="none")
         gone = removed(report)
         assert len(gone) == count
         without(model, want, gone)
@@ -83,10 +96,10 @@ def test_blocks_go(tmp_path, name, floor):
 @needs_shared
 def test_repair_helps(tmp_path):
     name = "resnet20-cifar"
-    x, y = test_set(name)
+    x, y = held(name)
     got = {}
     for recover in ("none", "bn_stats"):
-        apply("prune.layers", OURS / f"{name}.onnx", tmp_path / "out.onnx", OURS / f"{name}.calib.json", count=3, remeasure="false", recover=recover)
+        apply("prune.layers", OURS / f"{name}.onnx", tmp_path / "out.onnx", OURS / f"{name}.calib.json", count=3, remeasure="false", samples=64, recover=recover)
         got[recover] = top1(tmp_path / "out.onnx", x, y)
     print(got)
     assert got["bn_stats"] >= got["none"] + 0.05
@@ -95,11 +108,11 @@ def test_repair_helps(tmp_path):
 @needs_shared
 def test_max_drop_is_kept_on_other_samples(tmp_path):
     name = "vit-fashion"
-    report = apply("prune.layers", OURS / f"{name}.onnx", tmp_path / "out.onnx", OURS / f"{name}.train.json", max_drop=0.02, recover="none", samples=64)
+    report = apply("prune.layers", OURS / f"{name}.onnx", tmp_path / "out.onnx", part_of(name, tmp_path, 3000), max_drop=0.03, recover="none", samples=64)
     assert 1 <= len(removed(report)) < 8
-    x, y = test_set(name)
+    x, y = held(name)
     assert top1(tmp_path / "out.onnx", x, y) >= top1(OURS / f"{name}.onnx", x, y) - 0.04
-    assert all(r["after"]["drop"] <= 0.02 for r in layers(report) if "order" in r.get("after", {}))
+    assert all(r["after"]["drop"] <= 0.03 for r in layers(report) if "order" in r.get("after", {}))
 
 
 def test_a_point_is_what_pruning_gives(tmp_path):
@@ -128,10 +141,10 @@ def test_a_point_is_what_pruning_gives(tmp_path):
 def test_recommended_ratios_beat_one_ratio(tmp_path):
     name = "resnet20-cifar"
     model, data = OURS / f"{name}.onnx", OURS / f"{name}.calib.json"
-    report = apply("analyse.sensitivity", model, tmp_path / "same.onnx", data, target="macs:0.6", samples=128)
+    report = apply("analyse.sensitivity", model, tmp_path / "same.onnx", data, target="macs:0.6", samples=64, ratios="[0.3,0.6,0.9]")
     plan = [r for r in layers(report) if r["node"] == "all groups"][0]["after"]
     assert plan["met"] and plan["left"] <= 0.6
-    x, y = test_set(name)
+    x, y = held(name)
     by_plan = apply("prune.channels", model, tmp_path / "plan.onnx", ratios=json.dumps(plan["ratios"], separators=(",", ":")))
     even = apply("prune.channels", model, tmp_path / "even.onnx", target="macs:0.6")
     assert by_plan["ratio"]["macs"] == pytest.approx(plan["left"], abs=1e-9)

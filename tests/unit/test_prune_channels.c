@@ -358,6 +358,56 @@ static void a_latency_target_is_measured(void **state)
     model_free(m);
 }
 
+/* An operator nobody knows freezes what it touches; the rest is pruned, and not recovered, because the model cannot run. */
+static void unknown_operators_only_freeze(void **state)
+{
+    (void)state;
+    struct model *m = g_new(17);
+    struct tensor x = {0};
+    uint32_t h = g_input(m, "x", SHAPE(DIM_UNKNOWN, IN, SIDE, SIDE));
+    h = G_OP(m, "Relu", "r1", conv(m, "c1", h, 16, IN, 1, 1));
+    h = G_OP(m, "Frobnicate", "f", conv(m, "c2", h, 12, 16, 1, 3));
+    g_output(m, h);
+    g_fill(&x, SHAPE(4, IN, SIDE, SIDE), 2, 1);
+    struct g_done d = g_apply(m, "prune.channels ratio=0.5", &x);
+    if (d.rc)
+        fail_msg("%s", d.err.msg);
+    assert_int_equal(size_of(m, "c1.w", 0), 8);
+    assert_int_equal(size_of(m, "c2.w", 0), 12);
+    g_expect_skipped(&d, "c2", "Frobnicate");
+    g_expect_warning(&d, "nothing was recovered, because the model cannot be run: Frobnicate", true);
+    g_done(&d);
+    tensor_fini(&x);
+    model_free(m);
+}
+
+/* With samples: curves of both groups, the target met, losses predicted, in one step and in several. */
+static void sensitivities_set_the_ratios(void **state)
+{
+    (void)state;
+    static const char *const words[] = {"prune.channels target=macs:0.5 allocation=sensitivity recover=none",
+                                        "prune.channels target=macs:0.5 allocation=sensitivity recover=none steps=3",
+                                        "prune.channels ratio=0.5 allocation=sensitivity recover=none"};
+    struct tensor x = {0};
+    g_fill(&x, SHAPE(24, IN, SIDE, SIDE), 3, 1);
+    for (int i = 0; i < 3; i++) {
+        struct model *m = network();
+        struct g_done d = g_apply(m, words[i], &x);
+        if (d.rc)
+            fail_msg("%s", d.err.msg);
+        const int64_t a = size_of(m, "c1.w", 0), b = size_of(m, "c3.w", 0);
+        const double left = i < 2 ? macs_of(a, b) / macs_of(WIDE, LAST) : (double)(a + b) / (WIDE + LAST);
+        expect_widths(m, a, b);
+        assert_true(left <= 0.5 && left > 0.47);
+        assert_true(json_is_real(after_of(&d, "c1", "predicted_loss")) || json_is_real(after_of(&d, "c3", "predicted_loss")));
+        g_done(&d);
+        model_free(m);
+    }
+    tensor_fini(&x);
+    assert_int_equal(faults_of("prune.channels ratio=0.5 allocation=sensitivity scope=global", "/recipe/steps/0/allocation"), 1);
+    assert_int_equal(needs_of("prune.channels ratio=0.5 allocation=sensitivity"), NEEDS_DATA | NEEDS_RUN);
+}
+
 static void equal_structures_are_one_set(void **state)
 {
     (void)state;
@@ -391,6 +441,7 @@ int main(void)
         cmocka_unit_test(zero_filters_go_without_a_trace), cmocka_unit_test(targets_are_met_from_below),
         cmocka_unit_test(a_missed_target_is_said),      cmocka_unit_test(what_is_left_alone_has_its_reason),
         cmocka_unit_test(wrong_parameters_are_named),   cmocka_unit_test(needs_follow_the_parameters),
+        cmocka_unit_test(unknown_operators_only_freeze), cmocka_unit_test(sensitivities_set_the_ratios),
         cmocka_unit_test(a_latency_target_is_measured), cmocka_unit_test(equal_structures_are_one_set),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -215,6 +215,21 @@ static void test_nested(void **state)
     model_free(m);
 }
 
+static void test_none_selected(void **state)
+{
+    (void)state;
+    struct model *m = three_blocks(0, false);
+    struct tensor x = {0};
+    g_fill(&x, SHAPE(24, WIDTH), 3, 1);
+    struct g_done d = g_apply(m, "prune.layers count=1 include=[\"none*\"]", &x);
+    g_expect_warning(&d, "none of the 3 residual branches may go", true);
+    assert_int_equal(json_array_size(d.warnings), 1);
+    assert_int_equal(g_count(m, "MatMul"), 6);
+    g_done(&d);
+    tensor_fini(&x);
+    model_free(m);
+}
+
 static void test_sum_and_left_alone(void **state)
 {
     (void)state;
@@ -363,7 +378,8 @@ int main(void)
         cmocka_unit_test(test_nothing_left_but_the_input), cmocka_unit_test(test_stops),
         cmocka_unit_test(test_projection),         cmocka_unit_test(test_nested),
         cmocka_unit_test(test_sum_and_left_alone), cmocka_unit_test(test_skip_normalization),
-        cmocka_unit_test(test_refused),            cmocka_unit_test(test_bad_parameters),
+        cmocka_unit_test(test_none_selected),      cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_bad_parameters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
