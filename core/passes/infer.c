@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * infer.c - one walk over the graphs in topological order: the operators' own inference for types, their `propagate` for the
- * contents of shape arithmetic. Nothing here fails on a strange model: what cannot be inferred stays unknown. */
+ * infer.c - one walk over the graphs in topological order: the operators' own inference for types, their `propagate`
+ * for the contents of shape arithmetic. Nothing here fails on a strange model: what cannot be inferred stays
+ * unknown. */
 #include "core/passes/infer.h"
 
 #include <stdlib.h>

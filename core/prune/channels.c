@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * channels.c - prune.channels: whole channels out of every layer that is coupled with them, rewritten so that any runtime
- * gains. This file has the row, its checks, and the loop of steps that prune.heads shares. */
+ * channels.c - prune.channels: whole channels out of every layer that is coupled with them, rewritten so that any
+ * runtime gains. This file has the row, its checks, and the loop of steps that prune.heads shares. */
 #include "core/prune/channels.h"
 
 #include <fnmatch.h>
@@ -67,11 +67,11 @@ void channels_check(const struct prune_channels_params *p, const char *name, con
     enum channels_figure figure;
     double wanted;
     const int given = p->has_ratio + p->has_target + p->has_keep;
-    const bool heads = strcmp(name, "prune.heads") == 0;
+    const char *choices = strcmp(name, "prune.heads") == 0 ? "ratio, keep and target" : "ratio and target";
     if (given > 1)
-        faults_add(faults, pointer, heads ? "%s takes one of ratio, keep and target, not several" : "%s takes ratio or target, not both", name);
+        faults_add(faults, pointer, "%s takes one of %s, not several", name, choices);
     if (given == 0 && !p->ratios)
-        faults_add(faults, pointer, heads ? "%s needs one of ratio, keep and target (or ratios)" : "%s needs ratio or target (or ratios)", name);
+        faults_add(faults, pointer, "%s needs one of %s (or ratios)", name, choices);
     if (p->has_target && !channels_target(p->target, &figure, &wanted))
         faults_add(faults, place(at, pointer, "target", NULL),
                    "'target' must be macs, params, bytes or latency, a colon and the fraction to be kept, as in "
@@ -82,7 +82,8 @@ void channels_check(const struct prune_channels_params *p, const char *name, con
                    "a schedule spreads the pruning over several steps; give steps of 2 or more with it");
     if (p->has_ratio && p->scope == SELECT_LAYER && p->ratio > p->max_ratio)
         faults_add(faults, place(at, pointer, "max_ratio", NULL),
-                   "max_ratio %g is below ratio %g, so no layer could lose what ratio asks for", p->max_ratio, p->ratio);
+                   "max_ratio %g is below ratio %g, so no layer could lose what ratio asks for", p->max_ratio,
+                   p->ratio);
     if (p->allocation == ALLOCATE_SENSITIVITY && p->scope != SELECT_LAYER)
         faults_add(faults, place(at, pointer, "allocation", NULL),
                    "allocation by sensitivity gives every group a ratio of its own, so scope must be layer");
@@ -158,7 +159,8 @@ static int64_t even_width(const struct group *g)
     return g->n > 0 && g->width[0] > 0 ? g->width[0] : 1;
 }
 
-/* Kernels work in blocks of channels: nine take the time of sixteen. So a target on latency goes by blocks unless told otherwise. */
+/* Kernels work in blocks of channels: nine take the time of sixteen. So a target on latency goes by blocks unless told
+ * otherwise. */
 static int64_t round_to(const struct channels_run *r, int64_t channels)
 {
     const struct prune_channels_params *p = r->p;
@@ -471,28 +473,29 @@ static const struct param params[] = {
     {P(reduction), .kind = PARAM_ENUM, .choices = score_reductions, .def = "\"mean\"",
      .doc = "how the scores of all weights that go with a channel become one"},
     {P(normalizer), .kind = PARAM_ENUM, .choices = score_normalizers, .def = "\"mean\"",
-     .doc = "what scores are divided by within a group, so that groups can be compared (scope global, isomorphic, targets)"},
+     .doc = "what scores are divided by within a group, so that groups can be compared (scope global, isomorphic, "
+            "targets)"},
     {P(scope), .kind = PARAM_ENUM, .choices = channels_scopes, .def = "\"layer\"",
      .doc = "rank channels within each group, all together, or within sets of groups of equal structure"},
     {P(ratio), .kind = PARAM_NUMBER, .min = 0, .max = 1, .below_max = true, GIVEN(ratio),
      .doc = "fraction of the channels that goes; of C channels floor(C (1 - ratio)) stay"},
     {P(target), .kind = PARAM_STRING, GIVEN(target),
-     .doc = "what to keep instead of a ratio: \"macs:0.5\", \"params:0.5\", \"bytes:0.25\" or \"latency:0.7\" (measured on "
-            "this machine), met from below"},
+     .doc = "what to keep instead of a ratio: \"macs:0.5\", \"params:0.5\", \"bytes:0.25\" or \"latency:0.7\" "
+            "(measured on this machine), met from below"},
     {P(ratios), .kind = PARAM_JSON,
-     .doc = "ratios of their own for some groups: {\"layer1*\": 0.2, \"conv9\": 0}; keys are globs over group and node "
-            "names, the last that matches counts"},
+     .doc = "ratios of their own for some groups: {\"layer1*\": 0.2, \"conv9\": 0}; keys are globs over group and "
+            "node names, the last that matches counts"},
     {P(allocation), .kind = PARAM_ENUM, .choices = allocations, .def = "\"uniform\"",
-     .doc = "sensitivity: measure what each group alone costs the outputs at a few ratios, and take most where it hurts "
-            "least, for the same target (or ratio of all channels)"},
+     .doc = "sensitivity: measure what each group alone costs the outputs at a few ratios, and take most where it "
+            "hurts least, for the same target (or ratio of all channels)"},
     {P(steps), .kind = PARAM_INT, .def = "1", .min = 1, .max = 1000,
      .doc = "prune bit by bit: scores are taken anew and the network is recovered after each step"},
     {P(schedule), .kind = PARAM_ENUM, .choices = channels_schedules, GIVEN(schedule),
-     .doc = "how the ratio grows over the steps: by equal numbers (if not given), fast at first, or by an equal share of what is "
-            "left"},
+     .doc = "how the ratio grows over the steps: by equal numbers (if not given), fast at first, or by an equal "
+            "share of what is left"},
     {P(round_to), .kind = PARAM_INT, .choices = round_names, .def = "1", .min = 1, .max = 65536, GIVEN(round_to),
-     .doc = "the number of channels that stay is rounded up to a multiple of this; auto: 8 where there are 64 or more. A "
-            "target on latency, if this is not given, goes by 8 where there are 16 or more"},
+     .doc = "the number of channels that stay is rounded up to a multiple of this; auto: 8 where there are 64 or "
+            "more. A target on latency, if this is not given, goes by 8 where there are 16 or more"},
     {P(min_keep), .kind = PARAM_INT, .def = "1", .min = 1, .max = 1e9, .doc = "channels every group keeps at least"},
     {P(max_ratio), .kind = PARAM_NUMBER, .def = "1", .min = 0, .max = 1,
      .doc = "largest fraction of its channels that a group may lose, in any scope"},
@@ -500,18 +503,21 @@ static const struct param params[] = {
      .doc = "samples for criteria, sensitivities and recovery; not given: 128, and 512 for recovery"},
     {P(recover), .kind = PARAM_ENUM, .choices = recover_kinds, .def = "\"auto\"",
      .doc = "what repairs the pruned network, without labels; auto: least_squares if there is data"},
-    {P(include), .kind = PARAM_GLOBS, .doc = "only groups whose name, or a producing node's, matches one of these patterns"},
-    {P(exclude), .kind = PARAM_GLOBS, .doc = "no groups whose name, or a producing node's, matches one of these patterns"},
+    {P(include), .kind = PARAM_GLOBS,
+     .doc = "only groups whose name, or a producing node's, matches one of these patterns"},
+    {P(exclude), .kind = PARAM_GLOBS,
+     .doc = "no groups whose name, or a producing node's, matches one of these patterns"},
     {0},
 };
 
 METHOD(prune_channels) = {
     .name = "prune.channels",
     .summary = "take whole channels out, of every layer coupled with them",
-    .doc = "Structured pruning over dependency groups: channels that residual sums, concatenations, shuffles, normalization "
-           "and the like tie together go together, and weights, shapes and group counts are rewritten, so the result is a "
-           "smaller dense network that is faster everywhere. Give ratio or target. Outputs of the model are never cut. A "
-           "latency target is measured here: with it the result depends on the machine.",
+    .doc = "Structured pruning over dependency groups: channels that residual sums, concatenations, shuffles, "
+           "normalization and the like tie together go together, and weights, shapes and group counts are "
+           "rewritten, so the result is a smaller dense network that is faster everywhere. Give ratio or target. "
+           "Outputs of the model are never cut. A latency target is measured here: with it the result depends on "
+           "the machine.",
     .params = params,
     .params_size = sizeof(struct prune_channels_params),
     .needs_of = channels_needs,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * channels.h - private to prune.channels and prune.heads: one run of either, from groups to report.
- * Order      groups_prepare, then for each step: groups_find, score_groups, choose (channels_choose.c), groups_remove, recover_run;
- *            at the end the rows of the report (channels_report.c). channels.c and heads.c are the rows of the methods. */
+ * Order      groups_prepare, then for each step: groups_find, score_groups, choose (channels_choose.c), groups_remove,
+ *            recover_run; at the end the rows of the report (channels_report.c). channels.c and heads.c are the rows
+ *            of the methods. */
 #ifndef PARED_PRUNE_CHANNELS_H
 #define PARED_PRUNE_CHANNELS_H
 
@@ -32,7 +33,8 @@ extern const char *const channels_no_heads;  /* an origin's `left` */
 bool channels_target(const char *text, enum channels_figure *figure, double *wanted);
 
 /* What both methods check and need; name: of the method. */
-void channels_check(const struct prune_channels_params *p, const char *name, const char *pointer, struct faults *faults);
+void channels_check(const struct prune_channels_params *p, const char *name, const char *pointer, struct faults
+                    *faults);
 unsigned channels_needs(const void *params);
 
 /* A group as it was before the first step. Strings are the run's. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * channels_allocate.c - allocation=sensitivity: curves of every group that may lose channels (sensitivity.h) are measured on the
- * network before the first step, on validation samples where there are some. */
+ * channels_allocate.c - allocation=sensitivity: curves of every group that may lose channels (sensitivity.h) are
+ * measured on the network before the first step, on validation samples where there are some. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -11,9 +11,9 @@ struct channels_allocation_run {
     struct channels_run *r;
     struct reference *reference;
     struct sensitivity *curves;
-    bool *selected;     /* [groups->n] */
-    double *most;       /* [groups->n] */
-    double *ratio;      /* [groups->n] of the last path */
+    bool *selected; /* [groups->n] */
+    double *most;   /* [groups->n] */
+    double *ratio;  /* [groups->n] of the last path */
 };
 
 static int progress_of(void *arg, int64_t done, int64_t total, struct err *err)
@@ -104,7 +104,8 @@ static enum sensitivity_figure figure_of(const struct channels_run *r)
 int channels_allocate_path(void *arg, double ratio, int64_t *kept, struct err *err)
 {
     struct channels_allocation_run *a = arg;
-    const struct sensitivity_target target = {.figure = figure_of(a->r), .kept = 1 - ratio, .selected = a->selected, .most = a->most};
+    const struct sensitivity_target target = {.figure = figure_of(a->r), .kept = 1 - ratio, .selected = a->selected,
+                                              .most = a->most};
     struct sensitivity_plan plan;
     if (ratio > 0 && ratio < 1) {
         if (sensitivity_allocate(a->curves, &target, a->ratio, &plan, err))

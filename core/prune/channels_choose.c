@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * channels_choose.c - from scores and parameters to how many atoms each group keeps in this step. Fractions are always of the
- * network before the first step. */
+ * channels_choose.c - from scores and parameters to how many atoms each group keeps in this step. Fractions are always
+ * of the network before the first step. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,8 +73,8 @@ static int cost_of(void *arg, const int64_t *kept, double *left, struct err *err
             [FIGURE_MACS] = r->first.macs, [FIGURE_PARAMS] = r->first.params, [FIGURE_BYTES] = r->first.bytes};
         if (now[r->figure] < 0 || first[r->figure] <= 0)
             rc = err_set(err, ERR_MODEL,
-                         "the model's %s cannot be counted because shapes in it are not known; set a target on params or "
-                         "bytes instead, or fix the input's shape",
+                         "the model's %s cannot be counted because shapes in it are not known; set a target on params "
+                         "or bytes instead, or fix the input's shape",
                          channels_figures[r->figure]);
         else
             *left = (double)now[r->figure] / (double)first[r->figure];
@@ -111,8 +111,9 @@ static int make_table(struct channels_run *r, struct err *err)
         return -1;
     if (r->step == 1)
         r->table_json = latency_table_json(r->table, r->c->model);
-    return r->step == 1 ? 0
-                        : latency_table_compare(r->before, r->c->model, r->c->pool, r->c->seed, &r->base_left, &a, &b, err);
+    if (r->step == 1)
+        return 0;
+    return latency_table_compare(r->before, r->c->model, r->c->pool, r->c->seed, &r->base_left, &a, &b, err);
 }
 
 /* The network cut to `kept`, timed beside the one before. */
@@ -145,7 +146,8 @@ static int choose_latency(struct searching *x, double wanted, bool last, int64_t
     struct channels_run *r = x->r;
     struct select_found found;
     int64_t *trial = calloc((size_t)r->groups->n + 1, sizeof *trial);
-    double aim = wanted, best = 0, low = 0, high = 0; /* the largest aim that was met, the smallest that was not; 0: none */
+    double aim = wanted, best = 0;
+    double low = 0, high = 0; /* the largest aim that was met, the smallest that was not; 0: none */
     int rc = trial ? make_table(r, err) : no_memory(err);
     for (int i = 0; i < LATENCY_TRIES && rc == 0; i++) {
         double left, before, after;

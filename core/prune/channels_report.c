@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * channels_report.c - a row for every group: what it had, what it has, and why it did not lose (more); a row for the target. */
+ * channels_report.c - a row for every group: what it had, what it has, and why it did not lose (more); a row for the
+ * target. */
 #include <math.h>
 #include <stdio.h>
 
@@ -9,7 +10,8 @@
 
 enum { COUPLED_MAX = 8 };
 
-static json_t *facts(const struct channels_run *r, const struct channels_origin *o, int64_t n, double macs, double params)
+static json_t *facts(const struct channels_run *r, const struct channels_origin *o, int64_t n, double macs,
+                     double params)
 {
     json_t *j = json_pack("{s:I}", r->unit, (json_int_t)(r->mode == GROUPS_OUTER ? n : n * o->width));
     if (j && macs >= 0)
@@ -116,23 +118,26 @@ static void report_target(struct channels_run *r)
     if (after && r->table_json)
         json_object_set(after, "table", r->table_json);
     layer_report_add(r->c->layers, r->c->model,
-                     &(struct layer_row){.node = NODE_NONE, .label = label, .weight = VALUE_NONE, .after = after, .sqnr_db = NAN});
+                     &(struct layer_row){.node = NODE_NONE, .label = label, .weight = VALUE_NONE, .after = after,
+                                         .sqnr_db = NAN});
     snprintf(label, sizeof label, "%s %s", r->method, figure);
     if (r->c->targets)
-        json_array_append_new(r->c->targets, json_pack("{s:s, s:f, s:f, s:b}", "target", label, "wanted", r->wanted, "got",
+        json_array_append_new(r->c->targets, json_pack("{s:s, s:f, s:f, s:b}", "target", label, "wanted", r->wanted,
+                                                       "got",
                                                        r->found.left, "met", r->found.met));
     if (!r->found.met && r->stopped_by)
         warnings_add(r->c->warnings,
-                     "%s cannot reach %s:%g: %.4g is left with every group at its lowest (most of it in '%.100s'); that is what "
-                     "was made",
+                     "%s cannot reach %s:%g: %.4g is left with every group at its lowest (most of it in '%.100s'); "
+                     "that is "
+                     "what was made",
                      r->method, figure, r->wanted, r->found.left, r->stopped_by);
     else if (!r->found.met)
         warnings_add(r->c->warnings, "%s cannot reach %s:%g: nothing of the model can be removed", r->method, figure,
                      r->wanted);
     if (r->figure == FIGURE_LATENCY)
         warnings_add(r->c->warnings,
-                     "%s: the target on latency was measured on this machine with %d threads; elsewhere the same recipe may "
-                     "give another network",
+                     "%s: the target on latency was measured on this machine with %d threads; elsewhere the same "
+                     "recipe may give another network",
                      r->method, pool_threads(r->c->pool));
 }
 
@@ -152,8 +157,8 @@ static void warn(struct channels_run *r)
                      r->n_origins ? ": " : "", r->n_origins ? r->origin[0].left : "");
     if (approximate)
         warnings_add(r->c->warnings,
-                     "%s: %d groups are normalized over their channels, so what is left is computed from other statistics than "
-                     "before (rows with 'approximate')",
+                     "%s: %d groups are normalized over their channels, so what is left is computed from other "
+                     "statistics than before (rows with 'approximate')",
                      r->method, approximate);
     if (lowest)
         warnings_add(r->c->warnings, "%s: the ratio would leave %d groups empty; they keep min_keep (%lld)", r->method,
@@ -167,10 +172,11 @@ static void report_bodies(struct channels_run *r)
     struct weight_ref ref;
     const char *why;
     for (uint32_t id = 0; id < m->n_nodes; id++)
-        if (m->nodes[id].op_type && m->nodes[id].graph != 0 && node_is_rewritable(m, id) && product_weight(m, id, &ref, &why))
+        if (m->nodes[id].op_type && m->nodes[id].graph != 0 && node_is_rewritable(m, id) &&
+            product_weight(m, id, &ref, &why))
             layer_report_add(r->c->layers, m,
                              &(struct layer_row){.node = id, .weight = ref.value, .sqnr_db = NAN,
-                                                 .skipped = "it is in a body of control flow, which may run in several ways"});
+                                                 .skipped = "it is in a body of control flow, which is not pruned"});
 }
 
 void channels_report(struct channels_run *r)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * groups.c - groups.h from outside: preparing a model, and the order in which the solver works: rows for all axes, links by
- * asking the rules, elements, folds, groups, costs. */
+ * groups.c - groups.h from outside: preparing a model, and the order in which the solver works: rows for all axes,
+ * links by asking the rules, elements, folds, groups, costs. */
 #include "core/prune/groups.h"
 
 #include "core/passes/edit.h"
@@ -10,9 +10,9 @@
 /* ---- preparing ---- */
 enum { COPIES_MAX = 1 << 22, READERS_MAX = 4096 }; /* elements of all copies of one; what more read stays shared */
 
-/* Exporters store equal vectors once: all fresh BatchNormalizations then share a bias of zeros, and layers that have nothing to
- * do with one another would have to be pruned alike. Each reader gets a vector of its own. Matrices that are shared are so on
- * purpose. */
+/* Exporters store equal vectors once: all fresh BatchNormalizations then share a bias of zeros, and layers that have
+ * nothing to do with one another would have to be pruned alike. Each reader gets a vector of its own. Matrices that
+ * are shared are so on purpose. */
 static bool is_shared_vector(struct edit *e, uint32_t v)
 {
     const struct value *value = &e->m->values[v];
@@ -20,7 +20,8 @@ static bool is_shared_vector(struct edit *e, uint32_t v)
     const int64_t n = t ? tensor_count(t) : 0;
     int wide = 0;
     const int readers = edit_count(e, v);
-    if (n <= 1 || readers < 2 || readers > READERS_MAX || n > COPIES_MAX / readers || !dtype_is_float(t->dtype) || edit_is_output(e, v))
+    if (n <= 1 || readers < 2 || readers > READERS_MAX || n > COPIES_MAX / readers || !dtype_is_float(t->dtype) ||
+        edit_is_output(e, v))
         return false;
     for (int i = 0; i < t->shape.rank; i++)
         wide += t->shape.dim[i] > 1;

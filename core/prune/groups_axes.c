@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * groups_axes.c - the rows of a solver: every axis of every tensor of the main graph, joined by union-find (the smaller row
- * becomes the root, paths are halved: near constant time, and the same roots whatever the order of joins), and the reasons why
- * axes are frozen. A reason is a few numbers until somebody asks for its sentence: most are never read. */
+ * groups_axes.c - the rows of a solver: every axis of every tensor of the main graph, joined by union-find (the
+ * smaller row becomes the root, paths are halved: near constant time, and the same roots whatever the order of
+ * joins), and the reasons why axes are frozen. A reason is a few numbers until somebody asks for its sentence: most
+ * are never read. */
 #include <stdio.h>
 #include <string.h>
 
@@ -109,7 +110,8 @@ static const char *why_text(const struct solver *s, const struct reason *r)
         return arena_printf(s->arena, "%s needs all of axis %d of its %s #%d", op, r->axis, r->out ? "output" : "input",
                             r->slot);
     case REASON_FOLD:
-        return arena_printf(s->arena, "%s splits or joins channels, and another axis of them is the one that can go", op);
+        return arena_printf(s->arena, "%s splits or joins channels, and another axis of them is the one that can go",
+                            op);
     default:
         return "its rule does not fit its shapes";
     }
@@ -147,7 +149,8 @@ const char *reason_text(const struct solver *s, int reason)
 static int rank_of(const struct solver *s, uint32_t v)
 {
     const struct value *value = &s->m->values[v];
-    return value->name && value->graph == 0 && s->infer.types[v].kind == TYPE_TENSOR ? s->infer.types[v].shape.rank : -1;
+    const struct type *t = &s->infer.types[v];
+    return value->name && value->graph == 0 && t->kind == TYPE_TENSOR ? t->shape.rank : -1;
 }
 
 static int freeze_value(struct solver *s, uint32_t v, enum reason_kind kind, struct err *err)

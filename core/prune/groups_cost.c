@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * groups_cost.c - what a cut saves, by arithmetic alone. Every node that multiplies is kept with the types of its inputs and
- * outputs at batch 1; its cost after a cut is its row's cost function on those types with smaller axes. Only nodes and constants that
- * a cut touches are counted anew, so that thousands of questions about a large model are cheap. */
+ * groups_cost.c - what a cut saves, by arithmetic alone. Every node that multiplies is kept with the types of its
+ * inputs and outputs at batch 1; its cost after a cut is its row's cost function on those types with smaller axes.
+ * Only nodes and constants that a cut touches are counted anew, so that thousands of questions about a large model
+ * are cheap. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,7 +37,8 @@ static bool known(const struct type *t)
 }
 
 /* c NULL: nothing is cut. -1: not known, or no memory (*failed). */
-static int64_t node_macs(const struct solver *s, const struct cost_table *t, uint32_t id, const struct cut *c, bool *failed)
+static int64_t node_macs(const struct solver *s, const struct cost_table *t, uint32_t id, const struct cut *c,
+                         bool *failed)
 {
     const struct site *site = &s->site[id];
     const struct node *n = &s->m->nodes[id];

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * groups_cut.c - taking atoms out of a model. What is left of every root axis is planned first and checked, so that a refusal changes
- * nothing. Then the rows' shrink functions write new sizes while all bytes are still as they were; then each constant is cut along
- * all its axes at once, one after the other, and the pages of its old bytes are given back; then declarations follow. */
+ * groups_cut.c - taking atoms out of a model. What is left of every root axis is planned first and checked, so that
+ * a refusal changes nothing. Then the rows' shrink functions write new sizes while all bytes are still as they were;
+ * then each constant is cut along all its axes at once, one after the other, and the pages of its old bytes are
+ * given back; then declarations follow. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,7 +99,8 @@ static void put_bits(unsigned char *p, int64_t i, int bits, unsigned v)
     p[i * bits / 8] = (unsigned char)(p[i * bits / 8] | v << (i * bits % 8));
 }
 
-/* One row of the last cut axis: elements from `row` on are read, those from `to` on written; runs are copied at once. */
+/* One row of the last cut axis: elements from `row` on are read, those from `to` on written; runs are copied at
+ * once. */
 static void copy_row(const struct slice *c, unsigned char *out, int64_t row, int64_t to, int64_t inner)
 {
     const unsigned char *in = c->in->data;
@@ -138,7 +140,8 @@ static void copy_kept(const struct slice *c, struct tensor *out)
 }
 
 /* kept and count by axis of t, from the roots of `value`'s axes. False: nothing is cut. */
-static bool slice_of(const struct solver *s, const struct cut *c, uint32_t value, const struct tensor *t, struct slice *out)
+static bool slice_of(const struct solver *s, const struct cut *c, uint32_t value, const struct tensor *t,
+                     struct slice *out)
 {
     *out = (struct slice){.in = t, .last = -1};
     for (int i = 0; i < t->shape.rank; i++) {

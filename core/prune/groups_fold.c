@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * groups_fold.c - elements. Only axes that are linked with one that makes channels get any, and no frozen ones: a link with a frozen
- * axis freezes the elements on its other side. Classes are kept by union-find with the reason they are frozen for at the root.
- * A Reshape that splits channels into (heads, size) or joins them is decided last, in topological order, when all that is frozen
- * by plain links is known: one part may go, the others then have to stay whole. */
+ * groups_fold.c - elements. Only axes that are linked with one that makes channels get any, and no frozen ones: a
+ * link with a frozen axis freezes the elements on its other side. Classes are kept by union-find with the reason
+ * they are frozen for at the root. A Reshape that splits channels into (heads, size) or joins them is decided last,
+ * in topological order, when all that is frozen by plain links is known: one part may go, the others then have to
+ * stay whole. */
 #include "core/base/size.h"
 #include "core/prune/groups_impl.h"
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * groups_impl.h - the solver of groups.h from inside: what its files share.
- * Axes       Every axis of every tensor of the main graph is a row of `axis`. A rule that links two axes one to one, whole and
- *            in order (nearly all links), joins the rows: only the root of a joined set has elements. So a chain of a thousand
- *            layers over pictures of a million pixels has one row of pixels.
- * Elements   of roots that can matter (linked, however far, with an axis that makes channels) lie in one numbering; links that are
- *            not one to one join elements. A class of joined elements that nobody froze, with an element that makes a channel, is an
- *            atom.
+ * Axes       Every axis of every tensor of the main graph is a row of `axis`. A rule that links two axes one to one,
+ *            whole and in order (nearly all links), joins the rows: only the root of a joined set has elements. So a
+ *            chain of a thousand layers over pictures of a million pixels has one row of pixels.
+ * Elements   of roots that can matter (linked, however far, with an axis that makes channels) lie in one numbering;
+ *            links that are not one to one join elements. A class of joined elements that nobody froze, with an element
+ *            that makes a channel, is an atom.
  * Reasons    the first one stays: they are numbered in the order they are met. Outputs of the model come first. */
 #ifndef PARED_PRUNE_GROUPS_IMPL_H
 #define PARED_PRUNE_GROUPS_IMPL_H
@@ -121,7 +121,8 @@ const char *reason_text(const struct solver *s, int reason);
 static inline struct axis *root_of(const struct solver *s, int row) { return &s->axis[axis_root(s, row)]; }
 static inline int row_of(const struct solver *s, uint32_t value, int axis)
 {
-    return value != VALUE_NONE && axis >= 0 && axis < s->first[value + 1] - s->first[value] ? s->first[value] + axis : -1;
+    const bool there = value != VALUE_NONE && axis >= 0 && axis < s->first[value + 1] - s->first[value];
+    return there ? s->first[value] + axis : -1;
 }
 /* The value at an end of a node; VALUE_NONE. */
 uint32_t end_value(const struct node *n, struct end e);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * groups_json.c - groups for people: GET /v1/models/{id}/groups and `pared inspect --groups`. Names come from files: they may be any
- * bytes. */
+ * groups_json.c - groups for people: GET /v1/models/{id}/groups and `pared inspect --groups`. Names come from files:
+ * they may be any bytes. */
 #include "core/base/utf8.h"
 #include "core/prune/groups_impl.h"
 

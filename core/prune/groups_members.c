@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * groups_members.c - from classes to what people see: atoms, groups, members. Axes that make channels are joined into groups where they
- * share a class; atoms are numbered along them in the order of the nodes. Members are written by pairs (group, root axis): all
- * axes joined with the root share one table of atoms. */
+ * groups_members.c - from classes to what people see: atoms, groups, members. Axes that make channels are joined
+ * into groups where they share a class; atoms are numbered along them in the order of the nodes. Members are written
+ * by pairs (group, root axis): all axes joined with the root share one table of atoms. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,7 +52,8 @@ static void prod_join(int *parent, int a, int b)
     parent[a < b ? b : a] = a < b ? a : b;
 }
 
-/* Producing axes that share an axis or a class are one group. s->atom_group holds, by class, the first such axis meanwhile. */
+/* Producing axes that share an axis or a class are one group. s->atom_group holds, by class, the first such axis
+ * meanwhile. */
 static int join_producing(struct build *b)
 {
     struct solver *s = b->s;
@@ -248,7 +249,8 @@ static void drop_knots(struct build *b)
 }
 
 /* ---- members ---- */
-/* Rows of a pair that are members, one after another; start with first_row[root]. A row too long for a table is none. */
+/* Rows of a pair that are members, one after another; start with first_row[root]. A row too long for a table is
+ * none. */
 static int member_row(const struct build *b, int row)
 {
     while (row >= 0 && b->s->axis[row].size > AXIS_ELEMENTS_MAX)

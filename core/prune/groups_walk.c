@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * groups_walk.c - asking the rules: one call a node in topological order. Links of whole axes one to one join rows at once, others are
- * kept for later; what a rule does not mention, and everything at a node without a rule, is frozen. */
+ * groups_walk.c - asking the rules: one call a node in topological order. Links of whole axes one to one join rows
+ * at once, others are kept for later; what a rule does not mention, and everything at a node without a rule, is
+ * frozen. */
 #include <string.h>
 
 #include "core/passes/weights.h"
@@ -167,7 +168,8 @@ static int take_fold(struct visit *v, const struct couple_fold *f)
     return 0;
 }
 
-/* The weight's axis behind an axis that nodes of constants alone make (dequantized, cast or transposed weights); -1: none. */
+/* The weight's axis behind an axis that nodes of constants alone make (dequantized, cast or transposed weights); -1:
+ * none. */
 static int weight_row(const struct visit *v, int row)
 {
     const struct solver *s = v->s;
@@ -242,8 +244,9 @@ static int freeze_rest(struct visit *v)
         for (int axis = 0, row; (row = row_at(v, out ? OUT(slot) : IN(slot), axis)) >= 0; axis++) {
             if ((v->mentioned[i] & 1u << axis) || v->s->axis[row].size <= 1)
                 continue;
-            const int reason = reason_add(v->s, (struct reason){.kind = REASON_NEEDS, .node = v->id, .value = VALUE_NONE,
-                                                                .slot = slot, .axis = axis, .out = out});
+            const struct reason needs = {
+                .kind = REASON_NEEDS, .node = v->id, .value = VALUE_NONE, .slot = slot, .axis = axis, .out = out};
+            const int reason = reason_add(v->s, needs);
             if (!reason)
                 return -1;
             axis_freeze(v->s, row, reason);
@@ -252,8 +255,8 @@ static int freeze_rest(struct visit *v)
     return 0;
 }
 
-/* Heads: a product of two activations sums over an axis of both that the output does not have; the output's axes that come from
- * both are batches. Seen from the links, so that no operator is named here. */
+/* Heads: a product of two activations sums over an axis of both that the output does not have; the output's axes
+ * that come from both are batches. Seen from the links, so that no operator is named here. */
 static void mark_batches(struct visit *v)
 {
     const struct solver *s = v->s;
@@ -267,7 +270,7 @@ static void mark_batches(struct visit *v)
     for (int i = 0; i < v->k.n_links; i++) {
         const struct couple_side *a = &v->k.link[i].a, *b = &v->k.link[i].b;
         const struct couple_side *in = a->end.out ? b : a, *other = a->end.out ? a : b;
-        const int which = !in->end.out && in->end.slot == slot[0] ? 0 : !in->end.out && in->end.slot == slot[1] ? 1 : -1;
+        const int at = in->end.out ? -1 : in->end.slot, which = at == slot[0] ? 0 : at == slot[1] ? 1 : -1;
         if (which >= 0 && other->end.out && other->end.slot == 0) {
             to_out[which] |= 1u << in->axis;
             from[which] |= 1u << other->axis;
@@ -308,8 +311,10 @@ static int show_product(struct visit *v, const struct op_class *op, struct err *
     if (w == VALUE_NONE || role->weight < 1 || !v->s->constant[w])
         return 0;
     const int rank = v->s->first[w + 1] - v->s->first[w];
-    const int axis = role->channel_axis_of ? role->channel_axis_of(v->s->site[v->id].infer.attrs, rank) : role->channel_axis;
-    const struct couple_note note = {.end = IN(role->weight), .axis = axis < 0 ? axis + rank : axis, .role = COUPLE_PRODUCES};
+    const void *attrs = v->s->site[v->id].infer.attrs;
+    const int axis = role->channel_axis_of ? role->channel_axis_of(attrs, rank) : role->channel_axis;
+    const struct couple_note note = {
+        .end = IN(role->weight), .axis = axis < 0 ? axis + rank : axis, .role = COUPLE_PRODUCES};
     v->mentioned = arena_calloc(v->s->arena, (size_t)v->n->n_input + (size_t)v->n->n_output + 1, sizeof *v->mentioned);
     return v->mentioned && take_note(v, &note) == 0 ? 0 : no_memory(err);
 }

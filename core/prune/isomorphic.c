@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * isomorphic.c - a group's structure as a text: one word a member, sorted, so that the order of the members does not matter. */
+ * isomorphic.c - a group's structure as a text: one word a member, sorted, so that the order of the members does not
+ * matter. */
 #include "core/prune/isomorphic.h"
 
 #include <stdio.h>

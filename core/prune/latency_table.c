@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * latency_table.c - layers are found among the members of the groups: whatever weight the groups cut, its node is a layer. Its
- * twin at a cut is a model of this one node, taken from the cut network, so operators need no code here. */
+ * latency_table.c - layers are found among the members of the groups: whatever weight the groups cut, its node is a
+ * layer. Its twin at a cut is a model of this one node, taken from the cut network, so operators need no code here. */
 #include "core/prune/latency_table.h"
 
 #include <stdio.h>
@@ -112,7 +112,8 @@ static void describe_attrs(struct buf *text, const struct node *n)
     }
 }
 
-/* What its time depends on; NULL: it cannot be run alone (an input of unknown shape or not numeric), or memory is out. */
+/* What its time depends on; NULL: it cannot be run alone (an input of unknown shape or not numeric), or memory is out.
+ * */
 static char *describe(const struct model *m, uint32_t id, const struct type *types)
 {
     const struct node *n = &m->nodes[id];
@@ -147,9 +148,9 @@ static uint32_t add_input(struct model *m, const char *name, const struct type *
         return VALUE_NONE;
     if (g->n_inputs)
         memcpy(grown, g->inputs, (size_t)g->n_inputs * sizeof *grown);
-    grown[g->n_inputs++] = (struct value_info){.value = v, .has_type = true, .type = type_tensor(type->dtype, &type->shape)};
+    m->values[v].type = type_tensor(type->dtype, &type->shape);
+    grown[g->n_inputs++] = (struct value_info){.value = v, .has_type = true, .type = m->values[v].type};
     g->inputs = grown;
-    m->values[v].type = grown[g->n_inputs - 1].type;
     return v;
 }
 
@@ -169,7 +170,8 @@ static struct model *alone(const struct model *m, uint32_t id, const struct type
 {
     const struct node *n = &m->nodes[id];
     struct model *one = model_new();
-    uint32_t *ids = calloc((size_t)n->n_input + (size_t)n->n_output + 1, sizeof *ids), *out = ids ? ids + n->n_input : NULL;
+    uint32_t *ids = calloc((size_t)n->n_input + (size_t)n->n_output + 1, sizeof *ids);
+    uint32_t *out = ids ? ids + n->n_input : NULL;
     bool ok = one && ids;
     for (int i = 0; ok && i < m->n_opsets; i++)
         model_set_opset(one, m->opsets[i].domain, m->opsets[i].version);
@@ -419,7 +421,8 @@ json_t *latency_table_json(const struct latency_table *t, const struct model *m)
         json_array_append_new(layers, json_pack("{s:s, s:o, s:o}", "node",
                                                 node_label(m, t->layer[i].node, label, sizeof label), "left",
                                                 row_json(t->layer[i].left), "ms", row_json(t->layer[i].ms)));
-    return json_pack("{s:o, s:o, s:o}", "ratios", row_json(points), "whole_ms", row_json(t->whole_ms), "layers", layers);
+    return json_pack("{s:o, s:o, s:o}", "ratios", row_json(points), "whole_ms", row_json(t->whole_ms), "layers",
+                     layers);
 }
 
 int latency_table_compare(const struct model *a, const struct model *b, struct pool *pool, uint64_t seed, double *left,
@@ -432,7 +435,8 @@ int latency_table_compare(const struct model *a, const struct model *b, struct p
     if (plans[0])
         plans[1] = plan_new(b, &po, err);
     if (plans[1])
-        rc = latency_measure(plans, 2, &(struct latency_opts){.min_runs = 5, .budget_s = COMPARE_S, .seed = seed}, got, err);
+        rc = latency_measure(plans, 2, &(struct latency_opts){.min_runs = 5, .budget_s = COMPARE_S, .seed = seed}, got,
+                             err);
     if (rc == 0) {
         *ms_a = got[0].min_ms;
         *ms_b = got[1].min_ms;

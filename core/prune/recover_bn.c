@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * recover_bn.c - recover.bn_stats: statistics of channels estimated again on samples of the pruned network.
  *
- * An entry is a value whose channels have a mean and a variance: what a BatchNormalization reads, or what a product makes
- * whose BatchNormalization is folded away (or that never had one). In topological order: the network as repaired so far runs up to the
- * value. A BatchNormalization takes mean and variance as they are. A folded one had made the original's mean and deviation
- * of them, so the product's weight is scaled by the ratio of the deviations, and its constant set so that the means agree.
- * One run of the original gives its moments; what is still the same there is left alone: statistics of training say more than
- * those of a few samples. */
+ * A statistic is of a value whose channels have a mean and a variance: what a BatchNormalization reads, or what a product
+ * makes whose BatchNormalization is folded away (or that never had one). In topological order the network as repaired so
+ * far runs up to the value. A BatchNormalization takes mean and variance as they are. A folded one had made the original's
+ * mean and deviation of them, so the product's weight is scaled by the ratio of the deviations, and its constant set so
+ * that the means agree. One run of the original gives its moments; what is still the same there is left alone: statistics
+ * of training say more than those of a few samples. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -142,7 +142,8 @@ static int ran(void *arg, int64_t done, int64_t total, struct err *err)
 }
 
 /* Runs m up to the values of the entries. */
-static int look(struct entries_job *job, const struct model *m, struct statistic *at, int n, bool original, struct err *err)
+static int look(struct entries_job *job, const struct model *m, struct statistic *at, int n, bool original,
+                struct err *err)
 {
     struct model *clone = model_clone(m, err);
     bool *watch = calloc((size_t)m->n_values + 1, sizeof *watch);
@@ -262,7 +263,7 @@ static int match(struct edit *edit, const struct statistic *e, struct err *err)
         const double now = sqrt(variance_of(&e->now, c)), was = sqrt(variance_of(&e->was, k));
         const double mean = mean_of(&e->now, c), wanted = mean_of(&e->was, k);
         by[c] = now > 1e-12 && was > 1e-12 ? fmin(was / now, MOST_SCALE) : 1;
-        /* how often the bias counts in what the product makes; what the product makes in the place of the added constant */
+        /* how often the bias counts in what the product makes; how often the product counts where the constant is added */
         const double beta = own ? p->bias_slope[c] * alpha / p->slope[c] : 0;
         const double ratio = own ? 0 : p->slope[c] / alpha / p->bias_slope[c];
         if (own && fabs(beta) > 1e-12 && isfinite(beta))
@@ -288,16 +289,18 @@ static void tell(const struct entries_job *job, const struct statistic *e, const
     struct layer_row row = {.node = e->node, .weight = e->place ? e->place->weight : VALUE_NONE, .sqnr_db = NAN,
                             .skipped = why};
     if (!why)
-        row.after = json_pack("{s:s,s:I}", "statistics", e->place ? "weight and bias matched to the original" : "estimated",
-                              "channels", (json_int_t)e->channels);
+        row.after = json_pack("{s:s,s:I}", "statistics",
+                              e->place ? "weight and bias matched to the original" : "estimated", "channels",
+                              (json_int_t)e->channels);
     layer_report_add(job->o->layers, job->e->m, &row);
 }
 
 static const int64_t *kept_of(const struct model *m, uint32_t value, int64_t channels)
 {
     const struct note *note = value_note(m, value, "kept.0");
-    return note && note->tensor.dtype == DTYPE_INT64 && tensor_count(&note->tensor) == channels ? tensor_i64(&note->tensor)
-                                                                                               : NULL;
+    if (!note || note->tensor.dtype != DTYPE_INT64 || tensor_count(&note->tensor) != channels)
+        return NULL;
+    return tensor_i64(&note->tensor);
 }
 
 static void describe_batchnorm(const struct model *m, struct statistic *e)
@@ -334,8 +337,6 @@ static void describe_product(const struct model *m, const struct model *original
         e->why = "its BatchNormalization is estimated anew";
     else if (!e->why && p->bias_node == NODE_NONE)
         e->why = "it has no constant that could set its means";
-    else if (!e->why && value_note(m, p->weight, "mask"))
-        e->why = NULL; /* scaling keeps zeros */
     if (!e->why && !named_alike(m, original, e->value))
         e->why = "the original network does not compute what it makes under the same name";
 }

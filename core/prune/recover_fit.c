@@ -241,7 +241,8 @@ static int finish(struct fit *f, const struct choice *c, int64_t rows, struct er
 }
 
 /* ---- into the model ---- */
-/* Running statistics become those of what it reads now, scale and bias follow: it computes what it did. w: [outputs][k]. */
+/* Running statistics become those of what it reads now, scale and bias follow: it computes what it did. w: [outputs][k]
+ * of the product. */
 static int renew_statistics(struct edit *e, struct fit *f, const double *w, double *beta, struct err *err)
 {
     struct model *m = e->m;
@@ -297,7 +298,8 @@ static int write_back(struct edit *e, struct fit *f, struct err *err)
     const uint32_t at = p->bn != NODE_NONE ? p->bn : p->bias_node;
     const int slot = p->bn != NODE_NONE ? 2 : p->bias_slot;
     const double *slope = p->bn != NODE_NONE ? p->bn_slope : p->bias_slope;
-    double *w = place_weight(e->m, p, err), *bias = at != NODE_NONE ? place_vector(e->m, at, slot, f->outputs, err) : NULL;
+    double *w = place_weight(e->m, p, err),
+           *bias = at != NODE_NONE ? place_vector(e->m, at, slot, f->outputs, err) : NULL;
     int rc = -1;
     if (!w || (at != NODE_NONE && !bias))
         goto out;
@@ -457,7 +459,8 @@ static int repair(struct edit *e, const struct recover_opts *o, const struct pla
             place_rows_fini(&rows[k]);
     }
     if (rc == 0 && able == 0 && o->warnings)
-        warnings_add(o->warnings, "recover.least_squares: no layer was changed by pruning in a way that a fit could repair");
+        warnings_add(o->warnings,
+                     "recover.least_squares: no layer was changed by pruning in a way that a fit could repair");
     return rc;
 }
 

@@ -372,7 +372,8 @@ static bool find_way(struct finding *f, struct place *p, int position)
 {
     const struct node *n = &f->m->nodes[p->node];
     struct way w = {.f = f, .p = p, .added = NODE_NONE, .position = position};
-    const bool gemm = node_is(n, "Gemm"), own = own_bias(f, p), there = own && n->n_input > 2 && n->input[2] != VALUE_NONE;
+    const bool gemm = node_is(n, "Gemm"), own = own_bias(f, p),
+               there = own && n->n_input > 2 && n->input[2] != VALUE_NONE;
     uint32_t v = n->output[0];
     p->slope = ones(f, p->outputs);
     p->bias_slope = own ? ones(f, p->outputs) : NULL;

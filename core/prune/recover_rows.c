@@ -16,7 +16,7 @@
 #define ROW_BYTES ((size_t)192 << 20)
 /* Neighbouring positions of a picture say much the same: more rows than this cost time and teach nothing. */
 enum { ENOUGH_ROWS = 1 << 16, ROWS_PER_WEIGHT = 48 };
-/* Above so many numbers a row, equations of the rows are solved instead of the weights' (least_squares.h): fewer of them. */
+/* Above so many numbers a row, equations of the rows are solved instead of the weights' (least_squares.h): fewer. */
 enum { WIDE_ROW = 6144, WIDE_ROWS = 4096 };
 enum { DEFAULT_SAMPLES = 512, HELD_EVERY = 8, TASK_ROWS = 32 };
 
@@ -176,7 +176,8 @@ static int observe_target(struct reading *g, struct place_rows *r, const struct 
     }
     const int64_t channels = t->shape.dim[axis], positions = count / channels / g->fed;
     const bool fits = original && p->kept ? p->kept[p->outputs - 1] < channels : channels == p->outputs;
-    if (!fits || positions < 1 || count != channels * positions * g->fed || (r->positions && positions != r->positions)) {
+    if (!fits || positions < 1 || count != channels * positions * g->fed ||
+        (r->positions && positions != r->positions)) {
         r->why = fits ? "what it makes does not follow the batch" : "its channels are not those of the original";
         return 0;
     }
@@ -220,7 +221,8 @@ static int observe(void *arg, uint32_t value, const struct tensor *t, struct err
         struct place_rows *r = &g->r->at[i];
         if (r->why)
             continue;
-        if (g->r->what == RECORD_HAVE && r->place->rows && value == r->place->source.value && observe_input(g, r, t, err))
+        const bool input = g->r->what == RECORD_HAVE && r->place->rows && value == r->place->source.value;
+        if (input && observe_input(g, r, t, err))
             return -1;
         if (!r->why && value == r->place->target && observe_target(g, r, t, err))
             return -1;

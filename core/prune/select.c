@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * select.c - one ranking of all atoms, made once: within each group (what goes first there) and within each set of groups
- * (what goes first of all). Every choice is then a walk along a ranking. Ties are broken by group and atom, so that the
- * result is one. */
+ * select.c - one ranking of all atoms, made once: within each group (what goes first there) and within each set of
+ * groups (what goes first of all). Every choice is then a walk along a ranking. Ties are broken by group and atom, so
+ * that the result is one. */
 #include "core/prune/select.h"
 
 #include <math.h>

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
- * select.h - which atoms go: from scores to a count of atoms kept in every group, for a ratio or for a limit on the cost. Pure
- * arithmetic on numbers, no model.
- * Choice     of a group, the atoms of the lowest score go first, equal scores in order of number. So a choice is a vector of counts,
- *            `kept` [n groups], and everything here computes such vectors.
- * Scope      layer: each group keeps floor(total * (1 - ratio)) of its atoms. global: all atoms are ranked together and the lowest go
- *            until `ratio` of all channels are gone. isomorphic: the same within each set of groups of equal structure (Fang et al.,
- *            ECCV 2024). In both, a group that is at its lowest is passed over, others give instead.
- * Guards     no group falls below its `lowest`: min_keep, max_ratio and round_to together. Counts are rounded up to round_to.
+ * select.h - which atoms go: from scores to a count of atoms kept in every group, for a ratio or for a limit on the
+ * cost. Pure arithmetic on numbers, no model.
+ * Choice     of a group, the atoms of the lowest score go first, equal scores in order of number. So a choice is a
+ *            vector of counts, `kept` [n groups], and everything here computes such vectors.
+ * Scope      layer: each group keeps floor(total * (1 - ratio)) of its atoms. global: all atoms are ranked together
+ *            and the lowest go until `ratio` of all channels are gone. isomorphic: the same within each set of groups
+ *            of equal structure (Fang et al., ECCV 2024). In both, a group that is at its lowest is passed over,
+ *            others give instead.
+ * Guards     no group falls below its `lowest`: min_keep, max_ratio and round_to together. Counts are rounded up to
+ *            round_to.
  * Steps      ratios are of the atoms there were at first (n + gone), so several steps come out where one would.
  * Threads    plain data. Results depend on the arguments alone. Errors: ERR_NOMEM; as of the cost function. */
 #ifndef PARED_PRUNE_SELECT_H
@@ -61,12 +63,14 @@ struct select_goal {
     select_path *path; /* NULL: select_ratio */
     void *arg;         /* of both */
 };
-/* The largest choice whose cost is at most `wanted`: one ratio for all by bisection, then single atoms are put back, the most important
- * first, while the cost allows it. If even the lowest of all groups costs more, kept is that, and not met. */
+/* The largest choice whose cost is at most `wanted`: one ratio for all by bisection, then single atoms are put back,
+ * the most important first, while the cost allows it. If even the lowest of all groups costs more, kept is that, and
+ * not met. */
 int select_target(const struct select *s, const struct select_goal *goal, int64_t *kept, struct select_found *found,
                   struct err *err);
 
-/* How a ratio grows over steps: the part of `ratio` gone after step `step` of `steps` (1 .. steps; at the last: ratio). */
+/* How a ratio grows over steps: the part of `ratio` gone after step `step` of `steps` (1 .. steps; at the last:
+ * ratio). */
 enum select_schedule {
     SELECT_LINEAR,   /* equal numbers each step */
     SELECT_CUBIC,    /* fast at first (Zhu & Gupta, 2017) */

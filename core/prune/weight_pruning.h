@@ -79,6 +79,11 @@ void prune_item_fini(struct prune_item *it);
 /* Elements [first, first + n) in the order of storage as doubles; n <= WEIGHTS_CHUNK. */
 enum { WEIGHTS_CHUNK = 4096 };
 void weights_read(const struct tensor *t, int64_t first, int64_t n, double *out);
+/* The bytes of a weight, also of one that the graph lists among its inputs (old files list all). */
+static inline const struct tensor *weights_tensor(const struct model *m, uint32_t value)
+{
+    return m->values[value].weight ? &m->values[value].weight->tensor : value_const(m, value);
+}
 /* Writes the weight and its note "mask": zero where it->mask is 0, else values[row * k + i] (NULL: as it is). */
 int weights_write(struct prune_run *r, struct prune_item *it, const double *values, struct err *err);
 

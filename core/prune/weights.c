@@ -153,7 +153,7 @@ int weights_write(struct prune_run *r, struct prune_item *it, const double *valu
     rc = weight_replace(m, it->ref.value, &t, err);
     if (rc == 0) {
         value_set_note(m, it->ref.value, "mask", NULL, &it->mask);
-        it->ref.tensor = it->matrix.stored = value_const(m, it->ref.value);
+        it->ref.tensor = it->matrix.stored = weights_tensor(m, it->ref.value);
         tensor_release_pages(it->ref.tensor);
     }
     tensor_fini(&it->mask);

@@ -236,7 +236,8 @@ static const char *unfit(const struct prune_run *r, const struct prune_item *it)
 {
     const struct structure *s = &r->structure;
     if (it->matrix.rows == 0 && (s->kind != STRUCTURE_NONE || r->scope == SCOPE_ROW))
-        return "how its weight lies in rows is not known, so only single weights of the layer can be ranked";
+        return "how its weight lies in rows is not known (graph.optimize may help), so only single weights of the layer can be "
+               "ranked";
     if (s->kind == STRUCTURE_NM && it->matrix.k <= s->a)
         return "its rows are no longer than what stays of a group, so nothing goes";
     return NULL;

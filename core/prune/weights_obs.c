@@ -184,7 +184,7 @@ static void part_fill(struct part *p, const struct prune_run *r, const struct pa
         p->h[i * k + i] += DAMP * (most > 0 ? most : 1);
         p->cross[i * k + i] += p->h[i * k + i] - diag[i]; /* the ridge pulls to W */
     }
-    const struct tensor *was = value_const(r->before, it->ref.value);
+    const struct tensor *was = weights_tensor(r->before, it->ref.value);
     for (int64_t row = 0; row < p->rows; row++)
         for (int64_t i = 0; i < k; i++) {
             const int64_t at = weight_matrix_at(&it->matrix, p->first + row, i);

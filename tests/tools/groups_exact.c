@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * groups_exact [-v] [-o] [-i OTHER] MODEL.onnx...: for every dependency group of every model, take out a third of its channels and
- * compare with the original in which those channels are not read (tests/unit/groups_exact.h); costs must be as predicted.
- * -o: GROUPS_OUTER. -i: size of axes that are not fixed. Exit status 1 if a group is not exact to 1e-4 (float16: 2e-2), unless it
- * says that it is approximate. */
+ * groups_exact [-v] [-o] [-i OTHER] MODEL.onnx...: for every dependency group of every model, take out a third of
+ * its channels and compare with the original in which those channels are not read (tests/unit/groups_exact.h); costs
+ * must be as predicted. -o: GROUPS_OUTER. -i: size of axes that are not fixed. Exit status 1 if a group is not exact
+ * to 1e-4 (float16: 2e-2), unless it says that it is approximate. */
 #include <unistd.h>
 
 #include "core/model/onnx_read.h"

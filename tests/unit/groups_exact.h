@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * groups_exact.h - is a cut exact? Some atoms of one group go; the cut network must give what the original gives when the weights
- * that consume those channels are zero. Where two activations are multiplied (attention) nobody consumes by weight:
- * then the channels themselves are made zero, by the weights and biases that make them. Shared by unit tests and tools. */
+ * groups_exact.h - is a cut exact? Some atoms of one group go; the cut network must give what the original gives
+ * when the weights that consume those channels are zero. Where two activations are multiplied (attention) nobody
+ * consumes by weight: then the channels themselves are made zero, by the weights and biases that make them. Shared
+ * by unit tests and tools. */
 #ifndef PARED_TESTS_GROUPS_EXACT_H
 #define PARED_TESTS_GROUPS_EXACT_H
 
@@ -72,8 +73,8 @@ static inline int exact_run(const struct model *m, const struct exact_inputs *in
     return n;
 }
 
-/* Largest difference relative to the largest number of that output; INFINITY: shapes or dtypes differ, or not finite where the other
- * is. */
+/* Largest difference relative to the largest number of that output; INFINITY: shapes or dtypes differ, or not finite
+ * where the other is. */
 static inline double exact_difference(const struct tensor *a, const struct tensor *b, int n)
 {
     double worst = 0;

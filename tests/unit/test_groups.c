@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * core/prune/groups.h on graphs by hand: which channels go together, which are frozen and why; and what is cut. Every group that can go
- * is taken out for a third: the rest must compute what the original does when the channels are not read (groups_exact.h), and
- * costs must be as predicted. */
+ * core/prune/groups.h on graphs by hand: which channels go together, which are frozen and why; and what is cut.
+ * Every group that can go is taken out for a third: the rest must compute what the original does when the channels
+ * are not read (groups_exact.h), and costs must be as predicted. */
 /* clang-format off: cmocka.h needs the first three */
 #include <stdarg.h>
 #include <stddef.h>
@@ -772,7 +772,8 @@ static struct model *chain(enum chain kind, int layers)
     return m;
 }
 
-/* Plain: every fifth layer has the same weight, whose input axis is that of x too: 3 of 5 layers are groups of their own. */
+/* Plain: every fifth layer has the same weight, whose input axis is that of x too: 3 of 5 layers are groups of their
+ * own. */
 static void test_large(void **state)
 {
     static const bool gone[4] = {true, false, false, false};

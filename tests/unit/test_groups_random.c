@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * core/prune/groups.h on random networks: layers of all kinds are put together at random, and of every group a random third is taken
- * out, one group after the other from the network as cut so far, and of all groups at once. What is left must compute what the
- * network computes when the channels are not read, cost what was predicted, and be a valid model. Seeded; a failure names its
- * seed. PARED_SEEDS=N runs N networks instead of a few. */
+ * core/prune/groups.h on random networks: layers of all kinds are put together at random, and of every group a
+ * random third is taken out, one group after the other from the network as cut so far, and of all groups at once.
+ * What is left must compute what the network computes when the channels are not read, cost what was predicted, and
+ * be a valid model. Seeded; a failure names its seed. PARED_SEEDS=N runs N networks instead of a few. */
 /* clang-format off: cmocka.h needs the first three */
 #include <stdarg.h>
 #include <stddef.h>
@@ -384,8 +384,8 @@ static struct groups *found(const struct model *m, uint64_t seed)
     return g;
 }
 
-/* Group `which` of the network as it is; returns the cut network. costs: MACs must be as predicted (an engine that finds out that
- * a layer is constant counts none). */
+/* Group `which` of the network as it is; returns the cut network. costs: MACs must be as predicted (an engine that
+ * finds out that a layer is constant counts none). */
 static struct model *cut_one(struct model *m, int which, uint64_t seed, bool costs, const struct exact_inputs *in, int *n_groups)
 {
     struct groups *g = found(m, seed);

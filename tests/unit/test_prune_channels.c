@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * prune.channels on small networks: the counts are those of formulas, what is zero goes without a trace, targets are met from below or
- * said to be missed, and what was left alone has its reason. */
+ * prune.channels on small networks: the counts are those of formulas, what is zero goes without a trace, targets are
+ * met from below or said to be missed, and what was left alone has its reason. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -21,7 +21,8 @@ static uint32_t conv(struct model *m, const char *name, uint32_t x, int out, int
                 g_random(m, b, SHAPE(out), seed + 1, 0.2));
 }
 
-/* x -> c1 -> relu -> (+ c2) -> c3 -> relu -> pool -> fc: c1 and c2 are one group through the sum, c3 is another, fc is the output. */
+/* x -> c1 -> relu -> (+ c2) -> c3 -> relu -> pool -> fc: c1 and c2 are one group through the sum, c3 is another, fc is
+ * the output. */
 static struct model *network(void)
 {
     struct model *m = g_new(17);
@@ -124,7 +125,8 @@ static void widths_follow_the_ratio(void **state)
 static void other_scopes_take_as_many_in_all(void **state)
 {
     (void)state;
-    static const char *const words[] = {"prune.channels ratio=0.5 scope=global", "prune.channels ratio=0.5 scope=isomorphic",
+    static const char *const words[] = {"prune.channels ratio=0.5 scope=global", "prune.channels ratio=0.5 "
+                                                                                 "scope=isomorphic",
                                         "prune.channels ratio=0.5 scope=global steps=5 normalizer=max reduction=sum"};
     for (int i = 0; i < 3; i++) {
         struct model *m = network();
@@ -358,7 +360,8 @@ static void a_latency_target_is_measured(void **state)
     model_free(m);
 }
 
-/* An operator nobody knows freezes what it touches; the rest is pruned, and not recovered, because the model cannot run. */
+/* An operator nobody knows freezes what it touches; the rest is pruned, and not recovered, because the model cannot
+ * run. */
 static void unknown_operators_only_freeze(void **state)
 {
     (void)state;
@@ -399,12 +402,14 @@ static void sensitivities_set_the_ratios(void **state)
         const double left = i < 2 ? macs_of(a, b) / macs_of(WIDE, LAST) : (double)(a + b) / (WIDE + LAST);
         expect_widths(m, a, b);
         assert_true(left <= 0.5 && left > 0.47);
-        assert_true(json_is_real(after_of(&d, "c1", "predicted_loss")) || json_is_real(after_of(&d, "c3", "predicted_loss")));
+        assert_true(json_is_real(after_of(&d, "c1", "predicted_loss")) || json_is_real(after_of(&d, "c3",
+                                                                                                "predicted_loss")));
         g_done(&d);
         model_free(m);
     }
     tensor_fini(&x);
-    assert_int_equal(faults_of("prune.channels ratio=0.5 allocation=sensitivity scope=global", "/recipe/steps/0/allocation"), 1);
+    assert_int_equal(faults_of("prune.channels ratio=0.5 allocation=sensitivity scope=global",
+                               "/recipe/steps/0/allocation"), 1);
     assert_int_equal(needs_of("prune.channels ratio=0.5 allocation=sensitivity"), NEEDS_DATA | NEEDS_RUN);
 }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * core/prune/select.c against formulas and naive twins: counts for a ratio in every scope, guards, rounding, steps, targets. */
+ * core/prune/select.c against formulas and naive twins: counts for a ratio in every scope, guards, rounding, steps,
+ * targets. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -76,7 +77,7 @@ static void guards_and_rounding(void **state)
         {10, 1, 1, 1, 0.5, 0.9, 5, 5},    {30, 1, 1, 1, 0.7, 0.9, 9, 9},
         {12, 1, 1, 8, 1, 0.2, 12, 8},     {12, 1, 1, 8, 1, 0.5, 8, 8}, /* no 16 there: all */
         {16, 2, 1, 8, 1, 0.6, 8, 4},      {16, 2, 6, 1, 1, 0.9, 3, 3}, /* atoms of two channels: 4 atoms are 8 */
-        {16, 3, 1, 2, 1, 0.5, 8, 2},      {16, 3, 1, 2, 1, 0.52, 8, 2}, /* three channels an atom: an even number of atoms */
+        {16, 3, 1, 2, 1, 0.5, 8, 2},      {16, 3, 1, 2, 1, 0.52, 8, 2}, /* atoms of three: an even number */
         {16, 1, 3, 4, 0.75, 0.99, 4, 4},
     };
     fill(2, 1);
@@ -276,11 +277,18 @@ static int chain_cost(void *arg, const int64_t *kept, double *left, struct err *
     (void)err;
     for (int i = 0; i <= c->n; i++) {
         now += (double)(i ? kept[i - 1] : 3) * (double)(i < c->n ? kept[i] : 10);
-        first += (double)(i ? c->g[i - 1].n + c->g[i - 1].gone : 3) * (double)(i < c->n ? c->g[i].n + c->g[i].gone : 10);
+        first += (double)(i ? c->g[i - 1].n + c->g[i - 1].gone : 3) * (double)(i < c->n ? c->g[i].n + c->g[i].gone :
+                                                                               10);
     }
     *left = now / first;
     c->calls++;
     return 0;
+}
+
+static int target(const struct select *s, double wanted, select_cost *cost, void *arg, int64_t *kept,
+                  struct select_found *found, struct err *err)
+{
+    return select_target(s, &(struct select_goal){.wanted = wanted, .cost = cost, .arg = arg}, kept, found, err);
 }
 
 static void targets_are_met_from_below(void **state)
@@ -301,7 +309,7 @@ static void targets_are_met_from_below(void **state)
                 struct chain c = {g, GROUPS, 0};
                 struct select *s = made(g, GROUPS, (enum select_scope)scope);
                 struct select_found f;
-                assert_int_equal(select_target(s, &(struct select_goal){.wanted = wanted, .cost = chain_cost, .arg = &c}, kept, &f, &err), 0);
+                assert_int_equal(target(s, wanted, chain_cost, &c, kept, &f, &err), 0);
                 assert_true(c.calls < 150);
                 assert_int_equal(chain_cost(&c, kept, &left, &err), 0);
                 assert_true(left == f.left && f.met && left <= wanted);
@@ -344,21 +352,21 @@ static void targets_that_cannot_be_met(void **state)
     }
     struct chain c = {g, 2, 0};
     struct select *s = made(g, 2, SELECT_LAYER);
-    assert_int_equal(select_target(s, &(struct select_goal){.wanted = 0.01, .cost = chain_cost, .arg = &c}, kept, &f, &err), 0);
+    assert_int_equal(target(s, 0.01, chain_cost, &c, kept, &f, &err), 0);
     assert_false(f.met);
     assert_true(kept[0] == 8 && kept[1] == 8 && f.left > 0.01);
     /* What costs no more than that already stays whole. */
-    assert_int_equal(select_target(s, &(struct select_goal){.wanted = 1, .cost = chain_cost, .arg = &c}, kept, &f, &err), 0);
+    assert_int_equal(target(s, 1, chain_cost, &c, kept, &f, &err), 0);
     assert_true(f.met && f.left == 1 && kept[0] == 16 && kept[1] == 16);
     int calls = 1;
-    assert_int_equal(select_target(s, &(struct select_goal){.wanted = 0.5, .cost = failing_cost, .arg = &calls}, kept, &f, &err), -1);
+    assert_int_equal(target(s, 0.5, failing_cost, &calls, kept, &f, &err), -1);
     assert_int_equal(err.code, ERR_CANCELED);
     select_free(s);
     /* No group at all. */
     err = (struct err){0};
     s = made(g, 0, SELECT_GLOBAL);
     c.n = 0;
-    assert_int_equal(select_target(s, &(struct select_goal){.wanted = 0.5, .cost = chain_cost, .arg = &c}, kept, &f, &err), 0);
+    assert_int_equal(target(s, 0.5, chain_cost, &c, kept, &f, &err), 0);
     assert_false(f.met);
     select_free(s);
 }

@@ -248,6 +248,24 @@ static void test_check(void **state)
     faults_fini(&faults);
 }
 
+/* Old files list weights among the inputs: they are pruned all the same. */
+static void test_listed_weight(void **state)
+{
+    (void)state;
+    struct model *m = g_new(13);
+    uint32_t x = g_input(m, "x", SHAPE(2, 8)), w = g_random(m, "w", SHAPE(8, 6), 1, 1);
+    g_list(m, w, SHAPE(8, 6));
+    g_output(m, G_OP(m, "MatMul", "y", x, w));
+    assert_null(value_const(m, w));
+    struct g_done done = g_apply(m, "prune.weights sparsity=0.5 steps=2", NULL);
+    int zeros = 0;
+    g_done(&done);
+    for (int i = 0; i < 48; i++)
+        zeros += tensor_f32(&m->values[w].weight->tensor)[i] == 0;
+    assert_int_equal(zeros, 24);
+    model_free(m);
+}
+
 /* ---- structures ---- */
 static void test_structure_text(void **state)
 {
@@ -766,7 +784,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_counts), cmocka_unit_test(test_global), cmocka_unit_test(test_shared_and_skipped),
         cmocka_unit_test(test_nan),    cmocka_unit_test(test_check),  cmocka_unit_test(test_recurrent),
-        cmocka_unit_test(test_structure_text), cmocka_unit_test(test_groups_of_conv),
+        cmocka_unit_test(test_listed_weight), cmocka_unit_test(test_structure_text), cmocka_unit_test(test_groups_of_conv),
         cmocka_unit_test(test_groups_of_others), cmocka_unit_test(test_blocks), cmocka_unit_test(test_erk),
         cmocka_unit_test(test_allocation_and_schedule), cmocka_unit_test(test_zeros_stay), cmocka_unit_test(test_lamp),
         cmocka_unit_test(test_gradients), cmocka_unit_test(test_wanda), cmocka_unit_test(test_with_data),
