@@ -41,6 +41,10 @@ static int fill_choice(struct channels_run *r, struct err *err)
                                              .chosen = o && !o->left && g->n > 0 && r->score[i]};
         if (!o)
             continue;
+        if (r->choice[i].chosen) {
+            const int64_t least = score_least(g, r->score[i]) * r->choice[i].width;
+            r->choice[i].min_keep = least > p->min_keep ? least : p->min_keep;
+        }
         r->choice[i].gone = o->n > g->n ? o->n - g->n : 0;
         if (!isnan(o->ratio))
             r->choice[i].ratio = select_ramp((enum select_schedule)p->schedule, o->ratio, r->step, p->steps);

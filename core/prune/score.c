@@ -128,7 +128,8 @@ static int run(struct score_ctx *c, const struct score_criterion *row, struct er
     if (row->run(c, err) || check_scores(c, err))
         return -1;
     for (int i = 0; i < c->g->n; i++)
-        if (c->score[i] && normalize(c->score[i], c->g->at[i].n, row->lamp ? SCORE_NORM_LAMP : c->o->normalizer, err))
+        if (c->score[i] && (normalize(c->score[i], c->g->at[i].n, row->lamp ? SCORE_NORM_LAMP : c->o->normalizer, err) ||
+                            score_balance(&c->g->at[i], c->score[i], err)))
             return -1;
     return 0;
 }

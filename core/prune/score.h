@@ -46,6 +46,10 @@ unsigned score_needs(int criterion);
 /* score[i]: [g->at[i].n], malloc'ed array of malloc'ed arrays (NULL for frozen groups), freed by score_free. NULL on
  * error. */
 double **score_groups(const struct groups *g, const struct score_opts *o, struct err *err);
+/* The scores of one group with atoms of several kinds, fit for taking the lowest (score_balance.c); score_groups has done it. */
+int score_balance(const struct group *g, double *score, struct err *err);
+/* Of balanced scores: so many of the highest must stay, else an axis of a member would be left with nothing. At least 1. */
+int64_t score_least(const struct group *g, const double *score);
 void score_free(double **score, int n_groups);
 
 #endif

@@ -27,6 +27,7 @@ struct sensitivity_point {
 struct sensitivity_curve {
     struct sensitivity_point *at; /* by ascending ratio */
     int n;                        /* 0: no curve, see skipped */
+    int64_t least;       /* atoms that stay, whatever is asked for */
     const int64_t *order;         /* [group's n] atoms, the first to go first; NULL without a curve */
     const char *skipped;          /* why there is none: "frozen: ..."; NULL */
 };

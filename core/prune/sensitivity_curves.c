@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "core/base/clock.h"
+#include "core/prune/score.h"
 #include "core/prune/sensitivity.h"
 
 enum { STEPS = 32 }; /* of a whole group, in the walk */
@@ -65,7 +66,11 @@ static int prepare_curve(struct sensitivity *s, const struct sensitivity_opts *o
 {
     const struct group *g = &o->groups->at[i];
     struct sensitivity_curve *c = &s->at[i];
-    const int64_t min_keep = o->min_keep > 0 ? o->min_keep : 1;
+    int64_t min_keep = o->min_keep > 0 ? o->min_keep : 1;
+    if (g->n > 0 && o->score[i]) {
+        const int64_t least = score_least(g, o->score[i]);
+        min_keep = c->least = least > min_keep ? least : min_keep;
+    }
     if (g->n == 0 || !o->score[i])
         c->skipped = g->frozen ? g->frozen : "nothing of it can go";
     else if (o->selected && !o->selected[i])
@@ -404,7 +409,7 @@ static int start_walker(struct walk *w, int i, struct err *err)
 {
     const struct sensitivity_target *t = w->target;
     const struct sensitivity_curve *c = &w->s->at[i];
-    const int64_t n = w->s->groups->at[i].n, min_keep = t->min_keep > 0 ? t->min_keep : 1;
+    const int64_t n = w->s->groups->at[i].n, min_keep = t->min_keep > c->least ? t->min_keep : c->least;
     struct walker *x = &w->at[i];
     if (c->n == 0 || (t->selected && !t->selected[i]))
         return 0;

@@ -310,13 +310,14 @@ static void every_parameter_refuses_what_is_wrong(void **state)
                                json_real(0.5),     json_true(),   json_string("~ no such ~"),
                                json_pack("[i]", 1)};
             bool number = p->kind == PARAM_INT || p->kind == PARAM_NUMBER;
+            const bool list = p->kind == PARAM_NUMBERS; /* a number alone is a list of one */
             const bool right[] = {false,
                                   p->kind == PARAM_JSON,
-                                  number,
-                                  p->kind == PARAM_NUMBER,
+                                  number || (list && (p->min >= p->max || p->max > 3)),
+                                  p->kind == PARAM_NUMBER || list,
                                   p->kind == PARAM_BOOL,
                                   p->kind == PARAM_STRING || p->kind == PARAM_GLOBS,
-                                  false};
+                                  list && (p->min >= p->max || p->max > 1)};
             for (size_t t = 0; t < sizeof types / sizeof types[0]; t++) {
                 if (right[t])
                     json_decref(types[t]);

@@ -42,7 +42,7 @@ static struct model *network(int64_t batch, enum tail tail)
     if (tail == PROBABILITIES)
         y = G_OP(m, "Softmax", "p", y);
     if (tail == IMAGE)
-        y = G_OP(m, "Reshape", "i", y, g_ints(m, "shape", 3, (int64_t[]){-1, C, 1}));
+        y = G_OP(m, "Reshape", "i", y, g_ints(m, "shape", 3, (int64_t[]){-1, 1, C}));
     g_output(m, y);
     return m;
 }
