@@ -125,8 +125,10 @@ int inspect_file(const struct inspect_opts *opts, struct inspect_result *result,
     struct missing_ops missing = {0};
     struct facts facts;
     struct plan *plan = NULL;
-    struct onnx_read_opts read = {
-        .external_dir = opts->external_dir, .resolve = opts->resolve, .resolve_arg = opts->resolve_arg, .keep_unaligned = true};
+    struct onnx_read_opts read = {.external_dir = opts->external_dir,
+                                  .resolve = opts->resolve,
+                                  .resolve_arg = opts->resolve_arg,
+                                  .keep_unaligned = true};
     struct model *m = NULL;
     int rc = -1;
     json_t *warnings = json_array();
@@ -180,8 +182,10 @@ static const char help[] =
     "Usage: pared inspect MODEL [--layers] [--groups] [--json] [--external-dir DIR]\n\n"
     "Inputs, outputs, operators, parameters, multiply-accumulates and bytes of an ONNX model; with --layers also a row "
     "a\n"
-    "layer: what it holds, and whether it can be pruned or quantized and why not. With --groups the channels that can only\n"
-    "go together: how many, what makes them, what goes with them, what one costs, or why they cannot go. MACs are of batch 1.\n";
+    "layer: what it holds, and whether it can be pruned or quantized and why not. With --groups the channels that can "
+    "only\n"
+    "go together: how many, what makes them, what goes with them, what one costs, or why they cannot go. MACs are of "
+    "batch 1.\n";
 
 /* Names are a stranger's: none may drive the terminal. */
 static void put(const char *text)
@@ -200,11 +204,13 @@ static void print_values(const char *title, const json_t *values)
 {
     size_t i, k;
     json_t *v, *d;
-    json_array_foreach (values, i, v) {
+    json_array_foreach(values, i, v)
+    {
         printf("%-16s ", i ? "" : title);
         put(text_of(v, "name"));
         printf(" %s%s[", text_of(v, "kind"), text_of(v, "dtype"));
-        json_array_foreach (json_object_get(v, "shape"), k, d) {
+        json_array_foreach(json_object_get(v, "shape"), k, d)
+        {
             if (k)
                 putchar(',');
             if (json_is_integer(d))
@@ -236,7 +242,8 @@ static void print_facts(const json_t *facts)
         put(text_of(facts, "producer_version"));
         putchar('\n');
     }
-    json_array_foreach (json_object_get(facts, "opsets"), i, v) {
+    json_array_foreach(json_object_get(facts, "opsets"), i, v)
+    {
         printf("%-16s ", i ? "" : "opset");
         put(text_of(v, "domain"));
         printf(" %lld\n", (long long)json_integer_value(json_object_get(v, "version")));
@@ -251,18 +258,21 @@ static void print_facts(const json_t *facts)
     print_count(facts, "peak activations", "peak_activation_bytes");
     print_count(facts, "nodes", "nodes");
     printf("%-16s", "operators");
-    json_object_foreach (json_object_get(facts, "ops"), key, v) {
+    json_object_foreach(json_object_get(facts, "ops"), key, v)
+    {
         putchar(' ');
         put(key);
         printf(" x%lld", (long long)json_integer_value(v));
     }
     putchar('\n');
-    json_array_foreach (json_object_get(facts, "missing_operators"), i, v) {
+    json_array_foreach(json_object_get(facts, "missing_operators"), i, v)
+    {
         printf("%-16s ", i ? "" : "cannot run");
         put(json_string_value(v));
         putchar('\n');
     }
-    json_array_foreach (json_object_get(facts, "warnings"), i, v) {
+    json_array_foreach(json_object_get(facts, "warnings"), i, v)
+    {
         printf("%-16s ", i ? "" : "warning");
         put(json_string_value(v));
         putchar('\n');
@@ -282,7 +292,8 @@ static void print_layers(const json_t *layers)
     size_t i;
     json_t *row;
     putchar('\n');
-    json_array_foreach (json_object_get(layers, "data"), i, row) {
+    json_array_foreach(json_object_get(layers, "data"), i, row)
+    {
         put(text_of(row, "node"));
         printf("  ");
         put(text_of(row, "op_type"));
@@ -334,8 +345,7 @@ static void print_group(const json_t *group)
         put(text_of(group, "approximate"));
         putchar('\n');
     }
-    json_array_foreach (json_object_get(group, "members"), i, member)
-        print_member(member);
+    json_array_foreach(json_object_get(group, "members"), i, member) print_member(member);
     if (json_object_get(group, "more"))
         printf("    and %lld more\n", (long long)json_integer_value(json_object_get(group, "more")));
 }
@@ -345,8 +355,7 @@ static void print_groups(const json_t *groups)
     size_t i;
     json_t *group;
     putchar('\n');
-    json_array_foreach (json_object_get(groups, "data"), i, group)
-        print_group(group);
+    json_array_foreach(json_object_get(groups, "data"), i, group) print_group(group);
     if (json_object_get(groups, "more"))
         printf("and %lld groups more\n", (long long)json_integer_value(json_object_get(groups, "more")));
     if (json_object_get(groups, "why")) {
@@ -358,12 +367,10 @@ static void print_groups(const json_t *groups)
 
 int cmd_inspect(int argc, char **argv)
 {
-    static const struct option options[] = {{"layers", no_argument, NULL, 'l'},
-                                            {"groups", no_argument, NULL, 'g'},
-                                            {"json", no_argument, NULL, 'j'},
-                                            {"external-dir", required_argument, NULL, 'e'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {0}};
+    static const struct option options[] = {
+        {"layers", no_argument, NULL, 'l'}, {"groups", no_argument, NULL, 'g'},
+        {"json", no_argument, NULL, 'j'},   {"external-dir", required_argument, NULL, 'e'},
+        {"help", no_argument, NULL, 'h'},   {0}};
     struct inspect_opts opts = {0};
     struct inspect_result r;
     struct err err = {0};

@@ -20,7 +20,8 @@ struct inspect_opts {
 };
 
 struct inspect_result {
-    json_t *facts;  /* model_inspect() with "sha256" (of the main file), "bytes" and "zstd_bytes" (of all files), "nonzero",
+    json_t
+        *facts; /* model_inspect() with "sha256" (of the main file), "bytes" and "zstd_bytes" (of all files), "nonzero",
                      * "sparsity", "macs", "peak_activation_bytes", "runnable", "missing_operators": ["Op (domain, opset
                      * n) x3", ...] */
     json_t *layers; /* {"data": [...]}, see inspect_layers_json */
@@ -29,9 +30,9 @@ struct inspect_result {
 };
 
 enum {
-    INSPECT_MAX_ROWS = 100000,  /* of layers, and nodes in a drawing */
-    INSPECT_MAX_GROUPS = 5000,  /* of pruning */
-    INSPECT_MAX_MEMBERS = 100   /* of a group */
+    INSPECT_MAX_ROWS = 100000, /* of layers, and nodes in a drawing */
+    INSPECT_MAX_GROUPS = 5000, /* of pruning */
+    INSPECT_MAX_MEMBERS = 100  /* of a group */
 };
 
 int inspect_file(const struct inspect_opts *opts, struct inspect_result *result, struct err *err);

@@ -198,8 +198,7 @@ static int tie_down(const struct job *job, struct err *err)
     }
     if (fd >= 0)
         close(fd);
-    return limit_memory(job, err) ||
-                   set_limit(RLIMIT_FSIZE, job->file_bytes, "file sizes", err) ||
+    return limit_memory(job, err) || set_limit(RLIMIT_FSIZE, job->file_bytes, "file sizes", err) ||
                    set_limit(RLIMIT_CPU, job->cpu_s, "processor time", err)
                ? -1
                : 0;
@@ -221,7 +220,8 @@ static int resolve_external(void *arg, const char *location)
     const struct job *job = arg;
     size_t i;
     json_t *file;
-    json_array_foreach (job->external, i, file) {
+    json_array_foreach(job->external, i, file)
+    {
         const char *name = json_string_value(json_object_get(file, "name")),
                    *path = json_string_value(json_object_get(file, "path"));
         if (name && path && !strcmp(name, location))
@@ -244,7 +244,8 @@ static int lay_out_files(const struct job *job, const char *key, const json_t *f
     if (asprintf(&dir, "%s/%s", job->work, key) < 0)
         return err_set(err, ERR_NOMEM, "no memory for a path");
     int rc = file_remove_tree(dir, err) || file_make_dirs(dir, err) ? -1 : 0;
-    json_array_foreach (files, i, file) {
+    json_array_foreach(files, i, file)
+    {
         const char *name, *from;
         char *to = NULL;
         if (rc == 0)
@@ -353,7 +354,8 @@ static int do_inspect_model(struct job *job, struct err *err)
         return err_set(err, ERR_INTERNAL, "the spec is wrong: inspect_model needs model and out");
     if (file_of(job->model, "model", &name, &path, err))
         return -1;
-    struct inspect_opts opts = {.path = path, .resolve = resolve_external, .resolve_arg = job, .graph = true, .groups = true};
+    struct inspect_opts opts = {
+        .path = path, .resolve = resolve_external, .resolve_arg = job, .graph = true, .groups = true};
     int rc = inspect_file(&opts, &r, err);
     if (rc == 0)
         rc = write_beside(job, "layers.json", r.layers, err) || write_beside(job, "graph.json", r.graph, err) ||
@@ -380,12 +382,11 @@ static int do_inspect_dataset(struct job *job, struct err *err)
         err_set(err, ERR_NOMEM, "no memory for a path");
         goto out;
     }
-    ds = dataset_open(
-        from.path,
-        &(struct dataset_opts){.cache_dir = from.cache_dir ? from.cache_dir : cache,
-                               .confined = from.confined,
-                               .own_links = from.own_links},
-        err);
+    ds = dataset_open(from.path,
+                      &(struct dataset_opts){.cache_dir = from.cache_dir ? from.cache_dir : cache,
+                                             .confined = from.confined,
+                                             .own_links = from.own_links},
+                      err);
     if (ds && dataset_check_values(ds, err) == 0)
         rc = say(json_pack("{s:s, s:s, s:o}", "type", "result", "kind", "inspect_dataset", "facts", dataset_facts(ds)),
                  err);

@@ -29,8 +29,10 @@ struct attention_attrs {
         {OP_ATTR(attention_attrs, kv_num_heads), .kind = OP_INT},                                                      \
         {OP_ATTR(attention_attrs, softmax_precision), .kind = OP_INT, .def = DTYPE_FLOAT},                             \
         {OP_ATTR(attention_attrs, qk_matmul_output_mode), .kind = OP_INT},                                             \
-        {OP_ATTR(attention_attrs, scale), .kind = OP_FLOAT, .def_f = NAN}, {OP_ATTR(attention_attrs, softcap),         \
-                                                                            .kind = OP_FLOAT}
+        {OP_ATTR(attention_attrs, scale), .kind = OP_FLOAT, .def_f = NAN},                                             \
+    {                                                                                                                  \
+        OP_ATTR(attention_attrs, softcap), .kind = OP_FLOAT                                                            \
+    }
 static const struct op_attr attrs_23[] = {ATTRS_23, {0}};
 static const struct op_attr attrs_25[] = {ATTRS_23,
                                           {OP_ATTR(attention_attrs, left_window_size), .kind = OP_INT, .def = -1},
@@ -70,8 +72,9 @@ static int read_stack(const struct infer_ctx *c, int i, int64_t heads, int64_t d
         return err_set(err, ERR_MODEL, "attribute '%s' is %" PRId64 "; with 3 axes it must be positive",
                        i == Q ? "q_num_heads" : "kv_num_heads", heads);
     if (s->dim[2] >= 0 && s->dim[2] % heads != 0)
-        return err_set(err, ERR_SHAPE, "%s has %" PRId64 " elements a position, which do not divide into %" PRId64
-                                       " heads", names[i], s->dim[2], heads);
+        return err_set(err, ERR_SHAPE,
+                       "%s has %" PRId64 " elements a position, which do not divide into %" PRId64 " heads", names[i],
+                       s->dim[2], heads);
     dim[0] = s->dim[0];
     dim[1] = heads;
     dim[2] = s->dim[1];
@@ -91,11 +94,14 @@ static int read_sizes(const struct infer_ctx *c, struct sizes *z, struct err *er
         return err_set(err, ERR_SHAPE, "Q, K and V must have the same number of axes");
     *z = (struct sizes){q[0], q[1], k[1], q[2], k[2], 0, q[3], v[3]};
     if (!agree(&z->batch, k[0]) || !agree(&z->batch, v[0]))
-        return err_set(err, ERR_SHAPE, "Q, K and V have batches of %" PRId64 ", %" PRId64 " and %" PRId64
-                                       "; they must be equal", q[0], k[0], v[0]);
+        return err_set(err, ERR_SHAPE,
+                       "Q, K and V have batches of %" PRId64 ", %" PRId64 " and %" PRId64 "; they must be equal", q[0],
+                       k[0], v[0]);
     if (!agree(&z->kv_heads, v[1]) || !agree(&z->keys, v[2]))
-        return err_set(err, ERR_SHAPE, "K has %" PRId64 " heads of %" PRId64 " positions, V %" PRId64 " of %" PRId64
-                                       "; they must be equal", k[1], k[2], v[1], v[2]);
+        return err_set(err, ERR_SHAPE,
+                       "K has %" PRId64 " heads of %" PRId64 " positions, V %" PRId64 " of %" PRId64
+                       "; they must be equal",
+                       k[1], k[2], v[1], v[2]);
     if (!agree(&z->width, k[3]))
         return err_set(err, ERR_SHAPE, "a head of Q has %" PRId64 " elements, of K %" PRId64 "; they must be equal",
                        q[3], k[3]);
@@ -148,8 +154,9 @@ static int check_attrs(const struct attention_attrs *a, int opset, struct err *e
         return err_set(err, ERR_MODEL, "attribute 'qk_matmul_output_mode' is %" PRId64 "; it must be 0 to 3",
                        a->qk_matmul_output_mode);
     if (opset >= 25 && (a->left_window_size < -1 || a->right_window_size < -1))
-        return err_set(err, ERR_MODEL, "a window of %" PRId64 " to the left and %" PRId64
-                                       " to the right; -1 is no bound, less is nothing",
+        return err_set(err, ERR_MODEL,
+                       "a window of %" PRId64 " to the left and %" PRId64
+                       " to the right; -1 is no bound, less is nothing",
                        a->left_window_size, a->right_window_size);
     return 0;
 }
@@ -182,8 +189,7 @@ static int infer(struct infer_ctx *c, struct err *err)
         read_sizes(c, &z, err) < 0 || read_past(c, &z, err) < 0)
         return -1;
     int64_t total = dim_add(z.past, z.keys);
-    if (check_mask(c, &z, total, err) < 0 ||
-        attention_shape(c, NONPAD, "nonpad_kv_seqlen", SHAPE(z.batch), err) < 0)
+    if (check_mask(c, &z, total, err) < 0 || attention_shape(c, NONPAD, "nonpad_kv_seqlen", SHAPE(z.batch), err) < 0)
         return -1;
     int rank = infer_shape(c, Q)->rank;
     struct shape y = rank < 0    ? SHAPE_UNKNOWN
@@ -236,8 +242,9 @@ static int with_past(struct run_ctx *c, const struct sizes *z, int64_t width, in
     float *dst = present ? present->data : attention_floats(c, wide ? n * 2 : n, err);
     if (!dst)
         return -1;
-    struct attention_append a = {z->batch, z->kv_heads, width, total, z->past, z->keys, z->past,
-                                 run_in(c, past) ? c->in[past]->data : NULL, *v, dst};
+    struct attention_append a = {z->batch, z->kv_heads, width,   total,
+                                 z->past,  z->keys,     z->past, run_in(c, past) ? c->in[past]->data : NULL,
+                                 *v,       dst};
     if (wide) { /* a double moves as two floats */
         a.width *= 2;
         a.v.batch *= 2;
@@ -290,8 +297,9 @@ static int read_places(const struct call *c, struct attention *a, struct err *er
         return -1;
     for (int64_t b = 0; b < a->batch; b++) {
         if (tensor_i64(t)[b] < 0 || tensor_i64(t)[b] > a->cols)
-            return err_set(err, ERR_MODEL, "nonpad_kv_seqlen of batch %" PRId64 " is %" PRId64 "; there are %" PRId64
-                                           " keys", b, tensor_i64(t)[b], a->cols);
+            return err_set(err, ERR_MODEL,
+                           "nonpad_kv_seqlen of batch %" PRId64 " is %" PRId64 "; there are %" PRId64 " keys", b,
+                           tensor_i64(t)[b], a->cols);
         past[b] = tensor_i64(t)[b] - a->rows;
     }
     a->past_of = past;
@@ -304,9 +312,12 @@ static bool sizes_now(const struct call *c, struct sizes *z)
     const struct attention_attrs *a = c->attrs;
     const struct shape *q = &c->in[Q]->shape, *k = &c->in[K]->shape, *v = &c->in[V]->shape;
     const bool flat = q->rank == 3;
-    *z = (struct sizes){.batch = q->dim[0], .heads = flat ? a->q_num_heads : q->dim[1],
-                        .kv_heads = flat ? a->kv_num_heads : k->dim[1], .rows = q->dim[flat ? 1 : 2],
-                        .keys = k->dim[flat ? 1 : 2], .past = given(c, PAST_K) ? c->in[PAST_K]->shape.dim[2] : 0};
+    *z = (struct sizes){.batch = q->dim[0],
+                        .heads = flat ? a->q_num_heads : q->dim[1],
+                        .kv_heads = flat ? a->kv_num_heads : k->dim[1],
+                        .rows = q->dim[flat ? 1 : 2],
+                        .keys = k->dim[flat ? 1 : 2],
+                        .past = given(c, PAST_K) ? c->in[PAST_K]->shape.dim[2] : 0};
     z->width = flat ? q->dim[2] / z->heads : q->dim[3];
     z->v_width = flat ? v->dim[2] / z->kv_heads : v->dim[3];
     return flat;
@@ -317,10 +328,18 @@ static bool describe(const struct call *c, struct sizes *z, struct attention *a)
 {
     const struct attention_attrs *at = c->attrs;
     const bool flat = sizes_now(c, z);
-    *a = (struct attention){.batch = z->batch, .heads = z->heads, .kv_heads = z->kv_heads, .rows = z->rows,
-                            .cols = z->past + z->keys, .width = z->width, .v_width = z->v_width, .past = z->past,
-                            .q = view_of(c->in[Q], z->heads), .k = view_of(c->in[K], z->kv_heads),
-                            .v = view_of(c->in[V], z->kv_heads), .softcap = (double)at->softcap};
+    *a = (struct attention){.batch = z->batch,
+                            .heads = z->heads,
+                            .kv_heads = z->kv_heads,
+                            .rows = z->rows,
+                            .cols = z->past + z->keys,
+                            .width = z->width,
+                            .v_width = z->v_width,
+                            .past = z->past,
+                            .q = view_of(c->in[Q], z->heads),
+                            .k = view_of(c->in[K], z->kv_heads),
+                            .v = view_of(c->in[V], z->kv_heads),
+                            .softcap = (double)at->softcap};
     a->scale = isnan(at->scale) ? 1 / sqrt((double)z->width) : (double)at->scale;
     a->left = c->opset >= 25 ? at->left_window_size : -1;
     a->right = at->is_causal ? 0 : c->opset >= 25 ? at->right_window_size : -1;
@@ -380,8 +399,8 @@ static struct stack stack_of(const struct attention_view *v, int64_t row, size_t
 
 static void sum_stack(struct grad_ctx *c, struct stack to, struct stack from, const int64_t dim[4], bool assign)
 {
-    struct grad_loop l = {.dtype = c->in[Q]->dtype, .rank = 4, .dst = to.data, .sources = 1, .src[0].data = from.data,
-                          .assign = assign};
+    struct grad_loop l = {
+        .dtype = c->in[Q]->dtype, .rank = 4, .dst = to.data, .sources = 1, .src[0].data = from.data, .assign = assign};
     for (int i = 0; i < 4; i++) {
         l.dim[i] = dim[i];
         l.dst_stride[i] = to.stride[i];
@@ -417,8 +436,11 @@ static int gather_cache(struct grad_ctx *c, const struct sizes *z, int64_t width
     const size_t elem = c->in[Q]->dtype == DTYPE_FLOAT ? sizeof(float) : sizeof(double);
     const int64_t total = z->past + z->keys;
     const struct tensor *old = past < c->n_in ? c->in[past] : NULL, *g = grad_of(c, out);
-    *k = (struct cache){{z->batch, z->kv_heads, total, width}, {z->batch, z->kv_heads, z->past, width},
-                        {z->batch, z->kv_heads, z->keys, width}, *fresh, {0}};
+    *k = (struct cache){{z->batch, z->kv_heads, total, width},
+                        {z->batch, z->kv_heads, z->past, width},
+                        {z->batch, z->kv_heads, z->keys, width},
+                        *fresh,
+                        {0}};
     void *grad = numbers(c, k->dim, err), *all = old && grad ? numbers(c, k->dim, err) : NULL;
     if (!grad || (old && !all))
         return -1;
@@ -489,8 +511,13 @@ static int back_scores(struct grad_ctx *c, struct attention *a, const struct siz
     if (probe(c, a, ATTENTION_WEIGHTS, &weights, err) < 0 ||
         (a->softcap != 0 && probe(c, a, ATTENTION_PRODUCT, &product, err) < 0))
         return -1;
-    struct attention_grad g = {.a = a, .weights = weights, .product = product, .dy = view_of(grad_of(c, Y), z->heads),
-                               .scores = numbers(c, scores, err), .dk = k->grad, .dv = v->grad};
+    struct attention_grad g = {.a = a,
+                               .weights = weights,
+                               .product = product,
+                               .dy = view_of(grad_of(c, Y), z->heads),
+                               .scores = numbers(c, scores, err),
+                               .dk = k->grad,
+                               .dv = v->grad};
     if (!g.scores)
         return -1;
     if (grad_wanted(c, Q))
@@ -516,8 +543,8 @@ static int backward(struct grad_ctx *c, struct err *err)
         return -1;
     describe(&call, &z, &a);
     if (gather_cache(c, &z, z.width, PAST_K, PRESENT_K, &a.k, &k, err) < 0 ||
-        gather_cache(c, &z, z.v_width, PAST_V, PRESENT_V, &a.v, &v, err) < 0 ||
-        read_mask(&call, &a.bias[0], err) < 0 || read_places(&call, &a, err) < 0)
+        gather_cache(c, &z, z.v_width, PAST_V, PRESENT_V, &a.v, &v, err) < 0 || read_mask(&call, &a.bias[0], err) < 0 ||
+        read_places(&call, &a, err) < 0)
         return -1;
     a.k = k.values;
     a.v = v.values;
@@ -604,8 +631,8 @@ static const struct op_sample samples_25[] = {
     {                                                                                                                  \
         .type = "Attention", .domain = "", .doc = "Scaled dot-product attention.", .in_min = 3, .out_min = 1,          \
         .out_max = 4, .attrs_size = sizeof(struct attention_attrs), .infer = infer, .forward = forward,                \
-        .couple = couple, .shrink = shrink,                                                                            \
-        .cost = cost, .backward = backward, .grad_reads = 0x7f, .grad_inputs = 0x3f, __VA_ARGS__                                     \
+        .couple = couple, .shrink = shrink, .cost = cost, .backward = backward, .grad_reads = 0x7f,                    \
+        .grad_inputs = 0x3f, __VA_ARGS__                                                                               \
     }
 OP_CLASS(attention_23) = ATTENTION(.since = 23, .until = 23, .in_max = 6, .attrs = attrs_23, .samples = samples_23);
 OP_CLASS(attention_24) = ATTENTION(.since = 24, .until = 24, .in_max = 7, .attrs = attrs_23, .samples = samples_24);

@@ -20,21 +20,24 @@
         const T *a = av, *b = bv;                                                                                      \
         if (sa && sb) {                                                                                                \
             _Pragma("GCC ivdep") /* d may be a or b */                                                                 \
-            for (int64_t i = 0; i < n; i++) {                                                                          \
+                for (int64_t i = 0; i < n; i++)                                                                        \
+            {                                                                                                          \
                 const T x = a[i], y = b[i];                                                                            \
                 d[i] = (R)(expr);                                                                                      \
             }                                                                                                          \
         } else if (sa) {                                                                                               \
             const T y = b[0];                                                                                          \
             _Pragma("GCC ivdep") /* d may be a or b */                                                                 \
-            for (int64_t i = 0; i < n; i++) {                                                                          \
+                for (int64_t i = 0; i < n; i++)                                                                        \
+            {                                                                                                          \
                 const T x = a[i];                                                                                      \
                 d[i] = (R)(expr);                                                                                      \
             }                                                                                                          \
         } else {                                                                                                       \
             const T x = a[0];                                                                                          \
             _Pragma("GCC ivdep") /* d may be a or b */                                                                 \
-            for (int64_t i = 0; i < n; i++) {                                                                          \
+                for (int64_t i = 0; i < n; i++)                                                                        \
+            {                                                                                                          \
                 const T y = b[i * sb];                                                                                 \
                 d[i] = (R)(expr);                                                                                      \
             }                                                                                                          \
@@ -182,8 +185,9 @@ static void pow_f32(void *d, const void *a, const void *b, int64_t n, int64_t sa
     static const struct {
         float exponent;
         binary_fn *fn;
-    } usual[] = {{1, same_f32}, {2, square_f32}, {3, cube_f32}, {4, fourth_f32}, {0.5f, root_f32},
-                 {-1, inverse_f32}, {-0.5f, inverse_root_f32}, {-2, inverse_square_f32}};
+    } usual[] = {
+        {1, same_f32},     {2, square_f32},           {3, cube_f32},           {4, fourth_f32}, {0.5f, root_f32},
+        {-1, inverse_f32}, {-0.5f, inverse_root_f32}, {-2, inverse_square_f32}};
     binary_fn *fn = pow_any_f32;
     for (size_t i = 0; i < sizeof usual / sizeof usual[0] && sb == 0; i++)
         if (*(const float *)b == usual[i].exponent)
@@ -544,38 +548,36 @@ static const struct op_sample bit_samples[] = {
     }
 #define LEGACY .since = 1, .until = 6, .attrs = legacy_attrs, .attrs_size = sizeof(struct legacy_attrs)
 
-OP_CLASS(add_1) = BINARY("Add", add, "a + b.", LEGACY,
-                         BINARY_GRAD(add, 0), .samples = legacy_samples, .quant = {QUANT_OUTPUT});
-OP_CLASS(add_7) = BINARY("Add", add, "a + b.", .since = 7, .propagate = propagate_add,
-                         BINARY_GRAD(add, 0), .samples = float_samples, .quant = {QUANT_OUTPUT});
+OP_CLASS(add_1) = BINARY("Add", add, "a + b.", LEGACY, BINARY_GRAD(add, 0), .samples = legacy_samples,
+                         .quant = {QUANT_OUTPUT});
+OP_CLASS(add_7) = BINARY("Add", add, "a + b.", .since = 7, .propagate = propagate_add, BINARY_GRAD(add, 0),
+                         .samples = float_samples, .quant = {QUANT_OUTPUT});
 OP_CLASS(sub_1) = BINARY("Sub", sub, "a - b.", LEGACY, BINARY_GRAD(sub, 0), .samples = legacy_samples);
 OP_CLASS(sub_7) = BINARY("Sub", sub, "a - b.", .since = 7, .quant = {QUANT_OPTIONAL}, .propagate = propagate_sub,
                          BINARY_GRAD(sub, 0), .samples = float_samples);
-OP_CLASS(mul_1) = BINARY("Mul", mul, "a * b.", LEGACY,
-                         BINARY_GRAD(mul, BINARY_READS_BOTH), .samples = legacy_samples, .quant = {QUANT_OUTPUT});
+OP_CLASS(mul_1) = BINARY("Mul", mul, "a * b.", LEGACY, BINARY_GRAD(mul, BINARY_READS_BOTH), .samples = legacy_samples,
+                         .quant = {QUANT_OUTPUT});
 OP_CLASS(mul_7) = BINARY("Mul", mul, "a * b.", .since = 7, .propagate = propagate_mul,
                          BINARY_GRAD(mul, BINARY_READS_BOTH), .samples = float_samples, .quant = {QUANT_OUTPUT});
 OP_CLASS(div_1) = BINARY("Div", div, "a / b; integers truncate towards zero.", LEGACY,
                          BINARY_GRAD(div, BINARY_READS_BOTH),
                          .samples = (const struct op_sample[]){
                              {"f32[2,3]=1,2,3,4,5,6 f32[2]=2,4", "broadcast=1 axis=0", 1, 6}, {0}});
-OP_CLASS(div_7) = BINARY("Div", div, "a / b; integers truncate towards zero.", .since = 7, .quant = {QUANT_OPTIONAL}, .propagate = propagate_div,
-                         BINARY_GRAD(div, BINARY_READS_BOTH),
+OP_CLASS(div_7) = BINARY("Div", div, "a / b; integers truncate towards zero.", .since = 7, .quant = {QUANT_OPTIONAL},
+                         .propagate = propagate_div, BINARY_GRAD(div, BINARY_READS_BOTH),
                          .samples = (const struct op_sample[]){{"f32[2,3] f32[3]=1,2,4", ""},
                                                                {"i32[4]=7,-7,9,-9 i32[4]=2,2,-4,4", ""},
                                                                {"i64[2,2] i64[]=3", ""},
                                                                {"f16[2,2] f16[2]=2,4", ""},
                                                                {"f64[3] f64[3]=1,-2,4", ""},
                                                                {0}});
-OP_CLASS(pow_1) = BINARY("Pow", pow, "a to the power b.", LEGACY,
-                         BINARY_GRAD(pow, BINARY_READS_BOTH), .samples = legacy_pow_samples);
+OP_CLASS(pow_1) = BINARY("Pow", pow, "a to the power b.", LEGACY, BINARY_GRAD(pow, BINARY_READS_BOTH),
+                         .samples = legacy_pow_samples);
 OP_CLASS(pow_7) = BINARY("Pow", pow, "a to the power b; the exponent may have a type of its own.", .since = 7,
-                         BINARY_GRAD(pow, BINARY_READS_BOTH),
-                         .samples = pow_samples);
+                         BINARY_GRAD(pow, BINARY_READS_BOTH), .samples = pow_samples);
 OP_CLASS(mod_10) = BINARY("Mod", mod, "Remainder with the divisor's sign, or with fmod = 1 the dividend's.",
                           .since = 10, .attrs = mod_attrs, .attrs_size = sizeof(struct mod_attrs),
-                          BINARY_GRAD(mod, BINARY_READS_BOTH),
-                          .samples = mod_samples);
+                          BINARY_GRAD(mod, BINARY_READS_BOTH), .samples = mod_samples);
 OP_CLASS(and_1) = BINARY("And", and, "Logical and.", LEGACY, .samples = legacy_bool_samples);
 OP_CLASS(and_7) = BINARY("And", and, "Logical and.", .since = 7, .samples = bool_samples);
 OP_CLASS(or_1) = BINARY("Or", or, "Logical or.", LEGACY, .samples = legacy_bool_samples);
@@ -583,7 +585,8 @@ OP_CLASS(or_7) = BINARY("Or", or, "Logical or.", .since = 7, .samples = bool_sam
 OP_CLASS(xor_1) = BINARY("Xor", xor, "Logical exclusive or.", LEGACY, .samples = legacy_bool_samples);
 OP_CLASS(xor_7) = BINARY("Xor", xor, "Logical exclusive or.", .since = 7, .samples = bool_samples);
 OP_CLASS(equal_1) = BINARY("Equal", equal, "a == b.", LEGACY, .samples = legacy_equal_samples);
-OP_CLASS(equal_7) = BINARY("Equal", equal, "a == b.", .since = 7, .propagate = propagate_equal, .samples = equal_samples);
+OP_CLASS(equal_7) = BINARY("Equal", equal, "a == b.", .since = 7, .propagate = propagate_equal,
+                           .samples = equal_samples);
 OP_CLASS(greater_1) = BINARY("Greater", greater, "a > b.", LEGACY, .samples = legacy_samples);
 OP_CLASS(greater_7) = BINARY("Greater", greater, "a > b.", .since = 7, .samples = compare_samples);
 OP_CLASS(less_1) = BINARY("Less", less, "a < b.", LEGACY, .samples = legacy_samples);
@@ -591,7 +594,8 @@ OP_CLASS(less_7) = BINARY("Less", less, "a < b.", .since = 7, .samples = compare
 OP_CLASS(greater_or_equal_12) = BINARY("GreaterOrEqual", greater_equal, "a >= b.", .since = 12,
                                        .samples = compare_samples);
 OP_CLASS(less_or_equal_12) = BINARY("LessOrEqual", less_equal, "a <= b.", .since = 12, .samples = compare_samples);
-OP_CLASS(bit_shift_11) = BINARY("BitShift", shift, "a shifted by b bits; shifts by the width or more give 0 (or, to the right, the sign).",
+OP_CLASS(bit_shift_11) = BINARY("BitShift", shift,
+                                "a shifted by b bits; shifts by the width or more give 0 (or, to the right, the sign).",
                                 .since = 11, .attrs = shift_attrs, .attrs_size = sizeof(struct shift_attrs),
                                 .samples = shift_samples);
 OP_CLASS(bitwise_and_18) = BINARY("BitwiseAnd", bits_and, "a & b.", .since = 18, .samples = bit_samples);

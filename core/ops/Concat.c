@@ -157,8 +157,14 @@ static int backward_concat(struct grad_ctx *c, struct err *err)
             grad_zero(c, i);
         } else if (c->grad_in[i] && tensor_count(c->grad_in[i]) > 0) {
             const int64_t part = x->dim[axis], inner = shape_product(x, axis + 1, x->rank), n = g->shape.dim[axis];
-            const struct slab_sum k = {c->grad_in[i]->data, (const char *)g->data + (size_t)(from * inner) * elem,
-                                       shape_product(x, 0, axis), part, inner, part, n, grad_assign(c, i)};
+            const struct slab_sum k = {c->grad_in[i]->data,
+                                       (const char *)g->data + (size_t)(from * inner) * elem,
+                                       shape_product(x, 0, axis),
+                                       part,
+                                       inner,
+                                       part,
+                                       n,
+                                       grad_assign(c, i)};
             sum_slabs(c->pool, g->dtype, &k);
         }
         from += x->dim[axis];
@@ -198,9 +204,9 @@ static int couple_concat(struct coupling *k, struct err *err)
     {                                                                                                                  \
         .type = "Concat", .domain = "", .doc = "Inputs joined along an axis.", .in_min = 1, .in_max = -1,              \
         .out_min = 1, .out_max = 1, .attrs_size = sizeof(struct concat_attrs), .infer = infer_concat,                  \
-        .propagate = propagate_concat, .couple = couple_concat,                                                        \
-        .forward = forward_concat, .backward = backward_concat, .grad_inputs = UINT32_MAX, .grad_assigns = true,       \
-        .quant = {QUANT_OUTPUT}, __VA_ARGS__                                                                           \
+        .propagate = propagate_concat, .couple = couple_concat, .forward = forward_concat,                             \
+        .backward = backward_concat, .grad_inputs = UINT32_MAX, .grad_assigns = true, .quant = {QUANT_OUTPUT},         \
+        __VA_ARGS__                                                                                                    \
     }
 OP_CLASS(concat_1) = CONCAT(.since = 1, .until = 3, .attrs = concat_old_attrs,
                             .samples = (const struct op_sample[]){{"f32[2,3] f32[2,1]", "", 1, 3}, {0}});
@@ -336,8 +342,14 @@ static int backward_split(struct grad_ctx *c, struct err *err)
     for (int i = 0; i < c->n_out; i++) {
         const int64_t part = sizes || attrs->split.count ? given_size(attrs, sizes, i) : equal_part(n, c->n_out, i);
         if (c->grad_out[i] && part > 0) {
-            const struct slab_sum k = {(char *)dst->data + (size_t)(from * inner) * elem, c->grad_out[i]->data, outer,
-                                       part, inner, n, part, all && grad_assign(c, 0)};
+            const struct slab_sum k = {(char *)dst->data + (size_t)(from * inner) * elem,
+                                       c->grad_out[i]->data,
+                                       outer,
+                                       part,
+                                       inner,
+                                       n,
+                                       part,
+                                       all && grad_assign(c, 0)};
             sum_slabs(c->pool, dst->dtype, &k);
         }
         from += part;
@@ -402,8 +414,8 @@ static int shrink_split(struct shrink *s, struct err *err)
     {                                                                                                                  \
         .type = "Split", .domain = "", .doc = "The input cut along an axis.", .in_min = 1, .out_min = 1,               \
         .out_max = -1, .attrs_size = sizeof(struct split_attrs), .infer = infer_split, .forward = forward_split,       \
-        .couple = couple_split, .shrink = shrink_split, .backward = backward_split, .grad_reads = GRAD_READS_IN(1), .grad_inputs = 1, .grad_assigns = true,            \
-        .quant = {QUANT_PASS}, __VA_ARGS__                                                                             \
+        .couple = couple_split, .shrink = shrink_split, .backward = backward_split, .grad_reads = GRAD_READS_IN(1),    \
+        .grad_inputs = 1, .grad_assigns = true, .quant = {QUANT_PASS}, __VA_ARGS__                                     \
     }
 OP_CLASS(split_1) = SPLIT(.since = 1, .until = 1, .in_max = 2, .attrs = split_attrs,
                           .samples = (const struct op_sample[]){{"f32[4,3]", "axis=0", 2, 1}, {0}});

@@ -53,7 +53,7 @@ static void borrow(struct tensor *t, enum dtype dtype, const void *data, const s
 /* How many of the forms a node gives; sparse_value is not among the parsed ones. */
 static int count_forms(const struct node *node)
 {
-    static const char *const names[] = {"value",      "value_float", "value_floats", "value_int",
+    static const char *const names[] = {"value",      "value_float",  "value_floats", "value_int",
                                         "value_ints", "value_string", "value_strings"};
     int count = 0;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
@@ -66,8 +66,10 @@ static int constant_value(const struct constant_attrs *attrs, const struct node 
                           struct dtype_string *text, struct err *err)
 {
     if (count_forms(node) > 1)
-        return err_set(err, ERR_MODEL, "the constant has %d values; exactly one of value, value_float(s), value_int(s), "
-                       "value_string(s) is allowed", count_forms(node));
+        return err_set(err, ERR_MODEL,
+                       "the constant has %d values; exactly one of value, value_float(s), value_int(s), "
+                       "value_string(s) is allowed",
+                       count_forms(node));
     if (attrs->value)
         *t = *attrs->value;
     else if (has_attr(node, "value_float"))

@@ -31,7 +31,7 @@ static int infer(struct infer_ctx *c, struct err *err)
     return op_infer_same(c, err);
 }
 
-#define SCAN(T, S, FIRST, OP)                                                                                                  \
+#define SCAN(T, S, FIRST, OP)                                                                                          \
     for (int64_t o = 0; o < outer * inner; o++) {                                                                      \
         T *p = (T *)data + o / inner * n * inner + o % inner;                                                          \
         S sum = FIRST;                                                                                                 \
@@ -88,7 +88,7 @@ static int run(struct run_ctx *c, scan_fn *fn, struct err *err)
         return -1;
     dtype_convert(carrier, work, x->dtype, x->data, tensor_count(x));
     fn(c->attrs, carrier, work, shape_product(&x->shape, 0, axis), x->shape.dim[axis],
-         shape_product(&x->shape, axis + 1, x->shape.rank));
+       shape_product(&x->shape, axis + 1, x->shape.rank));
     if (work != y->data)
         dtype_convert(y->dtype, y->data, carrier, work, tensor_count(x));
     return 0;

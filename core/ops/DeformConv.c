@@ -20,12 +20,13 @@ struct deform_attrs {
     struct op_ints dilations, kernel_shape, pads, strides;
     int64_t group, offset_group;
 };
-static const struct op_attr deform_attrs[] = {
-    {OP_ATTR(deform_attrs, dilations), .kind = OP_INTS}, {OP_ATTR(deform_attrs, kernel_shape), .kind = OP_INTS},
-    {OP_ATTR(deform_attrs, pads), .kind = OP_INTS},      {OP_ATTR(deform_attrs, strides), .kind = OP_INTS},
-    {OP_ATTR(deform_attrs, group), .kind = OP_INT, .def = 1},
-    {OP_ATTR(deform_attrs, offset_group), .kind = OP_INT, .def = 1},
-    {0}};
+static const struct op_attr deform_attrs[] = {{OP_ATTR(deform_attrs, dilations), .kind = OP_INTS},
+                                              {OP_ATTR(deform_attrs, kernel_shape), .kind = OP_INTS},
+                                              {OP_ATTR(deform_attrs, pads), .kind = OP_INTS},
+                                              {OP_ATTR(deform_attrs, strides), .kind = OP_INTS},
+                                              {OP_ATTR(deform_attrs, group), .kind = OP_INT, .def = 1},
+                                              {OP_ATTR(deform_attrs, offset_group), .kind = OP_INT, .def = 1},
+                                              {0}};
 
 struct geometry {
     int64_t n, c, h, w, out_c, kh, kw, oh, ow, group, offset_group;
@@ -37,31 +38,42 @@ static int output_size(int64_t in, int64_t kernel, int64_t stride, int64_t dilat
 {
     int64_t reach = 0, room = 0;
     if (!i64_mul(dilation, kernel - 1, &reach) || !i64_add(in, pads - reach - 1, &room) || room < 0 || kernel < 1)
-        return err_set(err, ERR_SHAPE, "a kernel of %" PRId64 " with dilation %" PRId64 " does not fit into %" PRId64
-                                       " pixels with pads", kernel, dilation, in);
+        return err_set(err, ERR_SHAPE,
+                       "a kernel of %" PRId64 " with dilation %" PRId64 " does not fit into %" PRId64
+                       " pixels with pads",
+                       kernel, dilation, in);
     *out = room / stride + 1;
     return 0;
 }
 
 /* x and w have known shapes of rank 4. */
-static int read_geometry(const struct deform_attrs *a, const struct shape *x, const struct shape *w,
-                         struct geometry *g, struct err *err)
+static int read_geometry(const struct deform_attrs *a, const struct shape *x, const struct shape *w, struct geometry *g,
+                         struct err *err)
 {
     int64_t kernel[2] = {1, 1};
-    *g = (struct geometry){.n = x->dim[0], .c = x->dim[1], .h = x->dim[2], .w = x->dim[3], .out_c = w->dim[0],
-                           .kh = w->dim[2], .kw = w->dim[3], .group = a->group, .offset_group = a->offset_group};
+    *g = (struct geometry){.n = x->dim[0],
+                           .c = x->dim[1],
+                           .h = x->dim[2],
+                           .w = x->dim[3],
+                           .out_c = w->dim[0],
+                           .kh = w->dim[2],
+                           .kw = w->dim[3],
+                           .group = a->group,
+                           .offset_group = a->offset_group};
     if (op_int_list(&a->strides, "strides", 2, 1, 1, g->stride, err) < 0 ||
         op_int_list(&a->dilations, "dilations", 2, 1, 1, g->dilation, err) < 0 ||
         op_int_list(&a->pads, "pads", 4, 0, 0, g->pad, err) < 0 ||
         op_int_list(&a->kernel_shape, "kernel_shape", 2, 1, 1, kernel, err) < 0)
         return -1;
     if (a->kernel_shape.count && (kernel[0] != g->kh || kernel[1] != g->kw))
-        return err_set(err, ERR_SHAPE, "kernel_shape is %" PRId64 "x%" PRId64 " but the weight's is %" PRId64
-                       "x%" PRId64, kernel[0], kernel[1], g->kh, g->kw);
+        return err_set(err, ERR_SHAPE,
+                       "kernel_shape is %" PRId64 "x%" PRId64 " but the weight's is %" PRId64 "x%" PRId64, kernel[0],
+                       kernel[1], g->kh, g->kw);
     if (g->group < 1 || g->c % g->group || g->out_c % g->group || w->dim[1] != g->c / g->group)
-        return err_set(err, ERR_SHAPE, "%" PRId64 " channels in %" PRId64 " groups do not fit a weight of %" PRId64
-                                       " outputs and %" PRId64 " channels a group", g->c, g->group, g->out_c,
-                       w->dim[1]);
+        return err_set(err, ERR_SHAPE,
+                       "%" PRId64 " channels in %" PRId64 " groups do not fit a weight of %" PRId64
+                       " outputs and %" PRId64 " channels a group",
+                       g->c, g->group, g->out_c, w->dim[1]);
     if (g->offset_group < 1 || g->c % g->offset_group)
         return err_set(err, ERR_SHAPE, "%" PRId64 " channels do not divide into %" PRId64 " offset groups", g->c,
                        g->offset_group);
@@ -222,14 +234,24 @@ static int shrink(struct shrink *s, struct err *err)
     return shrink_conv_group(s, IN(X), ((const struct deform_attrs *)s->infer->attrs)->group, err);
 }
 
-OP_CLASS(deform_conv) = {
-    .type = "DeformConv", .domain = "", .since = 19, .doc = "Convolution with taps at places an input gives. Refused: other than 2 spatial axes.",
-    .in_min = 3, .in_max = 5, .out_min = 1, .out_max = 1,
-    .attrs = deform_attrs, .attrs_size = sizeof(struct deform_attrs), .infer = infer, .forward = forward, .cost = cost,
-    .couple = couple, .shrink = shrink,
-    .samples = (const struct op_sample[]){
-        {"f32[1,1,3,3] f32[1,1,2,2] f32[1,8,4,4]", "kernel_shape=2,2 pads=1,1,1,1", 1, 19},
-        {"f32[2,4,5,6] f32[6,2,3,3] f32[2,36,2,3] f32[6] f32[2,18,2,3]",
-         "group=2 offset_group=2 strides=2,2 pads=0,1,0,1", 1, 19},
-        {"f64[1,2,5,5] f64[2,2,2,2] f64[1,8,3,3]", "dilations=2,2", 1, 22},
-        {0}}};
+OP_CLASS(deform_conv) = {.type = "DeformConv",
+                         .domain = "",
+                         .since = 19,
+                         .doc = "Convolution with taps at places an input gives. Refused: other than 2 spatial axes.",
+                         .in_min = 3,
+                         .in_max = 5,
+                         .out_min = 1,
+                         .out_max = 1,
+                         .attrs = deform_attrs,
+                         .attrs_size = sizeof(struct deform_attrs),
+                         .infer = infer,
+                         .forward = forward,
+                         .cost = cost,
+                         .couple = couple,
+                         .shrink = shrink,
+                         .samples = (const struct op_sample[]){
+                             {"f32[1,1,3,3] f32[1,1,2,2] f32[1,8,4,4]", "kernel_shape=2,2 pads=1,1,1,1", 1, 19},
+                             {"f32[2,4,5,6] f32[6,2,3,3] f32[2,36,2,3] f32[6] f32[2,18,2,3]",
+                              "group=2 offset_group=2 strides=2,2 pads=0,1,0,1", 1, 19},
+                             {"f64[1,2,5,5] f64[2,2,2,2] f64[1,8,3,3]", "dilations=2,2", 1, 22},
+                             {0}}};

@@ -42,7 +42,8 @@ static int check_types(const struct infer_ctx *c, struct err *err)
 
     for (int i = 0; i < 4; i++)
         if (op_dtype(c, ids[i]) != DTYPE_NONE && op_dtype(c, ids[i]) != DTYPE_INT32)
-            return err_set(err, ERR_MODEL, "input #%d is %s; it must be int32", ids[i], dtype_name(op_dtype(c, ids[i])));
+            return err_set(err, ERR_MODEL, "input #%d is %s; it must be int32", ids[i],
+                           dtype_name(op_dtype(c, ids[i])));
     for (int i = 0; i < 4; i++)
         if (op_dtype(c, tables[i]) != DTYPE_NONE && op_dtype(c, WORDS) != DTYPE_NONE &&
             op_dtype(c, tables[i]) != op_dtype(c, WORDS))
@@ -86,7 +87,8 @@ static const float *row_of(const struct tensor *table, int64_t id, const char *n
 {
     if (id >= 0 && id < table->shape.dim[0])
         return (const float *)table->data + id * table->shape.dim[1];
-    err_set(err, ERR_MODEL, "input '%s' has %" PRId64 "; its table has %" PRId64 " rows", name, id, table->shape.dim[0]);
+    err_set(err, ERR_MODEL, "input '%s' has %" PRId64 "; its table has %" PRId64 " rows", name, id,
+            table->shape.dim[0]);
     return NULL;
 }
 
@@ -182,14 +184,24 @@ static int couple(struct coupling *k, struct err *err)
 }
 
 OP_CLASS(embed_layer_normalization) = {
-    .type = "EmbedLayerNormalization", .domain = "com.microsoft", .since = 1,
+    .type = "EmbedLayerNormalization",
+    .domain = "com.microsoft",
+    .since = 1,
     .doc = "Word, position and segment embeddings, added and normalized.",
-    .in_min = 7, .in_max = 9, .out_min = 1, .out_max = 3,
-    .attrs = embed_attrs, .attrs_size = sizeof(struct embed_attrs), .infer = infer, .forward = forward,
+    .in_min = 7,
+    .in_max = 9,
+    .out_min = 1,
+    .out_max = 3,
+    .attrs = embed_attrs,
+    .attrs_size = sizeof(struct embed_attrs),
+    .infer = infer,
+    .forward = forward,
     .couple = couple,
-    .samples = (const struct op_sample[]){
-        {"i32[2,3] i32[2,3]=0,1,1,0,0,1 !f32[10,4] !f32[5,4] !f32[2,4] !f32[4] !f32[4] i32[2,3]=1,1,0,1,1,1", "", 2},
-        {"i32[2,3] none !f32[10,4] !f32[5,4] none !f32[4] !f32[4]", "epsilon=0.01f", 2},
-        {"i32[2,3] none !f32[10,4] !f32[5,4] none !f32[4] !f32[4] none i32[1,3]=4,0,2", "", 3},
-        {NULL}},
+    .samples =
+        (const struct op_sample[]){
+            {"i32[2,3] i32[2,3]=0,1,1,0,0,1 !f32[10,4] !f32[5,4] !f32[2,4] !f32[4] !f32[4] i32[2,3]=1,1,0,1,1,1", "",
+             2},
+            {"i32[2,3] none !f32[10,4] !f32[5,4] none !f32[4] !f32[4]", "epsilon=0.01f", 2},
+            {"i32[2,3] none !f32[10,4] !f32[5,4] none !f32[4] !f32[4] none i32[1,3]=4,0,2", "", 3},
+            {NULL}},
 };

@@ -11,10 +11,10 @@ struct fused_attrs {
     float alpha;
     bool transA, transB, transBatchA, transBatchB;
 };
-#define TRANS                                                                                                        \
-    {OP_ATTR(fused_attrs, alpha), .kind = OP_FLOAT, .def_f = 1}, {OP_ATTR(fused_attrs, transA), .kind = OP_BOOL},    \
-    {                                                                                                                \
-        OP_ATTR(fused_attrs, transB), .kind = OP_BOOL                                                                \
+#define TRANS                                                                                                          \
+    {OP_ATTR(fused_attrs, alpha), .kind = OP_FLOAT, .def_f = 1}, {OP_ATTR(fused_attrs, transA), .kind = OP_BOOL},      \
+    {                                                                                                                  \
+        OP_ATTR(fused_attrs, transB), .kind = OP_BOOL                                                                  \
     }
 static const struct op_attr fused_attrs[] = {TRANS,
                                              {OP_ATTR(fused_attrs, transBatchA), .kind = OP_BOOL},
@@ -140,10 +140,10 @@ static const struct op_sample samples[] = {
 };
 static const struct op_sample transpose_samples[] = {{"f32[2,4,3] f32[2,4,5]", "transA=1"}, {NULL}};
 
-#define ROW                                                                                                          \
-    .domain = "com.microsoft", .since = 1, .doc = "alpha * op(A) op(B), axes exchanged on the way.", .in_min = 2,    \
-    .in_max = 2, .out_min = 1, .out_max = 1, .attrs_size = sizeof(struct fused_attrs), .infer = infer,               \
-    .forward = forward, .couple = couple, .cost = cost,                                                              \
+#define ROW                                                                                                            \
+    .domain = "com.microsoft", .since = 1, .doc = "alpha * op(A) op(B), axes exchanged on the way.", .in_min = 2,      \
+    .in_max = 2, .out_min = 1, .out_max = 1, .attrs_size = sizeof(struct fused_attrs), .infer = infer,                 \
+    .forward = forward, .couple = couple, .cost = cost,                                                                \
     .quant = {QUANT_COMPUTE, .weight = 1, .channel_axis_of = channel_axis}
 
 OP_CLASS(fused_matmul) = {ROW, .type = "FusedMatMul", .attrs = fused_attrs, .samples = samples};

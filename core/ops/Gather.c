@@ -136,7 +136,10 @@ static int backward_gather(struct grad_ctx *c, struct err *err)
     const int axis = shape_axis(&dst->shape, attrs->axis);
     if (grad_type(dst, err) < 0 || check_indices(index, dst->shape.dim[axis], err) < 0)
         return -1;
-    struct spread_loop l = {.index = index, .g = g, .dst = dst, .n = dst->shape.dim[axis],
+    struct spread_loop l = {.index = index,
+                            .g = g,
+                            .dst = dst,
+                            .n = dst->shape.dim[axis],
                             .count = tensor_count(index),
                             .inner = shape_product(&dst->shape, axis + 1, dst->shape.rank)};
     l.cells = i64_ceil_div(l.inner, SPREAD_CELL);
@@ -475,7 +478,7 @@ OP_CLASS(ms_gather_nd) = {.type = "GatherND",
                           .attrs_size = sizeof(struct nd_attrs),
                           .infer = infer_nd,
                           .forward = forward_nd,
-                       .couple = couple_nd,
+                          .couple = couple_nd,
                           .backward = backward_nd,
                           .grad_reads = GRAD_READS_IN(1),
                           .grad_inputs = 1,

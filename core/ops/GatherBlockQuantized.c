@@ -25,7 +25,7 @@ static const struct op_attr gbq_attrs[] = {
 
 /* What the shapes say, once the ranks are known. */
 struct layout {
-    struct shape data; /* of values, also where bytes hold several */
+    struct shape data;              /* of values, also where bytes hold several */
     int gather, quantize, per_byte; /* values a byte holds; 1 unless uint8 is packed */
     int64_t block;
 };
@@ -43,8 +43,8 @@ static int check_data(enum dtype d, const struct gbq_attrs *a, struct err *err)
         return err_set(err, ERR_MODEL, "input 'data' is %s; it must be int4, uint4, uint8, float8 or float4",
                        dtype_name(d));
     if (!whole && (a->block_size < 16 || a->block_size > INT32_MAX || (a->block_size & (a->block_size - 1)) != 0))
-        return err_set(err, ERR_MODEL,
-                       "attribute 'block_size' is %" PRId64 "; it must be a power of two, 16 or larger", a->block_size);
+        return err_set(err, ERR_MODEL, "attribute 'block_size' is %" PRId64 "; it must be a power of two, 16 or larger",
+                       a->block_size);
     if (!floats && a->bits != 2 && a->bits != 4 && a->bits != 8)
         return err_set(err, ERR_MODEL, "attribute 'bits' is %" PRId64 "; it must be 2, 4 or 8", a->bits);
     if ((d == DTYPE_INT4 || d == DTYPE_UINT4) && a->bits != 4)
@@ -199,8 +199,8 @@ static void zero_strides(struct gather *g)
 static int compute(struct run_ctx *c, struct err *err)
 {
     struct tensor *y = run_out(c, 0);
-    struct gather g = {.attrs = c->attrs, .data = c->in[0], .indices = c->in[1], .scales = c->in[2],
-                       .zeros = run_in(c, 3)};
+    struct gather g = {
+        .attrs = c->attrs, .data = c->in[0], .indices = c->in[1], .scales = c->in[2], .zeros = run_in(c, 3)};
 
     if (!y || tensor_count(y) == 0)
         return 0;
@@ -245,17 +245,26 @@ static int couple(struct coupling *k, struct err *err)
 }
 
 OP_CLASS(gather_block_quantized) = {
-    .type = "GatherBlockQuantized", .domain = "com.microsoft", .since = 1,
+    .type = "GatherBlockQuantized",
+    .domain = "com.microsoft",
+    .since = 1,
     .doc = "Gather from block-quantized data, dequantized.",
-    .in_min = 3, .in_max = 4, .out_min = 1, .out_max = 1,
-    .attrs = gbq_attrs, .attrs_size = sizeof(struct gbq_attrs), .infer = infer, .forward = forward, .couple = couple,
-    .samples = (const struct op_sample[]){
-        {"!u4[5,32] i64[2,3]=0,4,2,1,1,3 !f32[5,2]", "block_size=16"},
-        {"!i4[5,40] i32[3]=0,4,-2 !f32[5,3] !i4[5,3]", "block_size=16"},
-        {"!u8[6,16] i64[4]=5,0,3,2 !f32[6,2] !u8[6,1]", "block_size=16"},
-        {"!u8[6,32] i64[4]=5,0,3,2 !f32[6,2]", "block_size=16 bits=8"},
-        {"!u8[6,16] i64[4]=5,0,3,2 !f32[6,4] !u8[6,1]", "block_size=16 bits=2"},
-        {"!u4[3,32,2] i64[2]=1,2 !f32[3,2,2]", "block_size=16 quantize_axis=1"},
-        {"!i4[4,3,16] i64[2]=1,2 !f32[4,3,1]", "block_size=16 gather_axis=1 quantize_axis=2"},
-        {NULL}},
+    .in_min = 3,
+    .in_max = 4,
+    .out_min = 1,
+    .out_max = 1,
+    .attrs = gbq_attrs,
+    .attrs_size = sizeof(struct gbq_attrs),
+    .infer = infer,
+    .forward = forward,
+    .couple = couple,
+    .samples = (const struct op_sample[]){{"!u4[5,32] i64[2,3]=0,4,2,1,1,3 !f32[5,2]", "block_size=16"},
+                                          {"!i4[5,40] i32[3]=0,4,-2 !f32[5,3] !i4[5,3]", "block_size=16"},
+                                          {"!u8[6,16] i64[4]=5,0,3,2 !f32[6,2] !u8[6,1]", "block_size=16"},
+                                          {"!u8[6,32] i64[4]=5,0,3,2 !f32[6,2]", "block_size=16 bits=8"},
+                                          {"!u8[6,16] i64[4]=5,0,3,2 !f32[6,4] !u8[6,1]", "block_size=16 bits=2"},
+                                          {"!u4[3,32,2] i64[2]=1,2 !f32[3,2,2]", "block_size=16 quantize_axis=1"},
+                                          {"!i4[4,3,16] i64[2]=1,2 !f32[4,3,1]",
+                                           "block_size=16 gather_axis=1 quantize_axis=2"},
+                                          {NULL}},
 };

@@ -39,7 +39,24 @@ static const struct op_attr gqa_attrs[] = {
     {NULL},
 };
 enum { MOST = 1 << 20 }; /* heads, and elements of a head */
-enum { QUERY, KEY, VALUE, PAST_KEY, PAST_VALUE, LENGTHS, TOTAL, COS, SIN, IDS, ADD, SINK, K_SCALE, V_SCALE, Q_NORM, K_NORM };
+enum {
+    QUERY,
+    KEY,
+    VALUE,
+    PAST_KEY,
+    PAST_VALUE,
+    LENGTHS,
+    TOTAL,
+    COS,
+    SIN,
+    IDS,
+    ADD,
+    SINK,
+    K_SCALE,
+    V_SCALE,
+    Q_NORM,
+    K_NORM
+};
 
 /* Sizes; -1 where not known. */
 struct sizes {
@@ -72,7 +89,8 @@ static int check_attrs(const struct infer_ctx *c, struct err *err)
     if (a->sliding_window_cache)
         return err_set(err, ERR_OPERATOR, "attribute 'sliding_window_cache' is 1; only whole caches are supported");
     if (infer_has(c, Q_NORM) || infer_has(c, K_NORM))
-        return err_set(err, ERR_OPERATOR, "q_norm_weight and k_norm_weight are not supported; normalize before instead");
+        return err_set(err, ERR_OPERATOR,
+                       "q_norm_weight and k_norm_weight are not supported; normalize before instead");
     return 0;
 }
 
@@ -90,8 +108,9 @@ static int read_inputs(const struct infer_ctx *c, struct sizes *s, struct err *e
         s->batch = q->dim[0];
         s->rows = q->dim[1];
         if (q->dim[2] == 0 || (q->dim[2] > 0 && (q->dim[2] % parts != 0 || q->dim[2] / parts > MOST)))
-            return err_set(err, ERR_SHAPE, "the query's hidden size is %" PRId64 "; it must divide into %" PRId64 " heads",
-                           q->dim[2], parts);
+            return err_set(err, ERR_SHAPE,
+                           "the query's hidden size is %" PRId64 "; it must divide into %" PRId64 " heads", q->dim[2],
+                           parts);
         s->width = q->dim[2] < 0 ? -1 : q->dim[2] / parts;
     }
     const int64_t hidden = dim_mul(s->width, s->kv_heads);
@@ -119,7 +138,8 @@ static int read_past(const struct infer_ctx *c, struct sizes *s, struct err *err
     if (op_value(c, TOTAL) && (s->total < 0 || s->total < s->rows))
         return err_set(err, ERR_MODEL,
                        "input 'total_sequence_length' is %" PRId64 "; it must be one number, at least the %" PRId64
-                       " queries", s->total, s->rows);
+                       " queries",
+                       s->total, s->rows);
     s->present = s->total >= 0 && s->past >= 0 ? i64_max(s->total, s->past) : DIM_UNKNOWN;
     return 0;
 }
@@ -141,8 +161,9 @@ static int check_rest(const struct infer_ctx *c, const struct sizes *s, struct e
         return err_set(err, ERR_MODEL, "input 'position_ids' is %s; it must be int64", dtype_name(op_dtype(c, IDS)));
     if (infer_shape(c, LENGTHS)->rank >= 0 && shape_count(infer_shape(c, LENGTHS)) >= 0 && s->batch >= 0 &&
         shape_count(infer_shape(c, LENGTHS)) != s->batch)
-        return err_set(err, ERR_SHAPE, "input 'seqlens_k' holds %" PRId64 " lengths; it must hold one for each of %" PRId64
-                       " batches", shape_count(infer_shape(c, LENGTHS)), s->batch);
+        return err_set(err, ERR_SHAPE,
+                       "input 'seqlens_k' holds %" PRId64 " lengths; it must hold one for each of %" PRId64 " batches",
+                       shape_count(infer_shape(c, LENGTHS)), s->batch);
     if (attention_shape(c, COS, "cos_cache", SHAPE(DIM_UNKNOWN, DIM_UNKNOWN), err) < 0 ||
         attention_shape(c, IDS, "position_ids", SHAPE(s->batch, s->rows), err) < 0 ||
         attention_shape(c, SINK, "head_sink", SHAPE(s->heads), err) < 0)
@@ -151,8 +172,10 @@ static int check_rest(const struct infer_ctx *c, const struct sizes *s, struct e
     if (cosine && cosine->rank == 2 && attention_shape(c, SIN, "sin_cache", *cosine, err) < 0)
         return -1;
     if (cosine && cosine->rank == 2 && s->width >= 0 && cosine->dim[1] > s->width / 2)
-        return err_set(err, ERR_SHAPE, "input 'cos_cache' has %" PRId64 " columns; a head has %" PRId64
-                       " elements, so at most half of that are allowed", cosine->dim[1], s->width);
+        return err_set(err, ERR_SHAPE,
+                       "input 'cos_cache' has %" PRId64 " columns; a head has %" PRId64
+                       " elements, so at most half of that are allowed",
+                       cosine->dim[1], s->width);
     return attention_bias_shape(c, ADD, s->batch, s->heads, s->rows, s->total, err);
 }
 
@@ -193,8 +216,10 @@ static int read_lengths(struct run_ctx *c, const struct sizes *s, int64_t **past
     for (int64_t b = 0; b < s->batch; b++) {
         const int64_t count = (int64_t)last[b] + 1;
         if (count < 1 || count > s->present)
-            return err_set(err, ERR_MODEL, "seqlens_k has %" PRId64 " for batch %" PRId64
-                           "; it must be in [0, %" PRId64 "], the length of the cache", count - 1, b, s->present - 1);
+            return err_set(err, ERR_MODEL,
+                           "seqlens_k has %" PRId64 " for batch %" PRId64 "; it must be in [0, %" PRId64
+                           "], the length of the cache",
+                           count - 1, b, s->present - 1);
         out[b] = s->rows == s->total ? 0 : count - s->rows;
         out[s->batch + b] = count;
         if (out[b] < 0 || out[b] > s->past)
@@ -231,8 +256,8 @@ static int rotate(struct run_ctx *c, const struct rotation *r, struct attention_
         if (r->ids && s->rows == s->total && !i64_add(r->ids[0], t, &at))
             at = -1;
         if (at < 0 || at >= limit)
-            return err_set(err, ERR_MODEL, "position %" PRId64 " is outside the caches, which have %" PRId64 " rows", at,
-                           limit);
+            return err_set(err, ERR_MODEL, "position %" PRId64 " is outside the caches, which have %" PRId64 " rows",
+                           at, limit);
         for (int64_t h = 0; h < r->heads; h++)
             rotary_f32((const float *)v->data + b * v->batch + t * v->row + h * v->head, s->width, 2 * half,
                        r->interleaved, (const float *)r->cosine->data + at * half,
@@ -275,8 +300,14 @@ static void sizes_now(const struct run_ctx *c, struct sizes *s)
     const struct shape *q = &c->in[QUERY]->shape;
     const struct tensor *past = run_in(c, PAST_KEY);
 
-    *s = (struct sizes){q->dim[0], q->dim[1], a->num_heads, a->kv_num_heads, 0, past ? past->shape.dim[2] : 0,
-                        ((const int32_t *)c->in[TOTAL]->data)[0], 0};
+    *s = (struct sizes){q->dim[0],
+                        q->dim[1],
+                        a->num_heads,
+                        a->kv_num_heads,
+                        0,
+                        past ? past->shape.dim[2] : 0,
+                        ((const int32_t *)c->in[TOTAL]->data)[0],
+                        0};
     s->width = q->dim[2] / (run_in(c, KEY) ? s->heads : s->heads + 2 * s->kv_heads);
     s->present = i64_max(s->past, s->total);
 }
@@ -299,8 +330,13 @@ static int view(struct run_ctx *c, const struct sizes *s, const int64_t *past, s
     }
     if (!at->do_rotary)
         return 0;
-    struct rotation r = {.s = s, .heads = s->heads, .past = past, .ids = ids ? ids->data : NULL,
-                         .cosine = c->in[COS], .sine = c->in[SIN], .interleaved = at->rotary_interleaved};
+    struct rotation r = {.s = s,
+                         .heads = s->heads,
+                         .past = past,
+                         .ids = ids ? ids->data : NULL,
+                         .cosine = c->in[COS],
+                         .sine = c->in[SIN],
+                         .interleaved = at->rotary_interleaved};
     if (rotate(c, &r, &a->q, err) < 0)
         return -1;
     r.heads = s->kv_heads;
@@ -339,11 +375,22 @@ static int compute(struct run_ctx *c, struct err *err)
     if (read_lengths(c, &s, &past, &length, err) < 0)
         return -1;
     const int64_t hidden = s.heads * s.width;
-    struct attention a = {.batch = s.batch, .heads = s.heads, .kv_heads = s.kv_heads, .rows = s.rows, .cols = s.total,
-                          .width = s.width, .v_width = s.width, .past_of = past, .length_of = length,
+    struct attention a = {.batch = s.batch,
+                          .heads = s.heads,
+                          .kv_heads = s.kv_heads,
+                          .rows = s.rows,
+                          .cols = s.total,
+                          .width = s.width,
+                          .v_width = s.width,
+                          .past_of = past,
+                          .length_of = length,
                           .left = at->local_window_size > 0 ? at->local_window_size - 1 : at->local_window_size,
-                          .right = at->causal ? 0 : -1, .y = y ? y->data : NULL, .y_batch = dim_mul(s.rows, hidden),
-                          .y_head = s.width, .y_row = hidden, .softcap = (double)at->softcap,
+                          .right = at->causal ? 0 : -1,
+                          .y = y ? y->data : NULL,
+                          .y_batch = dim_mul(s.rows, hidden),
+                          .y_head = s.width,
+                          .y_row = hidden,
+                          .softcap = (double)at->softcap,
                           .scale = at->scale != 0 ? (double)at->scale : 1 / sqrt((double)s.width)};
     if (probe && at->qk_output) {
         a.probe_kind = at->qk_output == 1 ? ATTENTION_BIASED : ATTENTION_WEIGHTS;
@@ -414,7 +461,8 @@ static int shrink(struct shrink *s, struct err *err)
 
 static const struct op_sample samples[] = {
     {"f32[2,3,32] f32[2,3,16] f32[2,3,16] none none i32[2]=2,2 !i32[]=3", "num_heads=4 kv_num_heads=2", 3},
-    {"f32[1,3,32] f32[1,3,16] f32[1,3,16] f32[1,2,5,8] f32[1,2,5,8] i32[1]=7 !i32[]=8", "num_heads=4 kv_num_heads=2", 3},
+    {"f32[1,3,32] f32[1,3,16] f32[1,3,16] f32[1,2,5,8] f32[1,2,5,8] i32[1]=7 !i32[]=8", "num_heads=4 kv_num_heads=2",
+     3},
     {"f32[2,1,64] f32[2,1,32] f32[2,1,32] f32[2,2,5,16] f32[2,2,5,16] i32[2]=5,5 !i32[]=6 !f32[9,8] !f32[9,8]",
      "num_heads=4 kv_num_heads=2 do_rotary=1", 3},
     {"f32[1,4,128] none none none none i32[1]=3 !i32[]=4 !f32[9,8] !f32[9,8]",
@@ -427,10 +475,22 @@ static const struct op_sample samples[] = {
 };
 
 OP_CLASS(group_query_attention) = {
-    .type = "GroupQueryAttention", .domain = "com.microsoft", .since = 1,
-    .doc = "Causal attention with shared key heads, a cache and rotary positions. Refused: quantized or windowed caches, "
-           "normalized Q and K.",
-    .in_min = 7, .in_max = 16, .out_min = 1, .out_max = 4,
-    .attrs = gqa_attrs, .attrs_size = sizeof(struct gqa_attrs),
-    .infer = infer, .forward = forward, .cost = cost, .couple = couple, .shrink = shrink, .samples = samples,
+    .type = "GroupQueryAttention",
+    .domain = "com.microsoft",
+    .since = 1,
+    .doc =
+        "Causal attention with shared key heads, a cache and rotary positions. Refused: quantized or windowed caches, "
+        "normalized Q and K.",
+    .in_min = 7,
+    .in_max = 16,
+    .out_min = 1,
+    .out_max = 4,
+    .attrs = gqa_attrs,
+    .attrs_size = sizeof(struct gqa_attrs),
+    .infer = infer,
+    .forward = forward,
+    .cost = cost,
+    .couple = couple,
+    .shrink = shrink,
+    .samples = samples,
 };

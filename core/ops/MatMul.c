@@ -141,7 +141,7 @@ static int channel_axis(const void *attrs, int rank)
 static int couple(struct coupling *k, struct err *err)
 {
     (void)err;
-    couple_matmul(k, (struct couple_operand){.end = IN(0)}, (struct couple_operand){.end = IN(1)});
+    couple_matmul(k, (struct couple_operand){IN(0), false, false}, (struct couple_operand){IN(1), false, false});
     return 0;
 }
 

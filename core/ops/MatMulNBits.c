@@ -37,15 +37,16 @@ static int check_attrs(const struct nbits_attrs *a, struct err *err)
     if (a->bits != 2 && a->bits != 4 && a->bits != 8)
         return err_set(err, ERR_MODEL, "attribute 'bits' is %" PRId64 "; it must be 2, 4 or 8", a->bits);
     if (a->block_size < 16 || a->block_size > 1 << 20 || (a->block_size & (a->block_size - 1)) != 0)
-        return err_set(err, ERR_MODEL,
-                       "attribute 'block_size' is %" PRId64 "; it must be a power of two, 16 or larger", a->block_size);
+        return err_set(err, ERR_MODEL, "attribute 'block_size' is %" PRId64 "; it must be a power of two, 16 or larger",
+                       a->block_size);
     if (a->N < 1 || a->N > most)
         return err_set(err, ERR_MODEL, "attribute 'N' is %" PRId64 "; it must be in [1, %" PRId64 "]", a->N, most);
     if (a->K < 1 || a->K > most)
         return err_set(err, ERR_MODEL, "attribute 'K' is %" PRId64 "; it must be in [1, %" PRId64 "]", a->K, most);
     if (a->weight_prepacked != 0)
         return err_set(err, ERR_OPERATOR,
-                       "attribute 'weight_prepacked' is %" PRId64 "; only 0 is supported, other layouts are for one GPU",
+                       "attribute 'weight_prepacked' is %" PRId64
+                       "; only 0 is supported, other layouts are for one GPU",
                        a->weight_prepacked);
     return 0;
 }
@@ -114,7 +115,8 @@ static int infer(struct infer_ctx *c, struct err *err)
 /* ---- running ---- */
 struct product {
     const struct nbits_attrs *attrs;
-    int64_t rows, blocks, blob, zero_row; /* rows of A; blocks of a weight row; bytes of a block, of a row of zero points */
+    int64_t rows, blocks, blob,
+        zero_row; /* rows of A; blocks of a weight row; bytes of a block, of a row of zero points */
     const float *a, *scales, *zeros, *bias;
     const uint8_t *codes, *packed_zeros;
     float *y, *scratch;
@@ -180,8 +182,9 @@ static void run_dots(void *arg, int64_t task, int lane)
     for (int64_t i = first; i < end; i++) {
         for (int64_t b = 0; b < p->blocks; b++)
             zeros[b] = zero_of(p, i, b);
-        const struct nbits_row row = {(int)p->attrs->bits, p->blocks, p->attrs->block_size,
-                                      p->codes + i * p->blocks * p->blob, p->scales + i * p->blocks, zeros};
+        const struct nbits_row row = {(int)p->attrs->bits,       p->blocks,
+                                      p->attrs->block_size,      p->codes + i * p->blocks * p->blob,
+                                      p->scales + i * p->blocks, zeros};
         for (int64_t r = 0; r < p->rows; r++)
             p->y[r * n + i] = nbits_dot(&row, p->prepared + r * each) + (p->bias ? p->bias[i] : 0);
     }
@@ -219,9 +222,15 @@ static int compute(struct run_ctx *c, struct err *err)
         return 0;
     if (y->dtype != DTYPE_FLOAT)
         return err_set(err, ERR_OPERATOR, "A is %s; float32, float16 and bfloat16 are supported", dtype_name(y->dtype));
-    struct product p = {.attrs = a, .rows = tensor_count(y) / a->N, .blocks = i64_ceil_div(a->K, a->block_size),
-                        .blob = a->block_size * a->bits / 8, .a = c->in[0]->data, .scales = c->in[2]->data,
-                        .bias = bias ? bias->data : NULL, .codes = c->in[1]->data, .y = y->data};
+    struct product p = {.attrs = a,
+                        .rows = tensor_count(y) / a->N,
+                        .blocks = i64_ceil_div(a->K, a->block_size),
+                        .blob = a->block_size * a->bits / 8,
+                        .a = c->in[0]->data,
+                        .scales = c->in[2]->data,
+                        .bias = bias ? bias->data : NULL,
+                        .codes = c->in[1]->data,
+                        .y = y->data};
     p.zero_row = i64_ceil_div(p.blocks * a->bits, 8);
     if (zeros && zeros->dtype == DTYPE_UINT8)
         p.packed_zeros = zeros->data;
@@ -294,9 +303,20 @@ static const struct op_sample samples[] = {
 };
 
 OP_CLASS(matmul_nbits) = {
-    .type = "MatMulNBits", .domain = "com.microsoft", .since = 1,
+    .type = "MatMulNBits",
+    .domain = "com.microsoft",
+    .since = 1,
     .doc = "Product with a weight of 2, 4 or 8 bits, scaled in blocks. Refused: g_idx, prepacked weights.",
-    .in_min = 3, .in_max = 6, .out_min = 1, .out_max = 1,
-    .attrs = nbits_attrs, .attrs_size = sizeof(struct nbits_attrs),
-    .infer = infer, .forward = forward, .cost = cost, .couple = couple, .shrink = shrink, .samples = samples,
+    .in_min = 3,
+    .in_max = 6,
+    .out_min = 1,
+    .out_max = 1,
+    .attrs = nbits_attrs,
+    .attrs_size = sizeof(struct nbits_attrs),
+    .infer = infer,
+    .forward = forward,
+    .cost = cost,
+    .couple = couple,
+    .shrink = shrink,
+    .samples = samples,
 };

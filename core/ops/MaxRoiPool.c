@@ -12,10 +12,9 @@ struct roi_attrs {
     struct op_ints pooled_shape;
     float spatial_scale;
 };
-static const struct op_attr roi_attrs[] = {
-    {OP_ATTR(roi_attrs, pooled_shape), .kind = OP_INTS, .required = true},
-    {OP_ATTR(roi_attrs, spatial_scale), .kind = OP_FLOAT, .def_f = 1},
-    {0}};
+static const struct op_attr roi_attrs[] = {{OP_ATTR(roi_attrs, pooled_shape), .kind = OP_INTS, .required = true},
+                                           {OP_ATTR(roi_attrs, spatial_scale), .kind = OP_FLOAT, .def_f = 1},
+                                           {0}};
 
 static int infer(struct infer_ctx *c, struct err *err)
 {
@@ -32,10 +31,13 @@ static int infer(struct infer_ctx *c, struct err *err)
                        (double)a->spatial_scale);
     const struct shape *x = infer_shape(c, 0), *r = infer_shape(c, 1);
     if ((x->rank >= 0 && x->rank != 4) || (r->rank >= 0 && (r->rank != 2 || (r->dim[1] >= 0 && r->dim[1] != 5))))
-        return err_set(err, ERR_SHAPE, "the input is %s and the regions %s; they must be [batch, channels, height, "
-                                       "width] and [regions, 5]", shape_text(x, x_text), shape_text(r, roi_text));
-    infer_out(c, 0, dtype, &SHAPE(r->rank == 2 ? r->dim[0] : DIM_UNKNOWN, x->rank == 4 ? x->dim[1] : DIM_UNKNOWN,
-                                  p->at[0], p->at[1]));
+        return err_set(err, ERR_SHAPE,
+                       "the input is %s and the regions %s; they must be [batch, channels, height, "
+                       "width] and [regions, 5]",
+                       shape_text(x, x_text), shape_text(r, roi_text));
+    infer_out(
+        c, 0, dtype,
+        &SHAPE(r->rank == 2 ? r->dim[0] : DIM_UNKNOWN, x->rank == 4 ? x->dim[1] : DIM_UNKNOWN, p->at[0], p->at[1]));
     return 0;
 }
 
@@ -71,9 +73,9 @@ static int64_t corner(double at)
         for (int64_t k = begin; k < end; k++) {                                                                        \
             const T *roi = (const T *)p->rois + k / c * 5;                                                             \
             const T *x = (const T *)p->data + ((int64_t)roi[0] * c + k % c) * h * w;                                   \
-            const int64_t x1 = corner((double)roi[1] * scale), y1 = corner((double)roi[2] * scale);                      \
-            const int64_t wide = i64_max(corner((double)roi[3] * scale) - x1 + 1, 1);                                    \
-            const int64_t high = i64_max(corner((double)roi[4] * scale) - y1 + 1, 1);                                    \
+            const int64_t x1 = corner((double)roi[1] * scale), y1 = corner((double)roi[2] * scale);                    \
+            const int64_t wide = i64_max(corner((double)roi[3] * scale) - x1 + 1, 1);                                  \
+            const int64_t high = i64_max(corner((double)roi[4] * scale) - y1 + 1, 1);                                  \
             T *y = (T *)p->y + k * ph * pw;                                                                            \
             for (int64_t b = 0; b < ph * pw; b++) {                                                                    \
                 int64_t top, bottom, left, right;                                                                      \
@@ -125,9 +127,18 @@ static int couple(struct coupling *k, struct err *err)
 }
 
 OP_CLASS(max_roi_pool) = {
-    .type = "MaxRoiPool", .domain = "", .since = 1, .doc = "Maxima over bins of regions.",
-    .in_min = 2, .in_max = 2, .out_min = 1, .out_max = 1,
-    .attrs = roi_attrs, .attrs_size = sizeof(struct roi_attrs), .infer = infer, .forward = forward,
+    .type = "MaxRoiPool",
+    .domain = "",
+    .since = 1,
+    .doc = "Maxima over bins of regions.",
+    .in_min = 2,
+    .in_max = 2,
+    .out_min = 1,
+    .out_max = 1,
+    .attrs = roi_attrs,
+    .attrs_size = sizeof(struct roi_attrs),
+    .infer = infer,
+    .forward = forward,
     .couple = couple,
     .samples = (const struct op_sample[]){
         {"f32[2,3,8,9] f32[3,5]=0,1,1,5,6,1,0,0,8,7,1,2,3,4,4", "pooled_shape=2,3", 1, 21},

@@ -80,7 +80,8 @@ static int read_key(const struct infer_ctx *c, struct sizes *s, struct err *err)
     const struct shape *k = infer_has(c, KEY) ? infer_shape(c, KEY) : NULL;
 
     if (!k)
-        return rank_of(c, QUERY) == 3 ? err_set(err, ERR_MODEL, "input 'key' is missing; only a packed query has none") : 0;
+        return rank_of(c, QUERY) == 3 ? err_set(err, ERR_MODEL, "input 'key' is missing; only a packed query has none")
+                                      : 0;
     if (rank == SHAPE_UNKNOWN_RANK)
         return 0;
     if ((rank == 5) != (value == -2) || (rank != 5 && value >= 0 && value != rank) || rank < 3 || rank > 5)
@@ -105,12 +106,14 @@ static int read_key(const struct infer_ctx *c, struct sizes *s, struct err *err)
     const struct shape *v = infer_shape(c, VALUE);
     if (attention_shape(c, VALUE, "value",
                         value == 3 ? SHAPE(s->batch, s->keys, DIM_UNKNOWN)
-                                   : SHAPE(s->batch, s->heads, s->keys, DIM_UNKNOWN), err) < 0)
+                                   : SHAPE(s->batch, s->heads, s->keys, DIM_UNKNOWN),
+                        err) < 0)
         return -1;
     if (value == 3)
         return per_head(v->dim[2], s->heads, "value", &s->v_width, err);
     s->v_width = v->dim[3];
-    return s->v_width == 0 || s->width == 0 ? err_set(err, ERR_SHAPE, "the heads of 'key' or 'value' have no elements") : 0;
+    return s->v_width == 0 || s->width == 0 ? err_set(err, ERR_SHAPE, "the heads of 'key' or 'value' have no elements")
+                                            : 0;
 }
 
 static int read_past(const struct infer_ctx *c, struct sizes *s, struct err *err)
@@ -134,15 +137,17 @@ static int read_sizes(const struct infer_ctx *c, struct sizes *s, struct err *er
 
     *s = (struct sizes){-1, -1, -1, a->num_heads, -1, -1, 0, -1};
     if (a->num_heads < 1 || a->num_heads > MOST)
-        return err_set(err, ERR_MODEL, "attribute 'num_heads' is %" PRId64 "; it must be in [1, %d]", a->num_heads, MOST);
+        return err_set(err, ERR_MODEL, "attribute 'num_heads' is %" PRId64 "; it must be in [1, %d]", a->num_heads,
+                       MOST);
     if (infer_has(c, PAST_LENGTH) || infer_has(c, CACHE))
         return err_set(err, ERR_OPERATOR,
                        "shared buffers and beams (past_sequence_length, cache_indirection) are not supported");
     if (read_query(c, s, err) < 0 || read_key(c, s, err) < 0 || read_past(c, s, err) < 0)
         return -1;
     if (s->width > MOST || s->v_width > MOST)
-        return err_set(err, ERR_SHAPE, "heads of %" PRId64 " and %" PRId64 " elements are too wide; at most %d are allowed",
-                       s->width, s->v_width, MOST);
+        return err_set(err, ERR_SHAPE,
+                       "heads of %" PRId64 " and %" PRId64 " elements are too wide; at most %d are allowed", s->width,
+                       s->v_width, MOST);
     s->total = dim_add(s->past, s->keys);
     return 0;
 }
@@ -156,8 +161,8 @@ static int infer(struct infer_ctx *c, struct err *err)
         return -1;
     for (int i = KEY; i <= PAST_VALUE; i++)
         if (i != MASK && op_dtype(c, i) != DTYPE_NONE && dtype != DTYPE_NONE && op_dtype(c, i) != dtype)
-            return err_set(err, ERR_MODEL, "input #%d is %s; it must be %s as the query", i,
-                           dtype_name(op_dtype(c, i)), dtype_name(dtype));
+            return err_set(err, ERR_MODEL, "input #%d is %s; it must be %s as the query", i, dtype_name(op_dtype(c, i)),
+                           dtype_name(dtype));
     if (rank_of(c, MASK) == 4)
         return err_set(err, ERR_SHAPE, "input 'key_padding_mask' has 4 axes; it may have 1, 2 or 3");
     const int64_t hidden = dim_mul(s.width, s.heads), v_hidden = dim_mul(s.v_width, s.heads);
@@ -178,8 +183,11 @@ static void sizes_now(const struct run_ctx *c, struct sizes *s)
     const struct shape *q = &c->in[QUERY]->shape;
     const struct tensor *k = run_in(c, KEY), *v = run_in(c, VALUE), *past = run_in(c, PAST_KEY);
 
-    *s = (struct sizes){.batch = q->dim[0], .rows = q->dim[1], .keys = q->dim[1],
-                        .heads = ((const struct mha_attrs *)c->attrs)->num_heads, .past = past ? past->shape.dim[2] : 0};
+    *s = (struct sizes){.batch = q->dim[0],
+                        .rows = q->dim[1],
+                        .keys = q->dim[1],
+                        .heads = ((const struct mha_attrs *)c->attrs)->num_heads,
+                        .past = past ? past->shape.dim[2] : 0};
     s->width = s->v_width = q->rank == 5 ? q->dim[4] : q->dim[2] / s->heads;
     if (k)
         s->keys = k->shape.dim[k->shape.rank == 4 ? 2 : 1];
@@ -242,9 +250,16 @@ static int join_past(struct run_ctx *c, const struct sizes *s, int past_input, i
     float *dst = present ? present->data : attention_floats(c, fits ? n : -1, err);
     if (!dst)
         return present ? 0 : -1;
-    const struct attention_append append = {
-        .batch = s->batch, .heads = s->heads, .width = width, .total = s->total, .past = s->past, .fresh = s->keys,
-        .old_total = s->past, .old = past ? past->data : NULL, .v = *v, .dst = dst};
+    const struct attention_append append = {.batch = s->batch,
+                                            .heads = s->heads,
+                                            .width = width,
+                                            .total = s->total,
+                                            .past = s->past,
+                                            .fresh = s->keys,
+                                            .old_total = s->past,
+                                            .old = past ? past->data : NULL,
+                                            .v = *v,
+                                            .dst = dst};
     attention_append(&append);
     *v = attention_heads(dst, s->heads, s->total, width);
     return 0;
@@ -262,10 +277,20 @@ static int compute(struct run_ctx *c, struct err *err)
     sizes_now(c, &s);
     if (s.batch == 0)
         return 0;
-    struct attention a = {.batch = s.batch, .heads = s.heads, .kv_heads = s.heads, .rows = s.rows, .cols = s.total,
-                          .width = s.width, .v_width = s.v_width, .past = s.past, .left = -1,
-                          .right = at->unidirectional ? 0 : -1, .y = y ? y->data : NULL,
-                          .y_batch = dim_mul(s.rows, s.heads * s.v_width), .y_head = s.v_width, .y_row = s.heads * s.v_width,
+    struct attention a = {.batch = s.batch,
+                          .heads = s.heads,
+                          .kv_heads = s.heads,
+                          .rows = s.rows,
+                          .cols = s.total,
+                          .width = s.width,
+                          .v_width = s.v_width,
+                          .past = s.past,
+                          .left = -1,
+                          .right = at->unidirectional ? 0 : -1,
+                          .y = y ? y->data : NULL,
+                          .y_batch = dim_mul(s.rows, s.heads * s.v_width),
+                          .y_head = s.v_width,
+                          .y_row = s.heads * s.v_width,
                           .scale = at->scale != 0 ? (double)at->scale : 1 / sqrt((double)s.width)};
     if (weights) {
         a.probe_kind = ATTENTION_BIASED;
@@ -289,7 +314,8 @@ static int forward(struct run_ctx *c, struct err *err)
 static void cost(const struct infer_ctx *c, struct op_cost *cost)
 {
     struct sizes s;
-    cost->macs = read_sizes(c, &s, NULL) < 0 ? -1 : attention_macs(s.batch, s.rows, s.heads, s.total, s.width, s.v_width);
+    cost->macs =
+        read_sizes(c, &s, NULL) < 0 ? -1 : attention_macs(s.batch, s.rows, s.heads, s.total, s.width, s.v_width);
 }
 
 /* ---- coupling ---- */
@@ -351,9 +377,20 @@ static const struct op_sample samples[] = {
 };
 
 OP_CLASS(multi_head_attention) = {
-    .type = "MultiHeadAttention", .domain = "com.microsoft", .since = 1,
+    .type = "MultiHeadAttention",
+    .domain = "com.microsoft",
+    .since = 1,
     .doc = "Multi-head attention on projected inputs. Refused: shared buffers and beams.",
-    .in_min = 1, .in_max = 10, .out_min = 1, .out_max = 4,
-    .attrs = mha_attrs, .attrs_size = sizeof(struct mha_attrs),
-    .infer = infer, .forward = forward, .cost = cost, .couple = couple, .shrink = shrink, .samples = samples,
+    .in_min = 1,
+    .in_max = 10,
+    .out_min = 1,
+    .out_max = 4,
+    .attrs = mha_attrs,
+    .attrs_size = sizeof(struct mha_attrs),
+    .infer = infer,
+    .forward = forward,
+    .cost = cost,
+    .couple = couple,
+    .shrink = shrink,
+    .samples = samples,
 };

@@ -206,7 +206,7 @@ static int couple(struct coupling *k, struct err *err)
     return couple_like(k, err);
 }
 
-#define RANDOM(type_, since_, n_in_, table, rule_, infer_, forward_, doc_, ...)                                         \
+#define RANDOM(type_, since_, n_in_, table, rule_, infer_, forward_, doc_, ...)                                        \
     {                                                                                                                  \
         .type = type_, .domain = "", .since = since_, .doc = doc_, .in_min = n_in_, .in_max = n_in_, .out_min = 1,     \
         .out_max = 1, .attrs = table, .attrs_size = sizeof(struct random_attrs), .infer = infer_, .forward = forward_, \
@@ -222,10 +222,12 @@ OP_CLASS(random_normal) = RANDOM("RandomNormal", 1, 0, normal_attrs, NULL, infer
                                  "Normal random values.", {"", "shape=2,3"});
 OP_CLASS(random_uniform) = RANDOM("RandomUniform", 1, 0, uniform_attrs, NULL, infer_shaped, forward_uniform,
                                   "Uniform random values.", {"", "shape=2,3"});
-OP_CLASS(random_normal_like) = RANDOM("RandomNormalLike", 1, 1, normal_like_attrs, couple, infer_like, forward_normal_like,
-                                      "Normal random values in the input's shape.", {"f32[2,3]", ""});
-OP_CLASS(random_uniform_like) = RANDOM("RandomUniformLike", 1, 1, uniform_like_attrs, couple, infer_like, forward_uniform_like,
-                                       "Uniform random values in the input's shape.", {"f32[2,3]", ""});
+OP_CLASS(random_normal_like) = RANDOM("RandomNormalLike", 1, 1, normal_like_attrs, couple, infer_like,
+                                      forward_normal_like, "Normal random values in the input's shape.",
+                                      {"f32[2,3]", ""});
+OP_CLASS(random_uniform_like) = RANDOM("RandomUniformLike", 1, 1, uniform_like_attrs, couple, infer_like,
+                                       forward_uniform_like, "Uniform random values in the input's shape.",
+                                       {"f32[2,3]", ""});
 OP_CLASS(bernoulli) = RANDOM("Bernoulli", 15, 1, bernoulli_attrs, couple, infer_bernoulli, forward_bernoulli,
                              "1 with the probability given, else 0.", {"f32[2,3]=0,1,0,1,0.5,0.5", ""});
 OP_CLASS(multinomial) = RANDOM("Multinomial", 7, 1, multinomial_attrs, NULL, infer_multinomial, forward_multinomial,

@@ -400,7 +400,8 @@ static void reduce_all(struct pool *pool, struct reduce *r, const struct reducer
         op_parallel(pool, r->n_kept, GRAIN / i64_max(1, i64_min(GRAIN, r->inner * r->n_reduced)), reduce_rows, r);
     } else {
         int64_t tiles = r->n_kept * i64_ceil_div(r->inner, TILE);
-        op_parallel(pool, tiles, i64_max(1, GRAIN / i64_max(1, i64_min(GRAIN, TILE * i64_min(GRAIN, r->n_reduced)))), reduce_tiles, r);
+        op_parallel(pool, tiles, i64_max(1, GRAIN / i64_max(1, i64_min(GRAIN, TILE * i64_min(GRAIN, r->n_reduced)))),
+                    reduce_tiles, r);
     }
 }
 
@@ -577,8 +578,7 @@ static const struct op_sample by_input[] = {{"f32[2,3,4]" POSITIVE_24 " !i64[1]=
 #define REDUCE_ROW(type_, fn, doc_, ...)                                                                               \
     {                                                                                                                  \
         .type = type_, .domain = "", .doc = doc_, .in_min = 1, .out_min = 1, .out_max = 1,                             \
-        .attrs_size = sizeof(struct reduce_attrs), .infer = infer_##fn, .forward = forward_##fn,                       \
-        .couple = couple,                                                                                              \
+        .attrs_size = sizeof(struct reduce_attrs), .infer = infer_##fn, .forward = forward_##fn, .couple = couple,     \
         .backward = backward_reduce_##fn, .grad_reads = REDUCE_READS_##fn, .grad_inputs = 1, .grad_assigns = true,     \
         __VA_ARGS__                                                                                                    \
     }
@@ -591,8 +591,10 @@ OP_CLASS(reduce_mean_1) = REDUCE_ROW("ReduceMean", mean, "Mean over axes.", .qua
                                      BY_ATTR(17));
 OP_CLASS(reduce_mean_18) = REDUCE_ROW("ReduceMean", mean, "Mean over axes.", .quant = {QUANT_OPTIONAL, .inputs = 1},
                                       BY_INPUT(18));
-OP_CLASS(reduce_prod_1) = REDUCE_ROW("ReduceProd", prod, "Product over axes.", .propagate = propagate_prod, BY_ATTR(17));
-OP_CLASS(reduce_prod_18) = REDUCE_ROW("ReduceProd", prod, "Product over axes.", .propagate = propagate_prod, BY_INPUT(18));
+OP_CLASS(reduce_prod_1) = REDUCE_ROW("ReduceProd", prod, "Product over axes.", .propagate = propagate_prod,
+                                     BY_ATTR(17));
+OP_CLASS(reduce_prod_18) = REDUCE_ROW("ReduceProd", prod, "Product over axes.", .propagate = propagate_prod,
+                                      BY_INPUT(18));
 OP_CLASS(reduce_max_1) = REDUCE_ROW("ReduceMax", max, "Largest over axes.", BY_ATTR(17));
 OP_CLASS(reduce_max_18) = REDUCE_ROW("ReduceMax", max, "Largest over axes.", BY_INPUT(18));
 OP_CLASS(reduce_min_1) = REDUCE_ROW("ReduceMin", min, "Smallest over axes.", BY_ATTR(17));

@@ -485,14 +485,15 @@ static int backward(struct grad_ctx *c, struct err *err)
 #define RESHAPE_ROW(type_, doc_, ...)                                                                                  \
     {                                                                                                                  \
         .type = type_, .domain = "", .doc = doc_, .in_min = 1, .out_min = 1, .out_max = 1, .quant = {QUANT_PASS},      \
-        .view = true, .propagate = op_sizes_same,                                                                      \
-        .backward = backward, .grad_inputs = 1, .grad_assigns = true, __VA_ARGS__                                      \
+        .view = true, .propagate = op_sizes_same, .backward = backward, .grad_inputs = 1, .grad_assigns = true,        \
+        __VA_ARGS__                                                                                                    \
     }
 OP_CLASS(reshape_1) = RESHAPE_ROW("Reshape", "The same elements in another shape, an attribute.", .since = 1,
                                   .until = 4, .in_max = 1, .attrs = reshape_old_attrs,
                                   .attrs_size = sizeof(struct reshape_attrs), .infer = infer_reshape,
                                   .forward = forward_reshape, .couple = couple_reshape, .shrink = shrink_reshape,
-                                  .samples = (const struct op_sample[]){{"f32[2,3,4]", "shape=0,-1", 1, 4}, {"f32[2,12]", "shape=2,3,4", 1, 4}, {0}});
+                                  .samples = (const struct op_sample[]){
+                                      {"f32[2,3,4]", "shape=0,-1", 1, 4}, {"f32[2,12]", "shape=2,3,4", 1, 4}, {0}});
 OP_CLASS(reshape_5) = {.type = "Reshape",
                        .view = true,
                        .propagate = op_sizes_same,
@@ -548,8 +549,7 @@ OP_CLASS(squeeze_13) = RESHAPE_ROW("Squeeze", "Axes of one element removed.", .s
                                                                          {0}});
 OP_CLASS(unsqueeze_1) = RESHAPE_ROW("Unsqueeze", "Axes of one element added.", .since = 1, .until = 12, .in_max = 1,
                                     .attrs = needed_axes_attrs, .attrs_size = sizeof(struct axes_attrs),
-                                    .infer = infer_unsqueeze, .forward = forward_unsqueeze,
-                                    .couple = couple_unsqueeze,
+                                    .infer = infer_unsqueeze, .forward = forward_unsqueeze, .couple = couple_unsqueeze,
                                     .samples = (const struct op_sample[]){
                                         {"f32[3,4]", "axes=0,3", 1, 11}, {"f32[3]", "axes=-1", 1, 11}, {0}});
 OP_CLASS(unsqueeze_13) = {.type = "Unsqueeze",

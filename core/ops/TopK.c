@@ -189,8 +189,8 @@ static int couple(struct coupling *k, struct err *err)
 #define TOPK(...)                                                                                                      \
     {                                                                                                                  \
         .type = "TopK", .domain = "", .doc = "The k largest or smallest values of an axis.", .out_min = 2,             \
-        .out_max = 2, .attrs_size = sizeof(struct topk_attrs), .infer = infer, .forward = forward,                     \
-        .couple = couple, .backward = backward, .grad_inputs = 1, __VA_ARGS__                                                            \
+        .out_max = 2, .attrs_size = sizeof(struct topk_attrs), .infer = infer, .forward = forward, .couple = couple,   \
+        .backward = backward, .grad_inputs = 1, __VA_ARGS__                                                            \
     }
 OP_CLASS(topk_1) = TOPK(.since = 1, .until = 9, .in_min = 1, .in_max = 1, .attrs = topk_1_attrs,
                         .samples = (const struct op_sample[]){{"f32[3,4]", "k=2", 2, 9}, {0}});

@@ -23,7 +23,8 @@ struct unary {
         R *d = dv;                                                                                                     \
         const T *s = sv;                                                                                               \
         _Pragma("GCC ivdep") /* d may be s */                                                                          \
-        for (int64_t i = 0; i < n; i++) {                                                                              \
+            for (int64_t i = 0; i < n; i++)                                                                            \
+        {                                                                                                              \
             const T x = s[i];                                                                                          \
             d[i] = (R)(expr);                                                                                          \
         }                                                                                                              \
@@ -230,16 +231,16 @@ static int forward_isinf(struct run_ctx *c, struct err *err)
 }
 
 /* ---- gradients: of x, of y, or none, and zero ---- */
-#define UNARY_GRAD_FN(name, source, term)                                                                            \
-    static int backward_##name(struct grad_ctx *c, struct err *err)                                                  \
-    {                                                                                                                \
-        return backward(c, source, term, err);                                                                       \
+#define UNARY_GRAD_FN(name, source, term)                                                                              \
+    static int backward_##name(struct grad_ctx *c, struct err *err)                                                    \
+    {                                                                                                                  \
+        return backward(c, source, term, err);                                                                         \
     }
-#define GRAD_OF_X(name, expr)                                                                                        \
-    GRAD_TERM(name, void, expr)                                                                                      \
+#define GRAD_OF_X(name, expr)                                                                                          \
+    GRAD_TERM(name, void, expr)                                                                                        \
     UNARY_GRAD_FN(name, c->in[0], &grad_##name)
-#define GRAD_OF_Y(name, expr)                                                                                        \
-    GRAD_TERM(name, void, expr)                                                                                      \
+#define GRAD_OF_Y(name, expr)                                                                                          \
+    GRAD_TERM(name, void, expr)                                                                                        \
     UNARY_GRAD_FN(name, c->out[0], &grad_##name)
 
 static int backward(struct grad_ctx *c, const struct tensor *source, const struct grad_term *term, struct err *err)
@@ -252,8 +253,8 @@ static int backward(struct grad_ctx *c, const struct tensor *source, const struc
         grad_zero(c, 0);
         return 0;
     }
-    const struct grad_broadcast sum = {.over = &g->shape, .src = {g, source}, .dst = dst, .term = term,
-                                       .assign = grad_assign(c, 0)};
+    const struct grad_broadcast sum = {
+        .over = &g->shape, .src = {g, source}, .dst = dst, .term = term, .assign = grad_assign(c, 0)};
     return grad_sum_broadcast(c->pool, &sum, err);
 }
 
@@ -311,13 +312,13 @@ OP_CLASS(exp) = UNARY("Exp", 1, forward_exp, infer_exp, any, "e to the power x."
 OP_CLASS(log) = UNARY("Log", 1, forward_log, infer_log, positive, "Natural logarithm.", UNARY_GRAD(log, OF_X));
 OP_CLASS(sqrt) = UNARY("Sqrt", 1, forward_sqrt, infer_sqrt, positive, "Square root.", UNARY_GRAD(sqrt, OF_Y));
 OP_CLASS(reciprocal) = UNARY("Reciprocal", 1, forward_reciprocal, infer_reciprocal, positive, "1 / x.",
-                      UNARY_GRAD(reciprocal, OF_Y));
-OP_CLASS(floor) = UNARY("Floor", 1, forward_floor, infer_floor, exact, "Largest integer not above x.", .propagate = op_sizes_same,
-                      UNARY_GRAD(flat, 0));
-OP_CLASS(ceil) = UNARY("Ceil", 1, forward_ceil, infer_ceil, exact, "Smallest integer not below x.", .propagate = op_sizes_same,
-                      UNARY_GRAD(flat, 0));
+                             UNARY_GRAD(reciprocal, OF_Y));
+OP_CLASS(floor) = UNARY("Floor", 1, forward_floor, infer_floor, exact, "Largest integer not above x.",
+                        .propagate = op_sizes_same, UNARY_GRAD(flat, 0));
+OP_CLASS(ceil) = UNARY("Ceil", 1, forward_ceil, infer_ceil, exact, "Smallest integer not below x.",
+                       .propagate = op_sizes_same, UNARY_GRAD(flat, 0));
 OP_CLASS(round) = UNARY("Round", 11, forward_round, infer_round, exact, "Nearest integer, halves to even.",
-                      UNARY_GRAD(flat, 0));
+                        UNARY_GRAD(flat, 0));
 OP_CLASS(sin) = UNARY("Sin", 7, forward_sin, infer_sin, any, "Sine.", UNARY_GRAD(sin, OF_X));
 OP_CLASS(cos) = UNARY("Cos", 7, forward_cos, infer_cos, any, "Cosine.", UNARY_GRAD(cos, OF_X));
 OP_CLASS(tan) = UNARY("Tan", 7, forward_tan, infer_tan, unit, "Tangent.", UNARY_GRAD(tan, OF_Y));
@@ -327,11 +328,11 @@ OP_CLASS(atan) = UNARY("Atan", 7, forward_atan, infer_atan, unit, "Inverse tange
 OP_CLASS(sinh) = UNARY("Sinh", 9, forward_sinh, infer_sinh, unit, "Hyperbolic sine.", UNARY_GRAD(sinh, OF_X));
 OP_CLASS(cosh) = UNARY("Cosh", 9, forward_cosh, infer_cosh, unit, "Hyperbolic cosine.", UNARY_GRAD(cosh, OF_X));
 OP_CLASS(asinh) = UNARY("Asinh", 9, forward_asinh, infer_asinh, unit, "Inverse hyperbolic sine.",
-                      UNARY_GRAD(asinh, OF_X));
+                        UNARY_GRAD(asinh, OF_X));
 OP_CLASS(acosh) = UNARY("Acosh", 9, forward_acosh, infer_acosh, above_one, "Inverse hyperbolic cosine.",
-                      UNARY_GRAD(acosh, OF_X));
+                        UNARY_GRAD(acosh, OF_X));
 OP_CLASS(atanh) = UNARY("Atanh", 9, forward_atanh, infer_atanh, unit, "Inverse hyperbolic tangent.",
-                      UNARY_GRAD(atanh, OF_X));
+                        UNARY_GRAD(atanh, OF_X));
 OP_CLASS(logical_not) = UNARY("Not", 1, forward_not, infer_not, ((const struct op_sample[]){{"b[2,3]", ""}, {0}}),
                               "Logical not.", .backward = NULL);
 OP_CLASS(bitwise_not) = UNARY("BitwiseNot", 18, forward_invert, infer_invert,

@@ -83,13 +83,17 @@ GRAD_TERM(winner, void, a == b ? g : 0)
 static int sum_into(struct grad_ctx *c, int i, const struct tensor *g, const struct tensor *y,
                     const struct grad_term *term, const void *arg, struct err *err)
 {
-    const struct grad_broadcast sum = {.over = &g->shape, .src = {g, y, y ? c->in[i] : NULL}, .dst = c->grad_in[i],
-                                       .term = term, .arg = arg, .assign = grad_assign(c, i)};
+    const struct grad_broadcast sum = {.over = &g->shape,
+                                       .src = {g, y, y ? c->in[i] : NULL},
+                                       .dst = c->grad_in[i],
+                                       .term = term,
+                                       .arg = arg,
+                                       .assign = grad_assign(c, i)};
     return grad_sum_broadcast(c->pool, &sum, err);
 }
 
-static int every_input(struct grad_ctx *c, const struct tensor *g, const struct tensor *y,
-                       const struct grad_term *term, const void *arg, struct err *err)
+static int every_input(struct grad_ctx *c, const struct tensor *g, const struct tensor *y, const struct grad_term *term,
+                       const void *arg, struct err *err)
 {
     for (int i = 0; i < c->n_in; i++) {
         if (!g)
@@ -127,13 +131,13 @@ static int backward_extreme(struct grad_ctx *c, struct err *err)
     tensor_view(&ties, g->dtype, &g->shape, tie_data, NULL);
     tensor_view(&shared, g->dtype, &g->shape, data, NULL);
     for (int i = 0; i < c->n_in; i++) {
-        const struct grad_broadcast count = {.over = &g->shape, .src = {y, c->in[i]}, .dst = &ties,
-                                             .term = &grad_equal, .assign = i == 0};
+        const struct grad_broadcast count = {
+            .over = &g->shape, .src = {y, c->in[i]}, .dst = &ties, .term = &grad_equal, .assign = i == 0};
         if (grad_sum_broadcast(c->pool, &count, err) < 0)
             return -1;
     }
-    const struct grad_broadcast divide = {.over = &g->shape, .src = {g, &ties}, .dst = &shared, .term = &grad_divide,
-                                          .assign = true};
+    const struct grad_broadcast divide = {
+        .over = &g->shape, .src = {g, &ties}, .dst = &shared, .term = &grad_divide, .assign = true};
     if (grad_sum_broadcast(c->pool, &divide, err) < 0)
         return -1;
     return every_input(c, &shared, y, &grad_winner, NULL, err);
@@ -143,8 +147,9 @@ static int backward_extreme(struct grad_ctx *c, struct err *err)
     {                                                                                                                  \
         .type = type_, .domain = "", .since = 1, .doc = doc_, .in_min = 1, .in_max = -1, .out_min = 1, .out_max = 1,   \
         .infer = infer, .forward = forward_##fn, .in_place = 1, .samples = samples, .backward = backward_##grad_fn,    \
-        .couple = couple_elementwise,                                                                                  \
-        .grad_reads = reads, .grad_inputs = UINT32_MAX, .grad_assigns = true, .quant = {QUANT_OPTIONAL}                                           \
+        .couple = couple_elementwise, .grad_reads = reads, .grad_inputs = UINT32_MAX, .grad_assigns = true, .quant = { \
+            QUANT_OPTIONAL                                                                                             \
+        }                                                                                                              \
     }
 static const struct op_sample samples[] = {{"f32[2,3]", ""},
                                            {"f32[2,3] f32[2,3]", ""},

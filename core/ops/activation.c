@@ -23,22 +23,23 @@ struct activation {
 };
 
 /* x: the element; a, b, g: alpha, beta, gamma; expr32 and expr64 give y. */
-#define LOOP(name, T, qualifier, expr)                                                                               \
-    qualifier static void name(void *yv, const void *xv, int64_t n, const struct activation_attrs *at)               \
-    {                                                                                                                \
-        T *y = yv;                                                                                                   \
-        const T *src = xv;                                                                                           \
-        const T a = (T)at->alpha, b = (T)at->beta, g = (T)at->gamma;                                                 \
-        (void)a, (void)b, (void)g;                                                                                   \
-        _Pragma("GCC ivdep") /* y may be x */                                                                        \
-        for (int64_t i = 0; i < n; i++) {                                                                            \
-            const T x = src[i];                                                                                      \
-            y[i] = (expr);                                                                                           \
-        }                                                                                                            \
+#define LOOP(name, T, qualifier, expr)                                                                                 \
+    qualifier static void name(void *yv, const void *xv, int64_t n, const struct activation_attrs *at)                 \
+    {                                                                                                                  \
+        T *y = yv;                                                                                                     \
+        const T *src = xv;                                                                                             \
+        const T a = (T)at->alpha, b = (T)at->beta, g = (T)at->gamma;                                                   \
+        (void)a, (void)b, (void)g;                                                                                     \
+        _Pragma("GCC ivdep") /* y may be x */                                                                          \
+            for (int64_t i = 0; i < n; i++)                                                                            \
+        {                                                                                                              \
+            const T x = src[i];                                                                                        \
+            y[i] = (expr);                                                                                             \
+        }                                                                                                              \
     }
-#define KERNEL(name, expr32, expr64)                                                                                 \
-    LOOP(name##_f32, float, KERNEL_CLONES, expr32)                                                                   \
-    LOOP(name##_f64, double, , expr64)                                                                               \
+#define KERNEL(name, expr32, expr64)                                                                                   \
+    LOOP(name##_f32, float, KERNEL_CLONES, expr32)                                                                     \
+    LOOP(name##_f64, double, , expr64)                                                                                 \
     static const struct activation activation_##name = {name##_f32, name##_f64};
 
 static inline double softplus64(double x)
@@ -47,18 +48,19 @@ static inline double softplus64(double x)
 }
 
 /* float32 by a kernel of its own, float64 by the formula. */
-#define VECTOR_KERNEL(name, call, expr64)                                                                            \
-    static void name##_f32(void *y, const void *x, int64_t n, const struct activation_attrs *at)                     \
-    {                                                                                                                \
-        (void)at;                                                                                                    \
-        call;                                                                                                        \
-    }                                                                                                                \
-    LOOP(name##_f64, double, , expr64)                                                                               \
+#define VECTOR_KERNEL(name, call, expr64)                                                                              \
+    static void name##_f32(void *y, const void *x, int64_t n, const struct activation_attrs *at)                       \
+    {                                                                                                                  \
+        (void)at;                                                                                                      \
+        call;                                                                                                          \
+    }                                                                                                                  \
+    LOOP(name##_f64, double, , expr64)                                                                                 \
     static const struct activation activation_##name = {name##_f32, name##_f64};
 #define ACT(kind, a, b) act_f32(&(const struct act){kind, a, b}, x, n, y)
 
 /* y = gain x where positive, gain alpha (e^(x / width) - 1) elsewhere. */
-KERNEL_CLONES static void exponential_units(const float *x, const float *e, int64_t n, float gain, float alpha, float *y)
+KERNEL_CLONES static void exponential_units(const float *x, const float *e, int64_t n, float gain, float alpha,
+                                            float *y)
 {
     for (int64_t i = 0; i < n; i++)
         y[i] = gain * (x[i] < 0 ? alpha * e[i] : x[i]);
@@ -79,17 +81,17 @@ static void exponential(float *y, const float *x, int64_t n, float gain, float a
 KERNEL(relu, x < 0 ? 0 : x, x < 0 ? 0 : x)
 VECTOR_KERNEL(leaky_relu, ACT(ACT_LEAKY_RELU, at->alpha, 0), x < 0 ? a * x : x)
 KERNEL(thresholded_relu, x > a ? x : 0, x > a ? x : 0)
-KERNEL(shrink, x < -a ? x + b : x > a ? x - b : 0, x < -a ? x + b : x > a ? x - b : 0)
+KERNEL(shrink, x<-a ? x + b : x> a ? x - b : 0, x<-a ? x + b : x> a ? x - b : 0)
 VECTOR_KERNEL(elu, exponential(y, x, n, 1, at->alpha, 1), x < 0 ? a * expm1(x) : x)
 VECTOR_KERNEL(celu, exponential(y, x, n, 1, at->alpha, at->alpha), x < 0 ? a * expm1(x / a) : x)
-VECTOR_KERNEL(selu, exponential(y, x, n, at->gamma, at->alpha, 1), g * (x > 0 ? x : a * expm1(x)))
+VECTOR_KERNEL(selu, exponential(y, x, n, at->gamma, at->alpha, 1), g *(x > 0 ? x : a * expm1(x)))
 VECTOR_KERNEL(sigmoid, vmath_f32(VMATH_SIGMOID, x, n, y), 1 / (1 + exp(-x)))
 VECTOR_KERNEL(swish, ACT(ACT_SWISH, at->alpha, 0), x / (1 + exp(-a * x)))
 VECTOR_KERNEL(tanh, vmath_f32(VMATH_TANH, x, n, y), tanh(x))
 VECTOR_KERNEL(erf, vmath_f32(VMATH_ERF, x, n, y), erf(x))
 VECTOR_KERNEL(softplus, vmath_f32(VMATH_SOFTPLUS, x, n, y), softplus64(x))
 KERNEL(softsign, x / (1 + fabsf(x)), x / (1 + fabs(x)))
-VECTOR_KERNEL(mish, vmath_f32(VMATH_MISH, x, n, y), x * tanh(softplus64(x)))
+VECTOR_KERNEL(mish, vmath_f32(VMATH_MISH, x, n, y), x *tanh(softplus64(x)))
 VECTOR_KERNEL(gelu_erf, ACT(ACT_GELU_ERF, 0, 0), 0.5 * x * (1 + erf(x * 0.70710678118654752)))
 VECTOR_KERNEL(gelu_tanh, ACT(ACT_GELU_TANH, 0, 0),
               0.5 * x * (1 + tanh(0.79788456080286536 * (x + 0.044715 * x * x * x))))
@@ -159,11 +161,14 @@ static int infer_celu(struct infer_ctx *c, struct err *err)
     return infer(c, err);
 }
 
-#define FORWARD(name, infer)                                                                                         \
-    static int compute_##name(struct run_ctx *c, struct err *err) { return run(c, &activation_##name, err); }        \
-    static int forward_##name(struct run_ctx *c, struct err *err)                                                    \
-    {                                                                                                                \
-        return op_run_widened(c, infer, compute_##name, err);                                                        \
+#define FORWARD(name, infer)                                                                                           \
+    static int compute_##name(struct run_ctx *c, struct err *err)                                                      \
+    {                                                                                                                  \
+        return run(c, &activation_##name, err);                                                                        \
+    }                                                                                                                  \
+    static int forward_##name(struct run_ctx *c, struct err *err)                                                      \
+    {                                                                                                                  \
+        return op_run_widened(c, infer, compute_##name, err);                                                          \
     }
 FORWARD(leaky_relu, infer)
 FORWARD(thresholded_relu, infer)
@@ -250,11 +255,11 @@ static int back(struct grad_ctx *c, const struct act_grad *k)
     return 0;
 }
 
-#define BACKWARD(name)                                                                                               \
-    static int backward_##name(struct grad_ctx *c, struct err *err)                                                  \
-    {                                                                                                                \
-        (void)err;                                                                                                   \
-        return back(c, &act_grad_##name);                                                                            \
+#define BACKWARD(name)                                                                                                 \
+    static int backward_##name(struct grad_ctx *c, struct err *err)                                                    \
+    {                                                                                                                  \
+        (void)err;                                                                                                     \
+        return back(c, &act_grad_##name);                                                                              \
     }
 BACKWARD(relu)
 BACKWARD(leaky_relu)
@@ -286,9 +291,18 @@ static int backward_gelu(struct grad_ctx *c, struct err *err)
 /* ---- rows ---- */
 #define NO_ATTRS .attrs = NULL, .attrs_size = sizeof(struct activation_attrs) /* zeros, which the kernels do not use */
 #define ATTRS(table) .attrs = table, .attrs_size = sizeof(struct activation_attrs)
-#define ALPHA(value) {OP_ATTR(activation_attrs, alpha), .kind = OP_FLOAT, .def_f = (value)}
-#define BETA(value) {OP_ATTR(activation_attrs, beta), .kind = OP_FLOAT, .def_f = (value)}
-#define GAMMA(value) {OP_ATTR(activation_attrs, gamma), .kind = OP_FLOAT, .def_f = (value)}
+#define ALPHA(value)                                                                                                   \
+    {                                                                                                                  \
+        OP_ATTR(activation_attrs, alpha), .kind = OP_FLOAT, .def_f = (value)                                           \
+    }
+#define BETA(value)                                                                                                    \
+    {                                                                                                                  \
+        OP_ATTR(activation_attrs, beta), .kind = OP_FLOAT, .def_f = (value)                                            \
+    }
+#define GAMMA(value)                                                                                                   \
+    {                                                                                                                  \
+        OP_ATTR(activation_attrs, gamma), .kind = OP_FLOAT, .def_f = (value)                                           \
+    }
 
 static const char *const approximations[] = {"none", "tanh", NULL};
 static const struct op_attr leaky_attrs[] = {ALPHA(0.01f), {NULL}};
@@ -311,13 +325,14 @@ static const struct op_sample alpha_samples[] = {{"f32[2,3,5]", NULL}, {"f32[2,3
 static const struct op_sample selu_samples[] = {{"f32[2,3,5]", NULL}, {"f32[2,3,5]", "alpha=1.5f gamma=1.2f"}, {NULL}};
 static const struct op_sample hard_sigmoid_samples[] = {
     {"f32[2,3,5]", NULL}, {"f32[2,3,5]", "alpha=0.5f beta=0.4f"}, {NULL}};
-static const struct op_sample shrink_samples[] = {
-    {"f32[2,3,5]", NULL}, {"f32[2,3,5]", "lambd=0.8f bias=0.3f"}, {NULL}};
+static const struct op_sample shrink_samples[] = {{"f32[2,3,5]", NULL}, {"f32[2,3,5]", "lambd=0.8f bias=0.3f"}, {NULL}};
 static const struct op_sample gelu_samples[] = {{"f32[2,3,5]", NULL}, {"f32[2,3,5]", "approximate=tanh"}, {NULL}};
 
-#define ACTIVATION(type_, since_, name, attrs_, ...)                                                                 \
-    {.type = type_, .domain = "", .since = since_, .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1, attrs_,     \
-     .in_place = 1, .infer = infer, .forward = forward_##name, .couple = couple_elementwise, __VA_ARGS__}
+#define ACTIVATION(type_, since_, name, attrs_, ...)                                                                   \
+    {                                                                                                                  \
+        .type = type_, .domain = "", .since = since_, .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1, attrs_,    \
+        .in_place = 1, .infer = infer, .forward = forward_##name, .couple = couple_elementwise, __VA_ARGS__            \
+    }
 
 OP_CLASS(relu) = {.type = "Relu",
                   .domain = "",
@@ -335,66 +350,56 @@ OP_CLASS(relu) = {.type = "Relu",
                   GRADIENT(relu, FROM_Y),
                   .quant = {QUANT_ABSORB},
                   .samples = relu_samples};
-OP_CLASS(leaky_relu) =
-    ACTIVATION("LeakyRelu", 1, leaky_relu, ATTRS(leaky_attrs), GRADIENT(leaky_relu, FROM_X),
-               .doc = "x, or alpha x where negative.", .quant = {QUANT_OUTPUT},
-               .samples = alpha_samples);
-OP_CLASS(thresholded_relu) =
-    ACTIVATION("ThresholdedRelu", 10, thresholded_relu, ATTRS(one_attrs), GRADIENT(thresholded_relu, FROM_X),
-               .doc = "x where above alpha, else 0.", .samples = alpha_samples);
-OP_CLASS(shrink) =
-    ACTIVATION("Shrink", 9, shrink, ATTRS(shrink_attrs), GRADIENT(shrink, FROM_X),
-               .doc = "x moved towards 0 by bias, or 0 within [-lambd, lambd].",
-               .samples = shrink_samples);
-OP_CLASS(elu) =
-    ACTIVATION("Elu", 1, elu, ATTRS(one_attrs), GRADIENT(elu, FROM_X),
-               .doc = "x, or alpha (e^x - 1) where negative.",
-               .samples = alpha_samples);
-OP_CLASS(celu) = {.type = "Celu", .domain = "", .since = 12, .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1,
+OP_CLASS(leaky_relu) = ACTIVATION("LeakyRelu", 1, leaky_relu, ATTRS(leaky_attrs), GRADIENT(leaky_relu, FROM_X),
+                                  .doc = "x, or alpha x where negative.", .quant = {QUANT_OUTPUT},
+                                  .samples = alpha_samples);
+OP_CLASS(thresholded_relu) = ACTIVATION("ThresholdedRelu", 10, thresholded_relu, ATTRS(one_attrs),
+                                        GRADIENT(thresholded_relu, FROM_X), .doc = "x where above alpha, else 0.",
+                                        .samples = alpha_samples);
+OP_CLASS(shrink) = ACTIVATION("Shrink", 9, shrink, ATTRS(shrink_attrs), GRADIENT(shrink, FROM_X),
+                              .doc = "x moved towards 0 by bias, or 0 within [-lambd, lambd].",
+                              .samples = shrink_samples);
+OP_CLASS(elu) = ACTIVATION("Elu", 1, elu, ATTRS(one_attrs), GRADIENT(elu, FROM_X),
+                           .doc = "x, or alpha (e^x - 1) where negative.", .samples = alpha_samples);
+OP_CLASS(celu) = {.type = "Celu",
+                  .domain = "",
+                  .since = 12,
+                  .in_min = 1,
+                  .in_max = 1,
+                  .out_min = 1,
+                  .out_max = 1,
                   .in_place = 1,
-                  ATTRS(one_attrs), .doc = "x, or alpha (e^(x / alpha) - 1) where negative.", .infer = infer_celu,
-                  .forward = forward_celu, .couple = couple_elementwise, GRADIENT(celu, FROM_X), .samples = alpha_samples};
-OP_CLASS(selu_1) =
-    ACTIVATION("Selu", 1, selu, ATTRS(selu_attrs_1), GRADIENT(selu, FROM_X),
-               .until = 5, .doc = "gamma times an Elu.",
-               .samples = selu_samples);
-OP_CLASS(selu_6) =
-    ACTIVATION("Selu", 6, selu, ATTRS(selu_attrs_6), GRADIENT(selu, FROM_X),
-               .doc = "gamma times an Elu.",
-               .samples = selu_samples);
-OP_CLASS(sigmoid) =
-    ACTIVATION("Sigmoid", 1, sigmoid, NO_ATTRS, GRADIENT(sigmoid, FROM_Y),
-               .doc = "1 / (1 + e^-x).", .quant = {QUANT_OUTPUT, .low = 0, .high = 1},
-               .samples = plain_samples);
-OP_CLASS(swish) =
-    ACTIVATION("Swish", 24, swish, ATTRS(one_attrs), GRADIENT(swish, FROM_X),
-               .doc = "x times the sigmoid of alpha x.",
-               .samples = alpha_samples);
-OP_CLASS(tanh) =
-    ACTIVATION("Tanh", 1, tanh, NO_ATTRS, GRADIENT(tanh, FROM_Y),
-               .doc = "Hyperbolic tangent.", .quant = {QUANT_OPTIONAL, .low = -1, .high = 1},
-               .samples = plain_samples);
-OP_CLASS(erf) =
-    ACTIVATION("Erf", 9, erf, NO_ATTRS, GRADIENT(erf, FROM_X),
-               .doc = "Error function.", .samples = plain_samples);
-OP_CLASS(softplus) =
-    ACTIVATION("Softplus", 1, softplus, NO_ATTRS, GRADIENT(softplus, FROM_X),
-               .doc = "log(1 + e^x).", .samples = plain_samples);
-OP_CLASS(softsign) =
-    ACTIVATION("Softsign", 1, softsign, NO_ATTRS, GRADIENT(softsign, FROM_X),
-               .doc = "x / (1 + |x|).", .samples = plain_samples);
-OP_CLASS(mish) =
-    ACTIVATION("Mish", 18, mish, NO_ATTRS, GRADIENT(mish, FROM_X),
-               .doc = "x tanh(softplus(x)).", .samples = plain_samples);
-OP_CLASS(hard_sigmoid) =
-    ACTIVATION("HardSigmoid", 1, hard_sigmoid, ATTRS(hard_sigmoid_attrs), GRADIENT(hard_sigmoid, FROM_X),
-               .doc = "alpha x + beta, held in [0, 1].", .quant = {QUANT_OPTIONAL, .low = 0, .high = 1},
-               .samples = hard_sigmoid_samples);
-OP_CLASS(hard_swish) =
-    ACTIVATION("HardSwish", 14, hard_swish, NO_ATTRS, GRADIENT(hard_swish, FROM_X),
-               .doc = "x times the HardSigmoid with 1/6 and 1/2.", .quant = {QUANT_OPTIONAL},
-               .samples = plain_samples);
-OP_CLASS(gelu) =
-    ACTIVATION("Gelu", 20, gelu, ATTRS(gelu_attrs), GRADIENT(gelu, FROM_X),
-               .doc = "x times the normal distribution function.", .quant = {QUANT_OPTIONAL},
-               .samples = gelu_samples);
+                  ATTRS(one_attrs),
+                  .doc = "x, or alpha (e^(x / alpha) - 1) where negative.",
+                  .infer = infer_celu,
+                  .forward = forward_celu,
+                  .couple = couple_elementwise,
+                  GRADIENT(celu, FROM_X),
+                  .samples = alpha_samples};
+OP_CLASS(selu_1) = ACTIVATION("Selu", 1, selu, ATTRS(selu_attrs_1), GRADIENT(selu, FROM_X), .until = 5,
+                              .doc = "gamma times an Elu.", .samples = selu_samples);
+OP_CLASS(selu_6) = ACTIVATION("Selu", 6, selu, ATTRS(selu_attrs_6), GRADIENT(selu, FROM_X),
+                              .doc = "gamma times an Elu.", .samples = selu_samples);
+OP_CLASS(sigmoid) = ACTIVATION("Sigmoid", 1, sigmoid, NO_ATTRS, GRADIENT(sigmoid, FROM_Y), .doc = "1 / (1 + e^-x).",
+                               .quant = {QUANT_OUTPUT, .low = 0, .high = 1}, .samples = plain_samples);
+OP_CLASS(swish) = ACTIVATION("Swish", 24, swish, ATTRS(one_attrs), GRADIENT(swish, FROM_X),
+                             .doc = "x times the sigmoid of alpha x.", .samples = alpha_samples);
+OP_CLASS(tanh) = ACTIVATION("Tanh", 1, tanh, NO_ATTRS, GRADIENT(tanh, FROM_Y), .doc = "Hyperbolic tangent.",
+                            .quant = {QUANT_OPTIONAL, .low = -1, .high = 1}, .samples = plain_samples);
+OP_CLASS(erf) = ACTIVATION("Erf", 9, erf, NO_ATTRS, GRADIENT(erf, FROM_X), .doc = "Error function.",
+                           .samples = plain_samples);
+OP_CLASS(softplus) = ACTIVATION("Softplus", 1, softplus, NO_ATTRS, GRADIENT(softplus, FROM_X), .doc = "log(1 + e^x).",
+                                .samples = plain_samples);
+OP_CLASS(softsign) = ACTIVATION("Softsign", 1, softsign, NO_ATTRS, GRADIENT(softsign, FROM_X), .doc = "x / (1 + |x|).",
+                                .samples = plain_samples);
+OP_CLASS(mish) = ACTIVATION("Mish", 18, mish, NO_ATTRS, GRADIENT(mish, FROM_X), .doc = "x tanh(softplus(x)).",
+                            .samples = plain_samples);
+OP_CLASS(hard_sigmoid) = ACTIVATION("HardSigmoid", 1, hard_sigmoid, ATTRS(hard_sigmoid_attrs),
+                                    GRADIENT(hard_sigmoid, FROM_X), .doc = "alpha x + beta, held in [0, 1].",
+                                    .quant = {QUANT_OPTIONAL, .low = 0, .high = 1}, .samples = hard_sigmoid_samples);
+OP_CLASS(hard_swish) = ACTIVATION("HardSwish", 14, hard_swish, NO_ATTRS, GRADIENT(hard_swish, FROM_X),
+                                  .doc = "x times the HardSigmoid with 1/6 and 1/2.", .quant = {QUANT_OPTIONAL},
+                                  .samples = plain_samples);
+OP_CLASS(gelu) = ACTIVATION("Gelu", 20, gelu, ATTRS(gelu_attrs), GRADIENT(gelu, FROM_X),
+                            .doc = "x times the normal distribution function.", .quant = {QUANT_OPTIONAL},
+                            .samples = gelu_samples);

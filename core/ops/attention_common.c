@@ -92,8 +92,8 @@ int attention_bias_shape(const struct infer_ctx *c, int i, int64_t batch, int64_
     if (!infer_has(c, i) || infer_shape(c, i)->rank == SHAPE_UNKNOWN_RANK)
         return 0;
     const struct shape *s = infer_shape(c, i), want = SHAPE(batch, heads, rows, total);
-    if (s->rank == 4 && (agrees(s->dim[0], batch) || s->dim[0] == 1) &&
-        (agrees(s->dim[1], heads) || s->dim[1] == 1) && agrees(s->dim[2], rows) && agrees(s->dim[3], total))
+    if (s->rank == 4 && (agrees(s->dim[0], batch) || s->dim[0] == 1) && (agrees(s->dim[1], heads) || s->dim[1] == 1) &&
+        agrees(s->dim[2], rows) && agrees(s->dim[3], total))
         return 0;
     return err_set(err, ERR_SHAPE,
                    "input 'attention_bias' has shape %s; it must be %s, where the first two may also be 1",
@@ -103,7 +103,8 @@ int attention_bias_shape(const struct infer_ctx *c, int i, int64_t batch, int64_
 struct attention_bias attention_bias_of(const struct tensor *t)
 {
     const int64_t *dim = t->shape.dim, square = dim[2] * dim[3];
-    return (struct attention_bias){t->data, dim[0] == 1 ? 0 : dim[1] * square, dim[1] == 1 ? 0 : square, dim[3], dim[3]};
+    return (struct attention_bias){t->data, dim[0] == 1 ? 0 : dim[1] * square, dim[1] == 1 ? 0 : square, dim[3],
+                                   dim[3]};
 }
 
 int attention_mask_shape(const struct infer_ctx *c, int i, int64_t batch, int64_t rows, int64_t total, struct err *err)
@@ -147,7 +148,7 @@ int attention_mask(struct run_ctx *c, const struct tensor *mask, const struct at
         return -1;
     for (int64_t i = 0; i < a->batch * rows; i++) {
         const int64_t b = i / rows, r = i % rows;
-        const int32_t *row = rank == 2 ? m + b * total
+        const int32_t *row = rank == 2   ? m + b * total
                              : rank == 3 ? m + i * total
                              : rank == 4 ? m + (b * dim[2] + total - a->rows + r) * dim[3]
                                          : NULL;
@@ -198,7 +199,8 @@ void attention_couple(struct coupling *k, const struct attention_units *u, struc
         couple_axes(k, e, axis, OUT(0), u->axis);
         return;
     }
-    bool fits = master > 0 && size > 0 && size <= ELEMENTS_MAX && i64_mul(u->units, u->width, &covered) && covered == master;
+    bool fits =
+        master > 0 && size > 0 && size <= ELEMENTS_MAX && i64_mul(u->units, u->width, &covered) && covered == master;
     for (int p = 0; fits && p < parts; p++)
         fits = width[p] > 0 && i64_add(each, width[p], &each);
     fits = fits && i64_mul(each, u->units, &covered) && covered == size;

@@ -133,8 +133,8 @@ static void link_parts(struct coupling *k, struct couple_side a, struct couple_s
     add_link(k, a, b, count);
 }
 
-void couple_range(struct coupling *k, struct end a, int axis_a, int64_t from_a, struct end b, int axis_b, int64_t from_b,
-                  int64_t count)
+void couple_range(struct coupling *k, struct end a, int axis_a, int64_t from_a, struct end b, int axis_b,
+                  int64_t from_b, int64_t count)
 {
     link_sides(k, (struct couple_side){a, axis_a, from_a, 1, NULL}, (struct couple_side){b, axis_b, from_b, 1, NULL},
                count);

@@ -50,16 +50,17 @@ struct couple_link {
  * the parts can be alive; the solver chooses it. */
 struct couple_fold {
     struct end whole, parts;
-    int axis;            /* of whole */
-    int first, n;        /* axes first .. first + n - 1 of parts */
+    int axis;     /* of whole */
+    int first, n; /* axes first .. first + n - 1 of parts */
 };
 struct couple_note {
     struct end end;
     int axis;
     enum couple_role role;
-    const char *frozen;      /* a reason, or NULL */
-    bool heads;              /* each element, or what goes with it, is a whole attention head */
-    const char *approximate; /* cutting here changes what the rest becomes (statistics over the axis); a reason, or NULL */
+    const char *frozen; /* a reason, or NULL */
+    bool heads;         /* each element, or what goes with it, is a whole attention head */
+    const char
+        *approximate; /* cutting here changes what the rest becomes (statistics over the axis); a reason, or NULL */
 };
 
 /* One call of a rule: what it may look at, and what it said. */
@@ -78,7 +79,10 @@ struct coupling {
 int couple_rank(const struct coupling *k, struct end e);
 /* Size of an axis (negative counts from the end); -1: absent, not known, not a number. */
 int64_t couple_size(const struct coupling *k, struct end e, int axis);
-static inline const void *couple_attrs(const struct coupling *k) { return k->infer->attrs; }
+static inline const void *couple_attrs(const struct coupling *k)
+{
+    return k->infer->attrs;
+}
 /* The integers of a constant input (int32, int64), in the arena; -1: not constant, not integer, more than max. */
 int couple_ints(const struct coupling *k, int slot, const int64_t **out, int64_t max);
 
@@ -92,8 +96,8 @@ void couple_same_but(struct coupling *k, struct end a, struct end b, int axis);
 /* Every axis of a with the axis of b it is broadcast to, counted from the right. */
 void couple_broadcast(struct coupling *k, struct end a, struct end b);
 /* count elements of a from from_a on with those of b from from_b on. */
-void couple_range(struct coupling *k, struct end a, int axis_a, int64_t from_a, struct end b, int axis_b, int64_t from_b,
-                  int64_t count);
+void couple_range(struct coupling *k, struct end a, int axis_a, int64_t from_a, struct end b, int axis_b,
+                  int64_t from_b, int64_t count);
 /* The same for parts put together or taken out (Concat, Slice): where one of the axes has one element in all, the
  * other's element cannot go. So too by couple_table. */
 void couple_part(struct coupling *k, struct end a, int axis_a, int64_t from_a, struct end b, int axis_b, int64_t from_b,

@@ -13,7 +13,10 @@ struct depth_attrs {
 };
 enum { MODE_DCR, MODE_CRD };
 static const char *const modes[] = {"DCR", "CRD", NULL};
-#define BLOCKSIZE {OP_ATTR(depth_attrs, blocksize), .kind = OP_INT, .required = true}
+#define BLOCKSIZE                                                                                                      \
+    {                                                                                                                  \
+        OP_ATTR(depth_attrs, blocksize), .kind = OP_INT, .required = true                                              \
+    }
 static const struct op_attr attrs_1[] = {BLOCKSIZE, {NULL}};
 static const struct op_attr attrs_11[] = {
     BLOCKSIZE, {OP_ATTR(depth_attrs, mode), .kind = OP_ENUM, .choices = modes}, {NULL}};
@@ -136,7 +139,11 @@ static int backward(struct grad_ctx *c, struct view (*view)(const struct depth_a
     if (grad_type(dst, err) < 0)
         return -1;
     const struct view v = view(c->attrs, &dst->shape);
-    struct grad_loop l = {.dtype = dst->dtype, .rank = 6, .dst = dst->data, .sources = 1, .src[0].data = g->data,
+    struct grad_loop l = {.dtype = dst->dtype,
+                          .rank = 6,
+                          .dst = dst->data,
+                          .sources = 1,
+                          .src[0].data = g->data,
                           .assign = grad_assign(c, 0)};
     int64_t stride = 1;
     for (int i = 5; i >= 0; i--) {
@@ -194,11 +201,13 @@ static const struct op_sample to_space_samples[] = {
 static const struct op_sample to_space_1_samples[] = {{"f32[2,8,2,3]", "blocksize=2"}, {NULL}};
 static const struct op_sample to_depth_samples[] = {{"f32[2,3,4,6]", "blocksize=2"}, {NULL}};
 
-#define ROW(type_, since_, until_, table, name, ...)                                                                 \
-    {.type = type_, .domain = "", .since = since_, .until = until_, .in_min = 1, .in_max = 1, .out_min = 1,          \
-     .out_max = 1,                                                                                                   \
-     .attrs = table, .attrs_size = sizeof(struct depth_attrs), .infer = infer_##name, .forward = forward_##name,     \
-     .couple = couple_##name, .backward = backward_##name, .grad_inputs = 1, .grad_assigns = true, .quant = {QUANT_PASS}, __VA_ARGS__}
+#define ROW(type_, since_, until_, table, name, ...)                                                                   \
+    {                                                                                                                  \
+        .type = type_, .domain = "", .since = since_, .until = until_, .in_min = 1, .in_max = 1, .out_min = 1,         \
+        .out_max = 1, .attrs = table, .attrs_size = sizeof(struct depth_attrs), .infer = infer_##name,                 \
+        .forward = forward_##name, .couple = couple_##name, .backward = backward_##name, .grad_inputs = 1,             \
+        .grad_assigns = true, .quant = {QUANT_PASS}, __VA_ARGS__                                                       \
+    }
 OP_CLASS(depth_to_space_1) = ROW("DepthToSpace", 1, 10, attrs_1, to_space, .doc = "Channels into blocks of pixels.",
                                  .samples = to_space_1_samples);
 OP_CLASS(depth_to_space_11) = ROW("DepthToSpace", 11, 0, attrs_11, to_space, .doc = "Channels into blocks of pixels.",

@@ -142,17 +142,28 @@ static int couple_gemm(struct coupling *k, struct err *err)
 }
 
 OP_CLASS(fused_gemm) = {
-    .type = "FusedGemm", .domain = "com.microsoft", .since = 1, .doc = "Gemm and an activation.",
-    .in_min = 2, .in_max = 3, .out_min = 1, .out_max = 1, .attrs = fused_gemm_attrs,
-    .attrs_size = sizeof(struct fused_gemm_attrs), .infer = infer_gemm, .forward = forward_gemm, .cost = cost_gemm,
+    .type = "FusedGemm",
+    .domain = "com.microsoft",
+    .since = 1,
+    .doc = "Gemm and an activation.",
+    .in_min = 2,
+    .in_max = 3,
+    .out_min = 1,
+    .out_max = 1,
+    .attrs = fused_gemm_attrs,
+    .attrs_size = sizeof(struct fused_gemm_attrs),
+    .infer = infer_gemm,
+    .forward = forward_gemm,
+    .cost = cost_gemm,
     .couple = couple_gemm,
     .quant = {QUANT_COMPUTE, .weight = 1, .bias = 2, .channel_axis = 1},
-    .samples = (const struct op_sample[]){
-        {"f32[3,5] !f32[5,4] !f32[4]", "activation=Relu"},
-        {"f32[5,3] !f32[4,5] !f32[3,1]", "activation=LeakyRelu activation_alpha=0.1f transA=1 transB=1 alpha=0.5f beta=2f"},
-        {"f32[3,5] !f32[5,4]", "activation=Sigmoid"},
-        {"f32[3,5] !f32[5,4]", "activation=Tanh"},
-        {NULL}},
+    .samples =
+        (const struct op_sample[]){{"f32[3,5] !f32[5,4] !f32[4]", "activation=Relu"},
+                                   {"f32[5,3] !f32[4,5] !f32[3,1]",
+                                    "activation=LeakyRelu activation_alpha=0.1f transA=1 transB=1 alpha=0.5f beta=2f"},
+                                   {"f32[3,5] !f32[5,4]", "activation=Sigmoid"},
+                                   {"f32[3,5] !f32[5,4]", "activation=Tanh"},
+                                   {NULL}},
 };
 
 /* ---- FusedConv ---- */
@@ -177,7 +188,8 @@ static int geometry(const struct fused_conv_attrs *a, const struct shape *x, con
     int64_t channels;
 
     if (x->rank != w->rank)
-        return err_set(err, ERR_SHAPE, "the input has shape %s and the weight %s; they must have the same number of axes",
+        return err_set(err, ERR_SHAPE,
+                       "the input has shape %s and the weight %s; they must have the same number of axes",
                        shape_text(x, x_text), shape_text(w, w_text));
     if (a->group < 1 || (w->dim[0] >= 0 && w->dim[0] % a->group != 0) ||
         (x->dim[1] >= 0 && w->dim[1] >= 0 && (!i64_mul(w->dim[1], a->group, &channels) || channels != x->dim[1])))
@@ -281,17 +293,28 @@ static int shrink_conv(struct shrink *s, struct err *err)
 }
 
 OP_CLASS(fused_conv) = {
-    .type = "FusedConv", .domain = "com.microsoft", .since = 1, .doc = "Conv, a tensor added, an activation.",
-    .in_min = 2, .in_max = 4, .out_min = 1, .out_max = 1, .attrs = fused_conv_attrs,
-    .attrs_size = sizeof(struct fused_conv_attrs), .infer = infer_conv, .forward = forward_conv, .cost = cost_conv,
-    .couple = couple_fused_conv, .shrink = shrink_conv,
+    .type = "FusedConv",
+    .domain = "com.microsoft",
+    .since = 1,
+    .doc = "Conv, a tensor added, an activation.",
+    .in_min = 2,
+    .in_max = 4,
+    .out_min = 1,
+    .out_max = 1,
+    .attrs = fused_conv_attrs,
+    .attrs_size = sizeof(struct fused_conv_attrs),
+    .infer = infer_conv,
+    .forward = forward_conv,
+    .cost = cost_conv,
+    .couple = couple_fused_conv,
+    .shrink = shrink_conv,
     .quant = {QUANT_COMPUTE, .weight = 1, .bias = 2, .channel_axis = 0},
-    .samples = (const struct op_sample[]){
-        {"f32[1,3,7,8] !f32[4,3,3,3] !f32[4]", "pads=1,1,1,1 activation=Relu"},
-        {"f32[1,3,7,8] !f32[4,3,3,3] !f32[4] f32[1,4,5,6]", "activation=Relu"},
-        {"f32[1,3,7,8] !f32[4,3,3,3]", "activation=LeakyRelu activation_params=0.1"},
-        {"f32[1,3,7,8] !f32[4,3,3,3]", "activation=Clip activation_params=-0.5,0.5"},
-        {"f32[1,3,7,8] !f32[4,3,3,3]", "activation=HardSigmoid activation_params=0.2,0.5"},
-        {"f32[2,4,8] !f32[4,1,3] !f32[4]", "group=4 activation=Tanh"},
-        {NULL}},
+    .samples = (const struct op_sample[]){{"f32[1,3,7,8] !f32[4,3,3,3] !f32[4]", "pads=1,1,1,1 activation=Relu"},
+                                          {"f32[1,3,7,8] !f32[4,3,3,3] !f32[4] f32[1,4,5,6]", "activation=Relu"},
+                                          {"f32[1,3,7,8] !f32[4,3,3,3]", "activation=LeakyRelu activation_params=0.1"},
+                                          {"f32[1,3,7,8] !f32[4,3,3,3]", "activation=Clip activation_params=-0.5,0.5"},
+                                          {"f32[1,3,7,8] !f32[4,3,3,3]",
+                                           "activation=HardSigmoid activation_params=0.2,0.5"},
+                                          {"f32[2,4,8] !f32[4,1,3] !f32[4]", "group=4 activation=Tanh"},
+                                          {NULL}},
 };

@@ -28,21 +28,21 @@ struct family {
 };
 
 /* s: x plus the bias; a: alpha. */
-#define LOOP(name, T, qualifier, expr)                                                                               \
-    qualifier static void name(void *yv, const void *xv, const void *bv, int64_t n, double alpha)                    \
-    {                                                                                                                \
-        T *restrict y = yv;                                                                                          \
-        const T *restrict x = xv, *restrict bias = bv;                                                               \
-        const T a = (T)alpha;                                                                                        \
-        (void)a;                                                                                                     \
-        for (int64_t i = 0; i < n; i++) {                                                                            \
-            const T s = bias ? x[i] + bias[i] : x[i];                                                                \
-            y[i] = (expr);                                                                                           \
-        }                                                                                                            \
+#define LOOP(name, T, qualifier, expr)                                                                                 \
+    qualifier static void name(void *yv, const void *xv, const void *bv, int64_t n, double alpha)                      \
+    {                                                                                                                  \
+        T *restrict y = yv;                                                                                            \
+        const T *restrict x = xv, *restrict bias = bv;                                                                 \
+        const T a = (T)alpha;                                                                                          \
+        (void)a;                                                                                                       \
+        for (int64_t i = 0; i < n; i++) {                                                                              \
+            const T s = bias ? x[i] + bias[i] : x[i];                                                                  \
+            y[i] = (expr);                                                                                             \
+        }                                                                                                              \
     }
-#define KERNEL(name, expr32, expr64)                                                                                 \
-    LOOP(name##_f32, float, KERNEL_CLONES, expr32)                                                                   \
-    LOOP(name##_f64, double, , expr64)                                                                               \
+#define KERNEL(name, expr32, expr64)                                                                                   \
+    LOOP(name##_f32, float, KERNEL_CLONES, expr32)                                                                     \
+    LOOP(name##_f64, double, , expr64)                                                                                 \
     static const struct family family_##name = {name##_f32, name##_f64};
 
 /* tanh(u) = 2 / (1 + exp(-2u)) - 1, so the tanh form is s / (1 + exp(-2u)). */
@@ -84,8 +84,12 @@ static int run(struct run_ctx *c, const struct family *k, double alpha, struct e
     if (x->dtype != DTYPE_FLOAT && x->dtype != DTYPE_DOUBLE)
         return err_set(err, ERR_OPERATOR, "elements of type %s are not supported", dtype_name(x->dtype));
     const bool wide = x->dtype == DTYPE_DOUBLE;
-    struct loop l = {.fn = wide ? k->f64 : k->f32, .y = y->data, .x = x->data, .bias = bias ? bias->data : NULL,
-                     .elem = wide ? sizeof(double) : sizeof(float), .alpha = alpha};
+    struct loop l = {.fn = wide ? k->f64 : k->f32,
+                     .y = y->data,
+                     .x = x->data,
+                     .bias = bias ? bias->data : NULL,
+                     .elem = wide ? sizeof(double) : sizeof(float),
+                     .alpha = alpha};
     if (!bias) {
         op_parallel(c->pool, tensor_count(x), GRAIN, run_flat, &l);
         return 0;
@@ -186,11 +190,14 @@ static int compute_split(struct run_ctx *c, struct err *err)
     return 0;
 }
 
-#define FORWARD(name, infer_fn, expr)                                                                                \
-    static int compute_##name(struct run_ctx *c, struct err *err) { return expr; }                                   \
-    static int forward_##name(struct run_ctx *c, struct err *err)                                                    \
-    {                                                                                                                \
-        return op_run_widened(c, infer_fn, compute_##name, err);                                                     \
+#define FORWARD(name, infer_fn, expr)                                                                                  \
+    static int compute_##name(struct run_ctx *c, struct err *err)                                                      \
+    {                                                                                                                  \
+        return expr;                                                                                                   \
+    }                                                                                                                  \
+    static int forward_##name(struct run_ctx *c, struct err *err)                                                      \
+    {                                                                                                                  \
+        return op_run_widened(c, infer_fn, compute_##name, err);                                                       \
     }
 FORWARD(gelu, infer, run(c, &family_gelu, 0, err))
 FORWARD(bias_gelu, infer_bias, run(c, &family_gelu, 0, err))
@@ -231,24 +238,30 @@ GRAD_TERM(gelu, void, (double)g *slope_gelu((double)a))
 GRAD_TERM(bias_gelu, void, (double)g *slope_gelu((double)a + (double)b))
 GRAD_TERM(fast, void, (double)g *slope_fast((double)a))
 GRAD_TERM(bias_fast, void, (double)g *slope_fast((double)a + (double)b))
-GRAD_TERM(quick, struct gelu_attrs, (double)g *slope_gated((double)a, (double)p->alpha * (double)a, (double)p->alpha))
+GRAD_TERM(quick, struct gelu_attrs, (double)g *slope_gated((double)a, (double)p->alpha *(double)a, (double)p->alpha))
 
 /* Terms of x and, where there is a bias, of both. */
 static int back(struct grad_ctx *c, const struct grad_term *plain, const struct grad_term *biased, struct err *err)
 {
     const struct tensor *g = grad_of(c, 0), *bias = c->n_in > 1 ? c->in[1] : NULL;
     for (int i = 0; i < c->n_in && g; i++) {
-        const struct grad_broadcast sum = {.over = &g->shape, .dst = c->grad_in[i], .assign = grad_assign(c, i),
+        const struct grad_broadcast sum = {.over = &g->shape,
+                                           .dst = c->grad_in[i],
+                                           .assign = grad_assign(c, i),
                                            .src = {g, plain ? c->in[0] : NULL, plain ? bias : NULL},
-                                           .term = bias ? biased : plain, .arg = c->attrs};
+                                           .term = bias ? biased : plain,
+                                           .arg = c->attrs};
         if (c->grad_in[i] && grad_sum_broadcast(c->pool, &sum, err) < 0)
             return -1;
     }
     return 0;
 }
 
-#define BACKWARD(name, plain, biased)                                                                                \
-    static int backward_##name(struct grad_ctx *c, struct err *err) { return back(c, plain, biased, err); }
+#define BACKWARD(name, plain, biased)                                                                                  \
+    static int backward_##name(struct grad_ctx *c, struct err *err)                                                    \
+    {                                                                                                                  \
+        return back(c, plain, biased, err);                                                                            \
+    }
 BACKWARD(gelu, &grad_gelu, &grad_bias_gelu)
 BACKWARD(fast_gelu, &grad_fast, &grad_bias_fast)
 BACKWARD(quick_gelu, &grad_quick, NULL)
@@ -256,28 +269,33 @@ BACKWARD(bias_add, NULL, NULL)
 #define GRADIENT(name, reads) .backward = backward_##name, .grad_reads = reads, .grad_inputs = 7, .grad_assigns = true
 #define READS_BOTH (GRAD_READS_IN(0) | GRAD_READS_IN(1))
 
-#define ROW(type_, min_, max_, rule_, infer_, forward_, ...)                                                             \
-    {.type = type_, .domain = "com.microsoft", .since = 1, .in_min = min_, .in_max = max_, .out_min = 1,             \
-     .out_max = 1, .couple = couple_##rule_, .infer = infer_, .forward = forward_, __VA_ARGS__}
-#define SAMPLES(...) .samples = (const struct op_sample[]) {__VA_ARGS__, {NULL}}
+#define ROW(type_, min_, max_, rule_, infer_, forward_, ...)                                                           \
+    {                                                                                                                  \
+        .type = type_, .domain = "com.microsoft", .since = 1, .in_min = min_, .in_max = max_, .out_min = 1,            \
+        .out_max = 1, .couple = couple_##rule_, .infer = infer_, .forward = forward_, __VA_ARGS__                      \
+    }
+#define SAMPLES(...)                                                                                                   \
+    .samples = (const struct op_sample[])                                                                              \
+    {                                                                                                                  \
+        __VA_ARGS__,                                                                                                   \
+        {                                                                                                              \
+            NULL                                                                                                       \
+        }                                                                                                              \
+    }
 
 OP_CLASS(ms_gelu) = ROW("Gelu", 1, 1, elementwise, infer, forward_gelu, GRADIENT(gelu, READS_BOTH), .in_place = 1,
-                        .quant = {QUANT_OPTIONAL},
-                        .doc = "x times the normal distribution function.",
+                        .quant = {QUANT_OPTIONAL}, .doc = "x times the normal distribution function.",
                         SAMPLES({"f32[2,3,40]"}, {"f32[]"}, {"f32[6]=nan,inf,-30,0,1e30,-0.0"}));
 OP_CLASS(bias_gelu) = ROW("BiasGelu", 2, 2, elementwise, infer_bias, forward_bias_gelu, GRADIENT(gelu, READS_BOTH),
-                          .doc = "Gelu of x + bias.",
-                          SAMPLES({"f32[2,3,40] !f32[40]"}, {"f32[5] f32[5]"}));
+                          .doc = "Gelu of x + bias.", SAMPLES({"f32[2,3,40] !f32[40]"}, {"f32[5] f32[5]"}));
 OP_CLASS(fast_gelu) = ROW("FastGelu", 1, 2, elementwise, infer, forward_fast_gelu, GRADIENT(fast_gelu, READS_BOTH),
                           .doc = "Gelu in its tanh form, of x + bias.",
                           SAMPLES({"f32[2,3,40] !f32[40]"}, {"f32[7,9]"}, {"f32[4]=nan,30,0,1e30"}));
 OP_CLASS(quick_gelu) = ROW("QuickGelu", 1, 1, elementwise, infer, forward_quick_gelu, GRADIENT(quick_gelu, READS_BOTH),
-                           .doc = "x sigmoid(alpha x).",
-                           .attrs = quick_attrs, .attrs_size = sizeof(struct gelu_attrs), .in_place = 1,
-                           SAMPLES({"f32[2,3,40]"}, {"f32[7,9]", "alpha=0.5f"}));
+                           .doc = "x sigmoid(alpha x).", .attrs = quick_attrs, .attrs_size = sizeof(struct gelu_attrs),
+                           .in_place = 1, SAMPLES({"f32[2,3,40]"}, {"f32[7,9]", "alpha=0.5f"}));
 OP_CLASS(bias_add) = ROW("BiasAdd", 3, 3, elementwise, infer_bias_add, forward_bias_add, GRADIENT(bias_add, 0),
-                         .doc = "x + bias + skip.",
-                         SAMPLES({"f32[2,3,8] !f32[8] f32[2,3,8]"}));
+                         .doc = "x + bias + skip.", SAMPLES({"f32[2,3,8] !f32[8] f32[2,3,8]"}));
 /* y[i] from x[i] and x[i + n]. */
 static int couple_split(struct coupling *k, struct err *err)
 {

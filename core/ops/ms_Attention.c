@@ -60,11 +60,12 @@ static int read_hidden(const struct attention_attrs *a, const struct shape *weig
         sum += i64_max(s->hidden[i], 0);
     }
     if (s->hidden[0] != s->hidden[1])
-        return err_set(err, ERR_MODEL, "the hidden sizes of Q and K are %" PRId64 " and %" PRId64 "; they must be equal",
-                       s->hidden[0], s->hidden[1]);
+        return err_set(err, ERR_MODEL,
+                       "the hidden sizes of Q and K are %" PRId64 " and %" PRId64 "; they must be equal", s->hidden[0],
+                       s->hidden[1]);
     if (columns >= 0 && sum != columns)
-        return err_set(err, ERR_SHAPE,
-                       "the weights have %" PRId64 " columns; Q, K and V need %" PRId64 " together", columns, sum);
+        return err_set(err, ERR_SHAPE, "the weights have %" PRId64 " columns; Q, K and V need %" PRId64 " together",
+                       columns, sum);
     return 0;
 }
 
@@ -121,8 +122,8 @@ static int infer(struct infer_ctx *c, struct err *err)
         return -1;
     for (int i = PAST; i <= ADD; i++)
         if (op_dtype(c, i) != DTYPE_NONE && dtype != DTYPE_NONE && op_dtype(c, i) != dtype)
-            return err_set(err, ERR_MODEL, "input #%d is %s; it must be %s as the input", i,
-                           dtype_name(op_dtype(c, i)), dtype_name(dtype));
+            return err_set(err, ERR_MODEL, "input #%d is %s; it must be %s as the input", i, dtype_name(op_dtype(c, i)),
+                           dtype_name(dtype));
     const int64_t columns = s.hidden[0] < 0 ? -1 : s.hidden[0] + s.hidden[1] + s.hidden[2];
     if (attention_shape(c, BIAS, "bias", SHAPE(columns), err) < 0 ||
         attention_mask_shape(c, MASK, s.batch, s.rows, s.total, err) < 0 ||
@@ -141,8 +142,11 @@ static void sizes_now(struct run_ctx *c, struct sizes *s)
     const struct attention_attrs *a = c->attrs;
     const struct tensor *x = c->in[INPUT], *w = c->in[WEIGHTS], *past = run_in(c, PAST);
 
-    *s = (struct sizes){.batch = x->shape.dim[0], .rows = x->shape.dim[1], .depth = x->shape.dim[2],
-                        .heads = a->num_heads, .past = past ? past->shape.dim[3] : 0};
+    *s = (struct sizes){.batch = x->shape.dim[0],
+                        .rows = x->shape.dim[1],
+                        .depth = x->shape.dim[2],
+                        .heads = a->num_heads,
+                        .past = past ? past->shape.dim[3] : 0};
     for (int i = 0; i < 3; i++)
         s->hidden[i] = a->qkv_hidden_sizes.count ? a->qkv_hidden_sizes.at[i] : w->shape.dim[1] / 3;
     s->total = s->past + s->rows;
@@ -183,8 +187,15 @@ static int join_past(struct run_ctx *c, const struct sizes *s, struct attention 
     for (int i = 0; i < 2; i++) {
         struct attention_view *v = i ? &a->v : &a->k;
         const struct attention_append append = {
-            .batch = s->batch, .heads = s->heads, .width = a->width, .total = s->total, .past = s->past,
-            .fresh = s->rows, .old_total = s->past, .v = *v, .dst = dst + i * half,
+            .batch = s->batch,
+            .heads = s->heads,
+            .width = a->width,
+            .total = s->total,
+            .past = s->past,
+            .fresh = s->rows,
+            .old_total = s->past,
+            .v = *v,
+            .dst = dst + i * half,
             .old = past ? (const float *)past->data + i * s->batch * s->heads * s->past * a->width : NULL};
         attention_append(&append);
         *v = attention_heads(append.dst, s->heads, s->total, a->width);
@@ -208,10 +219,20 @@ static int compute(struct run_ctx *c, struct err *err)
     float *qkv = project(c, &s, err);
     if (!qkv)
         return -1;
-    struct attention a = {.batch = s.batch, .heads = s.heads, .kv_heads = s.heads, .rows = s.rows, .cols = s.total,
-                          .width = s.hidden[0] / s.heads, .v_width = s.hidden[2] / s.heads, .past = s.past,
-                          .left = -1, .right = at->unidirectional ? 0 : -1, .y = y ? y->data : NULL,
-                          .y_batch = dim_mul(s.rows, s.hidden[2]), .y_head = s.hidden[2] / s.heads, .y_row = s.hidden[2]};
+    struct attention a = {.batch = s.batch,
+                          .heads = s.heads,
+                          .kv_heads = s.heads,
+                          .rows = s.rows,
+                          .cols = s.total,
+                          .width = s.hidden[0] / s.heads,
+                          .v_width = s.hidden[2] / s.heads,
+                          .past = s.past,
+                          .left = -1,
+                          .right = at->unidirectional ? 0 : -1,
+                          .y = y ? y->data : NULL,
+                          .y_batch = dim_mul(s.rows, s.hidden[2]),
+                          .y_head = s.hidden[2] / s.heads,
+                          .y_row = s.hidden[2]};
     a.q = attention_rows(qkv, s.rows, columns, a.width);
     a.k = attention_rows(qkv + s.hidden[0], s.rows, columns, a.width);
     a.v = attention_rows(qkv + s.hidden[0] + s.hidden[1], s.rows, columns, a.v_width);
@@ -304,9 +325,20 @@ static const struct op_sample samples[] = {
 };
 
 OP_CLASS(ms_attention) = {
-    .type = "Attention", .domain = "com.microsoft", .since = 1,
+    .type = "Attention",
+    .domain = "com.microsoft",
+    .since = 1,
     .doc = "Projection and multi-head self-attention. Refused: do_rotary, shared past and present buffers.",
-    .in_min = 2, .in_max = 7, .out_min = 1, .out_max = 2,
-    .attrs = attention_attrs, .attrs_size = sizeof(struct attention_attrs),
-    .infer = infer, .forward = forward, .cost = cost, .couple = couple, .shrink = shrink, .samples = samples,
+    .in_min = 2,
+    .in_max = 7,
+    .out_min = 1,
+    .out_max = 2,
+    .attrs = attention_attrs,
+    .attrs_size = sizeof(struct attention_attrs),
+    .infer = infer,
+    .forward = forward,
+    .cost = cost,
+    .couple = couple,
+    .shrink = shrink,
+    .samples = samples,
 };

@@ -57,7 +57,8 @@ static int read_layout(const struct rotary_attrs *a, const struct shape *x, cons
 static int check_attrs(const struct rotary_attrs *a, struct err *err)
 {
     if (a->rotary_embedding_dim < 0 || a->rotary_embedding_dim % 2 != 0)
-        return err_set(err, ERR_MODEL, "attribute 'rotary_embedding_dim' is %" PRId64 "; it must be even and not negative",
+        return err_set(err, ERR_MODEL,
+                       "attribute 'rotary_embedding_dim' is %" PRId64 "; it must be even and not negative",
                        a->rotary_embedding_dim);
     if (a->num_heads < 0 || (a->rotary_embedding_dim > 0 && a->num_heads == 0))
         return err_set(err, ERR_MODEL,
@@ -79,8 +80,8 @@ static int infer(struct infer_ctx *c, struct err *err)
     const struct shape *x = infer_shape(c, 0), *ids = infer_shape(c, 1), *cosine = infer_shape(c, 2);
     for (int i = 2; i < 4; i++)
         if (op_dtype(c, i) != DTYPE_NONE && op_dtype(c, 0) != DTYPE_NONE && op_dtype(c, i) != op_dtype(c, 0))
-            return err_set(err, ERR_MODEL, "input #%d is %s; it must be %s as the input", i,
-                           dtype_name(op_dtype(c, i)), dtype_name(op_dtype(c, 0)));
+            return err_set(err, ERR_MODEL, "input #%d is %s; it must be %s as the input", i, dtype_name(op_dtype(c, i)),
+                           dtype_name(op_dtype(c, 0)));
     if (op_dtype(c, 1) != DTYPE_NONE && op_dtype(c, 1) != DTYPE_INT64)
         return err_set(err, ERR_MODEL, "input 'position_ids' is %s; it must be int64", dtype_name(op_dtype(c, 1)));
     if (x->rank >= 0 && x->rank != 3 && x->rank != 4)
@@ -131,8 +132,11 @@ static int compute(struct run_ctx *c, struct err *err)
 {
     const struct rotary_attrs *a = c->attrs;
     struct tensor *y = run_out(c, 0);
-    struct turn t = {.interleaved = a->interleaved, .x = c->in[0]->data, .ids = c->in[1]->data,
-                     .cosine = c->in[2]->data, .sine = c->in[3]->data};
+    struct turn t = {.interleaved = a->interleaved,
+                     .x = c->in[0]->data,
+                     .ids = c->in[1]->data,
+                     .cosine = c->in[2]->data,
+                     .sine = c->in[3]->data};
 
     if (!y || tensor_count(y) == 0)
         return 0;
@@ -193,15 +197,24 @@ static int shrink(struct shrink *s, struct err *err)
 }
 
 OP_CLASS(ms_rotary_embedding) = {
-    .type = "RotaryEmbedding", .domain = "com.microsoft", .since = 1,
+    .type = "RotaryEmbedding",
+    .domain = "com.microsoft",
+    .since = 1,
     .doc = "Rotary position embedding. Refused: a scale other than 1.",
-    .in_min = 4, .in_max = 4, .out_min = 1, .out_max = 1,
-    .attrs = rotary_attrs, .attrs_size = sizeof(struct rotary_attrs), .infer = infer, .forward = forward,
-    .couple = couple, .shrink = shrink,
-    .samples = (const struct op_sample[]){
-        {"f32[2,3,8] !i64[1]=2 !f32[6,2] !f32[6,2]", ""},
-        {"f32[2,3,8] i64[2,3]=0,1,2,5,3,4 !f32[6,2] !f32[6,2]", "interleaved=1"},
-        {"f32[2,3,4,8] i64[2,4]=0,1,2,3,2,3,4,5 !f32[6,4] !f32[6,4]", ""},
-        {"f32[2,4,12] i64[2,4]=0,1,2,3,2,3,4,5 !f32[6,2] !f32[6,2]", "num_heads=2 rotary_embedding_dim=4"},
-        {NULL}},
+    .in_min = 4,
+    .in_max = 4,
+    .out_min = 1,
+    .out_max = 1,
+    .attrs = rotary_attrs,
+    .attrs_size = sizeof(struct rotary_attrs),
+    .infer = infer,
+    .forward = forward,
+    .couple = couple,
+    .shrink = shrink,
+    .samples = (const struct op_sample[]){{"f32[2,3,8] !i64[1]=2 !f32[6,2] !f32[6,2]", ""},
+                                          {"f32[2,3,8] i64[2,3]=0,1,2,5,3,4 !f32[6,2] !f32[6,2]", "interleaved=1"},
+                                          {"f32[2,3,4,8] i64[2,4]=0,1,2,3,2,3,4,5 !f32[6,4] !f32[6,4]", ""},
+                                          {"f32[2,4,12] i64[2,4]=0,1,2,3,2,3,4,5 !f32[6,2] !f32[6,2]",
+                                           "num_heads=2 rotary_embedding_dim=4"},
+                                          {NULL}},
 };

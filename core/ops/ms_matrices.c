@@ -80,8 +80,15 @@ static int forward_inverse(struct run_ctx *c, struct err *err)
     return 0;
 }
 
-OP_CLASS(inverse) = {.type = "Inverse", .domain = "com.microsoft", .since = 1, .doc = "Inverses of square matrices.",
-                     .in_min = 1, .in_max = 1, .out_min = 1, .out_max = 1, .infer = infer_inverse,
+OP_CLASS(inverse) = {.type = "Inverse",
+                     .domain = "com.microsoft",
+                     .since = 1,
+                     .doc = "Inverses of square matrices.",
+                     .in_min = 1,
+                     .in_max = 1,
+                     .out_min = 1,
+                     .out_max = 1,
+                     .infer = infer_inverse,
                      .forward = forward_inverse,
                      .couple = couple_matrices,
                      .samples = (const struct op_sample[]){{"f32[2,3,3]"}, {"f64[4,4]"}, {NULL}}};
@@ -91,7 +98,8 @@ struct cdist_attrs {
     int metric;
 };
 static const char *const metrics[] = {"sqeuclidean", "euclidean", NULL};
-static const struct op_attr cdist_attrs[] = {{OP_ATTR(cdist_attrs, metric), .kind = OP_ENUM, .choices = metrics}, {NULL}};
+static const struct op_attr cdist_attrs[] = {{OP_ATTR(cdist_attrs, metric), .kind = OP_ENUM, .choices = metrics},
+                                             {NULL}};
 
 static int infer_cdist(struct infer_ctx *c, struct err *err)
 {
@@ -103,7 +111,8 @@ static int infer_cdist(struct infer_ctx *c, struct err *err)
     const struct shape *a = infer_shape(c, 0), *b = infer_shape(c, 1);
     if ((a->rank >= 0 && a->rank != 2) || (b->rank >= 0 && b->rank != 2) ||
         (a->rank == 2 && b->rank == 2 && a->dim[1] >= 0 && b->dim[1] >= 0 && a->dim[1] != b->dim[1]))
-        return err_set(err, ERR_SHAPE, "the inputs have shapes %s and %s; they must be matrices with rows of one length",
+        return err_set(err, ERR_SHAPE,
+                       "the inputs have shapes %s and %s; they must be matrices with rows of one length",
                        shape_text(a, a_text), shape_text(b, b_text));
     infer_out(c, 0, dtype, &SHAPE(a->rank == 2 ? a->dim[0] : -1, b->rank == 2 ? b->dim[0] : -1));
     return 0;
@@ -123,8 +132,8 @@ static void distance_rows(void *arg, int64_t begin, int64_t end)
         for (int64_t j = 0; j < columns; j++) {
             double sum = 0;
             for (int64_t k = 0; k < n; k++) {
-                const double x = dtype_get(d->a->dtype, d->a->data, i * n + k) -
-                                 dtype_get(d->b->dtype, d->b->data, j * n + k);
+                const double x =
+                    dtype_get(d->a->dtype, d->a->data, i * n + k) - dtype_get(d->b->dtype, d->b->data, j * n + k);
                 sum += x * x;
             }
             dtype_set(d->y->dtype, d->y->data, i * columns + j, d->root ? sqrt(sum) : sum);
@@ -159,15 +168,22 @@ static int couple_cdist(struct coupling *k, struct err *err)
     return 0;
 }
 
-OP_CLASS(cdist) = {.type = "CDist", .domain = "com.microsoft", .since = 1,
-                   .doc = "Distances of the rows of two matrices.",
-                   .in_min = 2, .in_max = 2, .out_min = 1, .out_max = 1, .attrs = cdist_attrs,
-                   .attrs_size = sizeof(struct cdist_attrs), .infer = infer_cdist, .forward = forward_cdist,
-                   .couple = couple_cdist,
-                   .cost = cost_cdist,
-                   .samples = (const struct op_sample[]){{"f32[4,5] f32[3,5]"},
-                                                         {"f64[4,5] f64[3,5]", "metric=euclidean"},
-                                                         {NULL}}};
+OP_CLASS(cdist) = {
+    .type = "CDist",
+    .domain = "com.microsoft",
+    .since = 1,
+    .doc = "Distances of the rows of two matrices.",
+    .in_min = 2,
+    .in_max = 2,
+    .out_min = 1,
+    .out_max = 1,
+    .attrs = cdist_attrs,
+    .attrs_size = sizeof(struct cdist_attrs),
+    .infer = infer_cdist,
+    .forward = forward_cdist,
+    .couple = couple_cdist,
+    .cost = cost_cdist,
+    .samples = (const struct op_sample[]){{"f32[4,5] f32[3,5]"}, {"f64[4,5] f64[3,5]", "metric=euclidean"}, {NULL}}};
 
 /* ---- ExpandDims ---- */
 static int infer_expand_dims(struct infer_ctx *c, struct err *err)
@@ -209,7 +225,16 @@ static int couple_expand_dims(struct coupling *k, struct err *err)
     return 0;
 }
 
-OP_CLASS(expand_dims) = {.type = "ExpandDims", .domain = "com.microsoft", .since = 1, .doc = "One more axis of size 1.",
-                         .in_min = 2, .in_max = 2, .out_min = 1, .out_max = 1, .infer = infer_expand_dims,
-                         .forward = forward_expand_dims, .couple = couple_expand_dims, .quant = {QUANT_PASS},
+OP_CLASS(expand_dims) = {.type = "ExpandDims",
+                         .domain = "com.microsoft",
+                         .since = 1,
+                         .doc = "One more axis of size 1.",
+                         .in_min = 2,
+                         .in_max = 2,
+                         .out_min = 1,
+                         .out_max = 1,
+                         .infer = infer_expand_dims,
+                         .forward = forward_expand_dims,
+                         .couple = couple_expand_dims,
+                         .quant = {QUANT_PASS},
                          .samples = (const struct op_sample[]){{"f32[2,3] !i32[]=1"}, {"i64[2,3] i32[]=-1"}, {NULL}}};

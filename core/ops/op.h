@@ -15,11 +15,32 @@
 #include "core/ops/symbols.h"
 
 /* ---- attributes ---- */
-enum op_attr_kind { OP_INT, OP_FLOAT, OP_STRING, OP_INTS, OP_FLOATS, OP_STRINGS, OP_TENSOR, OP_GRAPH, OP_BOOL, OP_ENUM, OP_TYPE };
+enum op_attr_kind {
+    OP_INT,
+    OP_FLOAT,
+    OP_STRING,
+    OP_INTS,
+    OP_FLOATS,
+    OP_STRINGS,
+    OP_TENSOR,
+    OP_GRAPH,
+    OP_BOOL,
+    OP_ENUM,
+    OP_TYPE
+};
 
-struct op_ints { const int64_t *at; int count; };
-struct op_floats { const float *at; int count; };
-struct op_strings { const struct attr_string *at; int count; };
+struct op_ints {
+    const int64_t *at;
+    int count;
+};
+struct op_floats {
+    const float *at;
+    int count;
+};
+struct op_strings {
+    const struct attr_string *at;
+    int count;
+};
 
 /* One attribute. Field type by kind: OP_INT int64_t, OP_BOOL bool, OP_FLOAT float, OP_STRING const char *, OP_ENUM int (index into
  * `choices`), OP_INTS struct op_ints, OP_FLOATS op_floats, OP_STRINGS op_strings, OP_TENSOR const struct tensor *, OP_GRAPH
@@ -53,20 +74,26 @@ struct infer_ctx {
     const struct sym_list *const *in_sizes;
     struct symbols *symbols; /* for new ones; NULL: sizes that are not known have no names */
     void *host;              /* the plan, for operators that hold graphs; NULL */
-    bool *asked;        /* NULL, or set when a rule asked (op_value) for contents that are not known yet */
-    struct type *out;   /* filled by infer: kind, dtype, shape; start as TYPE_TENSOR, DTYPE_NONE, SHAPE_UNKNOWN */
-    struct arena *arena; /* scratch that lives as long as the plan */
+    bool *asked;             /* NULL, or set when a rule asked (op_value) for contents that are not known yet */
+    struct type *out;        /* filled by infer: kind, dtype, shape; start as TYPE_TENSOR, DTYPE_NONE, SHAPE_UNKNOWN */
+    struct arena *arena;     /* scratch that lives as long as the plan */
 };
 /* Helpers: true if input i is there. */
-static inline bool infer_has(const struct infer_ctx *c, int i) { return i >= 0 && i < c->n_in && c->in[i]; }
-static inline const struct shape *infer_shape(const struct infer_ctx *c, int i) { return &c->in[i]->shape; }
+static inline bool infer_has(const struct infer_ctx *c, int i)
+{
+    return i >= 0 && i < c->n_in && c->in[i];
+}
+static inline const struct shape *infer_shape(const struct infer_ctx *c, int i)
+{
+    return &c->in[i]->shape;
+}
 /* Set output i to a tensor type. */
 void infer_out(struct infer_ctx *c, int i, enum dtype dtype, const struct shape *shape);
 
 /* Types of the outputs of a nested graph, given those of its inputs (in[n_in]); outer values are found by themselves.
  * 1: cannot be said (out untouched), -1: the graph is wrong. Only from infer. */
 int infer_nested(struct infer_ctx *c, uint32_t graph, const struct type *in, int n_in, struct type *out, int n_out,
-                struct err *err);
+                 struct err *err);
 
 /* ---- forward ---- */
 struct run_ctx {
@@ -86,8 +113,14 @@ struct run_ctx {
     void **saved;  /* training: what forward leaves for backward, see run_save; NULL: nobody will call backward */
     uint64_t seed; /* training: of this step's random numbers in this run; the same again when it is recomputed */
 };
-static inline const struct tensor *run_in(const struct run_ctx *c, int i) { return i < c->n_in ? c->in[i] : NULL; }
-static inline struct tensor *run_out(const struct run_ctx *c, int i) { return i < c->n_out ? c->out[i] : NULL; }
+static inline const struct tensor *run_in(const struct run_ctx *c, int i)
+{
+    return i < c->n_in ? c->in[i] : NULL;
+}
+static inline struct tensor *run_out(const struct run_ctx *c, int i)
+{
+    return i < c->n_out ? c->out[i] : NULL;
+}
 /* Bytes for an output whose shape depends on data. ERR_MODEL_TOO_LARGE over the process limit. */
 int run_alloc(struct run_ctx *c, int i, enum dtype dtype, const struct shape *shape, struct err *err);
 /* 64-byte aligned scratch for this call; freed after forward returns. NULL: out of memory (err set). Not from inside a pool task. */
@@ -106,8 +139,8 @@ int run_stats(struct run_ctx *c, const struct batch_stats *stats, struct err *er
 /* Run a nested graph (If, Loop, Scan body) once: in are its n_in graph inputs (borrowed), out (empty, n_out) gets its outputs, each with
  * bytes of its own, to be given to an output by run_take or back by run_drop. Outer values are found by themselves. Only from forward,
  * not from inside a pool task. */
-int run_graph(struct run_ctx *c, uint32_t graph, const struct tensor *const *in, int n_in, struct tensor *out, int n_out,
-              struct err *err);
+int run_graph(struct run_ctx *c, uint32_t graph, const struct tensor *const *in, int n_in, struct tensor *out,
+              int n_out, struct err *err);
 /* A tensor that run_graph made becomes output i (or goes, if nobody uses that output); t is empty afterwards. */
 void run_take(struct run_ctx *c, int i, struct tensor *t);
 void run_drop(struct run_ctx *c, struct tensor *t);
@@ -123,24 +156,30 @@ struct grad_ctx {
     const void *attrs;
     int opset;
     int n_in, n_out;
-    const struct tensor *const *in;       /* as forward had them; data NULL where the row's grad_reads does not ask for it */
-    const struct tensor *const *out;      /* what forward made; data NULL likewise */
+    const struct tensor *const *in;  /* as forward had them; data NULL where the row's grad_reads does not ask for it */
+    const struct tensor *const *out; /* what forward made; data NULL likewise */
     const struct tensor *const *grad_out; /* dL/d(output i), of the output's shape; NULL: none flows there (zero) */
     struct tensor *const *grad_in;        /* dL/d(input i), of the input's shape: add into it. NULL: not wanted */
-    const bool *assign;                   /* [n_in] this is the first contribution: the bytes are not zeroed, write instead of
+    const bool *assign; /* [n_in] this is the first contribution: the bytes are not zeroed, write instead of
                                              adding. Only true for rows with grad_assigns; others always add */
     struct pool *pool;
     void *host; /* for grad_scratch */
     bool training;
     void *saved; /* what forward left by run_save, or NULL */
 };
-static inline const struct tensor *grad_of(const struct grad_ctx *c, int i) { return i < c->n_out ? c->grad_out[i] : NULL; }
-static inline struct tensor *grad_wanted(const struct grad_ctx *c, int i) { return i < c->n_in ? c->grad_in[i] : NULL; }
+static inline const struct tensor *grad_of(const struct grad_ctx *c, int i)
+{
+    return i < c->n_out ? c->grad_out[i] : NULL;
+}
+static inline struct tensor *grad_wanted(const struct grad_ctx *c, int i)
+{
+    return i < c->n_in ? c->grad_in[i] : NULL;
+}
 /* As run_scratch. */
 void *grad_scratch(struct grad_ctx *c, size_t bytes, struct err *err);
 /* What backward reads of forward's tensors: bits of op_class.grad_reads. What no one reads is not kept for the backward pass. */
-#define GRAD_READS_IN(i) (1u << (i))          /* i in 0..14; 15 stands for "15 and all behind it" */
-#define GRAD_READS_OUT(i) (1u << (16 + (i)))  /* i in 0..14; 15 likewise */
+#define GRAD_READS_IN(i) (1u << (i))         /* i in 0..14; 15 stands for "15 and all behind it" */
+#define GRAD_READS_OUT(i) (1u << (16 + (i))) /* i in 0..14; 15 likewise */
 
 /* ---- cost ---- */
 struct op_cost {
@@ -159,8 +198,8 @@ enum quant_kind {
 };
 struct quant_role {
     enum quant_kind kind;
-    int weight; /* QUANT_COMPUTE: input index of the weight (0 = none) */
-    int bias;   /* input index of the bias, 0 = none */
+    int weight;       /* QUANT_COMPUTE: input index of the weight (0 = none) */
+    int bias;         /* input index of the bias, 0 = none */
     int channel_axis; /* output-channel axis of the weight; Gemm's transB is the family's business (channel_axis_of) */
     int (*channel_axis_of)(const void *attrs, int rank); /* NULL: channel_axis as it is */
     uint32_t inputs; /* QUANT_OUTPUT, QUANT_OPTIONAL: bit i: input i is quantized; 0: all of floating point */
@@ -196,9 +235,10 @@ struct op_class {
     bool (*propagate)(const struct infer_ctx *c, struct sym_list *out);
     int (*forward)(struct run_ctx *c, struct err *err);
     int (*backward)(struct grad_ctx *c, struct err *err); /* NULL: no gradient passes */
-    uint32_t grad_reads;  /* GRAD_READS_IN(i) | GRAD_READS_OUT(i) ... */
-    bool grad_assigns;    /* backward heeds grad_ctx.assign */
-    uint32_t grad_inputs; /* bit i: differentiable in input i (bit 31: and in all from 31 on); only with backward. Indices, shapes
+    uint32_t grad_reads;                                  /* GRAD_READS_IN(i) | GRAD_READS_OUT(i) ... */
+    bool grad_assigns;                                    /* backward heeds grad_ctx.assign */
+    uint32_t
+        grad_inputs; /* bit i: differentiable in input i (bit 31: and in all from 31 on); only with backward. Indices, shapes
                              and axes are not */
     /* couple.h: which elements of its axes are pruned together (NULL: nothing of what it touches is), and how its numbers
      * follow (NULL: it holds none). Return -1 with ERR_NOMEM only. */
@@ -210,13 +250,15 @@ struct op_class {
     /* Integer/shape operator that planning may evaluate on constant inputs is any op whose inputs are all known; ops with
      * `random` results or side effects are never folded. */
     bool nondeterministic;
-    uint32_t in_place; /* bit i: forward may be given input i's bytes as output 0's, when dtype and bytes are the same and nobody
+    uint32_t
+        in_place; /* bit i: forward may be given input i's bytes as output 0's, when dtype and bytes are the same and nobody
                           else reads them any more (element-wise rows) */
-    bool view;         /* output 0 has input 0's bytes in another shape (Reshape, Identity): forward may be given those very
+    bool view;     /* output 0 has input 0's bytes in another shape (Reshape, Identity): forward may be given those very
                           bytes, whoever else reads them, and then writes nothing */
-    bool internal;     /* made by the engine's own rewriting only (domain OP_DOMAIN_ENGINE); refused in a user's model */
-    bool takes_lists; /* its inputs may be sequences and optionals (tensor.h); for all other rows the engine refuses those */
-    bool shape_only; /* forward reads no element of its inputs, only dtype and shape (Shape, Size) */
+    bool internal; /* made by the engine's own rewriting only (domain OP_DOMAIN_ENGINE); refused in a user's model */
+    bool
+        takes_lists; /* its inputs may be sequences and optionals (tensor.h); for all other rows the engine refuses those */
+    bool shape_only;                 /* forward reads no element of its inputs, only dtype and shape (Shape, Size) */
     const struct op_sample *samples; /* ends with inputs == NULL; NULL: covered by tests of its own */
 };
 

@@ -20,7 +20,8 @@ void couple_places(struct coupling *k, struct end e, int axis, int64_t blocks)
     enum { BLOCKS_MAX = 1 << 16 }; /* sizes come from files */
     const int64_t size = couple_size(k, e, axis);
     if (size < 0 || blocks < 1 || size % blocks || blocks > BLOCKS_MAX) {
-        couple_freeze(k, e, axis, blocks > BLOCKS_MAX ? "it has too many groups" : "the sizes of its groups are not fixed");
+        couple_freeze(k, e, axis,
+                      blocks > BLOCKS_MAX ? "it has too many groups" : "the sizes of its groups are not fixed");
         return;
     }
     for (int64_t i = 1; i < blocks; i++)

@@ -275,7 +275,7 @@ static int forward_gemm(struct run_ctx *c, struct err *err)
 static int couple_to_float(struct coupling *k, struct err *err)
 {
     (void)err;
-    couple_matmul(k, (struct couple_operand){.end = IN(0)}, (struct couple_operand){.end = IN(1)});
+    couple_matmul(k, (struct couple_operand){IN(0), false, false}, (struct couple_operand){IN(1), false, false});
     for (int i = 3; i < 7; i++)
         if (i != 4)
             couple_vector(k, i, IN(1), -1);
@@ -286,7 +286,7 @@ static int couple_to_float(struct coupling *k, struct err *err)
 static int couple_dynamic(struct coupling *k, struct err *err)
 {
     (void)err;
-    couple_matmul(k, (struct couple_operand){.end = IN(0)}, (struct couple_operand){.end = IN(1)});
+    couple_matmul(k, (struct couple_operand){IN(0), false, false}, (struct couple_operand){IN(1), false, false});
     for (int i = 2; i < 5; i++)
         couple_vector(k, i, IN(1), -1);
     for (int i = 0; i < couple_rank(k, IN(0)); i++)

@@ -66,8 +66,9 @@ static int infer_matmul_integer(struct infer_ctx *c, struct err *err)
 static int infer_qlinear_matmul(struct infer_ctx *c, struct err *err)
 {
     struct shape out;
-    if (op_need(c, 8, err) < 0 || check_matmul(c, &qlinear_places, &out, err) < 0 || quantize_want_8bit(c, 7, err) < 0 ||
-        quantize_check_count(c, 6, "y_scale", 1, err) < 0 || quantize_check_count(c, 7, "y_zero_point", 1, err) < 0)
+    if (op_need(c, 8, err) < 0 || check_matmul(c, &qlinear_places, &out, err) < 0 ||
+        quantize_want_8bit(c, 7, err) < 0 || quantize_check_count(c, 6, "y_scale", 1, err) < 0 ||
+        quantize_check_count(c, 7, "y_zero_point", 1, err) < 0)
         return -1;
     infer_out(c, 0, c->in[7]->dtype, &out);
     return 0;
@@ -83,9 +84,18 @@ static int sums_of_matmul(struct run_ctx *c, const struct places *at, const stru
 
     if (!a_zero || !b_zero)
         return -1;
-    const struct gemm_i8 g = {.m = p->m, .n = p->n, .k = p->k, .lda = p->k, .ldb = p->n, .ldc = p->n,
-                              .a_signed = a->dtype == DTYPE_INT8, .b_signed = b->dtype == DTYPE_INT8, .a_zero = a_zero,
-                              .b_zero = b_zero, .a_zero_rows = a_zeros > 1, .b_zero_columns = b_zeros > 1};
+    const struct gemm_i8 g = {.m = p->m,
+                              .n = p->n,
+                              .k = p->k,
+                              .lda = p->k,
+                              .ldb = p->n,
+                              .ldc = p->n,
+                              .a_signed = a->dtype == DTYPE_INT8,
+                              .b_signed = b->dtype == DTYPE_INT8,
+                              .a_zero = a_zero,
+                              .b_zero = b_zero,
+                              .a_zero_rows = a_zeros > 1,
+                              .b_zero_columns = b_zeros > 1};
     for (int64_t i = 0; i < p->count; i++)
         gemm_i8(c->pool, &g, (const char *)a->data + p->a_at[i], (const char *)b->data + p->b_at[i],
                 sum + i * p->m * p->n);
@@ -331,7 +341,7 @@ static void cost_qlinear_conv(const struct infer_ctx *c, struct op_cost *cost)
 static void couple_product(struct coupling *k, const struct places *p)
 {
     const int of_a[] = {p->a_zero, p->a_scale}, of_b[] = {p->b_zero, p->b_scale};
-    couple_matmul(k, (struct couple_operand){.end = IN(p->a)}, (struct couple_operand){.end = IN(p->b)});
+    couple_matmul(k, (struct couple_operand){IN(p->a), false, false}, (struct couple_operand){IN(p->b), false, false});
     for (int i = 0; i < 2; i++) {
         if (of_a[i] >= 0)
             couple_vector(k, of_a[i], IN(p->a), -2);

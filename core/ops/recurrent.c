@@ -188,7 +188,8 @@ static void step_lstm(const struct run *u, const float *x, int64_t n)
 {
     const int64_t h = u->h;
     const float *p = u->p;
-    float *i = u->hr + n * 4 * h, *o = i + h, *f = i + 2 * h, *g = i + 3 * h, *c = u->c + n * h, *state = u->state + n * h;
+    float *i = u->hr + n * 4 * h, *o = i + h, *f = i + 2 * h, *g = i + 3 * h, *c = u->c + n * h,
+          *state = u->state + n * h;
 
     add(i, x, 4 * h);
     if (p) {
@@ -252,8 +253,18 @@ static void input_product(const struct run *u, const float *x)
     enum { FEW = 4 };
     const int64_t gh = u->cell->gates * u->h, rows = u->t * u->n;
     if (rows >= FEW && !u->products) {
-        const struct gemm_packed g = {.m = rows, .n = gh, .k = u->in, .a = x, .a_row = u->in, .a_col = 1, .b = u->w,
-                                      .b_row = 1, .b_col = u->in, .bias = u->bias, .c = u->xw, .c_row = gh};
+        const struct gemm_packed g = {.m = rows,
+                                      .n = gh,
+                                      .k = u->in,
+                                      .a = x,
+                                      .a_row = u->in,
+                                      .a_col = 1,
+                                      .b = u->w,
+                                      .b_row = 1,
+                                      .b_col = u->in,
+                                      .bias = u->bias,
+                                      .c = u->xw,
+                                      .c_row = gh};
         gemm_packed_f32(u->pool, &g);
         return;
     }
@@ -317,8 +328,15 @@ static void product(const struct run *u, const float *state, int64_t from, int64
     }
     if (from > 0 && !gemm_packed_count(u->h, from * u->h, &early))
         return;
-    const struct gemm_packed g = {.m = u->n, .n = gates * u->h, .k = u->h, .a = state, .a_row = u->h, .a_col = 1,
-                                  .b = u->packed + early, .packed = true, .c = u->hr + from * u->h,
+    const struct gemm_packed g = {.m = u->n,
+                                  .n = gates * u->h,
+                                  .k = u->h,
+                                  .a = state,
+                                  .a_row = u->h,
+                                  .a_col = 1,
+                                  .b = u->packed + early,
+                                  .packed = true,
+                                  .c = u->hr + from * u->h,
                                   .c_row = u->cell->gates * u->h};
     gemm_packed_f32(u->pool, &g);
 }
@@ -514,8 +532,9 @@ static bool parts_of(const struct run *u, struct parts *p)
     enum { UNIT = 16 }; /* floats: parts start on cache lines */
     const struct shape sums = SHAPE(u->t, u->n, u->cell->gates, u->h), step = SHAPE(u->n, u->cell->gates, u->h),
                        state = SHAPE(u->n, u->h);
-    *p = (struct parts){shape_count(&sums), u->cell->gates * u->h, u->n > 1 && u->t > 1 && !u->products ? packed_count(u) : 0,
-                        shape_count(&step), shape_count(&state), 0};
+    *p = (struct parts){
+        shape_count(&sums), u->cell->gates * u->h, u->n > 1 && u->t > 1 && !u->products ? packed_count(u) : 0,
+        shape_count(&step), shape_count(&state),   0};
     int64_t *const each[] = {&p->xw, &p->bias, &p->packed, &p->hr, &p->state};
     for (size_t i = 0; i < sizeof each / sizeof each[0]; i++) {
         if (*each[i] < 0 || *each[i] > INT64_MAX / 64)
@@ -564,7 +583,8 @@ static void run_one(void *arg, int64_t dir, int lane)
     sum_biases(u);
     pack_recurrent(u);
     input_product(u, tensor_f32(c->in[0]));
-    run_direction(u, u->a->direction == RNN_REVERSE || dir == 1, lens ? lens->data : NULL, y ? tensor_f32(y) : NULL, dir);
+    run_direction(u, u->a->direction == RNN_REVERSE || dir == 1, lens ? lens->data : NULL, y ? tensor_f32(y) : NULL,
+                  dir);
     if (yh)
         copy_state(u, u->state, tensor_f32(yh), dir, false);
     if (yc)
@@ -701,17 +721,16 @@ static const struct op_sample gru_samples[] = {
      "hidden_size=3 direction=bidirectional linear_before_reset=1", 2, 0},
     {"f32[2,3,4] f32[1,9,4] f32[1,9,3] f32[1,18]", "direction=reverse layout=1", 2, 14},
     {NULL}};
-static const struct op_sample rnn_samples[] = {
-    {"f32[3,2,4] f32[1,5,4] f32[1,5,5] f32[1,10]", "hidden_size=5", 2, 0},
-    {"f32[3,2,4] f32[2,3,4] f32[2,3,3] f32[2,6] i32[2]=2,3 f32[2,2,3]",
-     "hidden_size=3 direction=bidirectional activations=Tanh,Elu", 2, 0},
-    {NULL}};
+static const struct op_sample rnn_samples[] = {{"f32[3,2,4] f32[1,5,4] f32[1,5,5] f32[1,10]", "hidden_size=5", 2, 0},
+                                               {"f32[3,2,4] f32[2,3,4] f32[2,3,3] f32[2,6] i32[2]=2,3 f32[2,2,3]",
+                                                "hidden_size=3 direction=bidirectional activations=Tanh,Elu", 2, 0},
+                                               {NULL}};
 
 #define RECURRENT(table, most_in, most_out, text, cases)                                                               \
     .domain = "", .since = 7, .doc = text, .in_min = 3, .in_max = most_in, .out_min = 0, .out_max = most_out,          \
     .attrs = table, .attrs_size = sizeof(struct rnn_attrs), .infer = infer, .forward = forward, .cost = cost,          \
-    .couple = couple, .shrink = shrink,                                                                                \
-    .backward = rnn_backward, .grad_reads = 0xff, .grad_inputs = 0xef, .samples = cases
+    .couple = couple, .shrink = shrink, .backward = rnn_backward, .grad_reads = 0xff, .grad_inputs = 0xef,             \
+    .samples = cases
 
 OP_CLASS(rnn) = {.type = "RNN", RECURRENT(rnn_table, 6, 2, "Simple recurrent network.", rnn_samples)};
 OP_CLASS(gru) = {.type = "GRU", RECURRENT(gru_table, 6, 2, "Gated recurrent unit.", gru_samples)};

@@ -85,27 +85,28 @@ struct skip {
 };
 
 /* The sum goes where it is wanted; else into y, where it becomes the result. */
-#define DEFINE_ROW(suffix, T)                                                                                        \
-    static void row_##suffix(const struct skip *k, int64_t i)                                                        \
-    {                                                                                                                \
-        const T *x = (const T *)k->x->data + i * k->row;                                                             \
-        const T *add = (const T *)k->skip->data + i % k->skip_rows * k->row;                                         \
-        const T *gamma = k->gamma->data, *beta = k->beta ? k->beta->data : NULL, *bias = k->bias ? k->bias->data : NULL; \
-        T *y = k->y ? (T *)k->y->data + i * k->row : NULL, *s = k->sum ? (T *)k->sum->data + i * k->row : y;         \
-        double mean = 0, variance;                                                                                   \
-        for (int64_t j = 0; j < k->row; j++)                                                                         \
-            s[j] = bias ? x[j] + add[j] + bias[j] : x[j] + add[j];                                                   \
-        if (k->rms)                                                                                                  \
-            variance = norm_mean_square_##suffix(s, k->row);                                                         \
-        else                                                                                                         \
-            norm_moments_##suffix(s, k->row, &mean, &variance);                                                      \
-        const double inverse = 1 / sqrt(variance + k->epsilon);                                                      \
-        if (k->mean)                                                                                                 \
-            ((float *)k->mean->data)[i] = (float)mean;                                                               \
-        if (k->inverse)                                                                                              \
-            ((float *)k->inverse->data)[i] = (float)inverse;                                                         \
-        for (int64_t j = 0; y && j < k->row; j++)                                                                    \
-            y[j] = (T)(((double)s[j] - mean) * inverse * (double)gamma[j] + (beta ? (double)beta[j] : 0));           \
+#define DEFINE_ROW(suffix, T)                                                                                          \
+    static void row_##suffix(const struct skip *k, int64_t i)                                                          \
+    {                                                                                                                  \
+        const T *x = (const T *)k->x->data + i * k->row;                                                               \
+        const T *add = (const T *)k->skip->data + i % k->skip_rows * k->row;                                           \
+        const T *gamma = k->gamma->data, *beta = k->beta ? k->beta->data : NULL,                                       \
+                *bias = k->bias ? k->bias->data : NULL;                                                                \
+        T *y = k->y ? (T *)k->y->data + i * k->row : NULL, *s = k->sum ? (T *)k->sum->data + i * k->row : y;           \
+        double mean = 0, variance;                                                                                     \
+        for (int64_t j = 0; j < k->row; j++)                                                                           \
+            s[j] = bias ? x[j] + add[j] + bias[j] : x[j] + add[j];                                                     \
+        if (k->rms)                                                                                                    \
+            variance = norm_mean_square_##suffix(s, k->row);                                                           \
+        else                                                                                                           \
+            norm_moments_##suffix(s, k->row, &mean, &variance);                                                        \
+        const double inverse = 1 / sqrt(variance + k->epsilon);                                                        \
+        if (k->mean)                                                                                                   \
+            ((float *)k->mean->data)[i] = (float)mean;                                                                 \
+        if (k->inverse)                                                                                                \
+            ((float *)k->inverse->data)[i] = (float)inverse;                                                           \
+        for (int64_t j = 0; y && j < k->row; j++)                                                                      \
+            y[j] = (T)(((double)s[j] - mean) * inverse * (double)gamma[j] + (beta ? (double)beta[j] : 0));             \
     }
 DEFINE_ROW(f32, float)
 DEFINE_ROW(f64, double)
@@ -188,19 +189,25 @@ static int couple(struct coupling *k, struct err *err)
     return 0;
 }
 
-#define ROW                                                                                                          \
-    .domain = "com.microsoft", .since = 1, .in_min = 3, .out_min = 1, .out_max = 4, .attrs = skip_attrs,             \
+#define ROW                                                                                                            \
+    .domain = "com.microsoft", .since = 1, .in_min = 3, .out_min = 1, .out_max = 4, .attrs = skip_attrs,               \
     .attrs_size = sizeof(struct skip_attrs), .infer = infer, .couple = couple
 
 OP_CLASS(skip_layer_normalization) = {
-    ROW, .type = "SkipLayerNormalization", .in_max = 5, .forward = forward_layer,
+    ROW,
+    .type = "SkipLayerNormalization",
+    .in_max = 5,
+    .forward = forward_layer,
     .doc = "LayerNormalization of input + skip + bias.",
     .samples = (const struct op_sample[]){{"f32[2,3,8] f32[2,3,8] !f32[8] !f32[8] !f32[8]", "epsilon=0.00001f"},
                                           {"f32[2,3,8] f32[1,3,8] !f32[8]", "epsilon=0.00001f"},
                                           {"f32[2,3,8] f32[3,8] !f32[8] none !f32[8]", ""},
                                           {NULL}}};
 OP_CLASS(skip_simplified_layer_normalization) = {
-    ROW, .type = "SkipSimplifiedLayerNormalization", .in_max = 4, .forward = forward_simplified,
+    ROW,
+    .type = "SkipSimplifiedLayerNormalization",
+    .in_max = 4,
+    .forward = forward_simplified,
     .doc = "RMSNormalization of input + skip + bias.",
     .samples = (const struct op_sample[]){{"f32[2,3,8] f32[2,3,8] !f32[8] !f32[8]", "epsilon=0.00001f"},
                                           {"f32[5,8] f32[5,8] !f32[8]", "epsilon=0.00001f"},

@@ -72,7 +72,7 @@ static struct content *keep_content(struct infer *x, const struct sym_list *list
 /* Small tensors of whole numbers; a number that a float might not hold stays unknown. */
 static void follow_content(struct infer *x, const struct op_class *op, struct infer_ctx *c, uint32_t v)
 {
-    struct sym at[SYM_LIST_MAX];
+    struct sym at[SYM_LIST_MAX] = {{0}};
     struct sym_list list = {.at = at};
     struct type *t = &c->out[0];
     if (!op->propagate || t->kind != TYPE_TENSOR || t->shape.rank < 0 || t->shape.rank > 1 ||

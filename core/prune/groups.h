@@ -27,19 +27,19 @@ enum { ATOM_NONE = -1 };
 struct group_member {
     uint32_t value, node; /* node: that reads a constant (the first), or makes an activation */
     int axis;
-    bool constant;        /* a weight: its bytes are cut */
+    bool constant;         /* a weight: its bytes are cut */
     enum couple_role role; /* of constants: as the node that reads it says */
     int64_t size;          /* of the axis */
     const int *atom;       /* [size] atom of each element, ATOM_NONE: none of this group */
 };
 
 struct group {
-    int64_t n;         /* atoms: what can be removed one by one. 0: frozen */
-    const char *name;  /* the label of the node that makes the first channels: unique enough for people and globs */
-    uint32_t node;     /* that node */
+    int64_t n;          /* atoms: what can be removed one by one. 0: frozen */
+    const char *name;   /* the label of the node that makes the first channels: unique enough for people and globs */
+    uint32_t node;      /* that node */
     const char *frozen; /* why nothing, or not all, can go: a sentence part with the node in it; NULL: all can */
-    const char *approximate; /* why removal is not exact (normalization over the axis); NULL: it is */
-    const char *through;     /* "heads" if its atoms are whole attention heads (GROUPS_OUTER), else NULL */
+    const char *approximate;     /* why removal is not exact (normalization over the axis); NULL: it is */
+    const char *through;         /* "heads" if its atoms are whole attention heads (GROUPS_OUTER), else NULL */
     struct group_member *member; /* producing weights first, then other constants, then activations */
     int n_members;
     const int64_t *width; /* [n] elements of the first producing axis in each atom, at least 1 */

@@ -395,7 +395,7 @@ static double between(const double *xs, const double *ys, double x)
 
 double latency_table_left(const struct latency_table *t, const bool *const *gone)
 {
-    double sum = 0, factor[POINTS], falling[POINTS];
+    double sum = 0, factor[POINTS], falling[POINTS] = {0};
     for (int i = 0; i < t->n; i++)
         sum += between(t->layer[i].left, t->layer[i].ms, left_of(t, &t->layer[i], gone));
     for (int p = 0; p < POINTS; p++) {

@@ -34,28 +34,36 @@ struct prune_layers_params {
 static const struct param params[] = {
     {P(count), .kind = PARAM_INT, .min = 1, .max = 100000, .given = PARAM_GIVEN(prune_layers_params, has_count),
      .doc = "how many branches go"},
-    {P(ratio), .kind = PARAM_NUMBER, .min = 0, .max = 1, .above_min = true, .given = PARAM_GIVEN(prune_layers_params, has_ratio),
+    {P(ratio), .kind = PARAM_NUMBER, .min = 0, .max = 1, .above_min = true,
+     .given = PARAM_GIVEN(prune_layers_params, has_ratio),
      .doc = "the fraction of all residual branches that goes, rounded down"},
     {P(target), .kind = PARAM_STRING,
-     .doc = "the fraction of a figure that may stay: \"macs:0.7\", \"params:0.7\"; branches go until it is met, those first that "
+     .doc = "the fraction of a figure that may stay: \"macs:0.7\", \"params:0.7\"; branches go until it is met, those "
+            "first that "
             "cost least for what they save"},
     {P(max_drop), .kind = PARAM_NUMBER, .min = 0, .max = 1, .given = PARAM_GIVEN(prune_layers_params, has_max_drop),
-     .doc = "branches go only while this much is lost at most, as a fraction: of top-1 where the data has labels; else the share of "
-            "samples whose largest score moves; of outputs that are no scores, noise over signal. Alone: as many as it allows"},
+     .doc = "branches go only while this much is lost at most, as a fraction: of top-1 where the data has labels; else "
+            "the share of "
+            "samples whose largest score moves; of outputs that are no scores, noise over signal. Alone: as many as it "
+            "allows"},
     {P(samples), .kind = PARAM_INT, .def = "128", .min = 1, .max = 1000000,
      .doc = "samples to measure contributions on, spread evenly over the dataset"},
     {P(validation_samples), .kind = PARAM_INT, .def = "1000", .min = 1, .max = 1000000,
-     .doc = "samples to judge max_drop by, spread evenly over the validation data: val_dataset, else a tenth of the dataset (by "
+     .doc = "samples to judge max_drop by, spread evenly over the validation data: val_dataset, else a tenth of the "
+            "dataset (by "
             "class, seeded), which contributions are then not measured on"},
     {P(remeasure), .kind = PARAM_BOOL, .def = "true",
      .doc = "measure the branches that are left again after each one that went; false: one measurement decides all"},
     {P(budget_s), .kind = PARAM_NUMBER, .def = "0", .min = 0, .max = 1e6,
-     .doc = "most seconds for measuring; then the contributions known so far decide. 0: no limit. With a limit the result may depend "
+     .doc = "most seconds for measuring; then the contributions known so far decide. 0: no limit. With a limit the "
+            "result may depend "
             "on the machine's speed"},
     {P(recover), .kind = PARAM_ENUM, .choices = recover_kinds, .def = "\"auto\"",
-     .doc = "what repairs the layers behind those that went, without labels: see recover.bn_stats and recover.least_squares (auto). "
+     .doc = "what repairs the layers behind those that went, without labels: see recover.bn_stats and "
+            "recover.least_squares (auto). "
             "max_drop is judged after it"},
-    {P(include), .kind = PARAM_GLOBS, .doc = "only branches of sums (Add, Sum, ...) whose name matches one of these patterns"},
+    {P(include), .kind = PARAM_GLOBS,
+     .doc = "only branches of sums (Add, Sum, ...) whose name matches one of these patterns"},
     {P(exclude), .kind = PARAM_GLOBS, .doc = "no branches of sums whose name matches one of these patterns"},
     {0},
 };
@@ -82,9 +90,12 @@ static void check(const void *p, const char *pointer, struct faults *faults)
     snprintf(at, sizeof at, "%.180s/target", pointer);
     if (wants > 1 || (wants == 0 && !o->has_max_drop))
         faults_add(faults, pointer,
-                   "prune.layers needs one of count, ratio and target (or max_drop, alone or beside one of them); %d are given", wants);
+                   "prune.layers needs one of count, ratio and target (or max_drop, alone or beside one of them); %d "
+                   "are given",
+                   wants);
     if (o->target && !parse_target(o->target, &figure, &kept))
-        faults_add(faults, at, "target '%.60s' is not \"macs:\" or \"params:\" and a fraction between 0 and 1, like \"macs:0.7\"",
+        faults_add(faults, at,
+                   "target '%.60s' is not \"macs:\" or \"params:\" and a fraction between 0 and 1, like \"macs:0.7\"",
                    o->target);
 }
 
@@ -93,14 +104,14 @@ struct branch {
     uint32_t join, value;
     char label[200];
     int nodes, products;
-    int64_t params, macs;      /* that go with it; macs -1: not known */
+    int64_t params, macs; /* that go with it; macs -1: not known */
     bool projected, measured;
     struct closeness first, last; /* without it: of the model as it came, and of what it became */
     const char *skipped;
-    int order;                 /* it went as the n-th; 0: it stays */
-    int with;                  /* it went with the n-th, which it lies in */
-    double drop;               /* NAN: not judged */
-    bool seen;                 /* in this round */
+    int order;   /* it went as the n-th; 0: it stays */
+    int with;    /* it went with the n-th, which it lies in */
+    double drop; /* NAN: not judged */
+    bool seen;   /* in this round */
 };
 struct run {
     struct step_ctx *c;
@@ -198,8 +209,13 @@ static struct branch *branch_of(struct run *r, const struct residual_span *s, st
         r->cap = cap;
     }
     struct branch *b = &r->at[r->n++];
-    *b = (struct branch){.join = s->join, .value = value, .nodes = s->n_nodes, .products = s->n_products, .macs = span_macs(r, s),
-                         .projected = s->projected, .drop = NAN};
+    *b = (struct branch){.join = s->join,
+                         .value = value,
+                         .nodes = s->n_nodes,
+                         .products = s->n_products,
+                         .macs = span_macs(r, s),
+                         .projected = s->projected,
+                         .drop = NAN};
     char text[sizeof b->label];
     snprintf(b->label, sizeof b->label, "%s", node_label(r->original, s->join, text, sizeof text));
     b->skipped = why_not(r, s, b->label);
@@ -245,7 +261,8 @@ static double price_of(const struct run *r, const struct branch *b, enum figure 
     const double loss = loss_of(&b->last);
     if (figure == FIGURE_NONE)
         return loss;
-    const int64_t saved = figure == FIGURE_MACS ? b->macs : b->params, all = figure == FIGURE_MACS ? r->macs_before : r->params_before;
+    const int64_t saved = figure == FIGURE_MACS ? b->macs : b->params,
+                  all = figure == FIGURE_MACS ? r->macs_before : r->params_before;
     return saved > 0 && all > 0 ? (loss + 1e-12) * (double)all / (double)saved : INFINITY;
 }
 
@@ -297,9 +314,15 @@ static int progress_of(void *arg, int64_t done, int64_t total, struct err *err)
 /* loud: what was repaired goes to the report. */
 static int repair(const struct run *r, struct model *m, bool loud, struct err *err)
 {
-    const struct recover_opts o = {.original = r->original, .data = r->c->data, .val_data = r->c->val_data, .pool = r->c->pool,
-                                   .seed = r->c->seed, .layers = loud ? r->c->layers : NULL,
-                                   .warnings = loud ? r->c->warnings : NULL, .progress = progress_of, .progress_arg = r->c};
+    const struct recover_opts o = {.original = r->original,
+                                   .data = r->c->data,
+                                   .val_data = r->c->val_data,
+                                   .pool = r->c->pool,
+                                   .seed = r->c->seed,
+                                   .layers = loud ? r->c->layers : NULL,
+                                   .warnings = loud ? r->c->warnings : NULL,
+                                   .progress = progress_of,
+                                   .progress_arg = r->c};
     return recover_run((enum recover_kind)r->p->recover, m, &o, err);
 }
 
@@ -342,8 +365,10 @@ static int search(struct run *r, struct err *err)
     if (r->p->target)
         parse_target(r->p->target, &figure, &kept);
     if (figure == FIGURE_MACS && r->macs_before <= 0)
-        return err_set(err, ERR_MODEL, "the model's multiply-accumulates are not known, so that target '%.60s' cannot be met; use "
-                       "params:, count or ratio", r->p->target);
+        return err_set(err, ERR_MODEL,
+                       "the model's multiply-accumulates are not known, so that target '%.60s' cannot be met; use "
+                       "params:, count or ratio",
+                       r->p->target);
     for (;;) {
         residuals_fini(&found);
         if (residuals_find(&found, r->c->model, err) || look(r, &found, figure, &best, err))
@@ -369,10 +394,13 @@ static int search(struct run *r, struct err *err)
     rc = 0;
     const bool wants = r->p->has_count || r->p->has_ratio || r->p->target;
     if (wants && !enough(r, figure, kept) && !r->limited && r->candidates > 0)
-        warnings_add(r->c->warnings, "prune.layers took out all %d branches it may, and what was asked for is not reached", r->gone);
+        warnings_add(r->c->warnings,
+                     "prune.layers took out all %d branches it may, and what was asked for is not reached", r->gone);
     if (wants && r->limited)
-        warnings_add(r->c->warnings, "prune.layers stopped after %d branches: the next, the cheapest, loses %.4g, more than max_drop %g",
-                     r->gone, r->refused_drop, r->p->max_drop);
+        warnings_add(
+            r->c->warnings,
+            "prune.layers stopped after %d branches: the next, the cheapest, loses %.4g, more than max_drop %g",
+            r->gone, r->refused_drop, r->p->max_drop);
 out:
     residuals_fini(&found);
     return rc;
@@ -436,10 +464,11 @@ static void report_target(const struct run *r)
     char label[80];
     if (!r->p->target || !r->c->targets || !parse_target(r->p->target, &figure, &wanted))
         return;
-    const double got = figure == FIGURE_MACS ? (double)r->macs_now / (double)r->macs_before : (double)r->params_now / (double)r->params_before;
+    const double got = figure == FIGURE_MACS ? (double)r->macs_now / (double)r->macs_before
+                                             : (double)r->params_now / (double)r->params_before;
     snprintf(label, sizeof label, "prune.layers %s", figure == FIGURE_MACS ? "macs" : "params");
-    json_array_append_new(r->c->targets, json_pack("{s:s, s:f, s:f, s:b}", "target", label, "wanted", wanted, "got", got, "met",
-                                                   enough(r, figure, wanted)));
+    json_array_append_new(r->c->targets, json_pack("{s:s, s:f, s:f, s:b}", "target", label, "wanted", wanted, "got",
+                                                   got, "met", enough(r, figure, wanted)));
 }
 
 static void report(const struct run *r)
@@ -452,13 +481,16 @@ static void report(const struct run *r)
     }
     if (r->out_of_budget)
         warnings_add(r->c->warnings,
-                     "prune.layers measured until budget_s %g was spent: %d branches were not measured and stay, others go by what was "
-                     "measured before", r->p->budget_s, missing);
+                     "prune.layers measured until budget_s %g was spent: %d branches were not measured and stay, "
+                     "others go by what was "
+                     "measured before",
+                     r->p->budget_s, missing);
     if (r->judge && reference_own(r->judge)->classes && r->p->max_drop > 0 &&
         (double)reference_samples(r->judge) * r->p->max_drop < 1)
-        warnings_add(r->c->warnings,
-                     "prune.layers judged by %lld samples, which cannot tell a drop of %g from none; give a larger val_dataset",
-                     (long long)reference_samples(r->judge), r->p->max_drop);
+        warnings_add(
+            r->c->warnings,
+            "prune.layers judged by %lld samples, which cannot tell a drop of %g from none; give a larger val_dataset",
+            (long long)reference_samples(r->judge), r->p->max_drop);
     if (r->candidates == 0)
         warnings_add(r->c->warnings, "prune.layers: none of the %d residual branches may go; their rows say why", r->n);
     else if (r->gone == 0)
@@ -466,7 +498,8 @@ static void report(const struct run *r)
 }
 
 /* ---- the step ---- */
-static struct reference *refer(struct run *r, struct dataset *data, const int64_t *from, int64_t n, int64_t wanted, struct err *err)
+static struct reference *refer(struct run *r, struct dataset *data, const int64_t *from, int64_t n, int64_t wanted,
+                               struct err *err)
 {
     int64_t *index = calloc((size_t)n + 1, sizeof *index);
     struct reference *reference = NULL;
@@ -480,11 +513,18 @@ static struct reference *refer(struct run *r, struct dataset *data, const int64_
     if (n < 1)
         err_set(err, ERR_DATASET, "the dataset is empty: prune.layers needs samples");
     else
-        reference = reference_new(r->original, &(struct reference_opts){.data = data, .index = index, .n = n, .pool = r->c->pool,
-                                                                        .progress = progress_of, .progress_arg = r->c}, err);
+        reference = reference_new(r->original,
+                                  &(struct reference_opts){.data = data,
+                                                           .index = index,
+                                                           .n = n,
+                                                           .pool = r->c->pool,
+                                                           .progress = progress_of,
+                                                           .progress_arg = r->c},
+                                  err);
     free(index);
     if (reference && !(reference_own(reference)->noise <= 0)) {
-        err_set(err, ERR_NON_FINITE, "the model's own outputs on the samples are not all finite numbers, so that nothing can be "
+        err_set(err, ERR_NON_FINITE,
+                "the model's own outputs on the samples are not all finite numbers, so that nothing can be "
                 "measured against them");
         reference_free(reference);
         return NULL;
@@ -498,26 +538,30 @@ static int run(struct step_ctx *c, struct err *err)
     struct split split = {0};
     int rc = -1;
     if (!c->data)
-        return err_set(err, ERR_RECIPE, "prune.layers needs a dataset: what a branch contributes is measured, not guessed");
+        return err_set(err, ERR_RECIPE,
+                       "prune.layers needs a dataset: what a branch contributes is measured, not guessed");
     const bool held = r.p->has_max_drop && !c->val_data;
     if (!(r.original = model_clone(c->model, err)) || count_macs(&r, err) ||
         (held && split_dataset(&split, c->data, SPLIT_HELD_OUT, c->seed, err)))
         goto out;
     r.macs_now = r.macs_before;
     r.params_before = r.params_now = model_params(c->model);
-    r.probe = refer(&r, c->data, held ? split.rest : NULL, held ? split.n_rest : dataset_count(c->data), r.p->samples, err);
+    r.probe =
+        refer(&r, c->data, held ? split.rest : NULL, held ? split.n_rest : dataset_count(c->data), r.p->samples, err);
     if (!r.probe)
         goto out;
     if (r.p->has_max_drop) {
         struct dataset *data = held ? c->data : c->val_data;
-        r.judge = refer(&r, data, held ? split.held : NULL, held ? split.n_held : dataset_count(data), r.p->validation_samples, err);
+        r.judge = refer(&r, data, held ? split.held : NULL, held ? split.n_held : dataset_count(data),
+                        r.p->validation_samples, err);
         if (!r.judge)
             goto out;
     }
     r.started = clock_seconds();
     rc = search(&r, err);
     if (rc == 0 && r.n == 0)
-        rc = err_set(err, ERR_MODEL, "the model has no residual branch that could go: no sum (Add, Sum, SkipLayerNormalization) of a "
+        rc = err_set(err, ERR_MODEL,
+                     "the model has no residual branch that could go: no sum (Add, Sum, SkipLayerNormalization) of a "
                      "value and of something computed from it with a product in between");
     if (rc == 0 && r.gone > 0)
         rc = repair(&r, c->model, true, err);
@@ -536,8 +580,10 @@ out:
 METHOD(prune_layers) = {
     .name = "prune.layers",
     .summary = "leave out whole residual blocks and transformer layers, the ones the model misses least",
-    .doc = "Finds the sums y = x + f(x) of the main graph, measures on samples how the outputs change when f is left out, and takes out "
-           "the cheapest, one after the other, until count, ratio or target is reached, or as many as max_drop allows. A transformer "
+    .doc = "Finds the sums y = x + f(x) of the main graph, measures on samples how the outputs change when f is left "
+           "out, and takes out "
+           "the cheapest, one after the other, until count, ratio or target is reached, or as many as max_drop allows. "
+           "A transformer "
            "layer is two branches: attention and feed-forward. The report has every branch with its contribution.",
     .params = params,
     .params_size = sizeof(struct prune_layers_params),

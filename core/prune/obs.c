@@ -57,9 +57,9 @@ struct exact {
 
 /* What is left of a row. */
 struct left {
-    double *a, *w;   /* a: lower half, stride k */
-    int64_t *at;     /* column of each */
-    int64_t *gone;   /* of each group of m */
+    double *a, *w; /* a: lower half, stride k */
+    int64_t *at;   /* column of each */
+    int64_t *gone; /* of each group of m */
     int64_t n, k;
 };
 
@@ -126,8 +126,12 @@ static void start_row(const struct exact *x, int64_t row, int lane, struct left 
 {
     const int64_t k = x->o->k;
     double *base = x->scratch + (size_t)lane * x->lane_doubles;
-    *l = (struct left){.a = base, .w = base + k * k, .at = x->place + (int64_t)lane * 2 * k,
-                       .gone = x->place + (int64_t)lane * 2 * k + k, .n = k, .k = k};
+    *l = (struct left){.a = base,
+                       .w = base + k * k,
+                       .at = x->place + (int64_t)lane * 2 * k,
+                       .gone = x->place + (int64_t)lane * 2 * k + k,
+                       .n = k,
+                       .k = k};
     memcpy(l->a, x->inverse, (size_t)(k * k) * sizeof *l->a);
     memcpy(l->w, x->o->dense + row * k, (size_t)k * sizeof *l->w);
     memset(l->gone, 0, (size_t)k * sizeof *l->gone);
@@ -343,7 +347,8 @@ static void sequential_batches(struct sequential *x, struct cell *cell)
         }
         pool_run(o->pool, o->rows, sequential_row, x);
         const int64_t n = x->end - x->first, beyond = o->k - x->end;
-        struct gemm g = {.m = o->rows, .n = beyond, .k = n, .lda = BATCH, .ldb = o->k, .ldc = o->k, .alpha = -1, .beta = 1};
+        struct gemm g = {
+            .m = o->rows, .n = beyond, .k = n, .lda = BATCH, .ldb = o->k, .ldc = o->k, .alpha = -1, .beta = 1};
         if (beyond > 0)
             gemm_f64(o->pool, &g, x->error, x->u + x->first * o->k + x->end, x->work + x->end);
     }
@@ -366,7 +371,10 @@ int obs_sequential(const struct obs *o, struct err *err)
     struct cell *cell = malloc(rows * BATCH * sizeof *cell);
     double *h = malloc(k * k * sizeof *h), *u = malloc(k * k * sizeof *u), damp = 1e-12;
     int64_t *order = malloc(k * sizeof *order);
-    struct sequential x = {.o = o, .u = u, .order = order, .work = malloc(rows * k * sizeof(double)),
+    struct sequential x = {.o = o,
+                           .u = u,
+                           .order = order,
+                           .work = malloc(rows * k * sizeof(double)),
                            .error = malloc(rows * BATCH * sizeof(double))};
     int rc = -1;
     if (!column || !cell || !h || !u || !order || !x.work || !x.error) {
@@ -445,8 +453,10 @@ static void refit_row(void *arg, int64_t row, int lane)
 int obs_refit(const struct obs *o, struct err *err)
 {
     const size_t k = (size_t)o->k, rows = (size_t)o->rows, lanes = o->pool ? (size_t)pool_threads(o->pool) : 1;
-    struct refit x = {.o = o, .right = malloc(rows * k * sizeof(double)),
-                      .scratch = malloc(lanes * (k * k + k) * sizeof(double)), .place = malloc(lanes * k * sizeof(int64_t)),
+    struct refit x = {.o = o,
+                      .right = malloc(rows * k * sizeof(double)),
+                      .scratch = malloc(lanes * (k * k + k) * sizeof(double)),
+                      .place = malloc(lanes * k * sizeof(int64_t)),
                       .failed = calloc(rows, sizeof(bool))};
     int rc = x.right && x.scratch && x.place && x.failed ? 0 : no_memory(err);
     if (rc == 0) {

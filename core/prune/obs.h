@@ -26,7 +26,7 @@ struct obs {
     double *w;           /* [rows][k] out; zero where keep is 0 */
     int64_t goes;        /* elements of all rows together; with each_row: of rows in turn, as even as can be */
     bool each_row;
-    int64_t n, m;        /* m > 0: of m neighbours n stay; goes says nothing then */
+    int64_t n, m; /* m > 0: of m neighbours n stay; goes says nothing then */
     struct pool *pool;
 };
 

@@ -15,7 +15,7 @@
 #include "core/prune/recover_impl.h"
 #include "core/stats/sampling.h"
 
-static const double SAME = 1e-5;   /* of a deviation: still the original's moments */
+static const double SAME = 1e-5;    /* of a deviation: still the original's moments */
 static const double MOST_SCALE = 8; /* a weight is scaled by at most that */
 
 struct moments {
@@ -168,8 +168,15 @@ static int look(struct entries_job *job, const struct model *m, struct statistic
         g->outputs = out;
         g->n_outputs = n_out;
     }
-    const struct sampling s = {.data = job->o->data, .pool = job->o->pool, .samples = job->samples, .observe = observe,
-                               .observe_arg = &l, .watch = watch, .start = start, .ran = ran, .arg = &l};
+    const struct sampling s = {.data = job->o->data,
+                               .pool = job->o->pool,
+                               .samples = job->samples,
+                               .observe = observe,
+                               .observe_arg = &l,
+                               .watch = watch,
+                               .start = start,
+                               .ran = ran,
+                               .arg = &l};
     const int64_t done = sampling_run(clone, &s, err);
     rc = done < 0 ? -1 : 0;
     job->done += job->samples;
@@ -271,8 +278,7 @@ static int match(struct edit *edit, const struct statistic *e, struct err *err)
         else if (!own && isfinite(ratio))
             bias[c] += ratio * (wanted - by[c] * mean);
     }
-    rc = scale_weight(edit->m, p, by, err) ||
-                 place_put_vector(edit, p->bias_node, p->bias_slot, e->channels, bias, err)
+    rc = scale_weight(edit->m, p, by, err) || place_put_vector(edit, p->bias_node, p->bias_slot, e->channels, bias, err)
              ? -1
              : 0;
 out:
@@ -286,12 +292,12 @@ static void tell(const struct entries_job *job, const struct statistic *e, const
 {
     if (!job->o->layers)
         return;
-    struct layer_row row = {.node = e->node, .weight = e->place ? e->place->weight : VALUE_NONE, .sqnr_db = NAN,
-                            .skipped = why};
+    struct layer_row row = {
+        .node = e->node, .weight = e->place ? e->place->weight : VALUE_NONE, .sqnr_db = NAN, .skipped = why};
     if (!why)
-        row.after = json_pack("{s:s,s:I}", "statistics",
-                              e->place ? "weight and bias matched to the original" : "estimated", "channels",
-                              (json_int_t)e->channels);
+        row.after =
+            json_pack("{s:s,s:I}", "statistics", e->place ? "weight and bias matched to the original" : "estimated",
+                      "channels", (json_int_t)e->channels);
     layer_report_add(job->o->layers, job->e->m, &row);
 }
 

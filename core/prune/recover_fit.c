@@ -22,24 +22,24 @@
 enum { MOST_ROUNDS = 12 };
 static const double ridges[] = {1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1};
 enum { N_RIDGES = sizeof ridges / sizeof *ridges };
-static const double SAME = 1e-9;  /* relative error: nothing to repair */
+static const double SAME = 1e-9; /* relative error: nothing to repair */
 
 struct fit {
     const struct place *p;
     struct place_rows *rows;
     struct pool *pool;
-    int64_t n, n_fit; /* rows */
+    int64_t n, n_fit;               /* rows */
     int64_t width, outputs, k, per; /* per: outputs of a group */
-    bool *keep;       /* of the mask; NULL */
+    bool *keep;                     /* of the mask; NULL */
     struct least_squares **group;
-    double *mean;     /* [width] of what x was centred by */
-    float *change;    /* [outputs][k] D */
-    double *shift;    /* [outputs] d */
-    float *now;       /* [n][outputs] t + D x + d */
-    float *error;     /* [n][outputs] z - t */
-    float *part;      /* [n][per] */
-    double signal;    /* mean square of the original behind the activation, on held-out rows, about its mean */
-    const char *why;  /* there is no fit */
+    double *mean;    /* [width] of what x was centred by */
+    float *change;   /* [outputs][k] D */
+    double *shift;   /* [outputs] d */
+    float *now;      /* [n][outputs] t + D x + d */
+    float *error;    /* [n][outputs] z - t */
+    float *part;     /* [n][per] */
+    double signal;   /* mean square of the original behind the activation, on held-out rows, about its mean */
+    const char *why; /* there is no fit */
 };
 
 static int nomem(struct err *err)
@@ -190,7 +190,7 @@ static int choose(struct fit *f, struct choice *c, struct err *err)
     double last;
     c->before = held_error(f, f->rows->have);
     c->after = INFINITY;
-    f->why = !isfinite(c->before)   ? "what it makes is not finite on all samples"
+    f->why = !isfinite(c->before)  ? "what it makes is not finite on all samples"
              : !(c->before > SAME) ? "what it makes is still the original's"
                                    : NULL;
     if (f->why || make_moments(f, err))
@@ -411,14 +411,20 @@ enum { CHUNK = 24 };
 static int repair_chunk(struct edit *e, const struct recover_opts *o, const struct samples *s, struct place_rows *rows,
                         int n, int64_t *done, int64_t total, int64_t *fitted, struct err *err)
 {
-    const struct record originals = {.m = o->original, .what = RECORD_WANT, .samples = s, .at = rows, .n = n, .o = o,
-                                     .done = *done, .total = total};
+    const struct record originals = {
+        .m = o->original, .what = RECORD_WANT, .samples = s, .at = rows, .n = n, .o = o, .done = *done, .total = total};
     if (record_rows(&originals, err))
         return -1;
     *done += s->n;
     for (int i = 0; i < n; i++, *done += s->n) {
-        const struct record now = {.m = e->m, .what = RECORD_HAVE, .samples = s, .at = &rows[i], .n = 1, .o = o,
-                                   .done = *done, .total = total};
+        const struct record now = {.m = e->m,
+                                   .what = RECORD_HAVE,
+                                   .samples = s,
+                                   .at = &rows[i],
+                                   .n = 1,
+                                   .o = o,
+                                   .done = *done,
+                                   .total = total};
         bool took = false;
         if (!rows[i].why && !rows[i].want)
             rows[i].why = "the original did not compute what it makes";

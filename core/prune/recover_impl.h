@@ -23,7 +23,7 @@
 struct place {
     uint32_t node, weight; /* of the model that is repaired */
     int slot;              /* of the weight */
-    bool rows;             /* Conv, Gemm, MatMul: `source` says what it reads, groups, k. Else only channels are matched */
+    bool rows; /* Conv, Gemm, MatMul: `source` says what it reads, groups, k. Else only channels are matched */
     struct row_source source;
     bool transposed; /* the weight is stored [k, outputs] */
     int64_t outputs;

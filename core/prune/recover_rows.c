@@ -188,9 +188,14 @@ static int observe_target(struct reading *g, struct place_rows *r, const struct 
     }
     if (!*to && !(*to = matrix_new(blocks * r->per_block, p->outputs)))
         return nomem(err);
-    struct copying c = {.reading = g, .rows = r, .from = tensor_f32(t), .to = *to, .channels = channels,
+    struct copying c = {.reading = g,
+                        .rows = r,
+                        .from = tensor_f32(t),
+                        .to = *to,
+                        .channels = channels,
                         .inner = shape_product(&t->shape, axis + 1, t->shape.rank),
-                        .samples = i64_min(g->fed, g->total - g->done), .kept = original ? p->kept : NULL};
+                        .samples = i64_min(g->fed, g->total - g->done),
+                        .kept = original ? p->kept : NULL};
     copy_all(&c);
     return 0;
 }
@@ -206,7 +211,11 @@ static int observe_input(struct reading *g, struct place_rows *r, const struct t
     }
     if (!r->x && !(r->x = matrix_new(g->r->samples->n * r->per_block, p->source.groups * p->source.k)))
         return nomem(err);
-    struct copying c = {.reading = g, .rows = r, .layout = &l, .from = tensor_f32(t), .to = r->x,
+    struct copying c = {.reading = g,
+                        .rows = r,
+                        .layout = &l,
+                        .from = tensor_f32(t),
+                        .to = r->x,
                         .samples = i64_min(g->fed, g->total - g->done)};
     copy_all(&c);
     return 0;
@@ -294,9 +303,17 @@ int record_rows(const struct record *r, struct err *err)
     for (int i = 0; done >= 0 && i < r->samples->n_sets; i++) {
         const struct sample_set *set = &r->samples->set[i];
         struct reading g = {.r = r, .set = set, .input = first_input(m), .before = before};
-        const struct sampling s = {.data = set->data, .pool = r->o->pool, .samples = set->n, .index = set->index,
-                                   .n_index = set->n, .observe = observe, .observe_arg = &g, .watch = watch,
-                                   .start = start, .ran = ran, .arg = &g};
+        const struct sampling s = {.data = set->data,
+                                   .pool = r->o->pool,
+                                   .samples = set->n,
+                                   .index = set->index,
+                                   .n_index = set->n,
+                                   .observe = observe,
+                                   .observe_arg = &g,
+                                   .watch = watch,
+                                   .start = start,
+                                   .ran = ran,
+                                   .arg = &g};
         if (dataset_bind(set->data, m, err))
             done = -1;
         else

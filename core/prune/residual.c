@@ -20,9 +20,9 @@ enum { LOOK_BACK = 4096, OUT_SUM = 3 };
 
 struct join_kind {
     const char *type, *domain;
-    int sides;         /* inputs 0 .. sides - 1 are summed; 0: all */
-    int used_outputs;  /* outputs from 1 on that may be read, as bits */
-    int64_t opset;     /* needed of the default domain */
+    int sides;           /* inputs 0 .. sides - 1 are summed; 0: all */
+    int used_outputs;    /* outputs from 1 on that may be read, as bits */
+    int64_t opset;       /* needed of the default domain */
     const char *becomes; /* operator that is left; NULL: nothing */
     int (*drop)(struct edit *e, const struct residual_span *span, const struct join_kind *kind, struct err *err);
 };
@@ -34,14 +34,15 @@ static const struct join_kind joins[] = {
     {"Add", "", 2, 0, 1, NULL, drop_side},
     {"Sum", "", 0, 0, 1, NULL, drop_side},
     {"SkipLayerNormalization", "com.microsoft", 2, 1 << OUT_SUM, 17, "LayerNormalization", drop_skip},
-    {"SkipSimplifiedLayerNormalization", "com.microsoft", 2, 1 << OUT_SUM, 1, "SimplifiedLayerNormalization", drop_skip},
+    {"SkipSimplifiedLayerNormalization", "com.microsoft", 2, 1 << OUT_SUM, 1, "SimplifiedLayerNormalization",
+     drop_skip},
 };
 
 static const struct join_kind *join_of(const struct node *n)
 {
     for (size_t i = 0; i < sizeof joins / sizeof *joins; i++)
-        if (!strcmp(n->op_type, joins[i].type) && (*joins[i].domain ? n->domain && !strcmp(n->domain, joins[i].domain)
-                                                                    : model_domain_is_default(n->domain)))
+        if (!strcmp(n->op_type, joins[i].type) &&
+            (*joins[i].domain ? n->domain && !strcmp(n->domain, joins[i].domain) : model_domain_is_default(n->domain)))
             return &joins[i];
     return NULL;
 }
@@ -57,8 +58,8 @@ struct finder {
     int *hits; /* reads of a node's outputs by the branch; 0 outside a search */
     uint32_t *stack, *seen;
     int cap;
-    bool tried;               /* sizes were asked for */
-    struct shape *sized[2];   /* [n_values] for two sizes of what is free; NULL: they are not known */
+    bool tried;             /* sizes were asked for */
+    struct shape *sized[2]; /* [n_values] for two sizes of what is free; NULL: they are not known */
 };
 
 /* Nodes that only `span`'s branch needs. entry: [cap] values the branch starts from; returns how many, -1: no memory. */
@@ -170,7 +171,8 @@ static void infer_sizes(struct finder *f)
         const struct type *types;
         for (int i = 0; i < n; i++)
             plan_input_shape(plan, i, batch[k], other[k], &in[i]);
-        if (plan_infer(plan, in, &types, NULL) || !(f->sized[k] = calloc(f->m->n_values + (size_t)1, sizeof **f->sized)))
+        if (plan_infer(plan, in, &types, NULL) ||
+            !(f->sized[k] = calloc(f->m->n_values + (size_t)1, sizeof **f->sized)))
             break;
         for (uint32_t v = 0; v < f->m->n_values; v++)
             f->sized[k][v] = types[v].kind == TYPE_TENSOR && types[v].has_shape ? types[v].shape : SHAPE_UNKNOWN;
@@ -271,8 +273,8 @@ static int look_at_pair(struct finder *f, uint32_t join, const struct join_kind 
     if (region_find(f, side[0], &g[0], err) || region_find(f, side[1], &g[1], err))
         return -1;
     if (drop < 0) {
-        const int more = g[1].n_products > g[0].n_products ||
-                         (g[1].n_products == g[0].n_products && g[1].n_nodes >= g[0].n_nodes);
+        const int more =
+            g[1].n_products > g[0].n_products || (g[1].n_products == g[0].n_products && g[1].n_nodes >= g[0].n_nodes);
         projected = true;
         for (int k = 0; k < 2 && drop < 0; k++) {
             const int d = k == 0 ? more : !more;
@@ -282,8 +284,13 @@ static int look_at_pair(struct finder *f, uint32_t join, const struct join_kind 
     }
     if (drop < 0 || (g[drop].n_products == 0 && g[drop].n_nodes > 0))
         return 0;
-    struct residual_span span = {.join = join, .keep = drop ? a : b, .drop = drop ? b : a, .projected = projected,
-                                 .nodes = g[drop].nodes, .n_nodes = g[drop].n_nodes, .n_products = g[drop].n_products};
+    struct residual_span span = {.join = join,
+                                 .keep = drop ? a : b,
+                                 .drop = drop ? b : a,
+                                 .projected = projected,
+                                 .nodes = g[drop].nodes,
+                                 .n_nodes = g[drop].n_nodes,
+                                 .n_products = g[drop].n_products};
     span.skipped = unfit(f, &span, kind);
     *found = true;
     return add_span(f, &span, err);
@@ -294,7 +301,8 @@ static int look_at_join(struct finder *f, uint32_t join, struct err *err)
     const struct node *n = &f->m->nodes[join];
     const struct join_kind *kind = join_of(n);
     int sides = !kind ? 0 : kind->sides ? kind->sides : n->n_input;
-    if (!kind || sides > n->n_input || sides > 16 || !node_class(f->m, n) || n->n_output < 1 || n->output[0] == VALUE_NONE)
+    if (!kind || sides > n->n_input || sides > 16 || !node_class(f->m, n) || n->n_output < 1 ||
+        n->output[0] == VALUE_NONE)
         return 0;
     for (int a = 0; a < sides; a++)
         for (int b = a + 1; b < sides; b++) {
@@ -330,7 +338,8 @@ int residuals_find(struct residuals *r, struct model *m, struct err *err)
     struct finder f = {.r = r, .m = m};
     *r = (struct residuals){0};
     uint32_t *order = calloc((size_t)model_main(m)->n_nodes + 1, sizeof *order);
-    int rc = order ? finder_init(&f, order, err) : err_set(err, ERR_NOMEM, "out of memory while looking for residual branches");
+    int rc = order ? finder_init(&f, order, err)
+                   : err_set(err, ERR_NOMEM, "out of memory while looking for residual branches");
     for (int i = 0; rc == 0 && i < model_main(m)->n_nodes; i++)
         if (m->nodes[order[i]].op_type)
             rc = look_at_join(&f, order[i], err);
@@ -363,7 +372,8 @@ static int become(struct edit *e, uint32_t node, uint32_t value, uint32_t kept, 
     if (edit_bypass(e, node, kept, value))
         return 0;
     const char *name = e->m->nodes[node].name;
-    const uint32_t id = edit_add_node(e, 0, "Identity", name, &kept, 1, &value, 1); /* an output of the graph keeps its name */
+    const uint32_t id =
+        edit_add_node(e, 0, "Identity", name, &kept, 1, &value, 1); /* an output of the graph keeps its name */
     if (id == NODE_NONE)
         return err_set(err, ERR_NOMEM, "out of memory while leaving out a branch");
     edit_move_output(e, value, id, 0);

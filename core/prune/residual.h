@@ -16,7 +16,7 @@
 
 struct residual_span {
     uint32_t join;
-    int keep, drop; /* input slots of the join */
+    int keep, drop;  /* input slots of the join */
     uint32_t *nodes; /* that go with the branch, consumers first */
     int n_nodes, n_products;
     bool projected;      /* the kept side is computed too, from where the branch starts */

@@ -48,9 +48,9 @@ static const struct score_criterion criteria[] = {
 enum { N_CRITERIA = sizeof criteria / sizeof *criteria };
 
 /* The names in the order of the rows; the test compares them. */
-const char *const score_criteria[N_CRITERIA + 1] = {
-    "l1",   "l2",       "fpgm",   "bn_scale", "lamp",    "random", "activation",
-    "rank", "gradient", "taylor", "fisher",   "hessian", "reconstruction"};
+const char *const score_criteria[N_CRITERIA + 1] = {"l1",     "l2",         "fpgm",          "bn_scale", "lamp",
+                                                    "random", "activation", "rank",          "gradient", "taylor",
+                                                    "fisher", "hessian",    "reconstruction"};
 const char *const score_reductions[] = {"mean", "max", "sum", "first", NULL};
 const char *const score_normalizers[] = {"none", "mean", "max", "sum", "standard", "lamp", NULL};
 
@@ -96,8 +96,10 @@ static int normalize(double *s, int64_t n, enum score_normalizer how, struct err
     const double mean = sum / (double)n;
     for (int64_t i = 0; i < n; i++)
         squares += (s[i] - mean) * (s[i] - mean);
-    const double scale[] = {[SCORE_NORM_NONE] = 1,  [SCORE_NORM_MEAN] = mean,
-                            [SCORE_NORM_MAX] = most, [SCORE_NORM_SUM] = sum,
+    const double scale[] = {[SCORE_NORM_NONE] = 1,
+                            [SCORE_NORM_MEAN] = mean,
+                            [SCORE_NORM_MAX] = most,
+                            [SCORE_NORM_SUM] = sum,
                             [SCORE_NORM_STANDARD] = sqrt(squares / (double)n)};
     by = scale[how] > 0 ? 1 / scale[how] : 1;
     for (int64_t i = 0; i < n; i++)
@@ -128,8 +130,9 @@ static int run(struct score_ctx *c, const struct score_criterion *row, struct er
     if (row->run(c, err) || check_scores(c, err))
         return -1;
     for (int i = 0; i < c->g->n; i++)
-        if (c->score[i] && (normalize(c->score[i], c->g->at[i].n, row->lamp ? SCORE_NORM_LAMP : c->o->normalizer, err) ||
-                            score_balance(&c->g->at[i], c->score[i], err)))
+        if (c->score[i] &&
+            (normalize(c->score[i], c->g->at[i].n, row->lamp ? SCORE_NORM_LAMP : c->o->normalizer, err) ||
+             score_balance(&c->g->at[i], c->score[i], err)))
             return -1;
     return 0;
 }

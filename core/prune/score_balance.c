@@ -50,6 +50,12 @@ static int by_score(const void *pa, const void *pb)
     return a->score != b->score ? (a->score < b->score ? -1 : 1) : by_number(a->atom, b->atom);
 }
 
+static bool better(const double *score, int a, int b)
+{
+    const bool later = a > b;
+    return later ? score[a] >= score[b] : score[a] > score[b];
+}
+
 /* Marks the best atom of every axis that no marked atom lies on yet. */
 static void mark_best(const struct group *g, const double *score, bool *best)
 {
@@ -64,7 +70,7 @@ static void mark_best(const struct group *g, const double *score, bool *best)
                 found = ATOM_NONE;
                 break;
             }
-            if (found == ATOM_NONE || score[a] > score[found] || (score[a] == score[found] && a > found))
+            if (found == ATOM_NONE || better(score, a, found))
                 found = a;
         }
         if (found != ATOM_NONE)

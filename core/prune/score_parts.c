@@ -12,9 +12,16 @@ static const struct scale {
     const char *op;
     int slot;
 } scales[] = {
-    {"BatchNormalization", 1},   {"InstanceNormalization", 1},     {"GroupNormalization", 1},
-    {"LayerNormalization", 1},   {"RMSNormalization", 1},          {"SimplifiedLayerNormalization", 1},
-    {"SkipLayerNormalization", 2}, {"SkipSimplifiedLayerNormalization", 2}, {"GroupNorm", 1}, {"SkipGroupNorm", 1},
+    {"BatchNormalization", 1},
+    {"InstanceNormalization", 1},
+    {"GroupNormalization", 1},
+    {"LayerNormalization", 1},
+    {"RMSNormalization", 1},
+    {"SimplifiedLayerNormalization", 1},
+    {"SkipLayerNormalization", 2},
+    {"SkipSimplifiedLayerNormalization", 2},
+    {"GroupNorm", 1},
+    {"SkipGroupNorm", 1},
 };
 
 /* Marks of the nodes of one group: what they do with its weights. */
@@ -87,7 +94,7 @@ static int add_part(struct score_parts *p, int group, unsigned kind, const struc
         return err_set(err, ERR_NOMEM, "out of memory for scores");
     }
     p->at[p->n++] = (struct score_part){group, (enum score_kind)kind, mb, element};
-    return 0;
+    return 0; // cppcheck-suppress memleak
 }
 
 int score_parts_find(const struct score_ctx *c, unsigned kinds, const bool *only, struct score_parts *out,
@@ -147,12 +154,13 @@ int score_part_check(const struct score_ctx *c, const struct score_part *p, stru
     char label[200];
     for (int64_t i = 0; i < mb->size; i++)
         if (mb->atom[i] != ATOM_NONE && !isfinite(p->element[i]))
-            return err_set(err, ERR_MODEL,
-                           "%s '%s' of node '%s' gives %s at index %lld of axis %d, so its channels cannot be ranked by "
-                           "%s; repair it or exclude the layer",
-                           mb->constant ? "weight" : "value", name ? name : "?",
-                           mb->node < m->n_nodes ? node_label(m, mb->node, label, sizeof label) : "?",
-                           isnan(p->element[i]) ? "NaN" : "infinity", (long long)i, mb->axis, c->name);
+            return err_set(
+                err, ERR_MODEL,
+                "%s '%s' of node '%s' gives %s at index %lld of axis %d, so its channels cannot be ranked by "
+                "%s; repair it or exclude the layer",
+                mb->constant ? "weight" : "value", name ? name : "?",
+                mb->node < m->n_nodes ? node_label(m, mb->node, label, sizeof label) : "?",
+                isnan(p->element[i]) ? "NaN" : "infinity", (long long)i, mb->axis, c->name);
     return 0;
 }
 

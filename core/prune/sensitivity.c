@@ -26,8 +26,8 @@ struct analyse_sensitivity_params {
 #define P(f) PARAM(analyse_sensitivity_params, f)
 
 static const struct param params[] = {
-    {P(ratios), .kind = PARAM_NUMBERS, .def = "[0.1, 0.3, 0.5, 0.7, 0.9]", .min = 0, .max = 1, .above_min = true, .below_max = true,
-     .doc = "fractions of a group's channels to measure, ascending, at most 20"},
+    {P(ratios), .kind = PARAM_NUMBERS, .def = "[0.1, 0.3, 0.5, 0.7, 0.9]", .min = 0, .max = 1, .above_min = true,
+     .below_max = true, .doc = "fractions of a group's channels to measure, ascending, at most 20"},
     {P(criterion), .kind = PARAM_ENUM, .choices = score_criteria, .def = "\"l2\"",
      .doc = "which channels of a group go first, as in prune.channels"},
     {P(reduction), .kind = PARAM_ENUM, .choices = score_reductions, .def = "\"mean\"",
@@ -37,10 +37,12 @@ static const struct param params[] = {
     {P(score_samples), .kind = PARAM_INT, .def = "128", .min = 1, .max = 1000000,
      .doc = "samples of the dataset for criteria that look at data, and for recover"},
     {P(recover), .kind = PARAM_ENUM, .choices = recover_kinds, .def = "\"none\"",
-     .doc = "repair every pruned copy before it is measured, as prune.channels would: what then is lost is what recovery cannot bring back, "
+     .doc = "repair every pruned copy before it is measured, as prune.channels would: what then is lost is what "
+            "recovery cannot bring back, "
             "at the price of a repair for every point; auto: least_squares"},
     {P(target), .kind = PARAM_STRING,
-     .doc = "\"macs:0.5\", \"params:0.5\", \"bytes:0.5\", \"channels:0.5\": the fraction that may stay; the report then has the ratios "
+     .doc = "\"macs:0.5\", \"params:0.5\", \"bytes:0.5\", \"channels:0.5\": the fraction that may stay; the report "
+            "then has the ratios "
             "that should lose least, to be given to prune.channels as `ratios`"},
     {P(budget_s), .kind = PARAM_NUMBER, .def = "0", .min = 0, .max = 1e6,
      .doc = "most seconds for measuring; what was not measured by then is said. 0: no limit"},
@@ -52,8 +54,10 @@ static const struct param params[] = {
 /* "macs:0.5" into its parts; false: it says something else. */
 static bool parse_target(const char *text, struct sensitivity_target *target)
 {
-    static const char *const figures[] = {
-        [SENSITIVITY_MACS] = "macs", [SENSITIVITY_PARAMS] = "params", [SENSITIVITY_BYTES] = "bytes", [SENSITIVITY_CHANNELS] = "channels"};
+    static const char *const figures[] = {[SENSITIVITY_MACS] = "macs",
+                                          [SENSITIVITY_PARAMS] = "params",
+                                          [SENSITIVITY_BYTES] = "bytes",
+                                          [SENSITIVITY_CHANNELS] = "channels"};
     const char *colon = strchr(text, ':');
     char *end;
     for (size_t i = 0; colon && i < sizeof figures / sizeof *figures; i++) {
@@ -81,8 +85,10 @@ static void check(const void *p, const char *pointer, struct faults *faults)
         }
     snprintf(at, sizeof at, "%.180s/target", pointer);
     if (o->target && !parse_target(o->target, &target))
-        faults_add(faults, at,
-                   "target '%.60s' is not macs, params, bytes or channels with a fraction between 0 and 1, like \"macs:0.5\"", o->target);
+        faults_add(
+            faults, at,
+            "target '%.60s' is not macs, params, bytes or channels with a fraction between 0 and 1, like \"macs:0.5\"",
+            o->target);
 }
 
 struct run {
@@ -117,16 +123,25 @@ static int prepare(struct run *r, struct err *err)
     }
     if (prunable == 0)
         return err_set(err, ERR_MODEL, "the model has no channels that could be removed: %s",
-                       r->groups->n > 0 && r->groups->at[0].frozen ? r->groups->at[0].frozen : "no product with a constant weight");
+                       r->groups->n > 0 && r->groups->at[0].frozen ? r->groups->at[0].frozen
+                                                                   : "no product with a constant weight");
     return 0;
 }
 
 static int score(struct run *r, struct err *err)
 {
     struct step_ctx *c = r->c;
-    const struct score_opts o = {.criterion = r->p->criterion, .reduction = (enum score_reduction)r->p->reduction,
-                                 .normalizer = SCORE_NORM_NONE, .model = r->model, .data = c->data, .samples = r->p->score_samples,
-                                 .pool = c->pool, .seed = c->seed, .warnings = c->warnings, .progress = progress_of, .progress_arg = c};
+    const struct score_opts o = {.criterion = r->p->criterion,
+                                 .reduction = (enum score_reduction)r->p->reduction,
+                                 .normalizer = SCORE_NORM_NONE,
+                                 .model = r->model,
+                                 .data = c->data,
+                                 .samples = r->p->score_samples,
+                                 .pool = c->pool,
+                                 .seed = c->seed,
+                                 .warnings = c->warnings,
+                                 .progress = progress_of,
+                                 .progress_arg = c};
     r->score = score_groups(r->groups, &o, err);
     return r->score ? 0 : -1;
 }
@@ -139,12 +154,14 @@ static int refer(struct run *r, struct err *err)
     if (n == 0)
         err_set(err, ERR_DATASET, "the dataset is empty: analyse.sensitivity needs samples");
     if (n > 0)
-        r->reference = reference_new(r->model, &(struct reference_opts){.data = data, .index = index, .n = n, .pool = r->c->pool}, err);
+        r->reference = reference_new(
+            r->model, &(struct reference_opts){.data = data, .index = index, .n = n, .pool = r->c->pool}, err);
     free(index);
     if (!r->reference)
         return -1;
     if (!(reference_own(r->reference)->noise <= 0))
-        return err_set(err, ERR_NON_FINITE, "the model's own outputs on the samples are not all finite numbers, so that nothing can be "
+        return err_set(err, ERR_NON_FINITE,
+                       "the model's own outputs on the samples are not all finite numbers, so that nothing can be "
                        "measured against them");
     return 0;
 }
@@ -152,8 +169,12 @@ static int refer(struct run *r, struct err *err)
 static int repair(void *arg, struct model *cut, struct err *err)
 {
     const struct run *r = arg;
-    const struct recover_opts o = {.original = r->model, .data = r->c->data, .val_data = r->c->val_data, .samples = r->p->score_samples,
-                                   .pool = r->c->pool, .seed = r->c->seed};
+    const struct recover_opts o = {.original = r->model,
+                                   .data = r->c->data,
+                                   .val_data = r->c->val_data,
+                                   .samples = r->p->score_samples,
+                                   .pool = r->c->pool,
+                                   .seed = r->c->seed};
     return recover_run((enum recover_kind)r->p->recover, cut, &o, err);
 }
 
@@ -178,7 +199,8 @@ static void report_group(const struct run *r, int i, double ratio)
 {
     const struct group *g = &r->groups->at[i];
     const struct sensitivity_curve *c = &r->s->at[i];
-    struct layer_row row = {.node = g->node, .label = g->name, .weight = VALUE_NONE, .sqnr_db = NAN, .skipped = c->skipped};
+    struct layer_row row = {
+        .node = g->node, .label = g->name, .weight = VALUE_NONE, .sqnr_db = NAN, .skipped = c->skipped};
     row.before = json_pack("{s:I}", "channels", (json_int_t)(g->n ? g->n : g->n_members ? g->member[0].size : 0));
     if (!c->skipped) {
         json_t *curve = json_array();
@@ -221,7 +243,8 @@ static json_t *ratios_json(const struct run *r, const double *ratio)
         const json_t *old = key ? json_object_get(all, key) : NULL;
         const bool smaller = !old || ratio[i] < json_number_value(old);
         if (key && smaller && json_object_set_new(all, key, json_real(ratio[i])))
-            warnings_add(r->c->warnings, "analyse.sensitivity: group %d has a name that is not UTF-8 and is not among the ratios", i);
+            warnings_add(r->c->warnings,
+                         "analyse.sensitivity: group %d has a name that is not UTF-8 and is not among the ratios", i);
         free(key);
     }
     return all;
@@ -236,12 +259,15 @@ static int report_plan(struct run *r, double *ratio, struct err *err)
         return -1;
     struct layer_row row = {.node = NODE_NONE, .label = "all groups", .weight = VALUE_NONE, .sqnr_db = NAN};
     row.before = json_pack("{s:s}", "target", r->p->target);
-    row.after = json_pack("{s:f, s:b, s:f, s:o}", "left", plan.kept, "met", plan.met, "predicted_loss", plan.predicted, "ratios",
-                          ratios_json(r, ratio));
+    row.after = json_pack("{s:f, s:b, s:f, s:o}", "left", plan.kept, "met", plan.met, "predicted_loss", plan.predicted,
+                          "ratios", ratios_json(r, ratio));
     layer_report_add(r->c->layers, r->model, &row);
     if (!plan.met)
-        warnings_add(r->c->warnings, "analyse.sensitivity: target %.60s cannot be met by the ratios measured: %.3f is left with every group "
-                     "at the largest of them", r->p->target, plan.kept);
+        warnings_add(
+            r->c->warnings,
+            "analyse.sensitivity: target %.60s cannot be met by the ratios measured: %.3f is left with every group "
+            "at the largest of them",
+            r->p->target, plan.kept);
     return 0;
 }
 
@@ -261,7 +287,8 @@ static int report(struct run *r, struct err *err)
     for (int i = 0; rc == 0 && i < r->groups->n; i++)
         report_group(r, i, r->p->target ? ratio[i] : NAN);
     if (r->s->missing > 0)
-        warnings_add(r->c->warnings, "analyse.sensitivity: %lld points were not measured, because budget_s %g was spent",
+        warnings_add(r->c->warnings,
+                     "analyse.sensitivity: %lld points were not measured, because budget_s %g was spent",
                      (long long)r->s->missing, r->p->budget_s);
     free(ratio);
     return rc;
@@ -275,11 +302,19 @@ static int run(struct step_ctx *c, struct err *err)
         return err_set(err, ERR_RECIPE, "analyse.sensitivity needs a dataset to measure on");
     if (prepare(&r, err) || score(&r, err) || refer(&r, err))
         goto out;
-    r.s = sensitivity_measure(&(struct sensitivity_opts){.model = r.model, .groups = r.groups, .score = r.score, .ratios = r.p->ratios.at,
-                                                         .n_ratios = r.p->ratios.count, .selected = r.selected,
-                                                         .reference = r.reference, .budget_s = r.p->budget_s,
-                                                         .repair = r.p->recover == RECOVER_NONE ? NULL : repair, .repair_arg = &r,
-                                                         .progress = progress_of, .progress_arg = c}, err);
+    r.s = sensitivity_measure(&(struct sensitivity_opts){.model = r.model,
+                                                         .groups = r.groups,
+                                                         .score = r.score,
+                                                         .ratios = r.p->ratios.at,
+                                                         .n_ratios = r.p->ratios.count,
+                                                         .selected = r.selected,
+                                                         .reference = r.reference,
+                                                         .budget_s = r.p->budget_s,
+                                                         .repair = r.p->recover == RECOVER_NONE ? NULL : repair,
+                                                         .repair_arg = &r,
+                                                         .progress = progress_of,
+                                                         .progress_arg = c},
+                              err);
     if (r.s)
         rc = report(&r, err);
 out:
@@ -296,8 +331,10 @@ out:
 METHOD(analyse_sensitivity) = {
     .name = "analyse.sensitivity",
     .summary = "how much the model suffers when each group of channels is pruned alone",
-    .doc = "For every dependency group and a few ratios: the group alone loses its least important channels, and the outputs are held against "
-           "the original's: top-1 where there are labels, Kullback-Leibler divergence and disagreement of the scores, noise. With target "
+    .doc = "For every dependency group and a few ratios: the group alone loses its least important channels, and the "
+           "outputs are held against "
+           "the original's: top-1 where there are labels, Kullback-Leibler divergence and disagreement of the scores, "
+           "noise. With target "
            "also the ratios for each group that reach it where it hurts least. The model stays as it is.",
     .params = params,
     .params_size = sizeof(struct analyse_sensitivity_params),

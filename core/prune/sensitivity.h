@@ -27,7 +27,7 @@ struct sensitivity_point {
 struct sensitivity_curve {
     struct sensitivity_point *at; /* by ascending ratio */
     int n;                        /* 0: no curve, see skipped */
-    int64_t least;       /* atoms that stay, whatever is asked for */
+    int64_t least;                /* atoms that stay, whatever is asked for */
     const int64_t *order;         /* [group's n] atoms, the first to go first; NULL without a curve */
     const char *skipped;          /* why there is none: "frozen: ..."; NULL */
 };
@@ -44,14 +44,15 @@ struct sensitivity {
 struct sensitivity_opts {
     const struct model *model; /* the one the groups were found on; not changed */
     const struct groups *groups;
-    double *const *score;  /* of score_groups: the least go first, ties by number */
-    const double *ratios;  /* ascending, in (0, 1) */
+    double *const *score; /* of score_groups: the least go first, ties by number */
+    const double *ratios; /* ascending, in (0, 1) */
     int n_ratios;
-    const bool *selected;  /* [groups->n] groups to look at; NULL: all that can be pruned */
-    int64_t min_keep;      /* atoms left in a group; 0: 1 */
+    const bool *selected;        /* [groups->n] groups to look at; NULL: all that can be pruned */
+    int64_t min_keep;            /* atoms left in a group; 0: 1 */
     struct reference *reference; /* of the model */
-    double budget_s;       /* 0: no limit. The middle ratio of every group is measured first */
-    int (*repair)(void *arg, struct model *cut, struct err *err); /* before a cut model is measured (recover.h); may be NULL */
+    double budget_s;             /* 0: no limit. The middle ratio of every group is measured first */
+    int (*repair)(void *arg, struct model *cut,
+                  struct err *err); /* before a cut model is measured (recover.h); may be NULL */
     void *repair_arg;
     int (*progress)(void *arg, int64_t done, int64_t total, struct err *err); /* not 0 stops; may be NULL */
     void *progress_arg;

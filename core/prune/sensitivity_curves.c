@@ -85,12 +85,13 @@ static int prepare_curve(struct sensitivity *s, const struct sensitivity_opts *o
         return no_memory(err);
     c->n = o->n_ratios;
     for (int k = 0; k < c->n; k++)
-        c->at[k] = (struct sensitivity_point){.ratio = o->ratios[k], .kept = kept_at(g->n, o->ratios[k], min_keep), .loss = NAN};
+        c->at[k] = (struct sensitivity_point){
+            .ratio = o->ratios[k], .kept = kept_at(g->n, o->ratios[k], min_keep), .loss = NAN};
     return 0;
 }
 
-static int run_without(const struct sensitivity_opts *o, int i, const struct sensitivity_curve *c, struct sensitivity_point *p,
-                       struct err *err)
+static int run_without(const struct sensitivity_opts *o, int i, const struct sensitivity_curve *c,
+                       struct sensitivity_point *p, struct err *err)
 {
     const struct group *g = &o->groups->at[i];
     const bool **gone = calloc((size_t)o->groups->n + 1, sizeof *gone);
@@ -289,10 +290,14 @@ static int figure_now(struct walk *w, double *figure, struct err *err)
     }
     if (groups_cost(w->s->groups, (const bool *const *)w->flags, &cost, err))
         return -1;
-    const int64_t v = w->target->figure == SENSITIVITY_MACS ? cost.macs : w->target->figure == SENSITIVITY_PARAMS ? cost.params : cost.bytes;
+    const int64_t v = w->target->figure == SENSITIVITY_MACS     ? cost.macs
+                      : w->target->figure == SENSITIVITY_PARAMS ? cost.params
+                                                                : cost.bytes;
     if (v < 0)
-        return err_set(err, ERR_MODEL, "the model's multiply-accumulates are not known, because shapes in it are not; set the target on "
-                       "params instead");
+        return err_set(
+            err, ERR_MODEL,
+            "the model's multiply-accumulates are not known, because shapes in it are not; set the target on "
+            "params instead");
     *figure = (double)v;
     return 0;
 }

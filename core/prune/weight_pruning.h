@@ -67,9 +67,9 @@ struct prune_run {
     enum weights_scope scope; /* never SCOPE_AUTO */
     struct prune_item *item;
     int n;
-    struct spill *spill; /* where new weights lie */
-    bool last;    /* of the steps of a schedule */
-    double share; /* of the final sparsity that this step reaches */
+    struct spill *spill;  /* where new weights lie */
+    bool last;            /* of the steps of a schedule */
+    double share;         /* of the final sparsity that this step reaches */
     struct model *before; /* as it was when the step began; NULL without weights_obs */
 };
 

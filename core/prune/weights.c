@@ -35,8 +35,9 @@ static const struct param params[] = {
      .doc = "unstructured; n:m as 2:4 or 4:8 (of m neighbours along what is summed over, n stay; input channels are "
             "neighbours in convolutions); or blocks as 4x1 (outputs by neighbours)"},
     {P(criterion), .kind = PARAM_ENUM, .choices = weights_criteria_names, .def = "\"magnitude\"",
-     .doc = "what ranks the weights; gradient, taylor, fisher, snip, wanda and obs need a dataset. obs also changes the "
-            "weights that stay, so that outputs change least"},
+     .doc =
+         "what ranks the weights; gradient, taylor, fisher, snip, wanda and obs need a dataset. obs also changes the "
+         "weights that stay, so that outputs change least"},
     {P(scope), .kind = PARAM_ENUM, .choices = scopes, .def = "\"auto\"",
      .doc = "rank the weights within each layer, within each row of a layer (what makes one output), or all together; "
             "auto: row for wanda, global for lamp, snip and obs, else layer"},
@@ -73,7 +74,8 @@ static enum weights_scope scope_of(const struct prune_weights_params *o, enum st
 static void check_groups(const struct prune_weights_params *o, int given, const char *pointer, struct faults *faults)
 {
     if (given > 0)
-        faults_add(faults, pointer, "structure=%s says itself how many weights go: leave out sparsity, threshold, keep and drop",
+        faults_add(faults, pointer,
+                   "structure=%s says itself how many weights go: leave out sparsity, threshold, keep and drop",
                    structure_text(o));
     if (o->scope != SCOPE_AUTO || o->allocation != ALLOCATE_UNIFORM)
         faults_add(faults, pointer, "structure=%s ranks within its groups: leave out scope and allocation",
@@ -106,7 +108,8 @@ static void check(const void *p, const char *pointer, struct faults *faults)
     if (o->has_threshold && o->allocation == ALLOCATE_ERK)
         faults_add(faults, pointer, "allocation=erk shares a sparsity, and a threshold is none");
     if (o->scope == SCOPE_GLOBAL && o->allocation == ALLOCATE_ERK)
-        faults_add(faults, pointer, "scope=global ranks all layers together, so allocation=erk cannot share among them");
+        faults_add(faults, pointer,
+                   "scope=global ranks all layers together, so allocation=erk cannot share among them");
     if ((o->scope == SCOPE_LAYER || o->scope == SCOPE_ROW) && o->allocation == ALLOCATE_GLOBAL)
         faults_add(faults, pointer, "allocation=global ranks all layers together, but scope=%s", scopes[o->scope]);
     if (o->scope == SCOPE_ROW && s.kind == STRUCTURE_BLOCK)
@@ -220,15 +223,18 @@ static void report_all(struct prune_run *r)
         return;
     }
     if (empty > 0)
-        warnings_add(r->c->warnings, "%d layer%s, '%s' first, lost every weight: the output is then the same for all inputs "
-                                     "there",
+        warnings_add(r->c->warnings,
+                     "%d layer%s, '%s' first, lost every weight: the output is then the same for all inputs "
+                     "there",
                      empty, empty == 1 ? "" : "s", node_label(m, r->item[first_empty].ref.node, label, sizeof label));
     if (magnitude > 0)
-        warnings_add(r->c->warnings, "%d of %d weights were ranked by magnitude, each layer by itself: %s says nothing of them "
-                                     "(the layers say why)",
+        warnings_add(r->c->warnings,
+                     "%d of %d weights were ranked by magnitude, each layer by itself: %s says nothing of them "
+                     "(the layers say why)",
                      magnitude, r->n, r->criterion->name);
-    warnings_add(r->c->warnings, "no speed gain in ONNX Runtime: it stores and multiplies the zeros; what shrinks is the "
-                                 "compressed size");
+    warnings_add(r->c->warnings,
+                 "no speed gain in ONNX Runtime: it stores and multiplies the zeros; what shrinks is the "
+                 "compressed size");
 }
 
 /* ---- flow ---- */
@@ -315,11 +321,15 @@ out:
 METHOD(prune_weights) = {
     .name = "prune.weights",
     .summary = "zero the least important weights: single ones, n:m groups or blocks",
-    .doc = "Pruning of the weights of Conv, ConvTranspose, Gemm, MatMul, recurrent layers, Einsum and Attention. Give exactly one "
-           "of sparsity, threshold, keep and drop, or structure=n:m. Equal scores go in file order. Without labels in the "
-           "dataset gradient, taylor and fisher draw them from the model's own output. Blocks at the edge of a weight may be "
-           "smaller, and the last group of n:m keeps n too. Shapes stay as they are: the zeros pay off in compressed files and "
-           "on runtimes with sparse kernels.",
+    .doc =
+        "Pruning of the weights of Conv, ConvTranspose, Gemm, MatMul, recurrent layers, Einsum and Attention. Give "
+        "exactly one "
+        "of sparsity, threshold, keep and drop, or structure=n:m. Equal scores go in file order. Without labels in the "
+        "dataset gradient, taylor and fisher draw them from the model's own output. Blocks at the edge of a weight may "
+        "be "
+        "smaller, and the last group of n:m keeps n too. Shapes stay as they are: the zeros pay off in compressed "
+        "files and "
+        "on runtimes with sparse kernels.",
     .params = params,
     .params_size = sizeof(struct prune_weights_params),
     .needs = NEEDS_NOTHING,

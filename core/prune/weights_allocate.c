@@ -48,9 +48,10 @@ void erk_densities(int n, const double *size, const double *sum, double density,
 
 static int allocate_erk(struct prune_run *r, struct err *err)
 {
-    double *v = calloc((size_t)r->n * 3 + 1, sizeof *v), *size = v, *sum = v + r->n, *density = sum + r->n;
+    double *v = calloc((size_t)r->n * 3 + 1, sizeof *v);
     if (!v)
         return err_set(err, ERR_NOMEM, "out of memory while sharing sparsity among layers");
+    double *size = v, *sum = v + r->n, *density = sum + r->n;
     for (int i = 0; i < r->n; i++) {
         const struct shape *s = &r->item[i].ref.tensor->shape;
         for (int a = 0; a < s->rank; a++)

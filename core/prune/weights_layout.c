@@ -15,8 +15,8 @@ struct layout {
     const struct node *n;
     int slot;
     struct weight_view v;
-    unsigned rows;   /* axes that say which row */
-    int64_t groups;  /* rows of a group read the same input */
+    unsigned rows;  /* axes that say which row */
+    int64_t groups; /* rows of a group read the same input */
     int64_t taps;
 };
 
@@ -236,7 +236,8 @@ static const char *unfit(const struct prune_run *r, const struct prune_item *it)
 {
     const struct structure *s = &r->structure;
     if (it->matrix.rows == 0 && (s->kind != STRUCTURE_NONE || r->scope == SCOPE_ROW))
-        return "how its weight lies in rows is not known (graph.optimize may help), so only single weights of the layer can be "
+        return "how its weight lies in rows is not known (graph.optimize may help), so only single weights of the "
+               "layer can be "
                "ranked";
     if (s->kind == STRUCTURE_NM && it->matrix.k <= s->a)
         return "its rows are no longer than what stays of a group, so nothing goes";

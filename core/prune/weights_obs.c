@@ -97,14 +97,16 @@ static bool find_bias(struct work *x, const struct prune_item *it, struct bias *
     return own_constant(x, b->value, rows);
 }
 
-static int write_bias(struct work *x, const struct prune_item *it, const struct bias *b, const double *shift, struct err *err)
+static int write_bias(struct work *x, const struct prune_item *it, const struct bias *b, const double *shift,
+                      struct err *err)
 {
     struct model *m = x->r->c->model;
     const struct model *before = x->r->before;
     const struct tensor *old = b->value == VALUE_NONE ? NULL : value_const(m, b->value);
     struct tensor t = {0};
     int rc = old ? tensor_copy(&t, old, err) : tensor_alloc(&t, DTYPE_FLOAT, &SHAPE(it->matrix.rows), err);
-    if (rc == 0 && old && b->value < before->n_values) { /* the shift is from there, also in later steps of a schedule */
+    if (rc == 0 && old &&
+        b->value < before->n_values) { /* the shift is from there, also in later steps of a schedule */
         tensor_fini(&t);
         rc = tensor_copy(&t, value_const(before, b->value), err);
     } else if (rc == 0) {
@@ -132,7 +134,7 @@ static int write_bias(struct work *x, const struct prune_item *it, const struct 
 struct part {
     const struct prune_item *it;
     int64_t first, rows, k;
-    double *h, *cross; /* [k][k] in the order of the item's k: damped; x_a x_b, damped likewise */
+    double *h, *cross;        /* [k][k] in the order of the item's k: damped; x_a x_b, damped likewise */
     double *dense, *w, *orig; /* [rows][k] */
     unsigned char *keep;
     bool given;   /* the item's mask is settled */
@@ -162,7 +164,8 @@ static bool part_make(struct part *p)
 }
 
 /* Moments in the item's order, about the means if `about`, damped; the rows as they were when the step began. */
-static void part_fill(struct part *p, const struct prune_run *r, const struct pair_moments *g, int64_t group, bool about)
+static void part_fill(struct part *p, const struct prune_run *r, const struct pair_moments *g, int64_t group,
+                      bool about)
 {
     const struct prune_item *it = p->it;
     const int64_t k = p->k;
@@ -189,7 +192,8 @@ static void part_fill(struct part *p, const struct prune_run *r, const struct pa
         for (int64_t i = 0; i < k; i++) {
             const int64_t at = weight_matrix_at(&it->matrix, p->first + row, i);
             p->orig[row * k + i] = dtype_get(was->dtype, was->data, at);
-            p->keep[row * k + i] = dtype_get(it->ref.tensor->dtype, it->ref.tensor->data, at) != 0 && (!given || given[at]);
+            p->keep[row * k + i] =
+                dtype_get(it->ref.tensor->dtype, it->ref.tensor->data, at) != 0 && (!given || given[at]);
         }
 }
 
@@ -233,8 +237,15 @@ static int64_t part_goes(const struct part *p)
 
 static int part_prune(struct part *p, const struct prune_run *r, double *error, struct err *err)
 {
-    struct obs o = {.rows = p->rows, .k = p->k, .h = p->h, .dense = p->dense, .keep = p->keep, .w = p->w,
-                    .goes = part_goes(p), .each_row = r->scope == SCOPE_ROW, .pool = r->c->pool};
+    struct obs o = {.rows = p->rows,
+                    .k = p->k,
+                    .h = p->h,
+                    .dense = p->dense,
+                    .keep = p->keep,
+                    .w = p->w,
+                    .goes = part_goes(p),
+                    .each_row = r->scope == SCOPE_ROW,
+                    .pool = r->c->pool};
     int rc = 0;
     if (r->structure.kind == STRUCTURE_NM) {
         o.n = r->structure.a;
@@ -278,7 +289,8 @@ static int prune_layer(struct work *x, struct prune_item *it, const struct pair_
 {
     struct prune_run *r = x->r;
     const int64_t per = it->matrix.rows / g->groups;
-    double *values = malloc((size_t)it->count * sizeof *values), *shift = calloc((size_t)it->matrix.rows, sizeof *shift);
+    double *values = malloc((size_t)it->count * sizeof *values),
+           *shift = calloc((size_t)it->matrix.rows, sizeof *shift);
     struct part p = {.it = it, .rows = per, .k = g->k};
     struct bias bias = {.value = VALUE_NONE};
     const bool about = find_bias(x, it, &bias);
@@ -367,7 +379,8 @@ static int progress(void *arg, int64_t done, int64_t total, struct err *err)
 {
     struct work *x = arg;
     struct step_ctx *c = x->r->c;
-    return c->progress ? c->progress(c, "obs", x->pass * total + done, i64_max(x->passes, x->pass + 1) * total, err) : 0;
+    return c->progress ? c->progress(c, "obs", x->pass * total + done, i64_max(x->passes, x->pass + 1) * total, err)
+                       : 0;
 }
 
 static int run_pass(struct work *x, int first, int end, struct err *err)
@@ -379,8 +392,15 @@ static int run_pass(struct work *x, int first, int end, struct err *err)
     int rc = nodes && moments ? 0 : no_memory(err);
     for (int i = 0; rc == 0 && i < n; i++)
         nodes[i] = x->layer[first + i].it->ref.node;
-    const struct pair_gram run = {.a = r->before, .b = r->c->model, .data = r->c->data, .pool = r->c->pool,
-                                  .samples = r->o->samples, .rows = ROWS, .nodes = nodes, .n = n, .progress = progress,
+    const struct pair_gram run = {.a = r->before,
+                                  .b = r->c->model,
+                                  .data = r->c->data,
+                                  .pool = r->c->pool,
+                                  .samples = r->o->samples,
+                                  .rows = ROWS,
+                                  .nodes = nodes,
+                                  .n = n,
+                                  .progress = progress,
                                   .progress_arg = x};
     if (rc == 0)
         rc = pair_gram_run(&run, moments, err);
@@ -421,7 +441,8 @@ int weights_obs(struct prune_run *r, struct err *err)
         return -1;
     if (order_layers(&x, err))
         goto out;
-    const int64_t samples = i64_min(r->o->samples > 0 ? r->o->samples : INT64_MAX, i64_max(1, dataset_count(r->c->data)));
+    const int64_t samples =
+        i64_min(r->o->samples > 0 ? r->o->samples : INT64_MAX, i64_max(1, dataset_count(r->c->data)));
     const double affordable = PASS_BUDGET / (2 * macs_of(r->before) * (double)samples);
     x.passes = affordable >= x.n ? x.n : affordable < 1 ? 1 : (int64_t)affordable;
     for (int64_t pass = 0; pass < x.passes; pass++) {

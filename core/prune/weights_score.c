@@ -21,7 +21,6 @@
 #include "core/stats/hessian.h"
 #include "core/stats/sample_gradients.h"
 
-
 static int no_memory(struct err *err)
 {
     return err_set(err, ERR_NOMEM, "out of memory while scoring weights");
@@ -242,9 +241,18 @@ static int run_gradients(struct gradients *x, bool labels, struct err *err)
         x->item[x->n++] = it;
     }
     x->share = 1 / (double)n;
-    const struct sample_gradients run = {.data = r->c->data, .index = index, .n = n, .pool = r->c->pool, .seed = r->c->seed,
-                                         .labels = labels, .weights = weights, .n_weights = x->n, .each = each_gradient,
-                                         .arg = x, .progress = gradient_progress, .progress_arg = r->c};
+    const struct sample_gradients run = {.data = r->c->data,
+                                         .index = index,
+                                         .n = n,
+                                         .pool = r->c->pool,
+                                         .seed = r->c->seed,
+                                         .labels = labels,
+                                         .weights = weights,
+                                         .n_weights = x->n,
+                                         .each = each_gradient,
+                                         .arg = x,
+                                         .progress = gradient_progress,
+                                         .progress_arg = r->c};
     rc = x->n > 0 ? sample_gradients_run(r->c->model, &run, err) : 0;
 out:
     free(weights);
@@ -276,8 +284,9 @@ static int prepare_snip(struct prune_run *r, struct err *err)
     const bool labels = dataset_labels_are_classes(r->c->data);
     double sum = 0;
     if (!labels)
-        warnings_add(r->c->warnings, "the dataset has no classes: snip took the mean of |w g| over samples, with labels drawn "
-                                     "from the model's own output, in place of |w| times the mean gradient");
+        warnings_add(r->c->warnings,
+                     "the dataset has no classes: snip took the mean of |w g| over samples, with labels drawn "
+                     "from the model's own output, in place of |w| times the mean gradient");
     if (prepare_gradients(r, labels ? add_signed : add_taylor, err))
         return -1;
     for (int pass = 0; pass < 2; pass++)
@@ -355,7 +364,7 @@ static int score_obs(struct prune_item *it, const struct gram_matrix *g, struct 
 
 const char *weights_no_moments(const struct prune_run *r, const struct prune_item *it)
 {
-    return it->shared           ? "several nodes read its weight"
+    return it->shared            ? "several nodes read its weight"
            : it->matrix.rows < 1 ? "how its weight lies in rows is not known"
                                  : gram_refusal(r->c->model, it->ref.node);
 }
@@ -382,13 +391,20 @@ static int moments_progress(void *arg, int64_t done, int64_t total, struct err *
     return gradient_progress(((const struct moments *)arg)->r->c, done, total, err);
 }
 
-static int prepare_moments(struct prune_run *r, int (*score)(struct prune_item *, const struct gram_matrix *, struct err *),
-                           struct err *err)
+static int prepare_moments(struct prune_run *r,
+                           int (*score)(struct prune_item *, const struct gram_matrix *, struct err *), struct err *err)
 {
     struct moments x = {r, score};
     uint32_t *nodes = calloc((size_t)r->n + 1, sizeof *nodes);
-    struct gram_job job = {.m = r->c->model, .data = r->c->data, .pool = r->c->pool, .samples = r->o->samples, .nodes = nodes,
-                           .each = each_gram, .progress = moments_progress, .arg = &x, .seed = r->c->seed};
+    struct gram_job job = {.m = r->c->model,
+                           .data = r->c->data,
+                           .pool = r->c->pool,
+                           .samples = r->o->samples,
+                           .nodes = nodes,
+                           .each = each_gram,
+                           .progress = moments_progress,
+                           .arg = &x,
+                           .seed = r->c->seed};
     if (!nodes)
         return no_memory(err);
     for (int n = 0; n < r->n; n++) {
@@ -431,8 +447,8 @@ static const struct weights_criterion criteria[] = {
     {"wanda", WITH_DATA, SCOPE_ROW, NULL, false, prepare_wanda},
     {"obs", WITH_DATA, SCOPE_GLOBAL, NULL, true, prepare_obs},
 };
-const char *const weights_criteria_names[] = {"magnitude", "l1_normalised", "random", "lamp",  "gradient", "taylor",
-                                              "fisher",    "snip",          "wanda",  "obs", NULL};
+const char *const weights_criteria_names[] = {"magnitude", "l1_normalised", "random", "lamp", "gradient", "taylor",
+                                              "fisher",    "snip",          "wanda",  "obs",  NULL};
 _Static_assert(sizeof weights_criteria_names / sizeof *weights_criteria_names == sizeof criteria / sizeof *criteria + 1,
                "a name for each criterion");
 

@@ -218,7 +218,7 @@ static int make_codes(struct qdq *q, const struct product *p, const double *floo
                                 .pool = calibration_pool(q->calibration),
                                 .adds_in_32 =
                                     !dtype_is_8bit(q->value[p->x].dtype) ||
-                                        conv_is_depthwise(&q->m->nodes[p->node], t)}; /* kernels of their own: int32 sums */
+                                    conv_is_depthwise(&q->m->nodes[p->node], t)}; /* kernels of their own: int32 sums */
     if (!dtype_is_8bit(p->dtype) || !p->symmetric)
         return wide_weight_make(code, t, &opts, p->symmetric, isa_row(q->opts->isa)->pairs && !opts.adds_in_32, err);
     if (reach_of(q, p, &opts.reach, err))

@@ -64,8 +64,9 @@ PRESET(prune_weights) = {
 
 PRESET(prune_channels) = {
     .name = "prune-channels",
-    .summary = "Takes whole channels out until half of the multiply-accumulates are left: a smaller dense network, faster "
-               "in every runtime. With a dataset (no labels) the loss is repaired; without, fine-tune afterwards.",
+    .summary =
+        "Takes whole channels out until half of the multiply-accumulates are left: a smaller dense network, faster "
+        "in every runtime. With a dataset (no labels) the loss is repaired; without, fine-tune afterwards.",
     .recipe = "{\"steps\": [{\"method\": \"prune.channels\", \"target\": \"macs:0.5\", \"round_to\": 8}, "
               "{\"method\": \"graph.optimize\"}]}",
 };

@@ -18,7 +18,7 @@ static const double CLOSE = 1e-10; /* of the residual's square: where conjugate 
 struct least_squares {
     struct rows x;
     struct pool *pool;
-    bool dual;       /* fewer rows than columns: `moment` is X X^T / n */
+    bool dual; /* fewer rows than columns: `moment` is X X^T / n */
     int64_t side;
     double *moment;  /* [side][side], both halves */
     double *factor;  /* of moment + ridge * mean diagonal */
@@ -52,10 +52,17 @@ static void add_square(void *arg, int64_t task, int lane)
                   across = l->dual ? l->x.stride : 1;
     float *product = s->scratch + (int64_t)lane * SQUARE * SQUARE;
     for (int64_t at = 0; at < long_side; at += TILE_ROWS) {
-        const struct gemm g = {.trans_a = !l->dual, .trans_b = l->dual, .m = rows, .n = cols,
-                               .k = i64_min(TILE_ROWS, long_side - at), .lda = l->x.stride, .ldb = l->x.stride,
-                               .ldc = cols, .alpha = 1};
-        gemm_f32_tile(&g, l->x.at + at * step + i * SQUARE * across, l->x.at + at * step + j * SQUARE * across, product);
+        const struct gemm g = {.trans_a = !l->dual,
+                               .trans_b = l->dual,
+                               .m = rows,
+                               .n = cols,
+                               .k = i64_min(TILE_ROWS, long_side - at),
+                               .lda = l->x.stride,
+                               .ldb = l->x.stride,
+                               .ldc = cols,
+                               .alpha = 1};
+        gemm_f32_tile(&g, l->x.at + at * step + i * SQUARE * across, l->x.at + at * step + j * SQUARE * across,
+                      product);
         double *to = l->moment + i * SQUARE * l->side + j * SQUARE;
         for (int64_t r = 0; r < rows; r++)
             for (int64_t c = 0; c < cols; c++)
@@ -80,7 +87,8 @@ static int add_moments(struct least_squares *l, struct err *err)
         trace += l->moment[i * l->side + i];
     }
     l->diagonal = trace / (double)l->x.width;
-    return isfinite(trace) ? 0 : err_set(err, ERR_MODEL, "what the product reads is not finite, or its squares are not");
+    return isfinite(trace) ? 0
+                           : err_set(err, ERR_MODEL, "what the product reads is not finite, or its squares are not");
 }
 
 struct least_squares *least_squares_new(const struct rows *x, struct pool *pool, struct err *err)
@@ -140,7 +148,8 @@ static int make_factor(struct least_squares *l, double ridge, struct err *err)
             return 0;
         }
     }
-    return err_set(err, ERR_MODEL, "the covariance of what the product reads has no Cholesky factor with ridge %g", ridge);
+    return err_set(err, ERR_MODEL, "the covariance of what the product reads has no Cholesky factor with ridge %g",
+                   ridge);
 }
 
 /* ---- products with the rows ---- */
@@ -153,8 +162,14 @@ static int correlate(const struct least_squares *l, const struct rows *e, double
         return nomem(err);
     memset(out, 0, (size_t)(outputs * k) * sizeof *out);
     for (int64_t at = 0; at < l->x.n; at += TILE_ROWS) {
-        const struct gemm g = {.trans_a = true, .m = outputs, .n = k, .k = i64_min(TILE_ROWS, l->x.n - at),
-                               .lda = e->stride, .ldb = l->x.stride, .ldc = k, .alpha = 1};
+        const struct gemm g = {.trans_a = true,
+                               .m = outputs,
+                               .n = k,
+                               .k = i64_min(TILE_ROWS, l->x.n - at),
+                               .lda = e->stride,
+                               .ldb = l->x.stride,
+                               .ldc = k,
+                               .alpha = 1};
         gemm_f32(l->pool, &g, e->at + at * e->stride, l->x.at + at * l->x.stride, part);
         for (int64_t i = 0; i < outputs * k; i++)
             out[i] += (double)part[i];
@@ -167,8 +182,14 @@ static int correlate(const struct least_squares *l, const struct rows *e, double
 
 void least_squares_apply(const struct rows *x, const float *change, int64_t outputs, struct pool *pool, float *add)
 {
-    const struct gemm g = {.trans_b = true, .m = x->n, .n = outputs, .k = x->width, .lda = x->stride, .ldb = x->width,
-                           .ldc = outputs, .alpha = 1};
+    const struct gemm g = {.trans_b = true,
+                           .m = x->n,
+                           .n = outputs,
+                           .k = x->width,
+                           .lda = x->stride,
+                           .ldb = x->width,
+                           .ldc = outputs,
+                           .alpha = 1};
     gemm_f32(pool, &g, x->at, change, add);
 }
 
@@ -308,9 +329,7 @@ static int solve_masked(struct least_squares *l, double ridge, const struct rows
 {
     const int64_t count = e->width * l->x.width;
     double *work = calloc((size_t)count, 4 * sizeof *work), *rho = calloc((size_t)e->width, 2 * sizeof *rho);
-    struct masked m = {.l = l, .outputs = e->width, .k = l->x.width, .damp = damping(l, ridge), .keep = keep,
-                       .residual = work, .direction = work + count, .image = work + 2 * count,
-                       .solution = work + 3 * count};
+    struct masked m = {.l = l, .outputs = e->width, .k = l->x.width, .damp = damping(l, ridge), .keep = keep};
     int rc = -1;
     if (l->dual) {
         m.single = malloc((size_t)count * sizeof *m.single);
@@ -320,6 +339,10 @@ static int solve_masked(struct least_squares *l, double ridge, const struct rows
         nomem(err);
         goto out;
     }
+    m.residual = work;
+    m.direction = work + count;
+    m.image = work + 2 * count;
+    m.solution = work + 3 * count;
     if (masked_run(&m, e, rho, rho + e->width, err))
         goto out;
     for (int64_t i = 0; i < count; i++)
@@ -333,8 +356,8 @@ out:
     return rc;
 }
 
-int least_squares_solve(struct least_squares *l, double ridge, const struct rows *error, const bool *keep, float *change,
-                        struct err *err)
+int least_squares_solve(struct least_squares *l, double ridge, const struct rows *error, const bool *keep,
+                        float *change, struct err *err)
 {
     if (keep)
         return solve_masked(l, ridge, error, keep, change, err);

@@ -31,8 +31,8 @@ struct least_squares *least_squares_new(const struct rows *x, struct pool *pool,
 void least_squares_free(struct least_squares *l);
 /* change [outputs][k] for errors [n][outputs]. ridge > 0. keep: [outputs][k] flags of the weights that may change, NULL: all.
  * A ridge used again costs no new factor; one too small for a factor of rows that depend on each other grows tenfold. */
-int least_squares_solve(struct least_squares *l, double ridge, const struct rows *error, const bool *keep, float *change,
-                        struct err *err);
+int least_squares_solve(struct least_squares *l, double ridge, const struct rows *error, const bool *keep,
+                        float *change, struct err *err);
 /* What the change does to the outputs: add [n][outputs] = x change^T. */
 void least_squares_apply(const struct rows *x, const float *change, int64_t outputs, struct pool *pool, float *add);
 

@@ -19,7 +19,7 @@ struct pair {
     struct row_source source;
     struct pair_moments *m;
     int64_t width, filled, rows_per_sample, samples;
-    float *a, *b;     /* [TILE][width] */
+    float *a, *b;       /* [TILE][width] */
     struct tensor of_a; /* the input, of this batch */
 };
 
@@ -29,7 +29,7 @@ struct pairing {
     struct plan *plan_b;
     float *square; /* [k][k] of the largest k */
     bool *watch;
-    int n_real;    /* samples of this batch, the others are repeats */
+    int n_real; /* samples of this batch, the others are repeats */
     int fed;
 };
 
@@ -38,7 +38,8 @@ static size_t bytes_of(const struct row_source *s)
     size_t squares, tiles, all;
     const size_t k = (size_t)s->k, width = (size_t)s->groups;
     if (!size_mul(k, k, &squares) || !size_mul(squares, width * 2 * sizeof(double), &squares) ||
-        !size_mul(k, width * (2 * TILE * sizeof(float) + 2 * sizeof(double)), &tiles) || !size_add(squares, tiles, &all))
+        !size_mul(k, width * (2 * TILE * sizeof(float) + 2 * sizeof(double)), &tiles) ||
+        !size_add(squares, tiles, &all))
         return SIZE_MAX;
     return all;
 }
@@ -65,7 +66,8 @@ void pair_moments_fini(struct pair_moments *m)
 static void add_product(struct pairing *x, struct pair *t, int64_t group, const float *left, double *sum)
 {
     const int64_t k = t->source.k;
-    struct gemm g = {.trans_a = true, .m = k, .n = k, .k = t->filled, .lda = t->width, .ldb = t->width, .ldc = k, .alpha = 1};
+    struct gemm g = {
+        .trans_a = true, .m = k, .n = k, .k = t->filled, .lda = t->width, .ldb = t->width, .ldc = k, .alpha = 1};
     gemm_f32(x->p->pool, &g, left + group * k, t->b + group * k, x->square);
     for (int64_t i = 0; i < k * k; i++)
         sum[group * k * k + i] += (double)x->square[i];
@@ -117,8 +119,8 @@ static void add_sample(struct pairing *x, struct pair *t, const struct row_layou
     const int64_t wanted = t->rows_per_sample > 0 ? i64_min(t->rows_per_sample, l->rows) : l->rows;
     for (int64_t at = 0; at < wanted;) {
         const int64_t n = i64_min(wanted - at, TILE - t->filled);
-        struct reading r = {l, a, b, t->a + t->filled * t->width, t->b + t->filled * t->width, at, wanted, n, t->width,
-                            t->samples};
+        struct reading r = {
+            l, a, b, t->a + t->filled * t->width, t->b + t->filled * t->width, at, wanted, n, t->width, t->samples};
         pool_run(n * t->width > 16384 ? x->p->pool : NULL, i64_ceil_div(n, READ_ROWS), read_rows, &r);
         t->filled += n;
         at += n;
@@ -195,9 +197,12 @@ static int pair_make(struct pairing *x, int64_t i, int64_t samples, struct err *
         return 0;
     const size_t k = (size_t)t->source.k, width = k * (size_t)t->source.groups;
     t->width = (int64_t)width;
-    *t->m = (struct pair_moments){.groups = t->source.groups, .k = t->source.k,
-                                  .bb = calloc(width * k, sizeof(double)), .ab = calloc(width * k, sizeof(double)),
-                                  .mean_a = calloc(width, sizeof(double)), .mean_b = calloc(width, sizeof(double))};
+    *t->m = (struct pair_moments){.groups = t->source.groups,
+                                  .k = t->source.k,
+                                  .bb = calloc(width * k, sizeof(double)),
+                                  .ab = calloc(width * k, sizeof(double)),
+                                  .mean_a = calloc(width, sizeof(double)),
+                                  .mean_b = calloc(width, sizeof(double))};
     t->a = malloc(TILE * width * sizeof *t->a);
     t->b = malloc(TILE * width * sizeof *t->b);
     t->rows_per_sample = x->p->rows > 0 ? i64_ceil_div(x->p->rows * t->source.k, i64_max(samples, 1)) : 0;
@@ -224,7 +229,9 @@ static void finish(struct pairing *x, struct pair *t)
         m->mean_a[i] /= n;
         m->mean_b[i] /= n;
     }
-    m->why = m->rows == 0 ? "its input was never seen" : finite ? NULL : "its input is not finite, or its squares are not";
+    m->why = m->rows == 0 ? "its input was never seen"
+             : finite     ? NULL
+                          : "its input is not finite, or its squares are not";
 }
 
 int pair_gram_run(const struct pair_gram *p, struct pair_moments *out, struct err *err)
@@ -264,8 +271,13 @@ int pair_gram_run(const struct pair_gram *p, struct pair_moments *out, struct er
     if (!x.plan_b)
         goto out;
     const struct plan_run_opts run = {.observe = observe_a, .observe_arg = &x};
-    const struct evaluate_opts each = {.pool = p->pool, .batch = SAMPLING_BATCH, .batch_bytes = SAMPLING_BYTES,
-                                       .index = index, .n_index = samples, .run = &run, .progress = p->progress,
+    const struct evaluate_opts each = {.pool = p->pool,
+                                       .batch = SAMPLING_BATCH,
+                                       .batch_bytes = SAMPLING_BYTES,
+                                       .index = index,
+                                       .n_index = samples,
+                                       .run = &run,
+                                       .progress = p->progress,
                                        .progress_arg = p->progress_arg};
     if (evaluate_each(plan_a, p->a, p->data, &each, run_b, &x, err) < 0)
         goto out;

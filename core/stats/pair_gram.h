@@ -14,10 +14,10 @@
 
 struct pair_moments {
     int64_t groups, k, rows;
-    double *bb;             /* [groups][k][k] mean of x_b x_b^T */
-    double *ab;             /* [groups][k][k] mean of x_a x_b^T: a's element is the row */
+    double *bb;              /* [groups][k][k] mean of x_b x_b^T */
+    double *ab;              /* [groups][k][k] mean of x_a x_b^T: a's element is the row */
     double *mean_a, *mean_b; /* [groups][k] */
-    const char *why;        /* nothing is known of this node, and why; a static string */
+    const char *why;         /* nothing is known of this node, and why; a static string */
 };
 
 struct pair_gram {

@@ -28,9 +28,17 @@ static int add_sample(void *arg, const struct grad *grad, struct err *err)
 int sensitivity_fisher(const struct model *m, const struct fisher_opts *o, double *score, struct err *err)
 {
     struct fisher f = {o, score};
-    const struct sample_gradients run = {.data = o->data, .index = o->index, .n = o->n, .pool = o->pool, .seed = o->seed,
-                                         .weights = o->weights, .n_weights = o->n_weights, .each = add_sample, .arg = &f,
-                                         .progress = o->progress, .progress_arg = o->progress_arg};
+    const struct sample_gradients run = {.data = o->data,
+                                         .index = o->index,
+                                         .n = o->n,
+                                         .pool = o->pool,
+                                         .seed = o->seed,
+                                         .weights = o->weights,
+                                         .n_weights = o->n_weights,
+                                         .each = add_sample,
+                                         .arg = &f,
+                                         .progress = o->progress,
+                                         .progress_arg = o->progress_arg};
     for (int w = 0; w < o->n_weights; w++)
         score[w] = 0;
     return sample_gradients_run(m, &run, err);

@@ -15,7 +15,16 @@
 #include "core/model/model.h"
 #include "core/step/layer_report.h"
 
-enum param_kind { PARAM_INT, PARAM_NUMBER, PARAM_BOOL, PARAM_STRING, PARAM_ENUM, PARAM_GLOBS, PARAM_JSON, PARAM_NUMBERS };
+enum param_kind {
+    PARAM_INT,
+    PARAM_NUMBER,
+    PARAM_BOOL,
+    PARAM_STRING,
+    PARAM_ENUM,
+    PARAM_GLOBS,
+    PARAM_JSON,
+    PARAM_NUMBERS
+};
 
 struct globs {
     const char **at; /* fnmatch patterns over node names */
@@ -41,26 +50,34 @@ struct param {
     size_t given;
     bool required;
 };
-#define PARAM_NAMED(i) (-1 - (int64_t)(i)) /* the value of choices[i] of a PARAM_INT, whose numbers are then not negative */
+#define PARAM_NAMED(i)                                                                                                 \
+    (-1 - (int64_t)(i)) /* the value of choices[i] of a PARAM_INT, whose numbers are then not negative */
 #define PARAM(struct_type, field) .name = #field, .offset = offsetof(struct struct_type, field)
 #define PARAM_GIVEN(struct_type, field) (offsetof(struct struct_type, field) + 1)
 
-enum method_needs { NEEDS_NOTHING = 0, NEEDS_DATA = 1, NEEDS_LABELS = 2, NEEDS_RUN = 4 /* the engine must be able to run the model */ };
+enum method_needs {
+    NEEDS_NOTHING = 0,
+    NEEDS_DATA = 1,
+    NEEDS_LABELS = 2,
+    NEEDS_RUN = 4 /* the engine must be able to run the model */
+};
 
 /* What a step works with. */
 struct step_ctx {
-    struct model *model;      /* changed in place */
+    struct model *model;        /* changed in place */
     const struct model *source; /* as it came into the recipe, with the same ids; weights are shared */
-    const void *params;       /* the row's params_size bytes, parsed */
-    struct dataset *data;     /* bound to the model; NULL without data */
-    struct dataset *val_data; /* for decisions (early stop, max_drop, search); bind it before use. NULL: none was given, then hold
+    const void *params;         /* the row's params_size bytes, parsed */
+    struct dataset *data;       /* bound to the model; NULL without data */
+    struct dataset
+        *val_data; /* for decisions (early stop, max_drop, search); bind it before use. NULL: none was given, then hold
                                * samples of `data` back (design 4) */
     struct pool *pool;
     uint64_t seed;
     struct rng *rng;
     struct layer_report *layers; /* add a row for every layer touched or left alone */
     struct warnings *warnings;
-    json_t *targets; /* array: a step with a limit of its own adds {"target", "wanted", "got", "met"}, which count with the recipe's
+    json_t *
+        targets; /* array: a step with a limit of its own adds {"target", "wanted", "got", "met"}, which count with the recipe's
                       * targets; NULL: nobody asks */
     /* Progress within this step; -1 when the job was canceled (err set): stop at once. May be called from the step's thread only. */
     int (*progress)(struct step_ctx *c, const char *stage, int64_t done, int64_t total, struct err *err);

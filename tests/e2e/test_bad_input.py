@@ -409,15 +409,22 @@ def test_missing_labels(s, model):
             422, "recipe_invalid", "/recipe/targets/max_accuracy_drop: " + says, [("/recipe/targets/max_accuracy_drop", says)])
 
 
-def test_missing_dataset(s, model):
-    says = "quantize.static needs a dataset, and none is given"
-    refused(s, lambda: s.post_json("/v1/jobs", {"model": model, "recipe": STATIC}), 422, "recipe_invalid", "/recipe/steps/0: " + says, [("/recipe/steps/0", says)])
+@pytest.mark.parametrize("recipe, says", [
+    (STATIC, "quantize.static needs a dataset, and none is given"),
+    ({"steps": [{"method": "prune.channels", "ratio": 0.5, "criterion": "taylor"}]}, "prune.channels needs a dataset with these parameters, and none is given"),
+])
+def test_missing_dataset(s, model, recipe, says):
+    refused(s, lambda: s.post_json("/v1/jobs", {"model": model, "recipe": recipe}), 422, "recipe_invalid", "/recipe/steps/0: " + says, [("/recipe/steps/0", says)])
 
 
 # ---- recipes
 
 def step(**parameters):
     return {"steps": [{"method": "prune.weights", **parameters}]}
+
+
+def channels(**parameters):
+    return {"steps": [{"method": "prune.channels", **parameters}]}
 
 
 RECIPES = {
@@ -428,10 +435,15 @@ RECIPES = {
     "fraction for a count": ({"steps": [{"method": "quantize.static", "samples": 1.5}]}, "/steps/0/samples", "'samples' must be an integer, found a number (1.5)"),
     "too large": (step(sparsity=2), "/steps/0/sparsity", "'sparsity' must be between 0 and 1, found 2"),
     "too small": ({"steps": [{"method": "quantize.static", "samples": 0}]}, "/steps/0/samples", "'samples' must be between 1 and 1000000, found 0"),
-    "not of the list": (step(sparsity=0.5, scope="universe"), "/steps/0/scope", "'scope' must be one of layer, global, found \"universe\""),
+    "not of the list": (step(sparsity=0.5, scope="universe"), "/steps/0/scope", "'scope' must be one of auto, layer, global, row, found \"universe\""),
     "no glob": (step(sparsity=0.5, include=3), "/steps/0/include", "'include' must be a glob or a list of globs over node names, found an integer (3)"),
     "none of four": (step(), "/steps/0", "prune.weights needs exactly one of sparsity, threshold, keep and drop; 0 are given"),
     "two of four": (step(sparsity=0.5, keep=3), "/steps/0", "prune.weights needs exactly one of sparsity, threshold, keep and drop; 2 are given"),
+    "channels without a measure": (channels(), "/steps/0", "prune.channels needs one of ratio and target (or ratios)"),
+    "channels by two measures": (channels(ratio=0.5, target="macs:0.5"), "/steps/0", "prune.channels takes one of ratio and target, not several"),
+    "ratio of a group": (channels(ratio=0.5, ratios={"conv": 2}), "/steps/0/ratios/conv", "the ratio of 'conv' must be at least 0 and below 1, found 2"),
+    "more than all": (step(structure="3:2"), "/steps/0/structure",
+                      "'structure' is \"3:2\": of n:m, n weights of m neighbours stay: n must be at least 1 and below m, m at most 64"),
     "no steps": ({}, "/steps", "'steps' is missing; an empty list is allowed and leaves the model as it is"),
     "steps null": ({"steps": None}, "/steps", "'steps' must be an array of steps, found null"),
     "step a number": ({"steps": [3]}, "/steps/0", "a step must be an object with a 'method', found an integer"),

@@ -77,6 +77,18 @@ def test_pruned_models_run_in_onnx_runtime(name, tmp_path):
     assert all(weights[r["weight"]] == r["shape"] for r in rows if "skipped" not in r and r["weight"] in weights)
 
 
+@needs_shared
+@pytest.mark.parametrize("name", ["shuffle-cifar", "vit-fashion"])
+@pytest.mark.parametrize("ratio", [0.5, 0.9])
+def test_no_axis_is_emptied(name, ratio, tmp_path):
+    """Fused query-key-value weights and channel shuffles hold channels of several kinds in one group: some of each stay."""
+    model, out = path_of(name, tmp_path), tmp_path / "out.onnx"
+    report = apply("prune.channels", model, out, ratio=ratio, recover="none")
+    feed = feeds(model)
+    assert worst(outputs(out, [feed])[1], our_outputs(out, feed, tmp_path)) < 1e-4
+    assert report["ratio"]["params"] < (1 - ratio) ** 1.5
+
+
 def zeroed(model, folder):
     """Three of ten output channels of every product but the last are zero, with their biases and normalization: index % 10 < 3."""
     m = onnx.load(str(model))

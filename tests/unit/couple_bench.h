@@ -248,8 +248,8 @@ static inline void know_less(struct bench *b, const struct computed *computed)
     b->list = (struct sym_list){.count = (int)tensor_count(&b->c.in[computed->slot]), .at = b->sym};
     for (int i = 0; i < MAX_SIZES; i++) {
         b->sym[i] = computed->v[i] == ANY ? SYM_UNKNOWN
-                    : computed->v[i] < -1     ? (struct sym){computed->v[i], false}
-                                              : sym_number(computed->v[i]);
+                    : computed->v[i] < -1 ? (struct sym){computed->v[i], false}
+                                          : sym_number(computed->v[i]);
         if (computed->slot > 0 && i < b->types[0].shape.rank)
             b->types[0].shape.dim[i] = computed->x[i];
     }
@@ -288,8 +288,15 @@ static inline bool bench_ask(struct bench *b, const struct computed *computed, s
     void *attrs = arena_calloc(b->arena, b->op->attrs_size + 1, 1);
     const struct node *node = &b->c.m->nodes[b->c.node];
     const int opset = (int)model_opset(b->c.m, b->op->domain);
-    b->infer = (struct infer_ctx){.node = node, .attrs = attrs, .opset = opset, .n_in = b->c.n_in, .n_out = b->c.n_out,
-                                  .in = b->in, .in_value = b->value, .in_sizes = b->sizes, .out = b->out,
+    b->infer = (struct infer_ctx){.node = node,
+                                  .attrs = attrs,
+                                  .opset = opset,
+                                  .n_in = b->c.n_in,
+                                  .n_out = b->c.n_out,
+                                  .in = b->in,
+                                  .in_value = b->value,
+                                  .in_sizes = b->sizes,
+                                  .out = b->out,
                                   .arena = b->arena};
     b->k = (struct coupling){.infer = &b->infer, .arena = b->arena};
     if (op_parse_attrs(b->op, b->c.m, node, attrs, b->arena, err) < 0 || b->op->infer(&b->infer, err) < 0)
@@ -315,7 +322,8 @@ static inline struct bench *bench_new(const struct op_class *op, const struct op
 }
 
 /* The rule's answer for a sample. */
-static inline struct bench *bench_open(const struct op_class *op, const struct op_sample *s, const struct computed *computed)
+static inline struct bench *bench_open(const struct op_class *op, const struct op_sample *s,
+                                       const struct computed *computed)
 {
     struct err err = {0};
     struct bench *b = bench_new(op, s);
@@ -325,7 +333,7 @@ static inline struct bench *bench_open(const struct op_class *op, const struct o
 }
 
 static inline bool run_model(const struct bench *b, const struct model *m, const struct tensor *fed, struct tensor *out,
-                      const char *what)
+                             const char *what)
 {
     struct err err = {0};
     struct plan *plan = plan_new(m, NULL, &err);
@@ -368,10 +376,10 @@ static const struct {
     const char *type;
     int slot, zero_point, axis;
 } zero_points[] = {
-    {"MatMulInteger", 0, 2, -2},       {"MatMulInteger", 1, 3, -1},   {"ConvInteger", 0, 2, 0},
-    {"ConvInteger", 1, 3, 0},          {"QLinearMatMul", 0, 2, -2},   {"QLinearMatMul", 3, 5, -1},
-    {"QLinearConv", 0, 2, 0},          {"QLinearConv", 3, 5, 0},      {"MatMulIntegerToFloat", 0, 4, -2},
-    {"MatMulIntegerToFloat", 1, 5, -1}, {"QGemm", 0, 2, 0},           {"QGemm", 3, 5, -1},
+    {"MatMulInteger", 0, 2, -2},        {"MatMulInteger", 1, 3, -1}, {"ConvInteger", 0, 2, 0},
+    {"ConvInteger", 1, 3, 0},           {"QLinearMatMul", 0, 2, -2}, {"QLinearMatMul", 3, 5, -1},
+    {"QLinearConv", 0, 2, 0},           {"QLinearConv", 3, 5, 0},    {"MatMulIntegerToFloat", 0, 4, -2},
+    {"MatMulIntegerToFloat", 1, 5, -1}, {"QGemm", 0, 2, 0},          {"QGemm", 3, 5, -1},
 };
 
 static inline double zero_of(const struct bench *b, int slot, const struct tensor *t, int64_t element)
@@ -561,7 +569,7 @@ static inline void check_classes(struct bench *b)
 }
 
 static inline struct bench *solve(const struct op_class *op, const struct op_sample *s, const struct computed *computed,
-                           int choice)
+                                  int choice)
 {
     struct bench *b = bench_open(op, s, computed);
     apply_links(b);

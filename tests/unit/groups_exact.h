@@ -27,8 +27,8 @@ struct exact_inputs {
 };
 
 /* Seeded inputs of a model: floats normal, integers 0..9 (0 and 1 for bool). other: sizes that are not numbers. */
-static inline int exact_fill(const struct model *m, int64_t batch, int64_t other, uint64_t seed, struct exact_inputs *in,
-                             struct err *err)
+static inline int exact_fill(const struct model *m, int64_t batch, int64_t other, uint64_t seed,
+                             struct exact_inputs *in, struct err *err)
 {
     struct plan *plan = plan_new(m, &(struct plan_opts){0}, err);
     struct rng rng;
@@ -46,9 +46,9 @@ static inline int exact_fill(const struct model *m, int64_t batch, int64_t other
         rc = tensor_alloc(&in->at[in->n], dtype, &shape, err);
         for (int64_t i = 0; rc == 0 && i < tensor_count(&in->at[in->n]); i++)
             dtype_set(dtype, in->at[in->n].data, i,
-                      dtype_is_float(dtype)   ? rng_normal(&rng)
+                      dtype_is_float(dtype) ? rng_normal(&rng)
                       : dtype == DTYPE_BOOL ? (double)rng_below(&rng, 2)
-                                              : (double)rng_below(&rng, 10));
+                                            : (double)rng_below(&rng, 10));
     }
     plan_free(plan);
     return rc;
@@ -116,7 +116,8 @@ static inline bool exact_makes(const struct group *g, uint32_t node)
 }
 
 /* m: a clone of the groups' model. */
-static inline int exact_zero(struct model *m, const struct group *g, const bool *gone, enum exact_zero how, struct err *err)
+static inline int exact_zero(struct model *m, const struct group *g, const bool *gone, enum exact_zero how,
+                             struct err *err)
 {
     for (int i = 0; i < g->n_members; i++) {
         const struct group_member *p = &g->member[i];
@@ -188,7 +189,8 @@ static inline int exact_costs(const struct model *m, const struct exact_inputs *
 
 /* Remove `gone` of group `which` from a clone; *cut (may be NULL) gets it. */
 static inline int exact_check(const struct model *m, const struct groups *g, int which, const bool *gone,
-                              const struct exact_inputs *in, struct exact_result *r, struct model **cut, struct err *err)
+                              const struct exact_inputs *in, struct exact_result *r, struct model **cut,
+                              struct err *err)
 {
     const bool **all = calloc((size_t)g->n + 1, sizeof *all);
     struct model *pruned = model_clone(m, err), *zeroed = NULL;

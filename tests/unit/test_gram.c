@@ -52,9 +52,9 @@ static void moments(const struct tensor *y, int axis, int64_t c, double *square,
 struct product_case {
     const char *op;
     struct shape x, w;
-    int w_out;      /* axis of the weight's outputs */
-    int y_axis;     /* of the outputs in y */
-    bool left;      /* the weight is the left operand */
+    int w_out;  /* axis of the weight's outputs */
+    int y_axis; /* of the outputs in y */
+    bool left;  /* the weight is the left operand */
     const char *attr[4];
     int64_t ints[4][6]; /* count, then numbers; count -1: one number */
 };
@@ -65,15 +65,35 @@ static const struct product_case cases[] = {
     {"MatMul", {4, {2, 3, 6, 5}}, {3, {1, 5, 4}}, .w_out = 2, .y_axis = 3},
     {"MatMul", {3, {3, 5, 6}}, {2, {4, 5}}, .w_out = 0, .y_axis = 1, .left = true},
     {"Gemm", {2, {9, 5}}, {2, {5, 4}}, .w_out = 1, .y_axis = 1},
-    {"Gemm", {2, {5, 9}}, {2, {4, 5}}, .w_out = 0, .y_axis = 1, .attr = {"transA", "transB"},
+    {"Gemm",
+     {2, {5, 9}},
+     {2, {4, 5}},
+     .w_out = 0,
+     .y_axis = 1,
+     .attr = {"transA", "transB"},
      .ints = {{-1, 1}, {-1, 1}}},
-    {"Conv", {4, {2, 3, 7, 6}}, {4, {4, 3, 3, 2}}, .w_out = 0, .y_axis = 1, .attr = {"pads", "strides", "dilations"},
+    {"Conv",
+     {4, {2, 3, 7, 6}},
+     {4, {4, 3, 3, 2}},
+     .w_out = 0,
+     .y_axis = 1,
+     .attr = {"pads", "strides", "dilations"},
      .ints = {{4, 1, 0, 2, 1}, {2, 2, 1}, {2, 1, 2}}},
-    {"Conv", {4, {2, 4, 5, 5}}, {4, {6, 2, 3, 3}}, .w_out = 0, .y_axis = 1, .attr = {"group", "pads"},
+    {"Conv",
+     {4, {2, 4, 5, 5}},
+     {4, {6, 2, 3, 3}},
+     .w_out = 0,
+     .y_axis = 1,
+     .attr = {"group", "pads"},
      .ints = {{-1, 2}, {4, 1, 1, 1, 1}}},
     {"Conv", {4, {3, 5, 6, 6}}, {4, {5, 1, 3, 3}}, .w_out = 0, .y_axis = 1, .attr = {"group"}, .ints = {{-1, 5}}},
     {"Conv", {3, {2, 3, 9}}, {3, {4, 3, 4}}, .w_out = 0, .y_axis = 1, .attr = {"strides"}, .ints = {{1, 3}}},
-    {"Conv", {5, {1, 2, 4, 5, 3}}, {5, {3, 2, 2, 2, 3}}, .w_out = 0, .y_axis = 1, .attr = {"pads"},
+    {"Conv",
+     {5, {1, 2, 4, 5, 3}},
+     {5, {3, 2, 2, 2, 3}},
+     .w_out = 0,
+     .y_axis = 1,
+     .attr = {"pads"},
      .ints = {{5, 0, 1, 1, 0, 0}}},
 };
 
@@ -245,14 +265,23 @@ static struct model *two_layers(int64_t batch, uint32_t *nodes)
 }
 
 /* batch -1: the model takes any. */
-static void collect(const struct tensor *x, int64_t batch, struct pool *pool, size_t memory, int64_t rows, struct kept *out)
+static void collect(const struct tensor *x, int64_t batch, struct pool *pool, size_t memory, int64_t rows,
+                    struct kept *out)
 {
     uint32_t nodes[3];
     struct err err = {0};
     struct model *m = two_layers(batch, nodes);
     struct dataset *ds = g_dataset(x, m);
-    const struct gram_job job = {.m = m, .data = ds, .pool = pool, .samples = 37, .nodes = nodes, .n_nodes = 3,
-                                 .memory_bytes = memory, .rows_per_sample = rows, .each = keep, .arg = out};
+    const struct gram_job job = {.m = m,
+                                 .data = ds,
+                                 .pool = pool,
+                                 .samples = 37,
+                                 .nodes = nodes,
+                                 .n_nodes = 3,
+                                 .memory_bytes = memory,
+                                 .rows_per_sample = rows,
+                                 .each = keep,
+                                 .arg = out};
     *out = (struct kept){0};
     if (gram_each(&job, &err))
         fail_msg("%s", err.msg);

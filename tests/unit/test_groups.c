@@ -22,12 +22,14 @@ static uint32_t weight(struct model *m, const char *name, struct shape shape)
 }
 
 /* A convolution of `out` filters with bias; kernel 1 or 3 (padded); the weight is "<name>.w". */
-static uint32_t conv(struct model *m, const char *name, uint32_t x, int64_t in, int64_t out, int64_t kernel, int64_t group)
+static uint32_t conv(struct model *m, const char *name, uint32_t x, int64_t in, int64_t out, int64_t kernel,
+                     int64_t group)
 {
     char w[64], b[64];
     snprintf(w, sizeof w, "%s.w", name);
     snprintf(b, sizeof b, "%s.b", name);
-    const uint32_t y = G_OP(m, "Conv", name, x, weight(m, w, SHAPE(out, in / group, kernel, kernel)), weight(m, b, SHAPE(out)));
+    const uint32_t y =
+        G_OP(m, "Conv", name, x, weight(m, w, SHAPE(out, in / group, kernel, kernel)), weight(m, b, SHAPE(out)));
     node_set_int(m, g_maker(m, y), "group", group);
     if (kernel == 3)
         node_set_ints(m, g_maker(m, y), "pads", (int64_t[]){1, 1, 1, 1}, 4);
@@ -147,7 +149,8 @@ static void attention(struct model *m)
     static const char *const names[3][3] = {{"q", "qr", "qt"}, {"k", "kr", "kt"}, {"v", "vr", "vt"}};
     for (int i = 0; i < 3; i++) {
         part[i] = RESHAPE(m, names[i][1], matmul(m, names[i][0], x, 6, 12), 2, 5, 3, 4);
-        part[i] = i == 1 ? TRANSPOSE(m, names[i][2], part[i], 0, 2, 3, 1) : TRANSPOSE(m, names[i][2], part[i], 0, 2, 1, 3);
+        part[i] =
+            i == 1 ? TRANSPOSE(m, names[i][2], part[i], 0, 2, 3, 1) : TRANSPOSE(m, names[i][2], part[i], 0, 2, 1, 3);
     }
     uint32_t p = attr_int(m, G_OP(m, "Softmax", "p", G_OP(m, "MatMul", "qk", part[0], part[1])), "axis", -1);
     uint32_t y = TRANSPOSE(m, "yt", G_OP(m, "MatMul", "pv", p, part[2]), 0, 2, 1, 3);
@@ -180,7 +183,8 @@ static void grouped_queries(struct model *m) /* 4 query heads, 2 of keys and val
 
 static void split(struct model *m)
 {
-    uint32_t a = conv(m, "c1", image(m), 3, 12, 1, 1), out[2] = {model_add_value(m, 0, "s1", false), model_add_value(m, 0, "s2", false)};
+    uint32_t a = conv(m, "c1", image(m), 3, 12, 1, 1),
+             out[2] = {model_add_value(m, 0, "s1", false), model_add_value(m, 0, "s2", false)};
     uint32_t in[2] = {a, g_ints(m, "sizes", 2, (int64_t[]){8, 4})};
     model_add_node(m, 0, "Split", NULL, "split", in, 2, out, 2);
     node_set_int(m, m->n_nodes - 1, "axis", 1);
@@ -223,7 +227,8 @@ static void branch(struct model *m) /* c1's channels are read inside an If */
         model_add_node(m, graph, i ? "Relu" : "Tanh", NULL, NULL, &a, 1, &y[i], 1);
         struct graph *g = &m->graphs[graph];
         g_declare(m, &g->outputs, &g->n_outputs, y[i], type_tensor(DTYPE_FLOAT, &SHAPE_UNKNOWN));
-        attr[i] = (struct attr){.name = i ? "else_branch" : "then_branch", .type = ATTR_GRAPH, .has_type = true, .count = 1};
+        attr[i] =
+            (struct attr){.name = i ? "else_branch" : "then_branch", .type = ATTR_GRAPH, .has_type = true, .count = 1};
         attr[i].graphs = model_alloc(m, 1, sizeof *attr[i].graphs);
         attr[i].graphs[0] = graph;
     }
@@ -286,10 +291,20 @@ static const struct {
     {"grouped queries", grouped_queries, GROUPS_INNER, false, {{"q", 3}, {"v", 3}, {"o", 0, "output"}}},
     {"grouped heads", grouped_queries, GROUPS_OUTER, false, {{"q", 2, NULL, "heads"}, {"o", 0, "output"}}},
     {"split", split, GROUPS_INNER, false, {{"c1", 12}, {"c3", 0, "output"}}},
-    {"unknown", unknown, GROUPS_INNER, true, {{"c1", 8}, {"c2", 0, "node 'odd': FooBar is not known"}, {"c3", 0, "node 'c3': the shape of 'odd' is not known"}}},
+    {"unknown",
+     unknown,
+     GROUPS_INNER,
+     true,
+     {{"c1", 8},
+      {"c2", 0, "node 'odd': FooBar is not known"},
+      {"c3", 0, "node 'c3': the shape of 'odd' is not known"}}},
     {"output", outputs, GROUPS_INNER, false, {{"c1", 0, "output 'b' of the model"}, {"c2", 0, "output 'c2'"}}},
     {"partly", partly, GROUPS_INNER, false, {{"c1", 4, "output 'first' of the model"}, {"c2", 0, "output"}}},
-    {"branch", branch, GROUPS_INNER, true, {{"c1", 0, "value 'c1' is read by a nested graph"}, {"c2", 0, "the shape of 'chosen' is not known"}}},
+    {"branch",
+     branch,
+     GROUPS_INNER,
+     true,
+     {{"c1", 0, "value 'c1' is read by a nested graph"}, {"c2", 0, "the shape of 'chosen' is not known"}}},
     {"computed shape", computed_shape, GROUPS_INNER, true, {{"c1", 0, "node 'r': "}, {"g1", 0, "output"}}},
     {"shape arithmetic", shape_arithmetic, GROUPS_INNER, false, {{"c1", 8}, {"g1", 0, "output"}}},
     {"one atom", one_atom, GROUPS_INNER, false, {{"c1", 1}, {"c2", 0, "output"}}},
@@ -380,8 +395,8 @@ static void cut_all(const char *name, const struct model *m, enum groups_mode mo
         if (g->at[i].n > 1 && exact_check(m, g, i, gone, &in, &r, &cut, &err))
             fail_msg("%s, group '%s': %s", name, g->at[i].name, err.msg);
         if (g->at[i].n > 1 && (!(r.error < 1e-5) || !r.cost_agrees))
-            fail_msg("%s, group '%s': error %g, params %d predicted, %d found, macs %d and %d", name, g->at[i].name, r.error,
-                     (int)r.predicted.params, (int)r.found.params, (int)r.predicted.macs, (int)r.found.macs);
+            fail_msg("%s, group '%s': error %g, params %d predicted, %d found, macs %d and %d", name, g->at[i].name,
+                     r.error, (int)r.predicted.params, (int)r.found.params, (int)r.predicted.macs, (int)r.found.macs);
         if (cut && depth)
             cut_all(name, cut, mode, depth - 1);
         model_free(cut);
@@ -464,7 +479,8 @@ static void test_weights(void **state)
     expect_kept(m, "bn.3", 0, 4, left);
     expect_kept(m, "c3.w", 0, 0, NULL);
     expect_kept(m, "c3.w", 1, 4, left);
-    assert_true(value_const(m, g_value(m, "c3.b"))->data == value_const(old, g_value(old, "c3.b"))->data); /* not copied */
+    assert_true(value_const(m, g_value(m, "c3.b"))->data ==
+                value_const(old, g_value(old, "c3.b"))->data); /* not copied */
     tensor_fini(&mask);
     model_free(old);
     model_free(m);
@@ -504,7 +520,8 @@ static void test_widths(void **state)
             assert_true(shape_equal(&now->shape, &SHAPE(4, 5)));
             assert_int_equal(now->dtype, dtypes[d]);
             for (int64_t i = 0; i < 20; i++)
-                assert_true(dtype_get(now->dtype, now->data, i) == dtype_get(old.dtype, old.data, left[i / 5] * 5 + i % 5));
+                assert_true(dtype_get(now->dtype, now->data, i) ==
+                            dtype_get(old.dtype, old.data, left[i / 5] * 5 + i % 5));
         } else
             fail_msg("%s: %d channels, %s", dtype_name(dtypes[d]), (int)group->n, group->frozen ? group->frozen : "");
         groups_free(g);
@@ -557,8 +574,8 @@ static void test_old_ir(void **state)
     g_output(m, matmul(m, "mm", TRANSPOSE(m, "tt", a, 0, 2, 1), 12, 2));
     for (uint32_t v = 0, n = m->n_values; v < n; v++)
         if (m->values[v].name && m->values[v].weight)
-            g_list(m, v, m->values[v].weight->tensor.shape), model_main(m)->inputs[model_main(m)->n_inputs - 1].type.dtype =
-                                                                 m->values[v].weight->tensor.dtype;
+            g_list(m, v, m->values[v].weight->tensor.shape),
+                model_main(m)->inputs[model_main(m)->n_inputs - 1].type.dtype = m->values[v].weight->tensor.dtype;
     struct warnings *w = warnings_new();
     assert_int_equal(groups_prepare(m, w, NULL), 0);
     warnings_free(w);
@@ -580,7 +597,8 @@ static void test_old_ir(void **state)
     model_free(m);
 }
 
-static void test_constant_nodes(void **state) /* groups_prepare makes them initializers; without it they are cut where they are */
+static void
+test_constant_nodes(void **state) /* groups_prepare makes them initializers; without it they are cut where they are */
 {
     (void)state;
     struct model *m = g_new(17);
@@ -635,7 +653,8 @@ static void test_refused(void **state)
 /* Equal vectors that an exporter stored once are each layer's own; a shared matrix is meant so. */
 static void shared_vectors(struct model *m)
 {
-    uint32_t zeros = g_const(m, "zeros", SHAPE(8), (float[8]){0}), ones = g_const(m, "ones", SHAPE(8), (float[]){1, 1, 1, 1, 1, 1, 1, 1});
+    uint32_t zeros = g_const(m, "zeros", SHAPE(8), (float[8]){0}),
+             ones = g_const(m, "ones", SHAPE(8), (float[]){1, 1, 1, 1, 1, 1, 1, 1});
     uint32_t x = conv(m, "c1", image(m), 3, 8, 1, 1);
     x = G_OP(m, "Relu", "r1", G_OP(m, "BatchNormalization", "b1", x, ones, zeros, zeros, ones));
     x = G_OP(m, "BatchNormalization", "b2", conv(m, "c2", x, 8, 8, 1, 1), ones, zeros, zeros, ones);
@@ -762,7 +781,8 @@ static struct model *chain(enum chain kind, int layers)
         uint32_t w = kind == CHAIN_PLAIN && i % 5 == 0 ? same : weight(m, own, SHAPE(4, in, 1, 1));
         uint32_t y = G_OP(m, "Conv", name, x, w);
         snprintf(name, sizeof name, "r%d", i);
-        x = kind == CHAIN_PLAIN ? G_OP(m, "Relu", name, y) : G_OP(m, kind == CHAIN_DENSE ? "Concat" : "Add", name, x, y);
+        x = kind == CHAIN_PLAIN ? G_OP(m, "Relu", name, y)
+                                : G_OP(m, kind == CHAIN_DENSE ? "Concat" : "Add", name, x, y);
         if (kind == CHAIN_DENSE)
             attr_int(m, x, "axis", 1);
         if (kind == CHAIN_RESIDUAL && i == 0)
@@ -810,10 +830,12 @@ static void test_large(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_found),          cmocka_unit_test(test_exact),   cmocka_unit_test(test_weights),
-        cmocka_unit_test(test_widths),         cmocka_unit_test(test_declarations), cmocka_unit_test(test_old_ir),
-        cmocka_unit_test(test_constant_nodes), cmocka_unit_test(test_refused), cmocka_unit_test(test_shared_vectors),
-        cmocka_unit_test(test_cost),           cmocka_unit_test(test_members), cmocka_unit_test(test_cycle),
+        cmocka_unit_test(test_found),          cmocka_unit_test(test_exact),
+        cmocka_unit_test(test_weights),        cmocka_unit_test(test_widths),
+        cmocka_unit_test(test_declarations),   cmocka_unit_test(test_old_ir),
+        cmocka_unit_test(test_constant_nodes), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_shared_vectors), cmocka_unit_test(test_cost),
+        cmocka_unit_test(test_members),        cmocka_unit_test(test_cycle),
         cmocka_unit_test(test_huge),           cmocka_unit_test(test_large),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -58,7 +58,8 @@ static uint32_t node(struct net *g, const char *op, int n, const uint32_t *in)
 {
     return g_node(g->m, op, name(g, op), in, n);
 }
-#define NODE(g, op, ...) node(g, op, (int)(sizeof(uint32_t[]){__VA_ARGS__} / sizeof(uint32_t)), (uint32_t[]){__VA_ARGS__})
+#define NODE(g, op, ...)                                                                                               \
+    node(g, op, (int)(sizeof(uint32_t[]){__VA_ARGS__} / sizeof(uint32_t)), (uint32_t[]){__VA_ARGS__})
 
 static uint32_t set(struct net *g, uint32_t y, const char *attr, int64_t v)
 {
@@ -151,7 +152,9 @@ static bool transposed(struct net *g, struct made *x)
 static bool batchnorm(struct net *g, struct made *x)
 {
     const int64_t c = x->s.dim[1];
-    return keep(g, NODE(g, "BatchNormalization", x->v, positive(g, c), weight(g, SHAPE(c), 0.3), weight(g, SHAPE(c), 0.3), positive(g, c)),
+    return keep(g,
+                NODE(g, "BatchNormalization", x->v, positive(g, c), weight(g, SHAPE(c), 0.3), weight(g, SHAPE(c), 0.3),
+                     positive(g, c)),
                 x->s);
 }
 
@@ -236,7 +239,8 @@ static bool gemm(struct net *g, struct made *x)
     if (below(g, 3) == 0)
         return keep(g, NODE(g, "MatMul", x->v, weight(g, SHAPE(in, out), scale)), SHAPE(BATCH, out));
     if (below(g, 2))
-        return keep(g, NODE(g, "Gemm", x->v, weight(g, SHAPE(in, out), scale), weight(g, SHAPE(out), 0.3)), SHAPE(BATCH, out));
+        return keep(g, NODE(g, "Gemm", x->v, weight(g, SHAPE(in, out), scale), weight(g, SHAPE(out), 0.3)),
+                    SHAPE(BATCH, out));
     return keep(g, set(g, NODE(g, "Gemm", x->v, weight(g, SHAPE(out, in), scale)), "transB", 1), SHAPE(BATCH, out));
 }
 
@@ -250,7 +254,8 @@ static bool unflatten(struct net *g, struct made *x)
 
 static bool layernorm(struct net *g, struct made *x)
 {
-    return keep(g, NODE(g, "LayerNormalization", x->v, positive(g, x->s.dim[1]), weight(g, SHAPE(x->s.dim[1]), 0.3)), x->s);
+    return keep(g, NODE(g, "LayerNormalization", x->v, positive(g, x->s.dim[1]), weight(g, SHAPE(x->s.dim[1]), 0.3)),
+                x->s);
 }
 
 static bool activation(struct net *g, struct made *x)
@@ -289,7 +294,8 @@ static bool split(struct net *g, struct made *x)
     struct shape s = x->s;
     if (c < 4 || a == c)
         return false;
-    const uint32_t out[2] = {model_add_value(g->m, 0, name(g, "part"), false), model_add_value(g->m, 0, name(g, "part"), false)};
+    const uint32_t out[2] = {model_add_value(g->m, 0, name(g, "part"), false),
+                             model_add_value(g->m, 0, name(g, "part"), false)};
     const uint32_t in[2] = {x->v, ints(g, 2, (int64_t[]){a, c - a})};
     node_set_int(g->m, model_add_node(g->m, 0, "Split", NULL, name(g, "Split"), in, 2, out, 2), "axis", 1);
     s.dim[1] = a;
@@ -303,7 +309,9 @@ static bool slice(struct net *g, struct made *x)
     const int64_t c = x->s.dim[1], step = 1 + below(g, 2), from = below(g, c), to = from + 1 + below(g, c - from);
     struct shape s = x->s;
     s.dim[1] = (to - from + step - 1) / step;
-    return keep(g, NODE(g, "Slice", x->v, ints(g, 1, &from), ints(g, 1, &to), ints(g, 1, (int64_t[]){1}), ints(g, 1, &step)), s);
+    return keep(
+        g, NODE(g, "Slice", x->v, ints(g, 1, &from), ints(g, 1, &to), ints(g, 1, (int64_t[]){1}), ints(g, 1, &step)),
+        s);
 }
 
 static bool gather(struct net *g, struct made *x)
@@ -321,10 +329,11 @@ static const struct {
     layer_fn *add;
     int rank, often; /* rank 0: any */
 } layers[] = {
-    {conv, 4, 6},     {grouped, 4, 2},       {depthwise, 4, 2}, {transposed, 4, 1}, {batchnorm, 4, 3}, {instancenorm, 4, 1},
-    {prelu, 4, 1},    {pool, 4, 1},          {shuffle, 4, 2},   {excite, 4, 1},     {channels_last, 4, 1}, {pixels, 4, 2},
-    {flatten, 4, 1},  {pooled, 4, 1},        {gemm, 2, 4},      {unflatten, 2, 1},  {layernorm, 2, 1}, {activation, 0, 4},
-    {sum, 0, 4},      {constant, 0, 2},      {concat, 0, 3},    {split, 0, 2},      {slice, 0, 1},     {gather, 0, 1},
+    {conv, 4, 6},          {grouped, 4, 2},   {depthwise, 4, 2},  {transposed, 4, 1}, {batchnorm, 4, 3},
+    {instancenorm, 4, 1},  {prelu, 4, 1},     {pool, 4, 1},       {shuffle, 4, 2},    {excite, 4, 1},
+    {channels_last, 4, 1}, {pixels, 4, 2},    {flatten, 4, 1},    {pooled, 4, 1},     {gemm, 2, 4},
+    {unflatten, 2, 1},     {layernorm, 2, 1}, {activation, 0, 4}, {sum, 0, 4},        {constant, 0, 2},
+    {concat, 0, 3},        {split, 0, 2},     {slice, 0, 1},      {gather, 0, 1},
 };
 enum { N_LAYERS = sizeof layers / sizeof layers[0] };
 
@@ -386,7 +395,8 @@ static struct groups *found(const struct model *m, uint64_t seed)
 
 /* Group `which` of the network as it is; returns the cut network. costs: MACs must be as predicted (an engine that
  * finds out that a layer is constant counts none). */
-static struct model *cut_one(struct model *m, int which, uint64_t seed, bool costs, const struct exact_inputs *in, int *n_groups)
+static struct model *cut_one(struct model *m, int which, uint64_t seed, bool costs, const struct exact_inputs *in,
+                             int *n_groups)
 {
     struct groups *g = found(m, seed);
     struct model *cut = NULL;
@@ -447,8 +457,8 @@ static void cut_all(const struct model *m, uint64_t seed, const struct exact_inp
         if (!approximate && !(error <= 1e-4))
             fail_msg("seed %d, all groups: error %g", (int)seed, error);
         if (before.params != after.params || before.macs != after.macs)
-            fail_msg("seed %d, all groups: params %d predicted, %d found, macs %d and %d", (int)seed, (int)before.params,
-                     (int)after.params, (int)before.macs, (int)after.macs);
+            fail_msg("seed %d, all groups: params %d predicted, %d found, macs %d and %d", (int)seed,
+                     (int)before.params, (int)after.params, (int)before.macs, (int)after.macs);
     } else if (err.code != ERR_INVALID) {
         fail_msg("seed %d, all groups: %s", (int)seed, err.msg);
     } else
@@ -487,18 +497,50 @@ static void test_random(void **state)
         model_free(m);
         seen.nets++;
     }
-    print_message("%d networks, %d groups cut of %d channels (%d not exactly), %d frozen, %d emptied\n", seen.nets, seen.groups,
-                  seen.atoms, seen.approximate, seen.frozen, seen.emptied);
+    print_message("%d networks, %d groups cut of %d channels (%d not exactly), %d frozen, %d emptied\n", seen.nets,
+                  seen.groups, seen.atoms, seen.approximate, seen.frozen, seen.emptied);
     assert_true(seen.groups > 3 * seen.nets);
 }
 
 /* ---- networks with something wrong in them ---- */
 static void mutate_node(struct net *g, struct node *n)
 {
-    static const char *const ops[] = {"Relu", "Softmax", "Abs", "Div", "Sub", "Where", "Flatten", "Concat", "ReduceMax", "Transpose",
-                                      "Squeeze", "Shape", "CumSum", "LpNormalization", "ArgMax", "GlobalMaxPool", "Min", "MatMul",
-                                      "Unsqueeze", "Expand", "Tile", "Resize", "TopK", "LRN", "MeanVarianceNormalization", "Pow",
-                                      "Gather", "ScatterND", "Pad", "Gelu", "Einsum", "LSTM", "Trilu", "ReduceSum", "Conv", "Gemm"};
+    static const char *const ops[] = {"Relu",
+                                      "Softmax",
+                                      "Abs",
+                                      "Div",
+                                      "Sub",
+                                      "Where",
+                                      "Flatten",
+                                      "Concat",
+                                      "ReduceMax",
+                                      "Transpose",
+                                      "Squeeze",
+                                      "Shape",
+                                      "CumSum",
+                                      "LpNormalization",
+                                      "ArgMax",
+                                      "GlobalMaxPool",
+                                      "Min",
+                                      "MatMul",
+                                      "Unsqueeze",
+                                      "Expand",
+                                      "Tile",
+                                      "Resize",
+                                      "TopK",
+                                      "LRN",
+                                      "MeanVarianceNormalization",
+                                      "Pow",
+                                      "Gather",
+                                      "ScatterND",
+                                      "Pad",
+                                      "Gelu",
+                                      "Einsum",
+                                      "LSTM",
+                                      "Trilu",
+                                      "ReduceSum",
+                                      "Conv",
+                                      "Gemm"};
     const int64_t what = below(g, 4);
     if (what == 0 && n->n_input) {
         n->input[below(g, n->n_input)] = (uint32_t)below(g, g->m->n_values);
@@ -529,7 +571,8 @@ static void mutate(struct net *g)
             s->dim[b] = size;
         } else if (main_graph->n_inputs) {
             struct type *t = &main_graph->inputs[0].type;
-            t->shape.dim[below(g, t->shape.rank)] = below(g, 2) ? DIM_UNKNOWN : (int64_t)(rng_u64(&g->rng) >> below(g, 64));
+            t->shape.dim[below(g, t->shape.rank)] =
+                below(g, 2) ? DIM_UNKNOWN : (int64_t)(rng_u64(&g->rng) >> below(g, 64));
         }
     }
 }

@@ -248,8 +248,15 @@ static void test_sequential(void **state)
         for (int percent = 30; percent < 100; percent += 30) {
             double error[3];
             for (int way = 0; way < 3; way++) { /* sequential, the same with threads, exact */
-                struct obs o = {.rows = BIG_ROWS, .k = BIG_K, .h = h, .dense = d, .keep = keep[way], .w = w[way],
-                                .goes = all * percent / 100, .each_row = each, .pool = way == 1 ? pool : NULL};
+                struct obs o = {.rows = BIG_ROWS,
+                                .k = BIG_K,
+                                .h = h,
+                                .dense = d,
+                                .keep = keep[way],
+                                .w = w[way],
+                                .goes = all * percent / 100,
+                                .each_row = each,
+                                .pool = way == 1 ? pool : NULL};
                 int64_t gone = 0;
                 memset(keep[way], 1, sizeof keep[way]);
                 assert_int_equal(way == 2 ? obs_exact(&o, NULL) : obs_sequential(&o, NULL), 0);
@@ -301,8 +308,8 @@ static void test_not_finite(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rows),       cmocka_unit_test(test_shared),     cmocka_unit_test(test_groups),
-        cmocka_unit_test(test_given),      cmocka_unit_test(test_sequential), cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_rows),  cmocka_unit_test(test_shared),     cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_given), cmocka_unit_test(test_sequential), cmocka_unit_test(test_not_finite),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -84,7 +84,8 @@ static void test_moments(void **state)
                 double bb = 0, ab = 0;
                 for (int n = 0; n < N; n++)
                     for (int q = 0; q < SIDE * SIDE; q++) {
-                        const float *ia = tensor_f32(&ra) + n * C * SIDE * SIDE, *ib = tensor_f32(&rb) + n * C * SIDE * SIDE;
+                        const float *ia = tensor_f32(&ra) + n * C * SIDE * SIDE,
+                                    *ib = tensor_f32(&rb) + n * C * SIDE * SIDE;
                         bb += patch(ib, g, i, q) * patch(ib, g, j, q);
                         ab += patch(ia, g, i, q) * patch(ib, g, j, q);
                         mean_a += j == 0 ? patch(ia, g, i, q) : 0;

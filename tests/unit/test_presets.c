@@ -43,7 +43,8 @@ static void only_calibration_needs_data(void **state)
     for (const struct preset *const *at = preset_all(); *at; at++) {
         struct recipe *r = recipe_parse_text((*at)->recipe, strlen((*at)->recipe), NULL, NULL);
         assert_non_null(r);
-        assert_int_equal((recipe_needs(r) & NEEDS_DATA) != 0, !strcmp((*at)->name, "int8") || !strcmp((*at)->name, "int8-accurate"));
+        assert_int_equal((recipe_needs(r) & NEEDS_DATA) != 0,
+                         !strcmp((*at)->name, "int8") || !strcmp((*at)->name, "int8-accurate"));
         assert_int_equal(recipe_needs(r) & NEEDS_LABELS, 0);
         recipe_free(r);
     }

@@ -19,7 +19,8 @@ static uint32_t block(struct model *m, const char *name, uint32_t h, uint64_t se
     char a[32], b[32], part[32];
     snprintf(a, sizeof a, "%s.a", name);
     snprintf(b, sizeof b, "%s.b", name);
-    uint32_t wa = g_random(m, a, SHAPE(WIDTH, WIDTH), seed, 0.5), wb = g_random(m, b, SHAPE(WIDTH, WIDTH), seed + 1, 0.5);
+    uint32_t wa = g_random(m, a, SHAPE(WIDTH, WIDTH), seed, 0.5),
+             wb = g_random(m, b, SHAPE(WIDTH, WIDTH), seed + 1, 0.5);
     snprintf(part, sizeof part, "%s.scale", name);
     uint32_t s = g_const(m, part, SHAPE(1), &scale);
     snprintf(part, sizeof part, "%s.in", name);
@@ -132,7 +133,7 @@ static void test_stops(void **state)
         int left; /* MatMul */
         const char *warning;
     } rows[] = {
-        {"prune.layers ratio=0.4", 4, NULL},                  /* floor(1.2) */
+        {"prune.layers ratio=0.4", 4, NULL},                   /* floor(1.2) */
         {"prune.layers ratio=0.3", 6, "left every branch in"}, /* floor(0.9) */
         {"prune.layers count=7", 0, "all 3 branches"},
         {"prune.layers target=params:0.7", 4, NULL},
@@ -148,7 +149,8 @@ static void test_stops(void **state)
         g_fill(&x, SHAPE(40, WIDTH), 3, 1);
         struct g_done d = g_apply(m, rows[i].words, &x);
         if (d.rc || g_count(m, "MatMul") != rows[i].left)
-            fail_msg("%s: %d products are left, expected %d; %s", rows[i].words, g_count(m, "MatMul"), rows[i].left, d.err.msg);
+            fail_msg("%s: %d products are left, expected %d; %s", rows[i].words, g_count(m, "MatMul"), rows[i].left,
+                     d.err.msg);
         if (rows[i].warning)
             g_expect_warning(&d, rows[i].warning, true);
         else
@@ -278,12 +280,14 @@ static void test_skip_normalization(void **state)
         struct model *m = g_new(17), *want = g_new(17);
         for (int w = 0; w < 2; w++) {
             struct model *t = w ? want : m;
-            uint32_t x = g_input(t, "x", SHAPE(DIM_UNKNOWN, 3, WIDTH)), gamma = g_random(t, "gamma", SHAPE(WIDTH), 5, 1), sum = x, y;
+            uint32_t x = g_input(t, "x", SHAPE(DIM_UNKNOWN, 3, WIDTH)),
+                     gamma = g_random(t, "gamma", SHAPE(WIDTH), 5, 1), sum = x, y;
             uint32_t f = G_OP(t, "MatMul", "f", x, g_random(t, "a", SHAPE(WIDTH, WIDTH), 6, 1));
             if (w) {
                 y = G_OP(t, rows[k].plain, "n", x, gamma);
             } else {
-                uint32_t out[4] = {model_add_value(t, 0, "n", false), VALUE_NONE, VALUE_NONE, model_add_value(t, 0, "sum", false)};
+                uint32_t out[4] = {model_add_value(t, 0, "n", false), VALUE_NONE, VALUE_NONE,
+                                   model_add_value(t, 0, "sum", false)};
                 model_add_node(t, 0, rows[k].fused, "com.microsoft", "join", (uint32_t[]){x, f, gamma}, 3, out, 4);
                 model_set_opset(t, "com.microsoft", 1);
                 y = out[0];
@@ -374,11 +378,16 @@ static void test_bad_parameters(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_zero_branch_goes),   cmocka_unit_test(test_removed_is_left_out),
-        cmocka_unit_test(test_nothing_left_but_the_input), cmocka_unit_test(test_stops),
-        cmocka_unit_test(test_projection),         cmocka_unit_test(test_nested),
-        cmocka_unit_test(test_sum_and_left_alone), cmocka_unit_test(test_skip_normalization),
-        cmocka_unit_test(test_none_selected),      cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_zero_branch_goes),
+        cmocka_unit_test(test_removed_is_left_out),
+        cmocka_unit_test(test_nothing_left_but_the_input),
+        cmocka_unit_test(test_stops),
+        cmocka_unit_test(test_projection),
+        cmocka_unit_test(test_nested),
+        cmocka_unit_test(test_sum_and_left_alone),
+        cmocka_unit_test(test_skip_normalization),
+        cmocka_unit_test(test_none_selected),
+        cmocka_unit_test(test_refused),
         cmocka_unit_test(test_bad_parameters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -274,10 +274,13 @@ static void test_structure_text(void **state)
         const char *text;
         enum structure_kind kind;
         int64_t a, b;
-    } right[] = {{"unstructured", STRUCTURE_NONE, 0, 0}, {"2:4", STRUCTURE_NM, 2, 4}, {"4:8", STRUCTURE_NM, 4, 8},
-                 {"1:64", STRUCTURE_NM, 1, 64},          {"4x1", STRUCTURE_BLOCK, 4, 1}, {"16x16", STRUCTURE_BLOCK, 16, 16}};
-    static const char *const wrong[] = {"3:2", "4:4", "0:4", "0x4", "4x0", "2:", ":4", "2:4 ", "-2:4", "2:65", "1025x1", "x", "",
-                                        "2;4", "+2:4", "99999999999999999999x1", "unstructure", "2x4x4"};
+    } right[] = {
+        {"unstructured", STRUCTURE_NONE, 0, 0}, {"2:4", STRUCTURE_NM, 2, 4},    {"4:8", STRUCTURE_NM, 4, 8},
+        {"1:64", STRUCTURE_NM, 1, 64},          {"4x1", STRUCTURE_BLOCK, 4, 1}, {"16x16", STRUCTURE_BLOCK, 16, 16}};
+    static const char *const wrong[] = {
+        "3:2",         "4:4",  "0:4",    "0x4", "4x0", "2:",  ":4",   "2:4 ",
+        "-2:4",        "2:65", "1025x1", "x",   "",    "2;4", "+2:4", "99999999999999999999x1",
+        "unstructure", "2x4x4"};
     struct structure s;
     const char *why;
     for (size_t i = 0; i < sizeof right / sizeof *right; i++) {
@@ -334,7 +337,8 @@ static void test_groups_of_conv(void **state)
                     zeros += now == 0;
                     assert_true(now == 0 || now == before);
                     for (int64_t b = first; now == 0 && b < first + size; b++)
-                        assert_true(conv_element(m, w, row, b) == 0 || fabsf(conv_element(was, w, row, b)) >= fabsf(before));
+                        assert_true(conv_element(m, w, row, b) == 0 ||
+                                    fabsf(conv_element(was, w, row, b)) >= fabsf(before));
                 }
                 assert_int_equal(zeros, i64_max(0, size - n));
             }
@@ -506,7 +510,8 @@ static void test_allocation_and_schedule(void **state)
 static void test_zeros_stay(void **state)
 {
     (void)state;
-    static const char *const second[] = {"criterion=magnitude", "criterion=random", "criterion=lamp", "criterion=random scope=row"};
+    static const char *const second[] = {"criterion=magnitude", "criterion=random", "criterion=lamp",
+                                         "criterion=random scope=row"};
     for (size_t i = 0; i < sizeof second / sizeof *second; i++) {
         uint32_t w[2];
         char words[120];
@@ -550,8 +555,8 @@ static void score(struct scoring *s, struct model *m, const char *name, struct d
     memset(s, 0, sizeof *s);
     s->params.criterion = criterion_named(name);
     s->step = (struct step_ctx){.model = m, .data = data, .seed = 7};
-    s->run = (struct prune_run){.c = &s->step, .o = &s->params, .criterion = weights_criterion(s->params.criterion),
-                                .scope = SCOPE_LAYER};
+    s->run = (struct prune_run){
+        .c = &s->step, .o = &s->params, .criterion = weights_criterion(s->params.criterion), .scope = SCOPE_LAYER};
     if (weights_collect(&s->run, &err) || (s->run.criterion->prepare && s->run.criterion->prepare(&s->run, &err)))
         fail_msg("%s: %s", name, err.msg);
 }
@@ -704,9 +709,10 @@ static void test_with_data(void **state)
 {
     (void)state;
     static const char *const names[] = {"gradient", "taylor", "fisher", "snip", "wanda", "obs"};
-    static const char *const how[] = {"sparsity=0.5",       "sparsity=0.5 scope=global", "sparsity=0.5 scope=row",
-                                      "structure=2:4",      "structure=2x2 sparsity=0.5", "sparsity=0.5 allocation=erk",
-                                      "sparsity=0.5 steps=3"};
+    static const char *const how[] = {
+        "sparsity=0.5",        "sparsity=0.5 scope=global",  "sparsity=0.5 scope=row",
+        "structure=2:4",       "structure=2x2 sparsity=0.5", "sparsity=0.5 allocation=erk",
+        "sparsity=0.5 steps=3"};
     struct tensor x = {0};
     g_fill(&x, SHAPE(32, 40), 5, 1);
     for (size_t n = 0; n < sizeof names / sizeof *names; n++)
@@ -782,13 +788,26 @@ static void test_faults(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_counts), cmocka_unit_test(test_global), cmocka_unit_test(test_shared_and_skipped),
-        cmocka_unit_test(test_nan),    cmocka_unit_test(test_check),  cmocka_unit_test(test_recurrent),
-        cmocka_unit_test(test_listed_weight), cmocka_unit_test(test_structure_text), cmocka_unit_test(test_groups_of_conv),
-        cmocka_unit_test(test_groups_of_others), cmocka_unit_test(test_blocks), cmocka_unit_test(test_erk),
-        cmocka_unit_test(test_allocation_and_schedule), cmocka_unit_test(test_zeros_stay), cmocka_unit_test(test_lamp),
-        cmocka_unit_test(test_gradients), cmocka_unit_test(test_wanda), cmocka_unit_test(test_with_data),
-        cmocka_unit_test(test_no_data), cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_counts),
+        cmocka_unit_test(test_global),
+        cmocka_unit_test(test_shared_and_skipped),
+        cmocka_unit_test(test_nan),
+        cmocka_unit_test(test_check),
+        cmocka_unit_test(test_recurrent),
+        cmocka_unit_test(test_listed_weight),
+        cmocka_unit_test(test_structure_text),
+        cmocka_unit_test(test_groups_of_conv),
+        cmocka_unit_test(test_groups_of_others),
+        cmocka_unit_test(test_blocks),
+        cmocka_unit_test(test_erk),
+        cmocka_unit_test(test_allocation_and_schedule),
+        cmocka_unit_test(test_zeros_stay),
+        cmocka_unit_test(test_lamp),
+        cmocka_unit_test(test_gradients),
+        cmocka_unit_test(test_wanda),
+        cmocka_unit_test(test_with_data),
+        cmocka_unit_test(test_no_data),
+        cmocka_unit_test(test_faults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -47,7 +47,8 @@ static const struct {
      "graph.optimize has no parameter 'xyz'; it takes none", 1},
     {"{\"steps\":[{\"method\":\"prune.weights\",\"a/b~\":0.5,\"sparsity\":1}]}", "/steps/0/a~1b~0",
      "prune.weights has no parameter 'a/b~'; it takes sparsity, threshold, keep, drop, structure, criterion, "
-     "scope, allocation, steps, samples, include, exclude", 1},
+     "scope, allocation, steps, samples, include, exclude",
+     1},
     {"{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":\"a\"}]}", "/steps/0/sparsity",
      "'sparsity' must be a number, found a string (\"a\")", 1},
     {"{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":null}]}", "/steps/0/sparsity",
@@ -188,7 +189,8 @@ static void normalised_recipes_are_canonical(void **state)
         assert_string_equal(
             text,
             "{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":0.9,\"structure\":\"unstructured\",\"criterion\":"
-            "\"magnitude\",\"scope\":\"auto\",\"allocation\":\"uniform\",\"steps\":1,\"samples\":512,\"include\":[\"conv*\"]}],"
+            "\"magnitude\",\"scope\":\"auto\",\"allocation\":\"uniform\",\"steps\":1,\"samples\":512,\"include\":["
+            "\"conv*\"]}],"
             "\"targets\":{\"max_accuracy_drop\":0.01,\"max_bytes_ratio\":0.25},\"seed\":7}");
         struct recipe *again = parse(text, NULL, &err); /* what the report shows can be run again */
         assert_non_null(again);

@@ -79,8 +79,8 @@ static void test_formula(void **state)
         int n, k, outputs;
         double ridge;
         bool masked;
-    } cases[] = {{60, 7, 5, 1e-2, false}, {5, 11, 3, 1e-1, false}, {40, 12, 4, 1e-6, false}, {60, 7, 5, 1e-2, true},
-                 {6, 12, 3, 1e-1, true},  {1, 3, 2, 1, false}};
+    } cases[] = {{60, 7, 5, 1e-2, false}, {5, 11, 3, 1e-1, false}, {40, 12, 4, 1e-6, false},
+                 {60, 7, 5, 1e-2, true},  {6, 12, 3, 1e-1, true},  {1, 3, 2, 1, false}};
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const int n = cases[i].n, k = cases[i].k, outputs = cases[i].outputs;
@@ -177,7 +177,8 @@ static uint32_t image(struct model *m)
 
 static uint32_t plain(struct model *m)
 {
-    uint32_t x = conv(m, "first", image(m), copied(m, "w1", SHAPE(WIDE, IN, 3, 3), 0, 1), copied(m, "b1", SHAPE(WIDE), 0, 2), 0);
+    uint32_t x =
+        conv(m, "first", image(m), copied(m, "w1", SHAPE(WIDE, IN, 3, 3), 0, 1), copied(m, "b1", SHAPE(WIDE), 0, 2), 0);
     x = G_OP(m, "Relu", "r", x);
     return conv(m, "last", x, g_random(m, "w2", SHAPE(OUT, WIDE, 3, 3), 3, 0.3), VALUE_NONE, 1);
 }
@@ -188,7 +189,8 @@ static uint32_t with_batchnorm(struct model *m)
     x = G_OP(m, "Relu", "r", batchnorm(m, "bn", x, 5));
     x = conv(m, "middle", x, copied(m, "w2", SHAPE(WIDE, WIDE, 3, 3), 0, 3), VALUE_NONE, 1);
     x = G_OP(m, "Relu", "r2", batchnorm(m, "bn2", x, 15));
-    return conv(m, "last", x, g_random(m, "w3", SHAPE(OUT, WIDE, 1, 1), 4, 0.3), g_random(m, "b3", SHAPE(OUT), 5, 1), 0);
+    return conv(m, "last", x, g_random(m, "w3", SHAPE(OUT, WIDE, 1, 1), 4, 0.3), g_random(m, "b3", SHAPE(OUT), 5, 1),
+                0);
 }
 
 static uint32_t depthwise(struct model *m)
@@ -209,7 +211,8 @@ static uint32_t residual(struct model *m)
 {
     uint32_t x = conv(m, "first", image(m), copied(m, "w1", SHAPE(WIDE, IN, 3, 3), 0, 1), VALUE_NONE, 0);
     x = G_OP(m, "Relu", "r", x);
-    uint32_t y = conv(m, "branch", x, copied(m, "w2", SHAPE(WIDE, WIDE, 3, 3), 0, 3), copied(m, "b2", SHAPE(WIDE), 0, 8), 1);
+    uint32_t y =
+        conv(m, "branch", x, copied(m, "w2", SHAPE(WIDE, WIDE, 3, 3), 0, 3), copied(m, "b2", SHAPE(WIDE), 0, 8), 1);
     uint32_t z = conv(m, "shortcut", x, copied(m, "w3", SHAPE(WIDE, WIDE, 1, 1), 0, 4), VALUE_NONE, 0);
     x = G_OP(m, "Relu", "r2", G_OP(m, "Add", "sum", y, z));
     return conv(m, "last", x, g_random(m, "w4", SHAPE(OUT, WIDE, 1, 1), 5, 0.3), VALUE_NONE, 0);
@@ -270,7 +273,8 @@ static void net_make(struct net *n, uint32_t (*build)(struct model *m))
     s.dim[0] = SAMPLES;
     g_fill(&n->x, s, 77, 1);
     n->data = g_dataset(&n->x, n->pruned);
-    n->opts = (struct recover_opts){.original = n->original, .data = n->data, .layers = n->layers, .warnings = n->warnings};
+    n->opts =
+        (struct recover_opts){.original = n->original, .data = n->data, .layers = n->layers, .warnings = n->warnings};
 }
 
 static struct g_done net_done(struct net *n)
@@ -293,8 +297,9 @@ static void test_copies(void **state)
     static const struct {
         const char *name, *row;
         uint32_t (*build)(struct model *m);
-    } cases[] = {{"plain", "last", plain},       {"batchnorm", "middle", with_batchnorm}, {"depthwise", "last", depthwise},
-                 {"residual", "shortcut", residual}, {"vectors", "last", vectors},            {"gemms", "last", gemms}};
+    } cases[] = {{"plain", "last", plain},         {"batchnorm", "middle", with_batchnorm},
+                 {"depthwise", "last", depthwise}, {"residual", "shortcut", residual},
+                 {"vectors", "last", vectors},     {"gemms", "last", gemms}};
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct net n;
@@ -464,7 +469,8 @@ static void moments(const struct model *m, const char *value, const struct tenso
     struct tensor y = {0};
     g_output(seen, g_value(seen, value));
     g_run(seen, x, model_main(seen)->n_outputs - 1, &y);
-    const int64_t channels = y.shape.dim[1], inner = shape_product(&y.shape, 2, y.shape.rank), n = y.shape.dim[0] * inner;
+    const int64_t channels = y.shape.dim[1], inner = shape_product(&y.shape, 2, y.shape.rank),
+                  n = y.shape.dim[0] * inner;
     for (int64_t c = 0; c < channels; c++) {
         double sum = 0, square = 0;
         for (int64_t s = 0; s < y.shape.dim[0]; s++)
@@ -545,11 +551,16 @@ static void test_folded_statistics(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_formula),          cmocka_unit_test(test_not_finite),
-        cmocka_unit_test(test_copies),           cmocka_unit_test(test_mask),
-        cmocka_unit_test(test_unpruned),         cmocka_unit_test(test_other_network),
-        cmocka_unit_test(test_shared),           cmocka_unit_test(test_kinds),
-        cmocka_unit_test(test_batchnorm_statistics), cmocka_unit_test(test_fit_keeps_statistics),
+        cmocka_unit_test(test_formula),
+        cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_copies),
+        cmocka_unit_test(test_mask),
+        cmocka_unit_test(test_unpruned),
+        cmocka_unit_test(test_other_network),
+        cmocka_unit_test(test_shared),
+        cmocka_unit_test(test_kinds),
+        cmocka_unit_test(test_batchnorm_statistics),
+        cmocka_unit_test(test_fit_keeps_statistics),
         cmocka_unit_test(test_folded_statistics),
     };
     engine_init();

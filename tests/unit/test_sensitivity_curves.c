@@ -151,8 +151,8 @@ static void make(struct fixture *f, const double *loss0, const double *loss1)
         for (int k = 0; k < WIDE; k++)
             f->order[seen][k] = k;
         for (int k = 0; k < 4; k++)
-            f->point[seen][k] = (struct sensitivity_point){.ratio = gone[k] / 8.0, .kept = 8 - gone[k], .measured = true,
-                                                           .loss = (seen ? loss1 : loss0)[k]};
+            f->point[seen][k] = (struct sensitivity_point){
+                .ratio = gone[k] / 8.0, .kept = 8 - gone[k], .measured = true, .loss = (seen ? loss1 : loss0)[k]};
         f->s.at[i] = (struct sensitivity_curve){.at = f->point[seen], .n = 4, .order = f->order[seen]};
         seen++;
     }
@@ -177,7 +177,8 @@ static double params_left(int gone0, int gone1)
 static void test_allocation_against_all_choices(void **state)
 {
     (void)state;
-    static const double *const curves[][2] = {{flat, steep}, {steep, flat}, {flat, flat}, {steep, steep}, {odd, flat}, {steep, odd}};
+    static const double *const curves[][2] = {{flat, steep},  {steep, flat}, {flat, flat},
+                                              {steep, steep}, {odd, flat},   {steep, odd}};
     for (size_t c = 0; c < sizeof curves / sizeof *curves; c++)
         for (int step = 1; step < 20; step++) {
             struct fixture f;
@@ -258,7 +259,8 @@ static void test_plan_in_the_report(void **state)
     assert_int_equal(json_object_size(ratios), 2);
     const double first = json_number_value(json_object_get(ratios, "a\\[0\\]\\*/first"));
     assert_true(first >= 0.5); /* half of it is free */
-    g_near(json_number_value(json_object_get(json_object_get(g_row(&d, "a[0]*/first"), "after"), "recommended")), first, 0);
+    g_near(json_number_value(json_object_get(json_object_get(g_row(&d, "a[0]*/first"), "after"), "recommended")), first,
+           0);
     assert_true(first > json_number_value(json_object_get(ratios, "second")));
     assert_int_equal(json_array_size(d.warnings), 0);
     g_done(&d);
