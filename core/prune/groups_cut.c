@@ -91,7 +91,7 @@ struct slice {
 
 static unsigned get_bits(const unsigned char *p, int64_t i, int bits)
 {
-    return p[i * bits / 8] >> (i * bits % 8) & ((1u << bits) - 1);
+    return (unsigned)p[i * bits / 8] >> (i * bits % 8) & ((1u << bits) - 1);
 }
 
 static void put_bits(unsigned char *p, int64_t i, int bits, unsigned v)
