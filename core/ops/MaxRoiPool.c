@@ -116,16 +116,6 @@ static int forward(struct run_ctx *c, struct err *err)
     return op_run_widened(c, infer, compute, err);
 }
 
-/* Regions stand for the batch; of the image only the channels pass. */
-static int couple(struct coupling *k, struct err *err)
-{
-    (void)err;
-    couple_axes(k, IN(0), 1, OUT(0), 1);
-    for (int i = 1; i < k->infer->n_in; i++)
-        couple_axes(k, IN(i), 0, OUT(0), 0);
-    return 0;
-}
-
 OP_CLASS(max_roi_pool) = {
     .type = "MaxRoiPool",
     .domain = "",
@@ -139,7 +129,7 @@ OP_CLASS(max_roi_pool) = {
     .attrs_size = sizeof(struct roi_attrs),
     .infer = infer,
     .forward = forward,
-    .couple = couple,
+    .couple = couple_regions,
     .samples = (const struct op_sample[]){
         {"f32[2,3,8,9] f32[3,5]=0,1,1,5,6,1,0,0,8,7,1,2,3,4,4", "pooled_shape=2,3", 1, 21},
         {"f32[1,2,8,8] f32[2,5]=0,2,4,12,14,0,0,0,6,6", "pooled_shape=3,2 spatial_scale=0.5f", 1, 21},

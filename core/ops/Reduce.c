@@ -550,13 +550,7 @@ static int couple(struct coupling *k, struct err *err)
         couple_freeze_all(k, OUT(0), "the axes it puts together are computed while running");
         return 0;
     }
-    for (int i = 0, to = 0; i < rank; i++) {
-        if (mask[i])
-            couple_freeze(k, IN(0), i, "its elements are put together");
-        else
-            couple_axes(k, IN(0), i, OUT(0), to);
-        to += !mask[i] || attrs->keepdims;
-    }
+    couple_reduced(k, mask, rank, attrs->keepdims);
     return 0;
 }
 

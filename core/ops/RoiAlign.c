@@ -293,22 +293,12 @@ static const struct op_sample samples[] = {
     {NULL},
 };
 
-/* Regions stand for the batch; of the image only the channels pass. */
-static int couple(struct coupling *k, struct err *err)
-{
-    (void)err;
-    couple_axes(k, IN(0), 1, OUT(0), 1);
-    for (int i = 1; i < k->infer->n_in; i++)
-        couple_axes(k, IN(i), 0, OUT(0), 0);
-    return 0;
-}
-
 #define ROW(since_, until_, table)                                                                                     \
     {                                                                                                                  \
         .type = "RoiAlign", .domain = "", .since = since_, .until = until_,                                            \
         .doc = "Regions of an image, each resampled to one size.", .in_min = 3, .in_max = 3, .out_min = 1,             \
         .out_max = 1, .attrs = table, .attrs_size = sizeof(struct roi_attrs), .infer = infer, .forward = forward,      \
-        .couple = couple,                                                                                              \
+        .couple = couple_regions,                                                                                              \
         .backward = backward, .grad_reads = GRAD_READS_IN(0) | GRAD_READS_IN(1) | GRAD_READS_IN(2),                    \
         .grad_inputs = 1, .samples = samples                                                                           \
     }

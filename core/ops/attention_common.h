@@ -62,8 +62,20 @@ static inline void attention_couple_one(struct coupling *k, const struct attenti
 {
     attention_couple(k, u, e, axis, &width, 1);
 }
+/* Whole units pass from e to OUT(0). */
+static inline void attention_couple_passing(struct coupling *k, const struct attention_units *u, struct end e)
+{
+    attention_couple_one(k, u, OUT(0), u->axis, u->width);
+    attention_couple_one(k, u, e, u->axis, u->width);
+}
 /* After the cut: units that are left of `units`. */
 int64_t attention_units_left(const struct shrink *s, const struct attention_units *u);
+/* Attribute num_heads, if it was given (declared > 0), follows what is left of OUT(0). */
+static inline void attention_shrink_heads(struct shrink *s, const struct attention_units *u, int64_t declared)
+{
+    if (u->units > 0 && declared > 0 && shrink_touched(s, OUT(0), u->axis))
+        node_set_int(s->model, s->node, "num_heads", attention_units_left(s, u));
+}
 /* Coupling of stacks [B, heads, S, width]: q, k, v, OUT(0), caches and present ones (their slots; -1: the row has none).
  * Heads only when `heads`; widths in any case. */
 struct attention_stacks {

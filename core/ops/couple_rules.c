@@ -362,3 +362,24 @@ int64_t shrink_kept_below(const struct shrink *s, struct end e, int axis, int64_
     }
     return n;
 }
+
+/* ---- reductions and regions ---- */
+void couple_reduced(struct coupling *k, const bool *reduced, int rank, bool keepdims)
+{
+    for (int i = 0, to = 0; i < rank; i++) {
+        if (reduced[i])
+            couple_freeze(k, IN(0), i, "its elements are put together");
+        else
+            couple_axes(k, IN(0), i, OUT(0), to);
+        to += !reduced[i] || keepdims;
+    }
+}
+
+int couple_regions(struct coupling *k, struct err *err)
+{
+    (void)err;
+    couple_axes(k, IN(0), 1, OUT(0), 1);
+    for (int i = 1; i < k->infer->n_in; i++)
+        couple_axes(k, IN(i), 0, OUT(0), 0);
+    return 0;
+}

@@ -22,7 +22,12 @@ int couple_channels(struct coupling *k, struct err *err);
 /* Matrices in the last two axes are frozen, the axes in front pass (triangles, inverses). */
 int couple_matrices(struct coupling *k, struct err *err);
 
+/* Regions of an image stand for the batch (RoiAlign, MaxRoiPool): of the image only the channels pass. */
+int couple_regions(struct coupling *k, struct err *err);
+
 /* ---- parts of rules ---- */
+/* Axes of IN(0) that are reduced are frozen, the others pass to OUT(0), in which reduced ones are left out or have size 1. */
+void couple_reduced(struct coupling *k, const bool *reduced, int rank, bool keepdims);
 /* The axis may go; nothing else is said of it. */
 static inline void couple_pass(struct coupling *k, struct end e, int axis)
 {

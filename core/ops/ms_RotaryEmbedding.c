@@ -181,8 +181,7 @@ static int couple(struct coupling *k, struct err *err)
 {
     const struct attention_units u = units_of(k->infer);
     (void)err;
-    attention_couple_one(k, &u, OUT(0), u.axis, u.width);
-    attention_couple_one(k, &u, IN(0), u.axis, u.width);
+    attention_couple_passing(k, &u, IN(0));
     return 0;
 }
 
@@ -191,8 +190,7 @@ static int shrink(struct shrink *s, struct err *err)
     const struct rotary_attrs *a = s->infer->attrs;
     const struct attention_units u = units_of(s->infer);
     (void)err;
-    if (u.units > 0 && a->num_heads > 0 && shrink_touched(s, OUT(0), u.axis))
-        node_set_int(s->model, s->node, "num_heads", attention_units_left(s, &u));
+    attention_shrink_heads(s, &u, a->num_heads);
     return 0;
 }
 

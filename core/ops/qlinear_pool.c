@@ -6,7 +6,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "core/ops/couple.h"
+#include "core/ops/couple_rules.h"
 #include "core/ops/quantize.h"
 #include "core/ops/sliding.h"
 
@@ -347,13 +347,7 @@ static int couple_mean(struct coupling *k, struct err *err)
     (void)err;
     if (rank < 0 || reduced_axes(a, infer_shape(k->infer, 0), mask, &ignored) < 0)
         return 0;
-    for (int i = 0, to = 0; i < rank; i++) {
-        if (mask[i])
-            couple_freeze(k, IN(0), i, "its elements are put together");
-        else
-            couple_axes(k, IN(0), i, OUT(0), to);
-        to += !mask[i] || a->keepdims;
-    }
+    couple_reduced(k, mask, rank, a->keepdims);
     return 0;
 }
 

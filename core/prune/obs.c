@@ -354,20 +354,9 @@ static void sequential_batches(struct sequential *x, struct cell *cell)
     }
 }
 
-struct column {
-    double weight;
-    int64_t at;
-};
-static int by_weight(const void *a, const void *b)
-{
-    const struct column *p = a, *q = b;
-    return p->weight > q->weight ? -1 : p->weight < q->weight ? 1 : p->at < q->at ? -1 : 1;
-}
-
 int obs_sequential(const struct obs *o, struct err *err)
 {
     const size_t k = (size_t)o->k, rows = (size_t)o->rows;
-    struct column *column = malloc(k * sizeof *column);
     struct cell *cell = malloc(rows * BATCH * sizeof *cell);
     double *h = malloc(k * k * sizeof *h), *u = malloc(k * k * sizeof *u), damp = 1e-12;
     int64_t *order = malloc(k * sizeof *order);
@@ -377,18 +366,17 @@ int obs_sequential(const struct obs *o, struct err *err)
                            .work = malloc(rows * k * sizeof(double)),
                            .error = malloc(rows * BATCH * sizeof(double))};
     int rc = -1;
-    if (!column || !cell || !h || !u || !order || !x.work || !x.error) {
+    if (!cell || !h || !u || !order || !x.work || !x.error) {
         no_memory(err);
         goto out;
     }
     for (size_t i = 0; i < k; i++)
-        column[i] = (struct column){o->m > 0 ? 0 : o->h[i * k + i], (int64_t)i};
-    qsort(column, k, sizeof *column, by_weight);
-    for (size_t i = 0; i < k; i++)
-        order[i] = column[i].at;
-    for (size_t i = 0; i < k; i++)
-        for (size_t j = 0; j < k; j++)
-            h[i * k + j] = o->h[order[i] * o->k + order[j]];
+        order[i] = (int64_t)i; /* n:m needs its neighbours together */
+    if (o->m == 0 && hessian_order(o->h, o->k, order)) {
+        no_memory(err);
+        goto out;
+    }
+    hessian_permute(o->h, o->k, order, h);
     for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; i < k; i++)
             x.work[r * k + i] = o->dense[(int64_t)r * o->k + order[i]];
@@ -402,7 +390,6 @@ int obs_sequential(const struct obs *o, struct err *err)
         }
     rc = 0;
 out:
-    free(column);
     free(cell);
     free(h);
     free(u);

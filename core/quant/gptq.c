@@ -152,32 +152,12 @@ static struct lane *lanes_new(const struct job *job, int n)
 }
 
 /* ---- one group ---- */
-struct column {
-    double weight;
-    int64_t at;
-};
-
-static int by_weight(const void *a, const void *b)
-{
-    const struct column *p = a, *q = b;
-    return p->weight > q->weight ? -1 : p->weight < q->weight ? 1 : p->at < q->at ? -1 : 1;
-}
-
 /* Columns by falling diag(H), and H in that order. */
 static int order_columns(const double *h, int64_t k, int64_t *order, double *sorted)
 {
-    struct column *columns = malloc((size_t)k * sizeof *columns);
-    if (!columns)
+    if (hessian_order(h, k, order))
         return -1;
-    for (int64_t i = 0; i < k; i++)
-        columns[i] = (struct column){h[i * k + i], i};
-    qsort(columns, (size_t)k, sizeof *columns, by_weight);
-    for (int64_t i = 0; i < k; i++)
-        order[i] = columns[i].at;
-    for (int64_t i = 0; i < k; i++)
-        for (int64_t j = 0; j < k; j++)
-            sorted[i * k + j] = h[order[i] * k + order[j]];
-    free(columns);
+    hessian_permute(h, k, order, sorted);
     return 0;
 }
 

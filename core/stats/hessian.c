@@ -69,3 +69,36 @@ int hessian_factor(const double *h, int64_t k, double *damp, double *u, struct e
     }
     return err_set(err, ERR_MODEL, "the Gram matrix of the inputs is not positive definite, however much it is damped");
 }
+
+/* ---- order of columns ---- */
+struct column {
+    double weight;
+    int64_t at;
+};
+
+static int by_weight(const void *a, const void *b)
+{
+    const struct column *p = a, *q = b;
+    return p->weight > q->weight ? -1 : p->weight < q->weight ? 1 : p->at < q->at ? -1 : 1;
+}
+
+int hessian_order(const double *h, int64_t k, int64_t *order)
+{
+    struct column *column = malloc((size_t)k * sizeof *column);
+    if (!column)
+        return -1;
+    for (int64_t i = 0; i < k; i++)
+        column[i] = (struct column){h[i * k + i], i};
+    qsort(column, (size_t)k, sizeof *column, by_weight);
+    for (int64_t i = 0; i < k; i++)
+        order[i] = column[i].at;
+    free(column);
+    return 0;
+}
+
+void hessian_permute(const double *h, int64_t k, const int64_t *order, double *out)
+{
+    for (int64_t i = 0; i < k; i++)
+        for (int64_t j = 0; j < k; j++)
+            out[i * k + j] = h[order[i] * k + order[j]];
+}

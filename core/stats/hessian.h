@@ -18,4 +18,9 @@ void hessian_believe(const double *h, int64_t k, int64_t rows, double *out);
  * grows tenfold up to 1 until H is positive definite. ERR_MODEL if it never is. */
 int hessian_factor(const double *h, int64_t k, double *damp, double *u, struct err *err);
 
+/* order[k]: columns by falling diagonal, equal ones as they stand. -1: out of memory (err not set). */
+int hessian_order(const double *h, int64_t k, int64_t *order);
+/* out[i][j] = h[order[i]][order[j]]. */
+void hessian_permute(const double *h, int64_t k, const int64_t *order, double *out);
+
 #endif

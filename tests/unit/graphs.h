@@ -272,6 +272,18 @@ static inline void g_done(struct g_done *done)
     json_decref(done->warnings);
 }
 
+/* A step that must fail with `part` in its sentence; m goes. */
+static inline void g_refused(struct model *m, const char *words, const struct tensor *x, const char *part)
+{
+    struct g_done d = g_apply(m, words, x);
+    assert_int_equal(d.rc, -1);
+    if (!strstr(d.err.msg, part))
+        fail_msg("'%s', expected '%s'", d.err.msg, part);
+    json_decref(d.layers);
+    json_decref(d.warnings);
+    model_free(m);
+}
+
 /* The row of a node (borrowed); NULL. */
 static inline json_t *g_row(const struct g_done *done, const char *node)
 {

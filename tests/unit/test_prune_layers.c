@@ -310,30 +310,19 @@ static void test_skip_normalization(void **state)
     }
 }
 
-static void expect_refused(struct model *m, const char *words, const struct tensor *x, const char *part)
-{
-    struct g_done d = g_apply(m, words, x);
-    assert_int_equal(d.rc, -1);
-    if (!strstr(d.err.msg, part))
-        fail_msg("'%s', expected '%s'", d.err.msg, part);
-    json_decref(d.layers);
-    json_decref(d.warnings);
-    model_free(m);
-}
-
 static void test_refused(void **state)
 {
     (void)state;
     struct tensor x = {0};
     g_fill(&x, SHAPE(10, WIDTH), 3, 1);
-    expect_refused(three_blocks(1, false), "prune.layers count=1", NULL, "needs a dataset");
+    g_refused(three_blocks(1, false), "prune.layers count=1", NULL, "needs a dataset");
     struct model *m = g_new(17);
     uint32_t in = g_input(m, "x", SHAPE(DIM_UNKNOWN, WIDTH));
     g_output(m, G_OP(m, "MatMul", "y", in, g_random(m, "w", SHAPE(WIDTH, WIDTH), 1, 1)));
-    expect_refused(m, "prune.layers count=1", &x, "no residual branch");
+    g_refused(m, "prune.layers count=1", &x, "no residual branch");
     m = three_blocks(1, false);
     tensor_f32(&m->values[g_value(m, "two.a")].weight->tensor)[3] = NAN;
-    expect_refused(m, "prune.layers count=1", &x, "not all finite");
+    g_refused(m, "prune.layers count=1", &x, "not all finite");
     tensor_fini(&x);
 }
 

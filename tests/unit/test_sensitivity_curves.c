@@ -277,33 +277,22 @@ static void test_plan_in_the_report(void **state)
     model_free(m);
 }
 
-static void refused(struct model *m, const char *words, const struct tensor *x, const char *part)
-{
-    struct g_done d = g_apply(m, words, x);
-    assert_int_equal(d.rc, -1);
-    if (!strstr(d.err.msg, part))
-        fail_msg("'%s', expected '%s'", d.err.msg, part);
-    json_decref(d.layers);
-    json_decref(d.warnings);
-    model_free(m);
-}
-
 static void test_refused(void **state)
 {
     (void)state;
     struct tensor x = {0};
     g_fill(&x, SHAPE(SAMPLES, IN), 5, 1);
-    refused(network(0), "analyse.sensitivity", NULL, "needs a dataset");
+    g_refused(network(0), "analyse.sensitivity", NULL, "needs a dataset");
     struct model *m = network(0);
     tensor_f32(&m->values[g_value(m, "w2")].weight->tensor)[3] = NAN;
-    refused(m, "analyse.sensitivity", &x, "NaN");
+    g_refused(m, "analyse.sensitivity", &x, "NaN");
     m = g_new(17);
     g_output(m, G_OP(m, "MatMul", "y", g_input(m, "x", SHAPE(DIM_UNKNOWN, IN)), g_random(m, "w", SHAPE(IN, 3), 1, 1)));
-    refused(m, "analyse.sensitivity", &x, "no channels that could be removed");
+    g_refused(m, "analyse.sensitivity", &x, "no channels that could be removed");
     m = network(0);
     tensor_f32(&m->values[g_value(m, "w1")].weight->tensor)[3] = 3e38f;
     tensor_f32(&m->values[g_value(m, "w2")].weight->tensor)[WIDE * 3 + 2] = 3e38f;
-    refused(m, "analyse.sensitivity", &x, "not all finite");
+    g_refused(m, "analyse.sensitivity", &x, "not all finite");
     tensor_fini(&x);
 }
 
