@@ -344,6 +344,32 @@ static void test_unequal_atoms(void **state)
     model_free(m);
 }
 
+/* ---- atoms of two kinds ---- */
+/* Atoms 0..3 lie on the first axis, 4..7 on the second, all on the third, as query-key and value channels of one weight. */
+static void test_kinds_go_in_step(void **state)
+{
+    (void)state;
+    static const int first[4] = {0, 1, 2, 3}, second[4] = {4, 5, 6, 7}, both[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+    struct group_member member[] = {{.size = 4, .atom = first}, {.size = 4, .atom = second}, {.size = 8, .atom = both}};
+    const struct group g = {.n = 8, .member = member, .n_members = 3};
+    double score[8] = {1, 4, 2, 3, 10, 40, 20, 30}, sum = 0;
+    assert_int_equal(score_balance(&g, score, NULL), 0);
+    for (int i = 0; i < 8; i++)
+        sum += score[i];
+    g_near(sum, 110, 0); /* the same numbers */
+    /* lowest first: 0 and 4 (a quarter of each kind), 2 and 6, 3 and 7, then the best of each */
+    static const int order[8] = {0, 4, 2, 6, 3, 7, 1, 5};
+    for (int i = 1; i < 8; i++)
+        assert_true(score[order[i - 1]] < score[order[i]]);
+    assert_int_equal(score_least(&g, score), 2);
+    /* one kind: nothing moves, one atom must stay */
+    const struct group plain = {.n = 8, .member = &member[2], .n_members = 1};
+    double same[8] = {3, 1, 2, 8, 5, 4, 7, 6};
+    assert_int_equal(score_balance(&plain, same, NULL), 0);
+    assert_memory_equal(same, ((double[]){3, 1, 2, 8, 5, 4, 7, 6}), sizeof same);
+    assert_int_equal(score_least(&plain, same), 1);
+}
+
 /* ---- robustness ---- */
 static void test_not_finite(void **state)
 {
@@ -656,6 +682,7 @@ int main(void)
         cmocka_unit_test(test_rank_of_matrices),
         cmocka_unit_test(test_activation_and_rank),
         cmocka_unit_test(test_unequal_atoms),
+        cmocka_unit_test(test_kinds_go_in_step),
         cmocka_unit_test(test_not_finite),
         cmocka_unit_test(test_dead_channels),
         cmocka_unit_test(test_what_is_missing),
