@@ -75,8 +75,16 @@ struct weight {
     struct weight *next_owned; /* all weights of a model, for model_free */
 };
 
-/* What a step leaves for later steps on an initializer or value: "mask" (tensor), "codebook", "fake_quant",
- * "original_name" (text). Passes that replace a value carry them over (value_move_notes). Keys are static strings. */
+/* What a step leaves for later steps on an initializer or value; passes that replace a value carry it over (value_move_notes).
+ * The trainer keeps what notes say true without knowing who set them. Keys are static strings:
+ *   "mask"       tensor, bool, of the weight's shape: 0 = stays zero
+ *   "splice"     text: the mask may give weights back. While a step trains, the weight holds latent values also where the mask is 0
+ *                (the network sees weight * mask, gradients reach all); after it, zeros
+ *   "codebook"   tensor, float32 [groups, k]: the weight's elements, cut in the order of storage into `groups` equal runs, are each
+ *                one of the k numbers of their run's row (unused places repeat the last). A 0 in it stays 0
+ *   "latent"     tensor, of the weight's shape: float values that an integer weight was rounded from
+ *   "grid"       quant/grid.h
+ *   "kept.<axis>" prune/groups.h */
 struct note {
     const char *key;
     const char *text;     /* or NULL */

@@ -38,6 +38,8 @@ struct pipeline_opts {
     void *resolve_arg;
     const struct recipe *recipe;
     struct pipeline_dataset data, val_data, eval_data;
+    const char *teacher_path;   /* a model file that training steps learn from; NULL: the source */
+    const char *checkpoint_dir; /* long steps keep their state here, for another run of the same job; NULL: nowhere */
     const char *out_dir;     /* made if absent */
     const char *work_dir;    /* temporary files; NULL: a private folder in out_dir, removed at the end */
     int threads;             /* 0: all cores */

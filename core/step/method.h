@@ -59,7 +59,25 @@ enum method_needs {
     NEEDS_NOTHING = 0,
     NEEDS_DATA = 1,
     NEEDS_LABELS = 2,
-    NEEDS_RUN = 4 /* the engine must be able to run the model */
+    NEEDS_RUN = 4,      /* the engine must be able to run the model */
+    NEEDS_GRADIENTS = 8 /* every operator between weights and outputs has a gradient */
+};
+
+/* What other steps a step may hold. */
+enum method_holds {
+    HOLDS_NOTHING,
+    HOLDS_SCHEDULED, /* steps of methods with `scheduled`: run again and again while it trains, with a rising ramp */
+    HOLDS_STEPS      /* any steps, run in order, as often as the step likes */
+};
+
+/* A file made of the finished model, beside model.onnx. */
+struct artifact {
+    const char *name, *media_type; /* "model.pared"; static strings */
+    /* Makes the file `to` of the model file (its external data lie beside it) and proves it: reads it back and compares. *facts
+     * (may stay NULL): an object for the report, new reference. */
+    int (*make)(const struct artifact *a, const char *model_path, const char *to, struct pool *pool, json_t **facts,
+                struct err *err);
+    const void *params; /* the step's; borrowed from the recipe */
 };
 
 /* What a step works with. */
@@ -79,6 +97,25 @@ struct step_ctx {
     json_t *
         targets; /* array: a step with a limit of its own adds {"target", "wanted", "got", "met"}, which count with the recipe's
                       * targets; NULL: nobody asks */
+    const struct model
+        *teacher; /* the model given as teacher, else `source`. Its ids are those of source only if it is source */
+    /* ---- steps that hold steps ---- */
+    int n_steps; /* nested in this one */
+    /* Runs nested step i on c->model, with rows, warnings and rng of its own; `ramp` is its ctx's. Ids stay, weights may have other
+     * bytes and shapes. c->model is valid afterwards. */
+    int (*run_step)(struct step_ctx *c, int i, double ramp, struct err *err);
+    double ramp; /* nested in a training step: how far its schedule is, in (0, 1]; elsewhere 1 */
+    bool
+        in_training; /* nested in a training step: weights without a mask are the trainer's latent ones, see note "splice" */
+    /* ---- long steps ---- */
+    const char *
+        checkpoint; /* the step may keep its state in this file (replaced by rename): it is there again when the job is tried
+                             * again, with the same model, recipe, data and version. NULL: nowhere to keep it */
+    /* A measurement on the way ({"epoch": 3, "loss": 0.12, ...}), for whoever watches; borrowed. May be NULL. */
+    void (*metric)(struct step_ctx *c, const json_t *object);
+    json_t *details; /* object: what the report says of the step beside its rows; the step adds keys */
+    /* Another file to be made of the result; copied. NULL: nobody wants files. */
+    int (*add_artifact)(struct step_ctx *c, const struct artifact *artifact, struct err *err);
     /* Progress within this step; -1 when the job was canceled (err set): stop at once. May be called from the step's thread only. */
     int (*progress)(struct step_ctx *c, const char *stage, int64_t done, int64_t total, struct err *err);
     void *host;
@@ -95,6 +132,8 @@ struct method {
     /* Checks that concern several parameters; adds faults with pointers below `pointer`. NULL: none. */
     void (*check)(const void *params, const char *pointer, struct faults *faults);
     int (*run)(struct step_ctx *c, struct err *err);
+    enum method_holds holds;
+    bool scheduled; /* may be nested in a training step: run with a rising ramp, it goes on from where it was */
 };
 #define METHOD(id) const struct method method_##id
 
