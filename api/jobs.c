@@ -110,10 +110,10 @@ static int read_recipe(struct draft *d, struct err *err)
     return 0;
 }
 
-/* Operators the engine cannot run, as one text in the arena; "" if none. */
-static const char *missing_operators(struct draft *d)
+/* A list of operators among the model's facts, as one text in the arena; "" if none. */
+static const char *operators(struct draft *d, const char *fact)
 {
-    const json_t *list = json_object_get(d->facts[JOB_ROLE_MODEL], "missing_operators"), *item;
+    const json_t *list = json_object_get(d->facts[JOB_ROLE_MODEL], fact), *item;
     struct buf text = {0};
     size_t i;
     json_array_foreach(list, i, item) if (json_is_string(item))
@@ -138,7 +138,9 @@ static int check_needs(struct draft *d, struct err *err)
         .data = {[RECIPE_DATASET] = data_of(facts[JOB_ROLE_DATASET]),
                  [RECIPE_VAL_DATASET] = data_of(facts[JOB_ROLE_VAL_DATASET]),
                  [RECIPE_EVAL_DATASET] = data_of(facts[JOB_ROLE_EVAL_DATASET])},
-        .missing_ops = missing_operators(d),
+        .missing_ops = operators(d, "missing_operators"),
+        /* not among the facts of models that an older version looked at: then the job says it */
+        .missing_gradients = operators(d, "operators_without_gradient"),
     };
     return recipe_check_needs(d->recipe, &given, &d->req->faults, err);
 }

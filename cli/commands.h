@@ -7,6 +7,7 @@
 
 #define CLI_COMMANDS(X)                                                                                              \
     X(bench, "latency of a model on this machine")                                                                   \
+    X(decode, "the model out of a .pared container, byte for byte")                                                  \
     X(diff, "two models on the same inputs: fidelity per output and per layer")                                      \
     X(eval, "a model on a dataset: metrics, outputs")                                                                \
     X(healthcheck, "does the server of this machine answer? for containers")                                         \

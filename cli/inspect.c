@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 #include "core/base/hash.h"
 #include "core/base/utf8.h"
+#include "core/engine/grad.h"
 #include "core/model/inspect.h"
 #include "core/model/onnx_read.h"
 #include "core/model/parameters.h"
@@ -106,7 +107,7 @@ static struct plan *plan_of(const struct model *m, json_t *warnings)
 }
 
 static json_t *facts_of(const struct model *m, const struct facts *measured, const char *sha256,
-                        const struct missing_ops *missing)
+                        const struct missing_ops *missing, const struct missing_ops *gradients)
 {
     json_t *facts = model_inspect(m), *more = facts_json(measured);
     if (facts) {
@@ -114,6 +115,7 @@ static json_t *facts_of(const struct model *m, const struct facts *measured, con
         json_object_set_new(facts, "sha256", json_string(sha256));
         json_object_set_new(facts, "runnable", json_boolean(missing->count == 0));
         json_object_set_new(facts, "missing_operators", missing_json(missing));
+        json_object_set_new(facts, "operators_without_gradient", missing_json(gradients));
     }
     json_decref(more);
     return facts;
@@ -122,7 +124,7 @@ static json_t *facts_of(const struct model *m, const struct facts *measured, con
 int inspect_file(const struct inspect_opts *opts, struct inspect_result *result, struct err *err)
 {
     char sha256[SHA256_HEX];
-    struct missing_ops missing = {0};
+    struct missing_ops missing = {0}, gradients = {0};
     struct facts facts;
     struct plan *plan = NULL;
     struct onnx_read_opts read = {.external_dir = opts->external_dir,
@@ -141,11 +143,13 @@ int inspect_file(const struct inspect_opts *opts, struct inspect_result *result,
     model_nan_weights(m, warn_nan, warnings);
     if (engine_missing_ops(m, &missing, err))
         goto out;
+    if (missing.count == 0 && engine_missing_gradients(m, &gradients, err))
+        goto out;
     if (missing.count == 0)
         plan = plan_of(m, warnings);
     if (plan)
         facts_cost(&facts, plan);
-    result->facts = facts_of(m, &facts, sha256, &missing);
+    result->facts = facts_of(m, &facts, sha256, &missing, &gradients);
     if (result->facts && json_array_size(warnings))
         json_object_set(result->facts, "warnings", warnings);
     result->layers = inspect_layers_json(m, plan);
@@ -159,6 +163,7 @@ int inspect_file(const struct inspect_opts *opts, struct inspect_result *result,
 out:
     json_decref(warnings);
     missing_ops_fini(&missing);
+    missing_ops_fini(&gradients);
     plan_free(plan);
     model_free(m);
     facts_fini(&facts);
@@ -268,6 +273,12 @@ static void print_facts(const json_t *facts)
     json_array_foreach(json_object_get(facts, "missing_operators"), i, v)
     {
         printf("%-16s ", i ? "" : "cannot run");
+        put(json_string_value(v));
+        putchar('\n');
+    }
+    json_array_foreach(json_object_get(facts, "operators_without_gradient"), i, v)
+    {
+        printf("%-16s ", i ? "" : "cannot train");
         put(json_string_value(v));
         putchar('\n');
     }

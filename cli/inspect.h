@@ -23,7 +23,7 @@ struct inspect_result {
     json_t
         *facts; /* model_inspect() with "sha256" (of the main file), "bytes" and "zstd_bytes" (of all files), "nonzero",
                      * "sparsity", "macs", "peak_activation_bytes", "runnable", "missing_operators": ["Op (domain, opset
-                     * n) x3", ...] */
+                     * n) x3", ...], "operators_without_gradient": the same of engine_missing_gradients */
     json_t *layers; /* {"data": [...]}, see inspect_layers_json */
     json_t *graph;  /* model_graph_json(); NULL unless asked for */
     json_t *groups; /* inspect_groups_json(); NULL unless asked for */

@@ -33,7 +33,9 @@ struct job {
     const char *kind, *work, *out;
     json_int_t threads, memory_bytes, file_bytes, cpu_s;
     int die_with_parent, latency;
-    json_t *model, *external, *dataset, *val_dataset, *eval_dataset, *recipe; /* borrowed from spec */
+    const char *checkpoint;
+    json_t *model, *external, *teacher, *teacher_external, *dataset, *val_dataset, *eval_dataset,
+        *recipe; /* borrowed from spec */
     struct faults faults;
     const char *stage; /* of the last progress line */
     int step;
@@ -81,6 +83,15 @@ static int on_progress(void *arg, const struct pipeline_progress *p)
         json_object_set_new(line, "eta_s", json_real(p->eta_s));
     say(line, NULL);
     return 0;
+}
+
+static void on_metric(void *arg, const json_t *object)
+{
+    (void)arg;
+    json_t *line = json_pack("{s:s}", "type", "metric");
+    if (line)
+        json_object_update_missing(line, (json_t *)object);
+    say(line, NULL);
 }
 
 static void on_log(void *arg, const char *level, const char *message)
@@ -136,11 +147,12 @@ static int read_spec(struct job *job, struct err *err)
     json_error_t e;
     job->die_with_parent = job->latency = 1;
     if (json_unpack_ex(job->spec, &e, JSON_STRICT,
-                       "{s:s, s:s, s?s, s?I, s?I, s?I, s?I, s?b, s?b, s?o, s?o, s?o, s?o, s?o, s?o}", "kind",
+                       "{s:s, s:s, s?s, s?I, s?I, s?I, s?I, s?b, s?b, s?s, s?o, s?o, s?o, s?o, s?o, s?o, s?o, s?o}", "kind",
                        &job->kind, "work", &job->work, "out", &job->out, "threads", &job->threads, "memory_bytes",
                        &job->memory_bytes, "file_bytes", &job->file_bytes, "cpu_s", &job->cpu_s, "die_with_parent",
-                       &job->die_with_parent, "latency", &job->latency, "model", &job->model, "external",
-                       &job->external, "dataset", &job->dataset, "val_dataset", &job->val_dataset, "eval_dataset",
+                       &job->die_with_parent, "latency", &job->latency, "checkpoint",
+                       &job->checkpoint, "model", &job->model, "external", &job->external, "teacher", &job->teacher,
+                       "teacher_external", &job->teacher_external, "dataset", &job->dataset, "val_dataset", &job->val_dataset, "eval_dataset",
                        &job->eval_dataset, "recipe", &job->recipe))
         return err_set(err, ERR_INTERNAL, "the spec is wrong: %s", e.text);
     return 0;
@@ -214,13 +226,11 @@ static int file_of(const json_t *json, const char *key, const char **name, const
     return 0;
 }
 
-/* onnx_read_opts.resolve over the spec's list. */
-static int resolve_external(void *arg, const char *location)
+static int resolve_in(const json_t *list, const char *location)
 {
-    const struct job *job = arg;
     size_t i;
     json_t *file;
-    json_array_foreach(job->external, i, file)
+    json_array_foreach(list, i, file)
     {
         const char *name = json_string_value(json_object_get(file, "name")),
                    *path = json_string_value(json_object_get(file, "path"));
@@ -229,6 +239,17 @@ static int resolve_external(void *arg, const char *location)
     }
     errno = ENOENT;
     return -1;
+}
+
+/* onnx_read_opts.resolve over the spec's lists. */
+static int resolve_external(void *arg, const char *location)
+{
+    return resolve_in(((const struct job *)arg)->external, location);
+}
+
+static int resolve_teacher(void *arg, const char *location)
+{
+    return resolve_in(((const struct job *)arg)->teacher_external, location);
 }
 
 /* ---- datasets ---- */
@@ -299,13 +320,16 @@ static int do_run(struct job *job, struct err *err)
     struct pipeline_result result = {0};
     struct recipe *recipe = NULL;
     struct pipeline_opts o = {.resolve = resolve_external,
+                              .resolve_teacher = resolve_teacher,
                               .resolve_arg = job,
                               .out_dir = job->out,
                               .work_dir = job->work,
                               .threads = (int)job->threads,
                               .max_memory_bytes = (size_t)job->memory_bytes,
                               .no_latency = !job->latency,
+                              .checkpoint_dir = job->checkpoint,
                               .progress = on_progress,
+                              .metric = on_metric,
                               .log = on_log,
                               .arg = job};
     int rc = -1;
@@ -314,6 +338,7 @@ static int do_run(struct job *job, struct err *err)
         goto out;
     }
     if (file_of(job->model, "model", &name, &path, err) ||
+        (job->teacher && file_of(job->teacher, "teacher", &o.teacher_name, &o.teacher_path, err)) ||
         dataset_of(job, "dataset", job->dataset, &o.data, &owned[0], err) ||
         dataset_of(job, "val_dataset", job->val_dataset, &o.val_data, &owned[1], err) ||
         dataset_of(job, "eval_dataset", job->eval_dataset, &o.eval_data, &owned[2], err) ||

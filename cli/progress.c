@@ -92,6 +92,12 @@ void progress_done(struct progress *p)
     p->bar = false;
 }
 
+static void print_plain(const char *text)
+{
+    for (; *text; text++) /* names are a stranger's: none may drive the terminal */
+        fputc((unsigned char)*text < 32 || *text == 127 ? '?' : *text, stderr);
+}
+
 void progress_log(void *arg, const char *level, const char *message)
 {
     struct progress *p = arg;
@@ -99,7 +105,30 @@ void progress_log(void *arg, const char *level, const char *message)
         return; /* the summary says the rest */
     progress_done(p);
     fputs("pared: warning: ", stderr);
-    for (; *message; message++) /* names are a stranger's: none may drive the terminal */
-        fputc((unsigned char)*message < 32 || *message == 127 ? '?' : *message, stderr);
+    print_plain(message);
+    fputc('\n', stderr);
+}
+
+void progress_metric(void *arg, const json_t *object)
+{
+    struct progress *p = arg;
+    const char *key, *method = json_string_value(json_object_get(object, "method"));
+    json_t *v;
+    int n = 0;
+    if (p->quiet)
+        return;
+    progress_done(p);
+    fprintf(stderr, "pared: %s:", method ? method : "");
+    json_object_foreach ((json_t *)object, key, v) {
+        if (!strcmp(key, "method") || !strcmp(key, "step") || (!json_is_number(v) && !json_is_string(v)))
+            continue;
+        fputs(n++ ? ", " : " ", stderr);
+        print_plain(key);
+        fputc(' ', stderr);
+        if (json_is_string(v))
+            print_plain(json_string_value(v));
+        else
+            fprintf(stderr, json_is_integer(v) ? "%.0f" : "%.5g", json_number_value(v));
+    }
     fputc('\n', stderr);
 }

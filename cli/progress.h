@@ -22,6 +22,8 @@ void progress_init(struct progress *p, bool quiet);
 /* Callbacks of pipeline_opts; arg is the struct progress. */
 int progress_show(void *arg, const struct pipeline_progress *at);
 void progress_log(void *arg, const char *level, const char *message);
+/* One line a measurement: method, then every figure of the object in its order. */
+void progress_metric(void *arg, const json_t *object);
 /* Removes the bar. */
 void progress_done(struct progress *p);
 

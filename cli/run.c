@@ -26,9 +26,10 @@ static const char help[] =
     "  --data D               dataset: calibration and, without --eval-data, evaluation\n"
     "  --val-data D           validation data for steps that decide by it\n"
     "  --eval-data D          what the report is measured on\n"
-    "  --teacher MODEL        for steps that learn from another model\n"
+    "  --teacher MODEL        what training steps learn from; default: the model as it came\n"
     "  --target KEY=VALUE     what the result must reach, e.g. max_bytes_ratio=0.25; may be repeated\n"
     "  --out DIR              default: pared-out\n"
+    "  --checkpoint DIR       training keeps its state here, and the same run, started again, goes on from it\n"
     "  --seed N               default: the recipe's, or 0\n"
     "  --threads N            default: all cores\n"
     "  --max-memory N         bytes that activations may take, as in 512M or 2G; default 16G\n"
@@ -36,6 +37,7 @@ static const char help[] =
     "  --no-latency           do not measure latency\n"
     "  --json                 print the report as JSON instead of a table\n"
     "  --quiet                no progress\n\n"
+    "Training steps may hold steps: --step 'train.finetune epochs=3 steps=[{\"method\": \"prune.weights\", ...}]'\n"
     "D is a .npz, .npy, .tar, .tar.gz, .zip or CIFAR-10 .bin file, a data.json, or a folder. MODEL may be - (stdin).\n"
     "Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 done but targets are missed.\n";
 
@@ -44,7 +46,6 @@ struct run_args {
     json_t *steps, *targets; /* of --step, --target */
     int64_t seed, threads;
     bool has_seed, json, quiet;
-    const char *teacher;
     struct pipeline_opts pipeline;
 };
 
@@ -55,6 +56,7 @@ enum {
     OPT_VAL,
     OPT_EVAL,
     OPT_TEACHER,
+    OPT_CHECKPOINT,
     OPT_TARGET,
     OPT_OUT,
     OPT_SEED,
@@ -74,6 +76,7 @@ static const struct option options[] = {
     {"val-data", required_argument, NULL, OPT_VAL},
     {"eval-data", required_argument, NULL, OPT_EVAL},
     {"teacher", required_argument, NULL, OPT_TEACHER},
+    {"checkpoint", required_argument, NULL, OPT_CHECKPOINT},
     {"target", required_argument, NULL, OPT_TARGET},
     {"out", required_argument, NULL, OPT_OUT},
     {"seed", required_argument, NULL, OPT_SEED},
@@ -116,7 +119,8 @@ static int take_option(struct run_args *a, int option, const char *text, struct 
     case OPT_DATA: a->pipeline.data.path = text; break;
     case OPT_VAL: a->pipeline.val_data.path = text; break;
     case OPT_EVAL: a->pipeline.eval_data.path = text; break;
-    case OPT_TEACHER: a->teacher = text; break;
+    case OPT_TEACHER: a->pipeline.teacher_path = text; break;
+    case OPT_CHECKPOINT: a->pipeline.checkpoint_dir = text; break;
     case OPT_TARGET: return add_target(a->targets, text, err);
     case OPT_OUT: a->out = text; break;
     case OPT_SEED: a->has_seed = true; return cli_int("--seed", text, 0, INT64_MAX, &a->seed, err);
@@ -288,6 +292,7 @@ static int run(struct run_args *a)
     a->pipeline.out_dir = a->out;
     a->pipeline.threads = (int)a->threads;
     a->pipeline.progress = progress_show;
+    a->pipeline.metric = progress_metric;
     a->pipeline.log = progress_log;
     a->pipeline.arg = &progress;
     int failed = pipeline_run(&a->pipeline, &result, &faults, &err);
@@ -324,10 +329,6 @@ int cmd_run(int argc, char **argv)
     }
     if (argc - optind != 1) {
         cli_usage("run", argc == optind ? "a model is needed" : "one model at a time");
-        goto out;
-    }
-    if (a.teacher) {
-        cli_usage("run", "--teacher: no step of the catalogue learns from another model");
         goto out;
     }
     a.model = argv[optind];

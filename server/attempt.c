@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * work/JOB/            given to every attempt, so that a checkpoint survives
+ * work/JOB/            given to every attempt, for temporary files: what an earlier one left is removed first
+ * work/JOB/checkpoint/ the state of long steps; stays until the job has ended, so that the next attempt goes on from it
  * work/JOB/out-N/      results of attempt N alone: a child that outlives its lease cannot write into its successor's
  *
  * After the child ended its files are taken into the blob store under their hashes (the sizes and hashes it claims are
@@ -28,6 +29,8 @@ enum {
     MAX_NAME = 120,
     MAX_MESSAGE = 2000,
     MAX_LOGS = 2000,
+    MAX_METRICS = 10000,
+    MAX_METRIC_BYTES = 4000,
     SETTLE_TRIES = 20,
     SETTLE_PAUSE_US = 250000
 };
@@ -42,7 +45,7 @@ struct attempt {
     char stage[64];
     struct store_progress progress; /* the last one heard; its stage is `stage` */
     bool untold;                    /* and not yet written */
-    int logs;
+    int logs, metrics;
     struct store_artifact *artifacts;
     int artifact_count;
 };
@@ -130,6 +133,21 @@ static void take_log(struct attempt *a, json_t *line)
                json_pack("{s:s, s:s%}", "level", known, "message", message, (size_t)cut(message, MAX_MESSAGE)));
 }
 
+/* Kept as it was said, with the attempt: one that goes on after a restart may tell an epoch again. */
+static void take_metric(struct attempt *a, json_t *line)
+{
+    struct err err = {0};
+    if (a->metrics >= MAX_METRICS)
+        return;
+    a->metrics++;
+    json_object_del(line, "type");
+    json_object_set_new(line, "attempt", json_integer(a->claim->attempt));
+    char *text = json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    if (text && strlen(text) <= MAX_METRIC_BYTES)
+        lost_or_failed(a, store_job_metric(a->store, a->claim->id, a->claim->attempt, text, &err), &err);
+    free(text);
+}
+
 static void take_line(void *arg, const char *type, json_t *line)
 {
     struct attempt *a = arg;
@@ -137,6 +155,8 @@ static void take_line(void *arg, const char *type, json_t *line)
         take_progress(a, line);
     else if (!strcmp(type, "log"))
         take_log(a, line);
+    else if (!strcmp(type, "metric"))
+        take_metric(a, line);
 }
 
 static enum child_tick tick(void *arg)
@@ -183,18 +203,20 @@ static json_t *files_json(struct attempt *a, const struct store_file *files, int
     return list;
 }
 
-static int add_model(struct attempt *a, json_t *spec, struct err *err)
+static int add_model(struct attempt *a, json_t *spec, enum job_role role, const char *external_key, struct err *err)
 {
-    const struct store_resource *model = a->claim->inputs[JOB_ROLE_MODEL];
+    const struct store_resource *model = a->claim->inputs[role];
+    if (!model && role != JOB_ROLE_MODEL)
+        return 0;
     if (!model || model->file_count < 1)
-        return err_set(err, ERR_REFERENCE, "the model is gone");
+        return err_set(err, ERR_REFERENCE, "the %s is gone", job_role_name(role));
     json_t *file = file_json(a, &model->files[0], err);
-    if (!file || json_object_set_new(spec, "model", file))
+    if (!file || json_object_set_new(spec, job_role_name(role), file))
         return -1;
     if (model->file_count == 1)
         return 0;
     json_t *external = files_json(a, model->files + 1, model->file_count - 1, err);
-    return !external || json_object_set_new(spec, "external", external) ? -1 : 0;
+    return !external || json_object_set_new(spec, external_key, external) ? -1 : 0;
 }
 
 static int add_datasets(struct attempt *a, json_t *spec, struct err *err)
@@ -228,12 +250,14 @@ static json_t *make_spec(struct attempt *a, struct err *err)
         err_set(err, ERR_INTERNAL, "the job's recipe cannot be read");
         goto out;
     }
-    spec = json_pack("{s:s, s:s, s:s, s:I, s:I, s:O}", "kind", "job", "work", a->dir, "out", a->out, "threads",
+    spec = json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:O}", "kind", "job", "work", a->tmp, "out", a->out, "checkpoint",
+                     a->checkpoint, "threads",
                      (json_int_t)lesser(claim->threads, ctx->threads), "file_bytes",
                      (json_int_t)ctx->server->config->job_file_bytes, "recipe", recipe);
     if (memory > 0)
         json_object_set_new(spec, "memory_bytes", json_integer(memory));
-    if (!spec || add_model(a, spec, err) || add_datasets(a, spec, err)) {
+    if (!spec || add_model(a, spec, JOB_ROLE_MODEL, "external", err) ||
+        add_model(a, spec, JOB_ROLE_TEACHER, "teacher_external", err) || add_datasets(a, spec, err)) {
         err_set(err, ERR_NOMEM, "out of memory");
         json_decref(spec);
         spec = NULL;

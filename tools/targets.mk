@@ -80,6 +80,10 @@ quant-accuracy: all $(VENV)/ok ## accuracy of quantize.static on whole test sets
 prune-accuracy: all $(VENV)/ok ## what pruning gives and costs, judged by ONNX Runtime, beside published figures (T=--tables=recovery for some)
 	$(VENV)/bin/python tests/e2e/prune_accuracy.py $(T)
 
+.PHONY: train-accuracy
+train-accuracy: all $(VENV)/ok ## what training gives, judged by ONNX Runtime, beside published figures and controls (FULL=1: all, about an hour)
+	$(VENV)/bin/python tests/e2e/train_accuracy.py $(T)
+
 chaos: all $(VENV)/ok ## 200 jobs while the server is killed 20 times: every job ends exactly once
 	$(VENV)/bin/python tests/e2e/chaos.py
 

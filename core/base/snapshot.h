@@ -2,7 +2,7 @@
  * snapshot.h - the state of a long computation in one file: named byte strings, checksummed, replaced by rename.
  * Form       "PAREDSNP", version, key, then records (name, length, bytes) and a sha256 of all before it.
  * Contract   a file that was not written whole, or was changed, or has another key, reads as if it were not there.
- * Errors     of writing: ERR_IO, ERR_NOMEM, ERR_NO_SPACE where errno says so. Threads: one a snapshot. */
+ * Errors     of writing: ERR_IO, ERR_NOMEM, ERR_DISK_FULL where errno says so. Threads: one a snapshot. */
 #ifndef PARED_BASE_SNAPSHOT_H
 #define PARED_BASE_SNAPSHOT_H
 

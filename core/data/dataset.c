@@ -10,6 +10,7 @@
 
 #include "core/base/rng.h"
 #include "core/base/size.h"
+#include "core/data/augment.h"
 #include "core/data/dataset_internal.h"
 #include "core/data/picture.h"
 
@@ -89,6 +90,22 @@ static int scan_labels(struct dataset *ds, struct err *err)
     return 0;
 }
 
+/* A description that asks for changes of images needs images. How they lie is known only with a model (augment_image_of). */
+static int check_augment(const struct dataset *ds, struct err *err)
+{
+    struct augment a;
+    bool image = ds->pictures || ds->cifar;
+    if (augment_of_dataset(&a, ds, err))
+        return -1;
+    for (int i = 0; i < ds->n_arrays && !ds->single_feed && !image; i++) {
+        const struct shape *s = &ds->arrays[i].t.shape;
+        image = (s->rank == 3 || s->rank == 4) && s->dim[1] > 1 && s->dim[2] > 0;
+        image = image || (s->rank == 4 && s->dim[2] > 1 && s->dim[3] > 1);
+    }
+    return a.any && !image ? err_set(err, ERR_DATASET, "data.json /augment: the samples are no images, [H, W], [H, W, C] or [C, H, W]")
+                           : 0;
+}
+
 struct dataset *dataset_open(const char *path, const struct dataset_opts *opts, struct err *err)
 {
     struct err local = {0};
@@ -100,7 +117,7 @@ struct dataset *dataset_open(const char *path, const struct dataset_opts *opts, 
     if (opts)
         ds->opts = *opts;
     if (make_cache(ds, &local) == 0 && dataset_load(ds, path, &local) == 0 && count_samples(ds, &local) == 0 &&
-        shuffle_order(ds, &local) == 0 && scan_labels(ds, &local) == 0)
+        check_augment(ds, &local) == 0 && shuffle_order(ds, &local) == 0 && scan_labels(ds, &local) == 0)
         return ds;
     if (local.code == ERR_IO)
         local.code = ERR_DATASET;
@@ -461,6 +478,16 @@ static int pixel_shape(const struct dataset *ds, const struct binding *b, int64_
         rc = err_set(err, ERR_DATASET, "`mean` and `std` of `preprocess` need 1 or %" PRId64 " numbers", px.channels);
     picture_fini(&px.owned);
     return rc;
+}
+
+int dataset_sample_shape(const struct dataset *ds, int binding, struct shape *out, struct err *err)
+{
+    const struct binding *b = &ds->bindings[binding];
+    struct shape have;
+    if (b->pixels)
+        return pixel_shape(ds, b, sample_of(ds, 0), out, err);
+    array_sample_shape(b->array, &have);
+    return fit_sample(b, &have, out, err);
 }
 
 /* (pixel * scale - mean) / std in float32, in the model's layout. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * dataset_internal.h - what dataset_open.c fills and dataset.c reads. Not for others. */
+ * dataset_internal.h - what dataset_open.c fills and dataset.c reads; loader.c and augment.c look
+ * into it too. Not for others. */
 #ifndef PARED_DATA_DATASET_INTERNAL_H
 #define PARED_DATA_DATASET_INTERNAL_H
 
@@ -51,5 +52,8 @@ struct dataset {
 
 /* Fill everything but bindings. */
 int dataset_load(struct dataset *ds, const char *path, struct err *err);
+/* The shape of the first sample as it lies in the files, without the batch axis: pixels as preprocess leaves them, before the
+ * model's shape is given to it. */
+int dataset_sample_shape(const struct dataset *ds, int binding, struct shape *out, struct err *err);
 
 #endif

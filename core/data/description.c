@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "core/data/augment.h"
+
 const char *const data_format_names[DATA_FORMAT_COUNT + 1] = {"npz", "idx", "cifar10", "images", "onnx", NULL};
 
 static int fault(struct err *err, const char *pointer, const char *wanted)
@@ -116,6 +118,16 @@ static int check_strings(const json_t *object, const char *pointer, struct err *
     return 0;
 }
 
+static int check_augment(const json_t *json, struct err *err)
+{
+    struct augment unused;
+    struct faults faults = {0};
+    augment_parse(&unused, json, "/augment", &faults);
+    const int rc = faults.count ? fault(err, faults.at[0].pointer, faults.at[0].detail) : 0;
+    faults_fini(&faults);
+    return rc;
+}
+
 static int parse_document(struct description *d, struct err *err)
 {
     static const char *const keys[] = {"format",  "files",   "inputs", "preprocess", "augment",
@@ -138,8 +150,8 @@ static int parse_document(struct description *d, struct err *err)
         return fault(err, "/files/x", "is missing: the file that holds the samples");
     if (shuffle && !json_is_boolean(shuffle))
         return fault(err, "/shuffle", "must be true or false");
-    if (json_object_get(j, "augment") && !json_is_object(json_object_get(j, "augment")))
-        return fault(err, "/augment", "must be an object");
+    if (check_augment(json_object_get(j, "augment"), err))
+        return -1;
     if (classes && !json_is_array(classes))
         return fault(err, "/classes", "must be an array of names");
     for (size_t i = 0; i < json_array_size(classes); i++)

@@ -41,6 +41,9 @@ struct loader *loader_new(const struct loader_opts *opts, struct err *err);
 void loader_free(struct loader *l);
 int64_t loader_batches(const struct loader *l); /* an epoch */
 int loader_start(struct loader *l, int64_t epoch, struct err *err);
+/* The same, from batch `first` of that epoch on: a trainer that let others read the dataset in the middle of an epoch
+ * (loader_stop) goes on where it was. */
+int loader_start_at(struct loader *l, int64_t epoch, int64_t first, struct err *err);
 /* 1: *batch; 0: the epoch is over; -1. */
 int loader_next(struct loader *l, const struct loader_batch **batch, struct err *err);
 void loader_stop(struct loader *l); /* ends an epoch early; waits for the reader */

@@ -200,11 +200,25 @@ struct tensor *grad_seed(struct grad *g, int i)
 {
     return g->seed_place[i] != PLACE_NONE ? &g->seed[i] : NULL;
 }
+int grad_param_index(const struct grad *g, uint32_t value)
+{
+    const int leaf = value < g->m->n_values ? g->leaf_of[value] : -1;
+    return leaf < g->opts.n_params ? leaf : -1;
+}
 struct tensor *grad_param_value(struct grad *g, int i)
 {
     return &g->leaf[i].data;
 }
+int grad_param_find(const struct grad *g, uint32_t value)
+{
+    const int leaf = value < g->m->n_values ? g->leaf_of[value] : -1;
+    return leaf < g->opts.n_params ? leaf : -1;
+}
 const struct tensor *grad_param_gradient(const struct grad *g, int i)
+{
+    return &g->leaf[i].sum;
+}
+struct tensor *grad_param_gradient_change(struct grad *g, int i)
 {
     return &g->leaf[i].sum;
 }
@@ -215,6 +229,11 @@ const struct tensor *grad_input_gradient(const struct grad *g, int i)
 void grad_set_training(struct grad *g, bool training)
 {
     g->opts.training = training;
+}
+void grad_set_seed(struct grad *g, uint64_t seed)
+{
+    g->opts.seed = seed;
+    g->batch = 0;
 }
 int grad_n_stats(const struct grad *g)
 {

@@ -31,6 +31,7 @@
 #define PARED_ENGINE_GRAD_H
 
 #include "core/base/pool.h"
+#include "core/engine/engine.h"
 #include "core/model/model.h"
 
 struct grad; /* opaque */
@@ -63,15 +64,23 @@ const struct tensor *grad_output(const struct grad *g, int i);
  * gradient. */
 struct tensor *grad_seed(struct grad *g, int i);
 
+/* Index of an initializer among params; -1: it is none. */
+int grad_param_index(const struct grad *g, uint32_t value);
 /* The parameter's value: a private copy that the caller may change between backward and forward. */
 struct tensor *grad_param_value(struct grad *g, int i);
+/* The i whose value this is; -1: no parameter. */
+int grad_param_find(const struct grad *g, uint32_t value);
 /* dL/d(params[i]), dL/d(inputs[i]): sums since grad_reset; zeros where nothing flows. An input's is given back
  * for the last shape. */
 const struct tensor *grad_param_gradient(const struct grad *g, int i);
 const struct tensor *grad_input_gradient(const struct grad *g, int i);
 void grad_reset(struct grad *g);
+/* The same gradient, for a caller who adds to it (regularizers) or masks it between backward and grad_reset. */
+struct tensor *grad_param_gradient_change(struct grad *g, int i);
 
 void grad_set_training(struct grad *g, bool training);
+/* The random numbers of the next forward depend on `seed` alone, whatever ran before. */
+void grad_set_seed(struct grad *g, uint64_t seed);
 /* in: grad_n_feeds tensors. A forward may follow a forward. */
 int grad_forward(struct grad *g, const struct tensor *in, struct err *err);
 int grad_backward(struct grad *g, struct err *err);
@@ -95,5 +104,11 @@ struct grad_memory {
     int n_forward, n_again, n_backward; /* steps run */
 };
 struct grad_memory grad_memory(const struct grad *g);
+
+/* What stands in the way of training: operators between float constants and the outputs that have no gradient, Ifs and loops
+ * among them. Counted for the output with none of them if there is one, else for the first output that depends on
+ * constants. Empty also if the model cannot be run: that is engine_missing_ops' to say. Strings are static.
+ * missing_ops_fini. */
+int engine_missing_gradients(const struct model *m, struct missing_ops *out, struct err *err);
 
 #endif

@@ -93,6 +93,12 @@ static int note_missing(struct missing_ops *list, const struct node *node, int64
     return 0;
 }
 
+/* A step that trains put it in: a note cannot come from a file. */
+static bool trained(const struct model *m, const struct node *node)
+{
+    return node->n_output > 0 && node->output[0] != VALUE_NONE && value_note(m, node->output[0], "training");
+}
+
 int engine_missing_ops(const struct model *m, struct missing_ops *out, struct err *err)
 {
     *out = (struct missing_ops){0};
@@ -107,7 +113,7 @@ int engine_missing_ops(const struct model *m, struct missing_ops *out, struct er
             int64_t opset = inside ? function_opset(inside, node->domain) : model_opset_or_1(m, node->domain);
             bool beyond = model_domain_is_default(node->domain) && opset > OP_OPSET_NEWEST;
             const struct op_class *op = op_find(node->op_type, node->domain ? node->domain : "", opset);
-            if ((beyond || !op || op->internal) && note_missing(out, node, opset, err)) {
+            if ((beyond || !op || (op->internal && !trained(m, node))) && note_missing(out, node, opset, err)) {
                 missing_ops_fini(out);
                 return -1;
             }

@@ -46,61 +46,13 @@ static const struct quantize_attrs *attrs_of(const struct node *node, const void
     return opset >= 13 || !model_domain_is_default(node->domain) ? attrs : NULL;
 }
 
-/* ---- layout ---- */
-/* x seen as [outer, length, inner]; index d of `length` takes the scale (o * scales + d / block) * scale_inner + i %
- * scale_inner. */
-struct layout {
-    int64_t outer, length, inner, block, scales;
-    enum { PER_TENSOR, PER_AXIS, PER_BLOCK } kind;
-};
-
-static int scale_mismatch(const struct shape *x, const struct shape *scale, const char *want, struct err *err)
-{
-    char x_text[SHAPE_TEXT], s_text[SHAPE_TEXT];
-    return err_set(err, ERR_SHAPE, "the scale has shape %s for an input of shape %s; it must be %s",
-                   shape_text(scale, s_text), shape_text(x, x_text), want);
-}
-
-/* Scale against input, as far as both are known; `l` is complete only for known shapes. */
-static int layout_of(const struct quantize_attrs *a, const struct shape *x, const struct shape *scale, struct layout *l,
-                     struct err *err)
-{
-    const int64_t block_size = a ? a->block_size : 0;
-    int axis = 0;
-
-    *l = (struct layout){.kind = PER_TENSOR, .outer = 1, .length = 1, .inner = shape_count(x), .block = 1, .scales = 1};
-    if (block_size < 0)
-        return err_set(err, ERR_MODEL, "attribute 'block_size' is %" PRId64 "; it must not be negative", block_size);
-    if (x->rank == SHAPE_UNKNOWN_RANK || scale->rank == SHAPE_UNKNOWN_RANK)
-        return 0;
-    if (block_size == 0 && (scale->rank == 0 || (scale->rank == 1 && scale->dim[0] == 1)))
-        return 0;
-    if (!a || (block_size == 0 && scale->rank > 1))
-        return scale_mismatch(x, scale, a ? "a scalar, or a vector along the axis" : "a scalar", err);
-    if (op_axis(x, a->axis, &axis, err) < 0)
-        return -1;
-    l->kind = block_size ? PER_BLOCK : PER_AXIS;
-    l->outer = shape_product(x, 0, axis);
-    l->length = x->dim[axis];
-    l->inner = shape_product(x, axis + 1, x->rank);
-    l->block = block_size ? block_size : 1;
-    l->scales = l->length < 0 ? l->length : i64_ceil_div(l->length, l->block);
-    if (l->kind == PER_AXIS) {
-        if (scale->dim[0] >= 0 && l->length >= 0 && scale->dim[0] != l->length)
-            return scale_mismatch(x, scale, "a vector with one value for each index of the axis", err);
-        return 0;
-    }
-    if (scale->rank != x->rank)
-        return scale_mismatch(x, scale, "of the same rank, because block_size is set", err);
-    for (int i = 0; i < x->rank; i++) {
-        const int64_t want = i == axis ? l->scales : x->dim[i];
-        if (want >= 0 && scale->dim[i] >= 0 && scale->dim[i] != want)
-            return scale_mismatch(x, scale, "the input's shape with the axis divided by block_size, rounded up", err);
-    }
-    return 0;
-}
-
 /* ---- inference ---- */
+static int layout_of(const struct quantize_attrs *a, const struct shape *x, const struct shape *scale,
+                     struct quantize_layout *l, struct err *err)
+{
+    return quantize_layout_make(a ? a->axis : QUANTIZE_NO_AXIS, a ? a->block_size : 0, x, scale, l, err);
+}
+
 static int check_zero_point(const struct infer_ctx *c, struct err *err)
 {
     char zero[SHAPE_TEXT], scale[SHAPE_TEXT];
@@ -138,7 +90,7 @@ static int infer_quantize(struct infer_ctx *c, struct err *err)
 {
     const struct quantize_attrs *a = attrs_of(c->node, c->attrs, c->opset);
     enum dtype out = DTYPE_UINT8;
-    struct layout l;
+    struct quantize_layout l;
 
     if (op_need(c, 2, err) < 0 || op_dtype_kinds(c, 0, "fi", err) < 0 || op_dtype_kinds(c, 1, "fi", err) < 0 ||
         layout_of(a, infer_shape(c, 0), infer_shape(c, 1), &l, err) < 0 || check_zero_point(c, err) < 0 ||
@@ -164,7 +116,7 @@ static int infer_dequantize(struct infer_ctx *c, struct err *err)
 {
     const struct quantize_attrs *a = attrs_of(c->node, c->attrs, c->opset);
     enum dtype in, out;
-    struct layout l;
+    struct quantize_layout l;
 
     if (op_need(c, 2, err) < 0 || op_dtype_kinds(c, 0, "fiu", err) < 0 || op_dtype_kinds(c, 1, "f", err) < 0 ||
         layout_of(a, infer_shape(c, 0), infer_shape(c, 1), &l, err) < 0 || check_zero_point(c, err) < 0 ||
@@ -194,7 +146,7 @@ DEFINE_DEQUANTIZE(dequantize_u8, uint8_t)
 struct job {
     const struct tensor *x, *scale, *zero;
     struct tensor *y;
-    struct layout l;
+    struct quantize_layout l;
     bool open; /* saturate = 0 */
 };
 
@@ -245,10 +197,10 @@ typedef void line_fn(const struct job *k, int64_t at, int64_t n, int64_t s);
 /* Rows [begin, end) of outer * length, each of `inner` values. */
 static void run_rows(const struct job *k, line_fn *line, int64_t begin, int64_t end)
 {
-    const struct layout *l = &k->l;
+    const struct quantize_layout *l = &k->l;
     for (int64_t r = begin; r < end; r++) {
         const int64_t o = r / l->length, d = r % l->length;
-        if (l->kind == PER_AXIS) {
+        if (l->kind == QUANTIZE_PER_AXIS) {
             line(k, r * l->inner, l->inner, d);
             continue;
         }
@@ -296,7 +248,7 @@ static int run(struct run_ctx *c, op_range_fn *all, op_range_fn *by_rows, struct
         return -1;
     if (tensor_count(k.scale) < 1 || (k.zero && tensor_count(k.zero) != tensor_count(k.scale)))
         return err_set(err, ERR_SHAPE, "scale and zero point must hold the same number of values, at least one");
-    if (k.l.kind == PER_TENSOR)
+    if (k.l.kind == QUANTIZE_PER_TENSOR)
         op_parallel(pool, count, 1 << 15, all, &k);
     else
         op_parallel(pool, k.l.outer * k.l.length, i64_max(1, (1 << 15) / i64_max(k.l.inner, 1)), by_rows, &k);

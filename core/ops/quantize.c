@@ -74,6 +74,59 @@ void quantize_sums(struct pool *pool, struct requantize *q)
     op_parallel(pool, q->rows, i64_max(1, 16384 / i64_max(q->n, 1)), rows, q);
 }
 
+/* ---- where scales apply ---- */
+static int scale_mismatch(const struct shape *x, const struct shape *scale, const char *want, struct err *err)
+{
+    char x_text[SHAPE_TEXT], s_text[SHAPE_TEXT];
+    return err_set(err, ERR_SHAPE, "the scale has shape %s for an input of shape %s; it must be %s",
+                   shape_text(scale, s_text), shape_text(x, x_text), want);
+}
+
+static int check_scale(const struct quantize_layout *l, int axis, const struct shape *x, const struct shape *scale,
+                       struct err *err)
+{
+    if (l->kind == QUANTIZE_PER_AXIS) {
+        if (scale->dim[0] >= 0 && l->length >= 0 && scale->dim[0] != l->length)
+            return scale_mismatch(x, scale, "a vector with one value for each index of the axis", err);
+        return 0;
+    }
+    if (scale->rank != x->rank)
+        return scale_mismatch(x, scale, "of the same rank, because block_size is set", err);
+    for (int i = 0; i < x->rank; i++) {
+        const int64_t want = i == axis ? l->scales : x->dim[i];
+        if (want >= 0 && scale->dim[i] >= 0 && scale->dim[i] != want)
+            return scale_mismatch(x, scale, "the input's shape with the axis divided by block_size, rounded up", err);
+    }
+    return 0;
+}
+
+int quantize_layout_make(int64_t axis_given, int64_t block_size, const struct shape *x, const struct shape *scale,
+                         struct quantize_layout *l, struct err *err)
+{
+    const bool has_axis = axis_given != QUANTIZE_NO_AXIS;
+    int axis = 0;
+
+    *l = (struct quantize_layout){
+        .kind = QUANTIZE_PER_TENSOR, .outer = 1, .length = 1, .inner = shape_count(x), .block = 1, .scales = 1};
+    if (block_size < 0)
+        return err_set(err, ERR_MODEL, "attribute 'block_size' is %" PRId64 "; it must not be negative", block_size);
+    if (x->rank == SHAPE_UNKNOWN_RANK || scale->rank == SHAPE_UNKNOWN_RANK)
+        return 0;
+    if (block_size == 0 && (scale->rank == 0 || (scale->rank == 1 && scale->dim[0] == 1)))
+        return 0;
+    if (!has_axis || (block_size == 0 && scale->rank > 1))
+        return scale_mismatch(x, scale, has_axis ? "a scalar, or a vector along the axis" : "a scalar", err);
+    if (op_axis(x, axis_given, &axis, err) < 0)
+        return -1;
+    l->kind = block_size ? QUANTIZE_PER_BLOCK : QUANTIZE_PER_AXIS;
+    l->outer = shape_product(x, 0, axis);
+    l->length = x->dim[axis];
+    l->inner = shape_product(x, axis + 1, x->rank);
+    l->block = block_size ? block_size : 1;
+    l->scales = l->length < 0 ? l->length : i64_ceil_div(l->length, l->block);
+    return check_scale(l, axis, x, scale, err);
+}
+
 int quantize_want_8bit(const struct infer_ctx *c, int i, struct err *err)
 {
     const enum dtype d = op_dtype(c, i);

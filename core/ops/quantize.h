@@ -24,6 +24,18 @@ struct requantize {
 };
 void quantize_sums(struct pool *pool, struct requantize *q);
 
+/* ---- where scales apply ---- */
+/* x seen as [outer, length, inner]; index d of `length` takes the scale (o * scales + d / block) * scale_inner + i %
+ * scale_inner, scale_inner being `inner` for blocks. */
+struct quantize_layout {
+    int64_t outer, length, inner, block, scales;
+    enum { QUANTIZE_PER_TENSOR, QUANTIZE_PER_AXIS, QUANTIZE_PER_BLOCK } kind;
+};
+/* axis may be negative; QUANTIZE_NO_AXIS: the operator has none. Scale against input, as far as both are known; complete only
+ * for known shapes. */
+#define QUANTIZE_NO_AXIS INT64_MAX
+int quantize_layout_make(int64_t axis, int64_t block_size, const struct shape *x, const struct shape *scale,
+                         struct quantize_layout *l, struct err *err);
 
 /* ---- one scale and one zero point for a whole 8-bit tensor ---- */
 /* Input i is int8 or uint8, or not known. */

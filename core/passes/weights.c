@@ -2,6 +2,8 @@
  * weights.c - see weights.h. */
 #include "core/passes/weights.h"
 
+#include <string.h>
+
 bool node_is_rewritable(const struct model *m, uint32_t node)
 {
     if (node >= m->n_nodes || !m->nodes[node].op_type)
@@ -32,6 +34,12 @@ static struct weight *bytes_of(const struct model *m, uint32_t value)
     return a && a->type == ATTR_TENSOR && a->count == 1 ? a->tensors[0] : NULL;
 }
 
+/* A weight that is trained as it will be quantized (FakeQuantize.c): its floats are the weight. */
+static bool is_fake(const struct node *n)
+{
+    return n->domain && !strcmp(n->domain, OP_DOMAIN_ENGINE) && !strcmp(n->op_type, "FakeQuantize");
+}
+
 uint32_t weight_source(const struct model *m, uint32_t value)
 {
     for (int depth = 0; depth < 64 && value != VALUE_NONE && value < m->n_values; depth++) {
@@ -40,7 +48,7 @@ uint32_t weight_source(const struct model *m, uint32_t value)
         uint32_t p = m->values[value].producer;
         if (p == NODE_NONE || !m->nodes[p].op_type || m->nodes[p].n_input < 1)
             return VALUE_NONE;
-        if (!node_is(&m->nodes[p], "Identity") && !node_is(&m->nodes[p], "Transpose"))
+        if (!node_is(&m->nodes[p], "Identity") && !node_is(&m->nodes[p], "Transpose") && !is_fake(&m->nodes[p]))
             return VALUE_NONE;
         value = m->nodes[p].input[0];
     }

@@ -30,7 +30,8 @@ struct weight_ref {
 /* The weight of a product. False if the node is no product at all; otherwise *why is NULL and *ref filled, or *why says
  * why the weight cannot be touched. */
 bool product_weight(const struct model *m, uint32_t node, struct weight_ref *ref, const char **why);
-/* The bytes behind a value: itself or its source through Identity and Transpose; VALUE_NONE if there is none. */
+/* The bytes behind a value: itself or its source through Identity and Transpose (and
+ * the internal FakeQuantize); VALUE_NONE if there is none. */
 uint32_t weight_source(const struct model *m, uint32_t value);
 /* Give a constant (initializer or Constant node) other bytes. */
 int weight_replace(struct model *m, uint32_t value, const struct tensor *t, struct err *err);

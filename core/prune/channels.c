@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/prune/nesting.h"
+
 const char *const channels_scopes[] = {"layer", "global", "isomorphic", NULL};
 const char *const channels_schedules[] = {"linear", "cubic", "constant", NULL};
 const char *const channels_figures[] = {"macs", "params", "bytes", "latency", NULL};
@@ -77,9 +79,11 @@ void channels_check(const struct prune_channels_params *p, const char *name, con
                    "'target' must be macs, params, bytes or latency, a colon and the fraction to be kept, as in "
                    "\"macs:0.5\"; found '%.60s'",
                    p->target);
-    if (p->has_schedule && p->steps == 1)
+    if (p->has_schedule && p->steps == 1 && !nesting_is_nested(pointer))
         faults_add(faults, place(at, pointer, "schedule", NULL),
-                   "a schedule spreads the pruning over several steps; give steps of 2 or more with it");
+                   "a schedule spreads the pruning over several steps; give steps of 2 or more with it, or nest %s "
+                   "in the steps of a training step",
+                   name);
     if (p->has_ratio && p->scope == SELECT_LAYER && p->ratio > p->max_ratio)
         faults_add(faults, place(at, pointer, "max_ratio", NULL),
                    "max_ratio %g is below ratio %g, so no layer could lose what ratio asks for", p->max_ratio,
@@ -177,8 +181,10 @@ static int describe_origin(struct channels_run *r, const struct group *g, struct
 {
     const struct prune_channels_params *p = r->p;
     const struct model *m = r->c->model;
+    struct channels_start start = {.n = g->n, .ratio = NAN};
     const char *glob;
     const json_t *v;
+    const bool again = channels_start_get(r, g, &start);
     *o = (struct channels_origin){.node = g->node,
                                   .value = g->n_members ? g->member[0].value : VALUE_NONE,
                                   .axis = g->n_members ? g->member[0].axis : 0,
@@ -187,11 +193,15 @@ static int describe_origin(struct channels_run *r, const struct group *g, struct
                                   .approximate = keep_text(r, g->approximate),
                                   .ratio = NAN,
                                   .loss = NAN,
-                                  .n = g->n,
+                                  .n = start.n,
                                   .n_now = g->n,
                                   .width = r->mode == GROUPS_OUTER ? 1 : even_width(g),
-                                  .macs = g->macs < 0 ? -1 : g->macs * (double)g->n,
-                                  .params = g->params * (double)g->n};
+                                  .macs = g->macs < 0 ? -1 : g->macs * (double)start.n,
+                                  .params = g->params * (double)start.n};
+    if (again) {
+        r->again = true;
+        r->first = start.model;
+    }
     o->round_to = round_to(r, o->n * o->width);
     if (r->mode == GROUPS_OUTER && (!g->through || strcmp(g->through, "heads") != 0))
         o->left = g->n == 0 && g->frozen ? o->frozen : channels_no_heads;
@@ -204,7 +214,9 @@ static int describe_origin(struct channels_run *r, const struct group *g, struct
             if (matches(m, g, glob)) /* among several the last one wins */
                 o->ratio = json_number_value(v);
     if (isnan(o->ratio) && p->has_keep && g->n > 0)
-        o->ratio = p->keep < g->n ? 1 - (double)p->keep / (double)g->n : 0;
+        o->ratio = p->keep < o->n ? 1 - (double)p->keep / (double)o->n : 0;
+    if (isnan(o->ratio))
+        o->ratio = start.ratio;
     if (isnan(o->ratio) && !p->has_ratio && !p->has_target)
         o->ratio = 0; /* ratios alone: the others keep all */
     return list_coupled(r, g, o);
@@ -237,7 +249,16 @@ static int describe_origins(struct channels_run *r, struct err *err)
     if (!ok)
         return err_set(err, ERR_NOMEM, "out of memory for the groups of the model");
     warn_unmatched(r);
-    return groups_cost(r->groups, none, &r->first, err);
+    return r->again ? 0 : groups_cost(r->groups, none, &r->first, err);
+}
+
+/* For the next call. */
+static int remember(struct channels_run *r, struct err *err)
+{
+    for (int i = 0; i < r->n_origins; i++)
+        if (r->origin[i].n > 0 && channels_start_put(r, &r->origin[i], err))
+            return -1;
+    return 0;
 }
 
 /* ---- one step ---- */
@@ -314,6 +335,10 @@ static int can_recover(struct channels_run *r, bool *can, struct err *err)
     struct missing_ops missing = {0};
     char text[400];
     *can = true;
+    if (r->p->recover == RECOVER_AUTO && r->c->in_training) { /* training does it */
+        *can = false;
+        return 0;
+    }
     if (r->p->recover != RECOVER_AUTO || !r->c->data)
         return 0;
     if (engine_missing_ops(r->c->model, &missing, err))
@@ -413,7 +438,8 @@ static bool was_cut(const struct model *m)
 
 static int keep_original(struct channels_run *r, struct err *err)
 {
-    const bool repair = r->p->recover != RECOVER_NONE && r->c->data;
+    const bool trained = r->p->recover == RECOVER_AUTO && r->c->in_training;
+    const bool repair = r->p->recover != RECOVER_NONE && !trained && r->c->data;
     if (!repair && !(r->limited && r->figure == FIGURE_LATENCY))
         return 0;
     r->before = model_clone(was_cut(r->c->model) && r->c->source ? r->c->source : r->c->model, err);
@@ -423,7 +449,7 @@ static int keep_original(struct channels_run *r, struct err *err)
 int channels_run(struct step_ctx *c, const char *method, enum groups_mode mode, struct err *err)
 {
     struct channels_run r = {.c = c, .p = c->params, .method = method, .mode = mode, .base_left = 1,
-                             .unit = mode == GROUPS_OUTER ? "heads" : "channels"};
+                             .ramp = nesting_ramp(c), .unit = mode == GROUPS_OUTER ? "heads" : "channels"};
     struct model *asis = NULL;
     int rc = -1, removed = 0;
     r.limited = r.p->has_target && channels_target(r.p->target, &r.figure, &r.wanted);
@@ -437,7 +463,7 @@ int channels_run(struct step_ctx *c, const char *method, enum groups_mode mode, 
             goto out;
         removed |= some;
     }
-    if (find_groups(&r, err))
+    if (find_groups(&r, err) || remember(&r, err))
         goto out;
     channels_report(&r);
     if (!removed) { /* then nothing is, constants included */
@@ -517,10 +543,12 @@ METHOD(prune_channels) = {
            "normalization and the like tie together go together, and weights, shapes and group counts are "
            "rewritten, so the result is a smaller dense network that is faster everywhere. Give ratio or target. "
            "Outputs of the model are never cut. A latency target is measured here: with it the result depends on "
-           "the machine.",
+           "the machine. Nested in a training step it prunes little by little, along schedule, while the network "
+           "learns; fractions are then of the network as it was when the training began, and recover=auto means none.",
     .params = params,
     .params_size = sizeof(struct prune_channels_params),
     .needs_of = channels_needs,
     .check = check,
     .run = run,
+    .scheduled = true,
 };

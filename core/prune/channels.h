@@ -2,7 +2,9 @@
  * channels.h - private to prune.channels and prune.heads: one run of either, from groups to report.
  * Order      groups_prepare, then for each step: groups_find, score_groups, choose (channels_choose.c), groups_remove,
  *            recover_run; at the end the rows of the report (channels_report.c). channels.c and heads.c are the rows
- *            of the methods. */
+ *            of the methods.
+ * Calls      of one step of a recipe, again and again with a rising ramp (step_ctx), are one schedule: ratios and targets
+ *            stay those of the network at the first call, which notes remember (channels_start.c). */
 #ifndef PARED_PRUNE_CHANNELS_H
 #define PARED_PRUNE_CHANNELS_H
 
@@ -44,8 +46,8 @@ struct channels_origin {
     const char *name, *frozen, *approximate;
     const char *left; /* why it may lose nothing: not selected, no heads, frozen; NULL: it may */
     double ratio;     /* of its own; NAN */
-    int64_t n, width, round_to;
-    double macs, params; /* of all its atoms */
+    int64_t n, width, round_to; /* n: before the first call */
+    double macs, params;        /* of all its atoms */
     const uint32_t *coupled; /* [n_coupled] other nodes with producing weights */
     int n_coupled;
     /* now */
@@ -62,7 +64,9 @@ struct channels_run {
     struct arena *arena;
     struct channels_origin *origin; /* in the order of the first step's groups */
     int n_origins;
-    struct groups_cost first; /* of the whole model */
+    struct groups_cost first; /* of the whole model before the first call */
+    double ramp;              /* how far the steps of this call go, in (0, 1] */
+    bool again;               /* an earlier call has begun */
     struct model *before;     /* clone of the prepared model, for recovery and latencies; NULL: not needed */
     bool limited;             /* a target was given */
     enum channels_figure figure;
@@ -84,6 +88,21 @@ struct channels_run {
 };
 
 int channels_run(struct step_ctx *c, const char *method, enum groups_mode mode, struct err *err);
+
+/* channels_start.c: what later calls must know of the network at the first. */
+struct channels_start {
+    int64_t n;
+    struct groups_cost model;
+    double ratio; /* of the group's own, as the allocation gave it; NAN */
+};
+/* False: no call of this step of the recipe has left anything there. */
+bool channels_start_get(const struct channels_run *r, const struct group *g, struct channels_start *s);
+int channels_start_put(const struct channels_run *r, const struct channels_origin *o, struct err *err);
+/* How far the running step of this call is on the way to the end; 1: the end. */
+static inline double channels_way(const struct channels_run *r)
+{
+    return r->step >= r->p->steps ? r->ramp : r->ramp * (double)r->step / (double)r->p->steps;
+}
 
 /* channels_allocate.c: ratios from what each group's loss costs the outputs. */
 struct channels_allocation_run;

@@ -47,7 +47,7 @@ static int fill_choice(struct channels_run *r, struct err *err)
         }
         r->choice[i].gone = o->n > g->n ? o->n - g->n : 0;
         if (!isnan(o->ratio))
-            r->choice[i].ratio = select_ramp((enum select_schedule)p->schedule, o->ratio, r->step, p->steps);
+            r->choice[i].ratio = select_ramp_at((enum select_schedule)p->schedule, o->ratio, channels_way(r));
     }
     return 0;
 }
@@ -115,7 +115,7 @@ static int make_table(struct channels_run *r, struct err *err)
         return -1;
     if (r->step == 1)
         r->table_json = latency_table_json(r->table, r->c->model);
-    if (r->step == 1)
+    if (r->step == 1 && !r->again)
         return 0;
     return latency_table_compare(r->before, r->c->model, r->c->pool, r->c->seed, &r->base_left, &a, &b, err);
 }
@@ -233,10 +233,11 @@ static int rank(struct channels_run *r, struct err *err)
 static int allocate(struct channels_run *r, double all, int64_t *kept, struct err *err)
 {
     struct searching x = {.r = r, .allocation = channels_allocate_new(r, err)};
-    int rc = x.allocation ? choose(&x, all, r->p->steps == 1, kept, err) : -1;
+    const bool last = channels_way(r) >= 1;
+    int rc = x.allocation ? choose(&x, all, last, kept, err) : -1;
     if (rc == 0) {
         channels_allocate_keep(x.allocation, kept);
-        if (r->p->steps > 1)
+        if (!last)
             rc = rank(r, err);
     }
     channels_allocate_free(x.allocation);
@@ -259,15 +260,15 @@ int channels_choose(struct channels_run *r, int64_t *kept, struct err *err)
     const struct prune_channels_params *p = r->p;
     struct searching x = {.r = r};
     const double all = r->limited ? 1 - r->wanted : p->has_ratio ? p->ratio : 0;
-    const double part = select_ramp((enum select_schedule)p->schedule, all, r->step, p->steps);
-    const bool last = r->step == p->steps;
+    const double part = select_ramp_at((enum select_schedule)p->schedule, all, channels_way(r));
+    const bool last = channels_way(r) >= 1, begin = r->step == 1 && !r->again;
     if (rank(r, err))
         return -1;
     if (p->allocation == ALLOCATE_UNIFORM)
         return choose(&x, part, last, kept, err);
-    if (r->step == 1 && allocate(r, all, kept, err))
+    if (begin && allocate(r, all, kept, err))
         return -1;
-    if (p->steps == 1)
+    if (begin && last)
         return 0;
     select_ratio(r->select, 0, kept);
     return last && r->limited ? look(r, kept, err) : 0;

@@ -63,4 +63,5 @@ METHOD(prune_heads) = {
     .needs_of = channels_needs,
     .check = check,
     .run = run,
+    .scheduled = true,
 };

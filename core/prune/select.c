@@ -369,9 +369,13 @@ out:
 
 double select_ramp(enum select_schedule schedule, double ratio, int64_t step, int64_t steps)
 {
-    if (step >= steps)
+    return step >= steps ? ratio : select_ramp_at(schedule, ratio, (double)step / (double)steps);
+}
+
+double select_ramp_at(enum select_schedule schedule, double ratio, double t)
+{
+    if (t >= 1)
         return ratio;
-    const double t = (double)step / (double)steps;
     switch (schedule) {
     case SELECT_LINEAR:
         return ratio * t;

@@ -77,5 +77,7 @@ enum select_schedule {
     SELECT_CONSTANT, /* an equal share of what is left each step */
 };
 double select_ramp(enum select_schedule schedule, double ratio, int64_t step, int64_t steps);
+/* The same at a part t in (0, 1] of the way. */
+double select_ramp_at(enum select_schedule schedule, double ratio, double t);
 
 #endif

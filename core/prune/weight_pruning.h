@@ -2,7 +2,8 @@
  * weight_pruning.h - private to prune.weights: single weights, n:m groups and blocks become zero; shapes stay.
  * Parts      weights.c (parameters, flow, report), weights_layout.c (which weights, and their rows), weights_score.c
  *            (criteria), weights_mask.c (structures, ranking), weights_allocate.c (how many each layer loses),
- *            weights_obs.c and obs.c (masks with an update of what stays).
+ *            weights_schedule.c (how much of it now, and masks that may give weights back), weights_obs.c and obs.c (masks
+ *            with an update of what stays).
  * Rows       A weight is a matrix [rows][k]: a row makes one output, k runs along what is summed over. Of a convolution k
  *            runs as after a repack to NHWC: taps slow, input channels fast.
  * Scores     positive, larger is more important. A weight that is zero already has the score 0, whatever the
@@ -18,12 +19,14 @@
 
 enum weights_scope { SCOPE_AUTO, SCOPE_LAYER, SCOPE_GLOBAL, SCOPE_ROW };
 enum weights_allocation { ALLOCATE_UNIFORM, ALLOCATE_ERK, ALLOCATE_GLOBAL };
+enum weights_schedule { WEIGHTS_NONE, WEIGHTS_LINEAR, WEIGHTS_CUBIC, WEIGHTS_SURGERY };
+extern const char *const weights_schedules[];
 
 struct prune_weights_params {
-    double sparsity, threshold;
+    double sparsity, threshold, initial, hysteresis;
     int64_t keep, drop, steps, samples;
-    bool has_sparsity, has_threshold, has_keep, has_drop;
-    int scope, criterion, allocation;
+    bool has_sparsity, has_threshold, has_keep, has_drop, has_schedule, has_initial, has_hysteresis;
+    int scope, criterion, allocation, schedule;
     const char *structure;
     struct globs include, exclude;
 };
@@ -47,6 +50,7 @@ struct prune_item {
     int64_t count;               /* elements */
     struct tensor original;      /* as it was when the step began */
     struct tensor mask;          /* DTYPE_BOOL, 1: stays; in the order of storage */
+    struct tensor was;           /* the mask it came with; empty: none */
     float *score;                /* [count] in the order of storage; NULL: the criterion tells them one by one */
     float *block;                /* [units] with STRUCTURE_BLOCK: mean score */
     int64_t units;               /* what is ranked: elements or blocks */
@@ -63,8 +67,9 @@ struct prune_run {
     struct step_ctx *c;
     const struct prune_weights_params *o;
     const struct weights_criterion *criterion;
-    struct structure structure;
-    enum weights_scope scope; /* never SCOPE_AUTO */
+    struct structure structure; /* of this call: n of n:m falls to what is asked for along a schedule */
+    enum weights_scope scope;   /* never SCOPE_AUTO */
+    bool surgery;               /* masks may give weights back, weights are left as they are */
     struct prune_item *item;
     int n;
     struct spill *spill;  /* where new weights lie */
@@ -109,6 +114,24 @@ static inline int64_t weights_gram_place(const struct prune_item *it, int64_t k)
 {
     return k % it->channels * it->taps + k / it->channels;
 }
+
+/* ---- schedules ---- */
+void weights_check_schedule(const struct prune_weights_params *o, const struct structure *s, const char *pointer,
+                            struct faults *faults);
+/* The share of what is asked for at `ramp` in (0, 1]. */
+double weights_share(const struct prune_weights_params *o, double ramp);
+/* n of n:m at a share: of m neighbours one after the other goes (Kao et al. 2022, structure decay). */
+int64_t weights_nm_stay(const struct structure *s, double share);
+/* Items get the masks they came with. Without surgery a weight that still may give weights back is settled: zero where
+ * its mask is 0, for good. */
+int weights_begin(struct prune_run *r, struct err *err);
+/* What a score counts with surgery: a weight that stays is only cut below t (1 - h), one that is cut comes back above
+ * t (1 + h). */
+void weights_hysteresis(const struct prune_run *r, const struct prune_item *it, int64_t first, int64_t n, double *score);
+/* Only the notes: mask, and that it may give weights back. */
+void weights_write_mask(struct prune_run *r, struct prune_item *it);
+/* Weights whose mask went from 0 to 1 in this call. */
+int64_t weights_spliced(const struct prune_run *r, const struct prune_item *it);
 
 /* ---- how many ---- */
 /* item->goes of every item for r->share, whatever the scope. With SCOPE_GLOBAL they are found by ranking all. */

@@ -4,7 +4,7 @@
  *
  * A step of the schedule scores the model as it is, decides how many go, makes masks and writes the weights. What was zero before
  * has the score 0 and is counted among those that go, so a later step, of this schedule or of another recipe step, never brings a
- * weight back. The mask (1 = kept) is left as a note for later steps. A weight read by two nodes is one weight: it is ranked and
+ * weight back (but with schedule=surgery, weights_schedule.c). The mask (1 = kept) is left as a note for later steps. A weight read by two nodes is one weight: it is ranked and
  * pruned once. */
 #include "core/prune/weight_pruning.h"
 
@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "core/base/size.h"
+#include "core/prune/nesting.h"
 
 static const char *const scopes[] = {"auto", "layer", "global", "row", NULL};
 static const char *const allocations[] = {"uniform", "erk", "global", NULL};
@@ -45,7 +46,19 @@ static const struct param params[] = {
      .doc = "how layers share the sparsity: each the same, by Erdos-Renyi-kernel (small layers stay denser), or as "
             "ranking all together has it (scope=global)"},
     {P(steps), .kind = PARAM_INT, .min = 1, .max = 1000, .def = "1",
-     .doc = "reach the sparsity in so many steps along a cubic ramp, scoring anew before each"},
+     .doc = "reach the sparsity in so many steps along the schedule, scoring anew before each; within a training step "
+            "it is the training that says how often"},
+    {P(schedule), .kind = PARAM_ENUM, .choices = weights_schedules, .def = "\"cubic\"",
+     .given = PARAM_GIVEN(prune_weights_params, has_schedule),
+     .doc = "how the sparsity grows over steps, or over the training it is nested in: at once, evenly, fast at first, "
+            "or (in training only) fast at first with weights that come back where they grow again: dynamic network "
+            "surgery"},
+    {P(initial), .kind = PARAM_NUMBER, .min = 0, .max = 1, .below_max = true, .def = "0",
+     .given = PARAM_GIVEN(prune_weights_params, has_initial), .doc = "the sparsity that the schedule starts from"},
+    {P(hysteresis), .kind = PARAM_NUMBER, .min = 0, .max = 1, .below_max = true, .def = "0.1",
+     .given = PARAM_GIVEN(prune_weights_params, has_hysteresis),
+     .doc = "of surgery, with the threshold t where the sparsity is met: weights go below (1 - hysteresis) t and come "
+            "back above (1 + hysteresis) t"},
     {P(samples), .kind = PARAM_INT, .min = 1, .max = 1e9, .def = "512",
      .doc = "samples of the dataset that criteria with data look at"},
     {P(include), .kind = PARAM_GLOBS, .doc = "only nodes whose name matches one of these patterns"},
@@ -81,7 +94,9 @@ static void check_groups(const struct prune_weights_params *o, int given, const 
         faults_add(faults, pointer, "structure=%s ranks within its groups: leave out scope and allocation",
                    structure_text(o));
     if (o->steps > 1)
-        faults_add(faults, pointer, "structure=%s has no schedule: leave out steps", structure_text(o));
+        faults_add(faults, pointer,
+                   "structure=%s has no schedule of its own: leave out steps, or nest it in a training step",
+                   structure_text(o));
 }
 
 static void check(const void *p, const char *pointer, struct faults *faults)
@@ -96,6 +111,7 @@ static void check(const void *p, const char *pointer, struct faults *faults)
         faults_add(faults, at, "'structure' is \"%.40s\": %s", structure_text(o), why);
         return;
     }
+    weights_check_schedule(o, &s, pointer, faults);
     if (s.kind == STRUCTURE_NM) {
         check_groups(o, given, pointer, faults);
         return;
@@ -171,14 +187,27 @@ struct facts {
     double signal, noise;
 };
 
-static struct facts compare(const struct prune_item *it)
+static void apply_mask(const struct tensor *mask, int64_t first, int64_t n, double *w)
 {
+    const unsigned char *stays = mask->data;
+    for (int64_t i = 0; stays && i < n; i++)
+        w[i] = stays[first + i] ? w[i] : 0;
+}
+
+/* With surgery weights are latent also where they do not count: masks say which do. */
+static struct facts compare(const struct prune_run *r, const struct prune_item *it)
+{
+    const struct note *mask = value_note(r->c->model, it->ref.value, "mask");
     struct facts f = {0};
     double was[WEIGHTS_CHUNK], is[WEIGHTS_CHUNK];
     for (int64_t first = 0; first < it->count; first += WEIGHTS_CHUNK) {
         const int64_t len = i64_min(it->count - first, WEIGHTS_CHUNK);
         weights_read(&it->original, first, len, was);
         weights_read(it->ref.tensor, first, len, is);
+        if (r->surgery) {
+            apply_mask(&it->was, first, len, was);
+            apply_mask(&mask->tensor, first, len, is);
+        }
         for (int64_t i = 0; i < len; i++) {
             f.before += was[i] != 0;
             f.after += is[i] != 0;
@@ -194,6 +223,8 @@ static void report(struct prune_run *r, const struct prune_item *it, const struc
     struct layer_row row = {.node = it->ref.node, .weight = it->ref.value, .sqnr_db = NAN};
     row.before = json_pack("{s:I,s:I}", "params", (json_int_t)it->count, "nonzero", (json_int_t)f->before);
     row.after = json_pack("{s:I,s:I}", "params", (json_int_t)it->count, "nonzero", (json_int_t)f->after);
+    if (r->surgery)
+        json_object_set_new(row.after, "spliced", json_integer((json_int_t)weights_spliced(r, it)));
     if (it->fallback) {
         json_object_set_new(row.after, "criterion", json_string("magnitude"));
         json_object_set_new(row.after, "why", json_string(it->fallback));
@@ -211,7 +242,7 @@ static void report_all(struct prune_run *r)
     char label[200];
     int empty = 0, magnitude = 0, first_empty = -1;
     for (int i = 0; i < r->n; i++) {
-        const struct facts f = compare(&r->item[i]);
+        const struct facts f = compare(r, &r->item[i]);
         report(r, &r->item[i], &f);
         if (f.after == 0 && f.before > 0 && empty++ == 0)
             first_empty = i;
@@ -232,7 +263,8 @@ static void report_all(struct prune_run *r)
                      "%d of %d weights were ranked by magnitude, each layer by itself: %s says nothing of them "
                      "(the layers say why)",
                      magnitude, r->n, r->criterion->name);
-    warnings_add(r->c->warnings,
+    if (!r->c->in_training || nesting_ramp(r->c) >= 1)
+        warnings_add(r->c->warnings,
                  "no speed gain in ONNX Runtime: it stores and multiplies the zeros; what shrinks is the "
                  "compressed size");
 }
@@ -260,6 +292,16 @@ static bool needs_scores(const struct prune_run *r)
            (r->scope == SCOPE_GLOBAL && r->structure.kind != STRUCTURE_NM);
 }
 
+static int write_item(struct prune_run *r, struct prune_item *it, struct err *err)
+{
+    if (weights_mask(r, it, err))
+        return -1;
+    if (!r->surgery)
+        return weights_write(r, it, NULL, err);
+    weights_write_mask(r, it);
+    return 0;
+}
+
 static int prune_once(struct prune_run *r, struct err *err)
 {
     struct step_ctx *c = r->c;
@@ -278,7 +320,7 @@ static int prune_once(struct prune_run *r, struct err *err)
     for (int i = 0; i < r->n; i++) {
         if (c->progress && c->progress(c, "prune", i, r->n, err))
             return -1;
-        if (!r->item[i].done && (weights_mask(r, &r->item[i], err) || weights_write(r, &r->item[i], NULL, err)))
+        if (!r->item[i].done && write_item(r, &r->item[i], err))
             return -1;
     }
     return 0;
@@ -288,22 +330,30 @@ static int run(struct step_ctx *c, struct err *err)
 {
     const struct prune_weights_params *o = c->params;
     struct prune_run r = {.c = c, .o = o, .criterion = weights_criterion(o->criterion)};
-    const int64_t steps = i64_max(1, o->steps);
+    const int64_t steps = c->in_training ? 1 : i64_max(1, o->steps);
+    const double ramp = nesting_ramp(c);
     const char *why;
     int rc = -1;
     if (!structure_parse(structure_text(o), &r.structure, &why))
         return err_set(err, ERR_RECIPE, "'structure' is \"%.40s\": %s", structure_text(o), why);
     if ((r.criterion->needs & NEEDS_DATA) && !c->data)
         return err_set(err, ERR_RECIPE, "criterion=%s needs a dataset, and none is given", r.criterion->name);
+    if (o->schedule == WEIGHTS_SURGERY && !c->in_training)
+        return err_set(err, ERR_RECIPE,
+                       "schedule=surgery gives weights back as they grow again, so it needs a training step around it: "
+                       "nest prune.weights in the steps of one, or take another schedule");
+    r.surgery = o->schedule == WEIGHTS_SURGERY;
     r.scope = scope_of(o, r.structure.kind);
-    if (!(r.spill = spill_new(err)) || weights_collect(&r, err))
+    const struct structure asked = r.structure;
+    if (!(r.spill = spill_new(err)) || weights_collect(&r, err) || weights_begin(&r, err))
         goto out;
     if (r.criterion->update && !(r.before = model_clone(c->model, err)))
         goto out;
     for (int64_t step = 1; step <= steps; step++) {
-        const double left = 1 - (double)step / (double)steps;
-        r.share = 1 - left * left * left;
-        r.last = step == steps;
+        r.share = weights_share(o, ramp * (double)step / (double)steps);
+        r.last = ramp >= 1 && step == steps;
+        if (asked.kind == STRUCTURE_NM && !r.criterion->update)
+            r.structure.a = weights_nm_stay(&asked, r.share);
         if (prune_once(&r, err))
             goto out;
     }
@@ -329,11 +379,13 @@ METHOD(prune_weights) = {
         "be "
         "smaller, and the last group of n:m keeps n too. Shapes stay as they are: the zeros pay off in compressed "
         "files and "
-        "on runtimes with sparse kernels.",
+        "on runtimes with sparse kernels. Nested in a training step it prunes little by little as the schedule says "
+        "while the network learns; of n:m one neighbour after the other goes.",
     .params = params,
     .params_size = sizeof(struct prune_weights_params),
     .needs = NEEDS_NOTHING,
     .needs_of = needs_of,
     .check = check,
     .run = run,
+    .scheduled = true,
 };

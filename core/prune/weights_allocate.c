@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * weights_allocate.c - how many units each layer loses (weight_pruning.h).
- * Schedule   step t of T reaches the share 1 - (1 - t / T)^3 of what is asked for (Zhu & Gupta 2017): many weights go early, while
- *            there are many to spare, and few late.
+ * Schedule   a step goes from the initial sparsity to its share of what is asked for (weights_schedule.c).
  * ERK        the density of a layer is proportional to (sum of its dims) / (product of its dims) (Evci et al. 2020), layers that
  *            would be denser than dense stay dense, and the others take what they leave. */
 #include <math.h>
@@ -13,11 +12,13 @@
 static int64_t wanted(const struct prune_run *r, int64_t total)
 {
     const struct prune_weights_params *o = r->o;
-    if (o->has_sparsity)
-        return (int64_t)nearbyint(o->sparsity * r->share * (double)total);
     int64_t count = o->has_keep ? total - o->keep : o->drop;
     count = count < 0 ? 0 : count > total ? total : count;
-    return r->last ? count : (int64_t)nearbyint((double)count * r->share);
+    if (r->last && !o->has_sparsity)
+        return count;
+    const double end = o->has_sparsity ? o->sparsity * (double)total : (double)count;
+    const double start = fmin(o->initial * (double)total, end);
+    return (int64_t)nearbyint(start + (end - start) * r->share);
 }
 
 void erk_densities(int n, const double *size, const double *sum, double density, double *out)

@@ -193,6 +193,7 @@ void prune_item_fini(struct prune_item *it)
     weight_matrix_fini(&it->matrix);
     tensor_fini(&it->original);
     tensor_fini(&it->mask);
+    tensor_fini(&it->was);
     free(it->score);
     free(it->block);
     it->score = it->block = NULL;

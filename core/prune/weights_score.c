@@ -57,6 +57,8 @@ void weights_scores(const struct prune_run *r, const struct prune_item *it, int6
     for (int64_t i = 0; i < n; i++)
         if (out[i] != 0) /* above what is zero already, also if it is worth nothing */
             out[i] = fmax(of ? of(it, out[i], first + i) : (double)it->score[first + i], DBL_MIN);
+    if (r->surgery)
+        weights_hysteresis(r, it, first, n, out);
 }
 
 static int prepare_l1(struct prune_run *r, struct err *err)

@@ -12,6 +12,7 @@
 
 #include "core/passes/weights.h"
 #include "core/quant/grid.h"
+#include "core/quant/latent.h"
 #include "core/quant/qdq_writer.h"
 #include "core/quant/wide_weight.h"
 
@@ -271,6 +272,9 @@ static int store_weight(struct writer *w, const struct product *p, struct stored
     *out = (struct stored){
         .weight = v, .axis = p->axis, .dtype = p->dtype, .sqnr_db = code.sqnr_db, .proof = code.proof, .zero = zero};
     out->codes = edit_add_weight(&q->edit, 0, q->m->values[v].name, &code.codes);
+    latent_note_set(q->m, out->codes, v,
+                    isa_row(q->opts->isa)->pairs && p->dtype == DTYPE_INT8 && !code.proof.adds_in_32 &&
+                        dtype_is_8bit(q->value[p->x].dtype));
     out->scale = writer_constant(w, "s", &code.scale);
     const uint32_t z = zero ? weight_zero(w, &code, err) : VALUE_NONE;
     if (zero && z == VALUE_NONE)

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/quant/latent.h"
 #include "core/quant/weight_forms.h"
 
 static int out_of_memory(struct err *err)
@@ -151,6 +152,7 @@ static int rewrite_dequantize(struct weight_forms *f, const struct weight_item *
         if (dq == NODE_NONE)
             return out_of_memory(err);
         set_axis(f, dq, &job->plan);
+        latent_note_view(f->m, job->codes, &job->plan.view);
     }
     if (item->form == WEIGHT_DEQUANTIZE_TURNED && gemm) {
         node_set_int(f->m, item->node, "transB", 1);

@@ -86,13 +86,16 @@ json_t *method_needs_json(unsigned needs)
     static const struct {
         unsigned bit;
         const char *name;
-    } names[] = {{NEEDS_DATA, "data"}, {NEEDS_LABELS, "labels"}, {NEEDS_RUN, "run"}};
+    } names[] = {{NEEDS_DATA, "data"}, {NEEDS_LABELS, "labels"}, {NEEDS_RUN, "run"}, {NEEDS_GRADIENTS, "gradients"}};
     json_t *a = json_array();
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (needs & names[i].bit)
             json_array_append_new(a, json_string(names[i].name));
     return a;
 }
+
+static const char *const holds_names[] = {
+    [HOLDS_NOTHING] = "nothing", [HOLDS_SCHEDULED] = "scheduled", [HOLDS_STEPS] = "steps"};
 
 json_t *method_json(const struct method *method)
 {
@@ -105,6 +108,7 @@ json_t *method_json(const struct method *method)
     json_t *params = json_array();
     for (const struct param *p = method->params; p && p->name; p++)
         json_array_append_new(params, param_json(p));
-    return json_pack("{s:s, s:s, s:s, s:o, s:o}", "name", method->name, "summary", method->summary, "doc",
-                     method->doc ? method->doc : "", "needs", method_needs_json(method->needs), "parameters", params);
+    return json_pack("{s:s, s:s, s:s, s:o, s:s, s:b, s:o}", "name", method->name, "summary", method->summary, "doc",
+                     method->doc ? method->doc : "", "needs", method_needs_json(method->needs), "holds",
+                     holds_names[method->holds], "scheduled", method->scheduled, "parameters", params);
 }

@@ -31,8 +31,12 @@
  *   "model"           FILE (name: as uploaded, it becomes source.name of the report)
  *   "external"        optional [FILE, ...]: external data files, found by their names
  *   "dataset", "val_dataset", "eval_dataset"   optional DATASETs
+ *   "teacher"         optional FILE: the model that training steps learn from; "teacher_external" as "external"
+ *   "checkpoint"      optional folder for the state of long steps; kept by the parent for the next attempt of the same
+ *                     job, removed when the job has ended
  *   "recipe"          recipe object (core/recipe/recipe.h); checked again here
- *   "out"             empty folder: model.onnx, external data files and report.json are written here
+ *   "out"             empty folder: model.onnx, external data files, what steps add (model.pared) and report.json are
+ *                     written here
  *   "latency"         optional bool, default true: measure latency
  * kind "inspect_model":
  *   "model" FILE, "external" optional [FILE], "out" folder: layers.json and graph.json are written here
@@ -44,6 +48,8 @@
  *    "method": "quantize.static"?, "eta_s": 12.5?}
  *       step counts from 1: 0 is before the first, steps + 1 behind the last. total 0: not known; eta_s absent: not
  *       known. At most about ten a second, changes of stage always.
+ *   {"type": "metric", "step": 2, "method": "train.finetune", "epoch": 3, "loss": 0.12, ...}
+ *       a measurement on the way, as the step made it; a nested step gives the number of the step that holds it
  *   {"type": "log", "level": "info" | "warn", "message": "..."}      warnings of the report as they arise
  * The last line is one of
  *   {"type": "result", "kind": "job", "artifacts": [{"name": "model.onnx", "media_type": "...", "bytes": n,

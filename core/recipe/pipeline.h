@@ -38,8 +38,12 @@ struct pipeline_opts {
     void *resolve_arg;
     const struct recipe *recipe;
     struct pipeline_dataset data, val_data, eval_data;
-    const char *teacher_path;   /* a model file that training steps learn from; NULL: the source */
-    const char *checkpoint_dir; /* long steps keep their state here, for another run of the same job; NULL: nowhere */
+    const char *teacher_path; /* a model file that training steps learn from; NULL: the source */
+    const char *teacher_name; /* for the report; NULL: last part of teacher_path */
+    int (*resolve_teacher)(void *arg, const char *location); /* as resolve, for its external data; NULL: beside it */
+    /* Long steps keep their state here, for another run of the same job (same source, teacher, recipe, data and
+     * version): in a folder of its own named by these, removed when the job ended well. NULL: nowhere. */
+    const char *checkpoint_dir;
     const char *out_dir;     /* made if absent */
     const char *work_dir;    /* temporary files; NULL: a private folder in out_dir, removed at the end */
     int threads;             /* 0: all cores */
@@ -47,6 +51,9 @@ struct pipeline_opts {
     bool no_latency;
     /* -1: cancel. May be NULL. Called often; throttling is the callee's business. */
     int (*progress)(void *arg, const struct pipeline_progress *p);
+    /* {"step": 2, "method": "train.finetune", "epoch": 3, "loss": 0.12, ...}: a measurement on the way; nested steps
+     * tell their own method. Borrowed. May be NULL. */
+    void (*metric)(void *arg, const json_t *object);
     /* A sentence about what happened, level "info" or "warn". May be NULL. */
     void (*log)(void *arg, const char *level, const char *message);
     void *arg;
@@ -54,7 +61,8 @@ struct pipeline_opts {
 
 struct pipeline_result {
     json_t *report;    /* as written to out_dir/report.json */
-    json_t *artifacts; /* [{"name", "media_type", "bytes", "sha256"}], model.onnx first */
+    json_t *artifacts; /* [{"name", "media_type", "bytes", "sha256"}], model.onnx first, then external data, what the
+                        * steps added, and report.json */
     int targets_met;   /* -1: no targets */
 };
 

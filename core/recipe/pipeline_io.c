@@ -14,6 +14,7 @@
 #include "core/model/parameters.h"
 #include "core/model/validate.h"
 #include "core/recipe/json_text.h"
+#include "core/engine/grad.h"
 #include "core/recipe/pipeline_impl.h"
 
 static int make_folders(struct pipeline *p, struct err *err)
@@ -106,6 +107,29 @@ static int open_datasets(struct pipeline *p, struct err *err)
     return 0;
 }
 
+/* A teacher is run, never written: the file, its graph and its operators must be right now, its shapes are compared by
+ * the step that learns from it. */
+static int open_teacher(struct pipeline *p, struct err *err)
+{
+    const struct pipeline_opts *o = p->o;
+    struct missing_ops missing;
+    if (!o->teacher_path)
+        return 0;
+    const char *slash = strrchr(o->teacher_path, '/');
+    p->teacher_name = o->teacher_name ? o->teacher_name : slash ? slash + 1 : o->teacher_path;
+    struct onnx_read_opts read = {.resolve = o->resolve_teacher, .resolve_arg = o->resolve_arg};
+    int rc = hash_file(o->teacher_path, p->teacher_sha256, err);
+    if (rc == 0)
+        rc = (p->teacher = onnx_read_file(o->teacher_path, &read, err)) ? model_validate(p->teacher, err) : -1;
+    if (rc == 0)
+        rc = engine_missing_ops(p->teacher, &missing, err);
+    if (rc)
+        return err_wrap(err, "the teacher, %s: ", p->teacher_name);
+    missing_ops_text(&missing, p->teacher_missing, sizeof p->teacher_missing);
+    missing_ops_fini(&missing);
+    return 0;
+}
+
 int pipeline_open(struct pipeline *p, struct err *err)
 {
     const struct pipeline_opts *o = p->o;
@@ -123,7 +147,11 @@ int pipeline_open(struct pipeline *p, struct err *err)
         return -1;
     missing_ops_text(&missing, p->missing, sizeof p->missing);
     missing_ops_fini(&missing);
-    return open_datasets(p, err);
+    if ((recipe_needs(o->recipe) & NEEDS_GRADIENTS) && engine_missing_gradients(p->before.model, &missing, err))
+        return -1;
+    missing_ops_text(&missing, p->no_gradient, sizeof p->no_gradient);
+    missing_ops_fini(&missing);
+    return open_teacher(p, err) || open_datasets(p, err) ? -1 : 0;
 }
 
 int pipeline_write(struct pipeline *p, struct model *result, struct err *err)
@@ -197,10 +225,16 @@ int pipeline_publish(struct pipeline *p, struct pipeline_result *result, struct 
     for (int i = 0; i < n; i++)
         if (describe(p, result->artifacts, external[i], binary, err))
             goto out;
+    for (int i = 0; i < p->n_artifacts; i++)
+        if (describe(p, result->artifacts, p->artifacts[i].artifact.name, p->artifacts[i].artifact.media_type, err))
+            goto out;
     if (describe(p, result->artifacts, "report.json", "application/json", err))
         goto out;
     for (int i = 0; i < n; i++)
         if (publish_file(p, external[i], err))
+            goto out;
+    for (int i = 0; i < p->n_artifacts; i++)
+        if (publish_file(p, p->artifacts[i].artifact.name, err))
             goto out;
     if (!publish_file(p, "model.onnx", err) && !publish_file(p, "report.json", err))
         rc = 0;
@@ -225,6 +259,9 @@ void pipeline_clean(struct pipeline *p)
     fidelity_free(p->fidelity);
     subject_fini(&p->after);
     subject_fini(&p->before);
+    model_free(p->teacher);
+    pipeline_artifacts_free(p);
+    free(p->checkpoint_dir);
     if (p->eval_data != p->data && p->eval_data != p->val_data)
         dataset_close(p->eval_data);
     dataset_close(p->val_data);

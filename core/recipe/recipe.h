@@ -14,9 +14,16 @@
 
 struct recipe_step {
     const struct method *method;
-    void *params;  /* method->params_size bytes, parsed; owned by the recipe */
-    json_t *json;  /* parameters with all defaults filled in, without "method" */
-    char *pointer; /* "/steps/0", with the base given to the parser before it */
+    void *params;              /* method->params_size bytes, parsed; owned by the recipe */
+    json_t *json;              /* parameters with all defaults filled in, without "method" and "steps" */
+    char *pointer;             /* "/steps/0", with the base given to the parser before it */
+    struct recipe_step *steps; /* nested in it; what may be is said by method->holds */
+    int n_steps;
+};
+
+enum {
+    RECIPE_STEPS_MAX = 1000, /* all levels together */
+    RECIPE_DEPTH_MAX = 4     /* levels of steps */
 };
 
 struct recipe_target {
@@ -43,8 +50,13 @@ void recipe_free(struct recipe *recipe);
  * fixed, so equal recipes give equal text. New reference. */
 json_t *recipe_json(const struct recipe *recipe);
 
-/* enum method_needs of all steps together. */
+/* A step with all defaults, nested ones too, as recipe_json writes it. New reference. */
+json_t *recipe_step_json(const struct recipe_step *step);
+
+/* enum method_needs of all steps together, nested ones too. */
 unsigned recipe_needs(const struct recipe *recipe);
+/* Is any step, at any level, of this family ("train")? */
+bool recipe_has_family(const struct recipe *recipe, const char *family);
 
 /* ---- what a job brings to its recipe ---- */
 enum recipe_dataset {
@@ -61,6 +73,7 @@ struct recipe_data {
 struct recipe_given {
     struct recipe_data data[RECIPE_DATASETS];
     const char *missing_ops; /* as of missing_ops_text; NULL or "": the model runs */
+    const char *missing_gradients; /* operators between weights and outputs without a gradient; NULL or "": none */
 };
 /* The dataset that the report is measured on and targets are judged on: eval_dataset, else dataset, else val_dataset.
  * -1: none is given. */
@@ -69,6 +82,9 @@ int recipe_measured_on(const struct recipe_given *given);
  * operators are missing). */
 int recipe_check_needs(const struct recipe *recipe, const struct recipe_given *given, struct faults *faults,
                        struct err *err);
+
+/* The first fault as one sentence with its place. Returns -1. */
+int recipe_faults_to_err(const struct faults *faults, enum err_code code, struct err *err);
 
 /* "prune.weights sparsity=0.9 include='conv*'" as step object: a value is JSON or, failing that, a string; single or
  * double quotes keep spaces together. New reference; NULL with ERR_USAGE. */

@@ -39,6 +39,22 @@ RATIO(macs)
 RATIO(latency)
 #undef RATIO
 
+/* The smallest container the job made, against the files of the source. */
+static double ratio_container(const json_t *report)
+{
+    const double before = number_at(report, "before", "bytes");
+    double bytes = NAN;
+    const char *name;
+    json_t *facts;
+    json_object_foreach (json_object_get(report, "artifacts"), name, facts) {
+        const size_t len = strlen(name);
+        const json_t *v = json_object_get(facts, "bytes");
+        if (len > 6 && !strcmp(name + len - 6, ".pared") && json_is_number(v))
+            bytes = fmin(bytes, json_number_value(v));
+    }
+    return before > 0 ? bytes / before : NAN;
+}
+
 static double number_of(const json_t *object, const char *key)
 {
     const json_t *v = json_object_get(object, key);
@@ -84,6 +100,8 @@ static const struct target rows[] = {
     {"min_accuracy", "top-1 after, as a fraction", 0, 1, .at_least = true, .needs_labels = true, .got = accuracy},
     {"max_bytes_ratio", "bytes after / before, external data included", 0, 100, .got = ratio_bytes},
     {"max_zstd_bytes_ratio", "bytes after / before, both compressed by zstd", 0, 100, .got = ratio_zstd_bytes},
+    {"max_container_ratio", "bytes of the .pared container / bytes of the source, external data included", 0, 100,
+     .got = ratio_container},
     {"max_params_ratio", "parameters after / before", 0, 100, .got = ratio_params},
     {"max_nonzero_ratio", "non-zero parameters after / before", 0, 100, .got = ratio_nonzero},
     {"max_macs_ratio", "multiply-accumulates after / before", 0, 100, .got = ratio_macs},

@@ -15,8 +15,13 @@ json_t *report_json(const struct report_parts *p)
                   (json_int_t)p->seed, "recipe", p->recipe, "source", "name", utf8_json(p->source_name), "sha256",
                   p->source_sha256, "artifact", "name", p->artifact_name, "sha256", p->artifact_sha256, "before",
                   facts_json(p->before), "after", facts_json(p->after), "ratio", facts_ratio_json(p->before, p->after));
+    if (p->teacher_name)
+        json_object_set_new(
+            r, "teacher", json_pack("{s:o, s:s}", "name", utf8_json(p->teacher_name), "sha256", p->teacher_sha256));
     if (p->fidelity)
         json_object_set_new(r, "fidelity", p->fidelity);
+    if (p->artifacts)
+        json_object_set_new(r, "artifacts", p->artifacts);
     json_object_set_new(r, "targets", json_array());
     json_object_set_new(r, "steps", p->steps ? p->steps : json_array());
     json_object_set_new(r, "environment", environment);
@@ -24,18 +29,26 @@ json_t *report_json(const struct report_parts *p)
     return r;
 }
 
-json_t *report_step_json(const char *method, json_t *parameters, double seconds, int64_t peak_rss_bytes, json_t *layers)
+json_t *report_step_json(const struct report_step *step)
 {
-    json_t *o = json_pack("{s:s, s:o, s:f}", "method", method, "parameters", parameters, "seconds", seconds);
-    if (peak_rss_bytes >= 0)
-        json_object_set_new(o, "peak_rss_bytes", json_integer(peak_rss_bytes));
-    json_object_set_new(o, "layers", layers ? layers : json_array());
+    json_t *o = json_pack("{s:s, s:o, s:f}", "method", step->method, "parameters", step->parameters, "seconds",
+                          step->seconds);
+    if (step->runs > 0)
+        json_object_set_new(o, "runs", json_integer(step->runs));
+    if (step->peak_rss_bytes >= 0)
+        json_object_set_new(o, "peak_rss_bytes", json_integer(step->peak_rss_bytes));
+    json_object_set_new(o, "layers", step->layers ? step->layers : json_array());
+    if (json_object_size(step->details))
+        json_object_set(o, "details", step->details);
+    json_decref(step->details);
+    if (step->steps)
+        json_object_set_new(o, "steps", step->steps);
     return o;
 }
 
 json_t *report_metrics_json(const json_t *report)
 {
-    static const char *const keys[] = {"before", "after", "ratio", "fidelity", "targets"};
+    static const char *const keys[] = {"before", "after", "ratio", "fidelity", "artifacts", "targets"};
     json_t *o = json_object();
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         json_t *v = json_object_get(report, keys[i]);

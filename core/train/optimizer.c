@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/base/size.h"
 #include "core/kernels/simd.h"
@@ -86,6 +87,12 @@ size_t optimizer_bytes(const struct optimizer *o)
     return sum;
 }
 
+struct optimizer_state optimizer_state(struct optimizer *o, int i)
+{
+    struct slot *s = &o->slot[i];
+    return (struct optimizer_state){&s->first, &s->second, &s->steps};
+}
+
 /* The numbers of one update. */
 struct rule {
     double lr, decay, momentum;           /* decay: added to the gradient */
@@ -158,6 +165,11 @@ static int make_state(struct slot *s, const struct optimizer_opts *opts, const s
     return adam && !s->second.buf ? tensor_alloc(&s->second, value->dtype, &value->shape, err) : 0;
 }
 
+static bool fits(const struct tensor *state, const struct tensor *value)
+{
+    return !state->buf || (state->dtype == value->dtype && shape_equal(&state->shape, &value->shape));
+}
+
 int optimizer_update(struct optimizer *o, struct pool *pool, int i, struct tensor *value, const struct tensor *gradient,
                      bool decay, struct err *err)
 {
@@ -168,7 +180,7 @@ int optimizer_update(struct optimizer *o, struct pool *pool, int i, struct tenso
     struct slot *s = &o->slot[i];
     if (make_state(s, opts, value, err))
         return -1;
-    if (s->first.buf && (s->first.dtype != value->dtype || !shape_equal(&s->first.shape, &value->shape)))
+    if (!fits(&s->first, value) || !fits(&s->second, value))
         return err_set(err, ERR_INVALID, "parameter %d changed its shape", i);
     const double wd = decay ? opts->weight_decay : 0, t = (double)++s->steps;
     const bool adamw = opts->kind == OPTIMIZER_ADAMW;
@@ -189,4 +201,57 @@ int optimizer_update(struct optimizer *o, struct pool *pool, int i, struct tenso
     const int64_t tasks = i64_ceil_div(job.n, PIECE);
     pool_run(tasks > 1 ? pool : NULL, tasks, value->dtype == DTYPE_FLOAT ? update_f32 : update_f64, &job);
     return 0;
+}
+
+/* ---- parameters that change their shape ---- */
+
+static int gather(struct tensor *out, const struct tensor *t, int axis, const int64_t *kept, int64_t n, struct err *err)
+{
+    struct shape shape = t->shape;
+    size_t row;
+    if (axis < 0 || axis >= shape.rank || n < 1)
+        return err_set(err, ERR_INVALID, "the state of a parameter of rank %d has no axis %d to keep %lld of", shape.rank,
+                       axis, (long long)n);
+    const int64_t outer = shape_product(&shape, 0, axis), width = shape.dim[axis];
+    const int64_t inner = shape_product(&shape, axis + 1, shape.rank);
+    for (int64_t j = 0; j < n; j++)
+        if (kept[j] < 0 || kept[j] >= width)
+            return err_set(err, ERR_INVALID, "index %lld of an axis of %lld", (long long)kept[j], (long long)width);
+    shape.dim[axis] = n;
+    if (!dtype_bytes(t->dtype, inner, &row))
+        return err_set(err, ERR_INVALID, "a row is too large");
+    if (tensor_alloc(out, t->dtype, &shape, err))
+        return -1;
+    for (int64_t o = 0; o < outer; o++)
+        for (int64_t j = 0; j < n && row; j++)
+            memcpy((char *)out->data + (size_t)(o * n + j) * row,
+                   (const char *)t->data + (size_t)(o * width + kept[j]) * row, row);
+    return 0;
+}
+
+int optimizer_gather(struct optimizer *o, int i, int axis, const int64_t *kept, int64_t n, struct err *err)
+{
+    struct tensor first = {0}, second = {0};
+    if (i < 0 || i >= o->n)
+        return err_set(err, ERR_INVALID, "parameter %d of %d", i, o->n);
+    struct slot *s = &o->slot[i];
+    if ((s->first.buf && gather(&first, &s->first, axis, kept, n, err)) ||
+        (s->second.buf && gather(&second, &s->second, axis, kept, n, err))) {
+        tensor_fini(&first);
+        return -1;
+    }
+    tensor_fini(&s->first);
+    tensor_fini(&s->second);
+    s->first = first;
+    s->second = second;
+    return 0;
+}
+
+void optimizer_reset(struct optimizer *o, int i)
+{
+    if (i < 0 || i >= o->n)
+        return;
+    tensor_fini(&o->slot[i].first);
+    tensor_fini(&o->slot[i].second);
+    o->slot[i].steps = 0;
 }

@@ -35,6 +35,18 @@ void optimizer_set_lr(struct optimizer *o, double lr); /* for schedules */
 /* Parameter i moves against its gradient. decay: weight_decay is meant for this one too. */
 int optimizer_update(struct optimizer *o, struct pool *pool, int i, struct tensor *value, const struct tensor *gradient,
                      bool decay, struct err *err);
+/* The state of parameter i: momentum, or m and v (empty before the first update), and the updates so far. For checkpoints,
+ * and for parameters whose shape changed: the caller may put other tensors there. Owned by the optimizer. */
+struct optimizer_state {
+    struct tensor *first, *second;
+    int64_t *steps;
+};
+struct optimizer_state optimizer_state(struct optimizer *o, int i);
+/* Parameter i has lost slices along `axis` (channels were pruned): its state keeps those at kept[0..n), n >= 1, in that
+ * order. Without state nothing happens. On error the state is as it was. */
+int optimizer_gather(struct optimizer *o, int i, int axis, const int64_t *kept, int64_t n, struct err *err);
+/* Parameter i starts anew: no state, no updates. */
+void optimizer_reset(struct optimizer *o, int i);
 /* Bytes of all state. */
 size_t optimizer_bytes(const struct optimizer *o);
 

@@ -110,7 +110,9 @@ int main(int argc, char **argv)
                          .pool = pool,
                          .rng = &rng,
                          .layers = layer_report_new(),
-                         .warnings = warnings_new()};
+                         .warnings = warnings_new(),
+                         .ramp = 1,
+                         .details = json_object()};
     if (rc == 0)
         rc = method->run(&c, &err);
     if (rc == 0)
@@ -128,6 +130,7 @@ int main(int argc, char **argv)
     }
     layer_report_free(c.layers);
     warnings_free(c.warnings);
+    json_decref(c.details);
     if (ds)
         dataset_close(ds);
     pool_free(pool);

@@ -248,7 +248,8 @@ static inline struct g_done g_apply(struct model *m, const char *words, const st
     struct layer_report *layers = layer_report_new();
     struct warnings *warnings = warnings_new();
     struct step_ctx c = {.model = m, .params = recipe->steps[0].params, .layers = layers, .warnings = warnings,
-                         .pool = g_pool, .seed = g_seed, .progress = g_progress};
+                         .pool = g_pool, .seed = g_seed, .progress = g_progress, .ramp = 1,
+                         .details = json_object()};
     c.data = x ? g_dataset(x, m) : NULL;
     done.rc = recipe->steps[0].method->run(&c, &done.err);
     done.layers = layer_report_json(layers);
@@ -256,6 +257,7 @@ static inline struct g_done g_apply(struct model *m, const char *words, const st
     if (done.rc == 0 && model_validate(m, &done.err))
         fail_msg("%s: the result is not valid: %s", words, done.err.msg);
     dataset_close(c.data);
+    json_decref(c.details);
     layer_report_free(layers);
     warnings_free(warnings);
     recipe_free(recipe);

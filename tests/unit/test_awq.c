@@ -78,7 +78,7 @@ static json_t *scale(struct model *m, const struct tensor *x, const uint32_t *no
 {
     struct err err = {0};
     struct dataset *ds = g_dataset(x, m);
-    struct step_ctx c = {.model = m, .data = ds, .pool = pool, .layers = layer_report_new(),
+    struct step_ctx c = {.model = m, .ramp = 1, .data = ds, .pool = pool, .layers = layer_report_new(),
                          .warnings = warnings_new()};
     const struct awq_opts o = {.form = {.bits = 3, .block = 8}, .samples = SAMPLES, .nodes = nodes, .n_nodes = n};
     if (awq_scale(&c, &o, &err))

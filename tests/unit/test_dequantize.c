@@ -402,7 +402,7 @@ static void test_stays(void **state)
     struct recipe *recipe = recipe_parse(json, "", &faults, &done.err);
     struct layer_report *layers = layer_report_new();
     struct warnings *warnings = warnings_new();
-    struct step_ctx c = {.model = m, .params = recipe->steps[0].params, .layers = layers, .warnings = warnings};
+    struct step_ctx c = {.model = m, .ramp = 1, .params = recipe->steps[0].params, .layers = layers, .warnings = warnings};
     assert_int_equal(recipe->steps[0].method->run(&c, &done.err), 0);
     done.layers = layer_report_json(layers);
     done.warnings = warnings_json(warnings);

@@ -79,7 +79,7 @@ static void optimize(struct model *m, struct layer_report *rows)
 {
     struct err err = {0};
     char none = 0;
-    struct step_ctx c = {.model = m, .params = &none, .layers = rows};
+    struct step_ctx c = {.model = m, .ramp = 1, .params = &none, .layers = rows};
     int rc = method_graph_optimize.run(&c, &err);
     if (rc)
         fail_msg("%s", err.msg);

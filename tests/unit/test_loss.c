@@ -19,6 +19,9 @@ enum { N = 3, C = 4, D = 2 };
 static double scores[N * C * D], targets[N * C * D];
 static int64_t labels[N * D] = {0, 3, LOSS_IGNORE, 1, 2, 2};
 
+static const float weights[N] = {0.25f, 1, 0.5f};
+static const int32_t pairs[N] = {2, 1, 1};
+
 static struct tensor view(enum dtype dtype, struct shape shape, void *data)
 {
     struct tensor t;
@@ -40,6 +43,9 @@ static double value_of(const struct loss_opts *opts, struct tensor *gradient, do
     struct tensor y = view(DTYPE_DOUBLE, SHAPE(N, C, D), scores), t = view(DTYPE_DOUBLE, SHAPE(N, C, D), targets);
     struct tensor l = view(DTYPE_INT64, SHAPE(N, D), labels);
     double value;
+    if (opts->kind == LOSS_BINARY) /* targets in [0, 1] */
+        for (int i = 0; i < N * C * D; i++)
+            targets[i] = 0.5 + cos(i * 0.9) / 2;
     if (loss_evaluate(NULL, opts, &y, opts->kind == LOSS_CROSS_ENTROPY ? &l : &t, &value, gradient, sample, &err))
         fail_msg("%s", err.msg);
     return value;
@@ -55,10 +61,17 @@ static void test_differences(void **state)
                                              {.kind = LOSS_SQUARED, .reduction = LOSS_SUM},
                                              {.kind = LOSS_KL, .temperature = 3},
                                              {.kind = LOSS_KL, .temperature = 0.7, .reduction = LOSS_BATCHMEAN},
-                                             {.kind = LOSS_KL, .reduction = LOSS_SUM, .scale = 2}};
+                                             {.kind = LOSS_KL, .reduction = LOSS_SUM, .scale = 2},
+                                             {.kind = LOSS_ABSOLUTE},
+                                             {.kind = LOSS_HUBER},
+                                             {.kind = LOSS_HUBER, .delta = 0.3, .reduction = LOSS_SUM},
+                                             {.kind = LOSS_BINARY, .reduction = LOSS_BATCHMEAN},
+                                             {.kind = LOSS_CROSS_ENTROPY, .weight = weights, .pair = pairs},
+                                             {.kind = LOSS_HUBER, .weight = weights, .rest = true, .pair = pairs}};
     fill();
     for (size_t row = 0; row < sizeof table / sizeof table[0]; row++) {
         double g[N * C * D], sample[N], sum = 0;
+        fill();
         struct tensor gradient = view(DTYPE_DOUBLE, SHAPE(N, C, D), g);
         const double value = value_of(&table[row], &gradient, sample);
         for (int i = 0; i < N * C * D; i++) {
@@ -74,7 +87,7 @@ static void test_differences(void **state)
         for (int n = 0; n < N; n++)
             sum += sample[n];
         const double scale = table[row].scale != 0 ? table[row].scale : 1;
-        const double count = table[row].kind == LOSS_CROSS_ENTROPY ? N * D - 1 : N * C * D;
+        const double count = table[row].kind == LOSS_CROSS_ENTROPY ? N * D - 1 : N * C * D; /* one is ignored */
         const double divisor = table[row].reduction == LOSS_SUM ? 1 : table[row].reduction == LOSS_MEAN ? count : N;
         assert_true(fabs(value - sum * scale / divisor) < 1e-12);
         struct loss_opts twice = table[row];
@@ -141,9 +154,71 @@ static void test_bad_input(void **state)
     assert_true(value == 0);
 }
 
+/* Labels for binary cross entropy are one-hot targets; of one score they are the target. */
+static void test_binary_labels(void **state)
+{
+    (void)state;
+    struct err err = {0};
+    double a, b, ga[6], gb[6], y[] = {1, -2, 0.5, 3, 0, -1}, hot[] = {0, 0, 1, 1, 0, 0};
+    int64_t l[] = {2, 0}, bits[] = {0, 1, 1, 0, 1, 0};
+    const double as_bits[] = {0, 1, 1, 0, 1, 0};
+    struct tensor ty = view(DTYPE_DOUBLE, SHAPE(2, 3), y), tl = view(DTYPE_INT64, SHAPE(2), l);
+    struct tensor th = view(DTYPE_DOUBLE, SHAPE(2, 3), hot), tga = view(DTYPE_DOUBLE, SHAPE(2, 3), ga),
+                  tgb = view(DTYPE_DOUBLE, SHAPE(2, 3), gb);
+    const struct loss_opts opts = {.kind = LOSS_BINARY};
+    assert_int_equal(loss_evaluate(NULL, &opts, &ty, &tl, &a, &tga, NULL, &err), 0);
+    assert_int_equal(loss_evaluate(NULL, &opts, &ty, &th, &b, &tgb, NULL, &err), 0);
+    assert_true(a == b && memcmp(ga, gb, sizeof ga) == 0);
+    for (int rank = 1; rank <= 2; rank++) {
+        struct shape six = rank == 1 ? SHAPE(6) : SHAPE(6, 1);
+        ty = view(DTYPE_DOUBLE, six, y);
+        tl = view(DTYPE_INT64, SHAPE(6), bits);
+        memcpy(hot, as_bits, sizeof hot);
+        th = view(DTYPE_DOUBLE, six, hot);
+        tga = view(DTYPE_DOUBLE, six, ga);
+        tgb = view(DTYPE_DOUBLE, six, gb);
+        assert_int_equal(loss_evaluate(NULL, &opts, &ty, &tl, &a, &tga, NULL, &err), 0);
+        assert_int_equal(loss_evaluate(NULL, &opts, &ty, &th, &b, &tgb, NULL, &err), 0);
+        assert_true(a == b && memcmp(ga, gb, sizeof ga) == 0);
+    }
+    bits[3] = 2;
+    assert_int_equal(loss_evaluate(NULL, &opts, &ty, &tl, &a, &tga, NULL, &err), -1);
+    assert_non_null(strstr(err.msg, "label 2 of place 3 is no class; the output has 1 score, which takes 0 or 1"));
+    err = (struct err){0};
+    hot[1] = 1.5;
+    assert_int_equal(loss_evaluate(NULL, &opts, &ty, &th, &a, NULL, NULL, &err), -1);
+    assert_int_equal(err.code, ERR_DATASET);
+    assert_non_null(strstr(err.msg, "target 1.5 at place 1 is not from 0 to 1"));
+}
+
+/* Scores far out: no overflow, and what is not a number stays visible. */
+static void test_extremes(void **state)
+{
+    (void)state;
+    static const enum loss_kind kinds[] = {LOSS_SQUARED, LOSS_KL, LOSS_ABSOLUTE, LOSS_HUBER, LOSS_BINARY};
+    struct err err = {0};
+    float y[] = {200, -200, 3e4f, -3e4f}, t[] = {1, 0, 0, 1}, g[4];
+    double value;
+    struct tensor ty = view(DTYPE_FLOAT, SHAPE(2, 2), y), tt = view(DTYPE_FLOAT, SHAPE(2, 2), t),
+                  tg = view(DTYPE_FLOAT, SHAPE(2, 2), g);
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+        for (int bad = 0; bad < 2; bad++) {
+            y[0] = bad ? NAN : 200;
+            assert_int_equal(loss_evaluate(NULL, &(struct loss_opts){.kind = kinds[i]}, &ty, &tt, &value, &tg, NULL, &err),
+                             0);
+            assert_int_equal(isfinite(value) && isfinite(g[0]) && isfinite(g[3]), !bad);
+        }
+    y[0] = 200;
+    assert_int_equal(loss_evaluate(NULL, &(struct loss_opts){.kind = LOSS_BINARY, .reduction = LOSS_SUM}, &ty, &tt, &value,
+                                   &tg, NULL, &err),
+                     0);
+    assert_true(value == 60000 && g[0] == 0 && g[2] == 1 && g[3] == -1);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_differences), cmocka_unit_test(test_torch),
-                                       cmocka_unit_test(test_bad_input)};
+                                       cmocka_unit_test(test_bad_input), cmocka_unit_test(test_binary_labels),
+                                       cmocka_unit_test(test_extremes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -92,8 +92,61 @@ static void test_refusals(void **state)
     tensor_fini(&g);
 }
 
+/* A parameter whose rows and columns go: its state goes along, and what is left moves as if the rest had never been. */
+static void test_gather(void **state)
+{
+    (void)state;
+    enum { R = 4, S = 3, L = 2 };
+    static const int64_t kept[] = {3, 1};
+    for (size_t row = 0; row < sizeof table / sizeof table[0]; row++) {
+        struct err err = {0};
+        double p[R * S * L], g[R * S * L], q[2 * S * L], h[2 * S * L];
+        struct tensor tp, tg, tq, th;
+        struct optimizer *o = optimizer_new(&table[row].opts, 1, &err), *alone = optimizer_new(&table[row].opts, 1, &err);
+        tensor_view(&tp, DTYPE_DOUBLE, &SHAPE(S, R, L), p, NULL);
+        tensor_view(&tg, DTYPE_DOUBLE, &SHAPE(S, R, L), g, NULL);
+        tensor_view(&tq, DTYPE_DOUBLE, &SHAPE(S, 2, L), q, NULL);
+        tensor_view(&th, DTYPE_DOUBLE, &SHAPE(S, 2, L), h, NULL);
+        for (int i = 0; i < R * S * L; i++)
+            p[i] = cos(i);
+        for (int step = 0; step < 6; step++) {
+            for (int i = 0; i < R * S * L; i++)
+                g[i] = sin(i + step);
+            for (int s = 0; s < S; s++)
+                for (int k = 0; k < 2; k++)
+                    for (int l = 0; l < L; l++) {
+                        const int to = (s * 2 + k) * L + l, from = (s * R + (int)kept[k]) * L + l;
+                        h[to] = g[from];
+                        if (step == 0)
+                            q[to] = p[from];
+                    }
+            assert_int_equal(optimizer_update(alone, NULL, 0, &tq, &th, true, &err), 0);
+            if (step < 3)
+                assert_int_equal(optimizer_update(o, NULL, 0, &tp, &tg, true, &err), 0);
+            if (step == 2) {
+                assert_int_equal(optimizer_gather(o, 0, 1, (const int64_t[]){0, R}, 2, &err), table[row].opts.momentum > 0 ||
+                                                                                                   table[row].opts.kind
+                                                                                               ? -1
+                                                                                               : 0);
+                err = (struct err){0};
+                assert_int_equal(optimizer_gather(o, 0, 1, kept, 2, &err), 0);
+                memcpy(p, q, sizeof q);
+                tensor_view(&tp, DTYPE_DOUBLE, &SHAPE(S, 2, L), p, NULL);
+            }
+            if (step > 2)
+                assert_int_equal(optimizer_update(o, NULL, 0, &tp, &th, true, &err), 0);
+        }
+        assert_memory_equal(p, q, sizeof q);
+        optimizer_reset(o, 0);
+        assert_int_equal(optimizer_bytes(o), 0);
+        optimizer_free(o);
+        optimizer_free(alone);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_table), cmocka_unit_test(test_refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_table), cmocka_unit_test(test_refusals),
+                                       cmocka_unit_test(test_gather)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

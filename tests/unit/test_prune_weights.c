@@ -84,7 +84,7 @@ static void add_product(struct model *m, const char *name, uint32_t w)
 
 static int prune(struct model *m, struct given *g, struct layer_report *rows, struct err *err)
 {
-    struct step_ctx c = {.model = m, .params = g->bytes, .layers = rows};
+    struct step_ctx c = {.model = m, .ramp = 1, .params = g->bytes, .layers = rows};
     return method_prune_weights.run(&c, err);
 }
 
@@ -554,7 +554,7 @@ static void score(struct scoring *s, struct model *m, const char *name, struct d
     struct err err = {0};
     memset(s, 0, sizeof *s);
     s->params.criterion = criterion_named(name);
-    s->step = (struct step_ctx){.model = m, .data = data, .seed = 7};
+    s->step = (struct step_ctx){.model = m, .ramp = 1, .data = data, .seed = 7};
     s->run = (struct prune_run){
         .c = &s->step, .o = &s->params, .criterion = weights_criterion(s->params.criterion), .scope = SCOPE_LAYER};
     if (weights_collect(&s->run, &err) || (s->run.criterion->prepare && s->run.criterion->prepare(&s->run, &err)))
