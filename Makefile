@@ -92,7 +92,7 @@ $(BUILD)/fuzz/%: tests/fuzz/%.c $(LIB) | $(GENERATED)
 	$(Q)$(CC) $(CFLAGS) -fsanitize=fuzzer -MMD -MP $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
 
 # element-wise loops: vectorize also where the trip count is not known (-O2 alone does not)
-$(foreach f,Binary Unary Reduce Expand op_copy grad_util Binary_grad Reduce_grad Variadic,$(eval CFLAGS_$f.c := $(if $(filter release,$(MODE)),-O3)))
+$(foreach f,Binary Unary Reduce Expand fake_quant op_copy grad_util Binary_grad Reduce_grad Variadic,$(eval CFLAGS_$f.c := $(if $(filter release,$(MODE)),-O3)))
 # ISA-specific kernels: one file an instruction set, named after it, chosen at run time (core/kernels/isa.h)
 ISA_avx2 := -mavx2 -mfma -mf16c
 ISA_avxvnni := $(ISA_avx2) -mavxvnni

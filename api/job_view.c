@@ -13,6 +13,8 @@ static json_t *progress_json(const struct store_progress *progress)
                                "done", (json_int_t)progress->done, "total", (json_int_t)progress->total);
     if (object && progress->eta_s >= 0)
         json_object_set_new(object, "eta_s", json_real(progress->eta_s));
+    if (object && progress->metric)
+        json_object_set_new(object, "metric", api_stored(progress->metric));
     return object ? object : json_null();
 }
 
@@ -24,6 +26,7 @@ static void set_links(json_t *object, const struct store_job *job)
         bool always;
     } links[] = {{"self", "", false, true},
                  {"artifacts", "/artifacts", false, true},
+                 {"metrics", "/metrics", false, true},
                  {"report", "/report", true, false},
                  {"cancel", "/cancel", false, false}};
     json_t *all = json_object();

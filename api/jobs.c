@@ -10,7 +10,9 @@
 #include "api/job_view.h"
 #include "core/base/clock.h"
 #include "core/base/hash.h"
+#include "core/base/size.h"
 #include "core/recipe/recipe.h"
+#include "server/attempt.h"
 #include "server/gc.h"
 #include "server/id.h"
 #include "server/metrics.h"
@@ -111,9 +113,9 @@ static int read_recipe(struct draft *d, struct err *err)
 }
 
 /* A list of operators among the model's facts, as one text in the arena; "" if none. */
-static const char *operators(struct draft *d, const char *fact)
+static const char *operators(struct draft *d, enum job_role role, const char *fact)
 {
-    const json_t *list = json_object_get(d->facts[JOB_ROLE_MODEL], fact), *item;
+    const json_t *list = json_object_get(d->facts[role], fact), *item;
     struct buf text = {0};
     size_t i;
     json_array_foreach(list, i, item) if (json_is_string(item))
@@ -127,7 +129,41 @@ static const char *operators(struct draft *d, const char *fact)
 static struct recipe_data data_of(const json_t *facts)
 {
     const char *labels = json_string_value(json_object_get(facts, "labels"));
-    return (struct recipe_data){facts != NULL, labels != NULL, labels && strcmp(labels, "classes") == 0};
+    return (struct recipe_data){facts != NULL, labels != NULL, labels && strcmp(labels, "classes") == 0,
+                                json_integer_value(json_object_get(facts, "max_label"))};
+}
+
+/* The longest row among the outputs a model declares, as the pipeline finds it by running; 0: a shape is not known. */
+static int64_t output_classes(const json_t *facts)
+{
+    const json_t *outputs = json_object_get(facts, "outputs"), *output, *dim;
+    int64_t longest = 0;
+    size_t i, d;
+    json_array_foreach(outputs, i, output)
+    {
+        const json_t *shape = json_object_get(output, "shape");
+        int64_t row = 1;
+        if (!json_is_array(shape))
+            return 0;
+        json_array_foreach(shape, d, dim)
+        {
+            if (d == 0)
+                continue;
+            if (!json_is_integer(dim) || json_integer_value(dim) <= 0 ||
+                !i64_mul(row, json_integer_value(dim), &row))
+                return 0;
+        }
+        longest = json_array_size(shape) > 0 && row > longest ? row : longest;
+    }
+    return longest;
+}
+
+/* A teacher is run, whatever the model is. */
+static void check_teacher(struct draft *d)
+{
+    const char *missing = operators(d, JOB_ROLE_TEACHER, "missing_operators");
+    if (missing[0])
+        faults_add(&d->req->faults, "/teacher", "these operators of the teacher are not supported: %s", missing);
 }
 
 /* Do steps and targets have what they need? Asked only when the parts themselves are right. */
@@ -138,10 +174,12 @@ static int check_needs(struct draft *d, struct err *err)
         .data = {[RECIPE_DATASET] = data_of(facts[JOB_ROLE_DATASET]),
                  [RECIPE_VAL_DATASET] = data_of(facts[JOB_ROLE_VAL_DATASET]),
                  [RECIPE_EVAL_DATASET] = data_of(facts[JOB_ROLE_EVAL_DATASET])},
-        .missing_ops = operators(d, "missing_operators"),
+        .missing_ops = operators(d, JOB_ROLE_MODEL, "missing_operators"),
         /* not among the facts of models that an older version looked at: then the job says it */
-        .missing_gradients = operators(d, "operators_without_gradient"),
+        .missing_gradients = operators(d, JOB_ROLE_MODEL, "operators_without_gradient"),
+        .output_classes = output_classes(facts[JOB_ROLE_MODEL]),
     };
+    check_teacher(d);
     return recipe_check_needs(d->recipe, &given, &d->req->faults, err);
 }
 
@@ -323,6 +361,8 @@ int jobs_cancel(struct req *req, struct res *res, struct err *err)
     if (api_id(req, "job", "job", &id, err) != 0 ||
         store_job_cancel(api_server(req)->store, req->owner, id, req->arena, &job, err) != 0)
         return -1;
+    if (job_state_ended(job.state)) /* no worker has it: what an earlier attempt left goes here */
+        attempt_forget(api_server(req), id);
     res_header(res, "Location", "/v1/jobs/%s", id);
     return res_json(res, 202, job_json(&job), err);
 }
@@ -336,5 +376,6 @@ int jobs_delete(struct req *req, struct res *res, struct err *err)
         store_job_delete(server->store, req->owner, id, req->arena, &orphans, err) != 0)
         return -1;
     gc_blobs(server->store, server->blobs, &orphans);
+    attempt_forget(server, id);
     return res_empty(res, 204);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * work/JOB/            given to every attempt, for temporary files: what an earlier one left is removed first
- * work/JOB/checkpoint/ the state of long steps; stays until the job has ended, so that the next attempt goes on from it
+ * work/JOB/checkpoint/ the state of long steps: given to every attempt, so that the next goes on from it; stays until the
+ *                      job has ended
+ * work/JOB/tmp-N/      temporary files of attempt N; what an earlier one left is removed first
  * work/JOB/out-N/      results of attempt N alone: a child that outlives its lease cannot write into its successor's
  *
  * After the child ended its files are taken into the blob store under their hashes (the sizes and hashes it claims are
@@ -34,13 +35,14 @@ enum {
     SETTLE_TRIES = 20,
     SETTLE_PAUSE_US = 250000
 };
+#define CHECKPOINT "checkpoint"
 static const double PROGRESS_S = 0.25, STAGE_S = 0.02;
 
 struct attempt {
     const struct attempt_ctx *ctx;
     const struct store_claim *claim;
     struct store *store;
-    char dir[PATH_MAX - 100], out[PATH_MAX];
+    char dir[PATH_MAX - 100], out[PATH_MAX], tmp[PATH_MAX], checkpoint[PATH_MAX];
     double told; /* when progress was last written */
     char stage[64];
     struct store_progress progress; /* the last one heard; its stage is `stage` */
@@ -350,7 +352,7 @@ static char *problem_text(const struct err *err, json_t *said)
 {
     json_t *problem =
         json_pack("{s:s, s:s, s:s}", "code", err_slug(err->code), "title", err_title(err->code), "detail", err->msg);
-    json_t *faults = json_object_get(said, "faults");
+    json_t *faults = json_object_get(said, "errors");
     if (json_is_array(faults) && json_array_size(faults))
         json_object_set(problem, "errors", faults);
     char *text = problem ? json_dumps(problem, JSON_COMPACT) : NULL;
@@ -471,6 +473,24 @@ static void settle_outcome(struct attempt *a, const struct child_outcome *out)
     }
 }
 
+/* Everything of the job's folder but the checkpoint. */
+static int remove_leftovers(const struct attempt *a, struct err *err)
+{
+    char path[PATH_MAX];
+    int rc = 0;
+    DIR *dir = opendir(a->dir);
+    const struct dirent *e;
+    while (dir && rc == 0 && (e = readdir(dir))) {
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..") || !strcmp(e->d_name, CHECKPOINT))
+            continue;
+        if (snprintf(path, sizeof path, "%s/%s", a->dir, e->d_name) < (int)sizeof path)
+            rc = file_remove_tree(path, err);
+    }
+    if (dir)
+        closedir(dir);
+    return rc;
+}
+
 static int prepare(struct attempt *a, struct err *err)
 {
     char base[PATH_MAX];
@@ -479,7 +499,9 @@ static int prepare(struct attempt *a, struct err *err)
     if (snprintf(a->dir, sizeof a->dir, "%s/work/%s", base, a->claim->id) >= (int)sizeof a->dir)
         return err_set(err, ERR_IO, "the data folder's path is too long");
     snprintf(a->out, sizeof a->out, "%s/out-%lld", a->dir, (long long)a->claim->attempt);
-    return file_remove_tree(a->out, err) || file_make_dirs(a->out, err) ? -1 : 0;
+    snprintf(a->tmp, sizeof a->tmp, "%s/tmp-%lld", a->dir, (long long)a->claim->attempt);
+    snprintf(a->checkpoint, sizeof a->checkpoint, "%s/" CHECKPOINT, a->dir);
+    return remove_leftovers(a, err) || file_make_dirs(a->out, err) || file_make_dirs(a->tmp, err) ? -1 : 0;
 }
 
 void attempt_run(const struct attempt_ctx *ctx)
@@ -494,7 +516,7 @@ void attempt_run(const struct attempt_ctx *ctx)
         settle_failed(&a, err.code == ERR_IO ? STORE_RETRY : STORE_FAILED, &err, NULL);
     } else {
         struct child_opts opts = {.spec = spec,
-                                  .dir = a.dir,
+                                  .dir = a.tmp,
                                   .timeout_ms = timeout_s * 1000,
                                   .wake_fd = ctx->wake_fd,
                                   .tick = tick,
@@ -507,10 +529,19 @@ void attempt_run(const struct attempt_ctx *ctx)
         settle_outcome(&a, &outcome);
     }
     metrics_observe(METRIC_JOB_SECONDS, clock_seconds() - started);
-    if (a.out[0] && file_remove_tree(a.out, &ignored))
+    if (a.out[0] && (file_remove_tree(a.out, &ignored) || file_remove_tree(a.tmp, &ignored)))
         log_warn("work folder: %s", ignored.msg);
     json_decref(spec);
     child_outcome_fini(&outcome);
+}
+
+void attempt_forget(struct server *server, const char *job_id)
+{
+    char path[PATH_MAX];
+    struct err err = {0};
+    if (snprintf(path, sizeof path, "%s/work/%s", server->config->data, job_id) < (int)sizeof path &&
+        file_remove_tree(path, &err))
+        log_warn("work folder: %s", err.msg);
 }
 
 void attempt_clean(struct server *server)

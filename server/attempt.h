@@ -23,6 +23,8 @@ struct attempt_ctx {
 };
 /* Runs the job and settles it. */
 void attempt_run(const struct attempt_ctx *ctx);
+/* Remove the work folder of a job that ended while no worker had it (a checkpoint may lie there). */
+void attempt_forget(struct server *server, const char *job_id);
 /* Remove what a former run left in work/: folders of uploads, and of jobs that are neither queued nor running. */
 void attempt_clean(struct server *server);
 

@@ -72,8 +72,8 @@ int sqlstore_state_event(struct db *db, const char *id, enum job_state state, st
     return sqlstore_event(db, id, "state", data[state], err);
 }
 
-int store_event_list(struct store *store, const char *owner, const char *job_id, int64_t after, int limit,
-                     struct arena *arena, struct store_event *rows, int *count, struct err *err)
+int store_event_list(struct store *store, const char *owner, const char *job_id, const char *type, int64_t after,
+                     int limit, struct arena *arena, struct store_event *rows, int *count, struct err *err)
 {
     struct db *db = db_read(store, err);
     if (!db)
@@ -81,8 +81,9 @@ int store_event_list(struct store *store, const char *owner, const char *job_id,
     struct query q;
     *count = 0;
     query_start(&q, db,
-                "SELECT seq,at,type,data FROM job_event WHERE job_id=$1 AND owner=$2 AND seq>$3 ORDER BY seq LIMIT $4",
-                BIND(T(job_id), T(owner), I(after), I(limit)), err);
+                "SELECT seq,at,type,data FROM job_event WHERE job_id=$1 AND owner=$2 AND seq>$3"
+                " AND ($5='' OR type=$5) ORDER BY seq LIMIT $4",
+                BIND(T(job_id), T(owner), I(after), I(limit), T(type ? type : "")), err);
     while (*count < limit && query_row(&q))
         rows[(*count)++] = (struct store_event){query_int(&q, 0), query_int(&q, 1), query_text(&q, 2, arena),
                                                 query_text(&q, 3, arena)};
@@ -97,7 +98,7 @@ int store_event_list(struct store *store, const char *owner, const char *job_id,
 #define JOB_COLUMNS                                                                                                    \
     "job.id,job.owner,state,request,result,error,priority,timeout_s,memory_bytes,threads,attempt,crashes,losses,"      \
     "job.version+p.version,created_at,started_at,finished_at,cancel_requested_at,step,steps,stage,done,total,eta_s,"   \
-    "updated_at"
+    "updated_at,metric"
 #define JOB_TABLES " FROM job JOIN job_progress p ON p.job_id=job.id "
 
 static void read_job(struct query *q, struct arena *arena, struct store_job *out)
@@ -121,7 +122,7 @@ static void read_job(struct query *q, struct arena *arena, struct store_job *out
         .finished_at = query_int(q, 16),
         .cancel_requested_at = query_int(q, 17),
         .progress = {query_int(q, 18), query_int(q, 19), query_int(q, 21), query_int(q, 22), query_text(q, 20, arena),
-                     query_real(q, 23), query_int(q, 24)},
+                     query_real(q, 23), query_int(q, 24), query_text(q, 25, arena)},
     };
     int state = job_state_from_name(query_raw(q, 2));
     out->state = state < 0 ? JOB_FAILED : (enum job_state)state;

@@ -166,6 +166,19 @@ int store_event_append(struct store *store, const char *id, int64_t attempt, con
     return fenced(db, rc, id, err);
 }
 
+int store_job_metric(struct store *store, const char *id, int64_t attempt, const char *data, struct err *err)
+{
+    struct db *db = db_write(store, false, err);
+    if (!db)
+        return -1;
+    int rc = holds(db, id, attempt, err);
+    if (rc > 0 && (sqlstore_event(db, id, "metric", data, err) ||
+                   db_run(db, "UPDATE job_progress SET metric=$2,version=version+1,updated_at=@NOW@ WHERE job_id=$1",
+                          BIND(T(id), T(data)), err) < 0))
+        rc = -1;
+    return fenced(db, rc, id, err);
+}
+
 /* ---- the end of an attempt ----------------------------------------------------------------------------------------
  */
 
@@ -268,7 +281,7 @@ static int write_next(struct db *db, const struct attempt *a, const struct next 
         return rows;
     if (next->state == JOB_QUEUED && db_run(db, /* the next attempt begins anew */
                                             "UPDATE job_progress SET step=0,steps=0,stage='',done=0,total=0,eta_s=-1,"
-                                            "version=version+1,updated_at=@NOW@ WHERE job_id=$1",
+                                            "metric=NULL,version=version+1,updated_at=@NOW@ WHERE job_id=$1",
                                             BIND(T(a->id)), err) < 0)
         return -1;
     return sqlstore_state_event(db, a->id, next->state, err) ? -1 : 1;

@@ -58,6 +58,8 @@ const char *const sqlstore_migrations[] = {
     " expires_at BIGINT NOT NULL, PRIMARY KEY(owner, key)) @KEYED@;"
     "CREATE INDEX idempotency_job ON idempotency(job_id);"
     "CREATE INDEX idempotency_expires ON idempotency(expires_at);",
+    /* 2 */
+    "ALTER TABLE job_progress ADD COLUMN metric TEXT;",
     NULL,
 };
 /* clang-format on */

@@ -172,6 +172,7 @@ struct store_progress {
     const char *stage;                /* "" before the first */
     double eta_s;                     /* < 0: not known */
     int64_t updated_at;
+    const char *metric; /* JSON text of the last measurement of this attempt, or NULL; written by store_job_metric */
 };
 struct store_job {
     const char *id, *owner;
@@ -235,9 +236,9 @@ struct store_event {
     const char *type; /* "state", "progress", "log", "metric" */
     const char *data; /* JSON text */
 };
-/* Events with seq > after, oldest first, at most `limit`. */
-int store_event_list(struct store *store, const char *owner, const char *job_id, int64_t after, int limit,
-                     struct arena *arena, struct store_event *rows, int *count, struct err *err);
+/* Events of one type (NULL: any) with seq > after, oldest first, at most `limit`. */
+int store_event_list(struct store *store, const char *owner, const char *job_id, const char *type, int64_t after,
+                     int limit, struct arena *arena, struct store_event *rows, int *count, struct err *err);
 
 /* ---- the worker's side: every write below holds only while (job, attempt) is running ---- */
 
@@ -259,6 +260,8 @@ int store_job_progress(struct store *store, const char *id, int64_t attempt, con
                        struct err *err);
 int store_event_append(struct store *store, const char *id, int64_t attempt, const char *type, const char *data,
                        struct err *err);
+/* An event of type "metric" that is the job's last measurement too. */
+int store_job_metric(struct store *store, const char *id, int64_t attempt, const char *data, struct err *err);
 
 enum store_outcome_kind {
     STORE_SUCCEEDED, /* result and artifacts, published in the same transaction */

@@ -2,10 +2,12 @@
 // The list of jobs, live, and one job: progress, before and after, every layer, downloads, what went wrong.
 import { download, getJson, postJson, remove, waitForJob } from "/api.js";
 import { hasCurve, sensitivitySection } from "/prune.js";
+import { detailsSection, liveSection } from "/training.js";
 import { bars, bytes, count, el, ms, percent, problemCard, state, table, when } from "/ui.js";
 
 const ended = (job) => !["queued", "running"].includes(job.state);
-const recipeText = (recipe) => (typeof recipe === "string" ? recipe : (recipe?.steps || []).map((s) => s.method).join(" → ") || "no steps");
+const stepsText = (steps) => (steps || []).map((s) => (Array.isArray(s.steps) && s.steps.length ? `${s.method} (${stepsText(s.steps)})` : s.method)).join(" → ");
+const recipeText = (recipe) => (typeof recipe === "string" ? recipe : stepsText(recipe?.steps) || "no steps");
 
 function fraction(job) {
   const p = job.progress;
@@ -111,20 +113,23 @@ function short(facts) {
 }
 const size = (facts) => facts?.bytes ?? facts?.nonzero ?? facts?.params;
 
-function stepSection(step, index) {
-  const all = step.layers || [];
+function stepSection(step, index, inner = false) {
+  const all = step.layers || [], details = detailsSection(step);
   const layers = all.filter((l) => !hasCurve(l)), curves = all.length - layers.length;
-  return el("details", { open: all.length <= 60 || curves > 0, class: "card" },
-    el("summary", {}, el("b", {}, `${index + 1}. ${step.method}`), el("span", { class: "quiet small" }, ` ${typeof step.seconds === "number" ? `${step.seconds.toFixed(2)} s, ` : ""}${curves ? `${curves} groups measured` : `${layers.filter((l) => !l.skipped).length} layers changed`}, ${layers.filter((l) => l.skipped).length} left alone`)),
+  const runs = step.runs > 1 ? `ran ${step.runs} times, the last time: ` : "";
+  return el("details", { open: all.length <= 60 || curves > 0 || details !== null, class: inner ? "nested" : "card" },
+    el("summary", {}, el("b", {}, `${inner ? "holds: " : `${index + 1}. `}${step.method}`), el("span", { class: "quiet small" }, ` ${typeof step.seconds === "number" ? `${step.seconds.toFixed(2)} s, ` : ""}${runs}${curves ? `${curves} groups measured` : `${layers.filter((l) => !l.skipped).length} layers changed`}, ${layers.filter((l) => l.skipped).length} left alone`)),
+    details,
     curves ? sensitivitySection(all) : null,
-    table([
+    layers.length === 0 ? null : table([
       { label: "Layer", cell: (l) => el("span", { class: "mono" }, l.node || l.weight || "") },
       { label: "Operator", cell: (l) => l.op_type || "" },
       { label: "Before", cell: (l) => short(l.before) },
       { label: "After", cell: (l) => (l.skipped ? el("span", { class: "quiet" }, `left alone: ${l.skipped}`) : short(l.after)) },
       { label: "Size", cell: (l) => (size(l.before) !== undefined && size(l.after) !== undefined ? bars(size(l.before), size(l.after)) : "") },
       { label: "SQNR", num: true, cell: (l) => (typeof l.sqnr_db === "number" ? `${l.sqnr_db.toFixed(1)} dB` : "") },
-    ], layers));
+    ], layers),
+    (step.steps || []).map((nested, i) => stepSection(nested, i, true)));
 }
 
 function targets(report) {
@@ -137,6 +142,13 @@ function targets(report) {
   ], report.targets)];
 }
 
+/** How large a file of the model is, measured by what came in. */
+function ofSource(artifact, report) {
+  const size = artifact.bytes ?? artifact.size_bytes, before = report.before?.bytes;
+  if (!before || !size || !/\.(onnx|pared)$/.test(artifact.name)) return "";
+  return `${percent(size / before)}${before / size >= 1.05 ? ` (${(before / size).toPrecision(3)}x smaller)` : ""}`;
+}
+
 async function results(job, signal) {
   const [report, artifacts] = await Promise.all([getJson(`/v1/jobs/${job.id}/report`, signal), getJson(`/v1/jobs/${job.id}/artifacts`, signal)]);
   return [
@@ -147,9 +159,10 @@ async function results(job, signal) {
     table([
       { label: "File", cell: (a) => el("button", { onclick: () => download(`/v1/jobs/${job.id}/artifacts/${encodeURIComponent(a.name)}`, a.name) }, a.name) },
       { label: "Size", num: true, cell: (a) => bytes(a.bytes ?? a.size_bytes) },
+      { label: "Of the source", num: true, cell: (a) => ofSource(a, report) },
       { label: "SHA-256", cell: (a) => el("span", { class: "mono" }, a.sha256) },
     ], artifacts.data),
-    el("h2", {}, "Steps, layer by layer"), (report.steps || []).map(stepSection),
+    el("h2", {}, "Steps, layer by layer"), (report.steps || []).map((step, i) => stepSection(step, i)),
   ];
 }
 
@@ -163,6 +176,16 @@ function actions(job, refresh) {
   return ended(job)
     ? act("Delete job", "Delete this job and its files?", async () => { await remove(`/v1/jobs/${job.id}`); location.hash = "#/jobs"; }, "danger")
     : act("Cancel job", null, () => postJson(`/v1/jobs/${job.id}/cancel`), "danger");
+}
+
+/** What the running steps have measured so far; none is no reason to show nothing of the job. */
+async function measurements(id, signal) {
+  try {
+    return (await getJson(`/v1/jobs/${id}/metrics`, signal)).data || [];
+  } catch (problem) {
+    if (problem.status) return [];
+    throw problem;
+  }
 }
 
 export async function jobView({ main, parameters: [id], signal }) {
@@ -182,13 +205,16 @@ export async function jobView({ main, parameters: [id], signal }) {
         el("dl", {}, el("dt", {}, "Recipe"), el("dd", {}, recipeText(job.recipe)),
           el("dt", {}, "Model"), el("dd", {}, el("a", { href: `#/models/${job.model}`, class: "mono" }, job.model)),
           job.dataset ? [el("dt", {}, "Dataset"), el("dd", { class: "mono" }, job.dataset)] : null,
+          job.teacher ? [el("dt", {}, "Teacher"), el("dd", {}, el("a", { href: `#/models/${job.teacher}`, class: "mono" }, job.teacher))] : null,
           el("dt", {}, "Created"), el("dd", {}, when(job.created_at)),
           job.finished_at ? [el("dt", {}, "Finished"), el("dd", {}, when(job.finished_at))] : null)),
     ];
+    const lines = job.state === "queued" || job.state === "succeeded" ? [] : await measurements(id, signal);
+    const live = liveSection(lines, job);
     const failed = job.state === "failed" ? problemCard(job.error || job.problem || { title: "Failed" }) : null;
     const done = job.state === "succeeded" ? await results(job, signal) : [];
     if (signal.aborted) return;
-    main.replaceChildren(...[...top, failed, ...done].flat(Infinity).filter(Boolean));
+    main.replaceChildren(...[...top, failed, live, ...done].flat(Infinity).filter(Boolean));
     if (ended(job)) return;
   }
 }

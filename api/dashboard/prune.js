@@ -1,13 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What pruning knows of a model: its groups of channels, and how much each group matters, as curves.
-import { count, el, percent, table } from "/ui.js";
-
-const svg = (tag, attributes = {}, ...children) => {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) if (value !== undefined && value !== null) node.setAttribute(name, value);
-  node.append(...children.flat(Infinity).filter(Boolean));
-  return node;
-};
+import { count, el, percent, svg, table } from "/ui.js";
 
 const rounded = (x) => (typeof x === "number" ? count(x >= 100 ? Math.round(x) : Number(x.toPrecision(3))) : "-");
 

@@ -59,6 +59,7 @@ export async function modelView({ main, parameters: [id], signal }) {
     ["Bytes", bytes(model.bytes ?? model.size_bytes)], ["Parameters", count(model.params)], ["MACs", count(model.macs)],
     ["Inputs", (model.inputs || []).map(shape).join("; ")], ["Outputs", (model.outputs || []).map(shape).join("; ")],
     ["Cannot be run", model.missing_operators?.length ? `missing: ${model.missing_operators.join(", ")}` : null],
+    ["Cannot be trained", model.operators_without_gradient?.length ? `no gradient: ${model.operators_without_gradient.join(", ")}` : null],
   ];
   main.replaceChildren(
     el("h1", {}, model.name || model.id),

@@ -14,6 +14,14 @@ export function el(tag, attributes = {}, ...children) {
   return node;
 }
 
+/** The same for SVG. */
+export function svg(tag, attributes = {}, ...children) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) if (value !== undefined && value !== null) node.setAttribute(name, value);
+  node.append(...children.flat(Infinity).filter(Boolean));
+  return node;
+}
+
 export function bytes(n) {
   if (n === undefined || n === null) return "-";
   const units = ["B", "KB", "MB", "GB", "TB"];

@@ -20,6 +20,7 @@ struct array_opts {
     bool rotate;       /* floating-point */
     size_t cols;       /* of the matrix the elements form, at least 1 */
     bool adaptive;     /* mixed codings may be used */
+    size_t adaptive_most; /* for runs of so many symbols; a sparse matrix may be larger */
     int only;          /* enum symbols_mode: no other coding but this, raw and one symbol (for comparing); -1: the best */
 };
 /* What was chosen, for reports: "planes", "sparse+codebook", ... */

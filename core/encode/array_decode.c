@@ -184,7 +184,7 @@ static int sparse(const struct target *t, struct err *err)
     if (read_varint(t->r, t->n + t->n / GAP_MOST + 1, &gaps, err))
         return -1;
     if (gaps == 0)
-        return 0;
+        return damaged(err, "a sparse tensor has no values");
     room = malloc((size_t)gaps);
     values = malloc(t->n * t->width + 1);
     int rc = room && values ? symbols_decode(t->r, (size_t)gaps, &place, t->mix, room, &gap, err) : nomem(err);

@@ -50,6 +50,11 @@ static bool uses_columns(const struct source *s)
     return s->o.adaptive;
 }
 
+static bool may_adapt(const struct source *s, size_t symbols)
+{
+    return s->o.adaptive && symbols <= s->o.adaptive_most;
+}
+
 /* ---- planes ---- */
 static int planes(const struct source *s, struct err *err)
 {
@@ -71,7 +76,8 @@ static int planes(const struct source *s, struct err *err)
     for (unsigned p = 0; rc == 0 && p < w; p++) {
         const struct symbols_place place = {before, uses_columns(s) ? s->o.cols : 1};
         enum symbols_mode mode;
-        rc = symbols_encode(plane + p * s->n, s->n, &place, s->o.adaptive, s->o.only, s->out, s->mix, &mode, err);
+        rc = symbols_encode(plane + p * s->n, s->n, &place, may_adapt(s, s->n), s->o.only, s->out, s->mix, &mode,
+                            err);
         before = plane + p * s->n;
         s->made->first = p ? s->made->first : mode;
     }
@@ -152,7 +158,7 @@ static int codebook(const struct source *s, const struct table *t, struct err *e
         index[i] = (unsigned char)(t->slot[slot_of(t, element(s, i))] - 1);
     const struct symbols_place place = {NULL, 1};
     if (rc == 0)
-        rc = symbols_encode(index, s->n, &place, s->o.adaptive, s->o.only, s->out, s->mix, &s->made->first, err);
+        rc = symbols_encode(index, s->n, &place, may_adapt(s, s->n), s->o.only, s->out, s->mix, &s->made->first, err);
     free(index);
     return rc;
 }
@@ -201,7 +207,7 @@ static size_t make_gaps(const struct source *s, unsigned char *gap, unsigned cha
 static int sparse(const struct source *s, size_t nonzero, struct err *err)
 {
     unsigned char *gap = malloc(nonzero + s->n / GAP_MOST + 2), *values = malloc(nonzero * s->o.width + 1);
-    struct array_made made;
+    struct array_made made = {0};
     struct array_opts o = s->o;
     int rc = gap && values ? 0 : nomem(err);
     if (rc == 0) {
@@ -209,13 +215,13 @@ static int sparse(const struct source *s, size_t nonzero, struct err *err)
         const struct symbols_place place = {NULL, 1};
         put_head(s, ARRAY_SPARSE);
         put_varint(s->out, gaps);
-        if (gaps)
-            rc = symbols_encode(gap, gaps, &place, o.adaptive, o.only, s->out, s->mix, &s->made->first, err);
+        if (rc == 0)
+            rc = symbols_encode(gap, gaps, &place, may_adapt(s, gaps), o.only, s->out, s->mix, &s->made->first, err);
         o.cols = 1;
         const struct source kept = {values, nonzero, o, s->out, s->mix, &made};
-        if (rc == 0 && nonzero)
+        if (rc == 0)
             rc = encode_best(&kept, false, err);
-        s->made->values = nonzero ? made.kind : ARRAY_RAW;
+        s->made->values = made.kind;
     }
     free(gap);
     free(values);
@@ -274,7 +280,7 @@ static bool may_pay(const struct source *s, enum array_kind kind, const struct f
     case ARRAY_CODEBOOK:
         return f->few && s->o.width > 1;
     case ARRAY_SPARSE:
-        return sparse_too && f->nonzero < s->n - s->n / 4;
+        return sparse_too && f->nonzero > 0 && f->nonzero < s->n - s->n / 4;
     case ARRAY_PLANES: /* not the best of many elements with few values, and slow to try */
         return !(s->o.adaptive && sparse_too && s->o.width > 1 && f->few_kept && s->n > 65536);
     case ARRAY_MIXED:

@@ -9,7 +9,7 @@
 #include "core/encode/cluster_method.h"
 #include "core/passes/edit.h"
 
-enum { MOST = 256, INT4_OPSET = 21 };
+enum { MOST = 256, INT4_OPSET = 21, NODES_BYTES = 200 /* about what two nodes and names take */ };
 
 struct table {
     float value[MOST];
@@ -83,32 +83,36 @@ static int rewrite(struct edit *e, const struct cluster_item *it, const struct t
     return 0;
 }
 
-int cluster_gather(struct model *m, const struct cluster_item *it, const char **left, int64_t *bytes, struct err *err)
+static enum dtype index_dtype(const struct model *m, const struct table *t)
+{
+    return t->count <= 16 && model_opset(m, "") >= INT4_OPSET ? DTYPE_UINT4 : DTYPE_UINT8;
+}
+
+const char *cluster_gather_refusal(const struct model *m, const struct cluster_item *it, int64_t *bytes)
+{
+    struct table t;
+    size_t index = 0, book = 0;
+    if (!make_table(it, &t))
+        return "its groups have more than 256 values together";
+    if (value_is_graph_output(m, it->ref.value) || value_is_graph_input(m, it->ref.value))
+        return "it is an input or output of the model itself";
+    if (!dtype_bytes(index_dtype(m, &t), tensor_count(it->tensor), &index) ||
+        !dtype_bytes(it->tensor->dtype, t.count, &book) || index + book + NODES_BYTES >= it->tensor->bytes)
+        return "indices, codebook and two nodes would not be smaller";
+    *bytes = (int64_t)(index + book);
+    return NULL;
+}
+
+int cluster_gather(struct model *m, const struct cluster_item *it, struct err *err)
 {
     struct table t;
     struct tensor index = {0}, book = {0}, values = {0};
     struct edit e;
     int rc = -1;
-    if (!make_table(it, &t)) {
-        *left = "float: its groups have more than 256 values together";
-        return 0;
-    }
-    const int64_t opset = model_opset(m, "");
-    const enum dtype dtype = t.count <= 16 && opset >= INT4_OPSET ? DTYPE_UINT4 : DTYPE_UINT8;
-    size_t index_bytes = 0, book_bytes = 0;
-    if (!dtype_bytes(dtype, tensor_count(it->tensor), &index_bytes) || !dtype_bytes(it->tensor->dtype, t.count, &book_bytes) ||
-        index_bytes + book_bytes + 200 >= it->tensor->bytes) {
-        *left = "float: indices and codebook would not be smaller";
-        return 0;
-    }
+    make_table(it, &t);
     if (edit_init(&e, m, err))
         return -1;
-    if (edit_is_output(&e, it->ref.value) || value_is_graph_input(m, it->ref.value)) {
-        *left = "float: it is an input or output of the model itself";
-        rc = 0;
-        goto out;
-    }
-    if (make_indices(it, &t, dtype, &index, err) || tensor_alloc(&values, DTYPE_FLOAT, &SHAPE(t.count), err))
+    if (make_indices(it, &t, index_dtype(m, &t), &index, err) || tensor_alloc(&values, DTYPE_FLOAT, &SHAPE(t.count), err))
         goto out;
     memcpy(values.data, t.value, values.bytes);
     if (tensor_convert(&book, &values, it->tensor->dtype, err))
@@ -116,7 +120,6 @@ int cluster_gather(struct model *m, const struct cluster_item *it, const char **
     rc = rewrite(&e, it, &index, &book, err);
     if (rc == 0)
         rc = edit_finish(&e, err);
-    *bytes = (int64_t)(index.bytes + book.bytes);
 out:
     edit_fini(&e);
     tensor_fini(&index);

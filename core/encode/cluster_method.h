@@ -30,8 +30,9 @@ struct cluster_item {
     unsigned char cell[16]; /* one element of any type */
 };
 
-/* The weight as Gather of its codebook by 8-bit indices; *left says why not (then nothing changes). *bytes: of indices and
- * codebook. */
-int cluster_gather(struct model *m, const struct cluster_item *it, const char **left, int64_t *bytes, struct err *err);
+/* Why the weight cannot be, or would not be smaller as, Gather of its codebook by 8-bit indices; NULL: it can. *bytes: of indices
+ * and codebook then, unchanged otherwise. */
+const char *cluster_gather_refusal(const struct model *m, const struct cluster_item *it, int64_t *bytes);
+int cluster_gather(struct model *m, const struct cluster_item *it, struct err *err);
 
 #endif

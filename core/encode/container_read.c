@@ -25,6 +25,7 @@ struct reading {
     struct entry *files;
     int n_files, file; /* the one being made */
     uint64_t left;     /* of it */
+    uint64_t all_left; /* of all files */
     bool open;
     struct hash hash;
     unsigned char *in, *out;
@@ -132,6 +133,7 @@ static int read_header(struct reading *r, uint64_t max_bytes)
     for (; r->n_files < (int)files; r->n_files++)
         if (read_entry(r, &h, &r->files[r->n_files], &total, max_bytes))
             return -1;
+    r->all_left = total;
     return h.at == h.len ? 0 : damaged(r->err, "its header is too long");
 }
 
@@ -181,6 +183,7 @@ static int hand_out(struct reading *r, const unsigned char *bytes, size_t n)
         bytes += now;
         n -= now;
         r->left -= now;
+        r->all_left -= now;
         if (r->left == 0 && (finish_file(r) || begin_files(r)))
             return -1;
     }
@@ -188,8 +191,9 @@ static int hand_out(struct reading *r, const unsigned char *bytes, size_t n)
 }
 
 /* ---- blocks ---- */
-static int decode_body(struct byte_reader *b, struct mix *mix, const unsigned char *text, size_t text_len, unsigned char *out,
-                       size_t *made, struct err *err)
+/* out has `room` bytes: what the files still lack, at most ARRAY_MOST. */
+static int decode_body(struct byte_reader *b, struct mix *mix, const unsigned char *text, size_t text_len,
+                       unsigned char *out, size_t room, size_t *made, struct err *err)
 {
     size_t used = 0, at = 0;
     uint64_t run;
@@ -197,16 +201,16 @@ static int decode_body(struct byte_reader *b, struct mix *mix, const unsigned ch
         size_t size = 0;
         if (read_varint(b, text_len - used, &run, err))
             return -1;
-        if (run > ARRAY_MOST - at)
+        if (run > room - at)
             return damaged(err, "a block is too large");
         memcpy(out + at, text + used, (size_t)run);
         at += (size_t)run;
         used += (size_t)run;
-        if (array_decode(b, mix, out + at, ARRAY_MOST - at, &size, err))
+        if (array_decode(b, mix, out + at, room - at, &size, err))
             return -1;
         at += size;
     }
-    if (text_len - used > ARRAY_MOST - at)
+    if (text_len - used > room - at)
         return damaged(err, "a block is too large");
     memcpy(out + at, text + used, text_len - used);
     *made = at + text_len - used;
@@ -220,14 +224,15 @@ static int decode_block(struct reading *r, const unsigned char *body, size_t len
     uint64_t coded, text_len;
     const unsigned char *p;
     unsigned char *text = NULL;
+    const size_t room = r->all_left < ARRAY_MOST ? (size_t)r->all_left : ARRAY_MOST;
     if (read_varint(&b, len, &coded, r->err) || read_bytes(&b, (size_t)coded, &p, r->err) ||
-        read_varint(&b, ARRAY_MOST, &text_len, r->err) || mix_init_decoder(&mix, p, (size_t)coded, r->err))
+        read_varint(&b, room, &text_len, r->err) || mix_init_decoder(&mix, p, (size_t)coded, r->err))
         return -1;
     int rc = (text = malloc((size_t)text_len + 1)) ? 0 : err_set(r->err, ERR_NOMEM, "out of memory while decoding");
     if (rc == 0 && text_len)
         rc = text_decode(&b, &mix, text, (size_t)text_len, r->err);
     if (rc == 0)
-        rc = decode_body(&b, &mix, text, (size_t)text_len, r->out, made, r->err);
+        rc = decode_body(&b, &mix, text, (size_t)text_len, r->out, room, made, r->err);
     if (rc == 0 && mix.failed)
         rc = err_set(r->err, ERR_NOMEM, "out of memory while decoding");
     free(text);

@@ -19,7 +19,7 @@
 #include "core/encode/onnx_regions.h"
 #include "core/encode/symbols.h"
 
-enum { WAVE = 16 /* blocks coded before they are written */, TEXT_ADAPTIVE_MOST = 32 << 10 };
+enum { WAVE = 16 /* blocks coded before they are written */, TEXT_ADAPTIVE_MOST = 32 << 10, SYMBOLS_ADAPTIVE_MOST = 32 << 10 };
 
 struct piece {
     int file;
@@ -147,6 +147,7 @@ static int code_arrays(const struct writing *w, const struct block *b, struct co
                                      .rotate = r->rotate,
                                      .cols = r->cols,
                                      .adaptive = w->adaptive,
+                                     .adaptive_most = w->o->effort == CONTAINER_SMALLEST ? SIZE_MAX : SYMBOLS_ADAPTIVE_MOST,
                                      .only = w->o->only};
         const double before = (double)body->len + mix->bits / 8;
         put_varint(body, run);

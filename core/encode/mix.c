@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LIMIT = 255, FIRST_WEIGHT = 22000, RATE = 14, SQUASH_STEP = 128, SQUASH_TOP = 3072, P_MIN = 4, WEIGHT_MOST = 1 << 20, TABLE_FIRST = 1 << 12 };
+enum { LIMIT = 255, FIRST_WEIGHT = 22000, RATE = 15, SQUASH_STEP = 128, SQUASH_TOP = 3072, P_MIN = 16, BIAS = 256, WEIGHT_MOST = 1 << 20, TABLE_FIRST = 1 << 12 };
 
 /* 65536 / (1 + exp(-x)) at x = -12, -11.5 .. 12 */
 static const int32_t squash_at[49] = {
@@ -182,11 +182,17 @@ void mix_flush(struct mix *m)
     }
 }
 
+static void learn(int32_t *w, int32_t x, int32_t error)
+{
+    const int32_t to = *w + (int32_t)(((int64_t)x * error) >> RATE);
+    *w = to > WEIGHT_MOST ? WEIGHT_MOST : to < -WEIGHT_MOST ? -WEIGHT_MOST : to;
+}
+
 int mix_bit(struct mix *m, const uint64_t *key, int n, int set, int bit)
 {
     struct mix_counter *c[MIX_INPUTS];
-    int32_t x[MIX_INPUTS + 1], *w = m->weight[set];
-    int64_t dot = 0;
+    int32_t x[MIX_INPUTS], *w = m->weight[set];
+    int64_t dot = (int64_t)w[MIX_INPUTS] * BIAS;
     if (m->used >= MIX_COUNTERS)
         mix_forget(m);
     if ((m->used + MIX_INPUTS) * 2 > m->cap)
@@ -196,17 +202,14 @@ int mix_bit(struct mix *m, const uint64_t *key, int n, int set, int bit)
         x[i] = stretch_of[c[i]->p >> 10] * confidence[c[i]->n] >> 8;
         dot += (int64_t)w[i] * x[i];
     }
-    x[n] = 256;
-    dot += (int64_t)w[n] * x[n];
     dot >>= 16;
     const int32_t p = squash((int32_t)(dot > SQUASH_TOP ? SQUASH_TOP : dot < -SQUASH_TOP ? -SQUASH_TOP : dot));
     const int32_t sure = p < P_MIN ? P_MIN : p > 65536 - P_MIN ? 65536 - P_MIN : p;
     bit = code_bit(m, (uint32_t)sure, bit);
     const int32_t error = (bit << 16) - sure;
-    for (int i = 0; i <= n; i++) {
-        const int32_t to = w[i] + (int32_t)(((int64_t)x[i] * error) >> RATE);
-        w[i] = to > WEIGHT_MOST ? WEIGHT_MOST : to < -WEIGHT_MOST ? -WEIGHT_MOST : to;
-    }
+    for (int i = 0; i < n; i++)
+        learn(&w[i], x[i], error);
+    learn(&w[MIX_INPUTS], BIAS, error);
     for (int i = 0; i < n; i++) {
         c[i]->p = (uint32_t)((int32_t)c[i]->p + (int32_t)(((int64_t)((bit << 22) - (int32_t)c[i]->p) * rec[c[i]->n]) >> 16));
         c[i]->n += c[i]->n < LIMIT;

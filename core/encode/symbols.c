@@ -96,7 +96,8 @@ int symbols_encode(const unsigned char *s, size_t n, const struct symbols_place 
     for (size_t i = 0; i < n; i++)
         count[s[i]]++;
     enum symbols_mode mode = best_static(count, n, only, &size);
-    if (adaptive && mode != SYMBOLS_ONE && allowed(only, SYMBOLS_MIXED)) {
+    const bool noise = mode == SYMBOLS_RAW && n > 4096; /* mantissas */
+    if (adaptive && !noise && mode != SYMBOLS_ONE && allowed(only, SYMBOLS_MIXED)) {
         double mixed = 0;
         if (measure_mixed(s, n, place, mix, &mixed, err))
             return -1;

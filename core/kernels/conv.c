@@ -3,7 +3,7 @@
  * Idea       For one group, y [M, P] = weight [M, K] * columns [K, P] with K = C/G * taps. The columns of a tile of
  *            positions are unfolded into a scratch buffer that fits the second-level cache and multiplied at once, so
  *            the unfolded image never exists as a whole.
- * Paths      depthwise and, with AVX2, most 2-D windows: direct (depthwise.h, conv_rows.h). 1 x 1 with stride 1 and no padding: the image is its own column matrix,
+ * Paths      depthwise and, with AVX2, most 2-D windows: direct (depthwise.h, depthwise_planes.h, conv_rows.h). 1 x 1 with stride 1 and no padding: the image is its own column matrix,
  *            nothing is unfolded. Small images: a tile takes several images, so that the product stays wide; its
  *            result goes through a scratch tile. Everything else: unfold and multiply straight into y.
  * Tasks      (tile of images, group, tile of positions, part of the rows). All bounds come from the shape. */
@@ -14,6 +14,7 @@
 #include "core/base/size.h"
 #include "core/kernels/conv_rows.h"
 #include "core/kernels/depthwise.h"
+#include "core/kernels/depthwise_planes.h"
 #include "core/kernels/gemm.h"
 
 enum {
@@ -90,6 +91,8 @@ bool conv_scratch(const struct conv *cv, size_t elem_bytes, int lanes, size_t *b
         return conv_rows_scratch(cv, CONV_ROWS_FORWARD, lanes, bytes);
     if (!plan_make(&p, cv, elem_bytes) || !size_add(p.col_bytes / 64 * 64, p.out_bytes / 64 * 64, bytes))
         return false;
+    if (p.depthwise && depthwise_planes_fits(cv))
+        return depthwise_planes_scratch(cv, lanes, bytes);
     if (p.depthwise)
         *bytes = 0;
     return size_mul(*bytes, (size_t)lanes, bytes);
@@ -211,6 +214,8 @@ void conv_f32(struct pool *pool, const struct conv *cv, const float *x, const fl
 
     if (conv_rows_fits(cv, CONV_ROWS_FORWARD))
         conv_rows_forward(pool, cv, x, weight, bias, y, scratch);
+    else if (depthwise_planes_fits(cv))
+        depthwise_planes_forward(pool, cv, x, weight, bias, y, scratch);
     else if (cv->w.rank == 2 && cv->groups == cv->c_in && cv->groups > 1)
         depthwise_f32(pool, cv, x, weight, bias, y);
     else

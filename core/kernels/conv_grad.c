@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * conv_grad.c - gradients of convolutions as matrix products over tiles; any rank, groups, strides, dilations.
+ * Depthwise  small planes of many images go to depthwise_planes.h.
  * Direct     2-D windows of float32 mostly go to conv_rows.h where the CPU has AVX2; the rest is unfolded:
  * Image      columns [C/G * taps, P] = w^T dy of one image (a part of the channels at a time), folded back (col2im).
  * Weight     dw [M, K] = sum over images and tiles of dy [M, tile] * columns [K, tile]^T, into one partial dw a chunk
@@ -10,6 +11,7 @@
 
 #include "core/base/size.h"
 #include "core/kernels/conv_rows.h"
+#include "core/kernels/depthwise_planes.h"
 #include "core/kernels/gemm.h"
 #include "core/kernels/simd.h"
 
@@ -19,6 +21,15 @@ enum {
     CHUNKS = 8,               /* partial sums, at most */
     PARTIAL_BYTES = 64 << 20, /* of all partial sums */
 };
+
+/* The image is its own column matrix: products read and write it where it lies. */
+static bool is_pointwise(const struct window *w)
+{
+    for (int a = 0; a < w->rank; a++)
+        if (w->kernel[a] != 1 || w->stride[a] != 1 || w->pad[a] != 0 || w->in[a] != w->out[a])
+            return false;
+    return true;
+}
 
 /* ---- image ---- */
 struct data_plan {
@@ -44,6 +55,8 @@ static bool data_plan(struct data_plan *p, const struct conv *cv, size_t elem)
 bool conv_data_grad_scratch(const struct conv *cv, size_t elem, int lanes, size_t *bytes)
 {
     struct data_plan p;
+    if (elem == sizeof(float) && depthwise_planes_fits(cv))
+        return depthwise_planes_scratch(cv, lanes, bytes);
     if (elem == sizeof(float) && conv_rows_fits(cv, CONV_ROWS_DATA))
         return conv_rows_scratch(cv, CONV_ROWS_DATA, lanes, bytes);
     return data_plan(&p, cv, elem) && size_mul(p.lane, elem, bytes) && size_mul(*bytes, (size_t)lanes, bytes);
@@ -79,6 +92,8 @@ bool conv_weight_grad_scratch(const struct conv *cv, size_t elem, int lanes, siz
 {
     struct weight_plan p;
     size_t sums;
+    if (elem == sizeof(float) && depthwise_planes_fits(cv))
+        return depthwise_planes_scratch(cv, lanes, bytes);
     if (elem == sizeof(float) && conv_rows_fits(cv, CONV_ROWS_WEIGHT))
         return conv_rows_scratch(cv, CONV_ROWS_WEIGHT, lanes, bytes);
     return weight_plan(&p, cv, elem) && size_mul(p.lane, (size_t)lanes, bytes) &&
@@ -107,6 +122,12 @@ bool conv_weight_grad_scratch(const struct conv *cv, size_t elem, int lanes, siz
         struct gemm g = gemm_plain(true, false, count * p->taps, p->positions, m);                                     \
                                                                                                                        \
         g.lda = p->channels * p->taps;                                                                                 \
+        if (is_pointwise(&cv->w)) {                                                                                    \
+            g.beta = job->add ? 1 : 0;                                                                                 \
+            gemm_##suffix##_tile(&g, job->w + group * m * p->channels + first,                                         \
+                                 job->dy + (n * cv->c_out + group * m) * p->positions, dx);                            \
+            return;                                                                                                    \
+        }                                                                                                              \
         gemm_##suffix##_tile(&g, job->w + (group * m * p->channels + first) * p->taps,                                 \
                              job->dy + (n * cv->c_out + group * m) * p->positions, col);                               \
         if (!job->add)                                                                                                 \
@@ -116,6 +137,10 @@ bool conv_weight_grad_scratch(const struct conv *cv, size_t elem, int lanes, siz
     void conv_data_grad_##suffix(struct pool *pool, const struct conv *cv, const T *dy, const T *w, T *dx, bool add,   \
                                  void *scratch)                                                                        \
     {                                                                                                                  \
+        if (sizeof(T) == sizeof(float) && depthwise_planes_fits(cv)) {                                                 \
+            depthwise_planes_data(pool, cv, (const void *)dy, (const void *)w, (void *)dx, add, scratch);              \
+            return;                                                                                                    \
+        }                                                                                                              \
         if (sizeof(T) == sizeof(float) && conv_rows_fits(cv, CONV_ROWS_DATA)) {                                        \
             conv_rows_data(pool, cv, (const void *)dy, (const void *)w, (void *)dx, add, scratch);                     \
             return;                                                                                                    \
@@ -150,9 +175,14 @@ bool conv_weight_grad_scratch(const struct conv *cv, size_t elem, int lanes, siz
                 struct gemm g = gemm_plain(false, true, rows, p->k, i64_min(p->tile, p->positions - at));              \
                 g.lda = p->positions;                                                                                  \
                 g.beta = empty ? 0 : 1;                                                                                \
-                im2col_##suffix(&cv->w, channels, job->x + (n * cv->c_in + group * channels) * cells, at, g.k, col,    \
-                                g.k);                                                                                  \
-                gemm_##suffix##_tile(&g, job->dy + (n * cv->c_out + m) * p->positions + at, col, dw);                  \
+                const T *x = job->x + (n * cv->c_in + group * channels) * cells, *columns = x + at;                    \
+                if (is_pointwise(&cv->w)) {                                                                            \
+                    g.ldb = cells;                                                                                     \
+                } else {                                                                                               \
+                    im2col_##suffix(&cv->w, channels, x, at, g.k, col, g.k);                                           \
+                    columns = col;                                                                                     \
+                }                                                                                                      \
+                gemm_##suffix##_tile(&g, job->dy + (n * cv->c_out + m) * p->positions + at, columns, dw);              \
                 empty = false;                                                                                         \
             }                                                                                                          \
         if (empty && rows > 0)                                                                                         \
@@ -176,6 +206,10 @@ bool conv_weight_grad_scratch(const struct conv *cv, size_t elem, int lanes, siz
     void conv_weight_grad_##suffix(struct pool *pool, const struct conv *cv, const T *x, const T *dy, T *dw, bool add, \
                                    void *scratch)                                                                      \
     {                                                                                                                  \
+        if (sizeof(T) == sizeof(float) && depthwise_planes_fits(cv)) {                                                 \
+            depthwise_planes_weight(pool, cv, (const void *)x, (const void *)dy, (void *)dw, add, scratch);            \
+            return;                                                                                                    \
+        }                                                                                                              \
         if (sizeof(T) == sizeof(float) && conv_rows_fits(cv, CONV_ROWS_WEIGHT)) {                                      \
             conv_rows_weight(pool, cv, (const void *)x, (const void *)dy, (void *)dw, add, scratch);                   \
             return;                                                                                                    \

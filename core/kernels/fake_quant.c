@@ -10,11 +10,15 @@ enum { RUN = 512, LANES = 8 };
 
 /* MAGIC turns a sum into a rounding. */
 #define DEFINE(T, bits, MAGIC)                                                                                         \
-    static inline T rounded##bits(T v, T low, T high)                                                                  \
+    /* Within one code of the range. */                                                                                \
+    static inline T held##bits(T v, T low, T high)                                                                     \
     {                                                                                                                  \
         const T least = low - 1, most = high + 1;                                                                      \
         v = least > v ? least : v;                                                                                     \
-        v = most < v ? most : v;                                                                                       \
+        return most < v ? most : v;                                                                                    \
+    }                                                                                                                  \
+    static inline T rounded##bits(T v)                                                                                 \
+    {                                                                                                                  \
         return v + MAGIC - MAGIC;                                                                                      \
     }                                                                                                                  \
     static inline T clamped##bits(T r, T low, T high)                                                                  \
@@ -25,21 +29,22 @@ enum { RUN = 512, LANES = 8 };
     KERNEL_CLONES void fake_quant_f##bits(const T *x, T *y, int64_t n, T s, T low, T high)                             \
     {                                                                                                                  \
         _Pragma("GCC ivdep") for (int64_t i = 0; i < n; i++)                                                           \
-            y[i] = clamped##bits(rounded##bits(x[i] / s, low, high), low, high) * s;                                   \
+            y[i] = clamped##bits(rounded##bits(held##bits(x[i] / s, low, high)), low, high) * s;                       \
     }                                                                                                                  \
     KERNEL_CLONES void fake_quant_each_f##bits(const T *x, T *y, int64_t n, const T *s, const T *low, const T *high)   \
     {                                                                                                                  \
         _Pragma("GCC ivdep") for (int64_t i = 0; i < n; i++)                                                           \
-            y[i] = clamped##bits(rounded##bits(x[i] / s[i], low[i], high[i]), low[i], high[i]) * s[i];                 \
+            y[i] = clamped##bits(rounded##bits(held##bits(x[i] / s[i], low[i], high[i])), low[i], high[i]) * s[i];     \
     }                                                                                                                  \
     /* pass[i] = dy or 0, term[i] = the part of ds */                                                                  \
     KERNEL_CLONES static void terms##bits(const T *restrict x, const T *restrict dy, T *restrict pass,                 \
                                           T *restrict term, int64_t n, T s, T low, T high)                             \
     {                                                                                                                  \
         for (int64_t i = 0; i < n; i++) {                                                                              \
-            const T v = x[i] / s, r = rounded##bits(v, low, high), c = clamped##bits(r, low, high);                    \
-            pass[i] = r == c ? dy[i] : 0;                                                                              \
-            term[i] = dy[i] * (c - (r == c ? v : 0));                                                                  \
+            const T g = dy[i], v = held##bits(x[i] / s, low, high), r = rounded##bits(v),                              \
+                    c = clamped##bits(r, low, high), inside = 1 - (r - c) * (r - c); /* 1 or 0 */                      \
+            pass[i] = g * inside;                                                                                      \
+            term[i] = g * (c - v * inside);                                                                            \
         }                                                                                                              \
     }                                                                                                                  \
     KERNEL_CLONES static void terms_each##bits(const T *restrict x, const T *restrict dy, T *restrict pass,            \
@@ -47,9 +52,10 @@ enum { RUN = 512, LANES = 8 };
                                                const T *restrict low, const T *restrict high)                          \
     {                                                                                                                  \
         for (int64_t i = 0; i < n; i++) {                                                                              \
-            const T v = x[i] / s[i], r = rounded##bits(v, low[i], high[i]), c = clamped##bits(r, low[i], high[i]);     \
-            pass[i] = r == c ? dy[i] : 0;                                                                              \
-            term[i] = dy[i] * (c - (r == c ? v : 0));                                                                  \
+            const T g = dy[i], v = held##bits(x[i] / s[i], low[i], high[i]), r = rounded##bits(v),                     \
+                    c = clamped##bits(r, low[i], high[i]), inside = 1 - (r - c) * (r - c); /* 1 or 0 */                \
+            pass[i] = g * inside;                                                                                      \
+            term[i] = g * (c - v * inside);                                                                            \
         }                                                                                                              \
     }                                                                                                                  \
     KERNEL_CLONES static double sum##bits(const T *restrict term, int64_t n)                                           \

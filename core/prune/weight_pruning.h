@@ -51,6 +51,7 @@ struct prune_item {
     struct tensor original;      /* as it was when the step began */
     struct tensor mask;          /* DTYPE_BOOL, 1: stays; in the order of storage */
     struct tensor was;           /* the mask it came with; empty: none */
+    double gate;                 /* surgery: what is cut comes back only with a score of at least this */
     float *score;                /* [count] in the order of storage; NULL: the criterion tells them one by one */
     float *block;                /* [units] with STRUCTURE_BLOCK: mean score */
     int64_t units;               /* what is ranked: elements or blocks */
@@ -118,6 +119,10 @@ static inline int64_t weights_gram_place(const struct prune_item *it, int64_t k)
 /* ---- schedules ---- */
 void weights_check_schedule(const struct prune_weights_params *o, const struct structure *s, const char *pointer,
                             struct faults *faults);
+static inline enum weights_schedule weights_schedule_of(const struct prune_weights_params *o)
+{
+    return o->has_schedule ? (enum weights_schedule)o->schedule : WEIGHTS_CUBIC;
+}
 /* The share of what is asked for at `ramp` in (0, 1]. */
 double weights_share(const struct prune_weights_params *o, double ramp);
 /* n of n:m at a share: of m neighbours one after the other goes (Kao et al. 2022, structure decay). */
@@ -128,8 +133,10 @@ int weights_begin(struct prune_run *r, struct err *err);
 /* What a score counts with surgery: a weight that stays is only cut below t (1 - h), one that is cut comes back above
  * t (1 + h). */
 void weights_hysteresis(const struct prune_run *r, const struct prune_item *it, int64_t first, int64_t n, double *score);
-/* Only the notes: mask, and that it may give weights back. */
-void weights_write_mask(struct prune_run *r, struct prune_item *it);
+/* item->gate, from the scores. */
+int weights_gate(struct prune_run *r, struct prune_item *it, struct err *err);
+/* The notes: mask, and that it may give weights back; and what is latent is kept within reach. */
+int weights_write_mask(struct prune_run *r, struct prune_item *it, struct err *err);
 /* Weights whose mask went from 0 to 1 in this call. */
 int64_t weights_spliced(const struct prune_run *r, const struct prune_item *it);
 

@@ -48,16 +48,17 @@ static const struct param params[] = {
     {P(steps), .kind = PARAM_INT, .min = 1, .max = 1000, .def = "1",
      .doc = "reach the sparsity in so many steps along the schedule, scoring anew before each; within a training step "
             "it is the training that says how often"},
-    {P(schedule), .kind = PARAM_ENUM, .choices = weights_schedules, .def = "\"cubic\"",
+    {P(schedule), .kind = PARAM_ENUM, .choices = weights_schedules,
      .given = PARAM_GIVEN(prune_weights_params, has_schedule),
-     .doc = "how the sparsity grows over steps, or over the training it is nested in: at once, evenly, fast at first, "
-            "or (in training only) fast at first with weights that come back where they grow again: dynamic network "
+     .doc = "how the sparsity grows over steps, or over the training it is nested in: at once, evenly, fast at first "
+            "(cubic, if not given), or (in training only) fast at first with weights that come back where they grow again: dynamic network "
             "surgery"},
-    {P(initial), .kind = PARAM_NUMBER, .min = 0, .max = 1, .below_max = true, .def = "0",
-     .given = PARAM_GIVEN(prune_weights_params, has_initial), .doc = "the sparsity that the schedule starts from"},
-    {P(hysteresis), .kind = PARAM_NUMBER, .min = 0, .max = 1, .below_max = true, .def = "0.1",
+    {P(initial), .kind = PARAM_NUMBER, .min = 0, .max = 1, .below_max = true,
+     .given = PARAM_GIVEN(prune_weights_params, has_initial),
+     .doc = "the sparsity that the schedule starts from; 0 if not given"},
+    {P(hysteresis), .kind = PARAM_NUMBER, .min = 0, .max = 1, .below_max = true,
      .given = PARAM_GIVEN(prune_weights_params, has_hysteresis),
-     .doc = "of surgery, with the threshold t where the sparsity is met: weights go below (1 - hysteresis) t and come "
+     .doc = "of surgery (0.1 if not given), with the threshold t where the sparsity is met: weights go below (1 - hysteresis) t and come "
             "back above (1 + hysteresis) t"},
     {P(samples), .kind = PARAM_INT, .min = 1, .max = 1e9, .def = "512",
      .doc = "samples of the dataset that criteria with data look at"},
@@ -296,10 +297,7 @@ static int write_item(struct prune_run *r, struct prune_item *it, struct err *er
 {
     if (weights_mask(r, it, err))
         return -1;
-    if (!r->surgery)
-        return weights_write(r, it, NULL, err);
-    weights_write_mask(r, it);
-    return 0;
+    return r->surgery ? weights_write_mask(r, it, err) : weights_write(r, it, NULL, err);
 }
 
 static int prune_once(struct prune_run *r, struct err *err)
@@ -312,6 +310,8 @@ static int prune_once(struct prune_run *r, struct err *err)
         return -1;
     for (int i = 0; i < r->n; i++) {
         r->item[i].done = false;
+        if (r->surgery && weights_gate(r, &r->item[i], err))
+            return -1;
         if (weights_units(r, &r->item[i], err))
             return -1;
     }
@@ -338,11 +338,11 @@ static int run(struct step_ctx *c, struct err *err)
         return err_set(err, ERR_RECIPE, "'structure' is \"%.40s\": %s", structure_text(o), why);
     if ((r.criterion->needs & NEEDS_DATA) && !c->data)
         return err_set(err, ERR_RECIPE, "criterion=%s needs a dataset, and none is given", r.criterion->name);
-    if (o->schedule == WEIGHTS_SURGERY && !c->in_training)
+    r.surgery = weights_schedule_of(o) == WEIGHTS_SURGERY;
+    if (r.surgery && !c->in_training)
         return err_set(err, ERR_RECIPE,
                        "schedule=surgery gives weights back as they grow again, so it needs a training step around it: "
                        "nest prune.weights in the steps of one, or take another schedule");
-    r.surgery = o->schedule == WEIGHTS_SURGERY;
     r.scope = scope_of(o, r.structure.kind);
     const struct structure asked = r.structure;
     if (!(r.spill = spill_new(err)) || weights_collect(&r, err) || weights_begin(&r, err))

@@ -11,7 +11,7 @@
  *
  * Spec, common to all kinds (paths are absolute; a key that is not listed is refused: both sides are one version):
  *   "kind"            "job" | "inspect_model" | "inspect_dataset"
- *   "work"            folder for temporary files; exists, private, may hold leftovers of an earlier attempt
+ *   "work"            folder for temporary files; exists, private, of this attempt alone
  *   "threads"         optional, 0 or absent: all cores this process may use
  *   "memory_bytes"    optional: RLIMIT_DATA (heap, stacks, BLAS buffers; mapped model files do not count), on top of
  *                     what the process holds when it starts; absent: no limit

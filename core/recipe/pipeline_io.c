@@ -87,7 +87,8 @@ static void choose_measured(struct pipeline *p)
     struct dataset *const sets[] = {p->data, p->val_data, p->eval_data};
     for (int i = 0; i < RECIPE_DATASETS; i++) {
         bool labels = sets[i] && dataset_has_labels(sets[i]);
-        p->given.data[i] = (struct recipe_data){sets[i], labels, labels && dataset_labels_are_classes(sets[i])};
+        bool classes = labels && dataset_labels_are_classes(sets[i]);
+        p->given.data[i] = (struct recipe_data){sets[i], labels, classes, classes ? dataset_max_label(sets[i]) : 0};
     }
     int measured = recipe_measured_on(&p->given);
     p->split = names[measured < 0 ? RECIPE_DATASET : measured];

@@ -115,12 +115,19 @@ static int run_probe(struct pipeline *p, struct plan *plan, int64_t *classes, st
     return rc;
 }
 
-/* Said before any step runs, not when the result is measured at last. */
+/* Said before any step runs, not when one trains on them or the result is measured at last. */
 static int check_labels(struct pipeline *p, int64_t classes, struct err *err)
 {
-    if (!p->eval_data || dataset_check_labels(p->eval_data, classes, err) == 0)
-        return 0;
-    return err_wrap(err, "%s: ", p->split);
+    const bool trains = recipe_needs(p->o->recipe) & NEEDS_LABELS;
+    const struct {
+        const struct dataset *data;
+        const char *name;
+    } read[] = {
+        {p->eval_data, p->split}, {trains ? p->data : NULL, "dataset"}, {trains ? p->val_data : NULL, "val_dataset"}};
+    for (size_t i = 0; i < sizeof read / sizeof read[0]; i++)
+        if (read[i].data && dataset_check_labels(read[i].data, classes, err))
+            return err_wrap(err, "%s: ", read[i].name);
+    return 0;
 }
 
 /* Are there dimensions besides the batch that neither model nor data fix? */

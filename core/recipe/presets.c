@@ -54,6 +54,30 @@ PRESET(int4_weights) = {
     .recipe = "{\"steps\": [{\"method\": \"graph.optimize\"}, {\"method\": \"quantize.weights\", \"bits\": 4}]}",
 };
 
+PRESET(prune_distill) = {
+    .name = "prune-distill",
+    .summary =
+        "Half of the multiply-accumulates by whole channels, then trained to answer as the original does: a faster "
+        "model in every runtime. Needs a dataset, no labels.",
+    .recipe = "{\"steps\": [{\"method\": \"prune.channels\", \"target\": \"macs:0.5\", \"round_to\": 8, "
+              "\"allocation\": \"sensitivity\", \"samples\": 512}, {\"method\": \"train.distill\", \"epochs\": 5}]}",
+};
+
+PRESET(deep_compression) = {
+    .name = "deep-compression",
+    .summary =
+        "Deep Compression: weights pruned while training, shared by k-means, trained again and entropy-coded into "
+        "model.pared. Needs a dataset with labels.",
+    .recipe =
+        "{\"steps\": [{\"method\": \"train.finetune\", \"epochs\": 20, \"optimizer\": \"adam\", \"lr\": 0.002, "
+        "\"l1\": 0.00002, \"weight_decay\": 0, \"steps\": [{\"method\": \"prune.weights\", \"schedule\": \"surgery\", "
+        "\"scope\": \"global\", \"sparsity\": 0.9}]}, "
+        "{\"method\": \"encode.cluster\", \"bits\": 4}, "
+        "{\"method\": \"train.finetune\", \"epochs\": 3, \"optimizer\": \"adam\", \"lr\": 0.0001, \"weight_decay\": "
+        "0}, "
+        "{\"method\": \"encode.container\"}]}",
+};
+
 PRESET(prune_weights) = {
     .name = "prune-weights",
     .summary = "Sets half of all weights to zero, the smallest of the whole model: same layout, compresses better. "

@@ -69,16 +69,19 @@ struct recipe_data {
     bool given;
     bool labels;  /* classes or targets */
     bool classes; /* the labels are integer classes */
+    int64_t max_label; /* the highest of them; 0: not known */
 };
 struct recipe_given {
     struct recipe_data data[RECIPE_DATASETS];
     const char *missing_ops; /* as of missing_ops_text; NULL or "": the model runs */
+    int64_t output_classes;        /* longest row of an output: as many classes as labels can name; 0: not known */
     const char *missing_gradients; /* operators between weights and outputs without a gradient; NULL or "": none */
 };
 /* The dataset that the report is measured on and targets are judged on: eval_dataset, else dataset, else val_dataset.
  * -1: none is given. */
 int recipe_measured_on(const struct recipe_given *given);
-/* Faults for steps and targets that need what is not there. 0, or -1 with ERR_RECIPE (data) or ERR_OPERATOR (only
+/* Faults for steps and targets that need what is not there, and for labels beyond the model's classes (at "/dataset",
+ * "/val_dataset", "/eval_dataset"). 0, or -1 with ERR_RECIPE (data) or ERR_OPERATOR (only
  * operators are missing). */
 int recipe_check_needs(const struct recipe *recipe, const struct recipe_given *given, struct faults *faults,
                        struct err *err);

@@ -87,6 +87,26 @@ static void check_step(struct checking *c, const struct recipe_step *s)
         check_step(c, &s->steps[i]);
 }
 
+/* Labels that nobody reads may be what they like. */
+static void check_classes(struct checking *c, const struct recipe *recipe)
+{
+    static const char *const pointers[] = {"/dataset", "/val_dataset", "/eval_dataset"};
+    const bool trains = recipe_needs(recipe) & NEEDS_LABELS;
+    const int judged = recipe_measured_on(c->given);
+    for (int i = 0; i < RECIPE_DATASETS; i++) {
+        const struct recipe_data *d = &c->given->data[i];
+        const bool read = i == judged || (trains && i != RECIPE_EVAL_DATASET);
+        if (!read || !d->given || !d->classes || c->given->output_classes <= 0 ||
+            d->max_label < c->given->output_classes)
+            continue;
+        c->only_operators = false;
+        faults_add(c->faults, pointers[i],
+                   "its labels go up to %lld, and the model has %lld classes, 0 to %lld: it needs labels in that range",
+                   (long long)d->max_label, (long long)c->given->output_classes,
+                   (long long)c->given->output_classes - 1);
+    }
+}
+
 static void check_targets(struct checking *c, const struct recipe *recipe)
 {
     const int judged = recipe_measured_on(c->given);
@@ -110,6 +130,7 @@ int recipe_check_needs(const struct recipe *recipe, const struct recipe_given *g
     for (int i = 0; i < recipe->n_steps; i++)
         check_step(&c, &recipe->steps[i]);
     check_targets(&c, recipe);
+    check_classes(&c, recipe);
     int rc = c.faults->count > before
                  ? recipe_faults_to_err(c.faults, c.only_operators ? ERR_OPERATOR : ERR_RECIPE, err)
                  : 0;

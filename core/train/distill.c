@@ -13,6 +13,7 @@
 #include "core/base/arena.h"
 #include "core/base/size.h"
 #include "core/train/distill_impl.h"
+#include "core/train/optimizer.h"
 
 enum { FEW_SAMPLES = 64, JUDGED_LEAST = 500 };
 #define FEW_BYTES ((size_t)64 << 20)
@@ -186,6 +187,7 @@ static int start_teacher(struct distiller *d, const struct train_params *train, 
                                       .in = d->sample,
                                       .n_in = d->n_in,
                                       .pool = d->c->pool,
+                                      .batch = train->batch,
                                       .samples = samples_coming(d, train),
                                       .keep = d->p->cache == DISTILL_CACHE_AUTO};
     d->teacher = teacher_new(&opts, err);

@@ -259,8 +259,8 @@ static int find_all(struct maker *k, struct err *err)
 }
 
 /* ---- floats from codes ---- */
-/* Index of the scale of element i. */
-static int64_t scale_at(const struct qat_weight *w, const struct shape *s, int64_t scales, int64_t i)
+
+int64_t qat_scale_at(const struct qat_weight *w, const struct shape *s, int64_t scales, int64_t i)
 {
     if (scales == 1 && w->block == 0)
         return 0;
@@ -292,7 +292,7 @@ static int make_latent(struct maker *k, struct qat_weight *w, struct err *err)
     if (tensor_alloc(&t, DTYPE_FLOAT, &codes->shape, err))
         return -1;
     for (int64_t i = 0; i < tensor_count(&t); i++) {
-        const int64_t at = scale_at(w, &codes->shape, scales, i);
+        const int64_t at = qat_scale_at(w, &codes->shape, scales, i);
         const double s = (double)tensor_f32(scale)[at], code = dtype_get(codes->dtype, codes->data, i),
                      c = code - (zero ? dtype_get(zero->dtype, zero->data, at) : 0);
         double v = c * s; /* the floats reach to just within the half step around the code, which so is what it was */

@@ -49,7 +49,9 @@ struct train_params {
 /* Rows for a method's table: the field `train` of struct S is a struct train_params. Defined in train_params.c's terms; each row's
  * text is in the macro so that all methods say the same. */
 #define TRAIN_PARAM(S, f) .name = #f, .offset = offsetof(struct S, train.f)
-#define TRAIN_PARAM_ROWS(S)                                                                                            \
+#define TRAIN_PARAM_ROWS(S) TRAIN_PARAM_ROWS_OF(S, "\"sgd\"", "0.01 for sgd, 0.001 for adam and adamw if not given")
+/* With another optimizer by default, and what is said of the learning rate. */
+#define TRAIN_PARAM_ROWS_OF(S, default_optimizer, lr_doc)                                                              \
     {TRAIN_PARAM(S, epochs),                                                                                           \
      .kind = PARAM_INT,                                                                                                \
      .def = "3",                                                                                                       \
@@ -63,7 +65,7 @@ struct train_params {
          .min = 0,                                                                                                     \
          .max = 1e12,                                                                                                  \
          .doc = "of the dataset, spread evenly; 0: all"},                                                              \
-        {TRAIN_PARAM(S, optimizer), .kind = PARAM_ENUM, .def = "\"sgd\"", .choices = optimizer_names,                  \
+        {TRAIN_PARAM(S, optimizer), .kind = PARAM_ENUM, .def = default_optimizer, .choices = optimizer_names,          \
          .doc = "how weights move"},                                                                                   \
         {TRAIN_PARAM(S, lr),                                                                                           \
          .kind = PARAM_NUMBER,                                                                                         \
@@ -71,7 +73,7 @@ struct train_params {
          .max = 100,                                                                                                   \
          .above_min = true,                                                                                            \
          .given = offsetof(struct S, train.lr_given) + 1,                                                              \
-         .doc = "largest learning rate; 0.01 for sgd, 0.001 for adam and adamw if not given"},                         \
+         .doc = "largest learning rate; " lr_doc},                                                                     \
         {TRAIN_PARAM(S, momentum), .kind = PARAM_NUMBER, .def = "0.9", .min = 0, .max = 1,                             \
          .below_max = true,        .doc = "of sgd"},                                                                   \
         {TRAIN_PARAM(S, nesterov), .kind = PARAM_BOOL, .def = "false", .doc = "sgd looks ahead by its momentum"},      \

@@ -19,6 +19,12 @@
  *            a job that is tried again goes on behind its last epoch and gives the same bytes.
  * NaN        A loss that is not finite ends the step at that batch: the best epoch so far stays (ERR_NON_FINITE if there is none
  *            better than the model as it came), with a warning that names epoch, batch and learning rate.
+ * For those who write an objective: the batches of validation have epoch -1, are never augmented, and their `index` counts in c->val_data
+ *            where that was given, else in c->data (a cache must keep the two apart). Of a model with a fixed batch the last rows of the last
+ *            validation batch are repeats. `loss` with seed false is called in evaluation mode (grad_set_training(false)) and must not need
+ *            more than grad_forward; it must give the same number for the same batch. Outputs of g: the model's own in their order, then the
+ *            extra values (outputs[i] is the place of the i-th; one that is an output already has that place). `value` is the loss without
+ *            `scale`. train_scores gives the value before a closing Softmax or Sigmoid: cross entropy and soft targets are taken there.
  * Report     c->details["training"]: {"parameters", "samples", "validation": {"samples", "split"}, "epochs": [{"epoch", "lr", "loss", "val_loss", "val_top1"?,
  *            "seconds", "images_per_s"}], "kept_epoch", "stopped"?}; the same objects go to c->metric as they come. Times are in metrics
  *            and report only: they never change results.
@@ -53,9 +59,13 @@ enum { OBJECTIVE_EXTRA_MAX = 64 };
 /* Changes of the model around training (train.qat): what the trainer calls beside. All may be NULL. */
 struct train_hooks {
     void *self;
-    /* After an update, before the next forward: e.g. scales kept positive. values: by grad_param_value. */
+    /* Before the first update of an epoch (also of the one a resumed job goes on with). epoch: from 0. */
+    int (*begin_epoch)(struct train_hooks *h, struct grad *g, int64_t epoch, struct err *err);
+    /* After an update, before the next forward: e.g. scales kept positive. A value's tensor is grad_param_value(g,
+     * grad_param_index(g, value)). Also called once before the first forward. */
     int (*updated)(struct train_hooks *h, struct grad *g, int64_t epoch, struct err *err);
-    /* The value's gradient is multiplied by this (LSQ); also whether it gets weight decay. */
+    /* The value's gradient is multiplied by this (LSQ). Asked when the graph is made. What is no weight of a product gets no weight decay
+     * (with decay=weights). */
     double (*gradient_scale)(struct train_hooks *h, uint32_t value);
     bool (*is_parameter)(struct train_hooks *h, uint32_t value,
                          bool otherwise); /* more or fewer parameters than train_parameters finds */
@@ -64,6 +74,9 @@ struct train_hooks {
 /* Trains c->model. ERR_DATASET, ERR_MODEL, ERR_OPERATOR (no gradient, named), ERR_NON_FINITE, ERR_CANCELED. */
 int train_run(struct step_ctx *c, const struct train_params *p, struct objective *objective, struct train_hooks *hooks,
               struct err *err);
+
+/* The logits of output `value`: what a closing Softmax or LogSoftmax over the classes (or, if `sigmoid`, a Sigmoid) reads; else `value`. */
+uint32_t train_scores(const struct model *m, uint32_t value, bool sigmoid);
 
 /* The objective of labels: p->loss on the first output that fits them. Checked against model and dataset at once: ERR_DATASET with the class
  * and the width. Freed by objective_labels_free. */

@@ -246,3 +246,87 @@ def test_key_is_asked_for(browser, tmp_path):
         tab.get_by_label("API key").fill("k" * 40)
         tab.get_by_role("button", name="Continue").click()
         tab.get_by_text("No job yet").wait_for()
+
+
+def start(server, recipe, **more):
+    with open(os.path.join(DIGITS, "digits-cnn.onnx"), "rb") as f:
+        model = server.request("POST", "/v1/models?name=cnn.onnx", body=f.read()).json()["id"]
+    with open(os.path.join(DIGITS, "train.npz"), "rb") as f:
+        data = server.request("POST", "/v1/datasets?name=train.npz", body=f.read()).json()["id"]
+    answer = server.post_json("/v1/jobs", {"model": model, "dataset": data, "recipe": {"steps": recipe}, **more})
+    assert answer.status in (200, 201, 202), answer
+    return answer.json()["id"]
+
+
+PRUNED = {"method": "prune.weights", "sparsity": 0.8}
+
+
+@pytest.mark.parametrize("page", [(1280, "light")], indirect=True)
+def test_a_training_is_watched_live(page, server):
+    """Curves grow while the job runs; they are there still when it was canceled."""
+    job = start(server, [{"method": "train.finetune", "epochs": 400, "samples": 300, "lr": 0.05, "steps": [PRUNED]}])
+    page.goto(f"{server.url}/#/jobs/{job}")
+    live = page.locator("#live")
+    live.get_by_role("img", name="Loss.").wait_for(timeout=30000)
+    page.wait_for_function("document.querySelectorAll('#live .line.val circle').length >= 6", timeout=30000)
+    tiles = live.locator(".tile").all_inner_texts()
+    assert any(t.startswith("Epochs done") for t in tiles) and any(t.startswith("Images/s") for t in tiles)
+    assert "prune.weights" in page.locator("dl").first.inner_text()
+    shot(page, "training_live")
+    page.get_by_role("button", name="Cancel job").click()
+    page.locator(".state", has_text="canceled").wait_for(timeout=20000)
+    assert page.locator("#live .line.val circle").count() >= 6
+
+
+@pytest.mark.parametrize("page", [(1280, "light"), (1280, "dark"), (390, "light")], indirect=True, ids=["light", "dark", "phone"])
+def test_training_and_rounds_in_a_report(page, server, request):
+    job = start(server, [
+        {"method": "iterate", "until": {"max_accuracy_drop": 0.02}, "rounds": 3, "from": 0.4,
+         "steps": [PRUNED, {"method": "train.finetune", "epochs": 2, "samples": 400, "lr": 0.1, "batch": 32}]},
+        {"method": "train.finetune", "epochs": 5, "samples": 400, "lr": 0.05}])
+    assert server.wait_job(job)["state"] == "succeeded"
+    page.goto(f"{server.url}/#/jobs/{job}")
+    page.get_by_role("heading", name="Rounds").wait_for(timeout=20000)
+    first = page.locator("details.card").first
+    assert first.get_by_role("heading", name="Rounds").count() == 1
+    assert first.locator("section table tbody tr").count() >= 3 and first.get_by_text("kept", exact=True).count() >= 1
+    assert first.locator("details.nested").count() == 2
+    last = page.locator("details.card").nth(1)
+    last.get_by_role("img", name="Loss.").wait_for()
+    assert last.locator(".charts figure").nth(0).locator(".line.train circle").count() == 5
+    assert last.locator(".charts figure").nth(1).locator(".line.val circle").count() == 5
+    last.get_by_text("5 epochs in numbers").click()
+    assert last.locator(".training table tbody tr").count() == 5
+    assert page.get_by_role("columnheader", name="Of the source").count() == 1
+    assert fits(page)
+    shot(page, "training_" + request.node.callspec.id)
+
+
+def test_nested_steps_and_a_teacher_in_the_form(page, server):
+    start(server, [])
+    page.goto(server.url + "/#/new")
+    page.locator("label", has_text="Model").first.locator("select").select_option(index=1)
+    page.locator("label", has_text="Teacher").locator("select").select_option(index=1)
+    page.get_by_role("radio", name="own recipe").check()
+    page.get_by_role("combobox", name="method", exact=True).select_option("train.finetune")
+    page.get_by_role("button", name="Add step", exact=True).click()
+    inner = page.get_by_role("combobox", name="method of a nested step")
+    assert set(inner.locator("option").evaluate_all("all => all.map((o) => o.value)")) >= {"prune.weights", "prune.channels"}
+    assert inner.locator("option[value='quantize.static']").count() == 0  # it has no schedule
+    inner.select_option("prune.weights")
+    page.get_by_role("button", name="Add nested step").click()
+    page.locator(".nested .step input[type=number]").first.fill("2")
+    page.get_by_role("button", name="Start job").click()
+    fault = page.locator(".nested .step .fault:visible").first
+    fault.wait_for()
+    assert "sparsity" in fault.inner_text()
+    shot(page, "nested_form")
+    page.locator(".nested .step input[type=number]").first.fill("0.5")
+    page.locator("label", has_text="epochs").first.locator("input").fill("1")
+    page.locator("label", has_text="samples").first.locator("input").fill("200")
+    page.locator("label", has_text="Dataset").first.locator("select").select_option(index=1)
+    with page.expect_request("**/v1/jobs") as sent:
+        page.get_by_role("button", name="Start job").click()
+    body = sent.value.post_data_json
+    assert body["teacher"] and body["recipe"]["steps"][0]["steps"] == [{"method": "prune.weights", "sparsity": 0.5}]
+    page.get_by_role("heading", name="Before and after").wait_for(timeout=60000)

@@ -56,13 +56,10 @@ def surgery(sparsity, **train):
     return {"method": "train.finetune", **train, "steps": [{"method": "prune.weights", "schedule": "surgery", "scope": "global", "sparsity": sparsity}]}
 
 
+SHARED_VALUES = [{"method": "encode.cluster", "bits": 4}, {"method": "train.finetune", "epochs": 3, "optimizer": "adam", "lr": 1e-4, "weight_decay": 0}, {"method": "encode.container"}]
 COMPRESSION = {
-    "ours/lenet300-mnist": (40, [surgery(0.95, epochs=20, optimizer="adam", weight_decay=0), {"method": "train.finetune", "epochs": 5, "optimizer": "adam", "lr": 2e-4, "weight_decay": 0},
-                                 {"method": "encode.cluster", "bits": 4}, {"method": "train.finetune", "epochs": 2, "optimizer": "adam", "lr": 1e-4, "weight_decay": 0},
-                                 {"method": "encode.container"}]),
-    "ours/lenet5-mnist": (39, [surgery(0.98, epochs=12, optimizer="adam", weight_decay=0), {"method": "train.finetune", "epochs": 3, "optimizer": "adam", "lr": 2e-4, "weight_decay": 0},
-                               {"method": "encode.cluster", "bits": 4}, {"method": "train.finetune", "epochs": 2, "optimizer": "adam", "lr": 1e-4, "weight_decay": 0},
-                               {"method": "encode.container"}]),
+    "ours/lenet300-mnist": (40, [surgery(0.97, epochs=60, optimizer="adam", lr=2e-3, l1=2e-5, weight_decay=0)] + SHARED_VALUES),
+    "ours/lenet5-mnist": (39, [surgery(0.985, epochs=15, optimizer="adam", lr=1e-3, l1=5e-5, weight_decay=0)] + SHARED_VALUES),
 }
 HALF_CHANNELS = {"method": "prune.channels", "ratio": 0.5, "samples": 512}
 HALF_MACS = {"method": "prune.channels", "target": "macs:0.5", "allocation": "sensitivity", "samples": 512}

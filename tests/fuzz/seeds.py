@@ -70,6 +70,16 @@ def ops():
         yield rng.integers(0, 256, int(rng.integers(8, 200)), np.uint8).tobytes()
 
 
+def container():
+    body = lambda adaptive, text, rest=b"": bytes([len(adaptive)]) + adaptive + bytes([len(text)]) + (b"\0" + text if text else b"") + rest
+    noise = np.random.default_rng(2).integers(0, 256, 60, np.uint8).tobytes()
+    huffman = bytes([1, 0x11]) + noise[:4]  # two symbols of one bit
+    rans = bytes([1, 0x80, 0x10, 0x80, 0x10]) + b"\0\0\1\0" * 2
+    yield from [body(b"", b"onnx"), body(b"", b"", bytes([0, 4, 0x20]) + noise[:16]), body(noise, b"", bytes([0, 30, 0x10, 5, 4, 4])),
+                body(noise, b"", bytes([0, 99, 4, 9, 2, 1, 1, 0, 7, 9])), body(b"", b"", bytes([0, 32, 2, 2, 1, 1, 0, 5, 6, 2, len(huffman)]) + huffman),
+                body(b"", b"", bytes([0, 200, 1, 3, 2, 0, 9, 255, 4, 2, 0, 8, 9])), body(b"", b"", bytes([0, 8, 1, 1, 3, len(rans)]) + rans), body(noise, b"")[:-1] + bytes([20, 4])]
+
+
 def main():
     kind, folder = sys.argv[1], Path(sys.argv[2])
     for i, data in enumerate(globals().get(kind, lambda: [b""])()):

@@ -62,6 +62,15 @@ static const struct conv table[] = {
      .c_in = 2,
      .c_out = 3},
     {.w = {2, {4, 4}, {4, 4}, {3, 3}, {1, 1}, {1, 1}, {1, 1}, {1, 1}}, .batch = 3, .groups = 1, .c_in = 4, .c_out = 5},
+    /* planes of 16 images side by side: whole and unfinished sets, strides, dilation, wide and missing padding */
+    {.w = {2, {7, 7}, {7, 7}, {5, 5}, {1, 1}, {1, 1}, {2, 2}, {2, 2}}, .batch = 32, .groups = 6, .c_in = 6, .c_out = 6},
+    {.w = {2, {7, 9}, {4, 5}, {5, 3}, {2, 2}, {1, 1}, {2, 1}, {2, 1}}, .batch = 19, .groups = 5, .c_in = 5, .c_out = 5},
+    {.w = {2, {9, 8}, {5, 4}, {3, 3}, {1, 1}, {2, 2}, {0, 0}, {0, 0}}, .batch = 12, .groups = 3, .c_in = 3, .c_out = 3},
+    {.w = {2, {4, 3}, {5, 6}, {7, 4}, {1, 1}, {1, 1}, {4, 4}, {4, 2}}, .batch = 25, .groups = 3, .c_in = 3, .c_out = 3},
+    {.w = {2, {3, 1}, {2, 1}, {1, 1}, {2, 3}, {1, 1}, {0, 0}, {0, 0}}, .batch = 13, .groups = 2, .c_in = 2, .c_out = 2},
+    /* pointwise: no columns; of several groups, and cut off, which is not */
+    {.w = {2, {5, 7}, {5, 7}, {1, 1}, {1, 1}, {1, 1}, {0, 0}, {0, 0}}, .batch = 9, .groups = 2, .c_in = 6, .c_out = 8},
+    {.w = {2, {7, 5}, {6, 4}, {1, 1}, {1, 1}, {1, 1}, {0, 0}, {-1, -1}}, .batch = 2, .groups = 1, .c_in = 3, .c_out = 4},
     {.w = {1, {15}, {7}, {3}, {2}, {1}, {0}, {0}}, .batch = 3, .groups = 1, .c_in = 4, .c_out = 5},
     {.w = {3, {4, 5, 6}, {4, 3, 3}, {2, 3, 2}, {1, 1, 2}, {1, 1, 1}, {1, 0, 0}, {0, 0, 0}},
      .batch = 2,

@@ -47,7 +47,7 @@ static const struct {
      "graph.optimize has no parameter 'xyz'; it takes none", 1},
     {"{\"steps\":[{\"method\":\"prune.weights\",\"a/b~\":0.5,\"sparsity\":1}]}", "/steps/0/a~1b~0",
      "prune.weights has no parameter 'a/b~'; it takes sparsity, threshold, keep, drop, structure, criterion, "
-     "scope, allocation, steps, samples, include, exclude",
+     "scope, allocation, steps, schedule, initial, hysteresis, samples, include, exclude",
      1},
     {"{\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":\"a\"}]}", "/steps/0/sparsity",
      "'sparsity' must be a number, found a string (\"a\")", 1},
@@ -67,8 +67,20 @@ static const struct {
      "'include' must be a glob or a list of globs over node names, found an integer (1)", 1},
     {"{\"steps\":[{\"method\":\"prune.weights\"}]}", "/steps/0",
      "prune.weights needs exactly one of sparsity, threshold, keep and drop; 0 are given", 1},
-    {"{\"steps\":[{\"method\":\"iterate\",\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":2},5]}]}",
-     "/steps/0/method", "there is no method \"iterate\"; the catalogue of methods lists them", 3},
+    {"{\"steps\":[{\"method\":\"qqq\",\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":2},5]}]}",
+     "/steps/0/method", "there is no method \"qqq\"; the catalogue of methods lists them", 3},
+    {"{\"steps\":[{\"method\":\"iterate\",\"until\":{\"max_bytes_ratio\":0.5},\"steps\":[]}]}", "/steps/0/steps",
+     "iterate needs steps of its own: {\"method\": \"iterate\", \"steps\": [...]}", 1},
+    {"{\"steps\":[{\"method\":\"train.finetune\",\"steps\":7}]}", "/steps/0/steps",
+     "'steps' must be an array of steps, found an integer", 1},
+    {"{\"steps\":[{\"method\":\"train.finetune\",\"steps\":[{\"method\":\"graph.optimize\"}]}]}",
+     "/steps/0/steps/0/method",
+     "train.finetune holds only steps that go on little by little while it trains (prune.channels, prune.heads, "
+     "prune.weights); graph.optimize is none of them",
+     1},
+    {"{\"steps\":[{\"method\":\"train.finetune\",\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":0.5},"
+     "{\"method\":\"prune.weights\",\"sparsity\":2}]}]}",
+     "/steps/0/steps/1/sparsity", "'sparsity' must be between 0 and 1, found 2", 1},
     {"{\"steps\":[{\"method\":\"graph.optimize\",\"steps\":[]}]}", "/steps/0/steps",
      "graph.optimize holds no steps of its own", 1},
     {"{\"steps\":[],\"targets\":[]}", "/targets", "'targets' must be an object, found an array", 1},
@@ -108,7 +120,7 @@ static void pointers_go_down_and_carry_their_base(void **state)
 {
     (void)state;
     json_t *json = json_loads(
-        "{\"steps\":[{\"method\":\"iterate\",\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":2}]}]}", 0, NULL);
+        "{\"steps\":[{\"method\":\"qqq\",\"steps\":[{\"method\":\"prune.weights\",\"sparsity\":2}]}]}", 0, NULL);
     struct faults faults = {0};
     struct err err = {0};
     assert_null(recipe_parse(json, "/recipe", &faults, &err));
@@ -117,9 +129,57 @@ static void pointers_go_down_and_carry_their_base(void **state)
     assert_string_equal(faults.at[1].pointer, "/recipe/steps/0/steps/0/sparsity");
     assert_string_equal(
         err.msg,
-        "/recipe/steps/0/method: there is no method \"iterate\"; the catalogue of methods lists them (and 1 more)");
+        "/recipe/steps/0/method: there is no method \"qqq\"; the catalogue of methods lists them (and 1 more)");
     faults_fini(&faults);
     json_decref(json);
+}
+
+static void nested_steps_are_kept(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "{\"steps\":[{\"method\":\"graph.optimize\"},{\"method\":\"iterate\",\"until\":{\"max_bytes_ratio\":0.5},"
+        "\"steps\":[{\"method\":\"train.finetune\",\"epochs\":2,\"steps\":[{\"method\":\"prune.weights\","
+        "\"sparsity\":0.9}]}]}]}";
+    struct faults faults = {0};
+    struct err err = {0};
+    struct recipe *r = parse(text, &faults, &err);
+    if (!r)
+        fail_msg("%s", err.msg);
+    assert_int_equal(r->n_steps, 2);
+    assert_int_equal(r->steps[0].n_steps, 0);
+    const struct recipe_step *train = &r->steps[1].steps[0], *prune = &train->steps[0];
+    assert_int_equal(r->steps[1].n_steps, 1);
+    assert_int_equal(train->n_steps, 1);
+    assert_string_equal(prune->method->name, "prune.weights");
+    assert_string_equal(prune->pointer, "/steps/1/steps/0/steps/0");
+    assert_true(recipe_needs(r) & NEEDS_LABELS);
+    assert_true(recipe_has_family(r, "train"));
+    assert_true(recipe_has_family(r, "prune"));
+    assert_false(recipe_has_family(r, "pru"));
+    /* what is written reads as the same again */
+    json_t *json = recipe_json(r);
+    struct recipe *again = recipe_parse(json, "", &faults, &err);
+    if (!again)
+        fail_msg("%s", err.msg);
+    json_t *second = recipe_json(again);
+    assert_true(json_equal(json, second));
+    json_decref(second);
+    recipe_free(again);
+    json_decref(json);
+    /* needs of a nested step are told at its place, classes at the dataset */
+    struct recipe_given given = {.missing_gradients = "Floor x1"};
+    assert_int_equal(recipe_check_needs(r, &given, &faults, &err), -1);
+    assert_string_equal(faults.at[0].pointer, "/steps/1/steps/0");
+    faults_fini(&faults);
+    faults = (struct faults){0};
+    given = (struct recipe_given){.data[RECIPE_DATASET] = {true, true, true, 9}, .output_classes = 10};
+    assert_int_equal(recipe_check_needs(r, &given, &faults, &err), 0);
+    given.output_classes = 9;
+    assert_int_equal(recipe_check_needs(r, &given, &faults, &err), -1);
+    assert_string_equal(faults.at[0].pointer, "/dataset");
+    recipe_free(r);
+    faults_fini(&faults);
 }
 
 static void text_that_is_no_json(void **state)
@@ -276,7 +336,10 @@ static void every_row_is_whole(void **state)
         const struct method *m = *at;
         assert_true(strcmp(last, m->name) < 0);
         last = m->name;
-        assert_non_null(strchr(m->name, '.'));
+        assert_true(strchr(m->name, '.') || m->holds == HOLDS_STEPS); /* a family, or a construct */
+        for (const struct param *p = m->params; m->holds != HOLDS_NOTHING && p && p->name; p++)
+            assert_string_not_equal(p->name, "steps"); /* that key holds its steps */
+        assert_true(!m->scheduled || m->holds == HOLDS_NOTHING);
         assert_true(m->summary && strlen(m->summary) > 10);
         assert_non_null(m->run);
         assert_ptr_equal(method_find(m->name), m);
@@ -420,6 +483,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(faults_name_place_and_remedy),
         cmocka_unit_test(pointers_go_down_and_carry_their_base),
+        cmocka_unit_test(nested_steps_are_kept),
         cmocka_unit_test(text_that_is_no_json),
         cmocka_unit_test(normalised_recipes_are_canonical),
         cmocka_unit_test(an_empty_list_is_a_recipe),

@@ -63,6 +63,44 @@ static void keys_come_in_the_documented_order(void **state)
     json_decref(report);
 }
 
+static void a_step_shows_the_steps_it_holds(void **state)
+{
+    (void)state;
+    json_t *inner = report_step_json(&(struct report_step){
+        .method = "prune.weights", .parameters = json_object(), .seconds = 1, .peak_rss_bytes = -1, .runs = 12});
+    json_t *outer = report_step_json(&(struct report_step){.method = "train.finetune",
+                                                           .parameters = json_object(),
+                                                           .seconds = 2,
+                                                           .peak_rss_bytes = 5,
+                                                           .details = json_pack("{s:i}", "epochs", 3),
+                                                           .steps = json_pack("[o]", inner)});
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(outer, "details"), "epochs")), 3);
+    const json_t *held = json_array_get(json_object_get(outer, "steps"), 0);
+    assert_int_equal(json_integer_value(json_object_get(held, "runs")), 12);
+    assert_null(json_object_get(held, "details"));
+    assert_null(json_object_get(held, "peak_rss_bytes"));
+    assert_null(json_object_get(outer, "runs"));
+    json_decref(outer);
+}
+
+static void containers_are_judged_by_their_bytes(void **state)
+{
+    (void)state;
+    json_t *report = json_pack("{s:{s:i}}", "before", "bytes", 1000), *judged;
+    const struct target *t = target_find("max_container_ratio");
+    assert_non_null(t);
+    judged = target_judge(t, 0.5, report); /* no container was made */
+    assert_null(json_object_get(judged, "got"));
+    assert_false(json_is_true(json_object_get(judged, "met")));
+    json_decref(judged);
+    json_object_set_new(report, "artifacts", json_pack("{s:{s:i}, s:{s:i}}", "model.pared", "bytes", 25, "x.txt", "bytes", 1));
+    judged = target_judge(t, 0.025, report);
+    assert_float_equal(json_real_value(json_object_get(judged, "got")), 0.025, 1e-12);
+    assert_true(json_is_true(json_object_get(judged, "met")));
+    json_decref(judged);
+    json_decref(report);
+}
+
 static void targets_are_judged_from_the_figures(void **state)
 {
     (void)state;
@@ -133,6 +171,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(keys_come_in_the_documented_order),
+        cmocka_unit_test(a_step_shows_the_steps_it_holds),
+        cmocka_unit_test(containers_are_judged_by_their_bytes),
         cmocka_unit_test(targets_are_judged_from_the_figures),
         cmocka_unit_test(every_target_row_is_whole),
         cmocka_unit_test(text_shows_figures_and_no_control_characters),

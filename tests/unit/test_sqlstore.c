@@ -567,7 +567,7 @@ static void progress_and_events(void **state)
     settle(f, &c, (struct store_outcome){.kind = STORE_SUCCEEDED, .result = "{}"});
     struct store_event rows[10];
     int count;
-    assert_int_equal(store_event_list(f->store, "local", job.id, 0, 10, f->arena, rows, &count, &f->err), 0);
+    assert_int_equal(store_event_list(f->store, "local", job.id, NULL, 0, 10, f->arena, rows, &count, &f->err), 0);
     assert_int_equal(count, 4);
     static const char *const data[] = {"{\"state\":\"queued\"}", "{\"state\":\"running\"}", "{\"m\":1}",
                                        "{\"state\":\"succeeded\"}"};
@@ -575,7 +575,7 @@ static void progress_and_events(void **state)
         assert_int_equal(rows[i].seq, i + 1);
         assert_string_equal(rows[i].data, data[i]);
     }
-    assert_int_equal(store_event_list(f->store, "local", job.id, 2, 1, f->arena, rows, &count, &f->err), 0);
+    assert_int_equal(store_event_list(f->store, "local", job.id, NULL, 2, 1, f->arena, rows, &count, &f->err), 0);
     assert_int_equal(count, 1);
     assert_int_equal(rows[0].seq, 3);
 }

@@ -61,7 +61,9 @@ static int count_runs(json_t *spec)
 {
     char path[PATH_MAX], text[20];
     struct err err = {0};
-    snprintf(path, sizeof path, "%s/checkpoint", json_string_value(json_object_get(spec, "work")));
+    const char *dir = json_string_value(json_object_get(spec, "checkpoint"));
+    file_make_dirs(dir, &err);
+    snprintf(path, sizeof path, "%s/runs", dir);
     char *old = file_read(path, 100, NULL, &err);
     int runs = old ? atoi(old) + 1 : 1;
     free(old);
@@ -288,7 +290,7 @@ static void a_job_from_queue_to_artifacts(void **state)
     assert_string_equal(text, "a model, smaller");
     struct store_event events[20];
     int count;
-    assert_int_equal(store_event_list(f->server.store, "local", id, 0, 20, f->arena, events, &count, &f->err), 0);
+    assert_int_equal(store_event_list(f->server.store, "local", id, NULL, 0, 20, f->arena, events, &count, &f->err), 0);
     assert_string_equal(events[count - 1].data, "{\"state\":\"succeeded\"}");
     assert_string_equal(events[3].data, "{\"level\":\"warn\",\"message\":\"careful\"}");
     assert_clean(f);
