@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * fake_quant.c - see fake_quant.h. Plain loops that become vectors: x / s is held within one code of the range first, so that adding
- * and taking away 1.5 2^23 (2^52) rounds it to the nearest whole number, halves to even, in one lane each. The bounds
- * are compared so that NaN passes. Clones neither fuse nor reorder, so all give the same bits. */
+ * fake_quant.c - see fake_quant.h. Plain loops that become vectors: x / s is held within one code of the range first,
+ * so that adding and taking away 1.5 2^23 (2^52) rounds it to the nearest whole number, halves to even, in one lane
+ * each. The bounds are compared so that NaN passes. Clones neither fuse nor reorder, so all give the same bits. */
 #include "core/kernels/fake_quant.h"
 
 #include "core/kernels/simd.h"

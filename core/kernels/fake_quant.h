@@ -3,7 +3,8 @@
  *   code = clamp(round_half_even(x / s), low - z, high - z)      y = s code
  *   dx   = dy where the code was not clamped, else 0             (straight through: Bengio et al. 2013)
  *   ds   = sum dy (code - x / s) where it was not clamped, sum dy code where it was   (LSQ: Esser et al., ICLR 2020)
- * Numbers   s > 0; low and high are the bounds of the stored code, z its zero point, all whole and below 2^20. NaN stays NaN.
+ * Numbers   s > 0; low and high are the bounds of the stored code, z its zero point, all whole and below 2^20. NaN
+ *           stays NaN.
  * Forms     one s for all n, or `_each`: an s and a z for each element, sums likewise.
  * Sums      in double over float lanes of fixed runs: the same bits wherever it runs. Threads: none inside. */
 #ifndef PARED_KERNELS_FAKE_QUANT_H

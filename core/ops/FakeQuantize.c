@@ -2,14 +2,17 @@
  * FakeQuantize, put into a model while it is trained with simulated quantization, never into a file:
  *   y = DequantizeLinear(QuantizeLinear(x, s, zero), s, zero) with s = scale * ratio, codes within [low, high]
  * x, y      float32 or float64
- * scale     as QuantizeLinear's: one, one for each index of `axis`, or one for each block; zero integers of its count, or absent (0)
+ * scale     as QuantizeLinear's: one, one for each index of `axis`, or one for each block; zero integers of its
+ *           count, or absent (0)
  * ratio     of scale's shape, or absent (1): what learning moves. It starts at 1 whatever the scale is, so that
  *           optimizers which move every number by steps of one size (Adam) suit scales of any size
  * Gradient  fake_quant.h: straight through to x, LSQ's to s. To ratio goes LSQ's in the form
  *           dL/d(ratio) = g / scale sum dy ds,   g = 1 / sqrt(n max|code|)
- *           so that a step of SGD on ratio is, times scale, the step the paper takes on s. n: numbers that share the scale; of
- *           one sample when `samples` says that axis 0 is the batch. With lsq=0 it is the plain derivative, scale sum dy ds.
- * Refused   in a file, as all internal rows: only a node whose output has the note "training" runs (engine_missing_ops). */
+ *           so that a step of SGD on ratio is, times scale, the step the paper takes on s. n: numbers that share the
+ *           scale; of one sample when `samples` says that axis 0 is the batch. With lsq=0 it is the plain derivative,
+ *           scale sum dy ds.
+ * Refused   in a file, as all internal rows: only a node whose output has the note "training" runs
+ *           (engine_missing_ops). */
 #include <math.h>
 
 #include "core/kernels/fake_quant.h"

@@ -31,8 +31,8 @@ struct quantize_layout {
     int64_t outer, length, inner, block, scales;
     enum { QUANTIZE_PER_TENSOR, QUANTIZE_PER_AXIS, QUANTIZE_PER_BLOCK } kind;
 };
-/* axis may be negative; QUANTIZE_NO_AXIS: the operator has none. Scale against input, as far as both are known; complete only
- * for known shapes. */
+/* axis may be negative; QUANTIZE_NO_AXIS: the operator has none. Scale against input, as far as both are known;
+ * complete only for known shapes. */
 #define QUANTIZE_NO_AXIS INT64_MAX
 int quantize_layout_make(int64_t axis, int64_t block_size, const struct shape *x, const struct shape *scale,
                          struct quantize_layout *l, struct err *err);

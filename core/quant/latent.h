@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * latent.h - the note "latent" (model.h) on codes of a weight: training with simulated quantization goes on from the float values
- * they were rounded from. Its text is "pairs" where sums of two neighbouring products must stay within int16 (isa_arithmetic.h):
- * a trainer then keeps them so. */
+ * latent.h - the note "latent" (model.h) on codes of a weight: training with simulated quantization goes on from the
+ * float values they were rounded from. Its text is "pairs" where sums of two neighbouring products must stay within
+ * int16 (isa_arithmetic.h): a trainer then keeps them so. */
 #ifndef PARED_QUANT_LATENT_H
 #define PARED_QUANT_LATENT_H
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * distill.c - train.distill, and the objective of a teacher that train.qat uses too (distill.h).
  *
- * Everything that can be wrong is found before the first update: both models' shapes are inferred, names resolved, and the
- * teacher is run on a few samples, which also give the scales by which errors are measured. Names, not ids, are kept for the
- * student, whose graph may be another one when training starts (fake quantization, inserted BatchNormalization). */
+ * Everything that can be wrong is found before the first update: both models' shapes are inferred, names resolved,
+ * and the teacher is run on a few samples, which also give the scales by which errors are measured. Names, not ids,
+ * are kept for the student, whose graph may be another one when training starts (fake quantization, inserted
+ * BatchNormalization). */
 #include "core/train/distill.h"
 
 #include <stdio.h>
@@ -38,7 +39,8 @@ static void fault(struct faults *faults, const char *pointer, const char *key, c
 void distill_params_check(const struct distill_params *p, const char *pointer, struct faults *faults)
 {
     if (p->alpha_given && p->alpha < 1 && p->labels == DISTILL_LABELS_IGNORE)
-        fault(faults, pointer, "alpha", "'alpha' below 1 leaves a share of the loss to labels, which 'labels' says to ignore");
+        fault(faults, pointer, "alpha",
+              "'alpha' below 1 leaves a share of the loss to labels, which 'labels' says to ignore");
     if (p->attention_at.count && !(p->attention > 0))
         fault(faults, pointer, "attention_at", "'attention_at' names values, but 'attention' is 0");
     if (p->relational_at.count && !(p->relational > 0))
@@ -105,8 +107,8 @@ bool distill_row_shape(const struct distill_shapes *s, uint32_t value, struct sh
 {
     const struct type *t = &s->types[value];
     *row = t->shape;
-    if (t->kind != TYPE_TENSOR || dtype_kind(t->dtype) != 'f' || !shape_known(row) || row->rank < 1 || row->dim[0] < 1 ||
-        row->dim[0] % s->batch)
+    if (t->kind != TYPE_TENSOR || dtype_kind(t->dtype) != 'f' || !shape_known(row) || row->rank < 1 ||
+        row->dim[0] < 1 || row->dim[0] % s->batch)
         return false;
     row->dim[0] /= s->batch;
     return shape_count(row) > 0;
@@ -148,8 +150,8 @@ static int choose_labels(struct distiller *d, const struct train_params *train, 
     const bool there = dataset_has_labels(d->c->data), asked = p->alpha_given && p->alpha < 1;
     if (!there && (p->labels == DISTILL_LABELS_USE || asked))
         return err_set(err, ERR_DATASET,
-                       "%s leaves a share of the loss to labels, and the dataset has none; without them the teacher is all there is: "
-                       "leave it out",
+                       "%s leaves a share of the loss to labels, and the dataset has none; without them the teacher "
+                       "is all there is: leave it out",
                        p->labels == DISTILL_LABELS_USE ? "labels=use" : "alpha below 1");
     d->with_labels = there && p->labels != DISTILL_LABELS_IGNORE && !(p->alpha_given && p->alpha >= 1);
     d->alpha = !d->with_labels ? 1 : p->alpha_given ? p->alpha : 0.9;
@@ -177,7 +179,8 @@ static int start_teacher(struct distiller *d, const struct train_params *train, 
     }
     for (int i = 0; i < d->n_term; i++) {
         struct distill_term *t = &d->term[i];
-        want[n] = (struct teacher_want){t->teacher_value, t->kind == TERM_ATTENTION ? TEACHER_ATTENTION : TEACHER_VALUE, t->axis};
+        want[n] = (struct teacher_want){t->teacher_value,
+                                        t->kind == TERM_ATTENTION ? TEACHER_ATTENTION : TEACHER_VALUE, t->axis};
         t->want = n++;
     }
     const struct teacher_opts opts = {.model = d->c->teacher,
@@ -255,7 +258,8 @@ static int values(struct objective *o, const struct model *m, uint32_t *extra, i
         struct distill_term *t = &d->term[i];
         const uint32_t v = model_find_value(m, 0, t->student);
         if (v == VALUE_NONE || *n >= OBJECTIVE_EXTRA_MAX)
-            return err_set(err, ERR_INVALID, "%s: '%s' is no value of the model any more", distill_kind_names[t->kind], t->student);
+            return err_set(err, ERR_INVALID, "%s: '%s' is no value of the model any more",
+                           distill_kind_names[t->kind], t->student);
         t->extra = *n - first;
         extra[(*n)++] = v;
     }
@@ -283,14 +287,15 @@ static int loss(struct objective *o, struct grad *g, const int *outputs, const s
     }
     for (int i = 0; i < d->n_out && d->alpha > 0; i++) {
         const int at = outputs[d->out[i].extra];
-        if (distill_output_loss(d, &d->out[i], grad_output(g, at), seed ? grad_seed(g, at) : NULL, batch->n, scale, &part, err))
+        if (distill_output_loss(d, &d->out[i], grad_output(g, at), seed ? grad_seed(g, at) : NULL, batch->n, scale,
+                                &part, err))
             return -1;
         *value += part;
     }
     for (int i = 0; i < d->n_term; i++) {
         const int at = outputs[d->term[i].extra];
-        if (distill_term_loss(d, o, &d->term[i], grad_output(g, at), seed ? grad_seed(g, at) : NULL, batch->n, scale, &part,
-                              err))
+        if (distill_term_loss(d, o, &d->term[i], grad_output(g, at), seed ? grad_seed(g, at) : NULL, batch->n, scale,
+                              &part, err))
             return -1;
         *value += part;
     }
@@ -392,9 +397,10 @@ void distill_objective_report(const struct objective *o, json_t *details)
     const struct distiller *d = o->self;
     if (!d || !details)
         return;
-    json_t *report = json_pack("{s:s, s:f, s:f, s:b, s:o}", "teacher", d->c->teacher == d->c->source ? "original" : "given",
-                               "temperature", d->p->temperature, "alpha", d->alpha, "labels", (int)d->with_labels, "outputs",
-                               outputs_json(d));
+    json_t *report = json_pack("{s:s, s:f, s:f, s:b, s:o}", "teacher",
+                               d->c->teacher == d->c->source ? "original" : "given",
+                               "temperature", d->p->temperature, "alpha", d->alpha, "labels",
+                               (int)d->with_labels, "outputs", outputs_json(d));
     add_terms_json(d, o, report);
     json_object_set_new(report, "cache", teacher_report(d->teacher));
     json_object_set_new(details, "distillation", report);
@@ -436,12 +442,13 @@ static int run(struct step_ctx *c, struct err *err)
 METHOD(train_distill) = {
     .name = "train.distill",
     .summary = "train on what a teacher says: the original model, or another one; no labels needed",
-    .doc = "Trains the model so that its outputs are those of the teacher, which is the model as it came into the recipe or the job's "
-           "`teacher`. Scores are compared by the Kullback-Leibler divergence at a temperature, other outputs by their squared "
-           "error. With labels in the dataset their loss has a share of 1 - alpha; without, the teacher is enough. Hints, attention "
-           "maps and relations between samples compare intermediate values too. What the teacher says of a sample is kept, so that "
-           "it runs once a sample; of augmented samples it is asked each time. With little time, train fewer samples a few times "
-           "without augmentation (augment={}) rather than many once.",
+    .doc = "Trains the model so that its outputs are those of the teacher, which is the model as it came into the "
+           "recipe or the job's `teacher`. Scores are compared by the Kullback-Leibler divergence at a temperature, "
+           "other outputs by their squared error. With labels in the dataset their loss has a share of 1 - alpha; "
+           "without, the teacher is enough. Hints, attention maps and relations between samples compare intermediate "
+           "values too. What the teacher says of a sample is kept, so that it runs once a sample; of augmented samples "
+           "it is asked each time, which costs a run of the teacher. Gradients grow with the temperature: where the "
+           "loss turns infinite take a smaller lr, or clip=1.",
     .params = rows,
     .params_size = sizeof(struct params),
     .needs = NEEDS_DATA | NEEDS_RUN | NEEDS_GRADIENTS,

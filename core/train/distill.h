@@ -4,20 +4,22 @@
  *     L = (1 - alpha) labels + alpha soft + hint_weight hints + attention maps + relational relations
  *   labels     objective_labels (trainer.h)
  *   soft       mean over the outputs of floats of
- *              kl   T^2 KL(softmax(t / T) || softmax(s / T)), a mean over places where an output has several (boxes, pixels).
- *                   Of an output made by Softmax, s and t are what the Softmax reads, in the student and in the teacher each for
- *                   itself; probabilities made otherwise are taken by their logarithm (Hinton et al. 2015)
+ *              kl   T^2 KL(softmax(t / T) || softmax(s / T)), a mean over places where an output has several (boxes,
+ *                   pixels). Of an output made by Softmax, s and t are what the Softmax reads, in the student and in
+ *                   the teacher each for itself; probabilities made otherwise are taken by their logarithm (Hinton et
+ *                   al. 2015)
  *              mse  mean (s - t)^2 / variance of t, the variance from a few samples when training starts
  *              auto takes kl for what is made by Softmax and for an output [N, classes] of scores, mse for the rest.
  *   the rest   hints.h
- * Outputs    are paired by name, else by position. An output of another type than floats is left alone and named in a warning.
- * Teacher    c->teacher: the model as it came into the recipe, or another one; teacher.h says when it runs and what is kept. It is fed
- *            what the student is fed: inputs by name, else by position.
+ * Outputs    are paired by name, else by position. An output of another type than floats is left alone and named in a
+ *            warning.
+ * Teacher    c->teacher: the model as it came into the recipe, or another one; teacher.h says when it runs and what
+ *            is kept. It is fed what the student is fed: inputs by name, else by position.
  * Labels     auto: used if the dataset has some. Without them alpha is 1.
- * Life cycle distill_objective_new -> train_run(.., o, ..) -> distill_objective_report -> distill_objective_free. Borrows the
- *            context's models, dataset and pool.
- * Errors     ERR_MODEL, ERR_SHAPE: outputs or named values do not fit, with both shapes; ERR_INVALID: a hint names nothing, with
- *            candidates; ERR_DATASET: labels. Threads: one. */
+ * Life cycle distill_objective_new -> train_run(.., o, ..) -> distill_objective_report -> distill_objective_free.
+ *            Borrows the context's models, dataset and pool.
+ * Errors     ERR_MODEL, ERR_SHAPE: outputs or named values do not fit, with both shapes; ERR_INVALID: a hint names
+ *            nothing, with candidates; ERR_DATASET: labels. Threads: one. */
 #ifndef PARED_TRAIN_DISTILL_H
 #define PARED_TRAIN_DISTILL_H
 
@@ -89,12 +91,12 @@ void distill_params_check(const struct distill_params *p, const char *pointer, s
 /* The bits of method.h that these parameters ask for: NEEDS_LABELS where they leave a share to labels. */
 unsigned distill_params_needs(const struct distill_params *p);
 
-/* Everything is checked at once: what c->model and c->teacher say to a sample of the data, names, labels. `train` is read for the labels'
- * loss and for how many samples there will be; both are borrowed until distill_objective_free. */
+/* Everything is checked at once: what c->model and c->teacher say to a sample of the data, names, labels. `train` is
+ * read for the labels' loss and for how many samples there will be; both are borrowed until distill_objective_free. */
 int distill_objective_new(struct objective *o, const struct distill_params *p, const struct train_params *train,
                           const struct step_ctx *c, struct err *err);
-/* Adds "distillation" to details: {"teacher", "temperature", "alpha", "labels", "outputs": [{"output", "loss"}], "hints"?,
- * "attention"?, "relational"?, "cache": {...}}. */
+/* Adds "distillation" to details: {"teacher", "temperature", "alpha", "labels", "outputs": [{"output", "loss"}],
+ * "hints"?, "attention"?, "relational"?, "cache": {...}}. */
 void distill_objective_report(const struct objective *o, json_t *details);
 void distill_objective_free(struct objective *o); /* also of a zeroed one */
 

@@ -3,8 +3,8 @@
  * Parts      distill.c           the method and the objective: its life cycle, report, sum of terms
  *            distill_outputs.c   outputs paired, their losses
  *            distill_terms.c     hints, attention maps, relations
- * Places     everything the objective looks at in the student is asked for by distill's `values`, in one order: what the labels'
- *            objective wants, then the outputs, then the terms. */
+ * Places     everything the objective looks at in the student is asked for by distill's `values`, in one order: what
+ *            the labels' objective wants, then the outputs, then the terms. */
 #ifndef PARED_TRAIN_DISTILL_IMPL_H
 #define PARED_TRAIN_DISTILL_IMPL_H
 

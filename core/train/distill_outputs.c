@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * distill_outputs.c - the outputs of student and teacher: which belong together, by which loss, and the loss.
  *
- * kl needs scores before their Softmax: a gradient through a saturated Softmax vanishes, and a temperature means nothing there.
- * So a Softmax that closes the graph is found, also behind operators that only give its result another shape, and what it reads
- * is compared, in both models. Probabilities made otherwise are scores after a logarithm. */
+ * kl needs scores before their Softmax: a gradient through a saturated Softmax vanishes, and a temperature means
+ * nothing there. So a Softmax that closes the graph is found, also behind operators that only give its result another
+ * shape, and what it reads is compared, in both models. Probabilities made otherwise are scores after a logarithm. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -242,7 +242,8 @@ static void take_logarithm(struct tensor *to, const struct tensor *p)
         tensor_f32(to)[i] = (float)log(fmax((double)tensor_f32(p)[i], LEAST_PROBABILITY));
 }
 
-/* The teacher's are probabilities q, and if `own` the student's p too: logarithms are scores, and dL/dp = dL/d(log p) / p. */
+/* The teacher's are probabilities q, and if `own` the student's p too: logarithms are scores, and dL/dp = dL/d(log p)
+ * / p. */
 static int logarithm_loss(struct distiller *d, const struct loss_opts *opts, const struct tensor *p,
                           const struct tensor *q, struct tensor *seed, bool own, double *value, struct err *err)
 {
@@ -274,7 +275,8 @@ int distill_output_loss(struct distiller *d, const struct distill_output *o, con
     const struct tensor *t = teacher_said(d->teacher, o->want);
     char a[SHAPE_TEXT], b[SHAPE_TEXT];
     if (y->dtype != DTYPE_FLOAT || tensor_count(y) != tensor_count(t))
-        return err_set(err, ERR_SHAPE, "output '%s' is %s where the teacher's is %s", o->name, shape_text(&y->shape, a),
+        return err_set(err, ERR_SHAPE, "output '%s' is %s where the teacher's is %s", o->name, shape_text(&y->shape,
+                                                                                                          a),
                        shape_text(&t->shape, b));
     const double share = d->alpha / (double)d->n_out * scale, count = (double)tensor_count(y);
     struct loss_opts opts = {

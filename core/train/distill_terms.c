@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * distill_terms.c - hints, attention maps and relations of the distilling objective: which values, regressors, losses.
  *
- * A regressor starts as the ridge regression of the teacher's channels on the student's, over a few samples: a random one would
- * first push the student about to please it. It is fitted anew when nested pruning changed the student's width, since its old
- * columns mean channels that are gone. */
+ * A regressor starts as the ridge regression of the teacher's channels on the student's, over a few samples: a random
+ * one would first push the student about to please it. It is fitted anew when nested pruning changed the student's
+ * width, since its old columns mean channels that are gone. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -213,7 +213,8 @@ static int new_tensors(struct objective *o, int i, const struct shape *shape, st
 {
     tensor_fini(&o->param[i]);
     tensor_fini(&o->gradient[i]);
-    return tensor_alloc(&o->param[i], DTYPE_FLOAT, shape, err) || tensor_alloc(&o->gradient[i], DTYPE_FLOAT, shape, err)
+    return tensor_alloc(&o->param[i], DTYPE_FLOAT, shape, err) || tensor_alloc(&o->gradient[i], DTYPE_FLOAT, shape,
+                                                                               err)
                ? -1
                : 0;
 }
@@ -288,7 +289,8 @@ int distill_term_loss(struct distiller *d, const struct objective *o, const stru
                       const struct tensor *y, struct tensor *seed, int64_t n, double scale, double *value,
                       struct err *err)
 {
-    const double weights[TERM_KINDS] = {d->p->hint_weight, d->p->attention, d->p->relational}, weight = weights[t->kind];
+    const double weights[TERM_KINDS] = {d->p->hint_weight, d->p->attention,
+                                        d->p->relational}, weight = weights[t->kind];
     const struct tensor *said = teacher_said(d->teacher, t->want);
     struct pool *pool = d->c->pool;
     const float *x = tensor_f32(y), *them = tensor_f32(said);
@@ -306,7 +308,8 @@ int distill_term_loss(struct distiller *d, const struct objective *o, const stru
     } else if (t->kind == TERM_ATTENTION) {
         rc = attention_loss(pool, &s, n, x, them, weight * scale, value, dx, err);
     } else {
-        rc = relation_loss(pool, n, x, tensor_count(y) / n, them, tensor_count(said) / n, weight * scale, value, dx, err);
+        rc = relation_loss(pool, n, x, tensor_count(y) / n, them, tensor_count(said) / n, weight * scale, value, dx,
+                           err);
     }
     *value *= weight;
     return rc;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * hints.c - losses between features (hints.h). Relations are written in Gram matrices: with g = X X^T, the squared distance is
- * g_ii + g_jj - 2 g_ij and the product of two differences g_jk - g_ij - g_ik + g_ii, so that distances and angles cost n^2 d
- * and n^3 instead of n^3 d, and the gradient of the points is one product, (W + W^T) X with W = dL/dg. */
+ * hints.c - losses between features (hints.h). Relations are written in Gram matrices: with g = X X^T, the squared
+ * distance is g_ii + g_jj - 2 g_ij and the product of two differences g_jk - g_ij - g_ik + g_ii, so that distances
+ * and angles cost n^2 d and n^3 instead of n^3 d, and the gradient of the points is one product, (W + W^T) X with W =
+ * dL/dg. */
 #include "core/train/hints.h"
 
 #include <math.h>
@@ -140,7 +141,8 @@ static void attention_sample(void *arg, int64_t n, int lane)
             }
 }
 
-int attention_loss(struct pool *pool, const struct feature *s, int64_t n, const float *x, const float *map, double scale,
+int attention_loss(struct pool *pool, const struct feature *s, int64_t n, const float *x, const float *map,
+                   double scale,
                    double *value, float *dx, struct err *err)
 {
     const int64_t outer = s->rows / n, places = outer * s->inner;

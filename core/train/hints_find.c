@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * hints_find.c - which values are compared (hints.h). Names of values may hold colons ("block/relu:0"), so "a:b" is tried at
- * each of its colons until both sides name something. */
+ * hints_find.c - which values are compared (hints.h). Names of values may hold colons ("block/relu:0"), so "a:b" is
+ * tried at each of its colons until both sides name something. */
 #include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>

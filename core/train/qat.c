@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qat.c - train.qat: training that sees the rounding. The quantized model of an earlier step gets a twin in floats whose weights
- * and activations go through FakeQuantize (qat_model.h); the twin is trained like any model (trainer.h), gradients passing
- * straight through the rounding; then its codes, scales and biases are written back.
- * Scales     learned step sizes (Esser et al., "Learned Step Size Quantization", ICLR 2020): the gradient of a scale is
- *            that of every rounding it does, times 1 / sqrt(n max|code|). Each is learned as a ratio to where it started, so that it
- *            stays positive and suits every optimizer. Zero points stay: zero must stay a code, and after a Relu it is the lowest.
- * Start      from the ranges and codes that came. 4-bit weights come with the scale of the least squared error, so there is no
- *            search here.
- * Rejected   training on the model itself with the pairs in it: rounding has no gradient, and engines fold constants through it. */
+ * qat.c - train.qat: training that sees the rounding. The quantized model of an earlier step gets a twin in floats
+ * whose weights and activations go through FakeQuantize (qat_model.h); the twin is trained like any model
+ * (trainer.h), gradients passing straight through the rounding; then its codes, scales and biases are written back.
+ * Scales     learned step sizes (Esser et al., "Learned Step Size Quantization", ICLR 2020): the gradient of a scale
+ *            is that of every rounding it does, times 1 / sqrt(n max|code|). Each is learned as a ratio to where it
+ *            started, so that it stays positive and suits every optimizer. Zero points stay: zero must stay a code,
+ *            and after a Relu it is the lowest.
+ * Start      from the ranges and codes that came. 4-bit weights come with the scale of the least squared error, so
+ *            there is no search here.
+ * Rejected   training on the model itself with the pairs in it: rounding has no gradient, and engines fold constants
+ *            through it. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,8 +34,8 @@ static const struct param params[] = {
     TRAIN_PARAM_ROWS_OF(qat_params, "\"adam\"", "0.0002 for adam and adamw, 0.0005 for sgd if not given"),
     DISTILL_PARAM_ROWS(qat_params),
     {.name = "distill", .offset = offsetof(struct qat_params, use_teacher), .kind = PARAM_BOOL, .def = "true",
-     .doc = "learn from the teacher (the model as it came into the recipe, or the one given) as train.distill does; false: "
-            "from labels alone"},
+     .doc = "learn from the teacher (the model as it came into the recipe, or the one given) as train.distill does; "
+            "false: from labels alone"},
     {PARAM(qat_params, learn_scales), .kind = PARAM_BOOL, .def = "true",
      .doc = "scales of weights and activations are learned too; false: they stay as calibrated"},
     {PARAM(qat_params, scale_lr), .kind = PARAM_NUMBER, .def = "1", .min = 0, .max = 1000, .above_min = true,
@@ -73,10 +75,10 @@ static bool is_parameter(struct train_hooks *h, uint32_t value, bool otherwise)
 }
 
 /* ---- after an update ---- */
-static struct tensor *trained(const struct qat_model *q, struct grad *g, uint32_t value)
+/* The value while it is trained; NULL: it is no parameter. */
+static struct tensor *trained(struct grad *g, uint32_t value)
 {
     const int i = value == VALUE_NONE ? -1 : grad_param_find(g, value);
-    (void)q;
     return i < 0 ? NULL : grad_param_value(g, i);
 }
 
@@ -84,7 +86,7 @@ static int begin_epoch(struct train_hooks *h, struct grad *g, int64_t epoch, str
 {
     struct qat_run *r = h->self;
     for (int i = 0; epoch >= r->first_frozen && i < r->model.n_groups; i++) {
-        const struct tensor *t = trained(&r->model, g, r->model.group[i].ratio);
+        const struct tensor *t = trained(g, r->model.group[i].ratio);
         if (!t || r->frozen[i])
             continue;
         r->frozen[i] = malloc(t->bytes);
@@ -107,8 +109,8 @@ static void hold_ratio(struct tensor *t, const float *frozen)
 static int hold_pairs(const struct qat_run *r, struct grad *g, const struct qat_weight *w, struct err *err)
 {
     const struct qat_group *group = &r->model.group[w->group];
-    struct tensor *latent = trained(&r->model, g, w->latent);
-    const struct tensor *ratio = trained(&r->model, g, group->ratio);
+    struct tensor *latent = trained(g, w->latent);
+    const struct tensor *ratio = trained(g, group->ratio);
     const float *base = tensor_f32(value_const(r->model.m, group->scale));
     float *scale = latent ? malloc((size_t)group->count * sizeof *scale) : NULL;
     if (!latent)
@@ -128,7 +130,7 @@ static int updated(struct train_hooks *h, struct grad *g, int64_t epoch, struct 
     const struct qat_model *q = &r->model;
     (void)epoch;
     for (int i = 0; i < q->n_groups; i++) {
-        struct tensor *t = trained(q, g, q->group[i].ratio);
+        struct tensor *t = trained(g, q->group[i].ratio);
         if (t)
             hold_ratio(t, r->frozen[i]);
     }
@@ -209,8 +211,9 @@ static void check(const void *parsed, const char *pointer, struct faults *faults
         distill_params_check(&p->distill, pointer, faults);
     snprintf(at, sizeof at, "%.900s/batch_norm", pointer);
     if (p->train.batch_norm == BATCH_NORM_INSERT)
-        faults_add(faults, at, "quantize.static folded BatchNormalization into the weights, as integer inference has it: "
-                               "train.qat trains them so");
+        faults_add(faults, at,
+                   "quantize.static folded BatchNormalization into the weights, as integer inference has it: train.qat "
+                   "trains them so");
 }
 
 static unsigned needs_of(const void *parsed)
@@ -225,11 +228,11 @@ METHOD(train_qat) = {
     .doc =
         "Takes the QuantizeLinear / DequantizeLinear form of an earlier step and trains it with its rounding "
         "simulated: gradients pass straight through, scales of weights and activations are learned with them (LSQ), "
-        "zero points stay, and the same form comes out with other codes, scales and biases. Lifts 4-bit weights to about the "
-        "accuracy of floats. By default it learns from the model as it came into the recipe, with labels if there are "
-        "some. BatchNormalization was folded by quantize.static, as integer inference has it. Networks "
-        "without BatchNormalization need small steps: adam with 0.0002 unless told otherwise. Masks of pruned weights stay; int8 weights that were "
-        "made to be exact on every CPU stay so.",
+        "zero points stay, and the same form comes out with other codes, scales and biases. Lifts 4-bit weights to "
+        "about the accuracy of floats. By default it learns from the model as it came into the recipe, with labels if "
+        "there are some. BatchNormalization was folded by quantize.static, as integer inference has it. Networks "
+        "without BatchNormalization need small steps: adam with 0.0002 unless told otherwise. Masks of pruned weights "
+        "stay; int8 weights that were made to be exact on every CPU stay so.",
     .params = params,
     .params_size = sizeof(struct qat_params),
     .needs = NEEDS_DATA | NEEDS_RUN,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qat_model.c - the twin of a quantized model (qat_model.h): which nodes quantize what, and their FakeQuantize. Only the main
- * graph is looked at. What is no plain quantization stays as it is: codes of one number, codes that are an output of the
- * model, float8. */
+ * qat_model.c - the twin of a quantized model (qat_model.h): which nodes quantize what, and their FakeQuantize. Only
+ * the main graph is looked at. What is no plain quantization stays as it is: codes of one number, codes that are an
+ * output of the model, float8. */
 #include "core/train/qat_model.h"
 
 #include <float.h>
@@ -25,14 +25,16 @@ static bool is_quant(const struct node *n, const char *type)
            (model_domain_is_default(n->domain) || !strcmp(n->domain, "com.microsoft"));
 }
 
-static int nothing(const struct model *m, uint32_t node, struct err *err)
+/* Forms that compute on codes themselves. */
+static int refuse_other_forms(const struct model *m, uint32_t node, struct err *err)
 {
     static const struct {
         const char *type, *what;
     } others[] = {
         {"QLinear", "quantize.static with format=qdq makes a form that can"},
         {"QGemm", "quantize.static with format=qdq makes a form that can"},
-        {"MatMulNBits", "quantize.static with weights=int4, or quantize.weights with form=dequantize, makes a form that can"},
+        {"MatMulNBits",
+         "quantize.static with weights=int4, or quantize.weights with form=dequantize, makes a form that can"},
         {"GatherBlockQuantized", "quantize.weights with form=dequantize makes a form that can"},
         {"DynamicQuantize", "quantize.static makes a form that can"},
         {"MatMulInteger", "quantize.static makes a form that can"},
@@ -140,8 +142,8 @@ static int find_pair(struct maker *k, uint32_t dq, uint32_t maker, struct err *e
     const bool zeros_known = (zeros[0] == VALUE_NONE || za) && (zeros[1] == VALUE_NONE || zb);
     if (!a || !b || !zeros_known || !tensor_equal(a, b) || (za && zb && !tensor_equal(za, zb)) || (!za) != (!zb))
         return err_set(err, ERR_MODEL,
-                       "QuantizeLinear '%s' and the DequantizeLinear behind it have no equal constant float32 scale and "
-                       "zero point; train.qat works on the pairs that quantize.static makes",
+                       "QuantizeLinear '%s' and the DequantizeLinear behind it have no equal constant float32 scale "
+                       "and zero point; train.qat works on the pairs that quantize.static makes",
                        node_label(q->m, maker, label, sizeof label));
     if (za && !trainable_codes(za->dtype))
         return 0;
@@ -230,7 +232,7 @@ static int find_all(struct maker *k, struct err *err)
         const struct node *n = &q->m->nodes[id];
         if (!n->op_type)
             continue;
-        if (nothing(q->m, id, err))
+        if (refuse_other_forms(q->m, id, err))
             return -1;
         if (!is_quant(n, "DequantizeLinear") || n->n_input < 2 || n->input[0] == VALUE_NONE || n->n_output != 1)
             continue;
@@ -253,8 +255,8 @@ static int find_all(struct maker *k, struct err *err)
     }
     if (q->n_weights == 0 && q->n_pairs == 0)
         return err_set(err, ERR_MODEL,
-                       "the model has no QuantizeLinear or DequantizeLinear to simulate: train.qat needs quantize.static "
-                       "(or quantize.weights with form=dequantize) before it in the recipe");
+                       "the model has no QuantizeLinear or DequantizeLinear to simulate: train.qat needs "
+                       "quantize.static (or quantize.weights with form=dequantize) before it in the recipe");
     return 0;
 }
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * qat_model.h - private to train.qat: a quantized model and its twin that can be trained.
- * Twin       a clone, so all ids are the same in both. QuantizeLinear and DequantizeLinear around an activation become one
- *            FakeQuantize (core/ops/FakeQuantize.c); a weight's codes behind DequantizeLinear become float latent values behind a
- *            FakeQuantize; int32 codes of a bias become the float bias. What is added has ids behind the model's.
- * Latents    are the weight's floats from before quantization (note "latent"), held within the half step around each code, so
- *            that the twin starts as exactly the model that came; else the codes' values.
- * Scales     a scale initializer is one group however many nodes read it, so shared scales stay shared. A group learns one ratio
- *            for each of its numbers, from 1.
+ * Twin       a clone, so all ids are the same in both. QuantizeLinear and DequantizeLinear around an activation
+ *            become one FakeQuantize (core/ops/FakeQuantize.c); a weight's codes behind DequantizeLinear become float
+ *            latent values behind a FakeQuantize; int32 codes of a bias become the float bias. What is added has ids
+ *            behind the model's.
+ * Latents    are the weight's floats from before quantization (note "latent"), held within the half step around each
+ *            code, so that the twin starts as exactly the model that came; else the codes' values.
+ * Scales     a scale initializer is one group however many nodes read it, so shared scales stay shared. A group
+ *            learns one ratio for each of its numbers, from 1.
  * Back       qat_store: codes, scales and biases into the quantized model, whose graph was never changed. */
 #ifndef PARED_TRAIN_QAT_MODEL_H
 #define PARED_TRAIN_QAT_MODEL_H
@@ -46,7 +47,8 @@ struct qat_model {
     int n_groups, n_pairs, n_weights, n_biases;
 };
 
-/* The twin of m. ERR_MODEL: m has nothing to train so, or is quantized in a form without simulation; says what to do. */
+/* The twin of m. ERR_MODEL: m has nothing to train so, or is quantized in a form without simulation; says what to do.
+ * */
 int qat_model_make(struct qat_model *q, struct model *m, bool learn_scales, const struct globs *include,
                    const struct globs *exclude, struct err *err);
 void qat_model_free(struct qat_model *q);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qat_pairs.c - keeping what int8 weights promise to CPUs that add two neighbouring products in 16 bits (x86 without VNNI): with
- * activations up to 255 a pair of weights of one sign must not exceed 128 together (255 * 128 = 32640).
+ * qat_pairs.c - keeping what int8 weights promise to CPUs that add two neighbouring products in 16 bits (x86 without
+ * VNNI): with activations up to 255 a pair of weights of one sign must not exceed 128 together (255 * 128 = 32640).
  * Order      of summation: kernel positions outermost, input channels innermost; pairs are places (0, 1), (2, 3), ...
- * Training   latents are projected after every update: both give way by half of what is too much, the nearest point where the
- *            sum fits. A little below 128, so that rounding both up cannot pass it: two halves up means their whole parts
- *            are at most 126. Nothing is left to be cut after training, and what is exported is what was trained. */
+ * Training   latents are projected after every update: both give way by half of what is too much, the nearest point
+ *            where the sum fits. A little below 128, so that rounding both up cannot pass it: two halves up means
+ *            their whole parts are at most 126. Nothing is left to be cut after training, and what is exported is
+ *            what was trained. */
 #include <math.h>
 
 #include "core/train/qat_model.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * qat_store.c - what was trained, written into the quantized model: codes as FakeQuantize rounds them, scales times their
- * ratios, biases in steps of input scale times weight scale. The graph stays; a scale that others read too gets a new
- * initializer for ours. Weights that were trained in float are copied by their ids. */
+ * qat_store.c - what was trained, written into the quantized model: codes as FakeQuantize rounds them, scales times
+ * their ratios, biases in steps of input scale times weight scale. The graph stays; a scale that others read too gets
+ * a new initializer for ours. Weights that were trained in float are copied by their ids. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -56,10 +56,11 @@ static bool only_ours(const struct store *s, int group)
     int ours = 0;
     for (int i = 0; i < q->n_pairs; i++)
         if (q->pair[i].group == group)
-            ours += (q->m->nodes[q->pair[i].quantize].input[1] == v) + (q->m->nodes[q->pair[i].dequantize].input[1] == v);
+            ours += (q->m->nodes[q->pair[i].quantize].input[1] == v) +
+                    (q->m->nodes[q->pair[i].dequantize].input[1] == v);
     for (int i = 0; i < q->n_weights; i++)
         ours += q->weight[i].group == group && q->m->nodes[q->weight[i].dequantize].input[1] == v;
-    for (int i = 0; i < q->n_pairs; i++) /* several DequantizeLinear behind one QuantizeLinear: it was counted each time */
+    for (int i = 0; i < q->n_pairs; i++) /* one QuantizeLinear, several DequantizeLinear: counted each time */
         for (int k = 0; k < i; k++)
             if (q->pair[i].group == group && q->pair[k].quantize == q->pair[i].quantize) {
                 ours -= q->m->nodes[q->pair[i].quantize].input[1] == v;

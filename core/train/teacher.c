@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
- * teacher.c - see teacher.h. The teacher's graph is cloned and its outputs are exactly the wanted values, so that the optimizer
- * drops what they do not need (a final Softmax, say). A batch is split in samples that are kept and samples that miss; the
- * missing ones are run together.
+ * teacher.c - see teacher.h. The teacher's graph is cloned and its outputs are exactly the wanted values, so that the
+ * optimizer drops what they do not need (a final Softmax, say). A batch is split in samples that are kept and samples
+ * that miss; the missing ones are run together.
  *
- * What is kept must not depend on which samples happened to miss together: after a job was tried again these are others. The bits
- * of a product's row do depend on how many rows it has, and on whether it is among the last few that fill no tile of a kernel. So a
- * teacher that keeps always runs full batches of a multiple of 16, filled up with repeats.
+ * What is kept must not depend on which samples happened to miss together: after a job was tried again these are
+ * others. The bits of a product's row do depend on how many rows it has, and on whether it is among the last few that
+ * fill no tile of a kernel. So a teacher that keeps always runs full batches of a multiple of 16, filled up with
+ * repeats.
  *
- * Samples are found by a 64-bit hash of their bytes in an open table. Two different samples with one hash would share a
- * target: with a million samples the chance is below 1e-7, and the harm is one wrong target. */
+ * Samples are found by a 64-bit hash of their bytes in an open table. Two different samples with one hash would share
+ * a target: with a million samples the chance is below 1e-7, and the harm is one wrong target. */
 #include "core/train/teacher.h"
 
 #include <inttypes.h>
@@ -109,7 +110,8 @@ static int match_inputs(struct teacher *t, const struct teacher_opts *o, struct 
     t->n_in = fed_inputs(t->m, own);
     const int n = fed_inputs(o->student, from);
     if (t->n_in != n || n != o->n_in) {
-        err_set(err, ERR_MODEL, "the teacher has %d inputs and the model %d: it cannot be fed the same samples", t->n_in,
+        err_set(err, ERR_MODEL, "the teacher has %d inputs and the model %d: it cannot be fed the same samples",
+                t->n_in,
                 n);
         goto out;
     }

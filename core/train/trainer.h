@@ -5,15 +5,18 @@
  * Parameters weights of products, norms and embeddings, biases, and other float constants of more than one element that an
  *            operator with a gradient adds or multiplies, of nodes that include / exclude select and a gradient reaches
  *            (train_parameters.h). Nothing to train: ERR_MODEL.
- * Batches    loader.h, prefetched and augmented; order, augmentation and dropout depend on seed, epoch and sample alone. A
- *            model of a fixed batch is run several times an update; its statistics are frozen then, with a warning.
- * Decisions  validation data: c->val_data, else a stratified tenth of c->data held back (split.h), never trained on. Judged after
- *            every epoch: top-1 with classes (ties: the lower loss), else the loss. A tie with the model as it came in goes to the trained one.
+ *            A parameter whose gradient was zero in every update so far (no loss reaches it) is not moved, nor decayed, and named in the report.
+ * Batches    loader.h, prefetched and augmented; order and augmentation depend on seed, epoch and sample alone, dropout on seed, epoch and
+ *            place of the batch. A model of a fixed batch is run several times an update; its statistics are frozen then, with a warning.
+ *            While statistics are frozen Dropout drops nothing.
+ * Decisions  validation data: c->val_data, else a stratified tenth of c->data held back (split.h), never trained on (with
+ *            `samples`, at most as many of it, or 500). Judged after every epoch: top-1 with classes (ties: the lower loss), else the loss. A tie with the model as it came in goes to the trained one.
  *            The model as it came in is judged too where nothing was pruned since (a worse one is never given back for a
  *            good one): what is kept is the best of all.
  * Notes      "mask", "splice" and "codebook" are held true after every update (constraints.h).
  * Nested     steps of c (c->n_steps) run at the start of training (ramp 1/n) and then spread evenly over the first three quarters of
- *            the updates, c->ramp rising to 1; the model is written back before and read again after. State of the optimizer is kept where a
+ *            the updates (one call in about 50, at least 4, at most 64), c->ramp rising to 1; the model
+ *            is written back before and read again after. State of the optimizer is kept where a
  *            parameter's shape is the same, cut along the notes "kept.<axis>" where it is not. Epochs before the ramp is 1 are never the best.
  * Checkpoint after every epoch, if c->checkpoint: weights, optimizer, moving average, best so far, and what nested steps were given;
  *            a job that is tried again goes on behind its last epoch and gives the same bytes.

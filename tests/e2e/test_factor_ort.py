@@ -183,7 +183,7 @@ def test_targets(tmp_path, method, target):
 
 
 @needs_shared
-@pytest.mark.parametrize("name,method,least", [("resnet20-cifar", "depthwise_separable", 0.85), ("lenet5-mnist", "tucker", 0.97)])
+@pytest.mark.parametrize("name,method,least", [("resnet20-cifar", "depthwise_separable", 0.8), ("lenet5-mnist", "tucker", 0.95)])
 def test_accuracy(tmp_path, name, method, least):
     """Half the multiply-accumulates with data, no training: the figure that is left, on 500 samples of the test set."""
     folder = SHARED / "models/ours"

@@ -579,12 +579,13 @@ class Jobs(Case):
         report = self.s.get(f"/v1/jobs/{job['id']}/report")
         self.assertEqual(report.headers["content-type"], "application/json")
         self.assertEqual(report.json()["source"]["name"], "tiny.onnx")
+        self.assertEqual(self.s.get(f"/v1/jobs/{job['id']}/metrics").json(), {"data": [], "next_cursor": None})
         artifacts = self.s.get(f"/v1/jobs/{job['id']}/artifacts").json()["data"]
         self.assertEqual({a["name"] for a in artifacts} >= {"model.onnx", "report.json"}, True)
         self.problem(self.s.request("POST", f"/v1/jobs/{job['id']}/cancel"), 409, "wrong_state")
         self.problem(self.s.get(f"/v1/jobs/{job['id']}/artifacts/nothing"), 404)
         self.assertEqual(self.s.request("DELETE", "/v1/jobs/" + job["id"]).status, 204)
-        for path in ("", "/report", "/artifacts", "/artifacts/model.onnx"):
+        for path in ("", "/report", "/artifacts", "/metrics", "/artifacts/model.onnx"):
             self.problem(self.s.get(f"/v1/jobs/{job['id']}{path}"), 404, "not_found")
 
     def test_downloads(self):
@@ -655,7 +656,7 @@ class Jobs(Case):
 
     def test_ids(self):
         for wrong in ("x", "job_", "job_01m815ehw04c71nbr6be46pcr5", self.model(6)):
-            for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/report"), ("GET", "/artifacts"), ("GET", "/artifacts/model.onnx"), ("GET", "?wait=5")):
+            for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/report"), ("GET", "/artifacts"), ("GET", "/metrics"), ("GET", "/artifacts/model.onnx"), ("GET", "?wait=5")):
                 self.problem(self.s.request(method, f"/v1/jobs/{wrong}{path}"), 404, "not_found")
 
     def test_etag(self):

@@ -17,7 +17,7 @@ FORMS = ["weights=int8", "weights=int4", "weights=uint4 activations=int8", "weig
 
 def split(tmp_path):
     """Noisy digits, so that the losses are far from 0: training and validation files."""
-    z = np.load(DIGITS / "digits-test.npz")
+    z = np.load(DIGITS / "train.npz")
     x, y = z["x"].astype(np.float32), z["y"]
     x = x + np.random.default_rng(1).normal(0, 0.25 * x.std(), x.shape).astype(np.float32)
     half = len(x) // 2

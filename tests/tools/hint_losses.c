@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * hint_losses KIND OUT.npz X.npy T.npy [WEIGHT.npy BIAS.npy]: a loss between features and its gradients, for comparison with
- * PyTorch. KIND: hint (channels on axis 1, power 1), attention (t: maps [N, H, W]), relation (points), kl4 (scores [N, C], temperature
- * 4, mean over N). Writes value, dx and, of a regressor, dweight and dbias. */
+ * hint_losses KIND OUT.npz X.npy T.npy [WEIGHT.npy BIAS.npy]: a loss between features and its gradients, for
+ * comparison with PyTorch. KIND: hint (channels on axis 1, power 1), attention (t: maps [N, H, W]), relation
+ * (points), kl4 (scores [N, C], temperature 4, mean over N). Writes value, dx and, of a regressor, dweight and dbias.
+ * */
 #include "core/data/npz_write.h"
 #include "core/train/hints.h"
 #include "tests/tools/train_tool.h"
@@ -12,7 +13,8 @@ static void put(struct npz_writer *w, const char *name, const struct tensor *t)
     tool_check(npz_rows(w, name, t, &err), &err);
 }
 
-static int evaluate(const char *kind, struct pool *pool, const struct tensor *x, const struct tensor *t, struct tensor *param,
+static int evaluate(const char *kind, struct pool *pool, const struct tensor *x, const struct tensor *t,
+                    struct tensor *param,
                     struct tensor *gradient, double *value, struct tensor *dx, struct err *err)
 {
     const float *a = tensor_f32(x), *b = tensor_f32(t);

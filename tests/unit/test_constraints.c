@@ -170,7 +170,7 @@ static void test_codebook_large(void **state)
 static void test_wrong(void **state)
 {
     (void)state;
-    static const struct {
+    const struct {
         const char *key, *part;
         enum dtype type;
         struct shape shape;

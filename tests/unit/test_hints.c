@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Losses between features against their definitions, written naively in double, and against differences of themselves; names of
- * values. (tests/e2e/test_distill_torch.py compares with PyTorch.) */
+ * Losses between features against their definitions, written naively in double, and against differences of
+ * themselves; names of values. (tests/e2e/test_distill_torch.py compares with PyTorch.) */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -163,7 +163,8 @@ static void test_losses(void **state)
         memset(d->dx, 0, sizeof d->dx);
         memset(d->dw, 0, sizeof d->dw);
         memset(d->db, 0, sizeof d->db);
-        const double want = c->kind < 2 ? naive_hint(c, d) : c->kind == 2 ? naive_attention(c, d) : naive_relation(c, d);
+        const double want = c->kind < 2 ? naive_hint(c, d) : c->kind == 2 ? naive_attention(c, d) : naive_relation(c,
+                                                                                                                   d);
         g_near(evaluate(c, d, 3, true), want, 1e-5 * fabs(want));
         check_gradient(c, d, d->x, d->dx, c->rows * c->channels * c->inner);
         if (c->kind == 1) {

@@ -20,10 +20,12 @@ static struct model *network(void)
     struct model *m = g_new(21);
     m->ir_version = 10;
     uint32_t x = g_input(m, "x", SHAPE(DIM_SYMBOL(model_symbol(m, "N")), 2, 8, 8));
-    uint32_t c1 = G_OP(m, "Conv", "c1", x, g_random(m, "w1", SHAPE(8, 2, 3, 3), 1, 0.3), g_random(m, "b1", SHAPE(8), 2, 0.2));
+    uint32_t c1 =
+        G_OP(m, "Conv", "c1", x, g_random(m, "w1", SHAPE(8, 2, 3, 3), 1, 0.3), g_random(m, "b1", SHAPE(8), 2, 0.2));
     uint32_t p = G_OP(m, "MaxPool", "p", G_OP(m, "Relu", "r", c1));
     node_set_ints(m, g_maker(m, p), "kernel_shape", (int64_t[]){2, 2}, 2);
-    uint32_t c2 = G_OP(m, "Conv", "c2", p, g_random(m, "w2", SHAPE(6, 4, 1, 1), 3, 0.5), g_random(m, "b2", SHAPE(6), 7, 0.2));
+    uint32_t c2 =
+        G_OP(m, "Conv", "c2", p, g_random(m, "w2", SHAPE(6, 4, 1, 1), 3, 0.5), g_random(m, "b2", SHAPE(6), 7, 0.2));
     node_set_int(m, g_maker(m, c2), "group", 2);
     uint32_t c3 = G_OP(m, "Conv", "c3", p, g_random(m, "w3", SHAPE(6, 8, 1, 1), 4, 0.4));
     uint32_t a = G_OP(m, "Relu", "r2", G_OP(m, "Add", "a", c2, c3));
@@ -219,7 +221,8 @@ static void test_stored_numbers_follow_the_formulas(void **state)
         assert_true(tensor_equal(&value_note(m, w->codes, "latent")->tensor, latent));
     }
     const struct node *c1 = g_made(m, "r"); /* the Relu was absorbed */
-    const struct tensor *s_x = value_const(m, g_source(m, c1, 0)->input[1]), *s_w = value_const(m, g_source(m, c1, 1)->input[1]),
+    const struct tensor *s_x = value_const(m, g_source(m, c1, 0)->input[1]),
+                        *s_w = value_const(m, g_source(m, c1, 1)->input[1]),
                         *s_b = value_const(m, g_source(m, c1, 2)->input[1]);
     for (int k = 0; k < 8; k++)
         g_near((double)tensor_f32(s_b)[k], (double)tensor_f32(s_x)[0] * (double)tensor_f32(s_w)[k],
@@ -349,8 +352,8 @@ static void test_refused(void **state)
 }
 
 /* ---- the whole step ---- */
-static int step(struct model *m, const struct model *source, const char *words, const struct tensor *x, struct pool *pool,
-                struct err *err)
+static int step(struct model *m, const struct model *source, const char *words, const struct tensor *x,
+                struct pool *pool, struct err *err)
 {
     struct faults faults = {0};
     json_t *json = json_pack("{s:[o]}", "steps", recipe_step_from_words(words, err));

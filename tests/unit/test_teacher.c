@@ -129,7 +129,8 @@ static void test_says(void **state)
         {DIM_UNKNOWN, 64, 10000000, true, 1e-5, NULL},    /* too much */
         {DIM_UNKNOWN, 3, 4, true, 1e-5, "float32"},       /* more come than were announced */
     };
-    static const int first[] = {0, 1, 2, 3, 4}, second[] = {8, 3, 0, 9, 4, 7, 1}, all[] = {10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0};
+    static const int first[] = {0, 1, 2, 3, 4}, second[] = {8, 3, 0, 9, 4, 7, 1}, all[] = {10, 9, 8, 7, 6, 5, 4, 3, 2,
+                                                                                           1, 0};
     float *scores = calloc(N * 5, sizeof *scores), *maps = calloc(N * 16, sizeof *maps);
     struct tensor x = {0};
     (void)state;
