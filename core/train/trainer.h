@@ -14,7 +14,7 @@
  *            The model as it came in is judged too where nothing was pruned since (a worse one is never given back for a
  *            good one): what is kept is the best of all.
  * Notes      "mask", "splice" and "codebook" are held true after every update (constraints.h).
- * Nested     steps of c (c->n_steps) run at the start of training (ramp 1/n) and then spread evenly over the first three quarters of
+ * Nested     steps of c (c->n_steps) run at the start of training (ramp 1/n) and then spread evenly over the first half of
  *            the updates (one call in about 50, at least 4, at most 64), c->ramp rising to 1; the model
  *            is written back before and read again after. State of the optimizer is kept where a
  *            parameter's shape is the same, cut along the notes "kept.<axis>" where it is not. Epochs before the ramp is 1 are never the best.

@@ -19,7 +19,7 @@ enum { CALLS_LEAST = 4, CALLS_MOST = 64, UPDATES_A_CALL = 50 };
 /* ---- when ---- */
 int trainer_plan_nested(struct trainer *t, struct err *err)
 {
-    const int64_t ramp = t->p->epochs * t->per_epoch * 3 / 4;
+    const int64_t ramp = t->p->epochs * t->per_epoch / 2;
     size_t bytes = 1;
     if (t->c->n_steps == 0)
         return 0;
