@@ -133,7 +133,8 @@ static struct recipe_data data_of(const json_t *facts)
                                 json_integer_value(json_object_get(facts, "max_label"))};
 }
 
-/* The longest row among the outputs a model declares, as the pipeline finds it by running; 0: a shape is not known. */
+/* The longest row among the outputs a model declares, as the pipeline finds it by running; 0: a shape is not known, or no row
+ * holds more than one number, which are no classes. */
 static int64_t output_classes(const json_t *facts)
 {
     const json_t *outputs = json_object_get(facts, "outputs"), *output, *dim;
@@ -155,7 +156,7 @@ static int64_t output_classes(const json_t *facts)
         }
         longest = json_array_size(shape) > 0 && row > longest ? row : longest;
     }
-    return longest;
+    return longest > 1 ? longest : 0;
 }
 
 /* A teacher is run, whatever the model is. */

@@ -394,7 +394,8 @@ def test_wrong_dtype(s):
 def test_labels_out_of_range(s, model):
     for top in (4, 10 ** 9):
         data = data_of(s, x=tiny.npy([0.5] * 160, [10, 16]), y=labels(*[0, 1, 2, 3] * 2, 0, top))
-        job_fails(s, "dataset_invalid", f"dataset: label {top} of sample 9 is out of range: the model has 4 classes, 0 to 3", model=model, dataset=data, recipe=STATIC)
+        says = f"its labels go up to {top}, and the model has 4 classes, 0 to 3: it needs labels in that range"
+        refused(s, lambda: s.post_json("/v1/jobs", {"model": model, "dataset": data, "recipe": STATIC}), 422, "recipe_invalid", "/dataset: " + says, [("/dataset", says)])
 
 
 def test_missing_labels(s, model):

@@ -99,7 +99,7 @@ def model(request, tmp_path_factory):
         return Model(path, SHARED / "models/ours/vit-fashion.calib.json", methods.feeds_of(path, x[:200]))
     path = SHARED / "models/magika_standard_v3_3.onnx"
     spec = methods.session(path).get_inputs()[0]
-    files = [p for kind in ("core/base/*", "docs/*.md", "tests/e2e/*.py", "tools/*", "*", "examples/*/*") for p in sorted(methods.ROOT.glob(kind))]
+    files = [p for kind in ("*.md", "probes/**/*", "tools/*", "models/*", "models/ours/*", "models/structures/*", "data/**/*") for p in sorted(SHARED.glob(kind))]
     texts = [p.read_bytes()[:100 << i % 11] for i, p in enumerate(p for p in files if p.is_file())]
     size = spec.shape[1] if isinstance(spec.shape[1], int) else 2048
 

@@ -255,7 +255,7 @@ def test_interrupting_leaves_nothing_behind(tmp_path):
 def test_usage_is_status_2(classifier):
     model = classifier / "m.onnx"
     for args in ([], [model, model], [model, "--no-such"], [model, "--threads", "x"], [model, "--seed", "-1"], [model, "--step", "a=1"], [model, "--target", "x"],
-                 [model, "--recipe", "int9"], [model, "--teacher", model]):
+                 [model, "--recipe", "int9"]):
         done = call("run", *args, status=2)
         assert "--help" in done.stderr and done.stdout == ""
     assert "did you mean 'int8'?" in call("run", model, "--recipe", "int9", status=2).stderr
