@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pared decode: the files of a .pared container as they were. Files are written beside their place under a temporary name and get
- * their own when all of them are whole and their hashes are right, so nothing is left behind when the container is damaged. */
+ * pared decode: the files of a .pared container as they were. Files are written beside their place under a temporary
+ * name and get their own when all of them are whole and their hashes are right, so nothing is left behind when the
+ * container is damaged. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -15,7 +16,8 @@
 
 static const char help[] =
     "Usage: pared decode FILE [OPTION]... > model.onnx\n"
-    "Give back the model of a .pared container, byte for byte; its checksums are compared on the way. FILE may be -.\n\n"
+    "Give back the model of a .pared container, byte for byte; its checksums are compared on the way. FILE may be "
+    "-.\n\n"
     "  -o, --output FILE   write the model to FILE instead of stdout (external data beside it)\n"
     "  --out DIR           write all files of the container into a folder under their own names\n"
     "  --max-bytes N       refuse a container whose files are larger, as in 512M or 2G (default 64G)\n"
@@ -73,7 +75,8 @@ static int begin(void *arg, int file, int files, const char *name, uint64_t byte
     (void)bytes;
     if (d->to_stdout)
         return files == 1 ? 0
-                          : err_set(err, ERR_USAGE, "the container holds a model and %d file%s of external data: give --out DIR",
+                          : err_set(err, ERR_USAGE,
+                                    "the container holds a model and %d file%s of external data: give --out DIR",
                                     files - 1, files == 2 ? "" : "s");
     if (!d->targets && !(d->targets = calloc((size_t)files, sizeof *d->targets)))
         return nomem(err);
@@ -82,7 +85,8 @@ static int begin(void *arg, int file, int files, const char *name, uint64_t byte
         return nomem(err);
     for (int i = 0; i < file; i++)
         if (!strcmp(d->targets[i].path, t->path))
-            return err_set(err, ERR_USAGE, "'%s' is also the name of external data in the container: give another name", t->path);
+            return err_set(err, ERR_USAGE, "'%s' is also the name of external data in the container: give another name",
+                           t->path);
     if (asprintf(&t->temporary, "%s.XXXXXX", t->path) < 0) {
         t->temporary = NULL;
         return nomem(err);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * snapshot.c - see snapshot.h. Records are written to "<path>.part" as they come, hashed on the way; commit adds the hash,
- * makes the file durable and renames it. A writer that was killed leaves a .part file, which the next one overwrites.
+ * snapshot.c - see snapshot.h. Records are written to "<path>.part" as they come, hashed on the way; commit adds the
+ * hash, makes the file durable and renames it. A writer that was killed leaves a .part file, which the next one
+ * overwrites.
  *   "PAREDSNP"  u32 version  u32 bytes of key  key  padding
  *   each record: u32 bytes of name  u32 0  u64 bytes of data  name  padding  data  padding
  *   64 hex digits: sha256 of all before
@@ -118,7 +119,7 @@ int snapshot_put(struct snapshot_writer *w, const char *name, const void *data, 
     put_number(head, name_bytes, 8);
     put_number(head + 8, bytes, 8);
     return add(w, head, sizeof head, err) || add(w, name, name_bytes, err) || add(w, bytes ? data : "", bytes, err) ? -1
-                                                                                                                   : 0;
+                                                                                                                    : 0;
 }
 
 /* The folder's entry must be durable too. Some file systems cannot sync a folder: then there is nothing more to do. */
@@ -230,7 +231,7 @@ static const char *check(struct snapshot *s, const char *key)
 struct snapshot *snapshot_open(const char *path, const char *key, const char **why)
 {
     struct err err = {0};
-    const char *unused;
+    const char *unused = NULL;
     struct stat st;
     why = why ? why : &unused;
     *why = NULL;

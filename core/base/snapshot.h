@@ -20,7 +20,8 @@ int snapshot_commit(struct snapshot_writer *w, struct err *err);
 void snapshot_abandon(struct snapshot_writer *w);
 
 struct snapshot; /* opaque */
-/* NULL without error set: there is none to use (*why, if not NULL, is set to a short reason or NULL when there is no file). */
+/* NULL without error set: there is none to use (*why, if not NULL, is set to a short reason or NULL when there is no
+ * file). */
 struct snapshot *snapshot_open(const char *path, const char *key, const char **why);
 void snapshot_close(struct snapshot *s);
 /* Borrowed until snapshot_close; NULL: no such record. 8-byte aligned. */

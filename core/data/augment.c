@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * augment.c - see augment.h. An image is seen as [C, H, W] through strides, so that both layouts share the code. What moves
- * pixels reads one buffer and writes the other; `struct view` keeps which of the two is current. */
+ * augment.c - see augment.h. An image is seen as [C, H, W] through strides, so that both layouts share the code. What
+ * moves pixels reads one buffer and writes the other; `struct view` keeps which of the two is current. */
 #include "core/data/augment.h"
 
 #include <math.h>
@@ -123,16 +123,16 @@ int augment_of_dataset(struct augment *a, const struct dataset *ds, struct err *
 {
     struct faults faults = {0};
     augment_parse(a, json_object_get(ds->desc.json, "augment"), "/augment", &faults);
-    const int rc = faults.count ? err_set(err, ERR_DATASET, "data.json %s: %s", faults.at[0].pointer, faults.at[0].detail)
-                                : 0;
+    const int rc =
+        faults.count ? err_set(err, ERR_DATASET, "data.json %s: %s", faults.at[0].pointer, faults.at[0].detail) : 0;
     faults_fini(&faults);
     return rc;
 }
 
 /* ---- how a sample lies ---- */
 
-/* Pixels are [C, H, W] or [H, W, C] as preprocess says. Other arrays lie as the model wants them; of their axes the channels
- * are the first that may be some, as most exporters write it. */
+/* Pixels are [C, H, W] or [H, W, C] as preprocess says. Other arrays lie as the model wants them; of their axes the
+ * channels are the first that may be some, as most exporters write it. */
 static bool image_shape(struct augment_image *im, const struct shape *s, bool nhwc, bool known)
 {
     if (s->rank != 3 || s->dim[0] < 1 || s->dim[1] < 1 || s->dim[2] < 1)
@@ -257,8 +257,8 @@ static float bilinear(const struct view *v, int64_t c, double y, double x, float
     return (float)sum;
 }
 
-/* A rectangle of a random area and aspect, as torchvision's RandomResizedCrop draws it; then bilinear, with pixels' centres
- * at half numbers and places clamped into the rectangle. */
+/* A rectangle of a random area and aspect, as torchvision's RandomResizedCrop draws it; then bilinear, with pixels'
+ * centres at half numbers and places clamped into the rectangle. */
 static void resized_crop(const struct augment *a, struct view *v, struct rng *rng)
 {
     const int64_t h = v->im->height, w = v->im->width;
@@ -402,7 +402,8 @@ static void jitter(const struct augment *a, struct view *v, struct rng *rng)
 /* The centre is any pixel; the square is cut off at the edges (DeVries & Taylor 2017). */
 static void cutout(const struct augment *a, struct view *v, struct rng *rng)
 {
-    const int64_t top = up_to(rng, v->im->height - 1) - a->cutout / 2, left = up_to(rng, v->im->width - 1) - a->cutout / 2;
+    const int64_t top = up_to(rng, v->im->height - 1) - a->cutout / 2,
+                  left = up_to(rng, v->im->width - 1) - a->cutout / 2;
     for (int64_t c = 0; c < v->im->channels; c++)
         for (int64_t y = i64_max(top, 0); y < i64_min(top + a->cutout, v->im->height); y++)
             for (int64_t x = i64_max(left, 0); x < i64_min(left + a->cutout, v->im->width); x++)

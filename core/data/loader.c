@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * loader.c - see loader.h. A ring of batches: the reader fills the slot after the last one, the caller holds the oldest. An
- * epoch has a thread of its own, so that nothing reads the dataset between epochs.
- * Pool       The caller's pool belongs to the caller while it trains; the reader decodes and changes samples on a small one
- *            of its own. */
+ * loader.c - see loader.h. A ring of batches: the reader fills the slot after the last one, the caller holds the
+ * oldest. An epoch has a thread of its own, so that nothing reads the dataset between epochs.
+ * Pool       The caller's pool belongs to the caller while it trains; the reader decodes and changes samples on a small
+ *            one of its own. */
 #include "core/data/loader.h"
 
 #include <inttypes.h>
@@ -64,11 +64,12 @@ static void change_task(void *arg, int64_t i, int lane)
                   k->scratch + lane * k->size);
 }
 
-/* log of a number from Gamma(a, 1) (Marsaglia & Tsang 2000). A shape below 1 is reached from a + 1 by a power of a uniform
- * number; in logarithms, because for a small shape the number itself is 0. */
+/* log of a number from Gamma(a, 1) (Marsaglia & Tsang 2000). A shape below 1 is reached from a + 1 by a power of a
+ * uniform number; in logarithms, because for a small shape the number itself is 0. */
 static double log_gamma_draw(struct rng *rng, double a)
 {
-    const double more = a < 1 ? log(1 - rng_uniform(rng)) / a : 0, d = (a < 1 ? a + 1 : a) - 1.0 / 3, c = 1 / sqrt(9 * d);
+    const double more = a < 1 ? log(1 - rng_uniform(rng)) / a : 0, d = (a < 1 ? a + 1 : a) - 1.0 / 3,
+                 c = 1 / sqrt(9 * d);
     for (;;) {
         const double x = rng_normal(rng), v = (1 + c * x) * (1 + c * x) * (1 + c * x), u = 1 - rng_uniform(rng);
         if (v > 0 && log(u) < x * x / 2 + d - d * v + d * log(v))
@@ -116,8 +117,8 @@ static int change(struct loader *l, struct slot *s, struct err *err)
     struct tensor *x = &s->in[l->image.input];
     const int64_t size = l->image.channels * l->image.height * l->image.width, n = s->batch.n;
     if (x->dtype != DTYPE_FLOAT || tensor_count(x) != n * size)
-        return err_set(err, ERR_DATASET, "sample %" PRId64 " has another size than the first one; it cannot be augmented",
-                       s->index[0]);
+        return err_set(err, ERR_DATASET,
+                       "sample %" PRId64 " has another size than the first one; it cannot be augmented", s->index[0]);
     const int64_t wanted = i64_max(l->augment.mixup > 0 ? n : 0, pool_threads(l->pool)) * size * (int64_t)sizeof(float);
     if (wanted > l->mixed_bytes) {
         free(l->mixed);
@@ -237,8 +238,8 @@ struct loader *loader_new(const struct loader_opts *opts, struct err *err)
     if (check(&l->opts, count, err))
         goto fail;
     l->opts.batch = i64_min(opts->batch, l->opts.n);
-    if (l->augment.any && (augment_image_of(&l->image, opts->data, opts->model, err) ||
-                           augment_fits(&l->augment, &l->image, err)))
+    if (l->augment.any &&
+        (augment_image_of(&l->image, opts->data, opts->model, err) || augment_fits(&l->augment, &l->image, err)))
         goto fail;
     if (make_slots(l, err))
         goto fail;

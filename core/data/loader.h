@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * loader.h - batches for training: shuffled, augmented and read ahead by a thread of its own.
  * Why        The trainer keeps all cores busy; decoding pictures between its batches would leave them idle.
- * Order      every epoch a permutation drawn from (seed, epoch); without shuffle as in `index`. The last batch is left out when it is not full,
- *            if drop_last and there is another one.
- * Life cycle loader_new -> for each epoch: loader_start, loader_next until 0 (or loader_stop) -> loader_free. The dataset is read only
- *            between loader_start and the end of that epoch: others may read it in between (it takes one reader at a time).
+ * Order      every epoch a permutation drawn from (seed, epoch); without shuffle as in `index`. The last batch is left
+ *            out when it is not full, if drop_last and there is another one.
+ * Life cycle loader_new -> for each epoch: loader_start, loader_next until 0 (or loader_stop) -> loader_free. The
+ *            dataset is read only between loader_start and the end of that epoch: others may read it in between (it
+ *            takes one reader at a time).
  * Ownership  a batch is the loader's, valid until the next call. Errors: as dataset_read, with the sample; ERR_NOMEM.
  * Threads    one caller. Batches do not depend on timing. */
 #ifndef PARED_DATA_LOADER_H
@@ -32,7 +33,8 @@ struct loader_batch {
     const int64_t *index; /* [n] samples */
     int64_t n, epoch;
     bool augmented; /* inputs are not those of the dataset */
-    /* mixup: sample i is weight[i] of itself and 1 - weight[i] of the sample at place pair[i] of the batch. NULL: not mixed */
+    /* mixup: sample i is weight[i] of itself and 1 - weight[i] of the sample at place pair[i] of the batch. NULL: not
+     * mixed */
     const float *weight;
     const int32_t *pair;
 };

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * array_decode.c - see array_coding.h. Nothing that the input says is used before it is checked against the room there is; tables
- * and values inside an array are arrays again, of a kind that holds no others. */
+ * array_decode.c - see array_coding.h. Nothing that the input says is used before it is checked against the room there
+ * is; tables and values inside an array are arrays again, of a kind that holds no others. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -157,8 +157,8 @@ static int mixed(const struct target *t, struct err *err)
 }
 
 /* ---- sparse ---- */
-static int scatter(const struct target *t, const unsigned char *gap, size_t gaps, const unsigned char *values, size_t kept,
-                   struct err *err)
+static int scatter(const struct target *t, const unsigned char *gap, size_t gaps, const unsigned char *values,
+                   size_t kept, struct err *err)
 {
     size_t at = 0, used = 0;
     const unsigned width = t->width;
@@ -209,15 +209,19 @@ static int raw(const struct target *t, struct err *err)
 static int decode(struct byte_reader *r, struct mix *mix, unsigned char *bytes, size_t room, size_t *size, int depth,
                   struct err *err)
 {
-    static int (*const kinds[ARRAY_KINDS])(const struct target *, struct err *) = {
-        [ARRAY_RAW] = raw, [ARRAY_PLANES] = planes, [ARRAY_CODEBOOK] = codebook, [ARRAY_SPARSE] = sparse, [ARRAY_MIXED] = mixed};
+    static int (*const kinds[ARRAY_KINDS])(const struct target *, struct err *) = {[ARRAY_RAW] = raw,
+                                                                                   [ARRAY_PLANES] = planes,
+                                                                                   [ARRAY_CODEBOOK] = codebook,
+                                                                                   [ARRAY_SPARSE] = sparse,
+                                                                                   [ARRAY_MIXED] = mixed};
     unsigned char head = 0;
     uint64_t n = 0;
     if (read_varint(r, room, &n, err) || read_byte(r, &head, err))
         return -1;
     const unsigned kind = head & 15;
     const struct target t = {r, mix, bytes, (size_t)n, 1u << (head >> 4 & 3), head >> 7, depth};
-    if (kind >= ARRAY_KINDS || (head & 64) || (depth > 0 && kind > ARRAY_CODEBOOK) || (depth > 1 && kind > ARRAY_PLANES))
+    if (kind >= ARRAY_KINDS || (head & 64) || (depth > 0 && kind > ARRAY_CODEBOOK) ||
+        (depth > 1 && kind > ARRAY_PLANES))
         return damaged(err, "a coding of arrays is not known");
     if (n == 0 || n > room / t.width)
         return damaged(err, "a tensor is larger than its block");
@@ -225,7 +229,8 @@ static int decode(struct byte_reader *r, struct mix *mix, unsigned char *bytes, 
     return kinds[kind](&t, err);
 }
 
-int array_decode(struct byte_reader *r, struct mix *mix, unsigned char *bytes, size_t room, size_t *size, struct err *err)
+int array_decode(struct byte_reader *r, struct mix *mix, unsigned char *bytes, size_t room, size_t *size,
+                 struct err *err)
 {
     if (decode(r, mix, bytes, room, size, 0, err))
         return -1;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * array_encode.c - see array_coding.h. Every coding that may pay is tried, its size measured, and the smallest done for good. */
+ * array_encode.c - see array_coding.h. Every coding that may pay is tried, its size measured, and the smallest done for
+ * good. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -76,8 +77,7 @@ static int planes(const struct source *s, struct err *err)
     for (unsigned p = 0; rc == 0 && p < w; p++) {
         const struct symbols_place place = {before, uses_columns(s) ? s->o.cols : 1};
         enum symbols_mode mode;
-        rc = symbols_encode(plane + p * s->n, s->n, &place, may_adapt(s, s->n), s->o.only, s->out, s->mix, &mode,
-                            err);
+        rc = symbols_encode(plane + p * s->n, s->n, &place, may_adapt(s, s->n), s->o.only, s->out, s->mix, &mode, err);
         before = plane + p * s->n;
         s->made->first = p ? s->made->first : mode;
     }
@@ -215,8 +215,7 @@ static int sparse(const struct source *s, size_t nonzero, struct err *err)
         const struct symbols_place place = {NULL, 1};
         put_head(s, ARRAY_SPARSE);
         put_varint(s->out, gaps);
-        if (rc == 0)
-            rc = symbols_encode(gap, gaps, &place, may_adapt(s, gaps), o.only, s->out, s->mix, &s->made->first, err);
+        rc = symbols_encode(gap, gaps, &place, may_adapt(s, gaps), o.only, s->out, s->mix, &s->made->first, err);
         o.cols = 1;
         const struct source kept = {values, nonzero, o, s->out, s->mix, &made};
         if (rc == 0)
@@ -284,7 +283,8 @@ static bool may_pay(const struct source *s, enum array_kind kind, const struct f
     case ARRAY_PLANES: /* not the best of many elements with few values, and slow to try */
         return !(s->o.adaptive && sparse_too && s->o.width > 1 && f->few_kept && s->n > 65536);
     case ARRAY_MIXED:
-        return s->o.adaptive && sparse_too && f->few_kept && f->kept.count > 0 && (s->o.only < 0 || s->o.only == SYMBOLS_MIXED);
+        return s->o.adaptive && sparse_too && f->few_kept && f->kept.count > 0 &&
+               (s->o.only < 0 || s->o.only == SYMBOLS_MIXED);
     default:
         return true;
     }

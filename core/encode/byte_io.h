@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * byte_io.h - numbers and runs of bytes, read with every length checked. A varint is as in protobuf: 7 bits a byte, the lowest
- * first, the top bit says that more follow. */
+ * byte_io.h - numbers and runs of bytes, read with every length checked. A varint is as in protobuf: 7 bits a byte, the
+ * lowest first, the top bit says that more follow. */
 #ifndef PARED_ENCODE_BYTE_IO_H
 #define PARED_ENCODE_BYTE_IO_H
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * cluster.c - k-means on a line.
- * A cluster is a run of sorted bins, so it is told by where it ends; sums over a run are differences of prefix sums. The cost of
- * bins [a, b) in one cluster is S2 - S1^2 / S0. It satisfies the quadrangle inequality, hence the best last split moves
- * monotonically with the end, and each layer of the dynamic programme is found by divide and conquer. */
+ * A cluster is a run of sorted bins, so it is told by where it ends; sums over a run are differences of prefix sums.
+ * The cost of bins [a, b) in one cluster is S2 - S1^2 / S0. It satisfies the quadrangle inequality, hence the best last
+ * split moves monotonically with the end, and each layer of the dynamic programme is found by divide and conquer. */
 #include "core/encode/cluster.h"
 
 #include <math.h>
@@ -167,13 +167,14 @@ static void solve(const struct layer *y, int64_t lo, int64_t hi, int64_t first, 
 static int init_optimal(const struct bins *b, int64_t k, double *c, struct err *err)
 {
     const int64_t n = b->n;
-    double *cost = malloc((size_t)(n + 1) * 2 * sizeof *cost), *now = cost, *next = cost + n + 1;
+    double *cost = malloc((size_t)(n + 1) * 2 * sizeof *cost), *now = cost, *next;
     int32_t *from = malloc((size_t)(n + 1) * (size_t)k * sizeof *from);
     if (!cost || !from) {
         free(cost);
         free(from);
         return nomem(err);
     }
+    next = cost + n + 1;
     for (int64_t j = 0; j <= n; j++) {
         now[j] = run_cost(b, 0, j);
         from[j] = 0;
@@ -233,9 +234,10 @@ static void init_random(const struct bins *b, int64_t k, struct rng *rng, double
 
 static int init_kmeanspp(const struct bins *b, int64_t k, struct rng *rng, double *c, struct err *err)
 {
-    double *distance = malloc((size_t)(2 * b->n + 1) * sizeof *distance), *prefix = distance + b->n;
+    double *distance = malloc((size_t)(2 * b->n + 1) * sizeof *distance), *prefix;
     if (!distance)
         return nomem(err);
+    prefix = distance + b->n;
     for (int64_t j = 0; j < b->n; j++)
         distance[j] = INFINITY;
     for (int64_t i = 0; i < k; i++) {

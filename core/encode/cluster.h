@@ -3,8 +3,8 @@
  * Formula    minimise sum_i (v_i - c_a(i))^2 + rate * bits(a(i)), bits(j) = -log2 of the share of the values that
  *            cluster j holds. rate 0 is k-means (Lloyd 1982); above 0 it is entropy-constrained (Chou, Lookabaugh and
  *            Gray 1989), which spends fewer bits after entropy coding for the same error.
- * How        values fall into bins that keep their order: each distinct value its own bin, or for many values those that
- *            share their sign, exponent and 9 bits of mantissa. On sorted bins with prefix sums an iteration costs
+ * How        values fall into bins that keep their order: each distinct value its own bin, or for many values those
+ *            that share their sign, exponent and 9 bits of mantissa. On sorted bins with prefix sums an iteration costs
  *            k log(bins), and the optimal clusters for rate 0 are found by dynamic programming with divide and conquer
  *            (k bins log(bins)).
  * Results    deterministic for a seed. Threads: free to call from several. Errors: ERR_NOMEM. */
@@ -33,8 +33,8 @@ struct cluster_opts {
     uint64_t seed;
     bool skip_zeros; /* zeros are no members */
 };
-/* The centroids of n finite values, ascending, in centroid[k]; *used of them (at most k: the number of distinct values may be
- * smaller, and clusters that lost all members are gone). */
+/* The centroids of n finite values, ascending, in centroid[k]; *used of them (at most k: the number of distinct values
+ * may be smaller, and clusters that lost all members are gone). */
 int cluster_values(const float *v, int64_t n, const struct cluster_opts *o, float *centroid, int64_t *used,
                    struct err *err);
 

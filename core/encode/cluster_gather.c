@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * cluster_gather.c - a clustered weight as what any ONNX runtime builds at load: Gather(codebook, Cast(indices)).
- * The codebooks of all groups stand one behind the other in one vector of at most 256 values, so that an index needs a byte; from
- * opset 21 on, half a byte where at most 16 values are left. The weight's value keeps its name: it is made by the Gather. */
+ * The codebooks of all groups stand one behind the other in one vector of at most 256 values, so that an index needs a
+ * byte; from opset 21 on, half a byte where at most 16 values are left. The weight's value keeps its name: it is made
+ * by the Gather. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,7 +48,8 @@ static int64_t index_of(const struct table *t, int64_t g, float v)
     return t->first[g];
 }
 
-static int make_indices(const struct cluster_item *it, const struct table *t, enum dtype dtype, struct tensor *out, struct err *err)
+static int make_indices(const struct cluster_item *it, const struct table *t, enum dtype dtype, struct tensor *out,
+                        struct err *err)
 {
     const int64_t n = tensor_count(it->tensor), run = n / it->groups;
     float *v = malloc((size_t)n * sizeof *v);
@@ -61,7 +63,8 @@ static int make_indices(const struct cluster_item *it, const struct table *t, en
     return rc;
 }
 
-static int rewrite(struct edit *e, const struct cluster_item *it, const struct tensor *index, const struct tensor *book, struct err *err)
+static int rewrite(struct edit *e, const struct cluster_item *it, const struct tensor *index, const struct tensor *book,
+                   struct err *err)
 {
     struct model *m = e->m;
     const char *name = m->values[it->ref.value].name;
@@ -70,7 +73,8 @@ static int rewrite(struct edit *e, const struct cluster_item *it, const struct t
     const char *wide_label = model_printf(m, "%s_wide", name), *made_label = model_printf(m, "%s_gathered", name);
     if (!label || !book_label || !wide_label || !made_label)
         return err_set(err, ERR_NOMEM, "out of memory while clustering");
-    const uint32_t indices = edit_add_weight(e, graph, label, index), codebook = edit_add_weight(e, graph, book_label, book);
+    const uint32_t indices = edit_add_weight(e, graph, label, index),
+                   codebook = edit_add_weight(e, graph, book_label, book);
     const uint32_t wide = edit_add_value(e, graph, wide_label), made = edit_add_value(e, graph, made_label);
     if (indices == VALUE_NONE || codebook == VALUE_NONE || wide == VALUE_NONE || made == VALUE_NONE)
         return err_set(err, ERR_NOMEM, "out of memory while clustering");
@@ -112,7 +116,8 @@ int cluster_gather(struct model *m, const struct cluster_item *it, struct err *e
     make_table(it, &t);
     if (edit_init(&e, m, err))
         return -1;
-    if (make_indices(it, &t, index_dtype(m, &t), &index, err) || tensor_alloc(&values, DTYPE_FLOAT, &SHAPE(t.count), err))
+    if (make_indices(it, &t, index_dtype(m, &t), &index, err) ||
+        tensor_alloc(&values, DTYPE_FLOAT, &SHAPE(t.count), err))
         goto out;
     memcpy(values.data, t.value, values.bytes);
     if (tensor_convert(&book, &values, it->tensor->dtype, err))

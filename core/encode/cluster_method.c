@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * cluster_method.c - encode.cluster: the weights of a layer share a few values (Han, Mao and Dally, "Deep Compression", 2016).
- * A weight is cut in the order of storage into equal runs, each with a codebook of its own. Zeros are what pruning left: they stay
- * zero and cost no place among the k values. The codebook is left as a note, so that training moves shared values instead of
- * weights. form=gather also writes the model so that the file itself is small. */
+ * cluster_method.c - encode.cluster: the weights of a layer share a few values (Han, Mao and Dally, "Deep Compression",
+ * 2016). A weight is cut in the order of storage into equal runs, each with a codebook of its own. Zeros are what
+ * pruning left: they stay zero and cost no place among the k values. The codebook is left as a note, so that training
+ * moves shared values instead of weights. form=gather also writes the model so that the file itself is small. */
 #include "core/encode/cluster_method.h"
 
 #include <math.h>
@@ -23,9 +23,10 @@ static const struct param params[] = {
     {P(k), .kind = PARAM_INT, .min = 1, .max = CLUSTER_MOST, .given = PARAM_GIVEN(cluster_params, has_k),
      .doc = "how many values a layer (or group) shares, instead of bits"},
     {P(init), .kind = PARAM_ENUM, .choices = inits, .def = "\"optimal\"",
-     .doc = "where k-means starts: optimal is the least squared error there is; linear (evenly between the smallest and "
-            "the largest weight) keeps more values for large weights, which helps before retraining; density, kmeans++ "
-            "and random are the other customary starts"},
+     .doc =
+         "where k-means starts: optimal is the least squared error there is; linear (evenly between the smallest and "
+         "the largest weight) keeps more values for large weights, which helps before retraining; density, kmeans++ "
+         "and random are the other customary starts"},
     {P(groups), .kind = PARAM_INT, .min = 1, .max = 65536, .def = "1",
      .doc = "codebooks a layer has: its weights are cut along the first axis into so many equal groups of channels; "
             "where they do not divide it, the next smaller number that does"},
@@ -160,7 +161,8 @@ static const char *unfit(const float *v, int64_t n)
     return NULL;
 }
 
-/* The codebook as the note has it: [groups, width], unused places repeat the last, a zero in front where weights are zero. */
+/* The codebook as the note has it: [groups, width], unused places repeat the last, a zero in front where weights are
+ * zero. */
 static int make_codebook(struct cluster_item *it, const float *rows, const int64_t *used, struct err *err)
 {
     const int64_t width = i64_max(1, it->used + it->has_zero);
@@ -313,9 +315,10 @@ static int run(struct step_ctx *c, struct err *err)
 METHOD(encode_cluster) = {
     .name = "encode.cluster",
     .summary = "weight sharing: the weights of a layer take a few values, found by k-means",
-    .doc = "Weights of Conv, ConvTranspose, Gemm, MatMul and recurrent layers become the nearest of 2^bits shared values. "
-           "Zeros and masks of pruning are kept. A training step after it trains the shared values. Entropy coding "
-           "(encode.container) then makes the file small.",
+    .doc =
+        "Weights of Conv, ConvTranspose, Gemm, MatMul and recurrent layers become the nearest of 2^bits shared values. "
+        "Zeros and masks of pruning are kept. A training step after it trains the shared values. Entropy coding "
+        "(encode.container) then makes the file small.",
     .params = params,
     .params_size = sizeof(struct cluster_params),
     .needs = NEEDS_NOTHING,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * cluster_method.h - private to encode.cluster: cluster_method.c (parameters, weights, report), cluster_gather.c (the ONNX
- * form with indices). */
+ * cluster_method.h - private to encode.cluster: cluster_method.c (parameters, weights, report), cluster_gather.c (the
+ * ONNX form with indices). */
 #ifndef PARED_ENCODE_CLUSTER_METHOD_H
 #define PARED_ENCODE_CLUSTER_METHOD_H
 
@@ -30,8 +30,8 @@ struct cluster_item {
     unsigned char cell[16]; /* one element of any type */
 };
 
-/* Why the weight cannot be, or would not be smaller as, Gather of its codebook by 8-bit indices; NULL: it can. *bytes: of indices
- * and codebook then, unchanged otherwise. */
+/* Why the weight cannot be, or would not be smaller as, Gather of its codebook by 8-bit indices; NULL: it can. *bytes:
+ * of indices and codebook then, unchanged otherwise. */
 const char *cluster_gather_refusal(const struct model *m, const struct cluster_item *it, int64_t *bytes);
 int cluster_gather(struct model *m, const struct cluster_item *it, struct err *err);
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  * container.h - the .pared file: a model's files, byte for byte, in few bytes. docs/format.md says what it looks like.
- * Write      container_write finds the tensors in the files, codes each with whatever takes least, and proves the result by
- *            decoding and comparing it before anybody sees it.
- * Read       block by block, each checked by its CRC-32 before its bytes are handed out; memory does not depend on the size of the
- *            file. At the end of each file its SHA-256 is compared.
- * Hostile    a container is a stranger's file: whatever its bytes are, reading ends with an error or with what was written. Sizes are
- *            declared at the start and held to limits.
+ * Write      container_write finds the tensors in the files, codes each with whatever takes least, and proves the
+ *            result by decoding and comparing it before anybody sees it.
+ * Read       block by block, each checked by its CRC-32 before its bytes are handed out; memory does not depend on the
+ *            size of the file. At the end of each file its SHA-256 is compared.
+ * Hostile    a container is a stranger's file: whatever its bytes are, reading ends with an error or with what was
+ *            written. Sizes are declared at the start and held to limits.
  * Threads    container_write uses the pool; reading is one thread. */
 #ifndef PARED_ENCODE_CONTAINER_H
 #define PARED_ENCODE_CONTAINER_H
@@ -18,8 +18,8 @@
 enum { CONTAINER_VERSION = 1, CONTAINER_FILES_MOST = 1024, CONTAINER_NAME_MOST = 255 };
 
 enum container_effort {
-    CONTAINER_AUTO,  /* adaptive coding for models up to CONTAINER_SMALL bytes, otherwise what decodes fast */
-    CONTAINER_FAST,  /* never adaptive */
+    CONTAINER_AUTO,    /* adaptive coding for models up to CONTAINER_SMALL bytes, otherwise what decodes fast */
+    CONTAINER_FAST,    /* never adaptive */
     CONTAINER_SMALLEST /* adaptive wherever it is smaller */
 };
 enum { CONTAINER_SMALL = 16 << 20 };
@@ -29,8 +29,9 @@ struct container_opts {
     int only; /* as in array_opts: one coding of symbols for comparing; -1: the best */
     struct pool *pool;
 };
-/* The model file and the files of external data beside it into the file `to` (replaced by rename). *facts (may be NULL): an object
- * for a report: bytes before and after and a row for each tensor; new reference. Errors: ERR_IO, ERR_NOMEM, ERR_VERIFY. */
+/* The model file and the files of external data beside it into the file `to` (replaced by rename). *facts (may be
+ * NULL): an object for a report: bytes before and after and a row for each tensor; new reference. Errors: ERR_IO,
+ * ERR_NOMEM, ERR_VERIFY. */
 int container_write(const char *model_path, const char *const *external, int n_external, const char *to,
                     const struct container_opts *o, json_t **facts, struct err *err);
 
@@ -44,7 +45,8 @@ struct container_sink {
     int (*end)(void *arg, struct err *err); /* the file is whole and its hash is right */
     void *arg;
 };
-/* ERR_INVALID: no container, a damaged one, one of a later version. ERR_TOO_LARGE: its files are larger than max_bytes together. */
+/* ERR_INVALID: no container, a damaged one, one of a later version. ERR_TOO_LARGE: its files are larger than max_bytes
+ * together. */
 int container_read(container_source *source, void *source_arg, uint64_t max_bytes, const struct container_sink *sink,
                    struct err *err);
 

@@ -19,7 +19,8 @@ struct container_params {
 #define P(f) PARAM(container_params, f)
 static const struct param params[] = {
     {P(effort), .kind = PARAM_ENUM, .choices = efforts, .def = "\"auto\"",
-     .doc = "fast: what decodes at hundreds of megabytes of weights a second; smallest: adaptive arithmetic coding wherever it "
+     .doc = "fast: what decodes at hundreds of megabytes of weights a second; smallest: adaptive arithmetic coding "
+            "wherever it "
             "takes less, some megabytes a second; auto: smallest for models up to 16 MB, fast for larger ones"},
     {P(coding), .kind = PARAM_ENUM, .choices = codings, .def = "\"best\"",
      .doc = "best: for each tensor what takes least; the others allow one entropy coder only, for comparing"},
@@ -31,7 +32,8 @@ static int make(const struct artifact *a, const char *model_path, const char *to
 {
     static const struct container_params by_default;
     const struct container_params *o = a->params ? a->params : &by_default;
-    const struct container_opts opts = {.effort = (enum container_effort)o->effort, .only = modes[o->coding], .pool = pool};
+    const struct container_opts opts = {
+        .effort = (enum container_effort)o->effort, .only = modes[o->coding], .pool = pool};
     const char **external = NULL;
     int n = 0;
     struct model *m = onnx_read_file(model_path, &(struct onnx_read_opts){.keep_unaligned = true}, err);
@@ -45,8 +47,8 @@ static int make(const struct artifact *a, const char *model_path, const char *to
 
 static int run(struct step_ctx *c, struct err *err)
 {
-    const struct artifact a = {.name = "model.pared", .media_type = "application/vnd.pared.container", .make = make,
-                               .params = c->params};
+    const struct artifact a = {
+        .name = "model.pared", .media_type = "application/vnd.pared.container", .make = make, .params = c->params};
     if (!c->add_artifact) {
         warnings_add(c->warnings, "encode.container makes a file of the finished model, and nobody takes files here");
         return 0;
@@ -57,8 +59,10 @@ static int run(struct step_ctx *c, struct err *err)
 METHOD(encode_container) = {
     .name = "encode.container",
     .summary = "a model.pared file beside model.onnx: the same bytes with entropy-coded weights",
-    .doc = "Each tensor is coded with what takes least: byte planes, few distinct values, gaps between weights that are not zero, "
-           "with canonical Huffman codes, rANS or adaptive arithmetic coding. `pared decode` gives back model.onnx byte for byte; "
+    .doc = "Each tensor is coded with what takes least: byte planes, few distinct values, gaps between weights that "
+           "are not zero, "
+           "with canonical Huffman codes, rANS or adaptive arithmetic coding. `pared decode` gives back model.onnx "
+           "byte for byte; "
            "docs/format.md says how to read the file elsewhere.",
     .params = params,
     .params_size = sizeof(struct container_params),

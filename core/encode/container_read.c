@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * container_read.c - see container.h. A block is read whole, its CRC compared, then decoded into a buffer of at most ARRAY_MOST bytes
- * and handed out. */
+ * container_read.c - see container.h. A block is read whole, its CRC compared, then decoded into a buffer of at most
+ * ARRAY_MOST bytes and handed out. */
 #include <stdlib.h>
 #include <string.h>
 #include <zlib.h>
@@ -77,8 +77,9 @@ static int check_crc(struct reading *r, uint32_t crc)
 /* ---- header ---- */
 static bool good_name(const char *name, size_t len)
 {
-    return len > 0 && memchr(name, 0, len) == NULL && memchr(name, '/', len) == NULL && memchr(name, '\\', len) == NULL &&
-           strcmp(name, ".") != 0 && strcmp(name, "..") != 0 && utf8_valid(name, len);
+    return len > 0 && memchr(name, 0, len) == NULL && memchr(name, '/', len) == NULL &&
+           memchr(name, '\\', len) == NULL && strcmp(name, ".") != 0 && strcmp(name, "..") != 0 &&
+           utf8_valid(name, len);
 }
 
 static int read_entry(struct reading *r, struct byte_reader *h, struct entry *e, uint64_t *total, uint64_t max_bytes)
@@ -117,8 +118,8 @@ static int read_header(struct reading *r, uint64_t max_bytes)
         return err_set(r->err, ERR_INVALID, "this is no .pared container");
     }
     if (magic[5] != CONTAINER_VERSION)
-        return err_set(r->err, ERR_INVALID, "the container has format version %d; this program reads version %d", magic[5],
-                       CONTAINER_VERSION);
+        return err_set(r->err, ERR_INVALID, "the container has format version %d; this program reads version %d",
+                       magic[5], CONTAINER_VERSION);
     crc = (uint32_t)crc32(0, magic, MAGIC);
     if (take_length(r, HEADER_MOST, &len, &crc) || take(r, r->in, (size_t)len))
         return -1;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * container_write.c - see container.h. The files follow each other as one run of bytes, cut into pieces: literal bytes, and tensors
- * (large ones in several). Pieces fill blocks of at most ARRAY_MOST bytes. A block is coded alone, so blocks are coded in
- * parallel, a few at a time, and written in order: the result does not depend on the number of threads. */
+ * container_write.c - see container.h. The files follow each other as one run of bytes, cut into pieces: literal bytes,
+ * and tensors (large ones in several). Pieces fill blocks of at most ARRAY_MOST bytes. A block is coded alone, so
+ * blocks are coded in parallel, a few at a time, and written in order: the result does not depend on the number of
+ * threads. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -19,7 +20,11 @@
 #include "core/encode/onnx_regions.h"
 #include "core/encode/symbols.h"
 
-enum { WAVE = 16 /* blocks coded before they are written */, TEXT_ADAPTIVE_MOST = 32 << 10, SYMBOLS_ADAPTIVE_MOST = 32 << 10 };
+enum {
+    WAVE = 16 /* blocks coded before they are written */,
+    TEXT_ADAPTIVE_MOST = 32 << 10,
+    SYMBOLS_ADAPTIVE_MOST = 32 << 10
+};
 
 struct piece {
     int file;
@@ -132,8 +137,8 @@ static void gather_text(const struct writing *w, const struct block *b, struct b
     }
 }
 
-static int code_arrays(const struct writing *w, const struct block *b, struct coded *c, struct buf *body, struct mix *mix,
-                       struct err *err)
+static int code_arrays(const struct writing *w, const struct block *b, struct coded *c, struct buf *body,
+                       struct mix *mix, struct err *err)
 {
     size_t run = 0;
     for (size_t i = 0; i < b->count; i++) {
@@ -147,7 +152,8 @@ static int code_arrays(const struct writing *w, const struct block *b, struct co
                                      .rotate = r->rotate,
                                      .cols = r->cols,
                                      .adaptive = w->adaptive,
-                                     .adaptive_most = w->o->effort == CONTAINER_SMALLEST ? SIZE_MAX : SYMBOLS_ADAPTIVE_MOST,
+                                     .adaptive_most =
+                                         w->o->effort == CONTAINER_SMALLEST ? SIZE_MAX : SYMBOLS_ADAPTIVE_MOST,
                                      .only = w->o->only};
         const double before = (double)body->len + mix->bits / 8;
         put_varint(body, run);
@@ -365,8 +371,9 @@ static json_t *make_facts(const struct writing *w)
                                 8 * w->tally[i].bytes / ((double)r->bytes / r->width));
         json_array_append_new(tensors, row);
     }
-    return json_pack("{s:I,s:I,s:I,s:f,s:o}", "bytes_before", (json_int_t)w->bytes, "container_bytes", (json_int_t)w->written,
-                     "graph_bytes_before", (json_int_t)w->literal, "graph_bytes_after", w->literal_cost, "tensors", tensors);
+    return json_pack("{s:I,s:I,s:I,s:f,s:o}", "bytes_before", (json_int_t)w->bytes, "container_bytes",
+                     (json_int_t)w->written, "graph_bytes_before", (json_int_t)w->literal, "graph_bytes_after",
+                     w->literal_cost, "tensors", tensors);
 }
 
 /* ---- all ---- */
@@ -421,8 +428,8 @@ int container_write(const char *model_path, const char *const *external, int n_e
     char *path = NULL;
     int rc = -1;
     if (n_external >= CONTAINER_FILES_MOST)
-        return err_set(err, ERR_INVALID, "the model has %d files of external data; a container holds %d files", n_external,
-                       CONTAINER_FILES_MOST);
+        return err_set(err, ERR_INVALID, "the model has %d files of external data; a container holds %d files",
+                       n_external, CONTAINER_FILES_MOST);
     w.name = calloc((size_t)w.n_files, sizeof *w.name);
     w.map = calloc((size_t)w.n_files, sizeof *w.map);
     if (!w.name || !w.map || asprintf(&path, "%s.XXXXXX", to) < 0) {

@@ -7,7 +7,6 @@
 
 enum { SLOTS = 1 << HUFFMAN_LONGEST, SYMBOLS = 256 };
 
-
 struct leaf {
     uint64_t count;
     int symbol;
@@ -19,9 +18,9 @@ static int by_count(const void *a, const void *b)
     return x->count != y->count ? (x->count > y->count) - (x->count < y->count) : x->symbol - y->symbol;
 }
 
-/* Package-merge over at most 12 levels: each level merges the leaves with pairs of the level before. A package is told by how many
- * of the cheapest leaves of each level it takes, so counting active leaves is enough: take 2 (n - 1) items of the last level, see
- * which are packages, take twice as many of the level before, and so on. */
+/* Package-merge over at most 12 levels: each level merges the leaves with pairs of the level before. A package is told
+ * by how many of the cheapest leaves of each level it takes, so counting active leaves is enough: take 2 (n - 1) items
+ * of the last level, see which are packages, take twice as many of the level before, and so on. */
 void huffman_lengths(const uint64_t count[256], unsigned char length[256])
 {
     struct leaf leaf[SYMBOLS];
@@ -34,9 +33,9 @@ void huffman_lengths(const uint64_t count[256], unsigned char length[256])
             leaf[n++] = (struct leaf){count[s], s};
     qsort(leaf, (size_t)n, sizeof *leaf, by_count);
     for (int level = 0; level < HUFFMAN_LONGEST; level++) {
-        const int pairs = level ? items[level - 1] / 2 : 0;
+        const int below = level ? level - 1 : 0, pairs = level ? items[below] / 2 : 0;
         for (int l = 0, p = 0; l < n || p < pairs; items[level]++) {
-            const uint64_t pair = p < pairs ? item[level - 1][2 * p] + item[level - 1][2 * p + 1] : UINT64_MAX;
+            const uint64_t pair = p < pairs ? item[below][2 * p] + item[below][2 * p + 1] : UINT64_MAX;
             const bool is_leaf = l < n && leaf[l].count <= pair;
             item[level][items[level]] = is_leaf ? leaf[l].count : pair;
             package[level][items[level]] = !is_leaf;

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * huffman.h - canonical Huffman codes of bytes with at most HUFFMAN_LONGEST bits (Huffman 1952; lengths limited by package-merge,
- * Larmore and Hirschberg 1990): what Deep Compression codes its indices and gaps with.
- * Format     a byte with the largest symbol, the lengths of symbols 0 .. largest with 4 bits each (low half of a byte first), then
- *            the codes, the first bit of each in the highest free bit of a byte. Codes of one length are in the order of the
- *            symbols, shorter codes come first. Threads: free to call from several. */
+ * huffman.h - canonical Huffman codes of bytes with at most HUFFMAN_LONGEST bits (Huffman 1952; lengths limited by
+ * package-merge, Larmore and Hirschberg 1990): what Deep Compression codes its indices and gaps with.
+ * Format     a byte with the largest symbol, the lengths of symbols 0 .. largest with 4 bits each (low half of a byte
+ *            first), then the codes, the first bit of each in the highest free bit of a byte. Codes of one length are
+ *            in the order of the symbols, shorter codes come first. Threads: free to call from several. */
 #ifndef PARED_ENCODE_HUFFMAN_H
 #define PARED_ENCODE_HUFFMAN_H
 

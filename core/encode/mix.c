@@ -1,19 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0
- * mix.c - see mix.h. Numbers: probabilities have 16 bits (22 in counters), the logistic domain 8 bits of fraction and the range
- * +-12, weights 16 bits of fraction. A counter seen n times moves by 1 / (n + 1.5) and weighs n / (n + 1.5). */
+ * mix.c - see mix.h. Numbers: probabilities have 16 bits (22 in counters), the logistic domain 8 bits of fraction and
+ * the range +-12, weights 16 bits of fraction. A counter seen n times moves by 1 / (n + 1.5) and weighs n / (n + 1.5).
+ * */
 #include "core/encode/mix.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { LIMIT = 255, FIRST_WEIGHT = 22000, RATE = 15, SQUASH_STEP = 128, SQUASH_TOP = 3072, P_MIN = 16, BIAS = 256, WEIGHT_MOST = 1 << 20, TABLE_FIRST = 1 << 12 };
+enum {
+    LIMIT = 255,
+    FIRST_WEIGHT = 22000,
+    RATE = 15,
+    SQUASH_STEP = 128,
+    SQUASH_TOP = 3072,
+    P_MIN = 16,
+    BIAS = 256,
+    WEIGHT_MOST = 1 << 20,
+    TABLE_FIRST = 1 << 12
+};
 
 /* 65536 / (1 + exp(-x)) at x = -12, -11.5 .. 12 */
-static const int32_t squash_at[49] = {
-    0, 1, 1, 2, 3, 5, 8, 13, 22, 36, 60, 98, 162, 267, 439, 720, 1179, 1921, 3108, 4971, 7812, 11955, 17625,
-    24743, 32768, 40793, 47911, 53581, 57724, 60565, 62428, 63615, 64357, 64816, 65097, 65269, 65374, 65438,
-    65476, 65500, 65514, 65523, 65528, 65531, 65533, 65534, 65535, 65535, 65536};
+static const int32_t squash_at[49] = {0,     1,     1,     2,     3,     5,     8,     13,    22,    36,
+                                      60,    98,    162,   267,   439,   720,   1179,  1921,  3108,  4971,
+                                      7812,  11955, 17625, 24743, 32768, 40793, 47911, 53581, 57724, 60565,
+                                      62428, 63615, 64357, 64816, 65097, 65269, 65374, 65438, 65476, 65500,
+                                      65514, 65523, 65528, 65531, 65533, 65534, 65535, 65535, 65536};
 
 static int32_t squash(int32_t d)
 {
@@ -173,7 +185,8 @@ void mix_flush(struct mix *m)
 {
     for (int bytes = 0; bytes <= 4; bytes++) {
         const uint32_t mask = bytes ? UINT32_MAX << (32 - 8 * bytes) : 0, low = m->low;
-        const uint32_t v = (low & ~mask) && bytes < 4 ? (low & mask) + (bytes ? 1u << (32 - 8 * bytes) : 0) : low & mask;
+        const uint32_t v =
+            (low & ~mask) && bytes < 4 ? (low & mask) + (bytes ? 1u << (32 - 8 * bytes) : 0) : low & mask;
         if (v < low || v > m->high)
             continue;
         for (int i = 0; i < bytes; i++)
@@ -211,7 +224,8 @@ int mix_bit(struct mix *m, const uint64_t *key, int n, int set, int bit)
         learn(&w[i], x[i], error);
     learn(&w[MIX_INPUTS], BIAS, error);
     for (int i = 0; i < n; i++) {
-        c[i]->p = (uint32_t)((int32_t)c[i]->p + (int32_t)(((int64_t)((bit << 22) - (int32_t)c[i]->p) * rec[c[i]->n]) >> 16));
+        c[i]->p =
+            (uint32_t)((int32_t)c[i]->p + (int32_t)(((int64_t)((bit << 22) - (int32_t)c[i]->p) * rec[c[i]->n]) >> 16));
         c[i]->n += c[i]->n < LIMIT;
     }
     return bit;

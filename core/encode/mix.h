@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * mix.h - adaptive binary arithmetic coding with mixed contexts: the smallest files, some ten million decisions a second.
- * How        A decision (bit) is predicted by counters of several contexts; their opinions are added in the logistic domain with
- *            weights that learn online (Mahoney's PAQ, 2005; the arithmetic coder is carry-free with 32 bits). All of it is
- *            integer arithmetic, written down in docs/format.md, so that every implementation decodes the same.
+ * mix.h - adaptive binary arithmetic coding with mixed contexts: the smallest files, some ten million decisions a
+ * second.
+ * How        A decision (bit) is predicted by counters of several contexts; their opinions are added in the logistic
+ *            domain with weights that learn online (Mahoney's PAQ, 2005; the arithmetic coder is carry-free with 32
+ *            bits). All of it is integer arithmetic, written down in docs/format.md, so that every implementation
+ *            decodes the same.
  * Use        encoder and decoder make the same calls; mix_bit takes the bit to encode or returns the one decoded.
  *            mix_forget starts new counters (each tensor has its own), the weights stay.
  * Hostile    a decoder reads zeros behind its input; whatever the bytes are, calls give bits. */

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * mix_models.c - see mix_models.h.
- * Keys       of a counter: a tag in the upper 8 bits, then the context, then the node of the binary tree over a symbol's bits (1 at
- *            the root, 2 n + bit below n).
- * Matrix     pruning leaves structure: inputs that no neuron uses are empty columns, idle neurons empty rows. So whether a place
- *            holds a weight is predicted by its column, its row, how dense both have been so far, and its neighbours. */
+ * Keys       of a counter: a tag in the upper 8 bits, then the context, then the node of the binary tree over a
+ *            symbol's bits (1 at the root, 2 n + bit below n).
+ * Matrix     pruning leaves structure: inputs that no neuron uses are empty columns, idle neurons empty rows. So
+ *            whether a place holds a weight is predicted by its column, its row, how dense both have been so far, and
+ *            its neighbours. */
 #include "core/encode/mix_models.h"
 
 #include <stdlib.h>
@@ -59,8 +60,8 @@ static unsigned density(uint64_t count, uint64_t seen)
 
 struct matrix {
     size_t cols;
-    uint32_t *in_column;     /* [cols + 2] non-zeros so far; one more place at each side */
-    unsigned char *last;     /* [cols] the last non-zero index of a column; 0: none */
+    uint32_t *in_column; /* [cols + 2] non-zeros so far; one more place at each side */
+    unsigned char *last; /* [cols] the last non-zero index of a column; 0: none */
     unsigned char *index;
 };
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * onnx_regions.c - see onnx_regions.h. A walk over the wire format: a table says which fields of which messages are messages that
- * may hold tensors. */
+ * onnx_regions.c - see onnx_regions.h. A walk over the wire format: a table says which fields of which messages are
+ * messages that may hold tensors. */
 #include "core/encode/onnx_regions.h"
 
 #include <errno.h>
@@ -19,10 +19,11 @@ static const struct {
     uint32_t field;
     enum message is;
 } children[] = {
-    {MODEL, 7, GRAPH},      {MODEL, 25, FUNCTION},  {GRAPH, 1, NODE},           {GRAPH, 5, TENSOR},
-    {GRAPH, 15, SPARSE_TENSOR}, {NODE, 5, ATTRIBUTE},   {ATTRIBUTE, 5, TENSOR},     {ATTRIBUTE, 6, GRAPH},
-    {ATTRIBUTE, 10, TENSOR}, {ATTRIBUTE, 11, GRAPH}, {ATTRIBUTE, 22, SPARSE_TENSOR}, {FUNCTION, 7, NODE},
-    {FUNCTION, 11, ATTRIBUTE}, {SPARSE_TENSOR, 1, TENSOR}, {SPARSE_TENSOR, 2, TENSOR},
+    {MODEL, 7, GRAPH},         {MODEL, 25, FUNCTION},          {GRAPH, 1, NODE},
+    {GRAPH, 5, TENSOR},        {GRAPH, 15, SPARSE_TENSOR},     {NODE, 5, ATTRIBUTE},
+    {ATTRIBUTE, 5, TENSOR},    {ATTRIBUTE, 6, GRAPH},          {ATTRIBUTE, 10, TENSOR},
+    {ATTRIBUTE, 11, GRAPH},    {ATTRIBUTE, 22, SPARSE_TENSOR}, {FUNCTION, 7, NODE},
+    {FUNCTION, 11, ATTRIBUTE}, {SPARSE_TENSOR, 1, TENSOR},     {SPARSE_TENSOR, 2, TENSOR},
 };
 
 struct walk {
@@ -243,8 +244,8 @@ static void drop_overlaps(struct regions *r)
     r->count = kept;
 }
 
-int regions_find(struct regions *r, const unsigned char *model, size_t len, const char *const *external, const size_t *size,
-                 int n_external, struct err *err)
+int regions_find(struct regions *r, const unsigned char *model, size_t len, const char *const *external,
+                 const size_t *size, int n_external, struct err *err)
 {
     struct walk w = {model, r, 0, external, size, n_external, err};
     *r = (struct regions){0};

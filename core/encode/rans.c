@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * rans.c - see rans.h. The encoder goes from the last symbol to the first and writes words downwards, so that the decoder reads
- * upwards. The state of each lane starts at 2^16, where it must be again when the last symbol is decoded: a check that costs
- * nothing. Decoding a symbol has no branch that could be guessed wrong: the word is read anyway and taken if it is due. */
+ * rans.c - see rans.h. The encoder goes from the last symbol to the first and writes words downwards, so that the
+ * decoder reads upwards. The state of each lane starts at 2^16, where it must be again when the last symbol is decoded:
+ * a check that costs nothing. Decoding a symbol has no branch that could be guessed wrong: the word is read anyway and
+ * taken if it is due. */
 #include "core/encode/rans.h"
 
 #include <math.h>
@@ -109,9 +110,10 @@ int rans_encode(const unsigned char *symbols, size_t n, struct buf *out, struct 
     const size_t lanes = (size_t)lanes_for(n);
     uint64_t count[256] = {0};
     uint32_t freq[256], start[256], state[RANS_LANES], sum = 0;
-    unsigned char *words = malloc(2 * n + 1), *at = words + 2 * n; /* a symbol moves at most one word */
+    unsigned char *words = malloc(2 * n + 1), *at; /* a symbol moves at most one word */
     if (!words)
         return err_set(err, ERR_NOMEM, "out of memory while coding");
+    at = words + 2 * n;
     for (size_t i = 0; i < n; i++)
         count[symbols[i]]++;
     rans_frequencies(count, freq);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
- * rans.h - bytes by range asymmetric numeral systems (Duda 2013) with a static table: within a thousandth of the entropy and fast
- * to decode.
- * How        probabilities are multiples of 1/4096, states have 32 bits and move 16 bits at a time. Lanes: symbol i belongs to state
- *            i % lanes, so that a decoder works on several at once; all lanes share one run of 16-bit words.
+ * rans.h - bytes by range asymmetric numeral systems (Duda 2013) with a static table: within a thousandth of the
+ * entropy and fast to decode.
+ * How        probabilities are multiples of 1/4096, states have 32 bits and move 16 bits at a time. Lanes: symbol i
+ *            belongs to state i % lanes, so that a decoder works on several at once; all lanes share one run of 16-bit
+ *            words.
  * Format     see docs/format.md. Threads: free to call from several. */
 #ifndef PARED_ENCODE_RANS_H
 #define PARED_ENCODE_RANS_H

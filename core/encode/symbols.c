@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * symbols.c - see symbols.h. Sizes of Huffman and rANS follow from counts; the adaptive mode is tried on a coder that only adds up
- * bits. */
+ * symbols.c - see symbols.h. Sizes of Huffman and rANS follow from counts; the adaptive mode is tried on a coder that
+ * only adds up bits. */
 #include "core/encode/symbols.h"
 
 #include <stdlib.h>
@@ -117,8 +117,8 @@ int symbols_encode(const unsigned char *s, size_t n, const struct symbols_place 
     return 0;
 }
 
-int symbols_decode(struct byte_reader *r, size_t n, const struct symbols_place *place, struct mix *mix, unsigned char *room,
-                   const unsigned char **whole, struct err *err)
+int symbols_decode(struct byte_reader *r, size_t n, const struct symbols_place *place, struct mix *mix,
+                   unsigned char *room, const unsigned char **whole, struct err *err)
 {
     unsigned char mode = 0, symbol = 0;
     const unsigned char *payload = NULL;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * grad_missing.c - which operators stand in the way of training (grad.h), before anybody trains. As grad_path.c finds the way of
- * gradients, but over all float constants at once, and it goes on behind an operator without backward to find the others.
- * Graphs of If, Loop and Scan count as readers of the outer values they use. Functions are inlined, as the plan does. */
+ * grad_missing.c - which operators stand in the way of training (grad.h), before anybody trains. As grad_path.c finds
+ * the way of gradients, but over all float constants at once, and it goes on behind an operator without backward to
+ * find the others. Graphs of If, Loop and Scan count as readers of the outer values they use. Functions are inlined, as
+ * the plan does. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,9 +16,9 @@ struct search {
     const struct type *type;
     const struct op_class **op; /* [n_nodes] of the main graph's nodes */
     uint32_t *order, *holder;   /* holder: [n_graphs] node of the main graph that a nested graph belongs to */
-    bool *needs, *comes;      /* [n_values] */
-    uint32_t *captured;       /* outer values that nested graphs read, of all holders */
-    uint32_t *first;          /* [n_nodes + 1] those of one holder */
+    bool *needs, *comes;        /* [n_values] */
+    uint32_t *captured;         /* outer values that nested graphs read, of all holders */
+    uint32_t *first;            /* [n_nodes + 1] those of one holder */
     int n_order;
 };
 
@@ -26,7 +27,8 @@ static bool is_float(const struct search *x, uint32_t v)
     return v != VALUE_NONE && (x->type[v].dtype == DTYPE_NONE || dtype_is_float(x->type[v].dtype));
 }
 
-/* Something that training would change. A single number is none, unless a product or a norm reads it; that is not worth a refusal. */
+/* Something that training would change. A single number is none, unless a product or a norm reads it; that is not worth
+ * a refusal. */
 static bool is_parameter(const struct search *x, uint32_t v)
 {
     const struct weight *w = v == VALUE_NONE ? NULL : x->m->values[v].weight;

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  * factor.h - private to core/factor: one product with a constant weight becomes several smaller ones in a row.
- * Layer      a Conv, Gemm or MatMul of the main graph. Its weight is W [groups][out][in][taps] in double, taps the positions under
- *            the kernel (1 for matrices), in and out the channels of one group; patch: a column of in * taps numbers.
- * Stages     what it becomes: convolutions (matrix products) one after the other, linear, no bias but the layer's own at the end.
- *            Each spatial axis' window (kernel, stride, pads, dilation) belongs to one stage; zeros that pad the input of a
- *            stage are what zeros at the layer's input make of it, so the stages together are exactly one convolution whose weight
- *            is their composition (stages_compose).
+ * Layer      a Conv, Gemm or MatMul of the main graph. Its weight is W [groups][out][in][taps] in double, taps the
+ *            positions under the kernel (1 for matrices), in and out the channels of one group; patch: a column of in *
+ *            taps numbers.
+ * Stages     what it becomes: convolutions (matrix products) one after the other, linear, no bias but the layer's own
+ *            at the end. Each spatial axis' window (kernel, stride, pads, dilation) belongs to one stage; zeros that
+ *            pad the input of a stage are what zeros at the layer's input make of it, so the stages together are
+ *            exactly one convolution whose weight is their composition (stages_compose).
  * Scheme     a way to cut a layer into stages: svd, spatial_svd, tucker, cp, depthwise_separable. One row each.
  * Points     ranks a layer can have, with what they cost and how much of the layer's output goes wrong.
- * Error      sum of squares of (W - W_r) L over that of W L; C = L L^T are second moments of what the layer reads (linear.h), or
- *            the identity without data. So it is noise over signal at the layer's output. */
+ * Error      sum of squares of (W - W_r) L over that of W L; C = L L^T are second moments of what the layer reads
+ *            (linear.h), or the identity without data. So it is noise over signal at the layer's output. */
 #ifndef PARED_FACTOR_FACTOR_H
 #define PARED_FACTOR_FACTOR_H
 
@@ -31,7 +32,7 @@ struct layer {
     enum layer_kind kind;
     enum dtype dtype; /* as the node sees it */
     int64_t groups, out, in, taps;
-    int spatial; /* axes; 0: a matrix */
+    int spatial;                                                                       /* axes; 0: a matrix */
     int64_t kernel[SHAPE_MAX_RANK], in_size[SHAPE_MAX_RANK], out_size[SHAPE_MAX_RANK]; /* sizes: of one sample */
     int64_t vectors; /* matrices: how many are multiplied for one sample */
     int64_t params, macs;
@@ -40,7 +41,7 @@ struct layer {
 
     const char *plain; /* second moments were wanted, but there are none, and why */
     bool whitened;
-    bool whole; /* decomposed to the last rank, also where that saves nothing */
+    bool whole;        /* decomposed to the last rank, also where that saves nothing */
     void *prep;        /* the scheme's */
     struct pool *pool; /* for products; may be NULL */
     struct point *at;
@@ -116,7 +117,8 @@ int stages_alloc(const struct layer *l, struct stage *stage, int n, struct err *
 void stages_fini(struct stage *stage, int n);
 /* The weight that n stages are together: [groups][out of the last][in][taps of their axes]. NULL with err. */
 double *stages_compose(const struct layer *l, const struct stage *stage, int n, struct err *err);
-/* What the last stage reads, as functions of the patch: [groups][features][in * taps], features = its in * its taps. NULL with err. */
+/* What the last stage reads, as functions of the patch: [groups][features][in * taps], features = its in * its taps.
+ * NULL with err. */
 double *stages_features(const struct layer *l, const struct stage *stage, int n, struct err *err);
 /* Each channel between two stages gets the scale at which both sides are equally large. */
 void stages_balance(const struct layer *l, struct stage *stage, int n);
@@ -124,8 +126,8 @@ void stages_balance(const struct layer *l, struct stage *stage, int n);
 double stages_error(const struct layer *l, const struct stage *stage, int n, const double *w, struct err *err);
 
 /* ---- into the model (factor_build.c) ---- */
-/* The stages take the layer's place; it keeps its node, name, output and bias as the last of them. shift (NULL: none): [groups * out]
- * to add to what it makes. */
+/* The stages take the layer's place; it keeps its node, name, output and bias as the last of them. shift (NULL: none):
+ * [groups * out] to add to what it makes. */
 int stages_build(struct edit *e, const struct layer *l, const struct stage *stage, int n, const double *shift,
                  struct err *err);
 /* True if something can be added to each channel of what it makes, without another node. */
@@ -149,8 +151,8 @@ int rank_allocate(struct layers *x, const struct model *m, const struct rank_rul
 
 /* ---- the last stage, fitted to samples (factor_fit.c) ---- */
 struct pair_moments;
-/* The last stage's weight becomes the one that brings the stages, on what the layer reads in the changed network, nearest to W on what
- * it reads in the original. shift [groups * out]: what is to be added (zeros unless `centred`). */
+/* The last stage's weight becomes the one that brings the stages, on what the layer reads in the changed network,
+ * nearest to W on what it reads in the original. shift [groups * out]: what is to be added (zeros unless `centred`). */
 int stages_fit(const struct layer *l, const double *w, struct stage *stage, int n, const struct pair_moments *x,
                bool centred, double *shift, struct err *err);
 
@@ -171,10 +173,19 @@ extern const char *const factor_recovers[], *const factor_sensitivities[];
 #define FACTOR_P(f) PARAM(factor_params, f)
 /* Rows that all methods have. */
 #define FACTOR_ROWS                                                                                                    \
-    {FACTOR_P(ratio), .kind = PARAM_NUMBER, .min = 0, .max = 1, .above_min = true,                                     \
+    {FACTOR_P(ratio),                                                                                                  \
+     .kind = PARAM_NUMBER,                                                                                             \
+     .min = 0,                                                                                                         \
+     .max = 1,                                                                                                         \
+     .above_min = true,                                                                                                \
      .given = PARAM_GIVEN(factor_params, has_ratio),                                                                   \
      .doc = "most of each layer's multiply-accumulates that may stay, as a fraction; the best ranks within it"},       \
-        {FACTOR_P(energy), .kind = PARAM_NUMBER, .min = 0, .max = 1, .above_min = true, .below_max = true,             \
+        {FACTOR_P(energy),                                                                                             \
+         .kind = PARAM_NUMBER,                                                                                         \
+         .min = 0,                                                                                                     \
+         .max = 1,                                                                                                     \
+         .above_min = true,                                                                                            \
+         .below_max = true,                                                                                            \
          .given = PARAM_GIVEN(factor_params, has_energy),                                                              \
          .doc = "share of each layer's energy (squares of its weight, or of its output where samples are known) that " \
                 "must stay; the cheapest ranks that keep it. 0.95 if nothing else says the ranks"},                    \
@@ -190,11 +201,19 @@ extern const char *const factor_recovers[], *const factor_sensitivities[];
         {FACTOR_P(recover), .kind = PARAM_ENUM, .choices = factor_recovers, .def = "\"auto\"",                         \
          .doc = "auto: where there is data, the last factor and the bias of each layer are fitted to the original "    \
                 "network's outputs by least squares, one layer after another; none: nothing is fitted"},               \
-        {FACTOR_P(samples), .kind = PARAM_INT, .def = "256", .min = 1, .max = 1000000,                                 \
+        {FACTOR_P(samples),                                                                                            \
+         .kind = PARAM_INT,                                                                                            \
+         .def = "256",                                                                                                 \
+         .min = 1,                                                                                                     \
+         .max = 1000000,                                                                                               \
          .doc = "samples of the dataset for whiten, sensitivity (a quarter of them) and recover, spread evenly"},      \
         {FACTOR_P(include), .kind = PARAM_GLOBS, .doc = "only nodes whose name matches one of these patterns"},        \
-        {FACTOR_P(exclude), .kind = PARAM_GLOBS, .doc = "no nodes whose name matches one of these patterns"}
+    {                                                                                                                  \
+        FACTOR_P(exclude), .kind = PARAM_GLOBS, .doc = "no nodes whose name matches one of these patterns"             \
+    }
 #define FACTOR_ROUND                                                                                                   \
-    {FACTOR_P(round_to), .kind = PARAM_INT, .def = "1", .min = 1, .max = 1024, .doc = "ranks are multiples of this"}
+    {                                                                                                                  \
+        FACTOR_P(round_to), .kind = PARAM_INT, .def = "1", .min = 1, .max = 1024, .doc = "ranks are multiples of this" \
+    }
 
 #endif

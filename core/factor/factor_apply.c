@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * factor_apply.c - factors into the model.
- * Fit        goes through the network in topological order, on what the layers before, factorized and fitted, make now; layers are
- *            taken in at most ROUNDS groups, with one run over the samples each.
- * Measured   each layer is factorized by itself, to about half its cost, and the outputs are held against the original's. */
+ * Fit        goes through the network in topological order, on what the layers before, factorized and fitted, make now;
+ *            layers are taken in at most ROUNDS groups, with one run over the samples each.
+ * Measured   each layer is factorized by itself, to about half its cost, and the outputs are held against the
+ *            original's. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -131,7 +132,8 @@ static int by_size(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* One trial says little of what lower ranks would do: the roots of what was measured, within a factor of 2 of the median. */
+/* One trial says little of what lower ranks would do: the roots of what was measured, within a factor of 2 of the
+ * median. */
 static int temper(struct layers *x, struct err *err)
 {
     double *all = doubles_new(x->n, 1, err), median;
@@ -203,9 +205,16 @@ static int fit_group(struct fitting *f, struct layer **at, int64_t n, struct err
     }
     for (int64_t i = 0; i < n; i++)
         nodes[i] = at[i]->node;
-    const struct pair_gram p = {.a = r->original, .b = r->c->model, .data = r->c->data, .pool = r->c->pool,
-                                .samples = r->p->samples, .rows = ROWS_TIMES, .nodes = nodes, .n = n,
-                                .progress = fit_progress, .progress_arg = f};
+    const struct pair_gram p = {.a = r->original,
+                                .b = r->c->model,
+                                .data = r->c->data,
+                                .pool = r->c->pool,
+                                .samples = r->p->samples,
+                                .rows = ROWS_TIMES,
+                                .nodes = nodes,
+                                .n = n,
+                                .progress = fit_progress,
+                                .progress_arg = f};
     if (pair_gram_run(&p, x, err) == 0)
         rc = put_layers(r, r->c->model, at, n, x, err);
 out:
@@ -216,8 +225,8 @@ out:
     return rc;
 }
 
-/* How many of at[0 .. n) come next: so many that there are at most ROUNDS groups of all, and that their moments fit in memory.
- * 0: the first has moments that do not. */
+/* How many of at[0 .. n) come next: so many that there are at most ROUNDS groups of all, and that their moments fit in
+ * memory. 0: the first has moments that do not. */
 static int64_t group_size(const struct factor_run *r, struct layer **at, int64_t n, int64_t all)
 {
     size_t bytes = 0;

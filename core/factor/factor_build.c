@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * factor_build.c - stages become nodes of the model (factor.h): new ones before the layer's own, which is the last of them. */
+ * factor_build.c - stages become nodes of the model (factor.h): new ones before the layer's own, which is the last of
+ * them. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -81,8 +82,8 @@ static void read_window(const struct node *n, int spatial, struct window_attrs *
                       : NULL;
 }
 
-/* The part of the layer's window that a stage has. The rule of auto_pad works on each axis alone, and adds nothing to an axis
- * of kernel 1 and stride 1. */
+/* The part of the layer's window that a stage has. The rule of auto_pad works on each axis alone, and adds nothing to
+ * an axis of kernel 1 and stride 1. */
 static void write_window(struct model *m, uint32_t node, const struct layer *l, const struct stage *s,
                          const struct window_attrs *from)
 {
@@ -223,8 +224,7 @@ bool layer_takes_shift(const struct model *m, const struct layer *l)
         return !gemm || model_opset(m, "") >= 7;
     const struct tensor *t = value_const(m, n->input[2]);
     return t && t->dtype == DTYPE_FLOAT && t->data && tensor_count(t) == l->groups * l->out && t->shape.rank >= 1 &&
-           t->shape.dim[t->shape.rank - 1] == l->groups * l->out &&
-           (!gemm || node_attr_float(n, "beta", 1) == 1.0f);
+           t->shape.dim[t->shape.rank - 1] == l->groups * l->out && (!gemm || node_attr_float(n, "beta", 1) == 1.0f);
 }
 
 static int add_shift(const struct building *b, const double *shift)

@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
- * factor_cp.c - factor.cp: a convolution as 1x1 (in -> rank), one depthwise convolution along each spatial axis, 1x1 (rank -> out).
+ * factor_cp.c - factor.cp: a convolution as 1x1 (in -> rank), one depthwise convolution along each spatial axis, 1x1
+ * (rank -> out).
  *
- * Canonical polyadic decomposition (Lebedev et al., ICLR 2015): W[o][i][t] is near to sum over r of A[o][r] B[i][r] D_1[t_1][r]
- * D_2[t_2][r]. Found by alternating least squares: each factor in turn solves (X H^-1) its linear equations, the others fixed.
- * Start      B from the left singular vectors of W unfolded along inputs, what is left and D from numbers that are always the same.
- * Guard      such sums can grow without bound while they cancel each other (Phan et al., ECCV 2020): then the network cannot be
- *            trained and float16 overflows. Equations are damped, and if the components' squares together are more than LOUD times
- *            those of the weight, it all starts again with a hundredfold damping.
+ * Canonical polyadic decomposition (Lebedev et al., ICLR 2015): W[o][i][t] is near to sum over r of A[o][r] B[i][r]
+ * D_1[t_1][r] D_2[t_2][r]. Found by alternating least squares: each factor in turn solves (X H^-1) its linear
+ * equations, the others fixed.
+ * Start      B from the left singular vectors of W unfolded along inputs, what is left and D from numbers that are
+ *            always the same.
+ * Guard      such sums can grow without bound while they cancel each other (Phan et al., ECCV 2020): then the network
+ *            cannot be trained and float16 overflows. Equations are damped, and if the components' squares together are
+ *            more than LOUD times those of the weight, it all starts again with a hundredfold damping.
  * Moments    as in factor_tucker.c: inputs are whitened before, B is turned back after it.
- * Points     four ranks are decomposed roughly, errors of those between are interpolated; the chosen rank is decomposed well. */
+ * Points     four ranks are decomposed roughly, errors of those between are interpolated; the chosen rank is decomposed
+ *            well. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,8 +53,8 @@ static int shape(const struct layer *l, const int64_t rank[2], struct stage *sta
         static const char *const suffix[] = {"axis_0", "axis_1", "axis_2", "axis_n"};
         if (l->kernel[a] == 1)
             continue;
-        stage[n++] = (struct stage){
-            .suffix = suffix[a < 3 ? a : 3], .out = r, .in = r, .split = r, .axes = 1u << a | ones};
+        stage[n++] =
+            (struct stage){.suffix = suffix[a < 3 ? a : 3], .out = r, .in = r, .split = r, .axes = 1u << a | ones};
         ones = 0; /* axes without a kernel go with the first that has one */
     }
     stage[n++] = (struct stage){.suffix = "expand", .out = l->out, .in = r, .split = 1};
@@ -231,8 +235,8 @@ static int update_axis(struct cp *c, int axis, struct err *err)
     return 0;
 }
 
-/* After update_out: x is W times the others, h went into the solution. |W - W_r|^2 over |W|^2; *loud: the components' squares
- * over |W|^2. */
+/* After update_out: x is W times the others, h went into the solution. |W - W_r|^2 over |W|^2; *loud: the components'
+ * squares over |W|^2. */
 static double error_of(struct cp *c, double *loud)
 {
     double cross = 0, own = 0, alone = 0;
@@ -318,10 +322,10 @@ static int begin_group(const struct layer *l, const double *w, const double *c, 
     struct svd s = {0};
     channel_moments(l, c, own);
     double *turned = doubles_new(l->in, l->out * l->taps, err);
-    int rc = cp_make(&x, l, 1, err) || !turned ||
-                     cholesky_damped(own, l->in, 1e-6, p->inverse + group * l->in * l->in, err)
-                 ? -1
-                 : 0;
+    int rc =
+        cp_make(&x, l, 1, err) || !turned || cholesky_damped(own, l->in, 1e-6, p->inverse + group * l->in * l->in, err)
+            ? -1
+            : 0;
     if (rc == 0) {
         whiten(&x, w + group * l->out * l->in * l->taps, own);
         for (int64_t o = 0; o < l->out; o++)
@@ -456,8 +460,14 @@ static const char *refuse(const struct layer *l)
 }
 
 static const char *const names[] = {"rank", NULL};
-const struct scheme scheme_cp = {.name = "cp", .rank_names = names, .refuse = refuse, .shape = shape,
-                                 .prepare = prepare, .make = make, .vbmf = vbmf, .release = release};
+const struct scheme scheme_cp = {.name = "cp",
+                                 .rank_names = names,
+                                 .refuse = refuse,
+                                 .shape = shape,
+                                 .prepare = prepare,
+                                 .make = make,
+                                 .vbmf = vbmf,
+                                 .release = release};
 
 static const struct param params[] = {
     {FACTOR_P(rank), .kind = PARAM_INT, .min = 1, .max = 1e9, .given = PARAM_GIVEN(factor_params, has_rank),

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * factor_depthwise.c - factor.depthwise_separable: a k x k convolution as a few depthwise filters for each input channel and one
- * 1x1 over all of them.
+ * factor_depthwise.c - factor.depthwise_separable: a k x k convolution as a few depthwise filters for each input
+ * channel and one 1x1 over all of them.
  *
- * What an input channel i adds to the outputs is the matrix W_i [out][taps]; its truncated singular value decomposition gives
- * `terms` filters for the channel and how much each output takes of them (Guo et al., "Network Decoupling", BMVC 2018). A sum
- * of terms is one depthwise convolution with a channel multiplier and one 1x1, so two nodes do for any number of them.
- * With second moments L L^T of the channel's taps, W_i L is decomposed: filters V^T L^-1, weights W_i L V. */
+ * What an input channel i adds to the outputs is the matrix W_i [out][taps]; its truncated singular value decomposition
+ * gives `terms` filters for the channel and how much each output takes of them (Guo et al., "Network Decoupling", BMVC
+ * 2018). A sum of terms is one depthwise convolution with a channel multiplier and one 1x1, so two nodes do for any
+ * number of them. With second moments L L^T of the channel's taps, W_i L is decomposed: filters V^T L^-1, weights W_i L
+ * V. */
 #include <stdlib.h>
 
 #include "core/base/size.h"
@@ -134,8 +135,13 @@ static const char *refuse(const struct layer *l)
 }
 
 static const char *const names[] = {"terms", NULL};
-const struct scheme scheme_depthwise = {.name = "depthwise_separable", .rank_names = names, .refuse = refuse,
-                                        .shape = shape, .prepare = prepare, .make = make, .release = release};
+const struct scheme scheme_depthwise = {.name = "depthwise_separable",
+                                        .rank_names = names,
+                                        .refuse = refuse,
+                                        .shape = shape,
+                                        .prepare = prepare,
+                                        .make = make,
+                                        .release = release};
 
 static const struct param params[] = {
     {FACTOR_P(terms), .kind = PARAM_INT, .min = 1, .max = 1e6, .given = PARAM_GIVEN(factor_params, has_terms),

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * factor_fit.c - the last stage, fitted to samples.
  *
- * What the stages before the last make is F x, F known (stages_features). In the changed network x is x_b, in the original it was x_a,
- * and W x_a is wanted. So the last stage A is the least-squares solution of A F x_b = W x_a, from the second moments alone:
+ * What the stages before the last make is F x, F known (stages_features). In the changed network x is x_b, in the
+ * original it was x_a, and W x_a is wanted. So the last stage A is the least-squares solution of A F x_b = W x_a, from
+ * the second moments alone:
  *     A = A_0 + (W C_ab F^T - A_0 F C_bb F^T) (F C_bb F^T + ridge I)^-1
  * The ridge pulls to the factor as it was, and grows as rows become few for so many features. With a bias, moments are
  * central and the bias takes up the difference of the means. */

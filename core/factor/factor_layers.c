@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * factor_layers.c - the products of a model that can be factorized, what they cost, and why others cannot (factor.h). */
+ * factor_layers.c - the products of a model that can be factorized, what they cost, and why others cannot (factor.h).
+ * */
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -124,8 +125,8 @@ double *layer_weight(const struct model *m, const struct layer *l, struct err *e
         read_convolution(l, &v, w);
         return w;
     }
-    const bool rows = l->kind == LAYER_GEMM ? node_attr_int(&m->nodes[l->node], "transB", 0) != 0
-                                            : l->kind == LAYER_MATMUL_LEFT;
+    const bool rows =
+        l->kind == LAYER_GEMM ? node_attr_int(&m->nodes[l->node], "transB", 0) != 0 : l->kind == LAYER_MATMUL_LEFT;
     for (int64_t o = 0; o < l->out; o++)
         for (int64_t i = 0; i < l->in; i++)
             w[o * l->in + i] =
@@ -158,8 +159,8 @@ static bool read_sizes(const struct finding *f, struct layer *l)
     return true;
 }
 
-/* What the layer costs as it is. Factors have at most twice its numbers, at no more places than it reads or makes. False: they
- * could not be counted. */
+/* What the layer costs as it is. Factors have at most twice its numbers, at no more places than it reads or makes.
+ * False: they could not be counted. */
 static bool own_cost(struct layer *l)
 {
     const struct stage whole = {.out = l->out, .in = l->in, .split = 1, .axes = layer_axes(l)};
@@ -258,8 +259,17 @@ static void add_layer(struct finding *f, struct layers *x, uint32_t id, const st
     if (!p)
         return;
     struct layer *l = &x->at[x->n];
-    *l = (struct layer){.node = id, .weight = VALUE_NONE, .kind = p->kind, .slot = 1, .groups = 1, .taps = 1,
-                        .vectors = 1, .pool = o->pool, .chosen = -1, .importance = 1, .measured = NAN};
+    *l = (struct layer){.node = id,
+                        .weight = VALUE_NONE,
+                        .kind = p->kind,
+                        .slot = 1,
+                        .groups = 1,
+                        .taps = 1,
+                        .vectors = 1,
+                        .pool = o->pool,
+                        .chosen = -1,
+                        .importance = 1,
+                        .measured = NAN};
     l->why = describe(f, p, l);
     if (!l->why && !globs_select(o->include, o->exclude, node_label(f->m, id, label, sizeof label)))
         l->why = "not selected by include and exclude";

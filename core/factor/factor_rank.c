@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * factor_rank.c - which ranks the layers get (factor.h).
  *
- * A target is met by a greedy walk: from the original on, the step that adds least error for what it saves is taken, along the lower
- * convex hull of each layer's points, so that every step is the steepest the layer has left. The last step saves more than is
- * needed; what is left over is then spent where it takes away most error, on any point that fits. */
+ * A target is met by a greedy walk: from the original on, the step that adds least error for what it saves is taken,
+ * along the lower convex hull of each layer's points, so that every step is the steepest the layer has left. The last
+ * step saves more than is needed; what is left over is then spent where it takes away most error, on any point that
+ * fits. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,8 +91,7 @@ static int choose_fixed(struct layer *l, const struct scheme *s, const struct ra
     return choose_exactly(l, s, rank, err);
 }
 
-int rank_choose(struct layer *l, const struct scheme *s, const struct rank_rule *rule, const double *w,
-                struct err *err)
+int rank_choose(struct layer *l, const struct scheme *s, const struct rank_rule *rule, const double *w, struct err *err)
 {
     if (l->n_points == 0)
         l->why = too_small;

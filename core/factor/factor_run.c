@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * factor_run.c - the step that all schemes share: find layers, decompose, choose ranks (factor.h).
- * Order      Decompositions use second moments of the original's activations, all at once; factors are written and fitted in
- *            factor_apply.c. */
+ * Order      Decompositions use second moments of the original's activations, all at once; factors are written and
+ *            fitted in factor_apply.c. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -224,9 +224,16 @@ static int prepare_all(struct factor_run *r, struct err *err)
         else
             plain[n_plain++] = l;
     }
-    const struct gram_job job = {.m = r->c->model, .data = r->c->data, .pool = r->c->pool, .samples = r->p->samples,
-                                 .nodes = nodes, .n_nodes = n_nodes, .rows_per_sample = ROWS_OF_A_SAMPLE,
-                                 .memory_bytes = FACTOR_ALL_MOMENTS, .each = prepare_node, .progress = gram_progress,
+    const struct gram_job job = {.m = r->c->model,
+                                 .data = r->c->data,
+                                 .pool = r->c->pool,
+                                 .samples = r->p->samples,
+                                 .nodes = nodes,
+                                 .n_nodes = n_nodes,
+                                 .rows_per_sample = ROWS_OF_A_SAMPLE,
+                                 .memory_bytes = FACTOR_ALL_MOMENTS,
+                                 .each = prepare_node,
+                                 .progress = gram_progress,
                                  .arg = r};
     if (rc == 0 && n_nodes > 0)
         rc = gram_each(&job, err);

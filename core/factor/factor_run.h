@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * factor_run.h - private to factor_run.c (find, decompose, choose) and factor_apply.c (measure, write, fit, report): one step. */
+ * factor_run.h - private to factor_run.c (find, decompose, choose) and factor_apply.c (measure, write, fit, report):
+ * one step. */
 #ifndef PARED_FACTOR_FACTOR_RUN_H
 #define PARED_FACTOR_FACTOR_RUN_H
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * factor_svd.c - factor.svd and factor.spatial_svd: two products in a row, from one truncated singular value decomposition.
+ * factor_svd.c - factor.svd and factor.spatial_svd: two products in a row, from one truncated singular value
+ * decomposition.
  *
- * The weight is a matrix M with a row for each number the second stage makes and a column for each the first one reads. For
- * second moments L L^T of what is read, the matrix of rank r nearest to M in the output is U_r U_r^T M, U the left singular
- * vectors of M L (Eckart and Young): so the first stage is U_r^T M, the second U_r, and L is never inverted.
- * spatial_svd cuts the kernel between its first axis and the others (Jaderberg et al., BMVC 2014): rows are (output channel, taps of
- * the other axes), columns (input channel, taps of the first). The moments of its columns are averages over the taps
- * of the rows. */
+ * The weight is a matrix M with a row for each number the second stage makes and a column for each the first one reads.
+ * For second moments L L^T of what is read, the matrix of rank r nearest to M in the output is U_r U_r^T M, U the left
+ * singular vectors of M L (Eckart and Young): so the first stage is U_r^T M, the second U_r, and L is never inverted.
+ * spatial_svd cuts the kernel between its first axis and the others (Jaderberg et al., BMVC 2014): rows are (output
+ * channel, taps of the other axes), columns (input channel, taps of the first). The moments of its columns are averages
+ * over the taps of the rows. */
 #include <stdlib.h>
 
 #include "core/base/size.h"
@@ -36,8 +37,7 @@ static int shape_of(const struct layer *l, int64_t rank, struct stage *stage, co
 {
     const unsigned axes = first_axes(l);
     stage[0] = (struct stage){.suffix = first, .out = rank, .in = l->in, .split = 1, .axes = axes};
-    stage[1] =
-        (struct stage){.suffix = second, .out = l->out, .in = rank, .split = 1, .axes = layer_axes(l) & ~axes};
+    stage[1] = (struct stage){.suffix = second, .out = l->out, .in = rank, .split = 1, .axes = layer_axes(l) & ~axes};
     return 2;
 }
 
@@ -75,8 +75,7 @@ static void column_moments(const struct layer *l, const double *c, double *out)
 }
 
 /* M of a group, times L. NULL with err. */
-static double *weighted(const struct layer *l, const double *w, const struct moments *x, int64_t group,
-                        struct err *err)
+static double *weighted(const struct layer *l, const double *w, const struct moments *x, int64_t group, struct err *err)
 {
     const int64_t ta = layer_taps(l, first_axes(l)), rows = l->out * (l->taps / ta), cols = l->in * ta,
                   width = l->in * l->taps;
@@ -162,8 +161,7 @@ static int prepare_plain(struct layer *l, const double *w, const struct moments 
     return prepare(l, w, x, round_to, &scheme_svd, err);
 }
 
-static int prepare_spatial(struct layer *l, const double *w, const struct moments *x, int64_t round_to,
-                           struct err *err)
+static int prepare_spatial(struct layer *l, const double *w, const struct moments *x, int64_t round_to, struct err *err)
 {
     return prepare(l, w, x, round_to, &scheme_spatial_svd, err);
 }
@@ -228,11 +226,22 @@ static const char *refuse_spatial(const struct layer *l)
 }
 
 static const char *const names[] = {"rank", NULL};
-const struct scheme scheme_svd = {.name = "svd", .rank_names = names, .refuse = refuse_plain, .shape = shape_plain,
-                                  .prepare = prepare_plain, .make = make, .vbmf = vbmf, .release = release};
-const struct scheme scheme_spatial_svd = {.name = "spatial_svd", .rank_names = names, .refuse = refuse_spatial,
-                                          .shape = shape_spatial, .prepare = prepare_spatial, .make = make,
-                                          .vbmf = vbmf, .release = release};
+const struct scheme scheme_svd = {.name = "svd",
+                                  .rank_names = names,
+                                  .refuse = refuse_plain,
+                                  .shape = shape_plain,
+                                  .prepare = prepare_plain,
+                                  .make = make,
+                                  .vbmf = vbmf,
+                                  .release = release};
+const struct scheme scheme_spatial_svd = {.name = "spatial_svd",
+                                          .rank_names = names,
+                                          .refuse = refuse_spatial,
+                                          .shape = shape_spatial,
+                                          .prepare = prepare_spatial,
+                                          .make = make,
+                                          .vbmf = vbmf,
+                                          .release = release};
 
 static const struct param params[] = {
     {FACTOR_P(rank), .kind = PARAM_INT, .min = 1, .max = 1e9, .given = PARAM_GIVEN(factor_params, has_rank),

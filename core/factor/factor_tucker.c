@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * factor_tucker.c - factor.tucker: a convolution as 1x1 (in -> rank_in), the kernel (rank_in -> rank_out), 1x1 (rank_out -> out).
+ * factor_tucker.c - factor.tucker: a convolution as 1x1 (in -> rank_in), the kernel (rank_in -> rank_out), 1x1
+ * (rank_out -> out).
  *
  * Tucker-2 of the weight by its higher-order singular value decomposition (Kim et al., ICLR 2016): U and V are the left
- * singular vectors of W unfolded along outputs and along inputs, the core is W seen in them. Both are orthogonal, so what any pair of
- * ranks leaves out is known from one table: the core's squares summed over its upper left corner. All pairs on a grid are
- * points, also those where one side keeps all channels; that product is then left out (Tucker-1).
- * With second moments, inputs are whitened first: W' = W L for each tap, L L^T the moments of the channels averaged over
- * the taps; the first product then is V^T L^-1. */
+ * singular vectors of W unfolded along outputs and along inputs, the core is W seen in them. Both are orthogonal, so
+ * what any pair of ranks leaves out is known from one table: the core's squares summed over its upper left corner. All
+ * pairs on a grid are points, also those where one side keeps all channels; that product is then left out (Tucker-1).
+ * With second moments, inputs are whitened first: W' = W L for each tap, L L^T the moments of the channels averaged
+ * over the taps; the first product then is V^T L^-1. */
 #include <stdlib.h>
 
 #include "core/base/size.h"
@@ -37,8 +38,7 @@ static int shape(const struct layer *l, const int64_t rank[2], struct stage *sta
     int n = 0;
     if (rank[0] < l->in)
         stage[n++] = (struct stage){.suffix = "reduce", .out = rank[0], .in = l->in, .split = 1};
-    stage[n++] =
-        (struct stage){.suffix = "core", .out = rank[1], .in = rank[0], .split = 1, .axes = layer_axes(l)};
+    stage[n++] = (struct stage){.suffix = "core", .out = rank[1], .in = rank[0], .split = 1, .axes = layer_axes(l)};
     if (rank[1] < l->out)
         stage[n++] = (struct stage){.suffix = "expand", .out = l->out, .in = rank[1], .split = 1};
     return n;
@@ -120,7 +120,8 @@ static int decompose_group(const struct layer *l, const double *w, const double 
     unfold_in(l, k->white, k->turned);
     if (svd_make(&s, k->turned, l->in, l->out * l->taps, err))
         return -1;
-    const struct gemm down = gemm_plain(true, false, s.k, l->in, l->in), up = gemm_plain(false, false, l->in, s.k, l->in);
+    const struct gemm down = gemm_plain(true, false, s.k, l->in, l->in),
+                      up = gemm_plain(false, false, l->in, s.k, l->in);
     gemm_f64(l->pool, &down, s.u, k->inverse, reduce);
     gemm_f64(l->pool, &up, k->l, s.u, back);
     along_in(l, s.u, s.k, k->white, l->out, l->in, s.k, k->half);
@@ -135,7 +136,8 @@ static int decompose_group(const struct layer *l, const double *w, const double 
     return 0;
 }
 
-/* sum[o + 1][i + 1] of the core's squares in its first o + 1 rows and i + 1 columns, added to what other groups have. */
+/* sum[o + 1][i + 1] of the core's squares in its first o + 1 rows and i + 1 columns, added to what other groups have.
+ * */
 static void add_corners(const struct layer *l, const struct prep *p, const double *core, double *sum)
 {
     const int64_t cols = p->ki + 1;
@@ -282,8 +284,14 @@ static const char *refuse(const struct layer *l)
 }
 
 static const char *const names[] = {"rank_in", "rank_out", NULL};
-const struct scheme scheme_tucker = {.name = "tucker", .rank_names = names, .refuse = refuse, .shape = shape,
-                                     .prepare = prepare, .make = make, .vbmf = vbmf, .release = release};
+const struct scheme scheme_tucker = {.name = "tucker",
+                                     .rank_names = names,
+                                     .refuse = refuse,
+                                     .shape = shape,
+                                     .prepare = prepare,
+                                     .make = make,
+                                     .vbmf = vbmf,
+                                     .release = release};
 
 static const struct param params[] = {
     {FACTOR_P(rank), .kind = PARAM_INT, .min = 1, .max = 1e9, .given = PARAM_GIVEN(factor_params, has_rank),
@@ -303,9 +311,10 @@ static int run(struct step_ctx *c, struct err *err)
 METHOD(factor_tucker) = {
     .name = "factor.tucker",
     .summary = "k x k convolutions as 1x1, a k x k one with fewer channels, and 1x1",
-    .doc = "Tucker-2 decomposition (Kim et al., 2016): channels are projected down, convolved and projected up again. A "
-           "side whose channels are all needed has no 1x1. With data the projections are the best ones for the "
-           "layer's output on samples, and the last factor is then fitted to the original network's outputs.",
+    .doc =
+        "Tucker-2 decomposition (Kim et al., 2016): channels are projected down, convolved and projected up again. A "
+        "side whose channels are all needed has no 1x1. With data the projections are the best ones for the "
+        "layer's output on samples, and the last factor is then fitted to the original network's outputs.",
     .params = params,
     .params_size = sizeof(struct factor_params),
     .needs_of = factor_needs,

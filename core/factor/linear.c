@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * linear.c - see linear.h. LAPACK's matrices are column-major: a row-major A is its A^T, whose left and right vectors change
- * places and come out row-major again, so nothing is ever transposed. */
+ * linear.c - see linear.h. LAPACK's matrices are column-major: a row-major A is its A^T, whose left and right vectors
+ * change places and come out row-major again, so nothing is ever transposed. */
 #include "core/factor/linear.h"
 
 #include <inttypes.h>
@@ -45,7 +45,8 @@ void svd_fini(struct svd *x)
     *x = (struct svd){0};
 }
 
-/* The routine that divides and conquers; where it does not converge, the slower one that iterates. 0, or LAPACK's info. */
+/* The routine that divides and conquers; where it does not converge, the slower one that iterates. 0, or LAPACK's info.
+ * */
 static lapack_int run_lapack(struct svd *x, double *a, struct err *err)
 {
     const lapack_int m = (lapack_int)x->m, n = (lapack_int)x->n, k = (lapack_int)x->k;
@@ -152,7 +153,8 @@ static int factor_damped(const double *c, int64_t n, double damp, double *l, str
             if (factor_once(c, n, damp * mean, l))
                 return 0;
     if (mean > 0 || mean < 0 || !isfinite(mean))
-        return err_set(err, ERR_MODEL, "a matrix of second moments is not positive definite, however much it is damped");
+        return err_set(err, ERR_MODEL,
+                       "a matrix of second moments is not positive definite, however much it is damped");
     memset(l, 0, (size_t)(n * n) * sizeof *l);
     for (int64_t i = 0; i < n; i++)
         l[i * n + i] = 1;
@@ -182,8 +184,8 @@ int solve_right(const double *h, int64_t n, double damp, double *b, int64_t rows
     int rc = l ? factor_damped(h, n, damp, l, err) : -1;
     if (rc == 0 && rows > INT32_MAX)
         rc = err_set(err, ERR_MODEL_TOO_LARGE, "%" PRId64 " equations are beyond LAPACK", rows);
-    if (rc == 0 && LAPACKE_dpotrs_work(LAPACK_COL_MAJOR, 'U', (lapack_int)n, (lapack_int)rows, l, (lapack_int)n, b,
-                                       (lapack_int)n))
+    if (rc == 0 &&
+        LAPACKE_dpotrs_work(LAPACK_COL_MAJOR, 'U', (lapack_int)n, (lapack_int)rows, l, (lapack_int)n, b, (lapack_int)n))
         rc = err_set(err, ERR_INTERNAL, "LAPACK refused a Cholesky factor");
     free(l);
     return rc;
@@ -192,7 +194,7 @@ int solve_right(const double *h, int64_t n, double damp, double *b, int64_t rows
 /* ---- empirical variational Bayes ---- */
 struct vbmf {
     const double *s;
-    int64_t l, m; /* l <= m */
+    int64_t l, m;       /* l <= m */
     double alpha, most; /* most: squares over m v above it are signal */
 };
 

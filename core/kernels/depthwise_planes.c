@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * depthwise_planes.c - see depthwise_planes.h. Along each axis a table says which (tap, place of the other plane) pairs a place
- * takes; so forward and data gradient are one loop with other tables, and no padding is ever multiplied. */
+ * depthwise_planes.c - see depthwise_planes.h. Along each axis a table says which (tap, place of the other plane) pairs
+ * a place takes; so forward and data gradient are one loop with other tables, and no padding is ever multiplied. */
 #include "core/kernels/depthwise_planes.h"
 
 #include <string.h>

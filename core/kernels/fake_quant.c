@@ -28,13 +28,13 @@ enum { RUN = 512, LANES = 8 };
     }                                                                                                                  \
     KERNEL_CLONES void fake_quant_f##bits(const T *x, T *y, int64_t n, T s, T low, T high)                             \
     {                                                                                                                  \
-        _Pragma("GCC ivdep") for (int64_t i = 0; i < n; i++)                                                           \
-            y[i] = clamped##bits(rounded##bits(held##bits(x[i] / s, low, high)), low, high) * s;                       \
+        _Pragma("GCC ivdep") for (int64_t i = 0; i < n; i++) y[i] =                                                    \
+            clamped##bits(rounded##bits(held##bits(x[i] / s, low, high)), low, high) * s;                              \
     }                                                                                                                  \
     KERNEL_CLONES void fake_quant_each_f##bits(const T *x, T *y, int64_t n, const T *s, const T *low, const T *high)   \
     {                                                                                                                  \
-        _Pragma("GCC ivdep") for (int64_t i = 0; i < n; i++)                                                           \
-            y[i] = clamped##bits(rounded##bits(held##bits(x[i] / s[i], low[i], high[i])), low[i], high[i]) * s[i];     \
+        _Pragma("GCC ivdep") for (int64_t i = 0; i < n; i++) y[i] =                                                    \
+            clamped##bits(rounded##bits(held##bits(x[i] / s[i], low[i], high[i])), low[i], high[i]) * s[i];            \
     }                                                                                                                  \
     /* pass[i] = dy or 0, term[i] = the part of ds */                                                                  \
     KERNEL_CLONES static void terms##bits(const T *restrict x, const T *restrict dy, T *restrict pass,                 \

@@ -98,7 +98,7 @@ static struct piece piece_at(const struct work *w, int64_t p)
     if (l->kind == QUANTIZE_PER_AXIS && l->inner > 1)
         return (struct piece){p * l->inner, l->outer, l->length * l->inner, l->inner, p, false};
     if (l->kind == QUANTIZE_PER_AXIS)
-        return (struct piece){p * COLUMNS, l->outer,    l->length, i64_min(COLUMNS, l->length - p * COLUMNS),
+        return (struct piece){p * COLUMNS, l->outer, l->length, i64_min(COLUMNS, l->length - p * COLUMNS),
                               p * COLUMNS, true};
     const int64_t o = p / l->scales, b = p % l->scales, rows = i64_min(l->block, l->length - b * l->block);
     const int64_t start = (o * l->length + b * l->block) * l->inner;

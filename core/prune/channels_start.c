@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * channels_start.c - notes by which calls of one step of a recipe know each other (channels.h).
- * Note       "start.<axis>" of a group's first producing weight: text says which step left it (steps have parameters of their
- *            own for as long as the recipe is there, so their address names them), the tensor holds what struct channels_start
- *            does, as doubles. Another step finds nothing of its own and begins anew. */
+ * Note       "start.<axis>" of a group's first producing weight: text says which step left it (steps have parameters of
+ *            their own for as long as the recipe is there, so their address names them), the tensor holds what struct
+ *            channels_start does, as doubles. Another step finds nothing of its own and begins anew. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,8 +10,8 @@
 #include "core/prune/channels.h"
 
 enum { FIELDS = 5 };
-static const char *const keys[SHAPE_MAX_RANK] = {"start.0", "start.1", "start.2",  "start.3",  "start.4",  "start.5",
-                                                 "start.6", "start.7", "start.8",  "start.9",  "start.10", "start.11",
+static const char *const keys[SHAPE_MAX_RANK] = {"start.0",  "start.1",  "start.2",  "start.3", "start.4",  "start.5",
+                                                 "start.6",  "start.7",  "start.8",  "start.9", "start.10", "start.11",
                                                  "start.12", "start.13", "start.14", "start.15"};
 
 static const char *step_name(const struct channels_run *r, char text[32])

@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
- * weights_schedule.c - how much of the sparsity a call reaches, and masks that may give weights back (weight_pruning.h).
- * Ramp       r in (0, 1]: the step of the schedule over all steps, or how far the training is that the step is nested in.
- *            s_r = s_f + (s_0 - s_f) (1 - r)^3 (Zhu & Gupta 2017): many weights go early, while there are many to spare, and
- *            few late; linear: s_0 + (s_f - s_0) r. A call knows nothing of those before it but masks and zeros, so it goes
- *            on from wherever it is.
- * Surgery    (Guo et al., NeurIPS 2016) Weights that are cut stay latent: they go on learning, and the mask is made anew each
- *            time. With thresholds a < b: below a cut, from b on back, between as it was. Here a = t (1 - h) and b = t (1 + h),
- *            and t is such that the sparsity is met exactly: scores of weights that stay are divided by 1 - h, those of weights
- *            that are cut by 1 + h, and then all are ranked as ever. So layers, rows, blocks, n:m and global ranking all work.
- * Between    two calls many updates may pass, where the paper has one. What is cut grows unopposed then, so of the weights of a
- *            layer at most a share comes back in a call, falling to none by a cosine along the ramp (as RigL's, Evci et al.
- *            2020), and no latent weight is larger than the smallest that stayed: as if it had come back when it reached it. */
+ * weights_schedule.c - how much of the sparsity a call reaches, and masks that may give weights back
+ * (weight_pruning.h).
+ * Ramp       r in (0, 1]: the step of the schedule over all steps, or how far the training is that the step is nested
+ *            in. s_r = s_f + (s_0 - s_f) (1 - r)^3 (Zhu & Gupta 2017): many weights go early, while there are many to
+ *            spare, and few late; linear: s_0 + (s_f - s_0) r. A call knows nothing of those before it but masks and
+ *            zeros, so it goes on from wherever it is.
+ * Surgery    (Guo et al., NeurIPS 2016) Weights that are cut stay latent: they go on learning, and the mask is made
+ *            anew each time. With thresholds a < b: below a cut, from b on back, between as it was. Here a = t (1 - h)
+ *            and b = t (1 + h), and t is such that the sparsity is met exactly: scores of weights that stay are divided
+ *            by 1 - h, those of weights that are cut by 1 + h, and then all are ranked as ever. So layers, rows,
+ *            blocks, n:m and global ranking all work.
+ * Between    two calls many updates may pass, where the paper has one. What is cut grows unopposed then, so of the
+ *            weights of a layer at most a share comes back in a call, falling to none by a cosine along the ramp (as
+ *            RigL's, Evci et al. 2020), and no latent weight is larger than the smallest that stayed: as if it had come
+ *            back when it reached it. */
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
@@ -48,9 +51,10 @@ void weights_check_schedule(const struct prune_weights_params *o, const struct s
     if (weights_schedule_of(o) != WEIGHTS_SURGERY)
         return;
     if (nesting_is_top(pointer))
-        faults_add(faults, pointer,
-                   "schedule=surgery gives weights back as they grow again, so it needs a training step around it: nest "
-                   "prune.weights in the steps of one, or take another schedule");
+        faults_add(
+            faults, pointer,
+            "schedule=surgery gives weights back as they grow again, so it needs a training step around it: nest "
+            "prune.weights in the steps of one, or take another schedule");
     if (nested && o->steps > 1)
         faults_add(faults, pointer, "with schedule=surgery the training says how often: leave out steps");
     if (!ranks_latent(weights_criterion(o->criterion)))

@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
- * iterate.c - iterate: the steps it holds run again and again, as {prune, train} until the result is good and small enough.
- * Round      The nested steps run in order with one ramp, so steps with a schedule (prune.weights, prune.channels) prune more from
- *            round to round: round r of n has the ramp from + (to - from) (r - 1) / (n - 1). Then the model is judged on validation
- *            data (iterate_judge.h).
- * Kept       the best so far: of models whose wishes for quality all hold the smallest, else the one whose quality falls short
- *            least. The model as it came in takes part, so the result is never worse than that.
- * Broken     a round whose quality falls short, or that ends in numbers that are not finite. on_break says how it goes on: back_off
- *            takes the best so far and goes half the way to where it broke; go_on prunes and trains on with what there is; stop ends.
- * Ends       when all wishes hold and at least one of them is on size; when the rounds are over; when back_off has nothing to halve.
- *            Wishes for quality alone are a limit: it becomes as small as the rounds allow.
- * Results    depend on recipe, data and seed alone. Memory: the model, and the best one; weights that did not change are shared. */
+ * iterate.c - iterate: the steps it holds run again and again, as {prune, train} until the result is good and small
+ * enough.
+ * Round      The nested steps run in order with one ramp, so steps with a schedule (prune.weights, prune.channels)
+ *            prune more from round to round: round r of n has the ramp from + (to - from) (r - 1) / (n - 1). Then the
+ *            model is judged on validation data (iterate_judge.h).
+ * Kept       the best so far: of models whose wishes for quality all hold the smallest, else the one whose quality
+ *            falls short least. The model as it came in takes part, so the result is never worse than that.
+ * Broken     a round whose quality falls short, or that ends in numbers that are not finite. on_break says how it goes
+ *            on: back_off takes the best so far and goes half the way to where it broke; go_on prunes and trains on
+ *            with what there is; stop ends.
+ * Ends       when all wishes hold and at least one of them is on size; when the rounds are over; when back_off has
+ *            nothing to halve. Wishes for quality alone are a limit: it becomes as small as the rounds allow.
+ * Results    depend on recipe, data and seed alone. Memory: the model, and the best one; weights that did not change
+ *            are shared. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,15 +34,18 @@ struct iterate_params {
 #define P(f) PARAM(iterate_params, f)
 static const struct param params[] = {
     {P(until), .kind = PARAM_JSON, .required = true,
-     .doc = "wishes that end it when all hold, judged on validation data against the model as it came into the recipe, as "
-            "{\"max_accuracy_drop\": 0.01, \"max_bytes_ratio\": 0.1}: the targets of a recipe, without latency"},
+     .doc =
+         "wishes that end it when all hold, judged on validation data against the model as it came into the recipe, as "
+         "{\"max_accuracy_drop\": 0.01, \"max_bytes_ratio\": 0.1}: the targets of a recipe, without latency"},
     {P(rounds), .kind = PARAM_INT, .min = 1, .max = 1000, .def = "10", .doc = "the most rounds it takes"},
-    {P(from), .kind = PARAM_NUMBER, .min = 0, .max = 1, .above_min = true, .given = PARAM_GIVEN(iterate_params, has_from),
+    {P(from), .kind = PARAM_NUMBER, .min = 0, .max = 1, .above_min = true,
+     .given = PARAM_GIVEN(iterate_params, has_from),
      .doc = "ramp of the first round: how far steps with a schedule go; to / rounds if not given"},
     {P(to), .kind = PARAM_NUMBER, .min = 0, .max = 1, .above_min = true, .def = "1", .doc = "ramp of the last round"},
     {P(on_break), .kind = PARAM_ENUM, .choices = on_breaks, .def = "\"back_off\"",
-     .doc = "after a round that is not good enough: take the best so far and go half as far, go on with what there is, or "
-            "stop"},
+     .doc =
+         "after a round that is not good enough: take the best so far and go half as far, go on with what there is, or "
+         "stop"},
     {0},
 };
 
@@ -127,7 +133,8 @@ static double ramp_of(const struct iteration *x, int64_t round)
 }
 
 /* What happened, for the report and whoever watches. v: NULL if the round failed, and why. */
-static void tell(struct iteration *x, int64_t round, double ramp, const struct verdict *v, bool kept, const char *failed)
+static void tell(struct iteration *x, int64_t round, double ramp, const struct verdict *v, bool kept,
+                 const char *failed)
 {
     json_t *row = json_pack("{s:I, s:f, s:b}", "round", (json_int_t)round, "ramp", ramp, "kept", kept);
     const json_t *after = v ? json_object_get(v->figures, "after") : NULL;
@@ -140,9 +147,9 @@ static void tell(struct iteration *x, int64_t round, double ramp, const struct v
         json_object_set_new(row, "small", json_boolean(v->small));
         json_object_set_new(row, "wishes", verdict_wishes(v, &x->wishes));
         json_object_set(row, "ratio", json_object_get(v->figures, "ratio"));
-        json_object_foreach ((json_t *)(uintptr_t)after, key, value)
-            if (!strcmp(key, "metrics") || !strcmp(key, "sparsity") || !strcmp(key, "bytes"))
-                json_object_set(row, key, value);
+        json_object_foreach((json_t *)(uintptr_t)after, key,
+                            value) if (!strcmp(key, "metrics") || !strcmp(key, "sparsity") || !strcmp(key, "bytes"))
+            json_object_set(row, key, value);
     }
     json_array_append(x->rounds, row);
     if (x->c->metric)
@@ -235,8 +242,7 @@ static void mark_kept(json_t *rounds, int64_t kept)
 {
     size_t i;
     json_t *row;
-    json_array_foreach (rounds, i, row)
-        json_object_set_new(row, "kept", json_boolean((int64_t)i == kept));
+    json_array_foreach(rounds, i, row) json_object_set_new(row, "kept", json_boolean((int64_t)i == kept));
 }
 
 static void report(struct iteration *x)
@@ -251,14 +257,15 @@ static void report(struct iteration *x)
         json_object_set_new(c->details, "kept_round", json_integer((json_int_t)x->best_round));
         json_object_set_new(c->details, "stopped", json_string(x->stopped ? x->stopped : "the rounds are over"));
     }
-    json_array_foreach (wishes, i, w) {
+    json_array_foreach(wishes, i, w)
+    {
         char name[80];
         snprintf(name, sizeof name, "iterate %s", json_string_value(json_object_get(w, "target")));
         json_object_set_new(w, "target", json_string(name));
         if (!json_is_true(json_object_get(w, "met")))
             warnings_add(c->warnings, "iterate: %s %g was not reached; the best is %.4g, of round %lld", name + 8,
-                         json_number_value(json_object_get(w, "wanted")),
-                         json_number_value(json_object_get(w, "got")), round);
+                         json_number_value(json_object_get(w, "wanted")), json_number_value(json_object_get(w, "got")),
+                         round);
         if (c->targets)
             json_array_append(c->targets, w);
     }
@@ -288,10 +295,11 @@ static int run(struct step_ctx *c, struct err *err)
 METHOD(iterate) = {
     .name = "iterate",
     .summary = "repeat steps, as prune and train, until wishes hold",
-    .doc = "The classic loop: prune, train, measure; not good enough: again. Its steps run in order, round by round, and "
-           "those with a schedule go further each time. Every round is judged on validation data: the val_dataset, else a "
-           "tenth of the dataset that is held back. Of all rounds the smallest model whose quality is as wished is kept; "
-           "if there is none, the nearest to it. It ends when all wishes hold, or when the rounds are over.",
+    .doc =
+        "The classic loop: prune, train, measure; not good enough: again. Its steps run in order, round by round, and "
+        "those with a schedule go further each time. Every round is judged on validation data: the val_dataset, else a "
+        "tenth of the dataset that is held back. Of all rounds the smallest model whose quality is as wished is kept; "
+        "if there is none, the nearest to it. It ends when all wishes hold, or when the rounds are over.",
     .params = params,
     .params_size = sizeof(struct iterate_params),
     .needs_of = needs_of,

@@ -74,7 +74,8 @@ void wishes_read(const json_t *until, const char *pointer, struct wishes *out, s
     *out = (struct wishes){0};
     if (!faults)
         faults = &own;
-    json_object_foreach ((json_t *)(uintptr_t)until, key, v) {
+    json_object_foreach((json_t *)(uintptr_t)until, key, v)
+    {
         const struct target *t = kind_of(key) ? target_find(key) : NULL;
         const double wanted = json_number_value(v);
         pointer_join(at, pointer, key);
@@ -157,8 +158,9 @@ static int measure_macs(const struct judge *j, struct facts *f, const struct mod
     if (rc == 0 && (rc = plan_infer(plan, in, &types, err)) == 0)
         facts_cost(f, plan);
     if (rc == 0 && f->macs < 0)
-        rc = err_set(err, ERR_MODEL, "max_macs_ratio: the model's multiply-accumulates cannot be counted, because shapes "
-                                     "in it are not known");
+        rc = err_set(err, ERR_MODEL,
+                     "max_macs_ratio: the model's multiply-accumulates cannot be counted, because shapes "
+                     "in it are not known");
     free(in);
     plan_free(plan);
     return rc;
@@ -166,11 +168,8 @@ static int measure_macs(const struct judge *j, struct facts *f, const struct mod
 
 static struct evaluate_opts options(const struct judge *j)
 {
-    return (struct evaluate_opts){.pool = j->c->pool,
-                                  .index = j->split.held,
-                                  .n_index = j->split.n_held,
-                                  .progress = tick,
-                                  .progress_arg = j->c};
+    return (struct evaluate_opts){
+        .pool = j->c->pool, .index = j->split.held, .n_index = j->split.n_held, .progress = tick, .progress_arg = j->c};
 }
 
 /* Takes over the metrics; NULL of data without labels. */
@@ -196,9 +195,9 @@ static int measure(struct judge *j, const struct model *m, struct facts *f, json
         return 0;
     if (j->fidelity && fidelity) {
         struct task_metrics *before = NULL;
-        struct fidelity *found = evaluate_compare(
-            j->c->source, m, j->data, &opts,
-            &(struct evaluate_compare_opts){.metrics_a = &before, .metrics_b = &metrics}, err);
+        struct fidelity *found =
+            evaluate_compare(j->c->source, m, j->data, &opts,
+                             &(struct evaluate_compare_opts){.metrics_a = &before, .metrics_b = &metrics}, err);
         if (!found)
             return -1;
         *fidelity = fidelity_json(found, "dataset");
@@ -299,8 +298,8 @@ int judge_model(struct judge *j, const struct model *m, struct verdict *v, struc
     *v = (struct verdict){0};
     int rc = measure(j, m, &after, &fidelity, err);
     if (rc == 0) {
-        v->figures = json_pack("{s:o, s:o, s:o}", "before", facts_json(&j->before), "after", facts_json(&after), "ratio",
-                               facts_ratio_json(&j->before, &after));
+        v->figures = json_pack("{s:o, s:o, s:o}", "before", facts_json(&j->before), "after", facts_json(&after),
+                               "ratio", facts_ratio_json(&j->before, &after));
         if (v->figures && fidelity)
             json_object_set(v->figures, "fidelity", fidelity);
         rc = v->figures ? 0 : err_set(err, ERR_NOMEM, "no memory to judge rounds");

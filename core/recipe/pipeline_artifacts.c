@@ -84,8 +84,9 @@ int pipeline_make_artifacts(struct pipeline *p, struct err *err)
     for (int i = 0; i < p->n_artifacts && rc == 0; i++) {
         for (int k = 0; k < n && rc == 0; k++)
             if (!strcmp(external[k], p->artifacts[i].artifact.name))
-                rc = err_set(err, ERR_RECIPE, "'%s' is the name of an external data file of the result and of the file "
-                                              "that %s makes",
+                rc = err_set(err, ERR_RECIPE,
+                             "'%s' is the name of an external data file of the result and of the file "
+                             "that %s makes",
                              external[k], p->artifacts[i].step->method->name);
         if (rc == 0)
             rc = make(p, &p->artifacts[i], err);

@@ -32,8 +32,9 @@ struct nested {
 struct running {
     struct pipeline *p;
     const struct recipe_step *step;
-    struct running *outer; /* NULL: a step of the recipe itself */
-    uint64_t stream;       /* of its rng */
+    struct running *outer;  /* NULL: a step of the recipe itself */
+    uint64_t stream;        /* of its rng */
+    struct rng rng;
     char place[PLACE_TEXT]; /* "2", "2.1-r3": where it stands in the recipe and in which round */
     bool on_schedule;
     struct nested *nested; /* [step->n_steps] */
@@ -100,13 +101,12 @@ static int run_method(struct running *r, struct step_ctx *c, json_t **report, st
 {
     const struct recipe_step *step = r->step;
     struct pipeline *p = r->p;
-    struct rng rng;
-    rng_init(&rng, c->seed, r->stream);
+    rng_init(&r->rng, c->seed, r->stream);
     char *checkpoint = r->on_schedule ? NULL : pipeline_checkpoint_path(p, r->place);
     const char *method = p->method;
     int rc = -1;
     c->params = step->params;
-    c->rng = &rng;
+    c->rng = &r->rng;
     c->layers = layer_report_new();
     c->details = json_object();
     c->n_steps = step->n_steps;

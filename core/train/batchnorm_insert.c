@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * batchnorm_insert.c - see batchnorm_insert.h. The new node makes the value the convolution made (its id, name and readers
- * stay), and the convolution makes a new one in between. A note on the node's scale says that it is ours. */
+ * batchnorm_insert.c - see batchnorm_insert.h. The new node makes the value the convolution made (its id, name and
+ * readers stay), and the convolution makes a new one in between. A note on the node's scale says that it is ours. */
 #include "core/train/batchnorm_insert.h"
 
 #include <math.h>
@@ -124,8 +124,14 @@ static int measure(struct places *p, const struct batchnorm_insert_opts *o, stru
         return nomem(err);
     for (int i = 0; i < p->n; i++)
         watch[p->at[i].value] = true;
-    const struct sampling s = {.data = o->data, .pool = o->pool, .samples = SAMPLES, .index = o->index, .n_index = o->n,
-                               .observe = see, .observe_arg = p, .watch = watch};
+    const struct sampling s = {.data = o->data,
+                               .pool = o->pool,
+                               .samples = SAMPLES,
+                               .index = o->index,
+                               .n_index = o->n,
+                               .observe = see,
+                               .observe_arg = p,
+                               .watch = watch};
     const int64_t done = sampling_run(p->m, &s, err);
     free(watch);
     return done < 0 ? -1 : 0;
@@ -240,8 +246,8 @@ static int fold_one(struct model *m, uint32_t bn, struct err *err)
         nomem(err);
         goto out;
     }
-    if (!channel_affine_norm(layout.channels, (double)node_attr_float(&m->nodes[bn], "epsilon", 1e-5f), v[0], v[1], v[2],
-                             v[3], v[0], v[1])) {
+    if (!channel_affine_norm(layout.channels, (double)node_attr_float(&m->nodes[bn], "epsilon", 1e-5f), v[0], v[1],
+                             v[2], v[3], v[0], v[1])) {
         err_set(err, ERR_NON_FINITE, "trained statistics of BatchNormalization are not finite");
         goto out;
     }
@@ -278,8 +284,7 @@ int batchnorm_insert_fold(struct model *m, struct err *err)
 {
     for (uint32_t i = 0; i < m->n_nodes; i++) {
         const struct node *n = &m->nodes[i];
-        if (!n->op_type || !node_is(n, "BatchNormalization") || n->n_input != 5 ||
-            !value_note(m, n->input[1], ours))
+        if (!n->op_type || !node_is(n, "BatchNormalization") || n->n_input != 5 || !value_note(m, n->input[1], ours))
             continue;
         if (fold_one(m, i, err))
             return -1;

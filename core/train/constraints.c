@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * constraints.c - see constraints.h. A parameter without notes costs nothing here; one with a mask costs two passes over it
- * an update. */
+ * constraints.c - see constraints.h. A parameter without notes costs nothing here; one with a mask costs two passes
+ * over it an update. */
 #include "core/train/constraints.h"
 
 #include <stdlib.h>
@@ -138,7 +138,8 @@ static int open_codebook(struct constraint *c, const struct tensor *book, const 
     const int64_t n = tensor_count(c->t);
     if (book->shape.rank != 2 || book->dtype != DTYPE_FLOAT || book->shape.dim[0] < 1 || book->shape.dim[1] < 1 ||
         book->shape.dim[1] > INT32_MAX || n % book->shape.dim[0])
-        return err_set(err, ERR_MODEL, "the codebook of weight '%s' does not fit its %lld elements", name, (long long)n);
+        return err_set(err, ERR_MODEL, "the codebook of weight '%s' does not fit its %lld elements", name,
+                       (long long)n);
     c->groups = book->shape.dim[0];
     c->k = book->shape.dim[1];
     c->run = n / c->groups;

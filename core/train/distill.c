@@ -179,8 +179,8 @@ static int start_teacher(struct distiller *d, const struct train_params *train, 
     }
     for (int i = 0; i < d->n_term; i++) {
         struct distill_term *t = &d->term[i];
-        want[n] = (struct teacher_want){t->teacher_value,
-                                        t->kind == TERM_ATTENTION ? TEACHER_ATTENTION : TEACHER_VALUE, t->axis};
+        want[n] = (struct teacher_want){t->teacher_value, t->kind == TERM_ATTENTION ? TEACHER_ATTENTION : TEACHER_VALUE,
+                                        t->axis};
         t->want = n++;
     }
     const struct teacher_opts opts = {.model = d->c->teacher,
@@ -258,8 +258,8 @@ static int values(struct objective *o, const struct model *m, uint32_t *extra, i
         struct distill_term *t = &d->term[i];
         const uint32_t v = model_find_value(m, 0, t->student);
         if (v == VALUE_NONE || *n >= OBJECTIVE_EXTRA_MAX)
-            return err_set(err, ERR_INVALID, "%s: '%s' is no value of the model any more",
-                           distill_kind_names[t->kind], t->student);
+            return err_set(err, ERR_INVALID, "%s: '%s' is no value of the model any more", distill_kind_names[t->kind],
+                           t->student);
         t->extra = *n - first;
         extra[(*n)++] = v;
     }
@@ -384,8 +384,9 @@ static void add_terms_json(const struct distiller *d, const struct objective *o,
         const char *kind = distill_kind_names[t->kind];
         json_t *row = json_pack("{s:s, s:s}", "student", t->student, "teacher", t->teacher);
         if (t->regressed)
-            json_object_set_new(row, "regressor", json_pack("[I, I]", (json_int_t)o->param[t->param].shape.dim[0],
-                                                             (json_int_t)o->param[t->param].shape.dim[1]));
+            json_object_set_new(row, "regressor",
+                                json_pack("[I, I]", (json_int_t)o->param[t->param].shape.dim[0],
+                                          (json_int_t)o->param[t->param].shape.dim[1]));
         if (!json_object_get(to, kind))
             json_object_set_new(to, kind, json_array());
         json_array_append_new(json_object_get(to, kind), row);
@@ -398,9 +399,8 @@ void distill_objective_report(const struct objective *o, json_t *details)
     if (!d || !details)
         return;
     json_t *report = json_pack("{s:s, s:f, s:f, s:b, s:o}", "teacher",
-                               d->c->teacher == d->c->source ? "original" : "given",
-                               "temperature", d->p->temperature, "alpha", d->alpha, "labels",
-                               (int)d->with_labels, "outputs", outputs_json(d));
+                               d->c->teacher == d->c->source ? "original" : "given", "temperature", d->p->temperature,
+                               "alpha", d->alpha, "labels", (int)d->with_labels, "outputs", outputs_json(d));
     add_terms_json(d, o, report);
     json_object_set_new(report, "cache", teacher_report(d->teacher));
     json_object_set_new(details, "distillation", report);

@@ -65,8 +65,8 @@ struct distill_params {
         {DISTILL_PARAM(S, hints), .kind = PARAM_GLOBS,                                                                 \
          .doc = "intermediate values the student is to reproduce: \"student:teacher\", names of values or of nodes, "  \
                 "one name if both have it, globs for several"},                                                        \
-        {DISTILL_PARAM(S, hint_weight), .kind = PARAM_NUMBER, .def = "1",                                              \
-         .min = 0,                      .max = 1e6,           .doc = "times the hints' loss is added"},                \
+        {DISTILL_PARAM(S, hint_weight),          .kind = PARAM_NUMBER, .def = "1", .min = 0, .max = 1e6,               \
+         .doc = "times the hints' loss is added"},                                                                     \
         {DISTILL_PARAM(S, attention),                                                                                  \
          .kind = PARAM_NUMBER,                                                                                         \
          .def = "0",                                                                                                   \
@@ -82,8 +82,9 @@ struct distill_params {
          .max = 1e9,                                                                                                   \
          .doc = "times the difference of distances and angles between samples is added; 25 in the literature"},        \
     {                                                                                                                  \
-        DISTILL_PARAM(S, relational_at), .kind = PARAM_GLOBS,                                                          \
-        .doc = "the value whose rows are the points, as a hint; empty: what the last product reads"                    \
+        DISTILL_PARAM(S, relational_at),                                                                               \
+            .kind = PARAM_GLOBS,                                                                                       \
+            .doc = "the value whose rows are the points, as a hint; empty: what the last product reads"                \
     }
 
 /* Faults of several parameters together, with pointers below `pointer`. */

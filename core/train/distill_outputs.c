@@ -53,8 +53,8 @@ static struct scores scores_of(const struct model *m, uint32_t output)
 /* Made by an operator that squashes: no scores of a Softmax that was left out. */
 static bool squashed(const struct model *m, uint32_t v)
 {
-    static const char *const types[] = {"Sigmoid",   "Tanh",     "Relu",          "Clip", "HardSigmoid",
-                                        "LeakyRelu", "Softplus", "LayerNormalization", NULL};
+    static const char *const types[] = {
+        "Sigmoid", "Tanh", "Relu", "Clip", "HardSigmoid", "LeakyRelu", "Softplus", "LayerNormalization", NULL};
     return m->values[v].producer == NODE_NONE || one_of(&m->nodes[m->values[v].producer], types);
 }
 
@@ -275,8 +275,7 @@ int distill_output_loss(struct distiller *d, const struct distill_output *o, con
     const struct tensor *t = teacher_said(d->teacher, o->want);
     char a[SHAPE_TEXT], b[SHAPE_TEXT];
     if (y->dtype != DTYPE_FLOAT || tensor_count(y) != tensor_count(t))
-        return err_set(err, ERR_SHAPE, "output '%s' is %s where the teacher's is %s", o->name, shape_text(&y->shape,
-                                                                                                          a),
+        return err_set(err, ERR_SHAPE, "output '%s' is %s where the teacher's is %s", o->name, shape_text(&y->shape, a),
                        shape_text(&t->shape, b));
     const double share = d->alpha / (double)d->n_out * scale, count = (double)tensor_count(y);
     struct loss_opts opts = {

@@ -120,9 +120,8 @@ int distill_find_terms(struct distiller *d, const struct distill_shapes *student
     if (p->hint_weight > 0 && hints_named(&found[TERM_HINT], &p->hints, "hints", m, tm, err))
         goto out;
     if (p->attention > 0 &&
-        (p->attention_at.count
-             ? hints_named(&found[TERM_ATTENTION], &p->attention_at, "attention_at", m, tm, err)
-             : hints_stage_ends(&found[TERM_ATTENTION], m, student->types, tm, teacher->types, err)))
+        (p->attention_at.count ? hints_named(&found[TERM_ATTENTION], &p->attention_at, "attention_at", m, tm, err)
+                               : hints_stage_ends(&found[TERM_ATTENTION], m, student->types, tm, teacher->types, err)))
         goto out;
     if (p->relational > 0 &&
         (p->relational_at.count ? hints_named(&found[TERM_RELATION], &p->relational_at, "relational_at", m, tm, err)
@@ -213,8 +212,7 @@ static int new_tensors(struct objective *o, int i, const struct shape *shape, st
 {
     tensor_fini(&o->param[i]);
     tensor_fini(&o->gradient[i]);
-    return tensor_alloc(&o->param[i], DTYPE_FLOAT, shape, err) || tensor_alloc(&o->gradient[i], DTYPE_FLOAT, shape,
-                                                                               err)
+    return tensor_alloc(&o->param[i], DTYPE_FLOAT, shape, err) || tensor_alloc(&o->gradient[i], DTYPE_FLOAT, shape, err)
                ? -1
                : 0;
 }
@@ -246,13 +244,8 @@ int distill_fit_regressors(struct distiller *d, struct objective *o, const struc
             want[n++] = (struct teacher_want){model_find_value(m, 0, d->term[i].student), TEACHER_VALUE, 0};
     if (!n)
         return 0;
-    const struct teacher_opts opts = {.model = m,
-                                      .student = m,
-                                      .want = want,
-                                      .n_want = n,
-                                      .in = d->sample,
-                                      .n_in = d->n_in,
-                                      .pool = d->c->pool};
+    const struct teacher_opts opts = {
+        .model = m, .student = m, .want = want, .n_want = n, .in = d->sample, .n_in = d->n_in, .pool = d->c->pool};
     struct teacher *student = teacher_new(&opts, err);
     if (!student || ask(d, student, err) || ask(d, d->teacher, err))
         goto out;
@@ -289,8 +282,8 @@ int distill_term_loss(struct distiller *d, const struct objective *o, const stru
                       const struct tensor *y, struct tensor *seed, int64_t n, double scale, double *value,
                       struct err *err)
 {
-    const double weights[TERM_KINDS] = {d->p->hint_weight, d->p->attention,
-                                        d->p->relational}, weight = weights[t->kind];
+    const double weights[TERM_KINDS] = {d->p->hint_weight, d->p->attention, d->p->relational},
+                 weight = weights[t->kind];
     const struct tensor *said = teacher_said(d->teacher, t->want);
     struct pool *pool = d->c->pool;
     const float *x = tensor_f32(y), *them = tensor_f32(said);

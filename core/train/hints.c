@@ -142,8 +142,7 @@ static void attention_sample(void *arg, int64_t n, int lane)
 }
 
 int attention_loss(struct pool *pool, const struct feature *s, int64_t n, const float *x, const float *map,
-                   double scale,
-                   double *value, float *dx, struct err *err)
+                   double scale, double *value, float *dx, struct err *err)
 {
     const int64_t outer = s->rows / n, places = outer * s->inner;
     const double each = 1 / ((double)n * (double)places);

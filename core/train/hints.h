@@ -35,8 +35,7 @@ int hint_loss(const struct feature *s, int64_t teacher_channels, const float *x,
               const struct hint_regressor *r, double power, double scale, double *value, float *dx, struct err *err);
 /* map: [n, places] the teacher's Q; s->rows is a multiple of n. */
 int attention_loss(struct pool *pool, const struct feature *s, int64_t n, const float *x, const float *map,
-                   double scale,
-                   double *value, float *dx, struct err *err);
+                   double scale, double *value, float *dx, struct err *err);
 /* x [n, d], t [n, dt]. */
 int relation_loss(struct pool *pool, int64_t n, const float *x, int64_t d, const float *t, int64_t dt, double scale,
                   double *value, float *dx, struct err *err);

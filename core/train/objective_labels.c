@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * objective_labels.c - the loss between what a model says and the labels of its samples.
  *
- * Classes belong to the first output of floats with a row a sample and more than one score in it; targets to the first one
- * with as many numbers a sample. A model that ends in Softmax says probabilities: its loss is taken of what the Softmax reads,
- * because softmax of softmax learns badly; the same of Sigmoid and bce. */
+ * Classes belong to the first output of floats with a row a sample and more than one score in it; targets to the first
+ * one with as many numbers a sample. A model that ends in Softmax says probabilities: its loss is taken of what the
+ * Softmax reads, because softmax of softmax learns badly; the same of Sigmoid and bce. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,7 +87,8 @@ static int find_output(struct labels *k, const struct step_ctx *c, int64_t wante
                        "the labels have %" PRId64 " numbers a sample; no output of the model has as many (the largest "
                        "has %" PRId64 ")",
                        wanted, widest);
-    return err_set(err, ERR_DATASET, "the labels are classes, and no output of the model is a row of scores, one a class");
+    return err_set(err, ERR_DATASET,
+                   "the labels are classes, and no output of the model is a row of scores, one a class");
 }
 
 /* Numbers a sample of float targets. */
@@ -225,7 +226,8 @@ int objective_labels_new(struct objective *o, const struct train_params *p, cons
 {
     *o = (struct objective){.values = values, .loss = loss, .labels = true};
     if (!c->data || !dataset_has_labels(c->data))
-        return err_set(err, ERR_DATASET, "the loss needs labels, and the dataset has none; train.distill learns without");
+        return err_set(err, ERR_DATASET,
+                       "the loss needs labels, and the dataset has none; train.distill learns without");
     struct labels *k = o->self = calloc(1, sizeof *k);
     int64_t wanted = 0;
     if (!k)
@@ -237,8 +239,9 @@ int objective_labels_new(struct objective *o, const struct train_params *p, cons
     if (p->loss != TRAIN_LOSS_AUTO)
         k->loss = (enum train_loss)p->loss;
     if (!k->classes && k->loss == TRAIN_LOSS_CROSS_ENTROPY) {
-        err_set(err, ERR_DATASET,
-                "loss=cross_entropy needs classes, and the labels are float targets; mse, l1, huber and bce take those");
+        err_set(
+            err, ERR_DATASET,
+            "loss=cross_entropy needs classes, and the labels are float targets; mse, l1, huber and bce take those");
         goto fail;
     }
     if (dataset_bind(c->data, c->model, err) || (!k->classes && target_width(c, &wanted, err)) ||

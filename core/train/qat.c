@@ -33,7 +33,10 @@ struct qat_params {
 static const struct param params[] = {
     TRAIN_PARAM_ROWS_OF(qat_params, "\"adam\"", "0.0002 for adam and adamw, 0.0005 for sgd if not given"),
     DISTILL_PARAM_ROWS(qat_params),
-    {.name = "distill", .offset = offsetof(struct qat_params, use_teacher), .kind = PARAM_BOOL, .def = "true",
+    {.name = "distill",
+     .offset = offsetof(struct qat_params, use_teacher),
+     .kind = PARAM_BOOL,
+     .def = "true",
      .doc = "learn from the teacher (the model as it came into the recipe, or the one given) as train.distill does; "
             "false: from labels alone"},
     {PARAM(qat_params, learn_scales), .kind = PARAM_BOOL, .def = "true",

@@ -63,10 +63,8 @@ static int group_of(struct qat_model *q, uint32_t scale, bool weights, bool want
     while (i < q->n_groups && (q->group[i].scale != scale || q->group[i].weights != weights))
         i++;
     if (i == q->n_groups)
-        q->group[q->n_groups++] = (struct qat_group){.scale = scale,
-                                                     .ratio = VALUE_NONE,
-                                                     .count = tensor_count(value_const(q->m, scale)),
-                                                     .weights = weights};
+        q->group[q->n_groups++] = (struct qat_group){
+            .scale = scale, .ratio = VALUE_NONE, .count = tensor_count(value_const(q->m, scale)), .weights = weights};
     q->group[i].wanted = q->group[i].wanted || wanted;
     return i;
 }
@@ -147,8 +145,7 @@ static int find_pair(struct maker *k, uint32_t dq, uint32_t maker, struct err *e
                        node_label(q->m, maker, label, sizeof label));
     if (za && !trainable_codes(za->dtype))
         return 0;
-    q->pair[q->n_pairs++] = (struct qat_pair){
-        maker, dq, group_of(q, n->input[1], false, k->include->count == 0)};
+    q->pair[q->n_pairs++] = (struct qat_pair){maker, dq, group_of(q, n->input[1], false, k->include->count == 0)};
     return 0;
 }
 
@@ -168,9 +165,14 @@ static int find_weight(struct maker *k, uint32_t dq, struct err *err)
         if (q->weight[i].codes == d->input[0] && q->m->nodes[q->weight[i].dequantize].input[1] != d->input[1])
             return err_set(err, ERR_MODEL, "weight '%s' is read with two different scales; it has one to be trained",
                            q->m->values[d->input[0]].name);
-    struct qat_weight w = {.dequantize = dq, .codes = d->input[0], .latent = VALUE_NONE, .zero = zero,
-                           .product = product, .axis = node_attr_int(d, "axis", 1),
-                           .block = node_attr_int(d, "block_size", 0), .out_axis = -1};
+    struct qat_weight w = {.dequantize = dq,
+                           .codes = d->input[0],
+                           .latent = VALUE_NONE,
+                           .zero = zero,
+                           .product = product,
+                           .axis = node_attr_int(d, "axis", 1),
+                           .block = node_attr_int(d, "block_size", 0),
+                           .out_axis = -1};
     bool centered = dtype_min(codes->dtype) < 0;
     for (int64_t i = 0; z && i < tensor_count(z); i++)
         centered = centered && dtype_get(z->dtype, z->data, i) == 0;
@@ -219,8 +221,8 @@ static void find_bias(struct maker *k, uint32_t dq)
     for (int i = 0; i < q->n_biases; i++) /* codes read twice stay */
         if (q->bias[i].codes == d->input[0])
             return;
-    q->bias[q->n_biases++] = (struct qat_bias){.dequantize = dq, .codes = d->input[0], .latent = VALUE_NONE,
-                                               .product = product, .input = -1, .weight = -1};
+    q->bias[q->n_biases++] = (struct qat_bias){
+        .dequantize = dq, .codes = d->input[0], .latent = VALUE_NONE, .product = product, .input = -1, .weight = -1};
 }
 
 static int find_all(struct maker *k, struct err *err)
@@ -330,8 +332,7 @@ static int make_bias(struct maker *k, struct qat_bias *b, struct err *err)
     if (tensor_alloc(&t, DTYPE_FLOAT, &codes->shape, err))
         return -1;
     for (int64_t i = 0; i < n; i++)
-        tensor_f32(&t)[i] = (float)(((const int32_t *)codes->data)[i] *
-                                    (double)tensor_f32(scale)[scales == 1 ? 0 : i]);
+        tensor_f32(&t)[i] = (float)(((const int32_t *)codes->data)[i] * (double)tensor_f32(scale)[scales == 1 ? 0 : i]);
     b->latent = edit_add_weight(&k->edit, 0, m->values[b->codes].name, &t);
     tensor_fini(&t);
     return b->latent == VALUE_NONE ? err_set(err, ERR_NOMEM, "out of memory") : 0;

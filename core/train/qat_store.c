@@ -56,8 +56,8 @@ static bool only_ours(const struct store *s, int group)
     int ours = 0;
     for (int i = 0; i < q->n_pairs; i++)
         if (q->pair[i].group == group)
-            ours += (q->m->nodes[q->pair[i].quantize].input[1] == v) +
-                    (q->m->nodes[q->pair[i].dequantize].input[1] == v);
+            ours +=
+                (q->m->nodes[q->pair[i].quantize].input[1] == v) + (q->m->nodes[q->pair[i].dequantize].input[1] == v);
     for (int i = 0; i < q->n_weights; i++)
         ours += q->weight[i].group == group && q->m->nodes[q->weight[i].dequantize].input[1] == v;
     for (int i = 0; i < q->n_pairs; i++) /* one QuantizeLinear, several DequantizeLinear: counted each time */
@@ -116,11 +116,10 @@ static void report(struct store *s, const struct qat_weight *w, int64_t changed,
         least = fmin(least, r);
         most = fmax(most, r);
     }
-    struct layer_row row = {.node = w->product == NODE_NONE ? w->dequantize : w->product,
-                            .weight = w->codes,
-                            .sqnr_db = NAN};
-    row.before = json_pack("{s:s,s:I}", "dtype", dtype_name(bytes_of(m, w->codes)->dtype), "scales",
-                           (json_int_t)g->count);
+    struct layer_row row = {
+        .node = w->product == NODE_NONE ? w->dequantize : w->product, .weight = w->codes, .sqnr_db = NAN};
+    row.before =
+        json_pack("{s:s,s:I}", "dtype", dtype_name(bytes_of(m, w->codes)->dtype), "scales", (json_int_t)g->count);
     row.after = json_pack("{s:f,s:f,s:f}", "codes_changed", n ? (double)changed / (double)n : 0.0, "scale_least_ratio",
                           least, "scale_largest_ratio", most);
     layer_report_add(s->layers, m, &row);

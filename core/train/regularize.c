@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * regularize.c - see regularize.h. A tensor is cut into at most PIECES_MAX pieces, whose number depends on its size alone;
- * each piece has a sum of its own, and these are added in order. */
+ * regularize.c - see regularize.h. A tensor is cut into at most PIECES_MAX pieces, whose number depends on its size
+ * alone; each piece has a sum of its own, and these are added in order. */
 #include "core/train/regularize.h"
 
 #include <math.h>

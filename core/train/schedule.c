@@ -25,7 +25,8 @@ static double cosine(const struct place *a)
     return between(1, 0, a->s);
 }
 
-/* As torch.optim.lr_scheduler.OneCycleLR(max_lr, total_steps): the top is update 0.3 total - 1, the end the last one. */
+/* As torch.optim.lr_scheduler.OneCycleLR(max_lr, total_steps): the top is update 0.3 total - 1, the end the last one.
+ * */
 static double one_cycle(const struct place *a)
 {
     const double top = 0.3 * a->total - 1, end = a->total - 1, low = 1.0 / 25, least = low / 1e4;

@@ -2,10 +2,8 @@
  * schedule.h - the learning rate of each update.
  * With t = updates done / all updates, r = warm-up updates / all updates, and s = (t - r) / (1 - r):
  *   cosine     lr (1 + cos(pi s)) / 2             (Loshchilov & Hutter 2017)
- *   one_cycle  from lr/25 up to lr by a cosine over the first 30 %, then down to lr/250000 (Smith 2018, as torch's OneCycleLR)
- *   step       lr step_by^floor(epochs / step_at)
- *   linear     lr (1 - s)
- *   constant   lr
+ *   one_cycle  from lr/25 up to lr by a cosine over the first 30 %, then down to lr/250000 (Smith 2018, as torch's
+ *   OneCycleLR) step       lr step_by^floor(epochs / step_at) linear     lr (1 - s) constant   lr
  * and before: lr (updates + 1) / warm-up updates (one_cycle has its own rise). */
 #ifndef PARED_TRAIN_SCHEDULE_H
 #define PARED_TRAIN_SCHEDULE_H

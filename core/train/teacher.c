@@ -111,8 +111,7 @@ static int match_inputs(struct teacher *t, const struct teacher_opts *o, struct 
     const int n = fed_inputs(o->student, from);
     if (t->n_in != n || n != o->n_in) {
         err_set(err, ERR_MODEL, "the teacher has %d inputs and the model %d: it cannot be fed the same samples",
-                t->n_in,
-                n);
+                t->n_in, n);
         goto out;
     }
     for (int i = 0; i < n; i++) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * train_parameters.c - see train_parameters.h. Two walks over the nodes: weights and biases of products first, because a
- * product says more of a constant than the Transpose that happens to read it; then whatever else passes a gradient. */
+ * train_parameters.c - see train_parameters.h. Two walks over the nodes: weights and biases of products first, because
+ * a product says more of a constant than the Transpose that happens to read it; then whatever else passes a gradient.
+ * */
 #include "core/train/train_parameters.h"
 
 #include <math.h>
@@ -127,8 +128,8 @@ static void find_products(struct finder *f, uint32_t node)
         consider(f, &p, passes_gradient(op, ref.slot) ? why : "its operator has no gradient for its weight");
     }
     const int bias = op->quant.bias;
-    const uint32_t b = bias > 0 && bias < n->n_input && n->input[bias] != VALUE_NONE ? weight_source(m, n->input[bias])
-                                                                                     : VALUE_NONE;
+    const uint32_t b =
+        bias > 0 && bias < n->n_input && n->input[bias] != VALUE_NONE ? weight_source(m, n->input[bias]) : VALUE_NONE;
     if (b != VALUE_NONE && m->values[b].weight && dtype_is_float(m->values[b].weight->tensor.dtype) &&
         passes_gradient(op, bias))
         consider(f, &(struct train_parameter){b, node, .learned = true}, NULL);
@@ -151,10 +152,10 @@ static void find_others(struct finder *f, uint32_t node)
             why = "a single number that is no weight";
         else if (!why_not(m, v) && !scale && is_huge(t))
             why = "its numbers are as large as those of a mask";
-        consider(f,
-                 &(struct train_parameter){
-                     v, node, .learned = true, .bn_scale = node_is(n, "BatchNormalization") && i == 1},
-                 why);
+        consider(
+            f,
+            &(struct train_parameter){v, node, .learned = true, .bn_scale = node_is(n, "BatchNormalization") && i == 1},
+            why);
     }
 }
 

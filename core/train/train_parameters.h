@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * train_parameters.h - which initializers of a model are trained, and how each is treated.
- * Trained    float32 and float64 constants of the main graph that an operator reads where its row passes a gradient: weights
- *            (also behind Transpose or Identity) and biases of products, scales of normalizations, embeddings, and constants of
- *            more than one element. Single numbers elsewhere (1/sqrt(d), an epsilon) and tables of huge or infinite numbers
- *            (masks of attention) are no parameters.
+ * Trained    float32 and float64 constants of the main graph that an operator reads where its row passes a gradient:
+ *            weights (also behind Transpose or Identity) and biases of products, scales of normalizations, embeddings,
+ *            and constants of more than one element. Single numbers elsewhere (1/sqrt(d), an epsilon) and tables of
+ *            huge or infinite numbers (masks of attention) are no parameters.
  * Selected   by the name of the node whose constant it is: the product, else the first that reads it.
- * Not here   whether a gradient reaches it: the trainer sees that (a parameter whose gradient was zero so far is left alone).
+ * Not here   whether a gradient reaches it: the trainer sees that (a parameter whose gradient was zero so far is left
+ *            alone).
  * Memory     the lists are malloc'ed; reasons are static strings. Threads: one. */
 #ifndef PARED_TRAIN_TRAIN_PARAMETERS_H
 #define PARED_TRAIN_TRAIN_PARAMETERS_H

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
- * train_params.h - what all training methods are told, and the rows that say so: train.finetune, train.distill and train.qat
- * have them all, then their own. */
+ * train_params.h - what all training methods are told, and the rows that say so: train.finetune, train.distill and
+ * train.qat have them all, then their own. */
 #ifndef PARED_TRAIN_TRAIN_PARAMS_H
 #define PARED_TRAIN_TRAIN_PARAMS_H
 
 #include "core/step/method.h"
 
 enum train_schedule { SCHEDULE_COSINE, SCHEDULE_ONE_CYCLE, SCHEDULE_STEP, SCHEDULE_LINEAR, SCHEDULE_CONSTANT };
-/* auto: cross entropy for classes, squared error for targets. bce: sigmoid cross entropy of every score (labels of 0 and 1 a
- * score: multi-label; classes: one-hot). */
+/* auto: cross entropy for classes, squared error for targets. bce: sigmoid cross entropy of every score (labels of 0
+ * and 1 a score: multi-label; classes: one-hot). */
 enum train_loss {
     TRAIN_LOSS_AUTO,
     TRAIN_LOSS_CROSS_ENTROPY,
@@ -17,8 +17,8 @@ enum train_loss {
     TRAIN_LOSS_HUBER,
     TRAIN_LOSS_BCE
 };
-/* auto: train where there is BatchNormalization and the batch is at least 16, else frozen. insert: after convolutions without, which folded
- * models need to be trained with statistics; folded away again at the end. */
+/* auto: train where there is BatchNormalization and the batch is at least 16, else frozen. insert: after convolutions
+ * without, which folded models need to be trained with statistics; folded away again at the end. */
 enum train_batch_norm { BATCH_NORM_AUTO, BATCH_NORM_TRAIN, BATCH_NORM_FROZEN, BATCH_NORM_INSERT };
 enum train_keep { KEEP_BEST, KEEP_LAST };      /* the epoch whose weights stay */
 enum train_decay { DECAY_WEIGHTS, DECAY_ALL }; /* weight_decay: weights of products only, or norms and biases too */
@@ -46,8 +46,8 @@ struct train_params {
     const json_t *augment;         /* augment.h; NULL: as the dataset's description says. {}: none */
 };
 
-/* Rows for a method's table: the field `train` of struct S is a struct train_params. Defined in train_params.c's terms; each row's
- * text is in the macro so that all methods say the same. */
+/* Rows for a method's table: the field `train` of struct S is a struct train_params. Defined in train_params.c's terms;
+ * each row's text is in the macro so that all methods say the same. */
 #define TRAIN_PARAM(S, f) .name = #f, .offset = offsetof(struct S, train.f)
 #define TRAIN_PARAM_ROWS(S) TRAIN_PARAM_ROWS_OF(S, "\"sgd\"", "0.01 for sgd, 0.001 for adam and adamw if not given")
 /* With another optimizer by default, and what is said of the learning rate. */

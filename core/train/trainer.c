@@ -96,7 +96,8 @@ static int finish(struct trainer *t, struct err *err)
     if (t->stop_text[0] && t->best_epoch == 0)
         return err_set(err, ERR_NON_FINITE, "%s", t->stop_text);
     if (t->stop_text[0])
-        warnings_add(t->c->warnings, "Training stopped: %s. Epoch %lld is kept", t->stop_text, (long long)t->best_epoch);
+        warnings_add(t->c->warnings, "Training stopped: %s. Epoch %lld is kept", t->stop_text,
+                     (long long)t->best_epoch);
     if (t->best.there && trainer_restore_best(t, err))
         return -1;
     if (t->best.there && t->best_epoch == 0)

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * trainer_checkpoint.c - the state after an epoch in a file, and taking it up again.
  *
- * What nested steps did to the model's graph is in no file: they are run again, each on the weights it was given then, which
- * the file holds. After that the model has the shapes it had, and the trained numbers are put over it. Everything else a
- * trainer knows follows from the step's parameters. The file's key is a digest of those, of the weights as they came and of
- * the samples' number: another step's state is never taken up. */
+ * What nested steps did to the model's graph is in no file: they are run again, each on the weights it was given then,
+ * which the file holds. After that the model has the shapes it had, and the trained numbers are put over it. Everything
+ * else a trainer knows follows from the step's parameters. The file's key is a digest of those, of the weights as they
+ * came and of the samples' number: another step's state is never taken up. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,10 +43,33 @@ static void hash_globs(struct hash *h, const struct globs *g)
 
 static void hash_params(struct hash *h, const struct train_params *p)
 {
-    const double all[] = {(double)p->epochs, (double)p->batch, (double)p->samples, p->optimizer, p->lr, p->momentum,
-                          p->weight_decay, p->beta1, p->beta2, p->nesterov, p->lr_given, p->schedule, p->warmup,
-                          p->step_at, p->step_by, p->loss, p->label_smoothing, p->huber_delta, p->l1, p->l2,
-                          p->group_lasso, p->bn_sparsity, p->clip, p->batch_norm, p->keep, p->decay, p->ema,
+    const double all[] = {(double)p->epochs,
+                          (double)p->batch,
+                          (double)p->samples,
+                          p->optimizer,
+                          p->lr,
+                          p->momentum,
+                          p->weight_decay,
+                          p->beta1,
+                          p->beta2,
+                          p->nesterov,
+                          p->lr_given,
+                          p->schedule,
+                          p->warmup,
+                          p->step_at,
+                          p->step_by,
+                          p->loss,
+                          p->label_smoothing,
+                          p->huber_delta,
+                          p->l1,
+                          p->l2,
+                          p->group_lasso,
+                          p->bn_sparsity,
+                          p->clip,
+                          p->batch_norm,
+                          p->keep,
+                          p->decay,
+                          p->ema,
                           (double)p->patience};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         hash_number(h, all[i]);
@@ -209,8 +232,7 @@ static int get_parameters(struct trainer *t, const struct snapshot *s, struct er
         size_t bytes;
         snprintf(name, sizeof name, "reached.%d", i);
         const char *reached = snapshot_get(s, name, &bytes);
-        if (!reached || bytes != 1 ||
-            get(s, "value", i, learned ? constraints_moved(t->constraints, i) : value, err) ||
+        if (!reached || bytes != 1 || get(s, "value", i, learned ? constraints_moved(t->constraints, i) : value, err) ||
             get_new(s, "average", i, value, &own->average, err) || get_new(s, "best", i, value, &own->best, err))
             return broken(err);
         own->reached = *reached != 0;
@@ -222,8 +244,8 @@ static int get_parameters(struct trainer *t, const struct snapshot *s, struct er
             return -1;
     for (int i = 0; i < t->params.n_learned + t->o->n_params; i++) {
         const struct optimizer_state o = optimizer_state(t->optimizer, i);
-        const struct tensor *like = i < t->params.n_learned ? constraints_moved(t->constraints, i)
-                                                            : &t->o->param[i - t->params.n_learned];
+        const struct tensor *like =
+            i < t->params.n_learned ? constraints_moved(t->constraints, i) : &t->o->param[i - t->params.n_learned];
         char name[64];
         size_t bytes;
         snprintf(name, sizeof name, "steps.%d", i);
@@ -318,8 +340,8 @@ static const char *get_text(const struct snapshot *s, const char *name, char *te
 
 static int take_up(struct trainer *t, const struct snapshot *s, const struct state *k, struct err *err)
 {
-    if (k->nested_done > t->n_nested || (k->nested_done > 0 && (replay(t, s, (int)k->nested_done, err) ||
-                                                                renew_graph(t, err))))
+    if (k->nested_done > t->n_nested ||
+        (k->nested_done > 0 && (replay(t, s, (int)k->nested_done, err) || renew_graph(t, err))))
         return broken(err);
     if (k->n_params != t->params.n || k->n_learned != t->params.n_learned || k->n_objective != t->o->n_params)
         return broken(err);

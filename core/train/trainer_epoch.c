@@ -153,8 +153,7 @@ static int run_part(struct trainer *t, const struct loader_batch *batch, int64_t
     if (t->o->prepare && t->o->prepare(t->o, batch, err))
         return -1;
     grad_set_seed(t->grad, trainer_mix(trainer_mix(t->c->seed, (uint64_t)t->epoch), (uint64_t)index));
-    if (grad_forward(t->grad, batch->in, err) ||
-        t->o->loss(t->o, t->grad, t->outputs, batch, true, scale, loss, err))
+    if (grad_forward(t->grad, batch->in, err) || t->o->loss(t->o, t->grad, t->outputs, batch, true, scale, loss, err))
         return -1;
     if (!isfinite(*loss))
         return 0;

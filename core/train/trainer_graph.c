@@ -111,10 +111,11 @@ static int nothing_to_train(const struct trainer *t, struct err *err)
     const struct train_parameters *p = &t->params;
     if (p->n_skipped) {
         char buf[256];
-        return err_set(err, ERR_MODEL,
-                       "there is nothing to train: the model has no weight that is selected and can be trained (%s, for "
-                       "example: %s)",
-                       node_label(t->c->model, p->skipped[0].node, buf, sizeof buf), p->skipped[0].why);
+        return err_set(
+            err, ERR_MODEL,
+            "there is nothing to train: the model has no weight that is selected and can be trained (%s, for "
+            "example: %s)",
+            node_label(t->c->model, p->skipped[0].node, buf, sizeof buf), p->skipped[0].why);
     }
     return err_set(err, ERR_MODEL, "there is nothing to train: the model has no floating-point weights");
 }

@@ -8,8 +8,8 @@
  *            trainer_nested.c      steps run between updates, state of the optimizer after them
  *            trainer_checkpoint.c  the state in a file
  *            trainer_report.c      rows, details, warnings
- * Indices    parameter i is i in params, grad, constraints and `own`; learned ones are first. The optimizer's slots are the learned
- *            parameters, then those of the objective. */
+ * Indices    parameter i is i in params, grad, constraints and `own`; learned ones are first. The optimizer's slots are
+ *            the learned parameters, then those of the objective. */
 #ifndef PARED_TRAIN_TRAINER_IMPL_H
 #define PARED_TRAIN_TRAINER_IMPL_H
 
@@ -83,12 +83,12 @@ struct trainer {
     int n_nested, nested_done;
 
     /* trainer_judge.c */
-    struct trainer_figures came, best; /* the model as it came in; of the best epoch */
-    int64_t best_epoch, since_best;    /* 0: none, or the model as it came in */
-    int64_t epoch;                     /* done */
-    const char *stopped;               /* why it ended early */
+    struct trainer_figures came, best;      /* the model as it came in; of the best epoch */
+    int64_t best_epoch, since_best;         /* 0: none, or the model as it came in */
+    int64_t epoch;                          /* done */
+    const char *stopped;                    /* why it ended early */
     char stop_text[300], stopped_text[100]; /* stopped_text: of a checkpoint */
-    double penalty; /* of regularizers, summed over the updates of an epoch */
+    double penalty;                         /* of regularizers, summed over the updates of an epoch */
 
     char key[SHA256_HEX]; /* of checkpoints */
     json_t *epochs;       /* rows of the report */

@@ -25,8 +25,7 @@ static int judge_batch(struct trainer *t, struct judging *j, const struct loader
         return 0;
     if (t->o->prepare && t->o->prepare(t->o, batch, err))
         return -1;
-    if (grad_forward(t->grad, batch->in, err) ||
-        t->o->loss(t->o, t->grad, t->outputs, batch, false, 1, &loss, err))
+    if (grad_forward(t->grad, batch->in, err) || t->o->loss(t->o, t->grad, t->outputs, batch, false, 1, &loss, err))
         return -1;
     j->loss += loss * (double)n;
     if (j->metrics) {

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * trainer_nested.c - steps between updates: the model is written back, they change it, and training goes on with what they
- * left.
+ * trainer_nested.c - steps between updates: the model is written back, they change it, and training goes on with what
+ * they left.
  *
- * A step may cut channels, so the plan is made anew each time; that takes milliseconds. What the optimizer knows of a weight
- * goes on with it: as it is where the shape is the same, cut as the weight was where the notes "kept.<axis>" say which
- * slices are left. The moving average is cut the same way. */
+ * A step may cut channels, so the plan is made anew each time; that takes milliseconds. What the optimizer knows of a
+ * weight goes on with it: as it is where the shape is the same, cut as the weight was where the notes "kept.<axis>" say
+ * which slices are left. The moving average is cut the same way. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -165,7 +165,8 @@ static int gather(struct tensor *t, int axis, const int64_t *kept, int64_t n, st
     return 0;
 }
 
-/* State of the optimizer and the average of one value, cut as the value was. Where that is not known they start anew. */
+/* State of the optimizer and the average of one value, cut as the value was. Where that is not known they start anew.
+ * */
 static int cut(struct trainer *t, struct carry *k, struct before *b, const struct shape *now, struct err *err)
 {
     bool known = now->rank == b->shape.rank;

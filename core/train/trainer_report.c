@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * trainer_report.c - what the report says of training: a row a parameter, the epochs, what was kept and why it ended. */
+ * trainer_report.c - what the report says of training: a row a parameter, the epochs, what was kept and why it ended.
+ * */
 #include <math.h>
 #include <stdlib.h>
 
@@ -56,9 +57,8 @@ static void add_rows(struct trainer *t)
     }
     for (int i = 0; t->c->layers && i < t->params.n_skipped; i++) {
         const struct train_skipped *s = &t->params.skipped[i];
-        layer_report_add(
-            t->c->layers, m,
-            &(struct layer_row){.node = s->node, .weight = s->value, .sqnr_db = NAN, .skipped = s->why});
+        layer_report_add(t->c->layers, m,
+                         &(struct layer_row){.node = s->node, .weight = s->value, .sqnr_db = NAN, .skipped = s->why});
     }
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Any bytes as a container: read or refused with a sentence. So that a fuzzer gets behind the checksums, bytes that do not begin with
- * the magic are taken for the body of one block, which gets its header and CRC here. */
+ * Any bytes as a container: read or refused with a sentence. So that a fuzzer gets behind the checksums, bytes that do
+ * not begin with the magic are taken for the body of one block, which gets its header and CRC here. */
 #include <stdlib.h>
 #include <string.h>
 #include <zlib.h>

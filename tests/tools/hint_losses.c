@@ -14,8 +14,7 @@ static void put(struct npz_writer *w, const char *name, const struct tensor *t)
 }
 
 static int evaluate(const char *kind, struct pool *pool, const struct tensor *x, const struct tensor *t,
-                    struct tensor *param,
-                    struct tensor *gradient, double *value, struct tensor *dx, struct err *err)
+                    struct tensor *param, struct tensor *gradient, double *value, struct tensor *dx, struct err *err)
 {
     const float *a = tensor_f32(x), *b = tensor_f32(t);
     const int64_t n = x->shape.dim[0];

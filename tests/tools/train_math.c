@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * train_math: the arithmetic of training on arrays from files, for comparison with PyTorch.
  *   train_math loss KIND Y.npy TARGET.npy OUT.npz [key=value...]       value, gradient, sample
- *              KIND: cross_entropy squared kl absolute huber binary; reduction=0|1|2 smoothing= temperature= delta= scale=
- *   train_math optimizer KIND P.npy GRADIENTS.npy OUT.npz [key=value...] values [steps, ...]: P after each update by a row of GRADIENTS
+ *              KIND: cross_entropy squared kl absolute huber binary; reduction=0|1|2 smoothing= temperature= delta=
+ *              scale=
+ *   train_math optimizer KIND P.npy GRADIENTS.npy OUT.npz [key=value...] values [steps, ...]: P after each update by a
+ *   row of GRADIENTS
  *              lr= momentum= nesterov= decay= beta1= beta2= eps=
  *   train_math schedule KIND LR [key=value...]                         a line an update
  *              epochs= per_epoch= warmup= step_at= step_by= */

@@ -7,7 +7,8 @@
 #include "tests/unit/graphs.h"
 #include "tests/unit/samples.h"
 
-/* n images [h, w, c] of bytes with classes i % 3 in an npz; `more`: further keys of data.json, with a comma in front. NULL on error. */
+/* n images [h, w, c] of bytes with classes i % 3 in an npz; `more`: further keys of data.json, with a comma in front.
+ * NULL on error. */
 static inline struct dataset *images_open(int n, int h, int w, int c, const char *more, struct err *err)
 {
     char folder[] = "/tmp/pared-images-XXXXXX", path[96], header[112], json[1024];
@@ -25,7 +26,8 @@ static inline struct dataset *images_open(int n, int h, int w, int c, const char
     archive_write_set_format_zip(a);
     archive_write_zip_set_compression_store(a);
     assert_int_equal(archive_write_open_filename(a, path), ARCHIVE_OK);
-    snprintf(header, sizeof header, "{'descr': '|u1', 'fortran_order': False, 'shape': (%d, %d, %d, %d), }", n, h, w, c);
+    snprintf(header, sizeof header, "{'descr': '|u1', 'fortran_order': False, 'shape': (%d, %d, %d, %d), }", n, h, w,
+             c);
     samples_member(a, "x.npy", header, x, (size_t)(n * h * w * c));
     snprintf(header, sizeof header, "{'descr': '<i8', 'fortran_order': False, 'shape': (%d,), }", n);
     samples_member(a, "y.npy", header, y, (size_t)n * sizeof *y);

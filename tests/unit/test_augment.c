@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Augmentation: each change against what it must be by definition (a shift is one of the shifts, a plane turned is a plane), in both
- * layouts; what is drawn depends on seed, epoch and sample alone; the JSON form and its faults. */
+ * Augmentation: each change against what it must be by definition (a shift is one of the shifts, a plane turned is a
+ * plane), in both layouts; what is drawn depends on seed, epoch and sample alone; the JSON form and its faults. */
 /* clang-format off: cmocka.h wants these before it */
 #include <stdarg.h>
 #include <setjmp.h>
@@ -16,14 +16,11 @@
 #include "tests/unit/images.h"
 
 enum { C = 3, H = 11, W = 8, SIZE = C * H * W, TRIES = 200 };
-static const struct augment_image chw = {.channels = C,
-                                         .height = H,
-                                         .width = W,
-                                         .black = {-1, -2, -3},
-                                         .scale = {2, 3, 4},
-                                         .pixels = true};
+static const struct augment_image chw = {
+    .channels = C, .height = H, .width = W, .black = {-1, -2, -3}, .scale = {2, 3, 4}, .pixels = true};
 
-/* The image as [C, H, W], pixels v(c, y, x) in 0..1 through scale and black; then one sample changed, in both layouts. */
+/* The image as [C, H, W], pixels v(c, y, x) in 0..1 through scale and black; then one sample changed, in both layouts.
+ * */
 static void changed(const struct augment *a, int64_t sample, const float *in, float *out)
 {
     struct augment_image hwc = chw;
@@ -165,7 +162,8 @@ static double gray_of(const float *x, int i)
     return 0.2989 * p[0] + 0.587 * p[1] + 0.114 * p[2];
 }
 
-/* One factor explains every pixel: p' = f p + (1 - f) other, cut off to 0..1; other is 0, the mean gray, or the own gray. */
+/* One factor explains every pixel: p' = f p + (1 - f) other, cut off to 0..1; other is 0, the mean gray, or the own
+ * gray. */
 static void test_jitter(void **state)
 {
     (void)state;
@@ -261,11 +259,13 @@ static void test_json(void **state)
         const char *json, *pointer, *words; /* pointer NULL: taken */
     } table[] = {
         {"{}", NULL, NULL},
-        {"{\"flip\": true, \"crop_pad\": 4, \"resized_crop\": [0.5, 1], \"jitter\": {\"brightness\": 0.4, \"contrast\": 1, "
+        {"{\"flip\": true, \"crop_pad\": 4, \"resized_crop\": [0.5, 1], \"jitter\": {\"brightness\": 0.4, "
+         "\"contrast\": 1, "
          "\"saturation\": 0}, \"rotate\": 15, \"cutout\": 8, \"mixup\": 0.2}",
          NULL, NULL},
         {"[]", "/a", "must be an object"},
-        {"{\"turn\": 1}", "/a/turn", "unknown key; known are flip, crop_pad, resized_crop, jitter, rotate, cutout, mixup"},
+        {"{\"turn\": 1}", "/a/turn",
+         "unknown key; known are flip, crop_pad, resized_crop, jitter, rotate, cutout, mixup"},
         {"{\"flip\": 1}", "/a/flip", "true or false"},
         {"{\"crop_pad\": -1}", "/a/crop_pad", "whole number from 0 to 4096"},
         {"{\"crop_pad\": 1.5}", "/a/crop_pad", "whole number"},
@@ -320,8 +320,15 @@ static void test_image_of(void **state)
     } table[] = {
         {6, 5, 3, "", {4, {-1, 3, 6, 5}}, NULL, 0, 1, false},
         {6, 5, 3, ", \"preprocess\": {\"layout\": \"nhwc\", \"scale\": 1}", {4, {-1, 6, 5, 3}}, NULL, 0, 255, true},
-        {6, 5, 3, ", \"preprocess\": {\"mean\": [0.5, 0.4, 0.3], \"std\": [0.25, 0.2, 0.2], \"channels\": \"bgr\"}",
-         {4, {-1, 3, 6, 5}}, NULL, -2, 4, false},
+        {6,
+         5,
+         3,
+         ", \"preprocess\": {\"mean\": [0.5, 0.4, 0.3], \"std\": [0.25, 0.2, 0.2], \"channels\": \"bgr\"}",
+         {4, {-1, 3, 6, 5}},
+         NULL,
+         -2,
+         4,
+         false},
         {6, 5, 1, "", {2, {-1, 30}}, NULL, 0, 1, false}, /* flattened for the model */
         {6, 5, 17, "", {4, {-1, 17, 6, 5}}, "a sample is no image", 0, 0, false},
         {6, 1, 3, "", {4, {-1, 3, 6, 1}}, "a sample is no image", 0, 0, false},
@@ -377,10 +384,10 @@ static void test_description(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_flip),     cmocka_unit_test(test_crop_pad), cmocka_unit_test(test_resized_crop),
-        cmocka_unit_test(test_rotate),   cmocka_unit_test(test_jitter),   cmocka_unit_test(test_cutout),
-        cmocka_unit_test(test_draws),    cmocka_unit_test(test_json),     cmocka_unit_test(test_image_of),
-        cmocka_unit_test(test_description)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_flip),         cmocka_unit_test(test_crop_pad),
+                                       cmocka_unit_test(test_resized_crop), cmocka_unit_test(test_rotate),
+                                       cmocka_unit_test(test_jitter),       cmocka_unit_test(test_cutout),
+                                       cmocka_unit_test(test_draws),        cmocka_unit_test(test_json),
+                                       cmocka_unit_test(test_image_of),     cmocka_unit_test(test_description)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * encode.cluster: k-means on a line against all partitions tried one by one; zeros, masks, groups, notes and the Gather form. */
+ * encode.cluster: k-means on a line against all partitions tried one by one; zeros, masks, groups, notes and the Gather
+ * form. */
 /* clang-format off: cmocka.h needs the first three */
 #include <stdarg.h>
 #include <stddef.h>
@@ -147,7 +148,8 @@ static json_t *cluster(struct model *m)
 static struct model *two_layers(void)
 {
     struct model *m = g_new(13);
-    uint32_t x = g_input(m, "x", SHAPE(2, 8)), w = g_random(m, "w", SHAPE(8, 64), 1, 1), v = g_random(m, "v", SHAPE(64, 4), 2, 1);
+    uint32_t x = g_input(m, "x", SHAPE(2, 8)), w = g_random(m, "w", SHAPE(8, 64), 1, 1),
+             v = g_random(m, "v", SHAPE(64, 4), 2, 1);
     uint32_t a = G_OP(m, "MatMul", "a", x, w);
     g_output(m, G_OP(m, "MatMul", "y", a, v));
     return m;
@@ -223,8 +225,10 @@ static void test_gather(void **state)
     json_t *rows = cluster(m);
     struct err err = {0};
     assert_int_equal(model_validate(m, &err), 0);
-    assert_string_equal(json_string_value(json_object_get(json_object_get(json_array_get(rows, 0), "after"), "form")), "gather");
-    assert_int_equal(json_integer_value(json_object_get(json_object_get(json_array_get(rows, 0), "after"), "bytes")), 8 * 64 + 4 * 4);
+    assert_string_equal(json_string_value(json_object_get(json_object_get(json_array_get(rows, 0), "after"), "form")),
+                        "gather");
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(json_array_get(rows, 0), "after"), "bytes")),
+                     8 * 64 + 4 * 4);
     int gathers = 0;
     for (uint32_t id = 0; id < m->n_nodes; id++)
         gathers += m->nodes[id].op_type && node_is(&m->nodes[id], "Gather");
@@ -235,8 +239,11 @@ static void test_gather(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_optimal), cmocka_unit_test(test_starts), cmocka_unit_test(test_few_values),
-                                       cmocka_unit_test(test_groups_masks_and_notes), cmocka_unit_test(test_shared_and_unfit_weights),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_optimal),
+                                       cmocka_unit_test(test_starts),
+                                       cmocka_unit_test(test_few_values),
+                                       cmocka_unit_test(test_groups_masks_and_notes),
+                                       cmocka_unit_test(test_shared_and_unfit_weights),
                                        cmocka_unit_test(test_gather)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

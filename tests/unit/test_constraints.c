@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_constraints.c - masks, splicing and codebooks through updates, against what the formulas say of a few numbers. */
+ * test_constraints.c - masks, splicing and codebooks through updates, against what the formulas say of a few numbers.
+ * */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

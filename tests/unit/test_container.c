@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The .pared container: tensors of every dtype come back, each bit flip and truncation is refused before a byte is handed out wrong,
- * limits hold, the same bytes at any thread count. */
+ * The .pared container: tensors of every dtype come back, each bit flip and truncation is refused before a byte is
+ * handed out wrong, limits hold, the same bytes at any thread count. */
 /* clang-format off: cmocka.h needs the first three */
 #include <stdarg.h>
 #include <stddef.h>
@@ -74,7 +74,10 @@ static void fill(struct tensor *t, int kind, struct rng *rng)
 {
     const int64_t n = tensor_count(t);
     for (int64_t i = 0; i < n; i++) {
-        const double v = kind == 0 ? 3 * rng_normal(rng) : kind == 1 ? (double)rng_below(rng, 4) : rng_below(rng, 20) ? 0 : 5;
+        const double v = kind == 0            ? 3 * rng_normal(rng)
+                         : kind == 1          ? (double)rng_below(rng, 4)
+                         : rng_below(rng, 20) ? 0
+                                              : 5;
         dtype_set(t->dtype, t->data, i, dtype_kind(t->dtype) == 'u' ? fabs(v) : v);
     }
 }
@@ -142,7 +145,8 @@ static void test_every_dtype(void **state)
         for (int only = -1; only <= SYMBOLS_MIXED; only += only < 0 ? 3 : 1) {
             size_t len, again;
             json_t *facts = NULL;
-            const struct container_opts o = {(enum container_effort)effort, only, pool}, alone = {(enum container_effort)effort, only, NULL};
+            const struct container_opts o = {(enum container_effort)effort, only, pool},
+                                        alone = {(enum container_effort)effort, only, NULL};
             unsigned char *packed = pack(path, &o, &len, &facts), *same = pack(path, &alone, &again, NULL);
             assert_int_equal(len, again);
             assert_memory_equal(packed, same, len);
@@ -256,8 +260,10 @@ static void test_large(void **state)
 static void test_hostile_arrays(void **state)
 {
     (void)state;
-    const unsigned char bytes[][10] = {
-        {0, 0}, {200, 1, 0}, {4, 5}, {4, 64}, {4, 1, 0}, {4, 1, 1, 9}, {4, 0x21, 1, 0}, {4, 3, 0}, {4, 3, 1, 1, 255, 1, 0, 0}, {4, 4, 0}, {4, 2, 2, 2, 2}};
+    const unsigned char bytes[][10] = {{0, 0},          {200, 1, 0},    {4, 5},
+                                       {4, 64},         {4, 1, 0},      {4, 1, 1, 9},
+                                       {4, 0x21, 1, 0}, {4, 3, 0},      {4, 3, 1, 1, 255, 1, 0, 0},
+                                       {4, 4, 0},       {4, 2, 2, 2, 2}};
     for (size_t i = 0; i < sizeof bytes / sizeof bytes[0]; i++) {
         unsigned char out[64];
         struct err err = {0};
@@ -277,8 +283,9 @@ int main(void)
 {
     if (!mkdtemp(folder))
         return 1;
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_dtype), cmocka_unit_test(test_every_bit_and_length), cmocka_unit_test(test_any_bytes),
-                                       cmocka_unit_test(test_large), cmocka_unit_test(test_hostile_arrays)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_dtype), cmocka_unit_test(test_every_bit_and_length),
+                                       cmocka_unit_test(test_any_bytes), cmocka_unit_test(test_large),
+                                       cmocka_unit_test(test_hostile_arrays)};
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
     file_remove_tree(folder, NULL);
     return failed;

@@ -63,9 +63,14 @@ static void open_setting(struct setting *s, struct model *student, struct model 
     s->data = g_dataset(&s->x, student);
     s->warnings = warnings_new();
     s->layers = layer_report_new();
-    s->c = (struct step_ctx){.model = student, .source = teacher, .teacher = teacher, .data = s->data,
+    s->c = (struct step_ctx){.model = student,
+                             .source = teacher,
+                             .teacher = teacher,
+                             .data = s->data,
                              .warnings = s->warnings,
-                             .layers = s->layers, .details = json_object(), .seed = 3};
+                             .layers = s->layers,
+                             .details = json_object(),
+                             .seed = 3};
     s->train = (struct train_params){.batch = 8};
     if (s->p.temperature == 0)
         s->p.temperature = 4;
@@ -292,26 +297,27 @@ static void test_refused(void **state)
         double alpha, attention;
         enum err_code code;
     } cases[] = {
-        {"classes", NULL, "a sample of the model's output 's' is [1,5], of the teacher's 's' [1,4]", SCORES, 4, 7, 0,
-         0, 0, ERR_SHAPE},
+        {"classes", NULL, "a sample of the model's output 's' is [1,5], of the teacher's 's' [1,4]", SCORES, 4, 7, 0, 0,
+         0, ERR_SHAPE},
         {"hint", "nothing", "'nothing' names no value or node of the model; some it has are", SCORES, 5, 7, 0, 0, 0,
          ERR_INVALID},
         {"shapes", "r:w", "'w' names no value", SCORES, 5, 7, 0, 0, 0, ERR_INVALID},
-        {"alpha", NULL, "alpha below 1 leaves a share of the loss to labels, and the dataset has none", SCORES, 5, 7,
-         0, 0.5, 0, ERR_DATASET},
+        {"alpha", NULL, "alpha below 1 leaves a share of the loss to labels, and the dataset has none", SCORES, 5, 7, 0,
+         0.5, 0, ERR_DATASET},
         {"labels", NULL, "labels=use leaves a share", SCORES, 5, 7, DISTILL_LABELS_USE, 0, 0, ERR_DATASET},
         {"attention", NULL, "no value with height and width", SCORES, 5, 7, 0, 0, 10, ERR_INVALID},
     };
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        struct setting s = {.p = {.labels = cases[i].labels, .alpha = cases[i].alpha,
+        struct setting s = {.p = {.labels = cases[i].labels,
+                                  .alpha = cases[i].alpha,
                                   .alpha_given = cases[i].alpha > 0,
                                   .attention = cases[i].attention}};
         struct err err = {0};
         const char *names[] = {cases[i].hint};
         s.p.hints = (struct globs){names, names[0] != NULL};
-        open_setting(&s, network(DIM_UNKNOWN, 7, 5, SCORES, 1), network(DIM_UNKNOWN, cases[i].width, cases[i].classes,
-                                                                        cases[i].end, 50));
+        open_setting(&s, network(DIM_UNKNOWN, 7, 5, SCORES, 1),
+                     network(DIM_UNKNOWN, cases[i].width, cases[i].classes, cases[i].end, 50));
         const int rc = distill_objective_new(&s.o, &s.p, &s.train, &s.c, &err);
         if (!rc || err.code != cases[i].code || !strstr(err.msg, cases[i].error))
             fail_msg("%s: %d, %s: %s", cases[i].what, rc, err_slug(err.code), err.msg);
@@ -360,8 +366,8 @@ static double train(const char *words, int threads, int64_t batch, float w2[64])
     open_setting(&s, network(batch, 7, 5, SOFTMAX, 1), network(DIM_UNKNOWN, 7, 5, SOFTMAX, 50));
     s.c.params = recipe->steps[0].params;
     s.c.pool = pool_new(threads);
-    const double before = naive_kl(&(struct setting){.student = s.teacher, .teacher = s.teacher, .x = s.x, .p = s.p},
-                                   5);
+    const double before =
+        naive_kl(&(struct setting){.student = s.teacher, .teacher = s.teacher, .x = s.x, .p = s.p}, 5);
     g_near(before, 0, 1e-9);
     if (recipe->steps[0].method->run(&s.c, &err))
         fail_msg("%s: %s", words, err.msg);

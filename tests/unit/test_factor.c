@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The factor methods: at full rank every scheme is the layer again, for all strides, pads, dilations and groups; the errors that are
- * foretold are those there are; the fit solves its normal equations; variational Bayes finds a planted rank; what is left alone. */
+ * The factor methods: at full rank every scheme is the layer again, for all strides, pads, dilations and groups; the
+ * errors that are foretold are those there are; the fit solves its normal equations; variational Bayes finds a planted
+ * rank; what is left alone. */
 /* clang-format off: cmocka.h needs the first three */
 #include <stdarg.h>
 #include <stddef.h>
@@ -39,7 +40,8 @@ static const struct shape_case cases[] = {
 static struct model *conv_model(const struct shape_case *c, struct tensor *x)
 {
     struct model *m = g_new(13);
-    struct shape in = {.rank = c->spatial + 2, .dim = {2, c->in}}, w = {.rank = in.rank, .dim = {c->out, c->in / c->group}};
+    struct shape in = {.rank = c->spatial + 2, .dim = {2, c->in}},
+                 w = {.rank = in.rank, .dim = {c->out, c->in / c->group}};
     for (int a = 0; a < c->spatial; a++) {
         in.dim[2 + a] = c->size[a];
         w.dim[2 + a] = c->kernel[a];
@@ -207,8 +209,9 @@ static struct model *low_rank_model(const struct shape_case *c, int64_t r, bool 
                     for (int64_t p = 0; p < r; p++)
                         for (int64_t q = 0; q < r; q++) {
                             const int64_t last = c->kernel[c->spatial - 1];
-                            const double core = components ? p == q ? d[s / last * r + p] * d[256 + s % last * r + p] : 0
-                                                           : d[(p * r + q) * taps + s];
+                            const double core = components
+                                                    ? p == q ? d[s / last * r + p] * d[256 + s % last * r + p] : 0
+                                                    : d[(p * r + q) * taps + s];
                             sum += a[o * r + p] * b[i * r + q] * core;
                         }
                     tensor_f32(&t)[((g * out + o) * in + i) * taps + s] = (float)sum;
@@ -357,7 +360,8 @@ static void test_fit(void **state)
         mean[i] = 0.1 * (double)i;
     for (int64_t i = 0; i < n * n; i++)
         cov[i] += mean[i / n] * mean[i % n];
-    const struct pair_moments p = {.groups = 1, .k = n, .rows = 1 << 30, .bb = cov, .ab = cov, .mean_a = mean, .mean_b = mean};
+    const struct pair_moments p = {
+        .groups = 1, .k = n, .rows = 1 << 30, .bb = cov, .ab = cov, .mean_a = mean, .mean_b = mean};
     assert_int_equal(found.scheme->prepare(l, w, &(struct moments){0}, 1, &err), 0);
     const int k = found.scheme->shape(l, rank, stage);
     assert_int_equal(stages_alloc(l, stage, k, &err), 0);
@@ -512,7 +516,8 @@ static void test_data(void **state)
             else
                 model_free(m);
         }
-        assert_true(k == 4 || squares[1] < 0.5 * squares[0]); /* the last sees each channel alone: the fit sees them together */
+        assert_true(k == 4 ||
+                    squares[1] < 0.5 * squares[0]); /* the last sees each channel alone: the fit sees them together */
         assert_true(squares[2] < squares[1] && squares[2] < 0.5 * squares[0]);
         /* same bytes at any number of threads */
         assert_int_equal(made[0]->n_values, made[1]->n_values);
@@ -545,10 +550,10 @@ static void test_notes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_svd),       cmocka_unit_test(test_vbmf),     cmocka_unit_test(test_full_rank),
+        cmocka_unit_test(test_svd),          cmocka_unit_test(test_vbmf),     cmocka_unit_test(test_full_rank),
         cmocka_unit_test(test_tucker_sides), cmocka_unit_test(test_low_rank), cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_fit),       cmocka_unit_test(test_matrices), cmocka_unit_test(test_left_alone),
-        cmocka_unit_test(test_data),      cmocka_unit_test(test_notes),
+        cmocka_unit_test(test_fit),          cmocka_unit_test(test_matrices), cmocka_unit_test(test_left_alone),
+        cmocka_unit_test(test_data),         cmocka_unit_test(test_notes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -189,10 +189,11 @@ static void gradients(const struct form *f, bool lsq, struct pool *pool, float *
     const int64_t n = shape_count(&f->shape), scales = shape_count(&f->scale);
     case_make(&c, f, true, lsq, 99);
     double *dx = calloc((size_t)n, sizeof *dx), *dr = calloc((size_t)scales, sizeof *dr), size = 0;
-    struct grad *g = grad_new(c.m,
-                              &(struct grad_opts){.params = &c.ratio, .n_params = 1, .inputs = &c.x, .n_inputs = 1,
-                                                  .checkpoints = 1, .pool = pool},
-                              &err);
+    struct grad *g =
+        grad_new(c.m,
+                 &(struct grad_opts){
+                     .params = &c.ratio, .n_params = 1, .inputs = &c.x, .n_inputs = 1, .checkpoints = 1, .pool = pool},
+                 &err);
     if (!g || grad_forward(g, &c.in, &err))
         fail_msg("%s: %s", f->name, err.msg);
     struct rng rng;
@@ -307,8 +308,10 @@ static void test_wrong_inputs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_forward_is_the_pair),       cmocka_unit_test(test_gradients_are_the_formulas),
-        cmocka_unit_test(test_nan_passes),                cmocka_unit_test(test_wrong_inputs),
+        cmocka_unit_test(test_forward_is_the_pair),
+        cmocka_unit_test(test_gradients_are_the_formulas),
+        cmocka_unit_test(test_nan_passes),
+        cmocka_unit_test(test_wrong_inputs),
         cmocka_unit_test(test_only_training_may_hold_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

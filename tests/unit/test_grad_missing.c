@@ -101,13 +101,14 @@ static void nested_graphs_are_in_the_way(void **state)
         uint32_t *ids = model_alloc(m, 1, sizeof *ids);
         struct value_info *outputs = model_alloc(m, 1, sizeof *outputs);
         model_add_node(m, g, i ? "Neg" : "Identity", NULL, i ? "n" : "i", &h, 1, &out, 1);
-        outputs[0] = (struct value_info){.value = out, .has_type = true, .type = type_tensor(DTYPE_FLOAT, &SHAPE_UNKNOWN)};
+        outputs[0] =
+            (struct value_info){.value = out, .has_type = true, .type = type_tensor(DTYPE_FLOAT, &SHAPE_UNKNOWN)};
         m->graphs[g].outputs = outputs;
         m->graphs[g].n_outputs = 1;
         m->graphs[g].name = i ? "else" : "then";
         ids[0] = g;
-        branches[i] = (struct attr){.name = i ? "else_branch" : "then_branch", .type = ATTR_GRAPH, .has_type = true,
-                                    .count = 1, .graphs = ids};
+        branches[i] = (struct attr){
+            .name = i ? "else_branch" : "then_branch", .type = ATTR_GRAPH, .has_type = true, .count = 1, .graphs = ids};
     }
     m->nodes[holder].attr = branches;
     m->nodes[holder].n_attr = 2;
@@ -128,9 +129,12 @@ static void an_unknown_operator_is_not_counted(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(nothing_is_missing),         cmocka_unit_test(between_weights_and_output),
-        cmocka_unit_test(off_the_way),                cmocka_unit_test(one_output_is_enough),
-        cmocka_unit_test(nested_graphs_are_in_the_way), cmocka_unit_test(an_unknown_operator_is_not_counted),
+        cmocka_unit_test(nothing_is_missing),
+        cmocka_unit_test(between_weights_and_output),
+        cmocka_unit_test(off_the_way),
+        cmocka_unit_test(one_output_is_enough),
+        cmocka_unit_test(nested_graphs_are_in_the_way),
+        cmocka_unit_test(an_unknown_operator_is_not_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

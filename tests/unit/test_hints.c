@@ -28,9 +28,9 @@ struct loss_case {
     int64_t n, rows, channels, inner, wide;
 };
 static const struct loss_case losses[] = {
-    {"hint, images", 0, 3, 3, 4, 5, 4},           {"hint, tokens", 0, 2, 6, 4, 1, 4},
-    {"regressor, images", 1, 3, 3, 4, 5, 7},      {"regressor, tokens", 1, 2, 6, 4, 1, 3},
-    {"attention, images", 2, 3, 3, 4, 6, 1},      {"attention, tokens", 2, 2, 10, 4, 1, 1},
+    {"hint, images", 0, 3, 3, 4, 5, 4},      {"hint, tokens", 0, 2, 6, 4, 1, 4},
+    {"regressor, images", 1, 3, 3, 4, 5, 7}, {"regressor, tokens", 1, 2, 6, 4, 1, 3},
+    {"attention, images", 2, 3, 3, 4, 6, 1}, {"attention, tokens", 2, 2, 10, 4, 1, 1},
     {"relations", 3, 9, 9, 5, 1, 8},
 };
 
@@ -163,8 +163,9 @@ static void test_losses(void **state)
         memset(d->dx, 0, sizeof d->dx);
         memset(d->dw, 0, sizeof d->dw);
         memset(d->db, 0, sizeof d->db);
-        const double want = c->kind < 2 ? naive_hint(c, d) : c->kind == 2 ? naive_attention(c, d) : naive_relation(c,
-                                                                                                                   d);
+        const double want = c->kind < 2    ? naive_hint(c, d)
+                            : c->kind == 2 ? naive_attention(c, d)
+                                           : naive_relation(c, d);
         g_near(evaluate(c, d, 3, true), want, 1e-5 * fabs(want));
         check_gradient(c, d, d->x, d->dx, c->rows * c->channels * c->inner);
         if (c->kind == 1) {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Canonical Huffman codes: optimal lengths by hand and against the entropy, the limit of 12 bits, round trips, damage. */
+ * Canonical Huffman codes: optimal lengths by hand and against the entropy, the limit of 12 bits, round trips, damage.
+ * */
 /* clang-format off: cmocka.h needs the first three */
 #include <stdarg.h>
 #include <stddef.h>
@@ -114,7 +115,8 @@ static void test_hostile_tables(void **state)
     const struct {
         unsigned char bytes[6];
         size_t len;
-    } cases[] = {{{0}, 0}, {{3, 0x11}, 2}, {{1, 0x12, 0}, 3}, {{2, 0x11, 0x01, 0}, 4}, {{1, 0xdd, 0}, 3}, {{0, 0, 0}, 3}};
+    } cases[] = {{{0}, 0},          {{3, 0x11}, 2}, {{1, 0x12, 0}, 3}, {{2, 0x11, 0x01, 0}, 4},
+                 {{1, 0xdd, 0}, 3}, {{0, 0, 0}, 3}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         unsigned char out[4];
         struct err err = {0};
@@ -125,7 +127,8 @@ static void test_hostile_tables(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_lengths), cmocka_unit_test(test_limit), cmocka_unit_test(test_round_trips),
-                                       cmocka_unit_test(test_near_the_entropy), cmocka_unit_test(test_hostile_tables)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_lengths), cmocka_unit_test(test_limit),
+                                       cmocka_unit_test(test_round_trips), cmocka_unit_test(test_near_the_entropy),
+                                       cmocka_unit_test(test_hostile_tables)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

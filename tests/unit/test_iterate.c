@@ -92,9 +92,17 @@ static struct result iterate(const char *words, bool held_out)
         fail_msg("%s: %s", words, err.msg);
     struct model *source = classifier(), *m = model_clone(source, &err);
     struct dataset *data = samples(m), *val = held_out ? NULL : samples(m);
-    struct step_ctx c = {.model = m, .source = source, .params = recipe->steps[0].params, .data = data, .val_data = val,
-                         .warnings = warnings_new(), .targets = json_array(), .details = json_object(), .n_steps = 1,
-                         .run_step = take_away, .ramp = 1};
+    struct step_ctx c = {.model = m,
+                         .source = source,
+                         .params = recipe->steps[0].params,
+                         .data = data,
+                         .val_data = val,
+                         .warnings = warnings_new(),
+                         .targets = json_array(),
+                         .details = json_object(),
+                         .n_steps = 1,
+                         .run_step = take_away,
+                         .ramp = 1};
     if (recipe->steps[0].method->run(&c, &err))
         fail_msg("%s: %s", words, err.msg);
     if (model_validate(m, &err))
@@ -102,8 +110,7 @@ static struct result iterate(const char *words, bool held_out)
     struct result r = {.gone = gone_of(m), .details = c.details, .targets = c.targets, .met = 1};
     size_t i;
     json_t *t;
-    json_array_foreach (c.targets, i, t)
-        r.met &= json_is_true(json_object_get(t, "met"));
+    json_array_foreach(c.targets, i, t) r.met &= json_is_true(json_object_get(t, "met"));
     r.kept = json_integer_value(json_object_get(c.details, "kept_round"));
     r.stopped = json_string_value(json_object_get(c.details, "stopped"));
     r.warnings = warnings_json(c.warnings);
@@ -211,7 +218,8 @@ static void rounds_are_told(void **state)
     const json_t *rounds = json_object_get(r.details, "rounds"), *row;
     size_t i;
     assert_int_equal(json_array_size(rounds), 5);
-    json_array_foreach (rounds, i, row) {
+    json_array_foreach(rounds, i, row)
+    {
         const int gone = (int)lround(0.25 * (double)i * CLASSES);
         assert_int_equal(json_integer_value(json_object_get(row, "round")), i);
         g_near(json_number_value(json_object_get(json_object_get(row, "metrics"), "top1")), 1 - drop_of(gone), 1e-9);
@@ -249,7 +257,8 @@ static void refusals(void **state)
         const char *words, *pointer, *part;
     } rows[] = {
         {"iterate until='{}'", "/steps/0/until", "at least one wish"},
-        {"iterate until='{\"max_byte_ratio\": 0.1}'", "/steps/0/until/max_byte_ratio", "did you mean 'max_bytes_ratio'"},
+        {"iterate until='{\"max_byte_ratio\": 0.1}'", "/steps/0/until/max_byte_ratio",
+         "did you mean 'max_bytes_ratio'"},
         {"iterate until='{\"max_latency_ratio\": 0.5}'", "/steps/0/until/max_latency_ratio", "finished model only"},
         {"iterate until='{\"max_macs_ratio\": \"x\"}'", "/steps/0/until/max_macs_ratio", "must be a number"},
         {"iterate until='{\"max_accuracy_drop\": 7}'", "/steps/0/until/max_accuracy_drop", "between -1 and 1"},
@@ -266,7 +275,8 @@ static void refusals(void **state)
         json = json_pack("{s:[o]}", "steps", step);
         assert_null(recipe_parse(json, "", &faults, &err));
         for (int k = 0; k < faults.count; k++)
-            found = found || (!strcmp(faults.at[k].pointer, rows[i].pointer) && strstr(faults.at[k].detail, rows[i].part));
+            found =
+                found || (!strcmp(faults.at[k].pointer, rows[i].pointer) && strstr(faults.at[k].detail, rows[i].part));
         if (!found)
             fail_msg("%s: %s: %s", rows[i].words, faults.at[0].pointer, faults.at[0].detail);
         faults_fini(&faults);
@@ -277,8 +287,10 @@ static void refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_smallest_within_the_drop_is_kept), cmocka_unit_test(ramps_rise),
-        cmocka_unit_test(rounds_are_told),                      cmocka_unit_test(a_failed_round_is_not_the_end),
+        cmocka_unit_test(the_smallest_within_the_drop_is_kept),
+        cmocka_unit_test(ramps_rise),
+        cmocka_unit_test(rounds_are_told),
+        cmocka_unit_test(a_failed_round_is_not_the_end),
         cmocka_unit_test(refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

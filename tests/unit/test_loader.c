@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The loader: every sample once an epoch, the same batches whatever is read ahead, stopped or started in the middle; mixing as its
- * weights say; errors of the reader reach the caller. */
+ * The loader: every sample once an epoch, the same batches whatever is read ahead, stopped or started in the middle;
+ * mixing as its weights say; errors of the reader reach the caller. */
 /* clang-format off: cmocka.h wants these before it */
 #include <stdarg.h>
 #include <setjmp.h>
@@ -291,9 +291,9 @@ static void test_beta(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_order),        cmocka_unit_test(test_ahead_and_subset), cmocka_unit_test(test_stop),
-        cmocka_unit_test(test_refusals),     cmocka_unit_test(test_reader_fails),     cmocka_unit_test(test_augmented),
-        cmocka_unit_test(test_beta)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_order),        cmocka_unit_test(test_ahead_and_subset),
+                                       cmocka_unit_test(test_stop),         cmocka_unit_test(test_refusals),
+                                       cmocka_unit_test(test_reader_fails), cmocka_unit_test(test_augmented),
+                                       cmocka_unit_test(test_beta)};
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -67,7 +67,8 @@ static void end(struct nested *n)
 static struct model *products(void)
 {
     struct model *m = g_new(17);
-    uint32_t h = G_OP(m, "MatMul", "a", g_input(m, "x", SHAPE(DIM_UNKNOWN, IN)), g_random(m, "a.w", SHAPE(IN, MID), 1, 1));
+    uint32_t h =
+        G_OP(m, "MatMul", "a", g_input(m, "x", SHAPE(DIM_UNKNOWN, IN)), g_random(m, "a.w", SHAPE(IN, MID), 1, 1));
     g_output(m, G_OP(m, "MatMul", "b", G_OP(m, "Relu", "r", h), g_random(m, "b.w", SHAPE(MID, OUT), 2, 0.3)));
     return m;
 }
@@ -256,12 +257,14 @@ static void surgery_gives_weights_back(void **state)
         }
         assert_in_range(back, 0, most);
         for (int64_t i = 0; i < IN * MID; i++) { /* what stayed is as it was, what was or is cut is within reach */
-            const double is = (double)tensor_f32(value_const(m, g_value(m, "a.w")))[i], w = (double)tensor_f32(&latent)[i];
+            const double is = (double)tensor_f32(value_const(m, g_value(m, "a.w")))[i],
+                         w = (double)tensor_f32(&latent)[i];
             g_near(is, (was[i] && mask[i]) || k == 0 ? w : copysign(fmin(fabs(w), edge), w), 0);
         }
         const json_t *row = g_row(&(struct g_done){.layers = n.rows}, "a");
         assert_int_equal(json_integer_value(json_object_get(json_object_get(row, "after"), "spliced")), back);
-        assert_int_equal(json_integer_value(json_object_get(json_object_get(row, "after"), "nonzero")), IN * MID - goes);
+        assert_int_equal(json_integer_value(json_object_get(json_object_get(row, "after"), "nonzero")),
+                         IN * MID - goes);
         spliced += back;
         memcpy(was, mask, sizeof was);
         move(m, "a.w", (uint64_t)k + 40, true);

@@ -364,9 +364,18 @@ static int step(struct model *m, const struct model *source, const char *words, 
     struct warnings *warnings = warnings_new();
     struct rng rng;
     rng_init(&rng, 1, 0);
-    struct step_ctx c = {.model = m, .source = source, .teacher = source, .params = recipe->steps[0].params,
-                         .layers = layers, .warnings = warnings, .pool = pool, .seed = 1, .rng = &rng, .ramp = 1,
-                         .data = g_dataset(x, m), .details = json_object()};
+    struct step_ctx c = {.model = m,
+                         .source = source,
+                         .teacher = source,
+                         .params = recipe->steps[0].params,
+                         .layers = layers,
+                         .warnings = warnings,
+                         .pool = pool,
+                         .seed = 1,
+                         .rng = &rng,
+                         .ramp = 1,
+                         .data = g_dataset(x, m),
+                         .details = json_object()};
     const int rc = recipe->steps[0].method->run(&c, err);
     if (rc == 0) {
         const json_t *qat = json_object_get(c.details, "qat"), *rows = layer_report_json(layers);

@@ -46,9 +46,12 @@ static double definition(const struct regularize *r, const double *w)
 static void test_differences(void **state)
 {
     (void)state;
-    static const struct regularize table[] = {
-        {.l1 = 0.5},          {.l2 = 2},          {.group_lasso = 1.5}, {.group_lasso = 0.3, .axis = 1},
-        {.group_lasso = 0.3, .axis = 2}, {0.1, 0.2, 0.3, 1}};
+    static const struct regularize table[] = {{.l1 = 0.5},
+                                              {.l2 = 2},
+                                              {.group_lasso = 1.5},
+                                              {.group_lasso = 0.3, .axis = 1},
+                                              {.group_lasso = 0.3, .axis = 2},
+                                              {0.1, 0.2, 0.3, 1}};
     for (size_t row = 0; row < sizeof table / sizeof table[0]; row++) {
         double w[COUNT], g[COUNT];
         struct tensor tw, tg;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Snapshots: what is put is got back; a file with any byte changed or cut off anywhere, with another key, or of an unfinished
- * writer reads as if there were none. */
+ * Snapshots: what is put is got back; a file with any byte changed or cut off anywhere, with another key, or of an
+ * unfinished writer reads as if there were none. */
 /* clang-format off: cmocka.h wants these before it */
 #include <stdarg.h>
 #include <setjmp.h>

@@ -43,8 +43,15 @@ static struct teacher *open_teacher(struct model *m, struct model *student, cons
     const struct teacher_want want[] = {{g_value(m, "scores"), TEACHER_VALUE, 0},
                                         {g_value(m, "map"), TEACHER_ATTENTION, 1},
                                         {g_value(m, "map"), TEACHER_VALUE, 0}};
-    return teacher_new(&(struct teacher_opts){.model = m, .student = student, .want = want, .n_want = 3, .in = x,
-                                              .n_in = 1, .samples = samples, .keep = keep}, err);
+    return teacher_new(&(struct teacher_opts){.model = m,
+                                              .student = student,
+                                              .want = want,
+                                              .n_want = 3,
+                                              .in = x,
+                                              .n_in = 1,
+                                              .samples = samples,
+                                              .keep = keep},
+                       err);
 }
 
 /* The scores that the model gives for every sample, run one by one. */
@@ -129,8 +136,8 @@ static void test_says(void **state)
         {DIM_UNKNOWN, 64, 10000000, true, 1e-5, NULL},    /* too much */
         {DIM_UNKNOWN, 3, 4, true, 1e-5, "float32"},       /* more come than were announced */
     };
-    static const int first[] = {0, 1, 2, 3, 4}, second[] = {8, 3, 0, 9, 4, 7, 1}, all[] = {10, 9, 8, 7, 6, 5, 4, 3, 2,
-                                                                                           1, 0};
+    static const int first[] = {0, 1, 2, 3, 4}, second[] = {8, 3, 0, 9, 4, 7, 1},
+                     all[] = {10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0};
     float *scores = calloc(N * 5, sizeof *scores), *maps = calloc(N * 16, sizeof *maps);
     struct tensor x = {0};
     (void)state;
@@ -187,8 +194,15 @@ static void test_same_bits(void **state)
     g_fill(&x, SHAPE(N, 2, 6, 6), 5, 1);
     for (int64_t batch = 1; batch < 40; batch += 3) {
         const struct teacher_want want = {g_value(m, "scores"), TEACHER_VALUE, 0};
-        const struct teacher_opts opts = {.model = m, .student = m, .want = &want, .n_want = 1, .in = &x, .n_in = 1,
-                                          .batch = batch, .samples = N, .keep = true};
+        const struct teacher_opts opts = {.model = m,
+                                          .student = m,
+                                          .want = &want,
+                                          .n_want = 1,
+                                          .in = &x,
+                                          .n_in = 1,
+                                          .batch = batch,
+                                          .samples = N,
+                                          .keep = true};
         struct teacher *a = teacher_new(&opts, &err), *b = teacher_new(&opts, &err);
         struct tensor first = {0};
         assert_true(a && b);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_trainer.c - the training loop: against a naive twin in double, its promises (bytes, masks, best epoch, resume), its
- * errors. The samples are four noisy clusters in eight dimensions. */
+ * test_trainer.c - the training loop: against a naive twin in double, its promises (bytes, masks, best epoch, resume),
+ * its errors. The samples are four noisy clusters in eight dimensions. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -120,9 +120,20 @@ static struct trained train(struct model *m, const char *words, struct host *h, 
     struct layer_report *layers = layer_report_new();
     struct warnings *warnings = warnings_new();
     h->metrics = json_array();
-    struct step_ctx c = {.model = m, .source = m, .teacher = m, .params = recipe->steps[0].params, .layers = layers,
-                         .warnings = warnings, .pool = pool_new(threads), .seed = 11, .progress = on_progress,
-                         .host = h, .details = json_object(), .metric = on_metric, .checkpoint = checkpoint, .ramp = 1};
+    struct step_ctx c = {.model = m,
+                         .source = m,
+                         .teacher = m,
+                         .params = recipe->steps[0].params,
+                         .layers = layers,
+                         .warnings = warnings,
+                         .pool = pool_new(threads),
+                         .seed = 11,
+                         .progress = on_progress,
+                         .host = h,
+                         .details = json_object(),
+                         .metric = on_metric,
+                         .checkpoint = checkpoint,
+                         .ramp = 1};
     if (h->nested) {
         c.n_steps = 1;
         c.run_step = on_nested;
@@ -261,7 +272,8 @@ static void test_twin(void **state)
     double w[WIDTH * CLASSES], b[CLASSES];
     start_twin(m, w, b);
     twin(w, b, 7, 0.3, 0.9, 0.01, &s);
-    train_plain(m, "train.finetune epochs=7 batch=1000 lr=0.3 momentum=0.9 weight_decay=0.01 schedule=constant keep=last", 2);
+    train_plain(
+        m, "train.finetune epochs=7 batch=1000 lr=0.3 momentum=0.9 weight_decay=0.01 schedule=constant keep=last", 2);
     expect_twin(m, w, b, 2e-6);
     model_free(m);
     split_fini(&s);
@@ -287,9 +299,9 @@ static void test_fixed_batch(void **state)
 static void test_same_bytes(void **state)
 {
     (void)state;
-    static const char *const words[] = {
-        "train.finetune epochs=3 batch=16 lr=0.05",
-        "train.finetune epochs=8 batch=16 optimizer=adamw lr=0.02 ema=0.9 clip=0.5 l1=0.001 group_lasso=0.001 bn_sparsity=0.01"};
+    static const char *const words[] = {"train.finetune epochs=3 batch=16 lr=0.05",
+                                        "train.finetune epochs=8 batch=16 optimizer=adamw lr=0.02 ema=0.9 clip=0.5 "
+                                        "l1=0.001 group_lasso=0.001 bn_sparsity=0.01"};
     for (size_t i = 0; i < 2; i++) {
         struct model *a = network(true, false), *b = network(true, false), *first = network(true, false);
         train_plain(a, words[i], 1);
@@ -590,7 +602,8 @@ static void test_insert(void **state)
     struct model *m = g_new(17);
     const uint32_t x = g_input(m, "x", SHAPE(-1, WIDTH)), shape = g_ints(m, "shape", 4, (int64_t[]){-1, 2, 2, 2});
     const uint32_t img = G_OP(m, "Reshape", "img", x, shape), w = g_random(m, "w", SHAPE(6, 2, 2, 2), 3, 0.4);
-    const uint32_t r = G_OP(m, "Relu", "r", G_OP(m, "Conv", "c", img, w)), v = g_random(m, "v", SHAPE(6, CLASSES), 4, 0.5);
+    const uint32_t r = G_OP(m, "Relu", "r", G_OP(m, "Conv", "c", img, w)),
+                   v = g_random(m, "v", SHAPE(6, CLASSES), 4, 0.5);
     g_output(m, G_OP(m, "MatMul", "y", G_OP(m, "Flatten", "f", r), v));
     struct model *was = model_clone(m, NULL);
     struct dataset *ds = samples_open(x_all, N, WIDTH, y_all, m);
@@ -685,11 +698,11 @@ int main(void)
     make_samples();
     engine_init();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_twin),        cmocka_unit_test(test_fixed_batch), cmocka_unit_test(test_same_bytes),
-        cmocka_unit_test(test_softmax),     cmocka_unit_test(test_statistics),  cmocka_unit_test(test_mask),
-        cmocka_unit_test(test_frozen),      cmocka_unit_test(test_not_reached), cmocka_unit_test(test_best),
-        cmocka_unit_test(test_not_finite),  cmocka_unit_test(test_nested),      cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_insert),      cmocka_unit_test(test_losses),      cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_twin),       cmocka_unit_test(test_fixed_batch), cmocka_unit_test(test_same_bytes),
+        cmocka_unit_test(test_softmax),    cmocka_unit_test(test_statistics),  cmocka_unit_test(test_mask),
+        cmocka_unit_test(test_frozen),     cmocka_unit_test(test_not_reached), cmocka_unit_test(test_best),
+        cmocka_unit_test(test_not_finite), cmocka_unit_test(test_nested),      cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_insert),     cmocka_unit_test(test_losses),      cmocka_unit_test(test_refused),
         cmocka_unit_test(test_checks)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
