@@ -38,8 +38,8 @@ static void join_2(const unsigned char *const p[8], unsigned char *to, size_t n,
 {
     const unsigned char *a = p[0], *b = p[1];
     for (size_t i = 0; i < n; i++) {
-        uint16_t v = (uint16_t)(a[i] << 8 | b[i]);
-        v = rotate ? (uint16_t)(v >> 1 | v << 15) : v;
+        const unsigned joined = (unsigned)a[i] << 8 | b[i];
+        const uint16_t v = (uint16_t)(rotate ? joined >> 1 | joined << 15 : joined);
         memcpy(to + 2 * i, &v, 2);
     }
 }
