@@ -79,24 +79,81 @@ int file_write_all(int fd, const void *bytes, size_t len, struct err *err)
     return 0;
 }
 
+int file_draft_open(struct file_draft *d, const char *path, const char *suffix, mode_t mode, struct err *err)
+{
+    char own[32];
+    snprintf(own, sizeof own, ".tmp%ld", (long)getpid());
+    const size_t room = strlen(path) + strlen(suffix ? suffix : own) + 1;
+    *d = (struct file_draft){.fd = -1, .path = strdup(path), .temp = malloc(room)};
+    int rc = 0;
+    if (!d->path || !d->temp) {
+        free(d->temp); /* not a name yet: nothing to unlink */
+        d->temp = NULL;
+        rc = err_set(err, ERR_NOMEM, "out of memory");
+    } else {
+        snprintf(d->temp, room, "%s%s", path, suffix ? suffix : own);
+        /* unlinked, not truncated: a link that somebody put there is not followed */
+        if (unlink(d->temp) && errno != ENOENT)
+            rc = err_set_errno(err, ERR_IO, "cannot remove an unfinished file");
+        else if ((d->fd = open(d->temp, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, mode)) < 0)
+            rc = err_set_errno(err, ERR_IO, "cannot create");
+    }
+    if (rc)
+        file_draft_discard(d);
+    return rc;
+}
+
+/* The folder's entry must be durable too. Some file systems cannot sync a folder: then there is nothing more to do. */
+static void sync_folder(char *path)
+{
+    char *slash = strrchr(path, '/');
+    if (slash)
+        slash[slash == path] = 0;
+    const int fd = open(slash ? path : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0) {
+        (void)fsync(fd);
+        close(fd);
+    }
+}
+
+int file_draft_publish(struct file_draft *d, struct err *err)
+{
+    int rc = fsync(d->fd) ? err_set_errno(err, ERR_IO, "cannot sync") : 0;
+    if (close(d->fd) && rc == 0)
+        rc = err_set_errno(err, ERR_IO, "cannot close");
+    d->fd = -1;
+    if (rc == 0 && rename(d->temp, d->path))
+        rc = err_set_errno(err, ERR_IO, "cannot rename");
+    if (rc == 0) {
+        free(d->temp);
+        d->temp = NULL;
+        sync_folder(d->path);
+    }
+    file_draft_discard(d);
+    return rc;
+}
+
+void file_draft_discard(struct file_draft *d)
+{
+    if (d->fd >= 0)
+        close(d->fd);
+    if (d->temp)
+        unlink(d->temp);
+    free(d->temp);
+    free(d->path);
+    *d = (struct file_draft){.fd = -1};
+}
+
 int file_write_atomic(const char *path, const void *bytes, size_t len, struct err *err)
 {
-    char tmp[PATH_MAX];
-    if (snprintf(tmp, sizeof tmp, "%s.tmp%ld", path, (long)getpid()) >= (int)sizeof tmp)
-        return err_set(err, ERR_IO, "path too long");
-    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fd < 0)
-        return err_set_errno(err, ERR_IO, "cannot create");
-    int rc = file_write_all(fd, bytes, len, err);
-    if (rc == 0 && fsync(fd))
-        rc = err_set_errno(err, ERR_IO, "cannot sync");
-    if (close(fd) && rc == 0)
-        rc = err_set_errno(err, ERR_IO, "cannot close");
-    if (rc == 0 && rename(tmp, path))
-        rc = err_set_errno(err, ERR_IO, "cannot rename");
-    if (rc)
-        unlink(tmp);
-    return rc;
+    struct file_draft d;
+    if (file_draft_open(&d, path, NULL, 0644, err))
+        return -1;
+    if (file_write_all(d.fd, bytes, len, err)) {
+        file_draft_discard(&d);
+        return -1;
+    }
+    return file_draft_publish(&d, err);
 }
 
 char *file_read(const char *path, size_t limit, size_t *len, struct err *err)

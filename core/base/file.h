@@ -5,6 +5,7 @@
 #define PARED_BASE_FILE_H
 
 #include <stddef.h>
+#include <sys/types.h>
 
 #include "core/base/err.h"
 
@@ -23,7 +24,19 @@ void file_forget_range(const void *data, size_t len);
 
 /* Write all bytes to fd, retrying short writes. */
 int file_write_all(int fd, const void *bytes, size_t len, struct err *err);
-/* Temporary file beside `path`, fsync, rename. Leaves nothing behind when it fails. */
+/* A file on its way: written beside its place under a temporary name, then there as a whole or not at all. */
+struct file_draft {
+    int fd; /* readable and writable; -1 when there is no draft */
+    char *path, *temp;
+};
+/* `suffix` makes the temporary name; what a killed writer left under it is replaced. NULL: a suffix of this process
+ * alone, for places that other processes may write at the same time. */
+int file_draft_open(struct file_draft *d, const char *path, const char *suffix, mode_t mode, struct err *err);
+/* fsync, rename, fsync of the folder. The draft ends; when this fails nothing is left behind. */
+int file_draft_publish(struct file_draft *d, struct err *err);
+/* Removes a draft that is not to be; nothing when there is none. */
+void file_draft_discard(struct file_draft *d);
+/* All bytes through a draft. */
 int file_write_atomic(const char *path, const void *bytes, size_t len, struct err *err);
 /* The whole file in memory with a NUL behind it (free); ERR_TOO_LARGE beyond `limit` bytes. */
 char *file_read(const char *path, size_t limit, size_t *len, struct err *err);

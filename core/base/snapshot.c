@@ -9,13 +9,11 @@
 #include "core/base/snapshot.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "core/base/file.h"
 #include "core/base/hash.h"
@@ -25,8 +23,7 @@ enum { VERSION = 1, HEAD = 16, DIGITS = SHA256_HEX - 1, NAME_MAX_BYTES = 1 << 20
 static const char magic[8] = {'P', 'A', 'R', 'E', 'D', 'S', 'N', 'P'};
 
 struct snapshot_writer {
-    char *path, *part;
-    int fd;
+    struct file_draft draft;
     struct hash hash;
 };
 
@@ -62,52 +59,36 @@ static int add(struct snapshot_writer *w, const void *data, size_t bytes, struct
     const size_t more = padded(bytes) - bytes;
     hash_update(&w->hash, data, bytes);
     hash_update(&w->hash, zeros, more);
-    return file_write_all(w->fd, data, bytes, err) || file_write_all(w->fd, zeros, more, err) ? -1 : 0;
-}
-
-static char *with_suffix(const char *path, const char *suffix)
-{
-    const size_t bytes = strlen(path) + strlen(suffix) + 1;
-    char *out = malloc(bytes);
-    if (out)
-        snprintf(out, bytes, "%s%s", path, suffix);
-    return out;
+    return file_write_all(w->draft.fd, data, bytes, err) || file_write_all(w->draft.fd, zeros, more, err) ? -1 : 0;
 }
 
 struct snapshot_writer *snapshot_begin(const char *path, const char *key, struct err *err)
 {
     unsigned char head[HEAD];
     const size_t key_bytes = strlen(key);
-    struct snapshot_writer *w = calloc(1, sizeof *w);
-    if (w)
-        w->fd = -1;
-    if (!w || !(w->path = with_suffix(path, "")) || !(w->part = with_suffix(path, ".part"))) {
-        err_set(err, ERR_NOMEM, "out of memory");
-        goto fail;
-    }
     if (key_bytes > NAME_MAX_BYTES) {
         err_set(err, ERR_INTERNAL, "a snapshot's key of %zu bytes", key_bytes);
-        goto fail;
+        return NULL;
     }
-    if (unlink(w->part) && errno != ENOENT) {
-        err_set_errno(err, ERR_IO, "cannot remove an unfinished snapshot");
-        goto fail;
+    struct snapshot_writer *w = malloc(sizeof *w);
+    if (!w) {
+        err_set(err, ERR_NOMEM, "out of memory");
+        return NULL;
     }
-    w->fd = open(w->part, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (w->fd < 0) {
-        err_set_errno(err, ERR_IO, "cannot create a snapshot");
-        goto fail;
+    if (file_draft_open(&w->draft, path, ".part", 0600, err)) {
+        err_wrap(err, "a snapshot: ");
+        free(w);
+        return NULL;
     }
     hash_init(&w->hash);
     memcpy(head, magic, sizeof magic);
     put_number(head + 8, VERSION, 4);
     put_number(head + 12, key_bytes, 4);
-    if (add(w, head, sizeof head, err) || add(w, key, key_bytes, err))
-        goto fail;
+    if (add(w, head, sizeof head, err) || add(w, key, key_bytes, err)) {
+        snapshot_abandon(w);
+        return NULL;
+    }
     return w;
-fail:
-    snapshot_abandon(w);
-    return NULL;
 }
 
 int snapshot_put(struct snapshot_writer *w, const char *name, const void *data, size_t bytes, struct err *err)
@@ -122,40 +103,13 @@ int snapshot_put(struct snapshot_writer *w, const char *name, const void *data, 
                                                                                                                     : 0;
 }
 
-/* The folder's entry must be durable too. Some file systems cannot sync a folder: then there is nothing more to do. */
-static void sync_folder(const char *path)
-{
-    char *folder = with_suffix(path, "");
-    char *slash = folder ? strrchr(folder, '/') : NULL;
-    if (slash == folder && slash)
-        slash[1] = 0;
-    else if (slash)
-        *slash = 0;
-    const int fd = folder ? open(slash ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-    if (fd >= 0) {
-        (void)fsync(fd);
-        close(fd);
-    }
-    free(folder);
-}
-
 int snapshot_commit(struct snapshot_writer *w, struct err *err)
 {
     char digits[SHA256_HEX];
     hash_final(&w->hash, digits);
-    int rc = file_write_all(w->fd, digits, DIGITS, err);
-    if (rc == 0 && fsync(w->fd))
-        rc = err_set_errno(err, ERR_IO, "cannot sync a snapshot");
-    if (close(w->fd) && rc == 0)
-        rc = err_set_errno(err, ERR_IO, "cannot close a snapshot");
-    w->fd = -1;
-    if (rc == 0 && rename(w->part, w->path))
-        rc = err_set_errno(err, ERR_IO, "cannot rename a snapshot");
-    if (rc == 0) {
-        sync_folder(w->path);
-        free(w->part);
-        w->part = NULL;
-    }
+    int rc = file_write_all(w->draft.fd, digits, DIGITS, err);
+    if (rc == 0 && file_draft_publish(&w->draft, err))
+        rc = err_wrap(err, "a snapshot: ");
     snapshot_abandon(w);
     return rc;
 }
@@ -164,12 +118,7 @@ void snapshot_abandon(struct snapshot_writer *w)
 {
     if (!w)
         return;
-    if (w->fd >= 0)
-        close(w->fd);
-    if (w->part && w->path)
-        unlink(w->part);
-    free(w->part);
-    free(w->path);
+    file_draft_discard(&w->draft);
     free(w);
 }
 

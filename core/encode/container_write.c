@@ -4,11 +4,9 @@
  * blocks are coded in parallel, a few at a time, and written in order: the result does not depend on the number of
  * threads. */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 
@@ -61,7 +59,7 @@ struct writing {
     bool adaptive;
     uint64_t bytes, literal; /* of all files; of them literal */
     double literal_cost;
-    int fd;
+    struct file_draft draft;
     uint64_t written;
     struct coded wave[WAVE];
     size_t wave_first;
@@ -205,7 +203,7 @@ static void wave_task(void *arg, int64_t task, int lane)
 static int write_out(struct writing *w, const void *bytes, size_t n)
 {
     w->written += n;
-    return file_write_all(w->fd, bytes, n, w->err);
+    return file_write_all(w->draft.fd, bytes, n, w->err);
 }
 
 /* length, bytes, CRC-32 of all that and of `before`. */
@@ -336,10 +334,10 @@ static int proof_end(void *arg, struct err *err)
 
 static int prove(const struct writing *w)
 {
-    struct proof p = {w, w->fd, 0, 0};
+    struct proof p = {w, w->draft.fd, 0, 0};
     const struct container_sink sink = {proof_begin, proof_data, proof_end, &p};
     struct err why = {0};
-    if (lseek(w->fd, 0, SEEK_SET) < 0)
+    if (lseek(w->draft.fd, 0, SEEK_SET) < 0)
         return err_set_errno(w->err, ERR_IO, "the container cannot be read back");
     if (container_read(proof_read, &p, UINT64_MAX >> 2, &sink, &why) == 0)
         return 0;
@@ -424,34 +422,28 @@ int container_write(const char *model_path, const char *const *external, int n_e
                     const struct container_opts *o, json_t **facts, struct err *err)
 {
     struct err own = {0};
-    struct writing w = {.o = o, .n_files = n_external + 1, .fd = -1, .err = err ? err : &own};
-    char *path = NULL;
+    struct writing w = {.o = o, .n_files = n_external + 1, .draft = {.fd = -1}, .err = err ? err : &own};
     int rc = -1;
     if (n_external >= CONTAINER_FILES_MOST)
         return err_set(err, ERR_INVALID, "the model has %d files of external data; a container holds %d files",
                        n_external, CONTAINER_FILES_MOST);
     w.name = calloc((size_t)w.n_files, sizeof *w.name);
     w.map = calloc((size_t)w.n_files, sizeof *w.map);
-    if (!w.name || !w.map || asprintf(&path, "%s.XXXXXX", to) < 0) {
-        path = NULL;
+    if (!w.name || !w.map) {
         nomem(w.err);
         goto out;
     }
-    w.fd = mkostemp(path, O_CLOEXEC);
-    if (w.fd < 0) {
-        err_set_errno(w.err, ERR_IO, "the container cannot be written");
+    if (file_draft_open(&w.draft, to, NULL, 0644, w.err)) {
+        err_wrap(w.err, "the container: ");
         goto out;
     }
-    rc = make_all(&w, model_path, external);
-    if (rc == 0 && (fchmod(w.fd, 0644) || fsync(w.fd) || rename(path, to)))
-        rc = err_set_errno(w.err, ERR_IO, "the container cannot be written");
-    if (rc)
-        unlink(path);
+    if (make_all(&w, model_path, external))
+        goto out;
+    rc = file_draft_publish(&w.draft, w.err);
     if (rc == 0 && facts)
         *facts = make_facts(&w);
 out:
-    if (w.fd >= 0)
-        close(w.fd);
+    file_draft_discard(&w.draft);
     for (int f = 0; w.map && f < w.n_files; f++)
         file_map_close(&w.map[f]);
     regions_fini(&w.regions);
@@ -460,6 +452,5 @@ out:
     free(w.block);
     free(w.map);
     free(w.name);
-    free(path);
     return rc ? -1 : 0;
 }

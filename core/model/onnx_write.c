@@ -4,8 +4,6 @@
  * between. */
 #include "core/model/onnx_write.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
@@ -19,34 +17,12 @@
 enum { FORCED_THRESHOLD = 1024 };
 #define MESSAGE_MAX ((uint64_t)INT32_MAX)
 
-/* A file on its way. */
-struct pending {
-    char path[PATH_MAX], temp[PATH_MAX];
-    int fd; /* -1: none */
-};
-
-static int pending_open(struct pending *p, struct err *err)
+/* What has been written (rc == 0) gets its place, or is removed. */
+static int finish(struct file_draft *draft, int rc, struct err *err)
 {
-    if (snprintf(p->temp, sizeof p->temp, "%s.tmp%ld", p->path, (long)getpid()) >= (int)sizeof p->temp)
-        return err_set(err, ERR_IO, "path too long");
-    p->fd = open(p->temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
-    return p->fd < 0 ? err_set_errno(err, ERR_IO, "cannot create a file") : 0;
-}
-
-/* Sync and rename, or (rc != 0) remove. */
-static int pending_close(struct pending *p, int rc, struct err *err)
-{
-    if (p->fd < 0)
-        return rc;
-    if (rc == 0 && fsync(p->fd))
-        rc = err_set_errno(err, ERR_IO, "cannot sync");
-    if (close(p->fd) && rc == 0)
-        rc = err_set_errno(err, ERR_IO, "cannot close");
-    if (rc == 0 && rename(p->temp, p->path))
-        rc = err_set_errno(err, ERR_IO, "cannot rename");
-    if (rc)
-        unlink(p->temp);
-    p->fd = -1;
+    if (rc == 0)
+        return file_draft_publish(draft, err);
+    file_draft_discard(draft);
     return rc;
 }
 
@@ -102,7 +78,7 @@ static int write_parts(int fd, const struct external_part *parts, size_t count, 
     return 0;
 }
 
-static int data_path(struct pending *p, const char *model_path, const char *location, struct err *err)
+static int data_path(char path[PATH_MAX], const char *model_path, const char *location, struct err *err)
 {
     const char *slash = strrchr(model_path, '/');
     int dir = slash ? (int)(slash - model_path) + 1 : 0;
@@ -111,7 +87,7 @@ static int data_path(struct pending *p, const char *model_path, const char *loca
         return err_set(err, ERR_MODEL, "external data location '%.200s' is no plain file name", location);
     if (!strcmp(model_path + dir, location))
         return err_set(err, ERR_MODEL, "external data location '%.200s' is the model file itself", location);
-    if (snprintf(p->path, sizeof p->path, "%.*s%s", dir, model_path, location) >= (int)sizeof p->path)
+    if (snprintf(path, PATH_MAX, "%.*s%s", dir, model_path, location) >= PATH_MAX)
         return err_set(err, ERR_IO, "path too long");
     return 0;
 }
@@ -122,15 +98,12 @@ static int write_external(const struct encoder *e, const char *model_path, struc
     if (e->n_parts)
         qsort(e->parts, e->n_parts, sizeof *e->parts, by_place);
     for (size_t i = 0; i < e->n_parts; i = next) {
-        struct pending p = {.fd = -1};
+        char path[PATH_MAX];
+        struct file_draft draft;
         for (next = i; next < e->n_parts && !strcmp(e->parts[next].location, e->parts[i].location);)
             next++;
-        int rc = data_path(&p, model_path, e->parts[i].location, err);
-        if (rc == 0)
-            rc = pending_open(&p, err);
-        if (rc == 0)
-            rc = write_parts(p.fd, e->parts + i, next - i, err);
-        if (pending_close(&p, rc, err))
+        if (data_path(path, model_path, e->parts[i].location, err) || file_draft_open(&draft, path, NULL, 0644, err) ||
+            finish(&draft, write_parts(draft.fd, e->parts + i, next - i, err), err))
             return -1;
     }
     return 0;
@@ -161,13 +134,10 @@ static int encode_for_file(struct encoder *e, const struct model *m, const struc
 
 static int write_whole(const struct encoder *e, const char *path, struct err *err)
 {
-    struct pending p = {.fd = -1};
-    if (snprintf(p.path, sizeof p.path, "%s", path) >= (int)sizeof p.path)
-        return err_set(err, ERR_IO, "path too long");
-    int rc = pending_open(&p, err);
-    if (rc == 0)
-        rc = emit(e, to_fd, &p.fd, err);
-    return pending_close(&p, rc, err);
+    struct file_draft draft;
+    if (file_draft_open(&draft, path, NULL, 0644, err))
+        return -1;
+    return finish(&draft, emit(e, to_fd, &draft.fd, err), err);
 }
 
 int onnx_write_file(const struct model *m, const char *path, const struct onnx_write_opts *opts, struct err *err)

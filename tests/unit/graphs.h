@@ -107,6 +107,16 @@ static inline uint32_t g_node(struct model *m, const char *op, const char *out, 
 #define G_OP(m, op, out, ...)                                                                                          \
     g_node(m, op, out, (uint32_t[]){__VA_ARGS__}, (int)(sizeof(uint32_t[]){__VA_ARGS__} / sizeof(uint32_t)))
 
+/* A convolution with bias and no padding, named as its output: weights <name>.w [out, in, kernel, kernel], <name>.b. */
+static inline uint32_t g_conv(struct model *m, const char *name, uint32_t x, int out, int in, int kernel, uint64_t seed)
+{
+    char w[32], b[32];
+    snprintf(w, sizeof w, "%s.w", name);
+    snprintf(b, sizeof b, "%s.b", name);
+    return G_OP(m, "Conv", name, x, g_random(m, w, SHAPE(out, in, kernel, kernel), seed, 0.4),
+                g_random(m, b, SHAPE(out), seed + 1, 0.2));
+}
+
 static inline uint32_t g_maker(const struct model *m, uint32_t v)
 {
     assert_int_not_equal(m->values[v].producer, NODE_NONE);
@@ -119,6 +129,14 @@ static inline uint32_t g_value(const struct model *m, const char *name)
     if (v == VALUE_NONE)
         fail_msg("no value '%s'", name);
     return v;
+}
+
+/* One axis of a weight. */
+static inline int64_t g_size(const struct model *m, const char *weight, int axis)
+{
+    const struct tensor *t = value_const(m, g_value(m, weight));
+    assert_non_null(t);
+    return t->shape.dim[axis];
 }
 
 /* The node that makes the value of this name. */
@@ -247,8 +265,14 @@ static inline struct g_done g_apply(struct model *m, const char *words, const st
         fail_msg("%s: %s", words, done.err.msg);
     struct layer_report *layers = layer_report_new();
     struct warnings *warnings = warnings_new();
-    struct step_ctx c = {.model = m, .params = recipe->steps[0].params, .layers = layers, .warnings = warnings,
-                         .pool = g_pool, .seed = g_seed, .progress = g_progress, .ramp = 1,
+    struct step_ctx c = {.model = m,
+                         .params = recipe->steps[0].params,
+                         .layers = layers,
+                         .warnings = warnings,
+                         .pool = g_pool,
+                         .seed = g_seed,
+                         .progress = g_progress,
+                         .ramp = 1,
                          .details = json_object()};
     c.data = x ? g_dataset(x, m) : NULL;
     done.rc = recipe->steps[0].method->run(&c, &done.err);

@@ -46,9 +46,16 @@ static void sentences_are_utf8(void **state)
     (void)state;
     static const struct {
         const char *name, *told;
-    } rows[] = {{"plain", "plain"}, {"\xC3\xA9\xE6\xA8\xA1\xF0\x9F\x98\x80", "\xC3\xA9\xE6\xA8\xA1\xF0\x9F\x98\x80"}, /* e acute, han, smiley */
-                {"a\xFFz", "a?z"}, {"cut \xC3", "cut ?"}, {"cut \xE6\xA8", "cut ??"}, {"\xC0\x80", "??"},
-                {"\xED\xA0\x80", "???"}, {"\xF4\x90\x80\x80", "????"}, {"\xC3(", "?("}};
+    } rows[] = {
+        {"plain", "plain"},
+        {"\xC3\xA9\xE6\xA8\xA1\xF0\x9F\x98\x80", "\xC3\xA9\xE6\xA8\xA1\xF0\x9F\x98\x80"}, /* e acute, han, smiley */
+        {"a\xFFz", "a?z"},
+        {"cut \xC3", "cut ?"},
+        {"cut \xE6\xA8", "cut ??"},
+        {"\xC0\x80", "??"},
+        {"\xED\xA0\x80", "???"},
+        {"\xF4\x90\x80\x80", "????"},
+        {"\xC3(", "?("}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct err err = {0}, place = {0};
         struct faults faults = {0};
@@ -195,6 +202,50 @@ static void files_are_whole_or_absent(void **state)
     assert_int_equal(file_remove_tree(dir, NULL), 0);
 }
 
+static void drafts_take_their_place_whole_or_not_at_all(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/pared-test-XXXXXX", path[64], temp[80], target[64], text[8];
+    struct file_draft d;
+    struct err err = {0};
+    struct stat st;
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/file", dir);
+    snprintf(temp, sizeof temp, "%s.part", path);
+    snprintf(target, sizeof target, "%s/target", dir);
+    assert_int_equal(file_write_atomic(path, "old", 3, &err), 0);
+    /* what stands under the temporary name, even a link, is replaced, and what it points to is left alone */
+    assert_int_equal(file_write_atomic(target, "mine", 4, &err), 0);
+    assert_int_equal(symlink(target, temp), 0);
+    assert_int_equal(file_draft_open(&d, path, ".part", 0600, &err), 0);
+    assert_int_equal(file_write_all(d.fd, "new text", 8, &err), 0);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_size, 3); /* not before it is whole */
+    assert_int_equal(pread(d.fd, text, 8, 0), 8);
+    assert_memory_equal(text, "new text", 8);
+    assert_int_equal(file_draft_publish(&d, &err), 0);
+    assert_int_equal(d.fd, -1);
+    file_draft_discard(&d); /* nothing is left to remove */
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_size, 8);
+    assert_int_equal(st.st_mode & 0777, 0600);
+    assert_int_equal(stat(target, &st), 0);
+    assert_int_equal(st.st_size, 4);
+    /* a draft that is not to be, and one that cannot take its place */
+    assert_int_equal(file_draft_open(&d, path, NULL, 0644, &err), 0);
+    assert_int_equal(file_write_all(d.fd, "never", 5, &err), 0);
+    file_draft_discard(&d);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_size, 8);
+    assert_int_equal(file_draft_open(&d, path, ".part", 0600, &err), 0);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(mkdir(path, 0700), 0);
+    assert_int_equal(file_draft_publish(&d, &err), -1);
+    assert_int_equal(err.code, ERR_IO);
+    assert_int_equal(stat(temp, &st), -1);
+    assert_int_equal(file_remove_tree(dir, NULL), 0);
+}
+
 struct squares {
     int64_t out[1000];
     atomic_int calls;
@@ -267,13 +318,19 @@ static void clock_formats_rfc3339(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(err_keeps_the_first_and_gains_places), cmocka_unit_test(err_rows_are_consistent),
+        cmocka_unit_test(err_keeps_the_first_and_gains_places),
+        cmocka_unit_test(err_rows_are_consistent),
         cmocka_unit_test(sentences_are_utf8),
-        cmocka_unit_test(faults_are_copied_and_bounded),        cmocka_unit_test(arena_gives_aligned_zeroed_memory),
-        cmocka_unit_test(buf_grows_and_is_terminated),          cmocka_unit_test(sha256_matches_fips_180_4),
-        cmocka_unit_test(rng_is_seeded_uniform_and_normal),     cmocka_unit_test(files_are_whole_or_absent),
-        cmocka_unit_test(pool_runs_every_task_once),            cmocka_unit_test(sizes_are_checked),
+        cmocka_unit_test(faults_are_copied_and_bounded),
+        cmocka_unit_test(arena_gives_aligned_zeroed_memory),
+        cmocka_unit_test(buf_grows_and_is_terminated),
+        cmocka_unit_test(sha256_matches_fips_180_4),
+        cmocka_unit_test(rng_is_seeded_uniform_and_normal),
+        cmocka_unit_test(files_are_whole_or_absent),
+        cmocka_unit_test(pool_runs_every_task_once),
+        cmocka_unit_test(sizes_are_checked),
         cmocka_unit_test(clock_formats_rfc3339),
+        cmocka_unit_test(drafts_take_their_place_whole_or_not_at_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,24 +12,15 @@
 
 enum { IN = 3, WIDE = 20, LAST = 32, CLASSES = 10, SIDE = 6 };
 
-static uint32_t conv(struct model *m, const char *name, uint32_t x, int out, int in, int kernel, uint64_t seed)
-{
-    char w[32], b[32];
-    snprintf(w, sizeof w, "%s.w", name);
-    snprintf(b, sizeof b, "%s.b", name);
-    return G_OP(m, "Conv", name, x, g_random(m, w, SHAPE(out, in, kernel, kernel), seed, 0.4),
-                g_random(m, b, SHAPE(out), seed + 1, 0.2));
-}
-
 /* x -> c1 -> relu -> (+ c2) -> c3 -> relu -> pool -> fc: c1 and c2 are one group through the sum, c3 is another, fc is
  * the output. */
 static struct model *network(void)
 {
     struct model *m = g_new(17);
     uint32_t x = g_input(m, "x", SHAPE(DIM_UNKNOWN, IN, SIDE, SIDE));
-    uint32_t h = G_OP(m, "Relu", "r1", conv(m, "c1", x, WIDE, IN, 3, 1));
-    h = G_OP(m, "Add", "sum", h, conv(m, "c2", h, WIDE, WIDE, 1, 3));
-    h = G_OP(m, "Relu", "r3", conv(m, "c3", h, LAST, WIDE, 1, 5));
+    uint32_t h = G_OP(m, "Relu", "r1", g_conv(m, "c1", x, WIDE, IN, 3, 1));
+    h = G_OP(m, "Add", "sum", h, g_conv(m, "c2", h, WIDE, WIDE, 1, 3));
+    h = G_OP(m, "Relu", "r3", g_conv(m, "c3", h, LAST, WIDE, 1, 5));
     h = G_OP(m, "Flatten", "flat", G_OP(m, "GlobalAveragePool", "pool", h));
     h = G_OP(m, "Gemm", "fc", h, g_random(m, "fc.w", SHAPE(LAST, CLASSES), 7, 0.3),
              g_random(m, "fc.b", SHAPE(CLASSES), 8, 0.3));
@@ -43,13 +34,6 @@ static double macs_of(int64_t a, int64_t b)
     return (double)((SIDE - 2) * (SIDE - 2) * (a * IN * 9 + a * a + a * b) + b * CLASSES);
 }
 
-static int64_t size_of(const struct model *m, const char *weight, int axis)
-{
-    const struct tensor *t = value_const(m, g_value(m, weight));
-    assert_non_null(t);
-    return t->shape.dim[axis];
-}
-
 static void expect_widths(const struct model *m, int64_t a, int64_t b)
 {
     static const struct {
@@ -59,9 +43,9 @@ static void expect_widths(const struct model *m, int64_t a, int64_t b)
     } rows[] = {{"c1.w", 0, 0}, {"c1.b", 0, 0}, {"c2.w", 0, 0}, {"c2.w", 1, 0}, {"c2.b", 0, 0},
                 {"c3.w", 1, 0}, {"c3.w", 0, 1}, {"c3.b", 0, 1}, {"fc.w", 0, 1}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-        assert_int_equal(size_of(m, rows[i].weight, rows[i].axis), rows[i].last ? b : a);
-    assert_int_equal(size_of(m, "fc.w", 1), CLASSES);
-    assert_int_equal(size_of(m, "c1.w", 1), IN);
+        assert_int_equal(g_size(m, rows[i].weight, rows[i].axis), rows[i].last ? b : a);
+    assert_int_equal(g_size(m, "fc.w", 1), CLASSES);
+    assert_int_equal(g_size(m, "c1.w", 1), IN);
 }
 
 static const json_t *after_of(const struct g_done *d, const char *node, const char *key)
@@ -107,7 +91,7 @@ static void widths_follow_the_ratio(void **state)
         struct g_done d = g_apply(m, words, NULL);
         if (d.rc)
             fail_msg("%s: %s", words, d.err.msg);
-        if (size_of(m, "c1.w", 0) != rows[i].a || size_of(m, "c3.w", 0) != rows[i].b)
+        if (g_size(m, "c1.w", 0) != rows[i].a || g_size(m, "c3.w", 0) != rows[i].b)
             print_error("%s\n", words);
         expect_widths(m, rows[i].a, rows[i].b);
         if (rows[i].a < WIDE)
@@ -125,15 +109,16 @@ static void widths_follow_the_ratio(void **state)
 static void other_scopes_take_as_many_in_all(void **state)
 {
     (void)state;
-    static const char *const words[] = {"prune.channels ratio=0.5 scope=global", "prune.channels ratio=0.5 "
-                                                                                 "scope=isomorphic",
+    static const char *const words[] = {"prune.channels ratio=0.5 scope=global",
+                                        "prune.channels ratio=0.5 "
+                                        "scope=isomorphic",
                                         "prune.channels ratio=0.5 scope=global steps=5 normalizer=max reduction=sum"};
     for (int i = 0; i < 3; i++) {
         struct model *m = network();
         struct g_done d = g_apply(m, words[i], NULL);
         if (d.rc)
             fail_msg("%s", d.err.msg);
-        const int64_t a = size_of(m, "c1.w", 0), b = size_of(m, "c3.w", 0);
+        const int64_t a = g_size(m, "c1.w", 0), b = g_size(m, "c3.w", 0);
         assert_int_equal(a + b, i == 1 ? WIDE / 2 + LAST / 2 : (WIDE + LAST) / 2);
         expect_widths(m, a, b);
         g_done(&d);
@@ -172,8 +157,8 @@ static void zero_filters_go_without_a_trace(void **state)
         struct g_done d = g_apply(m, words[i], NULL);
         if (d.rc)
             fail_msg("%s", d.err.msg);
-        assert_int_equal(size_of(m, "c1.w", 0), 14);
-        assert_int_equal(size_of(m, "c3.w", 0), 22);
+        assert_int_equal(g_size(m, "c1.w", 0), 14);
+        assert_int_equal(g_size(m, "c3.w", 0), 22);
         assert_true(g_error(was, m, &x, 0) < 1e-5);
         g_done(&d);
         model_free(was);
@@ -186,9 +171,8 @@ static json_t *target_row(const struct g_done *d)
 {
     json_t *row;
     size_t i;
-    json_array_foreach (d->layers, i, row)
-        if (strncmp(json_string_value(json_object_get(row, "node")), "target ", 7) == 0)
-            return json_object_get(row, "after");
+    json_array_foreach(d->layers, i, row) if (strncmp(json_string_value(json_object_get(row, "node")), "target ", 7) ==
+                                              0) return json_object_get(row, "after");
     return NULL;
 }
 
@@ -204,7 +188,7 @@ static void targets_are_met_from_below(void **state)
             struct g_done d = g_apply(m, words, NULL);
             if (d.rc)
                 fail_msg("%s: %s", words, d.err.msg);
-            const int64_t a = size_of(m, "c1.w", 0), b = size_of(m, "c3.w", 0);
+            const int64_t a = g_size(m, "c1.w", 0), b = g_size(m, "c3.w", 0);
             const double left = macs_of(a, b) / macs_of(WIDE, LAST), limit = wanted / 100.0;
             const json_t *row = target_row(&d);
             expect_widths(m, a, b);
@@ -257,7 +241,7 @@ static void what_is_left_alone_has_its_reason(void **state)
     g_done(&d);
     model_free(m);
     m = g_new(17); /* nothing to take: one layer, its output is the model's */
-    g_output(m, conv(m, "only", g_input(m, "x", SHAPE(1, IN, SIDE, SIDE)), 8, IN, 1, 1));
+    g_output(m, g_conv(m, "only", g_input(m, "x", SHAPE(1, IN, SIDE, SIDE)), 8, IN, 1, 1));
     d = g_apply(m, "prune.channels target=macs:0.5", NULL);
     assert_int_equal(d.rc, 0);
     g_expect_skipped(&d, "only", "output");
@@ -343,15 +327,15 @@ static void a_latency_target_is_measured(void **state)
     (void)state;
     struct model *m = g_new(17);
     uint32_t h = g_input(m, "x", SHAPE(1, IN, 32, 32));
-    h = G_OP(m, "Relu", "r1", conv(m, "c1", h, 64, IN, 3, 1));
-    h = G_OP(m, "Relu", "r2", conv(m, "c2", h, 64, 64, 1, 3));
-    h = G_OP(m, "Relu", "r3", conv(m, "c3", h, 64, 64, 1, 5));
-    g_output(m, conv(m, "c4", h, CLASSES, 64, 1, 7));
+    h = G_OP(m, "Relu", "r1", g_conv(m, "c1", h, 64, IN, 3, 1));
+    h = G_OP(m, "Relu", "r2", g_conv(m, "c2", h, 64, 64, 1, 3));
+    h = G_OP(m, "Relu", "r3", g_conv(m, "c3", h, 64, 64, 1, 5));
+    g_output(m, g_conv(m, "c4", h, CLASSES, 64, 1, 7));
     struct g_done d = g_apply(m, "prune.channels target=latency:0.7", NULL);
     if (d.rc)
         fail_msg("%s", d.err.msg);
     const json_t *row = target_row(&d);
-    assert_true(size_of(m, "c2.w", 0) < 64);
+    assert_true(g_size(m, "c2.w", 0) < 64);
     assert_true(json_real_value(json_object_get(row, "ms_before")) > 0);
     assert_true(json_real_value(json_object_get(row, "got")) < 1);
     assert_int_equal(json_array_size(json_object_get(json_object_get(row, "table"), "layers")), 4);
@@ -368,15 +352,15 @@ static void unknown_operators_only_freeze(void **state)
     struct model *m = g_new(17);
     struct tensor x = {0};
     uint32_t h = g_input(m, "x", SHAPE(DIM_UNKNOWN, IN, SIDE, SIDE));
-    h = G_OP(m, "Relu", "r1", conv(m, "c1", h, 16, IN, 1, 1));
-    h = G_OP(m, "Frobnicate", "f", conv(m, "c2", h, 12, 16, 1, 3));
+    h = G_OP(m, "Relu", "r1", g_conv(m, "c1", h, 16, IN, 1, 1));
+    h = G_OP(m, "Frobnicate", "f", g_conv(m, "c2", h, 12, 16, 1, 3));
     g_output(m, h);
     g_fill(&x, SHAPE(4, IN, SIDE, SIDE), 2, 1);
     struct g_done d = g_apply(m, "prune.channels ratio=0.5", &x);
     if (d.rc)
         fail_msg("%s", d.err.msg);
-    assert_int_equal(size_of(m, "c1.w", 0), 8);
-    assert_int_equal(size_of(m, "c2.w", 0), 12);
+    assert_int_equal(g_size(m, "c1.w", 0), 8);
+    assert_int_equal(g_size(m, "c2.w", 0), 12);
     g_expect_skipped(&d, "c2", "Frobnicate");
     g_expect_warning(&d, "nothing was recovered, because the model cannot be run: Frobnicate", true);
     g_done(&d);
@@ -398,18 +382,18 @@ static void sensitivities_set_the_ratios(void **state)
         struct g_done d = g_apply(m, words[i], &x);
         if (d.rc)
             fail_msg("%s", d.err.msg);
-        const int64_t a = size_of(m, "c1.w", 0), b = size_of(m, "c3.w", 0);
+        const int64_t a = g_size(m, "c1.w", 0), b = g_size(m, "c3.w", 0);
         const double left = i < 2 ? macs_of(a, b) / macs_of(WIDE, LAST) : (double)(a + b) / (WIDE + LAST);
         expect_widths(m, a, b);
         assert_true(left <= 0.5 && left > 0.47);
-        assert_true(json_is_real(after_of(&d, "c1", "predicted_loss")) || json_is_real(after_of(&d, "c3",
-                                                                                                "predicted_loss")));
+        assert_true(json_is_real(after_of(&d, "c1", "predicted_loss")) ||
+                    json_is_real(after_of(&d, "c3", "predicted_loss")));
         g_done(&d);
         model_free(m);
     }
     tensor_fini(&x);
-    assert_int_equal(faults_of("prune.channels ratio=0.5 allocation=sensitivity scope=global",
-                               "/recipe/steps/0/allocation"), 1);
+    assert_int_equal(
+        faults_of("prune.channels ratio=0.5 allocation=sensitivity scope=global", "/recipe/steps/0/allocation"), 1);
     assert_int_equal(needs_of("prune.channels ratio=0.5 allocation=sensitivity"), NEEDS_DATA | NEEDS_RUN);
 }
 
@@ -419,11 +403,11 @@ static void equal_structures_are_one_set(void **state)
     struct model *m = g_new(17);
     struct err err = {0};
     uint32_t h = g_input(m, "x", SHAPE(1, IN, SIDE, SIDE));
-    h = G_OP(m, "Relu", "r1", conv(m, "c1", h, 8, IN, 1, 1));
-    h = G_OP(m, "Relu", "r2", conv(m, "c2", h, 12, 8, 1, 3));   /* as c1, but for the width */
-    h = G_OP(m, "Sigmoid", "s3", conv(m, "c3", h, 12, 12, 1, 5)); /* another activation */
-    h = G_OP(m, "Relu", "r4", conv(m, "c4", h, 6, 12, 1, 7));
-    g_output(m, conv(m, "c5", h, 4, 6, 1, 9));
+    h = G_OP(m, "Relu", "r1", g_conv(m, "c1", h, 8, IN, 1, 1));
+    h = G_OP(m, "Relu", "r2", g_conv(m, "c2", h, 12, 8, 1, 3));     /* as c1, but for the width */
+    h = G_OP(m, "Sigmoid", "s3", g_conv(m, "c3", h, 12, 12, 1, 5)); /* another activation */
+    h = G_OP(m, "Relu", "r4", g_conv(m, "c4", h, 6, 12, 1, 7));
+    g_output(m, g_conv(m, "c5", h, 4, 6, 1, 9));
     assert_int_equal(groups_prepare(m, NULL, &err), 0);
     struct groups *g = groups_find(m, GROUPS_INNER, &err);
     assert_non_null(g);
@@ -442,12 +426,12 @@ static void equal_structures_are_one_set(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(widths_follow_the_ratio),      cmocka_unit_test(other_scopes_take_as_many_in_all),
+        cmocka_unit_test(widths_follow_the_ratio),         cmocka_unit_test(other_scopes_take_as_many_in_all),
         cmocka_unit_test(zero_filters_go_without_a_trace), cmocka_unit_test(targets_are_met_from_below),
-        cmocka_unit_test(a_missed_target_is_said),      cmocka_unit_test(what_is_left_alone_has_its_reason),
-        cmocka_unit_test(wrong_parameters_are_named),   cmocka_unit_test(needs_follow_the_parameters),
-        cmocka_unit_test(unknown_operators_only_freeze), cmocka_unit_test(sensitivities_set_the_ratios),
-        cmocka_unit_test(a_latency_target_is_measured), cmocka_unit_test(equal_structures_are_one_set),
+        cmocka_unit_test(a_missed_target_is_said),         cmocka_unit_test(what_is_left_alone_has_its_reason),
+        cmocka_unit_test(wrong_parameters_are_named),      cmocka_unit_test(needs_follow_the_parameters),
+        cmocka_unit_test(unknown_operators_only_freeze),   cmocka_unit_test(sensitivities_set_the_ratios),
+        cmocka_unit_test(a_latency_target_is_measured),    cmocka_unit_test(equal_structures_are_one_set),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

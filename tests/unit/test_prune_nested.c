@@ -334,28 +334,14 @@ static void refusals(void **state)
 }
 
 /* ---- channels ---- */
-static uint32_t conv(struct model *m, const char *name, uint32_t x, int out, int in, int kernel, uint64_t seed)
-{
-    char w[32], b[32];
-    snprintf(w, sizeof w, "%s.w", name);
-    snprintf(b, sizeof b, "%s.b", name);
-    return G_OP(m, "Conv", name, x, g_random(m, w, SHAPE(out, in, kernel, kernel), seed, 0.4),
-                g_random(m, b, SHAPE(out), seed + 1, 0.2));
-}
-
 static struct model *convolutions(void)
 {
     struct model *m = g_new(17);
-    uint32_t h = conv(m, "c1", g_input(m, "x", SHAPE(DIM_UNKNOWN, 3, SIDE, SIDE)), 20, 3, 3, 1);
-    h = conv(m, "c2", G_OP(m, "Relu", "r1", h), 32, 20, 1, 5);
+    uint32_t h = g_conv(m, "c1", g_input(m, "x", SHAPE(DIM_UNKNOWN, 3, SIDE, SIDE)), 20, 3, 3, 1);
+    h = g_conv(m, "c2", G_OP(m, "Relu", "r1", h), 32, 20, 1, 5);
     h = G_OP(m, "Flatten", "flat", G_OP(m, "GlobalAveragePool", "pool", G_OP(m, "Relu", "r2", h)));
     g_output(m, G_OP(m, "Gemm", "fc", h, g_random(m, "fc.w", SHAPE(32, OUT), 7, 0.3)));
     return m;
-}
-
-static int64_t width(const struct model *m, const char *weight)
-{
-    return value_const(m, g_value(m, weight))->shape.dim[0];
 }
 
 static double macs_of(int64_t a, int64_t b)
@@ -381,17 +367,17 @@ static void channels_go_bit_by_bit(void **state)
         for (int k = 0; k < N_RAMPS; k++) {
             call(&n, RAMPS[k]);
             const double left = 1 - 0.5 * rows[i].share(RAMPS[k]);
-            assert_int_equal(width(m, "c1.w"), (int64_t)floor(20 * left + 1e-9));
-            assert_int_equal(width(m, "c2.w"), (int64_t)floor(32 * left + 1e-9));
+            assert_int_equal(g_size(m, "c1.w", 0), (int64_t)floor(20 * left + 1e-9));
+            assert_int_equal(g_size(m, "c2.w", 0), (int64_t)floor(32 * left + 1e-9));
         }
         call(&n, 1); /* what is reached stays */
-        assert_int_equal(width(m, "c1.w"), 10);
+        assert_int_equal(g_size(m, "c1.w", 0), 10);
         /* ids of what was cut first: the kept note of a trainer's optimizer */
         assert_int_equal(value_note(m, g_value(m, "c1.w"), "kept.0")->tensor.shape.dim[0], 10);
         struct nested again = nested(m, rows[i].words); /* another step begins anew */
         call(&again, 1);
-        assert_int_equal(width(m, "c1.w"), 5);
-        assert_int_equal(width(m, "c2.w"), 8);
+        assert_int_equal(g_size(m, "c1.w", 0), 5);
+        assert_int_equal(g_size(m, "c2.w", 0), 8);
         end(&n);
         end(&again);
         model_free(m);
@@ -405,7 +391,7 @@ static void targets_are_of_the_network_at_first(void **state)
     struct nested n = nested(m, "prune.channels target=macs:0.4");
     for (int k = 0; k < N_RAMPS; k++) {
         call(&n, RAMPS[k]);
-        const double left = macs_of(width(m, "c1.w"), width(m, "c2.w")) / macs_of(20, 32);
+        const double left = macs_of(g_size(m, "c1.w", 0), g_size(m, "c2.w", 0)) / macs_of(20, 32);
         assert_true(left <= 1 - 0.6 * RAMPS[k] + 1e-9);
         assert_true(left >= 1 - 0.6 * RAMPS[k] - 0.08); /* a channel is a few percent */
     }
