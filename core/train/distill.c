@@ -412,7 +412,9 @@ struct params {
     struct distill_params distill;
 };
 
-static const struct param rows[] = {TRAIN_PARAM_ROWS(params), DISTILL_PARAM_ROWS(params), {0}};
+/* The gradients of soft targets grow with the temperature: unclipped, networks without BatchNormalization diverge. */
+static const struct param rows[] = {
+    TRAIN_PARAM_ROWS_OF(params, "\"sgd\"", TRAIN_LR_OF_SGD, "5"), DISTILL_PARAM_ROWS(params), {0}};
 
 static void check(const void *params, const char *pointer, struct faults *faults)
 {
@@ -447,8 +449,8 @@ METHOD(train_distill) = {
            "other outputs by their squared error. With labels in the dataset their loss has a share of 1 - alpha; "
            "without, the teacher is enough. Hints, attention maps and relations between samples compare intermediate "
            "values too. What the teacher says of a sample is kept, so that it runs once a sample; of augmented samples "
-           "it is asked each time, which costs a run of the teacher. Gradients grow with the temperature: where the "
-           "loss turns infinite take a smaller lr, or clip=1.",
+           "it is asked each time, which costs a run of the teacher. Gradients grow with the temperature, so their "
+           "norm is clipped: see clip.",
     .params = rows,
     .params_size = sizeof(struct params),
     .needs = NEEDS_DATA | NEEDS_RUN | NEEDS_GRADIENTS,

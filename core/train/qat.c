@@ -31,7 +31,7 @@ struct qat_params {
 };
 
 static const struct param params[] = {
-    TRAIN_PARAM_ROWS_OF(qat_params, "\"adam\"", "0.0002 for adam and adamw, 0.0005 for sgd if not given"),
+    TRAIN_PARAM_ROWS_OF(qat_params, "\"adam\"", "0.0002 for adam and adamw, 0.0005 for sgd if not given", "0"),
     DISTILL_PARAM_ROWS(qat_params),
     {.name = "distill",
      .offset = offsetof(struct qat_params, use_teacher),

@@ -49,9 +49,10 @@ struct train_params {
 /* Rows for a method's table: the field `train` of struct S is a struct train_params. Defined in train_params.c's terms;
  * each row's text is in the macro so that all methods say the same. */
 #define TRAIN_PARAM(S, f) .name = #f, .offset = offsetof(struct S, train.f)
-#define TRAIN_PARAM_ROWS(S) TRAIN_PARAM_ROWS_OF(S, "\"sgd\"", "0.01 for sgd, 0.001 for adam and adamw if not given")
-/* With another optimizer by default, and what is said of the learning rate. */
-#define TRAIN_PARAM_ROWS_OF(S, default_optimizer, lr_doc)                                                              \
+#define TRAIN_LR_OF_SGD "0.01 for sgd, 0.001 for adam and adamw if not given"
+#define TRAIN_PARAM_ROWS(S) TRAIN_PARAM_ROWS_OF(S, "\"sgd\"", TRAIN_LR_OF_SGD, "0")
+/* With another optimizer by default, what is said of the learning rate, and another largest gradient by default. */
+#define TRAIN_PARAM_ROWS_OF(S, default_optimizer, lr_doc, default_clip)                                                \
     {TRAIN_PARAM(S, epochs),                                                                                           \
      .kind = PARAM_INT,                                                                                                \
      .def = "3",                                                                                                       \
@@ -139,7 +140,7 @@ struct train_params {
          .max = 1e3,                                                                                                   \
          .doc = "times the sum of |scale| of BatchNormalization is added to the loss (network slimming)"},             \
         {TRAIN_PARAM(S, clip), .kind = PARAM_NUMBER,                                                                   \
-         .def = "0",           .min = 0,                                                                               \
+         .def = default_clip,  .min = 0,                                                                               \
          .max = 1e9,           .doc = "largest norm of all gradients together; 0: any"},                               \
         {TRAIN_PARAM(S, batch_norm), .kind = PARAM_ENUM, .def = "\"auto\"", .choices = train_batch_norms,              \
          .doc = "how BatchNormalization runs"},                                                                        \
