@@ -312,9 +312,9 @@ static int admit(struct exchange *x, const char *method, const char *version)
     if (guard_target(req->arena, x->target, &target, &x->query, &req->path, &authority, &x->err) != 0 ||
         check_names(x, method, authority) != 0 || find_route(x, method, &target) != 0)
         return -1;
-    if (req->route->auth == AUTH_KEY)
+    if (req->route->auth != AUTH_OPEN)
         req->owner = http_auth_owner(x->http->opts.auth, header_of(x, "Authorization"), &x->err);
-    if (req->route->auth == AUTH_KEY && !req->owner)
+    if (req->route->auth != AUTH_OPEN && !req->owner)
         return -1;
     if (req->route->answer == ANSWER_JSON && !accepts_json(header_of(x, "Accept")))
         return err_set(&x->err, ERR_NOT_ACCEPTABLE,

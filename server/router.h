@@ -22,7 +22,16 @@ enum body_kind {
     BODY_JSON,   /* application/json, at most 1 MiB */
     BODY_UPLOAD, /* raw bytes of any type, multipart/form-data, or application/json */
 };
-enum auth_kind { AUTH_OPEN, AUTH_KEY };
+/* What a caller needs: nothing, any key, or a key with this scope (server/scope.h). */
+enum auth_kind {
+    AUTH_OPEN,
+    AUTH_KEY,
+    AUTH_MODELS_READ, /* models, datasets, uploads */
+    AUTH_MODELS_WRITE,
+    AUTH_JOBS_READ, /* jobs, artifacts, recipes */
+    AUTH_JOBS_WRITE,
+    AUTH_ADMIN,
+};
 enum lane {
     LANE_INLINE, /* never blocks: runs in the event thread */
     LANE_FAST,   /* catalogue and disk */
