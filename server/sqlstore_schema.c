@@ -60,6 +60,18 @@ const char *const sqlstore_migrations[] = {
     "CREATE INDEX idempotency_expires ON idempotency(expires_at);",
     /* 2 */
     "ALTER TABLE job_progress ADD COLUMN metric TEXT;",
+    /* 3: lists by name, label and model; retries; reuse of results; estimates from past jobs */
+    "ALTER TABLE job ADD COLUMN name TEXT; ALTER TABLE job ADD COLUMN retry_of TEXT;"
+    "ALTER TABLE job ADD COLUMN fingerprint TEXT; ALTER TABLE job ADD COLUMN methods TEXT;"
+    "ALTER TABLE job ADD COLUMN input_bytes BIGINT NOT NULL DEFAULT 0;"
+    "CREATE INDEX job_name ON job(owner, name, id) WHERE name IS NOT NULL;"
+    "CREATE INDEX job_fingerprint ON job(owner, fingerprint, id) WHERE state='succeeded';"
+    "CREATE INDEX job_methods ON job(methods, id) WHERE state='succeeded';"
+    "CREATE TABLE job_label(owner TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, job_id TEXT NOT NULL,"
+    " PRIMARY KEY(owner, key, value, job_id)) @KEYED@;"
+    "CREATE INDEX job_label_job ON job_label(job_id);"
+    "DROP INDEX job_input_resource; CREATE INDEX job_input_resource ON job_input(resource_id, job_id);"
+    "CREATE INDEX model_name ON model(owner, name, id); CREATE INDEX dataset_name ON dataset(owner, name, id);",
     NULL,
 };
 /* clang-format on */
