@@ -15,7 +15,17 @@
 #include "core/base/log.h"
 #include "core/base/size.h"
 
-enum type { TYPE_TEXT, TYPE_LIST, TYPE_INT, TYPE_BYTES, TYPE_LEVEL };
+enum type { TYPE_TEXT, TYPE_LIST, TYPE_INT, TYPE_BYTES, TYPE_LEVEL, TYPE_FORMAT };
+
+/* The name of each type in documents, and its words where only some are allowed; the value is the word's place. */
+static const struct {
+    const char *name, *words[5];
+} types[] = {[TYPE_TEXT] = {"text", {NULL}},
+             [TYPE_LIST] = {"list", {NULL}},
+             [TYPE_INT] = {"number", {NULL}},
+             [TYPE_BYTES] = {"bytes", {NULL}},
+             [TYPE_LEVEL] = {"level", {"error", "warn", "info", "debug"}},
+             [TYPE_FORMAT] = {"format", {"text", "json"}}};
 
 struct setting {
     const char *name;
@@ -24,17 +34,21 @@ struct setting {
     int64_t min, max;
     const char *doc;
     size_t offset;
+    bool live;
 };
 
 static const struct setting settings[] = {
-#define SETTING(id, kind, def, lo, hi, text) {#id, TYPE_##kind, def, lo, hi, text, offsetof(struct config, id)},
+#define ROW(id, kind, def, lo, hi, text, live) {#id, TYPE_##kind, def, lo, hi, text, offsetof(struct config, id), live},
+#define SETTING(id, kind, def, lo, hi, text) ROW(id, kind, def, lo, hi, text, false)
+#define SETTING_LIVE(id, kind, def, lo, hi, text) ROW(id, kind, def, lo, hi, text, true)
 #include "server/config.def"
 #undef SETTING
+#undef SETTING_LIVE
+#undef ROW
 };
 enum { N_SETTINGS = sizeof settings / sizeof settings[0] };
 
-static const char *const levels[] = {"error", "warn", "info", "debug"};
-enum { N_LEVELS = sizeof levels / sizeof levels[0], FILE_LIMIT = 1 << 20 };
+enum { FILE_LIMIT = 1 << 20 };
 
 static void *field(struct config *config, const struct setting *s)
 {
@@ -151,6 +165,21 @@ static int refuse_number(const struct setting *s, const char *value, const char 
                    s->min, s->max);
 }
 
+static int set_word(const struct setting *s, const char *value, const char *source, int *out, struct err *err)
+{
+    const char *const *words = types[s->type].words;
+    char allowed[120] = "";
+    for (int i = 0; words[i]; i++) {
+        if (!strcmp(value, words[i])) {
+            *out = i;
+            return 0;
+        }
+        size_t len = strlen(allowed);
+        snprintf(allowed + len, sizeof allowed - len, "%s%s", i == 0 ? "" : words[i + 1] ? ", " : " or ", words[i]);
+    }
+    return err_set(err, ERR_USAGE, "%s: %s is '%.100s'; it must be %s", source, s->name, value, allowed);
+}
+
 static int set_field(struct config *config, const struct setting *s, const char *value, const char *source,
                      struct err *err)
 {
@@ -169,13 +198,8 @@ static int set_field(struct config *config, const struct setting *s, const char 
     case TYPE_LIST:
         return parse_list(value, field(config, s)) ? err_set(err, ERR_NOMEM, "out of memory") : 0;
     case TYPE_LEVEL:
-        for (int i = 0; i < N_LEVELS; i++)
-            if (!strcmp(value, levels[i])) {
-                *(int *)field(config, s) = i;
-                return 0;
-            }
-        return err_set(err, ERR_USAGE, "%s: %s is '%.100s'; it must be error, warn, info or debug", source, s->name,
-                       value);
+    case TYPE_FORMAT:
+        return set_word(s, value, source, field(config, s), err);
     case TYPE_INT:
     case TYPE_BYTES:
         if (s->type == TYPE_INT ? !parse_number(value, &number, &rest) || *rest : !parse_bytes(value, &number))
@@ -303,7 +327,7 @@ static int read_flags(struct config *config, int argc, char *const *args, const 
 
 int config_load(struct config *config, int argc, char *const *args, char *const *environment, struct err *err)
 {
-    *config = (struct config){0};
+    *config = (struct config){.source = {argc, args, environment}};
     for (int i = 0; i < N_SETTINGS; i++)
         if (set_field(config, &settings[i], settings[i].preset, "default", err))
             goto fail;
@@ -333,11 +357,82 @@ void config_fini(struct config *config)
     *config = (struct config){0};
 }
 
-/* ---- documents ----------------------------------------------------------------------------------------------------
+/* ---- reading again ------------------------------------------------------------------------------------------------
  */
 
-static const char *const type_names[] = {
-    [TYPE_TEXT] = "text", [TYPE_LIST] = "list", [TYPE_INT] = "number", [TYPE_BYTES] = "bytes", [TYPE_LEVEL] = "level"};
+static bool same(const void *a, const void *b, enum type type)
+{
+    if (type == TYPE_TEXT)
+        return !strcmp(*(char *const *)a, *(char *const *)b);
+    if (type == TYPE_INT || type == TYPE_BYTES)
+        return *(const int64_t *)a == *(const int64_t *)b;
+    if (type != TYPE_LIST)
+        return *(const int *)a == *(const int *)b;
+    const config_list *x = a, *y = b;
+    bool equal = x->count == y->count;
+    for (int i = 0; equal && i < x->count; i++)
+        equal = !strcmp(x->at[i], y->at[i]);
+    return equal;
+}
+
+static int copy_list(config_list *to, const config_list *from)
+{
+    list_fini(to);
+    for (int i = 0; i < from->count; i++)
+        if (list_add(to, from->at[i], strlen(from->at[i])))
+            return -1;
+    return 0;
+}
+
+/* The field is as it was again. */
+static int keep(struct config *fresh, const struct config *now, const struct setting *s)
+{
+    void *to = field(fresh, s);
+    const void *from = const_field(now, s);
+    if (s->type == TYPE_LIST)
+        return copy_list(to, from);
+    if (s->type == TYPE_TEXT) {
+        free(*(char **)to);
+        return (*(char **)to = strdup(*(char *const *)from)) ? 0 : -1;
+    }
+    memcpy(to, from, s->type == TYPE_INT || s->type == TYPE_BYTES ? sizeof(int64_t) : sizeof(int));
+    return 0;
+}
+
+/* The server made `data` absolute at its start: the same folder by another name is no change. */
+static void same_folder(struct config *fresh, const struct config *now)
+{
+    char *path = realpath(fresh->data, NULL);
+    if (!path || strcmp(path, now->data)) {
+        free(path);
+        return;
+    }
+    free(fresh->data);
+    fresh->data = path;
+}
+
+int config_reload(struct config *fresh, const struct config *now, struct buf *changed, struct buf *refused,
+                  struct err *err)
+{
+    if (config_load(fresh, now->source.argc, now->source.args, now->source.environment, err))
+        return -1;
+    same_folder(fresh, now);
+    for (int i = 0; i < N_SETTINGS; i++) {
+        const struct setting *s = &settings[i];
+        if (same(const_field(fresh, s), const_field(now, s), s->type))
+            continue;
+        struct buf *list = s->live ? changed : refused;
+        buf_printf(list, "%s%s", list->len ? ", " : "", s->name);
+        if (!s->live && keep(fresh, now, s)) {
+            config_fini(fresh);
+            return err_set(err, ERR_NOMEM, "out of memory");
+        }
+    }
+    return 0;
+}
+
+/* ---- documents ----------------------------------------------------------------------------------------------------
+ */
 
 void config_help(struct buf *out)
 {
@@ -348,7 +443,7 @@ void config_help(struct buf *out)
              "then the environment.\n\n");
     for (int i = 0; i < N_SETTINGS; i++) {
         const struct setting *s = &settings[i];
-        buf_printf(out, "  --%s %s", s->name, type_names[s->type]);
+        buf_printf(out, "  --%s %s", s->name, types[s->type].name);
         if (*s->preset)
             buf_printf(out, "   (%s)", s->preset);
         buf_printf(out, "\n      %s\n", s->doc);
@@ -363,7 +458,10 @@ void config_markdown(struct buf *out)
         "Each setting is a flag `--name VALUE`, an environment variable `PARED_NAME` and a line `name = value` of the\n"
         "file given by `--config FILE` or `PARED_CONFIG`. The flag wins, then the environment, then the file. Bytes\n"
         "take the suffixes k, m, g, t (powers of 1024); lists are separated by commas.\n\n"
-        "| setting | environment | type | default | allowed | meaning |\n| --- | --- | --- | --- | --- | --- |\n");
+        "On SIGHUP the server reads them again. Those marked *live* change at once; a change of the others is logged and\n"
+        "waits for a restart.\n\n"
+        "| setting | environment | type | default | allowed | live | meaning |\n"
+        "| --- | --- | --- | --- | --- | --- | --- |\n");
     for (int i = 0; i < N_SETTINGS; i++) {
         const struct setting *s = &settings[i];
         buf_printf(out, "| `%s` | `PARED_", s->name);
@@ -371,11 +469,13 @@ void config_markdown(struct buf *out)
             char c = (char)toupper((unsigned char)*p);
             buf_append(out, &c, 1);
         }
-        buf_printf(out, "` | %s | %s%s%s | ", type_names[s->type], *s->preset ? "`" : "", s->preset,
+        buf_printf(out, "` | %s | %s%s%s | ", types[s->type].name, *s->preset ? "`" : "", s->preset,
                    *s->preset ? "`" : "");
         if (s->type == TYPE_INT || s->type == TYPE_BYTES)
             buf_printf(out, "%" PRId64 " to %" PRId64, s->min, s->max);
-        buf_printf(out, " | %s |\n", s->doc);
+        for (const char *const *word = types[s->type].words; *word; word++)
+            buf_printf(out, "%s%s", word == types[s->type].words ? "" : ", ", *word);
+        buf_printf(out, " | %s | %s |\n", s->live ? "live" : "", s->doc);
     }
 }
 
@@ -387,8 +487,8 @@ void config_print(const struct config *config, struct buf *out)
         buf_printf(out, "%s = ", s->name);
         if (s->type == TYPE_TEXT)
             buf_puts(out, *(char *const *)at);
-        else if (s->type == TYPE_LEVEL)
-            buf_puts(out, levels[*(const int *)at]);
+        else if (types[s->type].words[0])
+            buf_puts(out, types[s->type].words[*(const int *)at]);
         else if (s->type == TYPE_LIST)
             for (int k = 0; k < ((const config_list *)at)->count; k++)
                 buf_printf(out, "%s%s", k ? ", " : "", ((const config_list *)at)->at[k]);

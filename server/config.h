@@ -24,16 +24,27 @@ struct config {
 #define CONFIG_LIST config_list
 #define CONFIG_INT int64_t
 #define CONFIG_BYTES int64_t
-#define CONFIG_LEVEL int /* enum log_level */
+#define CONFIG_LEVEL int  /* enum log_level */
+#define CONFIG_FORMAT int /* enum log_format */
 #define SETTING(name, type, preset, min, max, doc) CONFIG_##type name;
 #include "server/config.def"
 #undef SETTING
+#undef SETTING_LIVE
     bool help; /* --help was given: print config_help() and end */
+    struct config_source {
+        int argc;
+        char *const *args, *const *environment;
+    } source; /* what config_load was given; borrowed, for config_reload */
 };
 
 /* `args` are the words behind `pared serve`. `environment` is a NULL-terminated list of "NAME=value". */
 int config_load(struct config *config, int argc, char *const *args, char *const *environment, struct err *err);
 void config_fini(struct config *config);
+/* Read the sources of `now` again into `fresh`. What has changed and is live (config.def) is new in *fresh and named in
+ * `changed`; what has changed but needs a restart stays as it is and is named in `refused`. Names are separated by
+ * commas; values are not given, they may be nobody's business. On error *fresh is empty and `now` goes on. */
+int config_reload(struct config *fresh, const struct config *now, struct buf *changed, struct buf *refused,
+                  struct err *err);
 /* Set one setting from text, as a flag does; `source` starts the error sentence ("--listen", "line 3 of the file"). */
 int config_set(struct config *config, const char *name, const char *value, const char *source, struct err *err);
 /* --help and docs/CONFIG.md. */

@@ -7,5 +7,8 @@
 
 /* Physical memory, or the cgroup's limit when that is lower. 0: not known. */
 int64_t machine_memory_bytes(void);
+/* What can be had of it now without swapping: the kernel's estimate, or what the cgroup has left (files it only caches
+ * count as free) when that is less. 0: not known. */
+int64_t machine_memory_available(void);
 
 #endif

@@ -339,14 +339,3 @@ out:
         log_info("stopped");
     return rc;
 }
-
-int server_ready(struct server *server, struct err *err)
-{
-    if (atomic_load(&server->draining))
-        return err_set(err, ERR_UNAVAILABLE, "the server is stopping");
-    if (store_ping(server->store, err))
-        return -1;
-    if (blob_free_bytes(server->blobs) == 0)
-        return err_set(err, ERR_DISK_FULL, "the disk is full");
-    return 0;
-}

@@ -12,6 +12,7 @@
 #include <stdatomic.h>
 
 #include "core/base/err.h"
+#include "server/admission.h"
 #include "server/blob.h"
 #include "server/config.h"
 #include "server/store.h"
@@ -23,7 +24,9 @@ struct router;
 struct route;
 
 struct server {
-    const struct config *config;
+    /* Read anew for each use: SIGHUP puts another in its place (reload.h). What a pointer was once read stays until the
+     * server ends. */
+    const struct config *_Atomic config;
     struct store *store;
     struct blobs *blobs;
     struct workers *_Atomic workers; /* NULL until started */
@@ -33,11 +36,10 @@ struct server {
     char node[40];        /* id of the data folder: whoever holds its lock is this node */
     atomic_bool draining; /* no new jobs and uploads: 503 with Retry-After */
     double started;       /* clock_seconds() */
+    struct admission admission;
 };
 
 /* Serve until a signal says stop. `routes` are the layer above (api/). 0, or -1 with *err when it could not start. */
 int server_run(const struct config *config, const struct route *routes, struct err *err);
-/* Ready to take work? For /readyz: not draining, catalogue answers, disk not full. -1 with the reason in *err. */
-int server_ready(struct server *server, struct err *err);
 
 #endif

@@ -5,6 +5,7 @@
 #include "server/sqlstore.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +26,14 @@ struct store {
     struct db writer, readers[READERS], maintainer;
     pthread_mutex_t maintaining;
 };
+
+store_fault_fn *_Atomic store_fault;
+
+static int fault(const char *call, enum store_moment moment, struct err *err)
+{
+    store_fault_fn *fn = atomic_load_explicit(&store_fault, memory_order_relaxed);
+    return fn ? fn(call, moment, err) : 0;
+}
 
 /* ---- sessions -----------------------------------------------------------------------------------------------------
  */
@@ -76,10 +85,13 @@ static void give_back(struct db *db)
     pthread_mutex_unlock(&store->lock);
 }
 
-struct db *db_read(struct store *store, struct err *err)
+struct db *db_read_by(struct store *store, const char *call, struct err *err)
 {
+    if (fault(call, STORE_BEFORE, err))
+        return NULL;
     struct db *db = take_reader(store);
     db->store = store;
+    db->call = call;
     if (db_connect(store, db, true, err) || db->driver->begin(db->conn, false, false, err)) {
         give_back(db);
         return NULL;
@@ -97,9 +109,11 @@ void db_end(struct db *db)
     give_back(db);
 }
 
-struct db *db_write(struct store *store, bool durable, struct err *err)
+struct db *db_write_by(struct store *store, bool durable, const char *call, struct err *err)
 {
     struct db *db = &store->writer;
+    if (fault(call, STORE_BEFORE, err))
+        return NULL;
     pthread_mutex_lock(&store->lock);
     uint64_t ticket = store->next_ticket++;
     while (store->serving != ticket)
@@ -109,6 +123,7 @@ struct db *db_write(struct store *store, bool durable, struct err *err)
         give_back(db);
         return NULL;
     }
+    db->call = call;
     return db;
 }
 
@@ -126,8 +141,9 @@ int db_commit(struct db *db, struct err *err)
         db_abort(db);
         return -1;
     }
+    const char *call = db->call;
     give_back(db);
-    return 0;
+    return fault(call, STORE_AFTER, err);
 }
 
 void db_changed(struct store *store, enum store_change change, const char *job_id)
@@ -343,7 +359,7 @@ struct store *store_open(const struct store_opts *opts, struct err *err)
         err_set(err, ERR_NOMEM, "out of memory");
         return NULL;
     }
-    store->driver = &sql_sqlite;
+    store->driver = opts->driver ? opts->driver : &sql_sqlite;
     store->changed = opts->changed;
     store->arg = opts->arg;
     pthread_mutex_init(&store->lock, NULL);

@@ -7,8 +7,10 @@
 #ifndef PARED_SERVER_SQLSTORE_H
 #define PARED_SERVER_SQLSTORE_H
 
+#include "core/base/hash.h"
 #include "server/sql_driver.h"
 #include "server/store.h"
+#include "server/store_fault.h"
 
 enum { MAX_STATEMENTS = 96, MAX_CHANGES = 128 };
 
@@ -18,6 +20,7 @@ struct db {
     const struct sql_driver *driver;
     struct sql_conn *conn;
     bool busy, write;
+    const char *call; /* who has it: the name of a function */
     struct {
         const char *sql;
         struct sql_stmt *stmt;
@@ -26,10 +29,12 @@ struct db {
 };
 
 /* A consistent view of the catalogue; several at once. */
-struct db *db_read(struct store *store, struct err *err);
+struct db *db_read_by(struct store *store, const char *call, struct err *err);
+#define db_read(store, err) db_read_by(store, __func__, err)
 void db_end(struct db *db);
 /* The writer, one at a time, first come first served. Ends with db_commit or db_abort. */
-struct db *db_write(struct store *store, bool durable, struct err *err);
+struct db *db_write_by(struct store *store, bool durable, const char *call, struct err *err);
+#define db_write(store, durable, err) db_write_by(store, durable, __func__, err)
 int db_commit(struct db *db, struct err *err);
 void db_abort(struct db *db);
 /* After the commit, with no session open. */
@@ -89,6 +94,16 @@ int sqlstore_resource(struct db *db, enum store_kind kind, const char *owner, co
 int sqlstore_event(struct db *db, const char *id, const char *type, const char *data, struct err *err);
 /* {"state":"..."} event of a job that changed. */
 int sqlstore_state_event(struct db *db, const char *id, enum job_state state, struct err *err);
+/* sqlstore_job without the place in the queue. */
+int sqlstore_job_row(struct db *db, const char *owner, const char *id, struct arena *arena, struct store_job *out,
+                     struct err *err);
+/* sqlstore_reuse.c: the fingerprint of a job to be ("" without a plan) and the bytes of its inputs; the newest
+ * succeeded job with it: 1, 0, -1. */
+int sqlstore_fingerprint(struct db *db, const struct store_job_new *in, char sha256[SHA256_HEX], int64_t *bytes,
+                         struct err *err);
+int sqlstore_reusable(struct db *db, const char *owner, const char *fingerprint, char id[ID_SIZE], struct err *err);
+/* sqlstore_list.c */
+int sqlstore_labels(struct db *db, const struct store_job_new *in, const char *id, struct err *err);
 int sqlstore_job(struct db *db, const char *owner, const char *id, struct arena *arena, struct store_job *out,
                  struct err *err);
 /* Those of `hashes` that nothing refers to. */

@@ -98,7 +98,7 @@ int store_event_list(struct store *store, const char *owner, const char *job_id,
 #define JOB_COLUMNS                                                                                                    \
     "job.id,job.owner,state,request,result,error,priority,timeout_s,memory_bytes,threads,attempt,crashes,losses,"      \
     "job.version+p.version,created_at,started_at,finished_at,cancel_requested_at,step,steps,stage,done,total,eta_s,"   \
-    "updated_at,metric"
+    "updated_at,metric,job.name,retry_of,methods,input_bytes"
 #define JOB_TABLES " FROM job JOIN job_progress p ON p.job_id=job.id "
 
 static void read_job(struct query *q, struct arena *arena, struct store_job *out)
@@ -123,6 +123,10 @@ static void read_job(struct query *q, struct arena *arena, struct store_job *out
         .cancel_requested_at = query_int(q, 17),
         .progress = {query_int(q, 18), query_int(q, 19), query_int(q, 21), query_int(q, 22), query_text(q, 20, arena),
                      query_real(q, 23), query_int(q, 24), query_text(q, 25, arena)},
+        .name = query_text(q, 26, arena),
+        .retry_of = query_text(q, 27, arena),
+        .methods = query_text(q, 28, arena),
+        .input_bytes = query_int(q, 29),
     };
     int state = job_state_from_name(query_raw(q, 2));
     out->state = state < 0 ? JOB_FAILED : (enum job_state)state;
@@ -149,8 +153,8 @@ static int queue_position(struct db *db, struct store_job *job, struct err *err)
                   BIND(T(job->id)), 0, &job->queue_position, err);
 }
 
-int sqlstore_job(struct db *db, const char *owner, const char *id, struct arena *arena, struct store_job *out,
-                 struct err *err)
+int sqlstore_job_row(struct db *db, const char *owner, const char *id, struct arena *arena, struct store_job *out,
+                     struct err *err)
 {
     struct query q;
     query_start(&q, db, "SELECT " JOB_COLUMNS JOB_TABLES "WHERE job.id=$1 AND job.owner=$2", BIND(T(id), T(owner)),
@@ -162,7 +166,13 @@ int sqlstore_job(struct db *db, const char *owner, const char *id, struct arena 
         return -1;
     if (!found)
         return err_set(err, ERR_NOT_FOUND, "there is no job '%.60s'", id);
-    return read_inputs(db, arena, out, err) || queue_position(db, out, err) ? -1 : 0;
+    return read_inputs(db, arena, out, err);
+}
+
+int sqlstore_job(struct db *db, const char *owner, const char *id, struct arena *arena, struct store_job *out,
+                 struct err *err)
+{
+    return sqlstore_job_row(db, owner, id, arena, out, err) || queue_position(db, out, err) ? -1 : 0;
 }
 
 int store_job_get(struct store *store, const char *owner, const char *id, struct arena *arena, struct store_job *out,
@@ -195,36 +205,6 @@ int store_job_version(struct store *store, const char *owner, const char *id, in
     db_end(db);
     if (rc == 0 && !found)
         rc = err_set(err, ERR_NOT_FOUND, "there is no job '%.60s'", id);
-    return rc;
-}
-
-int store_job_list(struct store *store, const struct store_page *page, int state, struct arena *arena,
-                   struct store_job *rows, int *count, bool *more, struct err *err)
-{
-    static const char all[] =
-        "SELECT " JOB_COLUMNS JOB_TABLES "WHERE job.owner=$1 AND job.id<$2 ORDER BY job.id DESC LIMIT $3";
-    static const char one[] =
-        "SELECT " JOB_COLUMNS JOB_TABLES "WHERE job.owner=$1 AND state=$4 AND job.id<$2 ORDER BY job.id DESC LIMIT $3";
-    struct db *db = db_read(store, err);
-    if (!db)
-        return -1;
-    struct query q;
-    *count = 0;
-    *more = false;
-    const struct sql_value values[] = {T(page->owner), T(page->after ? page->after : "~"), I(page->limit + 1),
-                                       T(state < 0 ? "" : job_state_name((enum job_state)state))};
-    query_start(&q, db, state < 0 ? all : one, values, state < 0 ? 3 : 4, err);
-    while (query_row(&q)) {
-        if (*count == page->limit) {
-            *more = true;
-            break;
-        }
-        read_job(&q, arena, &rows[(*count)++]);
-    }
-    int rc = query_end(&q);
-    for (int i = 0; i < *count && rc == 0; i++)
-        rc = read_inputs(db, arena, &rows[i], err);
-    db_end(db);
     return rc;
 }
 
@@ -282,13 +262,28 @@ static int check_room(struct db *db, const struct store_job_new *in, struct err 
     return 0;
 }
 
-static int insert_rows(struct db *db, const struct store_job_new *in, const char *id, struct err *err)
+static int keep_key(struct db *db, const struct store_job_new *in, const char *id, struct err *err)
+{
+    if (!in->idempotency_key)
+        return 0;
+    return db_run(
+               db, "INSERT INTO idempotency(owner,key,request_sha256,job_id,expires_at) VALUES($1,$2,$3,$4,@NOW@+$5)",
+               BIND(T(in->owner), T(in->idempotency_key), T(in->request_sha256), T(id),
+                    I(in->idempotency_ttl_s * 1000)),
+               err) < 0
+               ? -1
+               : 0;
+}
+
+static int insert_rows(struct db *db, const struct store_job_new *in, const char *id, const char *fingerprint,
+                       int64_t input_bytes, struct err *err)
 {
     if (db_run(db,
-               "INSERT INTO job(id,owner,state,priority,run_at,timeout_s,memory_bytes,threads,request,created_at)"
-               " VALUES($1,$2,'queued',$3,@NOW@,$4,$5,$6,$7,@NOW@)",
+               "INSERT INTO job(id,owner,state,priority,run_at,timeout_s,memory_bytes,threads,request,name,retry_of,"
+               "methods,fingerprint,input_bytes,created_at)"
+               " VALUES($1,$2,'queued',$3,@NOW@,$4,$5,$6,$7,$8,$9,$10,nullif($11,''),$12,@NOW@)",
                BIND(T(id), T(in->owner), I(in->priority), I(in->timeout_s), I(in->memory_bytes), I(in->threads),
-                    T(in->request)),
+                    T(in->request), T(in->name), T(in->retry_of), T(in->methods), T(fingerprint), I(input_bytes)),
                err) < 0 ||
         db_run(db,
                "INSERT INTO job_progress(job_id,owner,step,steps,stage,done,total,eta_s,version,updated_at)"
@@ -299,13 +294,24 @@ static int insert_rows(struct db *db, const struct store_job_new *in, const char
         if (in->inputs[role] && db_run(db, "INSERT INTO job_input(job_id,role,owner,resource_id) VALUES($1,$2,$3,$4)",
                                        BIND(T(id), T(roles[role].name), T(in->owner), T(in->inputs[role])), err) < 0)
             return -1;
-    if (in->idempotency_key &&
-        db_run(
-            db, "INSERT INTO idempotency(owner,key,request_sha256,job_id,expires_at) VALUES($1,$2,$3,$4,@NOW@+$5)",
-            BIND(T(in->owner), T(in->idempotency_key), T(in->request_sha256), T(id), I(in->idempotency_ttl_s * 1000)),
-            err) < 0)
+    return sqlstore_labels(db, in, id, err) || keep_key(db, in, id, err) ||
+                   sqlstore_state_event(db, id, JOB_QUEUED, err)
+               ? -1
+               : 0;
+}
+
+/* The job that is the answer: 1 an old one with the same result, 0 a new one, -1. */
+static int reuse_or_insert(struct db *db, const struct store_job_new *in, char id[ID_SIZE], struct err *err)
+{
+    char fingerprint[SHA256_HEX];
+    int64_t input_bytes;
+    if (check_inputs(db, in, err) || sqlstore_fingerprint(db, in, fingerprint, &input_bytes, err))
         return -1;
-    return sqlstore_state_event(db, id, JOB_QUEUED, err);
+    int reused = in->reuse ? sqlstore_reusable(db, in->owner, fingerprint, id, err) : 0;
+    if (reused)
+        return reused < 0 || keep_key(db, in, id, err) ? -1 : 1;
+    id_new(id, "job"); /* under the writer's lock: ids in the order of the commits */
+    return check_room(db, in, err) || insert_rows(db, in, id, fingerprint, input_bytes, err) ? -1 : 0;
 }
 
 int store_job_insert(struct store *store, const struct store_job_new *in, struct arena *arena, struct store_job *out,
@@ -316,20 +322,18 @@ int store_job_insert(struct store *store, const struct store_job_new *in, struct
     struct db *db = db_write(store, true, err);
     if (!db)
         return -1;
-    int found = in->idempotency_key ? find_replay(db, in, id, err) : 0;
+    int found = in->idempotency_key ? find_replay(db, in, id, err) : 0, reused = 0;
     if (found < 0)
         goto fail;
-    if (!found) {
-        id_new(id, "job"); /* under the writer's lock: ids in the order of the commits */
-        if (check_inputs(db, in, err) || check_room(db, in, err) || insert_rows(db, in, id, err))
-            goto fail;
-    }
+    if (!found && (reused = reuse_or_insert(db, in, id, err)) < 0)
+        goto fail;
     if (sqlstore_job(db, in->owner, id, arena, out, err))
         goto fail;
     *replayed = found;
+    out->reused = reused || (found && in->reuse && out->state == JOB_SUCCEEDED);
     if (db_commit(db, err))
         return -1;
-    if (!found)
+    if (!found && !reused)
         db_changed(store, STORE_CHANGE_QUEUED, id);
     return 0;
 fail:
@@ -384,7 +388,8 @@ static int delete_job(struct db *db, const char *owner, const char *id, struct a
     static const char *const parts[] = {
         "DELETE FROM artifact WHERE job_id=$1",     "DELETE FROM job_event WHERE job_id=$1",
         "DELETE FROM job_progress WHERE job_id=$1", "DELETE FROM job_input WHERE job_id=$1",
-        "DELETE FROM idempotency WHERE job_id=$1",  "DELETE FROM job WHERE id=$1",
+        "DELETE FROM idempotency WHERE job_id=$1",  "DELETE FROM job_label WHERE job_id=$1",
+        "DELETE FROM job WHERE id=$1",
     };
     struct store_job job;
     const char **hashes;

@@ -71,7 +71,18 @@ const char *const sqlstore_migrations[] = {
     " PRIMARY KEY(owner, key, value, job_id)) @KEYED@;"
     "CREATE INDEX job_label_job ON job_label(job_id);"
     "DROP INDEX job_input_resource; CREATE INDEX job_input_resource ON job_input(resource_id, job_id);"
-    "CREATE INDEX model_name ON model(owner, name, id); CREATE INDEX dataset_name ON dataset(owner, name, id);",
+    "CREATE INDEX model_name ON model(owner, name, id); CREATE INDEX dataset_name ON dataset(owner, name, id);"
+    /* API keys, the server's own secrets, turns of owners at the queue */
+    "CREATE TABLE api_key(id TEXT PRIMARY KEY, owner TEXT NOT NULL, name TEXT NOT NULL, sha256 TEXT NOT NULL,"
+    " scopes TEXT NOT NULL, requests_per_s BIGINT, active_jobs BIGINT, stored_bytes BIGINT, created_at BIGINT NOT NULL,"
+    " expires_at BIGINT, revoked_at BIGINT, last_used_at BIGINT);"
+    "CREATE TABLE server_value(name TEXT PRIMARY KEY, value TEXT NOT NULL);"
+    "CREATE TABLE owner_turn(owner TEXT PRIMARY KEY, claimed_at BIGINT NOT NULL) @KEYED@;"
+    "DROP INDEX job_claim; CREATE INDEX job_claim ON job(owner, priority DESC, run_at, id) WHERE state='queued';"
+    "CREATE INDEX artifact_owner ON artifact(owner, bytes);"
+    /* retention */
+    "CREATE INDEX job_finished ON job(finished_at) WHERE finished_at IS NOT NULL;"
+    "CREATE INDEX artifact_created ON artifact(created_at);",
     NULL,
 };
 /* clang-format on */

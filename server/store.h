@@ -31,10 +31,12 @@ enum store_change {
 /* Called after the commit, in the thread that made it; it must not block and not call the store. */
 typedef void store_changed_fn(void *arg, enum store_change change, const char *job_id);
 
+struct sql_driver;
 struct store_opts {
     const char *path;          /* of the SQLite file */
     store_changed_fn *changed; /* may be NULL */
     void *arg;
+    const struct sql_driver *driver; /* NULL: SQLite */
 };
 struct store *store_open(const struct store_opts *opts, struct err *err);
 void store_close(struct store *store); /* NULL is fine */
@@ -82,6 +84,9 @@ int store_resource_details(struct store *store, enum store_kind kind, const char
 struct store_page {
     const char *owner, *after;
     int limit; /* 1 to 1000 */
+    /* filters of models, datasets and jobs */
+    const char *name;                     /* exactly this one; NULL = any */
+    int64_t created_from, created_before; /* epoch ms, [from, before); 0 = open */
 };
 int store_resource_list(struct store *store, enum store_kind kind, const struct store_page *page, struct arena *arena,
                         struct store_resource *rows, int *count, bool *more, struct err *err);
@@ -157,8 +162,21 @@ enum job_role {
 const char *job_role_name(enum job_role role);
 enum store_kind job_role_kind(enum job_role role);
 
+/* What a client sticks to a job to find it again. */
+struct store_label {
+    const char *key, *value;
+};
 struct store_job_new {
     const char *owner;
+    const char *name;                 /* or NULL */
+    const struct store_label *labels; /* for lists; GET shows those of `request` */
+    int label_count;
+    const char *retry_of; /* the job that this one does again, or NULL */
+    const char *methods;  /* those of its steps, in order, separated by spaces: what run times are estimated by */
+    /* Text of everything but the inputs that decides the bytes of the result: version, recipe, seed. With the contents of
+     * the inputs it makes the job's fingerprint. NULL: none. */
+    const char *plan;
+    bool reuse; /* a succeeded job of the same fingerprint, whose artifacts are there, is the answer */
     const char *request; /* JSON text as the API shows it again; its `recipe` (object) is what workers run */
     const char *inputs[JOB_ROLE_COUNT];           /* ids, NULL = none; the model is needed */
     int64_t priority;                             /* larger first */
@@ -187,6 +205,9 @@ struct store_job {
     int64_t created_at, started_at, finished_at, cancel_requested_at;
     struct store_progress progress;
     int64_t queue_position; /* 1 = next; 0 unless queued. Only store_job_get fills it in */
+    const char *name, *retry_of, *methods; /* as inserted, or NULL */
+    int64_t input_bytes;                   /* of all inputs, when it was inserted; 0: of a job older than the column */
+    bool reused;                           /* store_job_insert found it instead of making one */
 };
 /* A new queued job. ERR_REFERENCE naming the role when an input does not exist; ERR_INVALID when the idempotency key
  * was used with another body; with the same body *replayed is true and *out is the job of then. */
@@ -197,7 +218,7 @@ int store_job_get(struct store *store, const char *owner, const char *id, struct
 /* The version alone, cheap: what a long poll compares. */
 int store_job_version(struct store *store, const char *owner, const char *id, int64_t *version, enum job_state *state,
                       struct err *err);
-/* Newest first; state -1 = all. */
+/* Newest first; state -1 = all. See store_job_search for more filters. */
 int store_job_list(struct store *store, const struct store_page *page, int state, struct arena *arena,
                    struct store_job *rows, int *count, bool *more, struct err *err);
 /* Queued: canceled at once. Running: its worker is told. Ended: ERR_WRONG_STATE. *out is the job afterwards. */
@@ -213,6 +234,41 @@ struct store_counts {
     int64_t oldest_queued_ms; /* age of the job that waits longest; 0 = none waits */
 };
 int store_count(struct store *store, struct store_counts *counts, struct err *err);
+
+/* ---- lists of jobs (sqlstore_list.c) ---- */
+
+enum { JOB_FILTER_LABELS = 4 };
+/* All conditions hold; what is 0, NULL or empty is none. With page->name and its times. A page costs what it shows: the
+ * most telling condition (model, label, name, state) walks its index, the others only sift. */
+struct store_job_filter {
+    unsigned states;   /* 1 << state, several */
+    const char *model; /* id */
+    const struct store_label *labels;
+    int label_count;           /* at most JOB_FILTER_LABELS */
+    const int64_t *priority;
+    const char *retry_of;
+};
+int store_job_search(struct store *store, const struct store_page *page, const struct store_job_filter *filter,
+                     struct arena *arena, struct store_job *rows, int *count, bool *more, struct err *err);
+
+/* ---- run times of past jobs (sqlstore_estimate.c), for estimate.h. Of all owners: durations tell nobody whose ---- */
+
+enum { STORE_RUN_SAMPLES = 31 };
+struct store_run {
+    double seconds;
+    int64_t input_bytes;
+};
+/* The latest succeeded jobs with these methods and from `least` to `most` bytes of inputs, that ran in one attempt. */
+int store_run_times(struct store *store, const char *methods, int64_t least, int64_t most,
+                    struct store_run rows[STORE_RUN_SAMPLES], int *count, struct err *err);
+/* What stands before a queued job: waiting jobs of a kind, and the running ones. */
+struct store_ahead {
+    const char *methods; /* "" for jobs that tell none */
+    int64_t count, input_bytes; /* of one, on average */
+    double ran_s;               /* < 0: waiting; else one job, for how long it has run */
+};
+int store_queue_ahead(struct store *store, const char *job_id, struct arena *arena, struct store_ahead **rows,
+                      int *count, struct err *err);
 
 /* ---- artifacts ---- */
 
