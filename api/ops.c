@@ -6,6 +6,7 @@
 #include "api/handlers.h"
 #include "core/base/buf.h"
 #include "core/base/clock.h"
+#include "core/base/utf8.h"
 #include "server/metrics.h"
 
 /* Says only that the process answers: no catalogue, no disk. */
@@ -18,13 +19,41 @@ int healthz_get(struct req *req, struct res *res, struct err *err)
     return res_static(res, 200, "application/json", body, sizeof body - 1);
 }
 
+static json_t *check_json(const struct ready_check *check)
+{
+    json_t *json = json_pack("{s:b}", "ok", check->ok);
+    if (check->free_bytes >= 0 && check->free_bytes < INT64_MAX)
+        json_object_set_new(json, "free_bytes", json_integer(check->free_bytes));
+    if (check->needed_bytes >= 0)
+        json_object_set_new(json, "reserve_bytes", json_integer(check->needed_bytes));
+    if (!check->ok)
+        json_object_set_new(json, "detail", utf8_json(check->err.msg));
+    return json;
+}
+
+/* Every check with its figures, whatever the answer is: 200, or a problem of 503. */
 int readyz_get(struct req *req, struct res *res, struct err *err)
 {
+    struct ready_check checks[READY_CHECKS];
+    const struct faults none = {0};
     struct err reason = {0};
-    if (server_ready(api_server(req), &reason) != 0)
-        return err_set(err, ERR_UNAVAILABLE, "Not ready: %s", reason.msg);
+    bool ready = server_ready(api_server(req), checks);
+    json_t *rows = json_object(), *body;
+    for (int i = 0; i < READY_CHECKS; i++) {
+        json_object_set_new(rows, checks[i].name, check_json(&checks[i]));
+        if (!checks[i].ok)
+            err_set(&reason, ERR_UNAVAILABLE, "Not ready: %s", checks[i].err.msg);
+    }
+    body = ready ? json_pack("{s:s}", "status", "ready") : problem_json(&reason, &none, req->path, req->request_id);
+    json_object_set_new(body, "checks", rows);
     res_header(res, "Cache-Control", "no-store");
-    return res_json(res, 200, json_pack("{s:s}", "status", "ready"), err);
+    if (ready)
+        return res_json(res, 200, body, err);
+    res_header(res, "Retry-After", "5");
+    char *text = json_dumps(body, JSON_COMPACT);
+    json_decref(body);
+    return text ? res_take(res, 503, "application/problem+json", text, strlen(text))
+                : err_set(err, ERR_NOMEM, "Out of memory.");
 }
 
 int metrics_get(struct req *req, struct res *res, struct err *err)

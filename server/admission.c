@@ -64,7 +64,11 @@ static int check_draining(struct server *server, struct err *err)
 
 static int check_store(struct server *server, struct err *err)
 {
-    return store_ping(server->store, err);
+    struct err why = {0};
+    if (store_ping(server->store, &why) == 0)
+        return 0;
+    log_warn("the catalogue does not answer: %s", why.msg);
+    return err_set(err, ERR_UNAVAILABLE, "The catalogue does not answer; the server's log says why.");
 }
 
 bool server_ready(struct server *server, struct ready_check checks[READY_CHECKS])
@@ -82,7 +86,7 @@ bool server_ready(struct server *server, struct ready_check checks[READY_CHECKS]
         all = all && checks[i].ok;
     }
     checks[2].needed_bytes = server->config->min_free_disk_bytes;
-    checks[2].free_bytes = atomic_load(&server->admission.disk_bytes) + (checks[2].ok ? checks[2].needed_bytes : 0);
+    checks[2].free_bytes = atomic_load(&server->admission.disk_bytes);
     checks[3].needed_bytes = server->config->min_free_memory_bytes;
     checks[3].free_bytes = atomic_load(&server->admission.memory_bytes);
     return all;

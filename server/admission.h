@@ -32,7 +32,7 @@ int admission_check(struct server *server, struct err *err);
 struct ready_check {
     const char *name; /* "draining", "store", "disk", "memory" */
     bool ok;
-    int64_t free_bytes, needed_bytes; /* of disk and memory; -1: does not apply */
+    int64_t free_bytes, needed_bytes; /* disk (free: above the reserve) and memory; -1: does not apply */
     struct err err;                   /* when not ok */
 };
 enum { READY_CHECKS = 4 };

@@ -151,6 +151,12 @@ void http_set_draining(struct http *http)
     http_wake(http, NULL);
 }
 
+void http_set_limits(struct http *http, int64_t max_upload_bytes, int64_t max_json_bytes)
+{
+    atomic_store(&http->opts.max_upload_bytes, max_upload_bytes);
+    atomic_store(&http->opts.max_json_bytes, max_json_bytes);
+}
+
 bool http_draining(const struct http *http)
 {
     return atomic_load(&http->draining);

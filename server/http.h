@@ -5,6 +5,8 @@
  *            guards and routes; then the connection is suspended, an executor thread runs the handler, and the
  *            connection is resumed with the answer. Bodies are passed to the disk the same way, a bounded buffer at
  *            a time.
+ *            A streamed answer (res_stream) is sent as it grows: while there is nothing to send the connection is
+ *            suspended and parked, and costs neither a thread nor a connection of the store.
  * A request  is owned by exactly one thread at a time: the event thread, or, while suspended, one executor thread.
  *            Handlers get a `struct req` (read) and a `struct res` (write) and return 0, or -1 with *err filled, which
  *            becomes problem+json. Everything allocated in req->arena lives until the answer has been sent.
@@ -19,8 +21,10 @@
 #include <stdint.h>
 
 #include "core/base/arena.h"
+#include "core/base/buf.h"
 #include "core/base/err.h"
 #include "server/router.h"
+#include "server/trace.h"
 
 struct http; /* opaque */
 struct upload;
@@ -35,6 +39,7 @@ struct req {
     const char *path;                /* raw path without query, as sent */
     const char *param[ROUTE_PARAMS]; /* decoded {segments} of the route's path, in order */
     const char *request_id;          /* echoed as X-Request-Id */
+    struct trace trace;              /* the client's trace, or a new one, with a span of this request */
     const char *owner;               /* whose resources: "local" without keys, else the key's id */
     json_t *json;     /* BODY_JSON, and BODY_UPLOAD sent as application/json; else NULL. Freed by the server */
     const char *body; /* the bytes of a JSON body, to be hashed; NUL-terminated */
@@ -42,6 +47,7 @@ struct req {
     struct upload *upload; /* BODY_UPLOAD sent raw or as multipart; else NULL. See server/upload.h */
     struct faults faults;  /* a handler adds faults here and returns -1: they become errors[] of the problem */
     int round;             /* how often the handler was woken for this request (res_wait) */
+    uint64_t wakes;        /* http_wake calls before this run: what it reads from the store is at least that new */
     double started;        /* clock_seconds() of the request line */
 };
 
@@ -54,6 +60,17 @@ int req_query_int(struct req *req, const char *name, int64_t def, int64_t min, i
                   struct err *err);
 
 /* ---- what a handler writes */
+
+/* What the next look of a streamed answer depends on. */
+enum stream_step {
+    STREAM_MORE, /* there is more: look again once this has been sent */
+    STREAM_WAIT, /* nothing more now: look again as res_wait() said */
+    STREAM_END,  /* this was the last */
+};
+/* One look: append to `out` what there is to send. Runs in a thread of its own kind, which all streams share: it may
+ * read the store, and must hold nothing when it returns. Errors are the stream's to tell, or end it. */
+typedef enum stream_step stream_fn(struct req *req, struct res *res, void *state, struct buf *out);
+
 struct res {
     struct req *req;
     int status; /* 200 unless set */
@@ -66,6 +83,8 @@ struct res {
     uint64_t offset;
     double wait_until; /* > 0: park until http_wake(wait_key) or this monotonic time, then run the handler again */
     char *wait_key;
+    stream_fn *stream; /* a streamed answer */
+    void *stream_state;
 };
 
 /* Set a header (copied). Values with control characters are dropped: nobody injects a header line. */
@@ -82,12 +101,17 @@ int res_empty(struct res *res, int status);
 int res_file(struct res *res, int status, const char *media_type, int fd, uint64_t offset, uint64_t len);
 /* Long poll: run the handler again (req->round + 1) when `key` is woken or at `until` (clock_seconds). Returns 0. */
 int res_wait(struct res *res, const char *key, double until);
+/* An answer that grows: `next` is asked for its pieces until it says STREAM_END, the client goes or the server stops.
+ * `state` lives as long as req->arena. Wakes of one stream are drawn together to ten a second. ERR_UNAVAILABLE when
+ * streams and long polls already hold most of the connections (http_crowded). */
+int res_stream(struct res *res, int status, const char *media_type, stream_fn *next, void *state, struct err *err);
 
 /* ---- the server */
 /* What is told after each answer, from an event thread: must not block. */
 struct http_record {
     const char *method, *route; /* the template, "" when no route matched */
     const char *request_id;
+    const struct trace *trace;
     int status;
     double seconds;
     int64_t bytes_in;
@@ -102,11 +126,14 @@ struct http_opts {
     int threads;      /* event threads */
     int executors;    /* threads of the fast lane, 0: 4; the slow lane (uploads) has half as many, at least 2 */
     int connection_limit, idle_timeout_s;
-    int64_t max_upload_bytes, max_json_bytes;
+    int header_timeout_s; /* 0: 10 */
+    int64_t min_rate;     /* bytes a second that a body, or the reading of an answer, must keep up; 0: any */
+    _Atomic int64_t max_upload_bytes, max_json_bytes; /* http_set_limits */
     const struct http_auth *auth;                                /* borrowed: keys, Host and Origin */
     const struct router *router;                                 /* borrowed */
     struct blobs *blobs;                                         /* where uploads go; borrowed */
     void *app;                                                   /* req->app */
+    int (*admit)(void *app, struct err *err);                    /* -1: nothing new now (admission.h); may be NULL */
     void (*record)(void *app, const struct http_record *record); /* may be NULL */
 };
 
@@ -115,9 +142,15 @@ int http_start(struct http **out, const struct http_opts *opts, struct err *err)
 uint16_t http_port(const struct http *http);
 /* New uploads and jobs are refused with 503 from now on; parked requests answer at once. */
 void http_set_draining(struct http *http);
+/* Other limits for the requests that come from now on. */
+void http_set_limits(struct http *http, int64_t max_upload_bytes, int64_t max_json_bytes);
 bool http_draining(const struct http *http);
-/* Run the parked handlers that wait for `key` again; NULL wakes all. */
+/* Run the parked handlers and streams that wait for `key` again; NULL wakes all. */
 void http_wake(struct http *http, const char *key);
+/* So many connections are held by streams and long polls that no more should wait: the rest is for short requests. */
+bool http_crowded(struct http *http);
+/* Connections open now, and those of them that hold a stream. For metrics. */
+void http_counts(struct http *http, int *connections, int *streams);
 /* No new connections; waits up to `grace_s` for requests under way, then cuts what still sends or receives. Frees. */
 void http_stop(struct http *http, double grace_s);
 

@@ -9,6 +9,9 @@
  *    |                                                              +--> parked --woken------+ (handler runs again)
  *    +--refused: answer at once, or DISCARD the body first and then answer
  *
+ * A streamed answer goes on after DONE: libmicrohttpd asks for bytes; when there are none left
+ *   DONE --[suspended: parked until woken, then a look on the stream lane]--> DONE with bytes, or the end
+ *
  * In brackets the connection is suspended and the exchange belongs to an executor thread; otherwise to the event
  * thread. */
 #ifndef PARED_SERVER_HTTP_INTERNAL_H
@@ -27,26 +30,37 @@ enum {
     HTTP_CHUNK_BYTES = 256 << 10,       /* buffer between socket and disk, one an upload */
     /* libmicrohttpd's pool of a connection. It is cleared after every request: 256 KiB of it halved the small requests a
      * second, and uploads gain nothing from it, since they have HTTP_CHUNK_BYTES of their own. */
-    HTTP_CONNECTION_MEMORY = 64 << 10,
+    HTTP_CONNECTION_MEMORY = 32 << 10,
+    HTTP_HEADER_BYTES = 16 << 10,       /* request line and headers together */
+    HTTP_HEADER_COUNT = 100,
+    HTTP_TARGET_BYTES = 8 << 10,
     HTTP_DISCARD_BYTES = 64 << 20,      /* so much of a refused body is read before the answer, and no more */
-    HTTP_HEADER_SECONDS = 15,           /* a new connection sends its first header within this time */
-    HTTP_SLOW_BODY_SECONDS = 30,        /* after so long ... */
-    HTTP_SLOW_BODY_RATE = 1 << 10,      /* ... a body must have come at least at so many bytes a second */
+    HTTP_HEADER_SECONDS = 10,           /* preset of http_opts.header_timeout_s */
+    HTTP_RATE_SECONDS = 20,             /* least rates are looked at over so long */
+    HTTP_STREAM_PAUSE_MS = 100,         /* between two looks of a stream */
+    HTTP_PARK_BUCKETS = 256,
     HTTP_TEXT_BYTES = 160,
 };
 
 enum phase { PHASE_NEW, PHASE_BODY, PHASE_WORK, PHASE_DONE };
 enum body_mode { MODE_NONE, MODE_JSON, MODE_UPLOAD, MODE_DISCARD };
-enum task { TASK_FLUSH, TASK_RUN };
+enum task { TASK_FLUSH, TASK_RUN, TASK_STREAM };
 
-struct connection { /* one socket, for the watchdog */
-    struct connection *prev, *next;
+enum moving { MOVING_NOTHING, MOVING_BODY, MOVING_ANSWER };
+struct connection { /* one socket, for the watchdog (http_watch.c) */
+    struct connection *prev, *next; /* the one that has been idle longest first; busy ones anywhere */
     int fd;
     _Atomic double since;       /* start of waiting for a request, or of the request */
     atomic_bool busy;           /* a request is under way */
-    atomic_bool receiving;      /* and its body is arriving */
     atomic_bool used;           /* there was a request before */
-    _Atomic int64_t body_bytes; /* received of it */
+    atomic_int moving;          /* what goes over the wire: enum moving */
+    atomic_bool held;           /* suspended: the client is not to blame for the time */
+    _Atomic int64_t body_bytes; /* received of the body */
+    /* the watchdog's own */
+    bool cut;
+    int window; /* what `mark` measures: enum moving, -1 a header that comes slowly */
+    double mark_time;
+    int64_t mark_bytes;
 };
 
 struct exchange {
@@ -69,10 +83,16 @@ struct exchange {
     struct buf json;
     int64_t length; /* of the body; -1: chunked */
     int64_t body_bytes, discarded;
+    /* streamed answer */
+    struct buf out; /* bytes of the last look, of which `sent` have gone */
+    size_t sent;
+    enum stream_step step;
+    bool streams;      /* counted in http->streams */
+    double not_before; /* of the next look */
     /* executor */
+    double submitted, waited, worked, stored; /* for Server-Timing, in seconds */
     enum task task;
-    struct exchange *next; /* queue, or list of parked ones */
-    uint64_t wake_seen;    /* http->wakes when the handler started */
+    struct exchange *next; /* queue, or list of parked ones; req.wakes: http->wakes when the handler started */
 };
 
 struct lane_queue {
@@ -89,14 +109,16 @@ struct http {
     struct http_opts opts;
     struct MHD_Daemon *daemon;
     uint16_t port;
-    struct lane_queue fast, slow;
+    struct lane_queue fast, slow, stream;
     /* suspended connections: parked ones and those on executors */
     pthread_mutex_t lock;
     pthread_cond_t fewer;   /* suspended or live went down; CLOCK_MONOTONIC, as the next */
     pthread_cond_t parking; /* for the clock: something was parked, or stop */
-    struct exchange *parked;
-    struct connection *connections;
-    int suspended, live;
+    struct exchange *parked[HTTP_PARK_BUCKETS]; /* by hash of the key */
+    double clock_next;                          /* when the clock thread looks again */
+    struct connection *oldest, *newest, *cursor;
+    int connections, limit;
+    int suspended, live, parked_count, streams;
     uint64_t wakes;
     bool closing; /* suspend nothing more */
     bool stop;    /* ends the clock thread */
@@ -112,11 +134,32 @@ void *exchange_open(void *cls, const char *uri, struct MHD_Connection *conn);
 enum MHD_Result exchange_step(void *cls, struct MHD_Connection *conn, const char *url, const char *method,
                               const char *version, const char *data, size_t *size, void **state);
 void exchange_close(void *cls, struct MHD_Connection *conn, void **state, enum MHD_RequestTerminationCode code);
-/* http_exec.c: executors, parking, clock */
+/* http_exec.c: executors */
 int exec_start(struct http *http, struct err *err);
 void exec_stop(struct http *http);
 /* Suspends the connection and gives the exchange to a lane; false when the server is stopping. */
 bool exec_submit(struct exchange *x, enum task task);
+/* The first half of that: from now on the exchange is not the event thread's. */
+bool exec_suspend(struct exchange *x);
+/* The second half. */
+void exec_push(struct exchange *x);
+/* The exchange is the event thread's again. `x` may be gone when this returns. */
+void exec_resume(struct exchange *x, enum phase phase);
+/* http_park.c: who waits for what. */
+/* True: parked until http_wake(res.wait_key) or res.wait_until. False: a wake came since x->req.wakes, run it again. */
+bool park(struct exchange *x);
+/* Under http->lock. Takes those whose time is up off the table, in a list; *next is lowered to the next due time. */
+struct exchange *park_take_due(struct http *http, double now, double *next);
+/* http_watch.c: clock of the parked, deadlines and eviction of connections. */
+void watch_open(struct http *http, struct connection *c);
+void watch_close(struct http *http, struct connection *c);
+/* Under http->lock: a request of this connection has ended. */
+void watch_idle(struct http *http, struct connection *c);
+void watch_moving(struct connection *c, enum moving moving);
+void *watch_run(void *http);
+/* http_stream.c: an answer that grows */
+struct MHD_Response *stream_response(struct exchange *x);
+void stream_look(struct exchange *x);
 /* http_body.c: what executors do with a body, and with the handler */
 void body_flush(struct exchange *x);
 void body_finish(struct exchange *x);

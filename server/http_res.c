@@ -140,8 +140,8 @@ void res_problem(struct exchange *x)
         res_take(res, status, "application/problem+json", text, strlen(text));
     else
         res_empty(res, status);
-    if (status == 503 && !header_of(res, "Retry-After"))
-        res_header(res, "Retry-After", "5");
+    if ((status == 503 || status == 507) && !header_of(res, "Retry-After"))
+        res_header(res, "Retry-After", status == 503 ? "5" : "60");
     if (status == 401)
         res_header(res, "WWW-Authenticate", "Bearer realm=\"pared\"");
     if (status == 405)

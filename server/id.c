@@ -61,6 +61,16 @@ void id_new(char out[ID_SIZE], const char *prefix)
     snprintf(out, ID_SIZE, "%.8s_%s", prefix, text);
 }
 
+void id_bound(char out[ID_SIZE], const char *prefix, int64_t epoch_ms)
+{
+    const int64_t last = (INT64_C(1) << 48) - 1;
+    char text[TIME_DIGITS + 1] = "";
+    int64_t ms = epoch_ms < 0 ? 0 : epoch_ms > last ? last : epoch_ms;
+    for (int i = TIME_DIGITS - 1; i >= 0; i--, ms >>= 5)
+        text[i] = digits[ms & 31];
+    snprintf(out, ID_SIZE, "%.8s_%s", prefix, text);
+}
+
 bool id_is(const char *id, const char *prefix)
 {
     size_t len = strlen(prefix);

@@ -10,6 +10,7 @@
 #include <stddef.h>
 
 #include "core/base/err.h"
+#include "server/scope.h"
 
 struct req;
 struct res;
@@ -22,15 +23,13 @@ enum body_kind {
     BODY_JSON,   /* application/json, at most 1 MiB */
     BODY_UPLOAD, /* raw bytes of any type, multipart/form-data, or application/json */
 };
-/* What a caller needs: nothing, any key, or a key with this scope (server/scope.h). */
+/* What a caller needs: nothing, any key, or a key with the scope of this name. */
 enum auth_kind {
     AUTH_OPEN,
     AUTH_KEY,
-    AUTH_MODELS_READ, /* models, datasets, uploads */
-    AUTH_MODELS_WRITE,
-    AUTH_JOBS_READ, /* jobs, artifacts, recipes */
-    AUTH_JOBS_WRITE,
-    AUTH_ADMIN,
+#define X(id, name, meaning) AUTH_##id,
+    SCOPE_MAP(X)
+#undef X
 };
 enum lane {
     LANE_INLINE, /* never blocks: runs in the event thread */

@@ -25,6 +25,7 @@
 #include "server/gc.h"
 #include "server/http.h"
 #include "server/metrics.h"
+#include "server/reload.h"
 #include "server/worker.h"
 
 enum { DRAIN_TICK_MS = 50, UPKEEP_MS = 1000, NODE_FILE_LIMIT = 100 };
@@ -38,7 +39,7 @@ struct run {
     struct config_address address;
     int lock_fd;
     uv_loop_t loop;
-    uv_signal_t term, interrupt;
+    uv_signal_t term, interrupt, hangup;
     uv_timer_t upkeep, reap, drain;
     enum phase phase;
     double phase_started;
@@ -109,19 +110,17 @@ static void changed(void *arg, enum store_change change, const char *job_id)
         http_wake(http, job_id);
 }
 
+/* Before a body is taken, in a thread of libmicrohttpd. */
+static int admit(void *app, struct err *err)
+{
+    return admission_check(app, err);
+}
+
 /* After each answer, in a thread of libmicrohttpd. */
 static void record(void *app, const struct http_record *r)
 {
     (void)app;
     metrics_http(r->method, r->route, r->status, r->seconds);
-    if (strcmp(r->method, "POST") && strcmp(r->method, "PUT"))
-        return;
-    if (!strcmp(r->route, "/v1/jobs") && r->status == 202)
-        metrics_add(METRIC_JOBS_ACCEPTED, 1);
-    if (!strcmp(r->route, "/v1/models") || !strcmp(r->route, "/v1/datasets")) {
-        metrics_add(METRIC_UPLOAD_BYTES, r->bytes_in);
-        metrics_add(METRIC_UPLOADS_REFUSED, r->status == 422);
-    }
 }
 
 static int open_storage(struct run *run, struct err *err)
@@ -139,6 +138,7 @@ static int open_storage(struct run *run, struct err *err)
         return -1;
     gc_sweep(server->store, server->blobs);
     attempt_clean(server);
+    admission_measure(server);
     return 0;
 }
 
@@ -164,6 +164,7 @@ static int start_http(struct run *run, const struct route *routes, struct err *e
                                    .router = server->router,
                                    .blobs = server->blobs,
                                    .app = server,
+                                   .admit = admit,
                                    .record = record};
     if (http_start(&http, &opts, err))
         return -1;
@@ -200,6 +201,7 @@ static void on_upkeep(uv_timer_t *timer)
     struct err err = {0};
     if (store_maintain(run->server.store, &err))
         store_failed("upkeep", &err);
+    admission_measure(&run->server);
 }
 
 static void on_reap(uv_timer_t *timer)
@@ -252,17 +254,26 @@ static void on_signal(uv_signal_t *handle, int number)
     uv_timer_start(&run->drain, on_drain, 0, DRAIN_TICK_MS);
 }
 
+static void on_hangup(uv_signal_t *handle, int number)
+{
+    struct run *run = handle->data;
+    (void)number;
+    server_reload(&run->server);
+}
+
 static int init_loop(struct run *run, struct err *err)
 {
     if (uv_loop_init(&run->loop))
         return err_set(err, ERR_INTERNAL, "cannot make the event loop");
     uv_signal_init(&run->loop, &run->term);
     uv_signal_init(&run->loop, &run->interrupt);
+    uv_signal_init(&run->loop, &run->hangup);
     uv_timer_init(&run->loop, &run->upkeep);
     uv_timer_init(&run->loop, &run->reap);
     uv_timer_init(&run->loop, &run->drain);
-    run->term.data = run->interrupt.data = run->upkeep.data = run->reap.data = run->drain.data = run;
-    if (uv_signal_start(&run->term, on_signal, SIGTERM) || uv_signal_start(&run->interrupt, on_signal, SIGINT))
+    run->term.data = run->interrupt.data = run->hangup.data = run->upkeep.data = run->reap.data = run->drain.data = run;
+    if (uv_signal_start(&run->term, on_signal, SIGTERM) || uv_signal_start(&run->interrupt, on_signal, SIGINT) ||
+        uv_signal_start(&run->hangup, on_hangup, SIGHUP))
         return err_set(err, ERR_INTERNAL, "cannot watch signals");
     uint64_t every = (uint64_t)run->server.config->reap_ms;
     uv_timer_start(&run->upkeep, on_upkeep, UPKEEP_MS, UPKEEP_MS);
@@ -272,7 +283,7 @@ static int init_loop(struct run *run, struct err *err)
 
 static void close_loop(struct run *run)
 {
-    uv_handle_t *handles[] = {(uv_handle_t *)&run->term, (uv_handle_t *)&run->interrupt, (uv_handle_t *)&run->upkeep,
+    uv_handle_t *handles[] = {(uv_handle_t *)&run->term, (uv_handle_t *)&run->interrupt, (uv_handle_t *)&run->hangup, (uv_handle_t *)&run->upkeep,
                               (uv_handle_t *)&run->reap, (uv_handle_t *)&run->drain};
     for (size_t i = 0; i < sizeof handles / sizeof handles[0]; i++)
         uv_close(handles[i], NULL);
@@ -294,6 +305,7 @@ static void stop_all(struct run *run)
     http_auth_free(server->auth);
     blobs_close(server->blobs);
     store_close(server->store);
+    server_reload_fini(server);
     if (run->lock_fd >= 0)
         close(run->lock_fd);
 }
@@ -316,6 +328,7 @@ int server_run(const struct config *given, const struct route *routes, struct er
     struct run run = {.server = {.config = config, .started = clock_seconds()}, .lock_fd = -1};
     struct server *server = &run.server;
     log_set_level((enum log_level)config->log_level);
+    log_set_format((enum log_format)config->log_format);
     signal(SIGPIPE, SIG_IGN);
     if (config_address(config->listen, &run.address, err))
         return -1;

@@ -22,6 +22,7 @@ struct http;
 struct http_auth;
 struct router;
 struct route;
+struct reloads;
 
 struct server {
     /* Read anew for each use: SIGHUP puts another in its place (reload.h). What a pointer was once read stays until the
@@ -37,6 +38,7 @@ struct server {
     atomic_bool draining; /* no new jobs and uploads: 503 with Retry-After */
     double started;       /* clock_seconds() */
     struct admission admission;
+    struct reloads *reloads; /* reload.h */
 };
 
 /* Serve until a signal says stop. `routes` are the layer above (api/). 0, or -1 with *err when it could not start. */

@@ -12,7 +12,7 @@
 #include "server/store.h"
 #include "server/store_fault.h"
 
-enum { MAX_STATEMENTS = 96, MAX_CHANGES = 128 };
+enum { MAX_STATEMENTS = 192, MAX_CHANGES = 128 };
 
 /* A connection with its prepared statements, found again by the address of their text. */
 struct db {
@@ -102,10 +102,23 @@ int sqlstore_job_row(struct db *db, const char *owner, const char *id, struct ar
 int sqlstore_fingerprint(struct db *db, const struct store_job_new *in, char sha256[SHA256_HEX], int64_t *bytes,
                          struct err *err);
 int sqlstore_reusable(struct db *db, const char *owner, const char *fingerprint, char id[ID_SIZE], struct err *err);
-/* sqlstore_list.c */
+/* sqlstore_list.c: the ids of a page lie in [low, high), by its cursor and its times. */
+struct id_span {
+    char low[ID_SIZE], high[ID_SIZE];
+};
+struct id_span sqlstore_span(const struct store_page *page, const char *prefix);
 int sqlstore_labels(struct db *db, const struct store_job_new *in, const char *id, struct err *err);
 int sqlstore_job(struct db *db, const char *owner, const char *id, struct arena *arena, struct store_job *out,
                  struct err *err);
+/* sqlstore_key.c: what an owner uses up, and ERR_RATE_LIMITED when `more` bytes or one job more would be beyond
+ * `limit` (0: none), inside the transaction that adds them. */
+#define SQLSTORE_OWNER_ACTIVE "SELECT count(*) FROM job WHERE owner=$1 AND state IN('queued','running')"
+#define SQLSTORE_OWNER_BYTES                                                                                           \
+    "SELECT coalesce((SELECT sum(bytes) FROM model WHERE owner=$1),0)"                                                 \
+    "+coalesce((SELECT sum(bytes) FROM dataset WHERE owner=$1),0)"                                                     \
+    "+coalesce((SELECT sum(bytes) FROM artifact WHERE owner=$1),0)"
+int sqlstore_check_bytes(struct db *db, const char *owner, int64_t more, int64_t limit, struct err *err);
+int sqlstore_check_active(struct db *db, const char *owner, int64_t limit, struct err *err);
 /* Those of `hashes` that nothing refers to. */
 int sqlstore_orphans(struct db *db, const char **hashes, int count, struct arena *arena, struct store_orphans *orphans,
                      struct err *err);

@@ -492,3 +492,10 @@ int store_artifact_get(struct store *store, const char *owner, const char *id, s
     static const char sql[] = "SELECT " ARTIFACT_COLUMNS " FROM artifact WHERE id=$1 AND owner=$2";
     return one_artifact(store, sql, owner, id, NULL, arena, out, err);
 }
+
+int store_artifact_any(struct store *store, const char *id, struct arena *arena, struct store_artifact *out,
+                       struct err *err)
+{
+    static const char sql[] = "SELECT " ARTIFACT_COLUMNS " FROM artifact WHERE id=$1 AND $2=''";
+    return one_artifact(store, sql, "", id, NULL, arena, out, err);
+}

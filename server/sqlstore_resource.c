@@ -195,15 +195,28 @@ int store_resource_details(struct store *store, enum store_kind kind, const char
 int store_resource_list(struct store *store, enum store_kind kind, const struct store_page *page, struct arena *arena,
                         struct store_resource *rows, int *count, bool *more, struct err *err)
 {
-#define SELECT_PAGE(table) "SELECT " COLUMNS " FROM " table " WHERE owner=$1 AND id<$2 ORDER BY id DESC LIMIT $3"
-    static const char *const sql[] = BOTH(SELECT_PAGE);
+#define SELECT_PAGE(table)                                                                                             \
+    "SELECT " COLUMNS " FROM " table " WHERE owner=$1 AND id<$2 AND id>=$4 AND created_at>=$5 AND created_at<$6"        \
+    " ORDER BY id DESC LIMIT $3"
+#define SELECT_NAMED(table)                                                                                            \
+    "SELECT " COLUMNS " FROM " table " WHERE owner=$1 AND id<$2 AND id>=$4 AND created_at>=$5 AND created_at<$6"        \
+    " AND name=$7 ORDER BY id DESC LIMIT $3"
+    static const char *const all[] = BOTH(SELECT_PAGE), *const named[] = BOTH(SELECT_NAMED);
+    const struct id_span span = sqlstore_span(page, kind == STORE_MODEL ? "mdl" : "dst");
     struct db *db = db_read(store, err);
     if (!db)
         return -1;
     struct query q;
     *count = 0;
     *more = false;
-    query_start(&q, db, sql[kind], BIND(T(page->owner), T(page->after ? page->after : "~"), I(page->limit + 1)), err);
+    const struct sql_value values[] = {T(page->owner),
+                                       T(span.high),
+                                       I(page->limit + 1),
+                                       T(span.low),
+                                       I(page->created_from),
+                                       I(page->created_before ? page->created_before : INT64_MAX),
+                                       T(page->name)};
+    query_start(&q, db, page->name ? named[kind] : all[kind], values, page->name ? 7 : 6, err);
     while (query_row(&q)) {
         if (*count == page->limit) {
             *more = true;
@@ -225,7 +238,8 @@ static int blob_used(struct db *db, const char *sha256, int64_t *used, struct er
 {
     return db_int(
         db,
-        "SELECT EXISTS(SELECT 1 FROM resource_file WHERE sha256=$1) OR EXISTS(SELECT 1 FROM artifact WHERE sha256=$1)",
+        "SELECT EXISTS(SELECT 1 FROM resource_file WHERE sha256=$1) OR EXISTS(SELECT 1 FROM artifact WHERE sha256=$1)"
+        " OR EXISTS(SELECT 1 FROM upload WHERE sha256=$1)",
         BIND(T(sha256)), 0, used, err);
 }
 

@@ -82,7 +82,14 @@ const char *const sqlstore_migrations[] = {
     "CREATE INDEX artifact_owner ON artifact(owner, bytes);"
     /* retention */
     "CREATE INDEX job_finished ON job(finished_at) WHERE finished_at IS NOT NULL;"
-    "CREATE INDEX artifact_created ON artifact(created_at);",
+    "CREATE INDEX artifact_created ON artifact(created_at);"
+    /* resumable uploads */
+    "CREATE TABLE upload(id TEXT PRIMARY KEY, owner TEXT NOT NULL, length BIGINT NOT NULL, received BIGINT NOT NULL"
+    " DEFAULT 0, tail TEXT NOT NULL DEFAULT '', metadata TEXT NOT NULL, sha256 TEXT, created_at BIGINT NOT NULL,"
+    " expires_at BIGINT NOT NULL);"
+    "CREATE INDEX upload_owner ON upload(owner, id);"
+    "CREATE INDEX upload_expires ON upload(expires_at);"
+    "CREATE INDEX upload_sha256 ON upload(sha256);",
     NULL,
 };
 /* clang-format on */

@@ -270,6 +270,39 @@ struct store_ahead {
 int store_queue_ahead(struct store *store, const char *job_id, struct arena *arena, struct store_ahead **rows,
                       int *count, struct err *err);
 
+/* ---- resumable uploads: the rows; the bytes are server/tus.h's. They end by use, deletion or expiry ---- */
+
+struct store_upload {
+    const char *id, *owner;
+    const char *metadata; /* Upload-Metadata as the client sent it, "" for none */
+    const char *sha256;   /* of the whole content once it is complete: then it is a blob; else NULL */
+    const char *tail;     /* see store_upload_mark */
+    int64_t length;       /* as announced */
+    int64_t received;     /* bytes known to be on disk */
+    int64_t created_at, expires_at;
+};
+int store_upload_insert(struct store *store, const char *owner, int64_t length, const char *metadata, int64_t ttl_s,
+                        struct arena *arena, struct store_upload *out, struct err *err);
+/* owner NULL: whoever's. An upload that has expired is not found. */
+int store_upload_get(struct store *store, const char *owner, const char *id, struct arena *arena,
+                     struct store_upload *out, struct err *err);
+/* Newest first. */
+int store_upload_list(struct store *store, const struct store_page *page, struct arena *arena,
+                      struct store_upload *rows, int *count, bool *more, struct err *err);
+/* `received` bytes are on disk; expiry starts anew. `tail` says what is true of bytes behind them: the boot id of the
+ * machine while bytes arrive that count without further checks ("" = none count), since what the kernel has
+ * taken outlives the process but not the machine. `durable`: the row is on disk when this returns. */
+int store_upload_mark(struct store *store, const char *id, int64_t received, const char *tail, int64_t ttl_s,
+                      bool durable, struct err *err);
+/* All bytes are there, and this is their hash: the row refers to the blob from now on. */
+int store_upload_complete(struct store *store, const char *id, const char *sha256, int64_t ttl_s, struct err *err);
+/* owner NULL: whoever's. *sha256 (arena) is the blob it referred to, or NULL. */
+int store_upload_delete(struct store *store, const char *owner, const char *id, struct arena *arena,
+                        const char **sha256, struct err *err);
+/* Ids of at most `limit` expired ones. */
+int store_upload_expired(struct store *store, int limit, struct arena *arena, const char **ids, int *count,
+                         struct err *err);
+
 /* ---- artifacts ---- */
 
 struct store_artifact {
@@ -283,6 +316,37 @@ int store_artifact_by_name(struct store *store, const char *owner, const char *j
                            struct arena *arena, struct store_artifact *out, struct err *err);
 int store_artifact_get(struct store *store, const char *owner, const char *id, struct arena *arena,
                        struct store_artifact *out, struct err *err);
+
+/* ---- API keys (server/auth.h), secrets and limits of owners ---- */
+
+enum { STORE_KEY_DEFAULT = -1 }; /* a limit that the server's settings give */
+struct store_key {
+    const char *id, *owner, *name; /* name: for people, may be "" */
+    const char *sha256;            /* of the whole key, 64 hex digits: the key itself is nowhere */
+    const char *scopes;            /* names, separated by blanks (scope.h) */
+    int64_t requests_per_s, active_jobs, stored_bytes; /* limits: STORE_KEY_DEFAULT, or 0 = none */
+    int64_t created_at, expires_at, revoked_at, last_used_at;
+};
+/* `in` has its id; created_at is the store's; expires_at is epoch milliseconds or 0. */
+int store_key_insert(struct store *store, const struct store_key *in, struct err *err);
+/* All, revoked and expired ones too, oldest first. */
+int store_key_list(struct store *store, struct arena *arena, struct store_key **rows, int *count, struct err *err);
+/* From now on it is refused. A second time is fine. ERR_NOT_FOUND. */
+int store_key_revoke(struct store *store, const char *id, struct err *err);
+/* A number that grows with every key made or revoked, by any process: read often, to see that there is news. */
+int store_key_generation(struct store *store, int64_t *generation, struct err *err);
+/* Its last use, epoch milliseconds; an older one than is known changes nothing. */
+int store_key_used(struct store *store, const char *id, int64_t at, struct err *err);
+
+/* A text of the server itself, `size` bytes with the NUL at most. The first who asks for `name` gives it `preset`. */
+int store_value(struct store *store, const char *name, const char *preset, char *out, size_t size, struct err *err);
+
+/* What an owner has: jobs queued or running; bytes of models, datasets and artifacts. */
+int store_owner_active(struct store *store, const char *owner, int64_t *jobs, struct err *err);
+int store_owner_bytes(struct store *store, const char *owner, int64_t *bytes, struct err *err);
+/* Whose artifact is it? For signed links, which name no owner. ERR_NOT_FOUND. */
+int store_artifact_any(struct store *store, const char *id, struct arena *arena, struct store_artifact *out,
+                       struct err *err);
 
 /* ---- events: what a job's SSE stream carries ---- */
 

@@ -39,6 +39,12 @@ export const postJson = async (path, body) =>
   (await call(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: body === undefined ? undefined : JSON.stringify(body) })).json();
 export const remove = (path) => call(path, { method: "DELETE" });
 
+/** One page of a list: {data, next_cursor}. */
+export const getPage = (path, query, signal) => {
+  const words = new URLSearchParams(Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== ""));
+  return getJson(`${path}?${words}`, signal);
+};
+
 /** All rows of a list, at most `most`. */
 export async function getAll(path, most = 200, signal) {
   const rows = [];
@@ -77,10 +83,61 @@ export function upload(path, body, progress) {
   });
 }
 
-/** Save a file that needs the key in a header, which a plain link cannot carry. */
+const save = (href, name) => Object.assign(document.createElement("a"), { href, download: name }).click();
+
+/** A link that opens the file for a minute without a key; null where the server makes none. */
+async function shortLink(path) {
+  try {
+    const made = await (await call(`${path}/link`, { method: "POST" })).json();
+    return made.url || made.href || null;
+  } catch (problem) {
+    if ([404, 405].includes(problem.status)) return null;
+    throw problem;
+  }
+}
+
+/** Save a file. Without a key a plain link does. With one, a link that is good for a minute; or the bytes themselves. */
 export async function download(path, name) {
+  if (!getKey()) return save(path, name);
+  const link = path.includes("/artifacts/") ? await shortLink(path) : null;
+  if (link && new URL(link, location.href).origin === location.origin) return save(link, name);
   const url = URL.createObjectURL(await (await call(path)).blob());
-  const link = Object.assign(document.createElement("a"), { href: url, download: name });
-  link.click();
+  save(url, name);
   setTimeout(() => URL.revokeObjectURL(url), 10000);
+}
+
+/** Server-sent events out of text that comes in pieces: push(text) returns the events that are whole. */
+export class EventParser {
+  #rest = ""; #data = []; #type = ""; #id = "";
+  push(text) {
+    const events = [], lines = (this.#rest + text).split(/\r\n|\n|\r(?!$)/);
+    this.#rest = lines.pop();
+    for (const line of lines) {
+      if (line === "") {
+        if (this.#data.length) events.push({ type: this.#type || "message", data: this.#data.join("\n"), id: this.#id });
+        this.#data = [];
+        this.#type = "";
+        continue;
+      }
+      const [, field, value] = /^([^:]*):? ?([^]*)$/.exec(line);
+      if (field === "data") this.#data.push(value);
+      else if (field === "event") this.#type = value;
+      else if (field === "id" && !value.includes("\0")) this.#id = value;
+    }
+    return events;
+  }
+}
+
+/** Events of a stream as they come; fetch and not EventSource, because that cannot carry a key. last: number of the last one seen. */
+export async function* events(path, last, signal) {
+  const response = await call(path, { signal, headers: { Accept: "text/event-stream", "Last-Event-ID": String(last) } });
+  if (!(response.headers.get("Content-Type") || "").startsWith("text/event-stream"))
+    throw new Problem({ status: 406, detail: "The server streams no events." });
+  const reader = response.body.getReader(), decoder = new TextDecoder(), parser = new EventParser();
+  try {
+    for (let piece = await reader.read(); !piece.done; piece = await reader.read())
+      yield* parser.push(decoder.decode(piece.value, { stream: true }));
+  } finally {
+    reader.cancel().catch(() => {});
+  }
 }

@@ -1,55 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // How a training went, or goes: curves of loss and accuracy, epoch by epoch; the rounds of a step that repeats others.
-import { el, percent, svg, table } from "/ui.js";
-
-const plain = (x) => (typeof x === "number" ? (x !== 0 && (Math.abs(x) < 1e-3 || Math.abs(x) >= 1e5) ? x.toExponential(2) : String(Number(x.toPrecision(4)))) : "-");
-
-/** Round steps that cover [low, high] with about `lines` lines. */
-function ticks(low, high, lines = 4) {
-  const span = high - low || Math.abs(high) || 1;
-  const rough = span / lines, power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((k) => k * power).find((s) => s >= rough) || 10 * power;
-  const out = [];
-  for (let v = Math.floor(low / step) * step; out.length < 3 * lines; v += step) {
-    out.push(Number(v.toPrecision(12)));
-    if (v >= high - step * 1e-9) break;
-  }
-  return out;
-}
-
-/** lines: [{name, kind, points: [[x, y], ...]}]; mark: an x that is pointed out. */
-function draw({ title, lines, across, format, mark }, width) {
-  const height = 240, left = 62, right = 16, top = 14, bottom = 38;
-  const points = lines.flatMap((line) => line.points), xs = points.map((p) => p[0]), ys = points.map((p) => p[1]);
-  const vertical = ticks(Math.min(...ys), Math.max(...ys));
-  const low = vertical[0], high = vertical.at(-1) > low ? vertical.at(-1) : low + 1;
-  const first = Math.min(...xs), last = Math.max(...xs, first + 1);
-  const x = (v) => left + ((v - first) / (last - first)) * (width - left - right), y = (v) => height - bottom - ((v - low) / (high - low)) * (height - top - bottom);
-  const whole = ticks(first, last, 8).filter((v) => Number.isInteger(v) && v >= first && v <= last);
-  return svg("svg", { class: "plot", role: "img", "aria-label": `${title}. The table below has the numbers.`, width, height, viewBox: `0 0 ${width} ${height}` },
-    vertical.map((v) => [svg("line", { x1: left, x2: width - right, y1: y(v), y2: y(v), class: "grid-line" }), svg("text", { x: left - 6, y: y(v) + 4, "text-anchor": "end" }, format(v))]),
-    whole.map((v) => svg("text", { x: x(v), y: height - bottom + 16, "text-anchor": "middle" }, String(v))),
-    svg("text", { x: (left + width - right) / 2, y: height - 5, "text-anchor": "middle" }, across),
-    typeof mark === "number" && mark >= first && mark <= last ? svg("line", { x1: x(mark), x2: x(mark), y1: top, y2: height - bottom, class: "own" }) : null,
-    lines.map((line) => svg("g", { class: `line ${line.kind}` }, svg("polyline", { points: line.points.map(([a, b]) => `${x(a).toFixed(1)},${y(b).toFixed(1)}`).join(" ") }),
-      line.points.map(([a, b]) => svg("circle", { cx: x(a), cy: y(b), r: line.points.length > 40 ? 1.5 : 3 }, svg("title", {}, `${line.name}, ${across} ${a}: ${format(b)}`))))));
-}
-
-/** A plot as wide as its place. null without points. */
-export function chart(options) {
-  const lines = options.lines.map((line) => ({ ...line, points: line.points.filter((p) => Number.isFinite(p[0]) && Number.isFinite(p[1])) })).filter((line) => line.points.length);
-  if (!lines.length) return null;
-  const frame = el("div", { class: "plot-frame low" });
-  let width = 0;
-  new ResizeObserver(([entry]) => {
-    const wanted = Math.round(Math.min(560, entry.contentRect.width));
-    if (wanted < 100 || wanted === width) return;
-    width = wanted;
-    frame.replaceChildren(draw({ ...options, lines }, width));
-  }).observe(frame);
-  return el("figure", { class: "chart" }, el("figcaption", { class: "small" }, el("b", {}, options.title),
-    lines.map((line) => el("span", { class: `key ${line.kind}` }, line.name))), frame);
-}
+import { chart, plain } from "/charts.js";
+import { el, percent, table } from "/ui.js";
 
 const series = (rows, x, key) => rows.map((row) => [row[x], row[key]]);
 

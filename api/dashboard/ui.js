@@ -55,6 +55,38 @@ export function bars(before, after) {
   return el("div", { class: "pair", role: "img", "aria-label": `before ${before}, after ${after}` }, bar(before, most, "before"), bar(after, most, "after"));
 }
 
+/** Say something to those who listen instead of looking. */
+export function announce(text) {
+  const place = document.getElementById("announcer");
+  if (place.textContent !== text) place.textContent = text;
+}
+
+let opening = false; // the next page() is a new view: its heading takes the focus
+export const expectPage = () => { opening = true; };
+
+/** Show a view: its title (also the window's), then its content. title: text, or a heading made elsewhere. */
+export function page(main, title, ...content) {
+  const heading = typeof title === "string" ? el("h1", {}, title) : title.matches("h1") ? title : title.querySelector("h1");
+  heading.tabIndex = -1;
+  document.title = `${heading.textContent} · pared`;
+  main.replaceChildren(...[typeof title === "string" ? heading : title, ...content].flat(Infinity).filter(Boolean));
+  if (opening) {
+    opening = false;
+    heading.focus({ preventScroll: true });
+    scrollTo(0, 0);
+  }
+}
+
+/** Fill a place anew without closing what the reader opened in it, or losing the focus of a button of the same name. */
+export function refill(place, ...content) {
+  const open = [...place.querySelectorAll("details")].map((d) => d.open), active = document.activeElement;
+  const held = place.contains(active) ? [active.tagName, active.textContent] : null;
+  place.replaceChildren(...content.flat(Infinity).filter(Boolean));
+  const now = place.querySelectorAll("details");
+  if (open.length === now.length) now.forEach((d, i) => { d.open = open[i]; });
+  if (held) [...place.querySelectorAll(held[0])].find((node) => node.textContent === held[1])?.focus({ preventScroll: true });
+}
+
 export const state = (name) => el("span", { class: `state ${name}` }, name);
 
 /** What went wrong, in words, with every fault. */
@@ -66,12 +98,51 @@ export function problemCard(problem) {
     problem.request_id ? el("div", { class: "quiet small" }, `request ${problem.request_id}`) : null);
 }
 
+/** Tables keep their meaning where narrow screens show each row as a card: the roles are written out. */
+function bodyRow(columns, row) {
+  return el("tr", { role: "row" }, columns.map((c) => el("td", { role: "cell", "data-label": c.label, class: c.num ? "num" : null }, c.cell(row))));
+}
+
+function wholeTable(caption, headers, body) {
+  return el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": caption || "table" }, el("table", { class: "cards", role: "table" },
+    caption ? el("caption", { class: "quiet small" }, caption) : null,
+    el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, headers)), body));
+}
+
 /** rows of {label, num, cell(row)} columns; narrow screens show each row as a card. */
 export function table(columns, rows, caption) {
-  return el("div", { class: "scroll" }, el("table", { class: "cards" },
-    caption ? el("caption", { class: "quiet small" }, caption) : null,
-    el("thead", {}, el("tr", {}, columns.map((c) => el("th", { scope: "col", class: c.num ? "num" : null }, c.label)))),
-    el("tbody", {}, rows.map((row) => el("tr", {}, columns.map((c) => el("td", { "data-label": c.label, class: c.num ? "num" : null }, c.cell(row))))))));
+  return wholeTable(caption, columns.map((c) => (c.label ? el("th", { scope: "col", role: "columnheader", class: c.num ? "num" : null }, c.label) : el("td", { role: "cell" }))),
+    el("tbody", { role: "rowgroup" }, rows.map((row) => bodyRow(columns, row))));
+}
+
+/** The same with headings that sort (columns with by(row)), a box that filters by text(row), and rows a page at a time. */
+export function explorerTable(columns, rows, { caption, text, page: size = 100, filterLabel = "Filter" }) {
+  const body = el("tbody", { role: "rowgroup" }), status = el("span", { class: "quiet small", role: "status" });
+  const filter = el("input", { type: "search", class: "narrow" });
+  const more = el("button", { onclick: () => { shown += size; draw(); } }, "More rows");
+  let sorted = null, down = true, shown = size;
+  const headers = columns.map((c) => {
+    const header = el("th", { scope: "col", role: "columnheader", class: c.num ? "num" : null }, c.by ? el("button", { class: "plain sort", onclick: () => {
+      down = sorted === c ? !down : Boolean(c.num);
+      sorted = c;
+      for (const h of headers) h.removeAttribute("aria-sort");
+      header.setAttribute("aria-sort", down ? "descending" : "ascending");
+      draw();
+    } }, c.label) : c.label);
+    return header;
+  });
+  const compare = (a, b) => (typeof a === "string" || typeof b === "string" ? String(a ?? "").localeCompare(String(b ?? "")) : (a ?? -Infinity) - (b ?? -Infinity));
+  function draw() {
+    const wanted = filter.value.trim().toLowerCase();
+    const found = wanted ? rows.filter((row) => text(row).toLowerCase().includes(wanted)) : [...rows];
+    if (sorted) found.sort((a, b) => (down ? -1 : 1) * compare(sorted.by(a), sorted.by(b)));
+    body.replaceChildren(...found.slice(0, shown).map((row) => bodyRow(columns, row)));
+    more.hidden = found.length <= shown;
+    status.textContent = found.length === rows.length ? `${rows.length} rows` : `${found.length} of ${rows.length} rows`;
+  }
+  filter.addEventListener("input", () => { shown = size; draw(); });
+  draw();
+  return el("div", {}, el("div", { class: "row" }, el("label", { class: "inline" }, filterLabel, filter), status), wholeTable(caption, headers, body), more);
 }
 
 /** A place to drop or choose a file; `send(file, progress)` returns a promise. */

@@ -40,15 +40,21 @@
     X(TOO_LARGE, 413, "too_large", "Body too large")                                               \
     X(MEDIA_TYPE, 415, "unsupported_media_type", "Unsupported media type")                         \
     X(RANGE, 416, "range_not_satisfiable", "Range not satisfiable")                                \
+    X(DIGEST, 422, "digest_mismatch", "Digest does not match")                                     \
+    X(LOCKED, 423, "locked", "Locked by another request")                                          \
+    X(CHECKSUM, 460, "checksum_mismatch", "Checksum does not match")                               \
     X(RATE_LIMITED, 429, "rate_limited", "Too many requests")                                      \
     X(UNAVAILABLE, 503, "unavailable", "Not available now")                                        \
     X(NON_FINITE, 422, "non_finite_output", "Outputs are not finite")                              \
     X(VERIFY, 500, "verification_failed", "Artifact failed its verification")                      \
     X(CANCELED, 409, "canceled", "Canceled")                                                       \
-    X(TIMEOUT, 504, "timeout", "Time limit reached")                                               \
-    X(CRASHED, 500, "crashed", "Job process crashed")                                              \
-    X(MEMORY_LIMIT, 507, "memory_limit", "Memory limit reached")                                   \
-    X(LOST, 500, "lost", "Lease lost too often")
+    X(TIMEOUT, 504, "job_timed_out", "Time limit reached")                                         \
+    X(CRASHED, 500, "job_crashed", "Job process crashed")                                          \
+    X(MEMORY_LIMIT, 507, "job_out_of_memory", "Memory limit reached")                              \
+    X(DISK_LIMIT, 507, "job_disk_limit", "Disk limit reached")                                     \
+    X(FORBIDDEN_CALL, 500, "job_forbidden_call", "Job process did what no job may")                \
+    X(SANDBOX, 503, "sandbox_unavailable", "Sandbox cannot be set up")                             \
+    X(LOST, 500, "job_lost", "Lease lost too often")
 
 enum err_code {
     ERR_NONE = 0,

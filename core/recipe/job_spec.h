@@ -64,7 +64,7 @@
  *       errors only for a recipe that is wrong; pointers are those of POST /v1/jobs' body.
  *
  * Exit       0: a result line was written. 1: an error line was written. 75 (EX_TEMPFAIL): out of memory (an error
- *            line with code memory_limit stands before it if there was memory to write it). 70 (EX_SOFTWARE): spec or
+ *            line with code job_out_of_memory stands before it if there was memory to write it). 70 (EX_SOFTWARE): spec or
  *            pipe unusable, reason on stderr. Anything else, or a signal: a crash. SIGXCPU: cpu_s used up. */
 #ifndef PARED_RECIPE_JOB_SPEC_H
 #define PARED_RECIPE_JOB_SPEC_H

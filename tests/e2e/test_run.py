@@ -371,7 +371,7 @@ def test_job_child_inspects(folders, classifier):
 
 
 def test_job_child_memory_limit(folders, classifier):
-    for width, status, code in ((1 << 28, 1, "model_too_large"), (100_000_000, 75, "memory_limit")):  # 1 GiB an input; twice 400 MB
+    for width, status, code in ((1 << 28, 1, "model_too_large"), (100_000_000, 75, "job_out_of_memory")):  # 1 GiB an input; twice 400 MB
         big = tiny.model([tiny.node("Add", ["x", "x"], ["y"])], [], [tiny.value_info("x", [1, width])], [tiny.value_info("y", [1, width])])
         (folders / "m").write_bytes(big)
         said = job(spec_of(folders, "job", model={"name": "m.onnx", "path": str(folders / "m")}, recipe={"steps": []}, memory_bytes=512 << 20, threads=1), status)

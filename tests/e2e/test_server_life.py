@@ -174,11 +174,11 @@ def test_wrong_settings_are_explained(flags, words, tmp_path):
 def test_a_job_that_needs_too_much_memory_fails_alone(dataset):
     with Server("--threads", "1", "--job_memory_bytes", "1MiB") as server:
         row = wait(server, post(server, setup(server, dataset)), lambda r: r["state"] not in ("queued", "running"))
-        assert row["state"] == "failed" and row["error"]["code"] == "memory_limit", row
+        assert row["state"] == "failed" and row["error"]["code"] == "job_out_of_memory", row
         assert server.request("GET", "/healthz").status == 200
 
 
 def test_a_job_ends_at_its_time_limit(dataset):
     with Server("--threads", "1") as server:
         row = wait(server, post(server, {**setup(server, dataset), "timeout_s": 1}), lambda r: r["state"] not in ("queued", "running"))
-        assert row["state"] == "failed" and row["error"]["code"] == "timeout", row
+        assert row["state"] == "failed" and row["error"]["code"] == "job_timed_out", row

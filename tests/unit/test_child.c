@@ -79,7 +79,7 @@ static int act_memory(void)
 }
 static int act_memory_line(void)
 {
-    say("{\"type\":\"error\",\"code\":\"memory_limit\",\"detail\":\"x\"}\n");
+    say("{\"type\":\"error\",\"code\":\"job_out_of_memory\",\"detail\":\"x\"}\n");
     return JOB_EXIT_REFUSED;
 }
 static int act_oom_killed(void)

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * All or nothing: everything that can fail happens before the first change. */
+#include "server/reload.h"
+
+#include <stdlib.h>
+
+#include "core/base/log.h"
+#include "server/http.h"
+#include "server/server.h"
+
+struct reloads {
+    struct reloads *before;
+    struct config config;
+};
+
+static void say(const struct buf *changed, const struct buf *refused)
+{
+    log_info("settings read again: %s%s", changed->len ? "changed " : "nothing has changed",
+             changed->len ? changed->data : "");
+    if (refused->len)
+        log_warn("settings that wait for a restart: %s", refused->data);
+}
+
+void server_reload(struct server *server)
+{
+    struct buf changed = {0}, refused = {0};
+    struct err err = {0};
+    struct reloads *fresh = calloc(1, sizeof *fresh);
+    if (!fresh)
+        err_set(&err, ERR_NOMEM, "out of memory");
+    if (!fresh || config_reload(&fresh->config, server->config, &changed, &refused, &err)) {
+        log_error("settings not read again, the old ones stay: %s", err.msg);
+        free(fresh);
+        goto out;
+    }
+    fresh->before = server->reloads;
+    server->reloads = fresh;
+    atomic_store(&server->config, &fresh->config);
+    log_set_level((enum log_level)fresh->config.log_level);
+    log_set_format((enum log_format)fresh->config.log_format);
+    http_set_limits(atomic_load(&server->http), fresh->config.max_upload_bytes, fresh->config.max_json_bytes);
+    admission_measure(server);
+    say(&changed, &refused);
+out:
+    buf_fini(&changed);
+    buf_fini(&refused);
+}
+
+void server_reload_fini(struct server *server)
+{
+    while (server->reloads) {
+        struct reloads *last = server->reloads;
+        server->reloads = last->before;
+        config_fini(&last->config);
+        free(last);
+    }
+}

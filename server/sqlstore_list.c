@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * Lists of jobs, newest first, by filters and page by page. A page is found in two steps: ids from the index of the most
+ * telling condition, sifted by the others; then the rows of those ids. The cursor is the last id seen and every index
+ * ends with the id, so that a page costs the same wherever it begins, and rows that come or go between two pages shift
+ * nothing. Several states are one walk each, merged.
+ *
+ * Times are conditions on created_at; bounds on the id keep the walk short. An id holds the time of its making, which never
+ * goes back within a process, so it may be later than created_at after the clock was set back: the bounds have slack. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/sqlstore.h"
+
+enum { EARLIER_SLACK_MS = 60 * 1000, LATER_SLACK_MS = 3600 * 1000, PRIORITY_ANY = 1 << 30 };
+
+struct id_span sqlstore_span(const struct store_page *page, const char *prefix)
+{
+    struct id_span span = {"", "~"};
+    if (page->created_from)
+        id_bound(span.low, prefix, page->created_from - EARLIER_SLACK_MS);
+    if (page->created_before)
+        id_bound(span.high, prefix, page->created_before + LATER_SLACK_MS);
+    if (page->after && strcmp(page->after, span.high) < 0)
+        snprintf(span.high, sizeof span.high, "%s", page->after);
+    return span;
+}
+
+int sqlstore_labels(struct db *db, const struct store_job_new *in, const char *id, struct err *err)
+{
+    for (int i = 0; i < in->label_count; i++)
+        if (db_run(db, "INSERT INTO job_label(owner,key,value,job_id) VALUES($1,$2,$3,$4)",
+                   BIND(T(in->owner), T(in->labels[i].key), T(in->labels[i].value), T(id)), err) < 0)
+            return -1;
+    return 0;
+}
+
+/* ---- the walks ----------------------------------------------------------------------------------------------------
+ * $1 owner, $2 and $3 bounds of the id, $4 and $5 of created_at, $6 states, $7 model, $8 name, $9 $10 priority, $11 ..
+ * $18 labels, $19 retry_of, $20 limit; $21 the one state of that walk. */
+
+#define HAS_LABEL(key, value)                                                                                          \
+    " AND (" key "='' OR EXISTS(SELECT 1 FROM job_label l WHERE l.owner=$1 AND l.key=" key " AND l.value=" value        \
+    " AND l.job_id=job.id))"
+#define SIFT                                                                                                           \
+    " AND job.owner=$1 AND job.id<$2 AND job.id>=$3 AND job.created_at>=$4 AND job.created_at<$5"                      \
+    " AND ($6='' OR $6 LIKE '%,'||job.state||',%')"                                                                    \
+    " AND ($7='' OR EXISTS(SELECT 1 FROM job_input i WHERE i.job_id=job.id AND i.role='model' AND i.resource_id=$7))"  \
+    " AND ($8='' OR job.name=$8) AND job.priority>=$9 AND job.priority<=$10"                                           \
+    HAS_LABEL("$11", "$12") HAS_LABEL("$13", "$14") HAS_LABEL("$15", "$16") HAS_LABEL("$17", "$18")                    \
+    " AND ($19='' OR job.retry_of=$19)"
+
+enum walk { WALK_MODEL, WALK_LABEL, WALK_NAME, WALK_STATE, WALK_ALL };
+static const char *const walk_sql[] = {
+    [WALK_MODEL] = "SELECT job.id FROM job_input d JOIN job ON job.id=d.job_id WHERE d.resource_id=$7 AND"
+                   " d.role='model' AND d.job_id<$2 AND d.job_id>=$3" SIFT " ORDER BY d.job_id DESC LIMIT $20",
+    [WALK_LABEL] = "SELECT job.id FROM job_label d JOIN job ON job.id=d.job_id WHERE d.owner=$1 AND d.key=$11 AND"
+                   " d.value=$12 AND d.job_id<$2 AND d.job_id>=$3" SIFT " ORDER BY d.job_id DESC LIMIT $20",
+    [WALK_NAME] = "SELECT job.id FROM job WHERE job.name=$8" SIFT " ORDER BY job.id DESC LIMIT $20",
+    [WALK_STATE] = "SELECT job.id FROM job WHERE job.state=$21" SIFT " ORDER BY job.id DESC LIMIT $20",
+    [WALK_ALL] = "SELECT job.id FROM job WHERE 1=1" SIFT " ORDER BY job.id DESC LIMIT $20",
+};
+
+static enum walk walk_of(const struct store_page *page, const struct store_job_filter *filter)
+{
+    return filter->model         ? WALK_MODEL
+           : filter->label_count ? WALK_LABEL
+           : page->name          ? WALK_NAME
+           : filter->states      ? WALK_STATE
+                                 : WALK_ALL;
+}
+
+/* ",queued,running,"; "" for all. */
+static void states_text(unsigned states, char *out, size_t size)
+{
+    size_t n = 0;
+    out[0] = 0;
+    for (int s = 0; s < JOB_STATE_COUNT; s++)
+        if (states & 1u << s)
+            n += (size_t)snprintf(out + n, size - n, "%s%s,", n ? "" : ",", job_state_name((enum job_state)s));
+}
+
+struct ids {
+    char (*at)[ID_SIZE];
+    int count, room;
+};
+
+static int walk(struct db *db, enum walk kind, const struct store_page *page, const struct store_job_filter *filter,
+                const char *state, struct ids *ids, struct err *err)
+{
+    char states[80];
+    struct id_span span = sqlstore_span(page, "job");
+    states_text(filter->states, states, sizeof states);
+    struct sql_value values[] = {
+        T(page->owner),
+        T(span.high),
+        T(span.low),
+        I(page->created_from),
+        I(page->created_before ? page->created_before : INT64_MAX),
+        T(states),
+        T(filter->model ? filter->model : ""),
+        T(page->name ? page->name : ""),
+        I(filter->priority ? *filter->priority : -PRIORITY_ANY),
+        I(filter->priority ? *filter->priority : PRIORITY_ANY),
+        T(""), T(""), T(""), T(""), T(""), T(""), T(""), T(""),
+        T(filter->retry_of ? filter->retry_of : ""),
+        I(page->limit + 1),
+        T(state),
+    };
+    for (int i = 0; i < filter->label_count && i < JOB_FILTER_LABELS; i++) {
+        values[10 + 2 * i] = T(filter->labels[i].key);
+        values[11 + 2 * i] = T(filter->labels[i].value);
+    }
+    struct query q;
+    query_start(&q, db, walk_sql[kind], values, kind == WALK_STATE ? 21 : 20, err);
+    while (ids->count < ids->room && query_row(&q))
+        query_copy(&q, 0, ids->at[ids->count++], ID_SIZE);
+    return query_end(&q);
+}
+
+static int newest_first(const void *a, const void *b)
+{
+    return strcmp(b, a);
+}
+
+/* The ids of a page and one more, newest first. */
+static int find(struct db *db, const struct store_page *page, const struct store_job_filter *filter,
+                struct arena *arena, struct ids *ids, struct err *err)
+{
+    enum walk kind = walk_of(page, filter);
+    ids->at = arena_calloc(arena, (size_t)(page->limit + 1) * JOB_STATE_COUNT, sizeof *ids->at);
+    if (!ids->at)
+        return err_set(err, ERR_NOMEM, "out of memory");
+    if (kind != WALK_STATE) {
+        ids->room = page->limit + 1;
+        return walk(db, kind, page, filter, "", ids, err);
+    }
+    for (int s = 0; s < JOB_STATE_COUNT; s++) {
+        ids->room = ids->count + page->limit + 1;
+        if (filter->states & 1u << s && walk(db, kind, page, filter, job_state_name((enum job_state)s), ids, err))
+            return -1;
+    }
+    qsort(ids->at, (size_t)ids->count, sizeof *ids->at, newest_first);
+    return 0;
+}
+
+int store_job_search(struct store *store, const struct store_page *page, const struct store_job_filter *filter,
+                     struct arena *arena, struct store_job *rows, int *count, bool *more, struct err *err)
+{
+    struct db *db = db_read(store, err);
+    struct ids ids = {0};
+    *count = 0;
+    *more = false;
+    if (!db)
+        return -1;
+    int rc = find(db, page, filter, arena, &ids, err);
+    for (int i = 0; i < ids.count && i < page->limit && rc == 0; i++)
+        rc = sqlstore_job_row(db, page->owner, ids.at[i], arena, &rows[(*count)++], err);
+    *more = ids.count > page->limit;
+    db_end(db);
+    return rc;
+}
+
+int store_job_list(struct store *store, const struct store_page *page, int state, struct arena *arena,
+                   struct store_job *rows, int *count, bool *more, struct err *err)
+{
+    const struct store_job_filter filter = {.states = state < 0 ? 0 : 1u << state};
+    return store_job_search(store, page, &filter, arena, rows, count, more, err);
+}
