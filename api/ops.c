@@ -59,7 +59,7 @@ int readyz_get(struct req *req, struct res *res, struct err *err)
 int metrics_get(struct req *req, struct res *res, struct err *err)
 {
     struct buf text = {0};
-    metrics_render(&text, api_server(req)->store);
+    metrics_render(&text, api_server(req));
     size_t len = text.len;
     char *bytes = buf_take(&text);
     if (!bytes)

@@ -11,13 +11,16 @@
 
 static bool memory_short(struct server *server)
 {
+    if (!atomic_load(&server->admission.measured))
+        return false;
     int64_t needed = server->config->min_free_memory_bytes;
     return needed > 0 && atomic_load_explicit(&server->admission.memory_bytes, memory_order_relaxed) < needed;
 }
 
 static bool disk_short(struct server *server)
 {
-    return atomic_load_explicit(&server->admission.disk_bytes, memory_order_relaxed) <= 0;
+    return atomic_load(&server->admission.measured) &&
+           atomic_load_explicit(&server->admission.disk_bytes, memory_order_relaxed) <= 0;
 }
 
 void admission_measure(struct server *server)
@@ -26,6 +29,7 @@ void admission_measure(struct server *server)
     int64_t memory = machine_memory_available();
     atomic_store_explicit(&a->disk_bytes, blob_free_bytes(server->blobs), memory_order_relaxed);
     atomic_store_explicit(&a->memory_bytes, memory > 0 ? memory : INT64_MAX, memory_order_relaxed);
+    atomic_store(&a->measured, true);
     struct err err = {0};
     bool is_short = admission_check(server, &err) != 0;
     if (atomic_exchange(&a->was_short, is_short) == is_short)

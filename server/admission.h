@@ -21,6 +21,7 @@ struct server;
 struct admission {
     _Atomic int64_t disk_bytes;   /* a writer may still use: free space above the reserve */
     _Atomic int64_t memory_bytes; /* available to this process; INT64_MAX: not known */
+    atomic_bool measured;         /* before the first look nothing is short */
     atomic_bool was_short;        /* for one line in the log at each change */
 };
 

@@ -43,6 +43,7 @@ struct attempt {
     const struct store_claim *claim;
     struct store *store;
     char dir[PATH_MAX - 100], out[PATH_MAX], tmp[PATH_MAX], checkpoint[PATH_MAX];
+    double started;
     double told; /* when progress was last written */
     char stage[64];
     struct store_progress progress; /* the last one heard; its stage is `stage` */
@@ -58,7 +59,7 @@ struct attempt {
 static void lost_or_failed(const struct attempt *a, int rc, const struct err *err)
 {
     if (rc < 0) {
-        metrics_add(METRIC_STORE_ERRORS, 1);
+        metrics_add(METRIC_STORE_ERRORS_ATTEMPT, 1);
         log_warn("job %s: %s", a->claim->id, err->msg);
     }
 }
@@ -338,7 +339,7 @@ static void drop_artifacts(struct attempt *a, bool published)
     for (int i = 0; i < a->artifact_count; i++) {
         blob_unpin(a->ctx->server->blobs, a->artifacts[i].sha256);
         if (published)
-            metrics_add(METRIC_ARTIFACT_BYTES, a->artifacts[i].bytes);
+            metrics_observe(METRIC_ARTIFACT_BYTES, (double)a->artifacts[i].bytes);
         else
             gc_blob(a->store, a->ctx->server->blobs, a->artifacts[i].sha256);
     }
@@ -376,8 +377,14 @@ static void count_end(const struct attempt *a, enum job_state state)
                                           [JOB_SUCCEEDED] = METRIC_JOBS_SUCCEEDED,
                                           [JOB_FAILED] = METRIC_JOBS_FAILED,
                                           [JOB_CANCELED] = METRIC_JOBS_CANCELED};
-    if (state != JOB_RUNNING)
+    static const enum metric seconds[] = {[JOB_QUEUED] = METRIC_JOB_REQUEUED_SECONDS,
+                                          [JOB_SUCCEEDED] = METRIC_JOB_SUCCEEDED_SECONDS,
+                                          [JOB_FAILED] = METRIC_JOB_FAILED_SECONDS,
+                                          [JOB_CANCELED] = METRIC_JOB_CANCELED_SECONDS};
+    if (state != JOB_RUNNING) {
         metrics_add(metrics[state], 1);
+        metrics_observe(seconds[state], clock_seconds() - a->started);
+    }
     log_info("job %s attempt %lld: %s", a->claim->id, (long long)a->claim->attempt, job_state_name(state));
 }
 
@@ -447,15 +454,12 @@ static void settle_outcome(struct attempt *a, const struct child_outcome *out)
         settle_failed(a, STORE_FAILED, &out->err, out->problem);
         break;
     case CHILD_CRASHED:
-        metrics_add(METRIC_CHILD_CRASHES, 1);
         settle_failed(a, STORE_CRASHED, &out->err, NULL);
         break;
     case CHILD_MEMORY_LIMIT:
-        metrics_add(METRIC_CHILD_MEMORY_LIMITS, 1);
         settle_failed(a, STORE_FAILED, &out->err, NULL);
         break;
     case CHILD_TIMEOUT:
-        metrics_add(METRIC_CHILD_TIMEOUTS, 1);
         settle_failed(a, STORE_FAILED, &out->err, NULL);
         break;
     case CHILD_CANCELED:
@@ -506,12 +510,12 @@ static int prepare(struct attempt *a, struct err *err)
 
 void attempt_run(const struct attempt_ctx *ctx)
 {
-    struct attempt a = {.ctx = ctx, .claim = ctx->claim, .store = ctx->server->store};
+    struct attempt a = {.ctx = ctx, .claim = ctx->claim, .store = ctx->server->store,
+                        .started = clock_seconds()};
     struct child_outcome outcome = {0};
     struct err err = {0}, ignored = {0};
     json_t *spec = NULL;
     int64_t timeout_s = lesser(ctx->claim->timeout_s, ctx->server->config->job_timeout_s);
-    double started = clock_seconds();
     if (prepare(&a, &err) || !(spec = make_spec(&a, &err))) {
         settle_failed(&a, err.code == ERR_IO ? STORE_RETRY : STORE_FAILED, &err, NULL);
     } else {
@@ -528,7 +532,6 @@ void attempt_run(const struct attempt_ctx *ctx)
             tell_progress(&a);
         settle_outcome(&a, &outcome);
     }
-    metrics_observe(METRIC_JOB_SECONDS, clock_seconds() - started);
     if (a.out[0] && (file_remove_tree(a.out, &ignored) || file_remove_tree(a.tmp, &ignored)))
         log_warn("work folder: %s", ignored.msg);
     json_decref(spec);

@@ -10,10 +10,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <math.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -26,7 +28,9 @@
 #include "core/base/clock.h"
 #include "core/base/file.h"
 #include "core/base/log.h"
+#include "server/metrics.h"
 #include "core/recipe/job_spec.h"
+#include "server/cgroup.h"
 
 enum { READ_BYTES = 1 << 16, FIRST_SAFE_FD = 10, MAX_LINES = 1000000, POLL_MAX_MS = 60000 };
 static const double TERM_GRACE_S = 0.5;
@@ -41,6 +45,10 @@ struct child {
     int lines;
     double started, next_tick, kill_at; /* kill_at > 0: SIGTERM was sent */
     enum child_end stopped;             /* why we stopped it; CHILD_RESULT = we did not */
+    struct child_watch watch;
+    struct err limit;      /* what the watch found */
+    char cgroup[PATH_MAX]; /* "" = none */
+    int64_t oom_kills;     /* of the control group */
 };
 
 /* ---- start --------------------------------------------------------------------------------------------------------
@@ -103,8 +111,8 @@ static int spawn_attributes(posix_spawnattr_t *attributes)
     sigfillset(&all);
     int rc = posix_spawnattr_setsigmask(attributes, &none);
     rc |= posix_spawnattr_setsigdefault(attributes, &all);
-    rc |= posix_spawnattr_setpgroup(attributes, 0);
-    rc |= posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
+    /* a session of its own is a group of its own, without a terminal */
+    rc |= posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSID);
     return rc;
 }
 
@@ -130,9 +138,22 @@ static int spawn(struct child *child, int spec, int status, struct err *err)
     return rc ? err_set_errno(err, ERR_INTERNAL, "cannot start a job's process") : 0;
 }
 
+/* A kernel that would keep the limit, but cannot now, is no reason to refuse work: the other limits hold. */
+static void make_cgroup(struct child *child)
+{
+    const struct child_limits *may = &child->opts->limits;
+    struct err err = {0};
+    const int rc = may->memory_bytes > 0 ? cgroup_new(may->memory_bytes, may->threads, child->cgroup, &err) : 0;
+    if (rc < 0)
+        log_warn("a child has no control group: %s", err.msg);
+    if (rc > 0)
+        json_object_set_new(child->opts->spec, "cgroup", json_string(child->cgroup));
+}
+
 static int start(struct child *child, struct err *err)
 {
     int pipe_fd[2] = {-1, -1}, rc = -1;
+    make_cgroup(child);
     int spec = spec_fd(child->opts->spec, err);
     if (spec < 0)
         return -1;
@@ -175,6 +196,15 @@ static void keep(json_t **slot, json_t *value)
     *slot = json_incref(value);
 }
 
+/* What the sandbox lacks here is said once: it is the same for every child. */
+static void take_sandbox(json_t *object)
+{
+    static atomic_flag said = ATOMIC_FLAG_INIT;
+    const char *missing = json_string_value(json_object_get(object, "missing"));
+    if (missing && *missing && !atomic_flag_test_and_set(&said))
+        log_warn("sandbox of jobs: %.200s", missing);
+}
+
 static bool take_object(struct child *child, json_t *object)
 {
     struct child_outcome *out = child->out;
@@ -188,6 +218,8 @@ static bool take_object(struct child *child, json_t *object)
         keep(&out->result, object);
     else if (!strcmp(type, "error"))
         keep(&out->problem, object);
+    else if (!strcmp(type, "sandbox"))
+        take_sandbox(object);
     else if (child->opts->line)
         child->opts->line(child->opts->arg, type, object);
     return true;
@@ -269,6 +301,20 @@ static void tick(struct child *child)
     }
 }
 
+static void look_at_child(struct child *child, double now)
+{
+    if (child->stopped != CHILD_RESULT || child_watch_look(&child->watch, now, &child->limit) == 0)
+        return;
+    stop(child, child->limit.code == ERR_MEMORY_LIMIT ? CHILD_MEMORY_LIMIT
+                : child->limit.code == ERR_DISK_LIMIT ? CHILD_DISK_LIMIT
+                                                      : CHILD_FORBIDDEN);
+}
+
+static bool has_limits(const struct child_limits *limits)
+{
+    return limits->memory_bytes > 0 || limits->threads > 0 || limits->disk_bytes > 0;
+}
+
 /* Everything that is due by the clock; milliseconds until the next such thing. */
 static int look_at_clock(struct child *child)
 {
@@ -283,6 +329,10 @@ static int look_at_clock(struct child *child)
         stop(child, CHILD_TIMEOUT);
     if (child->lines > MAX_LINES)
         stop(child, CHILD_CRASHED);
+    if (has_limits(&o->limits)) {
+        look_at_child(child, now);
+        next = fmin(next, child->watch.next_look);
+    }
     if (child->kill_at > 0 && now >= child->kill_at) {
         kill(-child->pid, SIGKILL);
         child->kill_at = INFINITY;
@@ -332,6 +382,10 @@ static void reap(struct child *child)
     while (wait4(child->pid, &status, 0, &usage) < 0 && errno == EINTR) {
     }
     read_status(child, 1024);
+    if (child->cgroup[0]) {
+        child->oom_kills = cgroup_oom_kills(child->cgroup);
+        cgroup_remove(child->cgroup);
+    }
     child->out->signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
     child->out->status = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     child->out->max_rss_bytes = (int64_t)usage.ru_maxrss * 1024;
@@ -379,6 +433,37 @@ static enum child_end timeout(const struct child *child)
     return CHILD_TIMEOUT;
 }
 
+/* It named the call before it died, if it could. */
+static enum child_end forbidden(struct child_outcome *out)
+{
+    const char *slug = json_string_value(json_object_get(out->problem, "code"));
+    const char *detail = json_string_value(json_object_get(out->problem, "detail"));
+    const bool named = slug && detail && err_code_from_slug(slug) == ERR_FORBIDDEN_CALL;
+    err_set(&out->err, ERR_FORBIDDEN_CALL, "%.800s%s%s",
+            named ? detail : "the process called what no job may call", out->stage[0] ? ", in stage " : "",
+            out->stage);
+    return CHILD_FORBIDDEN;
+}
+
+/* The parent's look at it said so. */
+static enum child_end over_limit(const struct child *child)
+{
+    struct child_outcome *out = child->out;
+    out->err = child->limit;
+    if (out->stage[0]) {
+        const size_t len = strlen(out->err.msg);
+        snprintf(out->err.msg + len, sizeof out->err.msg - len, ", in stage %s", out->stage);
+    }
+    return child->stopped;
+}
+
+static enum child_end disk_limit(struct child_outcome *out)
+{
+    err_set(&out->err, ERR_DISK_LIMIT, "the job wrote a file larger than this server allows (job_file_bytes)%s%s",
+            out->stage[0] ? ", in stage " : "", out->stage);
+    return CHILD_DISK_LIMIT;
+}
+
 static enum child_end judge(const struct child *child)
 {
     struct child_outcome *out = child->out;
@@ -395,19 +480,35 @@ static enum child_end judge(const struct child *child)
         return CHILD_ABANDONED;
     case CHILD_TIMEOUT:
         return timeout(child);
+    case CHILD_MEMORY_LIMIT:
+    case CHILD_DISK_LIMIT:
+    case CHILD_FORBIDDEN:
+        return over_limit(child);
     default:
         break;
     }
+    if (out->signal == SIGSYS)
+        return forbidden(out);
     if (out->signal == SIGXCPU)
         return timeout(child);
-    if (out->signal == SIGXFSZ) {
-        err_set(&out->err, ERR_TOO_LARGE, "the job wrote a file larger than this server allows (job_file_bytes)");
-        return CHILD_ERROR;
-    }
+    if (out->signal == SIGXFSZ)
+        return disk_limit(out);
     /* a SIGKILL that is not ours is the kernel's: the child's oom_score_adj makes it the first victim */
-    if (out->status == JOB_EXIT_NOMEM || (out->signal == SIGKILL && child->stopped == CHILD_RESULT))
+    if (out->status == JOB_EXIT_NOMEM || child->oom_kills > 0 ||
+        (out->signal == SIGKILL && child->stopped == CHILD_RESULT))
         return memory_limit(out);
     return crashed(out);
+}
+
+static void count_exit(const struct child_outcome *out)
+{
+    static const enum metric rows[] = {
+        [CHILD_RESULT] = METRIC_CHILD_RESULTS,       [CHILD_ERROR] = METRIC_CHILD_ERRORS,
+        [CHILD_CRASHED] = METRIC_CHILD_CRASHES,      [CHILD_MEMORY_LIMIT] = METRIC_CHILD_MEMORY_LIMITS,
+        [CHILD_TIMEOUT] = METRIC_CHILD_TIMEOUTS,     [CHILD_CANCELED] = METRIC_CHILD_CANCELED,
+        [CHILD_ABANDONED] = METRIC_CHILD_ABANDONED,  [CHILD_NOT_STARTED] = METRIC_CHILD_NOT_STARTED,
+    };
+    metrics_add(out->signal == SIGSYS ? METRIC_CHILD_FORBIDDEN : rows[out->end], 1);
 }
 
 void child_run(const struct child_opts *opts, struct child_outcome *out)
@@ -415,13 +516,18 @@ void child_run(const struct child_opts *opts, struct child_outcome *out)
     struct child child = {.opts = opts, .out = out, .pidfd = -1, .status_fd = -1, .stopped = CHILD_RESULT};
     *out = (struct child_outcome){.end = CHILD_NOT_STARTED};
     child.started = clock_seconds();
+    child.watch = (struct child_watch){.limits = &opts->limits};
     child.next_tick = child.started + (double)opts->tick_ms / 1e3;
     if (start(&child, &out->err) == 0) {
+        child.watch.pid = child.pid;
         watch(&child);
         reap(&child);
         out->end = judge(&child);
+    } else if (child.cgroup[0]) {
+        cgroup_remove(child.cgroup);
     }
     out->seconds = clock_seconds() - child.started;
+    count_exit(out);
     if (out->end != CHILD_RESULT) {
         json_decref(out->result);
         out->result = NULL;

@@ -4,6 +4,8 @@
  * Contract   `/proc/self/exe __job`: descriptor 3 = the spec (JSON, sealed memfd), 4 = status pipe (one JSON object a
  *            line), everything else closed; environment nearly empty; limits from the spec, set by the child itself
  *            before it reads any input. core/recipe/job_spec.h has the form of spec and lines.
+ * Walls      The child fences itself off (server/sandbox.h) as the spec's "sandbox" says. The parent keeps a control
+ *            group around it where it may make one (server/cgroup.h), and looks at its memory, threads and disk.
  * Trust      What the child says is hostile input: lines are capped, malformed ones are counted and dropped.
  * Threads    A call blocks its thread until the child is gone; any number of threads at once. The child dies with the
  *            thread that made it (PR_SET_PDEATHSIG), so `kill -9` of the server leaves nothing running. */
@@ -15,6 +17,7 @@
 #include <stdint.h>
 
 #include "core/base/err.h"
+#include "server/child_watch.h"
 #include "server/config.h"
 
 enum child_end {
@@ -23,6 +26,8 @@ enum child_end {
     CHILD_CRASHED,      /* a signal, or an exit without result and error */
     CHILD_MEMORY_LIMIT, /* said so itself, or was killed for its memory */
     CHILD_TIMEOUT,
+    CHILD_FORBIDDEN,   /* it called what no job may call, or started too many threads; killed */
+    CHILD_DISK_LIMIT,  /* it wrote more than it may */
     CHILD_CANCELED,    /* the tick said so */
     CHILD_ABANDONED,   /* the tick said so: lease lost or server stops; killed at once */
     CHILD_NOT_STARTED, /* the server's fault, in err */
@@ -33,8 +38,9 @@ struct child_opts {
     const char *exe;         /* NULL = this binary */
     const char *const *argv; /* NULL = {"pared", "__job", NULL} */
     const char *dir;         /* working directory, NULL = / */
-    json_t *spec;            /* borrowed */
+    json_t *spec;            /* borrowed; gets "cgroup" when there is one */
     int64_t timeout_ms;      /* 0 = none */
+    struct child_limits limits; /* what the parent watches */
     int wake_fd;             /* eventfd that asks for a tick at once; -1 = none */
     int64_t tick_ms;         /* tick at least so often; 0 = only on wake_fd */
     enum child_tick (*tick)(void *arg);

@@ -7,6 +7,7 @@
 #include <netdb.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -14,6 +15,8 @@
 #include "core/base/clock.h"
 #include "core/base/log.h"
 #include "server/http_internal.h"
+
+enum { SPARE_FILES = 256 };
 
 static void connection_event(void *cls, struct MHD_Connection *conn, void **state,
                              enum MHD_ConnectionNotificationCode code)
@@ -26,23 +29,13 @@ static void connection_event(void *cls, struct MHD_Connection *conn, void **stat
         if (!c)
             return; /* it is served all the same, unwatched */
         c->fd = info->connect_fd;
-        atomic_store(&c->since, clock_seconds());
-        pthread_mutex_lock(&http->lock);
-        c->next = http->connections;
-        if (c->next)
-            c->next->prev = c;
-        http->connections = c;
-        pthread_mutex_unlock(&http->lock);
+        watch_open(http, c);
         return;
     }
     struct connection *c = *state;
     if (!c)
         return;
-    pthread_mutex_lock(&http->lock);
-    if (c->next)
-        c->next->prev = c->prev;
-    *(c->prev ? &c->prev->next : &http->connections) = c->next;
-    pthread_mutex_unlock(&http->lock);
+    watch_close(http, c);
     free(c);
     *state = NULL;
 }
@@ -86,6 +79,27 @@ static int open_socket(const struct http_opts *opts, uint16_t *port, struct err 
     return fd >= 0 ? fd : err_set_errno(err, ERR_USAGE, "listen: %s:%s cannot be listened on", opts->host, service);
 }
 
+/* As many connections as the process may have files, with some left for blobs, pipes and the catalogue. */
+static void fit_file_limit(struct http *http)
+{
+    struct rlimit files;
+    http->limit = http->opts.connection_limit;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0)
+        return;
+    rlim_t want = (rlim_t)http->limit + SPARE_FILES;
+    if (files.rlim_cur < want) {
+        files.rlim_cur = files.rlim_max < want ? files.rlim_max : want;
+        if (setrlimit(RLIMIT_NOFILE, &files) != 0)
+            getrlimit(RLIMIT_NOFILE, &files);
+    }
+    if (files.rlim_cur >= want)
+        return;
+    int fits = files.rlim_cur > 2 * SPARE_FILES ? (int)files.rlim_cur - SPARE_FILES : (int)files.rlim_cur / 2;
+    log_warn("http: %d connections do not fit into the limit of %llu open files (ulimit -n): %d are served at once",
+             http->limit, (unsigned long long)files.rlim_cur, fits);
+    http->limit = fits;
+}
+
 static void daemon_log(void *cls, const char *fmt, va_list args)
 {
     char text[512];
@@ -101,7 +115,7 @@ static int start_daemon(struct http *http, struct err *err)
     if (fd < 0)
         return -1;
     unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
-    unsigned limit = (unsigned)http->opts.connection_limit;
+    unsigned limit = (unsigned)http->limit;
     struct MHD_OptionItem pool[] = {{MHD_OPTION_THREAD_POOL_SIZE, http->opts.threads, NULL}, {MHD_OPTION_END, 0, NULL}};
     if (http->opts.threads < 2)
         pool[0].option = MHD_OPTION_END;
@@ -124,6 +138,9 @@ int http_start(struct http **out, const struct http_opts *opts, struct err *err)
     if (!http)
         return err_set(err, ERR_NOMEM, "Out of memory.");
     http->opts = *opts;
+    if (http->opts.header_timeout_s <= 0)
+        http->opts.header_timeout_s = HTTP_HEADER_SECONDS;
+    fit_file_limit(http);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);

@@ -27,6 +27,7 @@
 #include "server/trace.h"
 
 struct http; /* opaque */
+struct auth_caller;
 struct upload;
 
 /* ---- what a handler reads */
@@ -41,6 +42,7 @@ struct req {
     const char *request_id;          /* echoed as X-Request-Id */
     struct trace trace;              /* the client's trace, or a new one, with a span of this request */
     const char *owner;               /* whose resources: "local" without keys, else the key's id */
+    const struct auth_caller *caller; /* server/auth.h: the key, its scopes and limits */
     json_t *json;     /* BODY_JSON, and BODY_UPLOAD sent as application/json; else NULL. Freed by the server */
     const char *body; /* the bytes of a JSON body, to be hashed; NUL-terminated */
     size_t body_len;
@@ -129,7 +131,7 @@ struct http_opts {
     int header_timeout_s; /* 0: 10 */
     int64_t min_rate;     /* bytes a second that a body, or the reading of an answer, must keep up; 0: any */
     _Atomic int64_t max_upload_bytes, max_json_bytes; /* http_set_limits */
-    const struct http_auth *auth;                                /* borrowed: keys, Host and Origin */
+    struct http_auth *auth;                                      /* borrowed: keys, Host and Origin */
     const struct router *router;                                 /* borrowed */
     struct blobs *blobs;                                         /* where uploads go; borrowed */
     void *app;                                                   /* req->app */

@@ -113,28 +113,29 @@ void exchange_close(void *cls, struct MHD_Connection *conn, void **state, enum M
     if (!x)
         return;
     *state = NULL;
-    if (x->socket) {
-        atomic_store(&x->socket->used, true);
-        atomic_store(&x->socket->busy, false);
-        atomic_store(&x->socket->since, clock_seconds());
-    }
     if (http->opts.record && x->phase == PHASE_DONE) {
         struct http_record record = {
-            x->req.route ? x->req.route->method : "", x->route_text, x->request_id, x->res.status,
-            clock_seconds() - x->req.started,         x->body_bytes};
+            x->req.route ? x->req.route->method : "", x->route_text, x->request_id,    &x->req.trace,
+            x->res.status, clock_seconds() - x->req.started, x->body_bytes};
         http->opts.record(http->opts.app, &record);
     }
     upload_free(x->req.upload);
     json_decref(x->req.json);
     buf_fini(&x->json);
+    buf_fini(&x->out);
     faults_fini(&x->req.faults);
     res_fini(&x->res);
     arena_free(x->req.arena);
+    struct connection *socket = x->socket;
+    bool streams = x->streams;
     free(x->chunk);
     free(x->target);
     free(x);
     pthread_mutex_lock(&http->lock);
+    if (socket)
+        watch_idle(http, socket);
     http->live--;
+    http->streams -= streams;
     pthread_cond_broadcast(&http->fewer);
     pthread_mutex_unlock(&http->lock);
 }
@@ -314,10 +315,11 @@ static int admit(struct exchange *x, const char *method, const char *version)
     if (guard_target(req->arena, x->target, &target, &x->query, &req->path, &authority, &x->err) != 0 ||
         check_names(x, method, authority) != 0 || find_route(x, method, &target) != 0)
         return -1;
-    if (req->route->auth != AUTH_OPEN)
-        req->owner = http_auth_owner(x->http->opts.auth, header_of(x, "Authorization"), &x->err);
-    if (req->route->auth != AUTH_OPEN && !req->owner)
+    if (req->route->auth != AUTH_OPEN && http_auth_check(x->http->opts.auth, header_of(x, "Authorization"),
+                                                         req->route->auth, req->arena, &x->caller, &x->err) != 0)
         return -1;
+    req->owner = x->caller.owner;
+    req->caller = &x->caller;
     if (req->route->answer == ANSWER_JSON && !accepts_json(header_of(x, "Accept")))
         return err_set(&x->err, ERR_NOT_ACCEPTABLE,
                        "The answer is application/json, which the header Accept leaves out.");
@@ -328,9 +330,10 @@ static int admit(struct exchange *x, const char *method, const char *version)
 
 static void begin(struct exchange *x)
 {
+    trace_begin(&x->req.trace, header_of(x, "traceparent"));
     if (!x->socket)
         return;
-    atomic_store(&x->socket->since, x->req.started);
+    watch_moving(x->socket, MOVING_NOTHING);
     atomic_store(&x->socket->body_bytes, 0);
     atomic_store(&x->socket->busy, true);
 }
@@ -338,8 +341,7 @@ static void begin(struct exchange *x)
 static enum MHD_Result answer(struct exchange *x)
 {
     x->phase = PHASE_DONE;
-    if (x->socket)
-        atomic_store(&x->socket->receiving, false);
+    watch_moving(x->socket, x->res.stream ? MOVING_NOTHING : MOVING_ANSWER);
     return res_send(x);
 }
 
@@ -362,8 +364,7 @@ static enum MHD_Result refuse(struct exchange *x, const char *method)
         x->mode =
             body ? MODE_DISCARD : MODE_NONE; /* then answer; an answer from this call would close the connection */
         x->phase = PHASE_BODY;
-        if (x->socket)
-            atomic_store(&x->socket->receiving, body);
+        watch_moving(x->socket, body ? MOVING_BODY : MOVING_NOTHING);
         return MHD_YES;
     }
     x->close = true;
@@ -438,8 +439,7 @@ enum MHD_Result exchange_step(void *cls, struct MHD_Connection *conn, const char
         if (admit(x, method, version) != 0)
             return refuse(x, method);
         x->phase = PHASE_BODY;
-        if (x->socket)
-            atomic_store(&x->socket->receiving, x->mode != MODE_NONE);
+        watch_moving(x->socket, x->mode != MODE_NONE ? MOVING_BODY : MOVING_NOTHING);
         return MHD_YES;
     case PHASE_BODY:
         return *size ? receive(x, data, size) : complete(x, method);

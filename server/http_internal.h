@@ -22,6 +22,7 @@
 #include <stdatomic.h>
 
 #include "core/base/buf.h"
+#include "server/auth.h"
 #include "server/guard.h"
 #include "server/http.h"
 #include "server/upload.h"
@@ -58,8 +59,7 @@ struct connection { /* one socket, for the watchdog (http_watch.c) */
     _Atomic int64_t body_bytes; /* received of the body */
     /* the watchdog's own */
     bool cut;
-    int window; /* what `mark` measures: enum moving, -1 a header that comes slowly */
-    double mark_time;
+    double marked_since, mark_time; /* which `since` the mark belongs to, and when it was made */
     int64_t mark_bytes;
 };
 
@@ -70,6 +70,7 @@ struct exchange {
     struct req req;
     struct res res;
     struct err err;
+    struct auth_caller caller;
     struct query query;
     char *target; /* as sent */
     char request_id[HTTP_TEXT_BYTES];

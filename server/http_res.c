@@ -118,7 +118,8 @@ int res_file(struct res *res, int status, const char *media_type, int fd, uint64
 
 int res_wait(struct res *res, const char *key, double until)
 {
-    res->wait_key = arena_strdup(res->req->arena, key);
+    if (!res->wait_key || strcmp(res->wait_key, key) != 0) /* a stream waits often: its arena must not grow */
+        res->wait_key = arena_strdup(res->req->arena, key);
     res->wait_until = res->wait_key ? until : 0;
     return 0;
 }
@@ -128,6 +129,7 @@ void res_problem(struct exchange *x)
 {
     struct res *res = &x->res;
     res_fini(res);
+    res->stream = NULL;
     if (x->err.code == ERR_NONE)
         err_set(&x->err, ERR_INTERNAL, "The handler failed without a reason.");
     if (err_status(x->err.code) >= 500)
@@ -149,9 +151,12 @@ void res_problem(struct exchange *x)
     res_header(res, "Cache-Control", "no-store");
 }
 
-static struct MHD_Response *response_of(struct res *res)
+static struct MHD_Response *response_of(struct exchange *x)
 {
+    struct res *res = &x->res;
     struct MHD_Response *response;
+    if (res->stream)
+        return stream_response(x);
     if (res->fd >= 0) {
         response = MHD_create_response_from_fd_at_offset64(res->len, res->fd, res->offset);
         if (response)
@@ -168,12 +173,13 @@ static struct MHD_Response *response_of(struct res *res)
 enum MHD_Result res_send(struct exchange *x)
 {
     struct res *res = &x->res;
-    struct MHD_Response *response = response_of(res);
+    struct MHD_Response *response = response_of(x);
     if (!response)
         return MHD_NO;
     for (const struct res_header *h = res->headers; h; h = h->next)
         MHD_add_response_header(response, h->name, h->value);
     MHD_add_response_header(response, "X-Request-Id", x->request_id);
+    MHD_add_response_header(response, "traceparent", x->req.trace.parent);
     MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
     if (!header_of(res, "Cache-Control"))
         MHD_add_response_header(response, "Cache-Control", "private, no-cache");

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "core/base/log.h"
+#include "server/auth.h"
 #include "server/http.h"
 #include "server/server.h"
 
@@ -30,6 +31,12 @@ void server_reload(struct server *server)
         err_set(&err, ERR_NOMEM, "out of memory");
     if (!fresh || config_reload(&fresh->config, server->config, &changed, &refused, &err)) {
         log_error("settings not read again, the old ones stay: %s", err.msg);
+        free(fresh);
+        goto out;
+    }
+    if (http_auth_reload(server->auth, &fresh->config, &err)) {
+        log_error("settings not read again, the old ones stay: %s", err.msg);
+        config_fini(&fresh->config);
         free(fresh);
         goto out;
     }

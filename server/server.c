@@ -147,7 +147,7 @@ static int start_http(struct run *run, const struct route *routes, struct err *e
     struct server *server = &run->server;
     const struct config *config = server->config;
     struct http *http = NULL;
-    server->auth = http_auth_new(config, err);
+    server->auth = http_auth_new(config, server->store, err);
     if (!server->auth)
         return -1;
     server->router = router_new(routes);
@@ -189,9 +189,9 @@ static int announce(struct run *run, struct err *err)
 /* ---- the loop -----------------------------------------------------------------------------------------------------
  */
 
-static void store_failed(const char *what, const struct err *err)
+static void store_failed(const char *what, enum metric metric, const struct err *err)
 {
-    metrics_add(METRIC_STORE_ERRORS, 1);
+    metrics_add(metric, 1);
     log_warn("%s: %s", what, err->msg);
 }
 
@@ -200,7 +200,7 @@ static void on_upkeep(uv_timer_t *timer)
     struct run *run = timer->data;
     struct err err = {0};
     if (store_maintain(run->server.store, &err))
-        store_failed("upkeep", &err);
+        store_failed("upkeep", METRIC_STORE_ERRORS_UPKEEP, &err);
     admission_measure(&run->server);
 }
 
@@ -210,7 +210,7 @@ static void on_reap(uv_timer_t *timer)
     struct err err = {0};
     int reaped = 0;
     if (store_job_reap(run->server.store, NULL, &reaped, &err))
-        store_failed("reaper", &err);
+        store_failed("reaper", METRIC_STORE_ERRORS_REAP, &err);
     if (reaped) {
         metrics_add(METRIC_LEASES_LOST, reaped);
         log_warn("%d jobs lost their worker and are queued again", reaped);

@@ -97,7 +97,7 @@ static void beat_one(struct workers *pool, struct worker *w)
     }
     uv_mutex_unlock(&pool->lock);
     if (beat == STORE_BEAT_ERROR) {
-        metrics_add(METRIC_STORE_ERRORS, 1);
+        metrics_add(METRIC_STORE_ERRORS_BEAT, 1);
         log_warn("no beat for job %s: %s", id, err.msg);
     }
 }
@@ -161,6 +161,8 @@ static bool work_once(struct worker *w)
     const struct config *config = w->pool->server->config;
     struct err err = {0};
     struct store_claim claim;
+    if (admission_check(w->pool->server, &err)) /* a job started now would fail for want of disk or memory */
+        return false;
     struct arena *arena = arena_new();
     double claimed = clock_seconds();
     int rc = arena ? store_job_claim(w->pool->server->store, w->name, config->lease_ms, arena, &claim, &err)
@@ -169,7 +171,7 @@ static bool work_once(struct worker *w)
         run(w, arena, &claim, claimed);
     arena_free(arena);
     if (rc < 0) {
-        metrics_add(METRIC_STORE_ERRORS, 1);
+        metrics_add(METRIC_STORE_ERRORS_CLAIM, 1);
         log_warn("no job could be claimed: %s", err.msg);
     }
     return rc > 0;
@@ -241,6 +243,7 @@ struct workers *workers_start(struct server *server, struct err *err)
     }
     pool->server = server;
     pool->count = count;
+    metrics_set(METRIC_WORKERS, count);
     for (int i = 0; i < count; i++)
         pool->at[i].wake_fd = -1;
     uv_mutex_init(&pool->lock);
