@@ -26,6 +26,32 @@ int api_id(const struct req *req, const char *prefix, const char *noun, const ch
 
 /* ---- lists */
 
+/* 0 when the parameter is absent. */
+static int query_time(struct req *req, const char *name, int64_t *out, struct err *err)
+{
+    const char *text = req_query(req, name);
+    char pointer[40];
+    *out = 0;
+    if (!text || (clock_parse(text, out) && *out > 0))
+        return 0;
+    snprintf(pointer, sizeof pointer, "?%s", name);
+    faults_add(&req->faults, pointer, "must be a time like 2026-11-23T07:30:00Z, not '%.60s'", text);
+    return err_set(err, ERR_INVALID, "The parameter `%s` must be a time like 2026-11-23T07:30:00Z (RFC 3339).", name);
+}
+
+static int page_filters(struct req *req, struct store_page *page, struct err *err)
+{
+    const char *list = req->route->query;
+    if (strstr(list, "created_from") && (query_time(req, "created_from", &page->created_from, err) != 0 ||
+                                         query_time(req, "created_before", &page->created_before, err) != 0))
+        return -1;
+    page->name = req_query(req, "name");
+    if (!page->name || api_good_name(page->name))
+        return 0;
+    faults_add(&req->faults, "?name", "must be a whole name of 1 to 200 bytes");
+    return err_set(err, ERR_INVALID, "The parameter `name` must be a whole name of 1 to 200 bytes.");
+}
+
 int api_page(struct req *req, const char *prefix, struct store_page *page, struct err *err)
 {
     int64_t limit;
@@ -37,8 +63,8 @@ int api_page(struct req *req, const char *prefix, struct store_page *page, struc
         return err_set(err, ERR_INVALID,
                        "The parameter `cursor` is no cursor of this list; take next_cursor of the page before.");
     }
-    *page = (struct store_page){req->owner, cursor, (int)limit};
-    return 0;
+    *page = (struct store_page){.owner = req->owner, .after = cursor, .limit = (int)limit};
+    return page_filters(req, page, err);
 }
 
 json_t *api_page_json(json_t *rows, bool more, const char *last)
@@ -165,6 +191,24 @@ int api_faults(const struct req *req, struct err *err)
                    detail, stop, faults->count);
 }
 
+/* Characters that are not seen but change what is seen: marks and overrides of the writing direction (a file that ends
+ * in "exe" and shows "fdp"), C1 controls, line separators, byte order mark. Valid UTF-8 is given. */
+static bool has_hidden(const char *name)
+{
+    static const char *const hidden[] = {
+        "\xd8\x9c",     "\xe2\x80\x8e", "\xe2\x80\x8f", "\xe2\x80\xaa", "\xe2\x80\xab", "\xe2\x80\xac", "\xe2\x80\xad",
+        "\xe2\x80\xae", "\xe2\x81\xa6", "\xe2\x81\xa7", "\xe2\x81\xa8", "\xe2\x81\xa9", "\xe2\x80\xa8", "\xe2\x80\xa9",
+        "\xef\xbb\xbf",
+    };
+    for (size_t i = 0; i < sizeof hidden / sizeof hidden[0]; i++)
+        if (strstr(name, hidden[i]))
+            return true;
+    for (const char *c = name; (c = strchr(c, '\xc2')); c++)
+        if ((unsigned char)c[1] < 0xa0)
+            return true;
+    return false;
+}
+
 bool api_good_name(const char *name)
 {
     size_t len = strlen(name);
@@ -173,7 +217,7 @@ bool api_good_name(const char *name)
     for (size_t i = 0; i < len; i++)
         if ((unsigned char)name[i] < 32 || name[i] == 127 || name[i] == '/' || name[i] == '\\')
             return false;
-    return true;
+    return !has_hidden(name);
 }
 
 /* ---- downloads */
@@ -216,19 +260,20 @@ int api_download(struct req *req, struct res *res, const struct api_download *wh
     char etag[SHA256_HEX + 2];
     int64_t bytes = 0;
     uint64_t first = 0, len;
-    const char *if_match = req_header(req, "If-Match"), *if_range = req_header(req, "If-Range");
+    const char *if_range = req_header(req, "If-Range");
     snprintf(etag, sizeof etag, "\"%s\"", what->sha256);
-    if (if_match && !etag_listed(if_match, etag, false))
-        return err_set(err, ERR_PRECONDITION, "The file's ETag is none of those in If-Match.");
-    if (etag_listed(req_header(req, "If-None-Match"), etag, true)) {
-        res_header(res, "ETag", "%s", etag);
-        return res_empty(res, 304);
-    }
+    if (api_if_match(req, etag, err) != 0)
+        return -1;
+    if (!what->revalidate)
+        res_header(res, "Cache-Control", "private, max-age=3600, immutable");
+    if (api_not_modified(req, res, etag))
+        return 0;
     int fd = blob_open(api_server(req)->blobs, what->sha256, &bytes, err);
     if (fd < 0)
         return -1;
     len = (uint64_t)bytes;
-    bool whole = if_range && strcmp(if_range, etag) != 0;
+    /* RFC 9110 14.2: Range is of GET alone; 13.1.5: a weak tag or a date in If-Range is never the strong tag here */
+    bool whole = (if_range && strcmp(if_range, etag) != 0) || strcmp(req->method, "GET") != 0;
     enum range_kind kind = range_parse(whole ? NULL : req_header(req, "Range"), (uint64_t)bytes, &first, &len);
     if (kind == RANGE_BEYOND) {
         close(fd);

@@ -18,7 +18,25 @@ static inline struct server *api_server(const struct req *req)
 /* ERR_NOT_FOUND unless param[0] has the form of an id of this kind; `noun`: "model". */
 int api_id(const struct req *req, const char *prefix, const char *noun, const char **id, struct err *err);
 
-/* ---- lists: ?limit=1..200 (50) and ?cursor=, the id of the last row seen */
+/* ---- answers of GET, with ETag; 304 when If-None-Match has it (answer.c) */
+enum { API_ETAG = 80 };
+enum api_life {
+    API_FIXED, /* never changes under this URL: a strong tag */
+    API_LIVE,  /* weak */
+};
+/* 200 with the document, whose reference is stolen. */
+int api_json(struct req *req, struct res *res, json_t *json, enum api_life life, struct err *err);
+/* The same with JSON text that outlives the answer. */
+int api_text(struct req *req, struct res *res, const char *text, enum api_life life);
+/* Sets ETag; true: the answer is 304 and complete. */
+bool api_not_modified(struct req *req, struct res *res, const char *etag);
+/* ERR_PRECONDITION when If-Match is there and does not have `etag`; strong comparison: weak tags never match. */
+int api_if_match(const struct req *req, const char *etag, struct err *err);
+/* The same for what api_json answers as API_FIXED; the reference is stolen. */
+int api_json_if_match(const struct req *req, json_t *json, struct err *err);
+
+/* ---- lists: ?limit=1..200 (50) and ?cursor=, the id of the last row seen; where the route has them, the filters
+ * ?name=, ?created_from= and ?created_before= */
 enum { API_PAGE_MAX = 200 };
 int api_page(struct req *req, const char *prefix, struct store_page *page, struct err *err);
 /* {"data": rows, "next_cursor": id of the last row, or null}. `rows` is stolen; `last` may be NULL when there is no
@@ -47,7 +65,8 @@ bool api_good_name(const char *name);
 /* ---- downloads */
 struct api_download {
     const char *sha256, *name, *media_type;
-    bool inline_; /* shown by a browser instead of saved */
+    bool inline_;    /* shown by a browser instead of saved */
+    bool revalidate; /* the bytes behind this URL may become others: a cache asks each time */
 };
 /* 200, 206, 304, 412 or 416, with ETag, Repr-Digest, Content-Disposition and ranges. */
 int api_download(struct req *req, struct res *res, const struct api_download *what, struct err *err);

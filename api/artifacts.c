@@ -37,7 +37,7 @@ int artifacts_list(struct req *req, struct res *res, struct err *err)
     json_t *list = json_array();
     for (int i = 0; i < count; i++)
         json_array_append_new(list, artifact_json(&rows[i]));
-    return res_json(res, 200, api_page_json(list, false, NULL), err);
+    return api_json(req, res, api_page_json(list, false, NULL), API_LIVE, err);
 }
 
 /* The named artifact; a job that has not made it yet says so (409), one that never will has none (404). */
@@ -78,5 +78,32 @@ int jobs_report(struct req *req, struct res *res, struct err *err)
         return -1;
     struct api_download what = {
         .sha256 = artifact.sha256, .name = artifact.name, .media_type = "application/json", .inline_ = true};
+    return api_download(req, res, &what, err);
+}
+
+/* ---- by id: an artifact exists only once its job has succeeded */
+
+static int find_by_id(struct req *req, struct store_artifact *out, struct err *err)
+{
+    const char *id;
+    if (api_id(req, "art", "artifact", &id, err) != 0)
+        return -1;
+    return store_artifact_get(api_server(req)->store, req->owner, id, req->arena, out, err);
+}
+
+int artifacts_get(struct req *req, struct res *res, struct err *err)
+{
+    struct store_artifact artifact;
+    if (find_by_id(req, &artifact, err) != 0)
+        return -1;
+    return api_json(req, res, artifact_json(&artifact), API_FIXED, err);
+}
+
+int artifacts_get_content(struct req *req, struct res *res, struct err *err)
+{
+    struct store_artifact artifact;
+    if (find_by_id(req, &artifact, err) != 0)
+        return -1;
+    struct api_download what = {.sha256 = artifact.sha256, .name = artifact.name, .media_type = artifact.media_type};
     return api_download(req, res, &what, err);
 }

@@ -50,5 +50,5 @@ int job_metrics_list(struct req *req, struct res *res, struct err *err)
     for (int i = 0; i < count; i++)
         json_array_append_new(list, metric_json(&rows[i]));
     snprintf(last, sizeof last, "%lld", (long long)(count ? rows[count - 1].seq : 0));
-    return res_json(res, 200, api_page_json(list, count == limit, last), err);
+    return api_json(req, res, api_page_json(list, count == limit, last), API_LIVE, err);
 }

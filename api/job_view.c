@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "api/job_view.h"
 
+#include <math.h>
 #include <stdio.h>
 
 #include "api/api.h"
+#include "core/base/clock.h"
 #include "core/base/utf8.h"
+#include "server/estimate.h"
 
-static json_t *progress_json(const struct store_progress *progress)
+json_t *job_progress_json(const struct store_progress *progress)
 {
     json_t *object = json_pack("{s:I, s:I, s:o, s:I, s:I}", "step", (json_int_t)progress->step, "steps",
                                (json_int_t)progress->steps, "stage", utf8_json(progress->stage ? progress->stage : ""),
@@ -22,20 +25,28 @@ static void set_links(json_t *object, const struct store_job *job)
 {
     static const struct {
         const char *name, *suffix;
-        bool ended; /* only of ended (or only of living) jobs */
-        bool always;
-    } links[] = {{"self", "", false, true},
-                 {"artifacts", "/artifacts", false, true},
-                 {"metrics", "/metrics", false, true},
-                 {"report", "/report", true, false},
-                 {"cancel", "/cancel", false, false}};
+        enum { ALWAYS, LIVING, ENDED, SUCCEEDED } when;
+    } links[] = {{"self", "", ALWAYS},
+                 {"artifacts", "/artifacts", ALWAYS},
+                 {"metrics", "/metrics", ALWAYS},
+                 {"events", "/events", false, true},
+                 {"report", "/report", SUCCEEDED},
+                 {"retry", "/retry", ENDED},
+                 {"cancel", "/cancel", LIVING}};
     json_t *all = json_object();
     for (size_t i = 0; i < sizeof links / sizeof links[0]; i++) {
         char url[160];
-        bool shown = links[i].always || (links[i].ended ? job->state == JOB_SUCCEEDED : !job_state_ended(job->state));
+        bool ended = job_state_ended(job->state), succeeded = job->state == JOB_SUCCEEDED;
+        bool shown = links[i].when == ALWAYS || (links[i].when == LIVING && !ended) || (links[i].when == ENDED && ended) ||
+                     (links[i].when == SUCCEEDED && succeeded);
         snprintf(url, sizeof url, "/v1/jobs/%s%s", job->id, links[i].suffix);
         if (shown)
             json_object_set_new(all, links[i].name, json_string(url));
+    }
+    if (job->retry_of) {
+        char url[160];
+        snprintf(url, sizeof url, "/v1/jobs/%s", job->retry_of);
+        json_object_set_new(all, "parent", json_string(url));
     }
     json_object_set_new(object, "links", all);
 }
@@ -72,11 +83,15 @@ json_t *job_json(const struct store_job *job)
     json_t *object = json_object();
     json_object_set_new(object, "id", json_string(job->id));
     json_object_set_new(object, "object", json_string("job"));
+    api_set_text(object, "name", job->name);
     json_object_set_new(object, "state", json_string(job_state_name(job->state)));
     json_object_set_new(object, "cancel_requested", json_boolean(job->cancel_requested_at != 0));
     for (int role = 0; role < JOB_ROLE_COUNT; role++)
         api_set_text(object, job_role_name((enum job_role)role), job->inputs[role]);
     take_keys(object, job->request, request_keys);
+    api_set_text(object, "retry_of", job->retry_of);
+    if (job->reused)
+        json_object_set_new(object, "reused", json_true());
     json_object_set_new(object, "priority", json_integer(job->priority));
     if (job->timeout_s)
         json_object_set_new(object, "timeout_s", json_integer(job->timeout_s));
@@ -90,7 +105,7 @@ json_t *job_json(const struct store_job *job)
     if (job->queue_position)
         json_object_set_new(object, "queue_position", json_integer(job->queue_position));
     if (job->progress.updated_at)
-        json_object_set_new(object, "progress", progress_json(&job->progress));
+        json_object_set_new(object, "progress", job_progress_json(&job->progress));
     if (job->result)
         take_keys(object, job->result, result_keys);
     json_object_set_new(object, "error", job->error ? error_json(job->error) : json_null());
@@ -99,5 +114,25 @@ json_t *job_json(const struct store_job *job)
     api_set_time(object, "started_at", job->started_at);
     api_set_time(object, "finished_at", job->finished_at);
     set_links(object, job);
+    return object;
+}
+
+/* Rounded to a tenth: more digits would claim more than a median of past jobs knows. */
+static void set_estimate(json_t *object, const char *key, double seconds)
+{
+    if (seconds >= 0)
+        json_object_set_new(object, key, json_real(round(seconds * 10) / 10));
+}
+
+json_t *job_json_estimated(const struct req *req, const struct store_job *job)
+{
+    json_t *object = job_json(job);
+    struct server *server = api_server(req);
+    if (job_state_ended(job->state))
+        return object;
+    struct estimate estimate =
+        estimate_job(server->store, server->config->workers, job, clock_epoch_ms(), req->arena);
+    set_estimate(object, "wait_s", estimate.wait_s);
+    set_estimate(object, "eta_s", estimate.eta_s);
     return object;
 }

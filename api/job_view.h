@@ -9,5 +9,9 @@
 
 /* New reference. */
 json_t *job_json(const struct store_job *job);
+/* With wait_s and eta_s, as far as past jobs tell them (server/estimate.h). */
+struct req;
+json_t *job_json_estimated(const struct req *req, const struct store_job *job);
+json_t *job_progress_json(const struct store_progress *progress);
 
 #endif

@@ -7,6 +7,7 @@
 
 #include "api/api.h"
 #include "api/handlers.h"
+#include "api/job_new.h"
 #include "api/job_view.h"
 #include "core/base/clock.h"
 #include "core/base/hash.h"
@@ -18,7 +19,7 @@
 #include "server/metrics.h"
 #include "server/range.h"
 
-enum { WAIT_MAX_S = 30, KEY_MAX = 255, LABELS_MAX = 64 };
+enum { WAIT_MAX_S = 30 };
 
 /* What is gathered while a job is checked. */
 struct draft {
@@ -186,23 +187,6 @@ static int check_needs(struct draft *d, struct err *err)
 
 /* ---- POST: the rest */
 
-static void read_labels(struct draft *d)
-{
-    json_t *labels = json_object_get(d->req->json, "labels"), *value;
-    const char *key;
-    if (labels && !json_is_object(labels)) {
-        faults_add(&d->req->faults, "/labels", "must be an object of strings");
-        return;
-    }
-    if (json_object_size(labels) > LABELS_MAX)
-        faults_add(&d->req->faults, "/labels", "has %zu entries; at most %d are kept", json_object_size(labels),
-                   LABELS_MAX);
-    json_object_foreach(labels, key, value) if (!json_is_string(value) || strlen(json_string_value(value)) > 1000)
-        faults_add(&d->req->faults, api_pointer(d->req->arena, "/labels", key),
-                   "must be a string of at most 1000 bytes");
-    d->labels = labels;
-}
-
 static void read_numbers(struct draft *d)
 {
     const struct config *config = api_server(d->req)->config;
@@ -216,39 +200,35 @@ static void read_numbers(struct draft *d)
                     config->job_memory_bytes > 0 ? config->job_memory_bytes : INT64_C(1) << 50, faults);
 }
 
-static int read_key(struct draft *d, char sha256[SHA256_HEX], struct err *err)
+/* The name for people, labels, and whether an old result will do. */
+static void read_words(struct draft *d)
 {
-    const char *key = req_header(d->req, "Idempotency-Key");
-    if (!key)
-        return 0;
-    if (!key[0] || strlen(key) > KEY_MAX)
-        return err_set(err, ERR_BAD_REQUEST, "Idempotency-Key must have 1 to %d characters.", KEY_MAX);
-    hash_bytes(d->req->body, d->req->body_len, sha256);
-    d->job.idempotency_key = key;
-    d->job.request_sha256 = sha256;
-    d->job.idempotency_ttl_s = api_server(d->req)->config->idempotency_ttl_s;
-    return 0;
+    struct req *req = d->req;
+    const json_t *reuse = json_object_get(req->json, "reuse");
+    d->job.name = api_get_text(req->json, "name", &req->faults);
+    if (d->job.name && !api_good_name(d->job.name))
+        faults_add(&req->faults, "/name", "must be 1 to 200 bytes without slashes and control characters");
+    if (reuse && !json_is_boolean(reuse))
+        faults_add(&req->faults, "/reuse", "must be true or false");
+    d->job.reuse = json_is_true(reuse);
+    d->labels = json_object_get(req->json, "labels");
+    job_labels_check(d->labels, req);
 }
 
-/* What GET shows of the request, and the worker's recipe; text in the arena. */
-static const char *request_text(struct draft *d)
+/* What GET shows of the request, and the worker's recipe. */
+static int fill(struct draft *d, struct err *err)
 {
-    json_t *request = json_object();
-    json_object_set_new(request, "recipe", recipe_json(d->recipe));
-    api_set_text(request, "recipe_name", d->recipe_name);
-    if (d->labels)
-        json_object_set(request, "labels", d->labels);
-    char *text = json_dumps(request, JSON_COMPACT | JSON_REAL_PRECISION(15));
-    const char *out = text ? arena_strdup(d->req->arena, text) : NULL;
-    free(text);
-    json_decref(request);
-    return out;
+    json_t *recipe = recipe_json(d->recipe);
+    int rc = recipe ? job_new_fill(d->req->arena, recipe, d->recipe_name, d->labels, &d->job, err)
+                    : err_set(err, ERR_NOMEM, "Out of memory.");
+    json_decref(recipe);
+    return rc;
 }
 
 static int check(struct draft *d, struct err *err)
 {
-    static const char *const keys[] = {"model",    "dataset",   "val_dataset", "eval_dataset", "teacher", "recipe",
-                                       "priority", "timeout_s", "threads",     "memory_bytes", "labels",  NULL};
+    static const char *const keys[] = {"model",     "dataset", "val_dataset",  "eval_dataset", "teacher", "recipe", "priority",
+                                       "timeout_s", "threads", "memory_bytes", "labels",       "name",    "reuse",  NULL};
     struct req *req = d->req;
     if (!json_is_object(req->json))
         return err_set(err, ERR_INVALID,
@@ -260,7 +240,7 @@ static int check(struct draft *d, struct err *err)
     if (read_recipe(d, err) != 0)
         return -1;
     read_numbers(d);
-    read_labels(d);
+    read_words(d);
     if (d->recipe && d->job.inputs[JOB_ROLE_MODEL] && check_needs(d, err) != 0)
         return -1;
     return api_faults(req, err);
@@ -273,73 +253,44 @@ int jobs_create(struct req *req, struct res *res, struct err *err)
     char sha256[SHA256_HEX];
     struct store_job job;
     bool replayed = false;
-    int rc = read_key(&d, sha256, err);
+    int rc = job_new_key(req, req->body, req->body_len, sha256, &d.job, err);
     if (rc == 0)
         rc = check(&d, err);
-    if (rc == 0 && !(d.job.request = request_text(&d)))
-        rc = err_set(err, ERR_NOMEM, "Out of memory.");
+    if (rc == 0)
+        rc = fill(&d, err);
     if (rc == 0)
         rc = store_job_insert(server->store, &d.job, req->arena, &job, &replayed, err);
     if (rc == 0)
-        rc = res_json(res, 202, job_json(&job), err);
-    if (rc == 0) {
-        res_header(res, "Location", "/v1/jobs/%s", job.id);
-        res_header(res, "Retry-After", "2");
-        if (replayed)
-            res_header(res, "Idempotent-Replayed", "true");
-        else
-            metrics_add(METRIC_JOBS_ACCEPTED, 1);
-    }
+        rc = job_new_answer(res, &job, replayed, err);
     draft_fini(&d);
     return rc;
 }
 
 /* ---- reading */
 
-int jobs_list(struct req *req, struct res *res, struct err *err)
+/* An ended job changes no more: its tag is strong. */
+static void etag_of(int64_t version, enum job_state state, char out[API_ETAG])
 {
-    struct store_page page;
-    const char *name = req_query(req, "state");
-    int state = name ? job_state_from_name(name) : -1, count = 0;
-    bool more = false;
-    if (name && state < 0) {
-        faults_add(&req->faults, "?state", "must be queued, running, succeeded, failed or canceled, not '%.60s'", name);
-        return err_set(err, ERR_INVALID,
-                       "There is no job state '%.60s'; it is queued, running, succeeded, failed or canceled.", name);
-    }
-    if (api_page(req, "job", &page, err) != 0)
-        return -1;
-    struct store_job *rows = arena_calloc(req->arena, (size_t)page.limit, sizeof *rows);
-    if (!rows)
-        return err_set(err, ERR_NOMEM, "Out of memory.");
-    if (store_job_list(api_server(req)->store, &page, state, req->arena, rows, &count, &more, err) != 0)
-        return -1;
-    json_t *list = json_array();
-    for (int i = 0; i < count; i++)
-        json_array_append_new(list, job_json(&rows[i]));
-    return res_json(res, 200, api_page_json(list, more, count ? rows[count - 1].id : NULL), err);
-}
-
-static void etag_of(int64_t version, char out[40])
-{
-    snprintf(out, 40, "W/\"v%lld\"", (long long)version);
+    snprintf(out, API_ETAG, "%s\"v%lld\"", job_state_ended(state) ? "" : "W/", (long long)version);
 }
 
 int jobs_get(struct req *req, struct res *res, struct err *err)
 {
     struct store *store = api_server(req)->store;
     const char *id, *known = req_header(req, "If-None-Match");
-    int64_t wait_s, version;
+    int64_t wait_s, since, version;
     enum job_state state;
-    char etag[40];
+    char etag[API_ETAG];
     if (api_id(req, "job", "job", &id, err) != 0 || req_query_int(req, "wait", 0, 0, 86400, &wait_s, err) != 0 ||
+        req_query_int(req, "since", -1, 0, INT64_MAX / 2, &since, err) != 0 ||
         store_job_version(store, req->owner, id, &version, &state, err) != 0)
         return -1;
     double until = req->started + (double)(wait_s < WAIT_MAX_S ? wait_s : WAIT_MAX_S);
-    etag_of(version, etag);
+    etag_of(version, state, etag);
     bool unchanged = etag_listed(known, etag, true);
-    bool may_wait = wait_s > 0 && clock_seconds() < until && !job_state_ended(state) && !http_draining(req->http);
-    if (may_wait && (unchanged || !known))
+    bool may_wait = wait_s > 0 && clock_seconds() < until && !job_state_ended(state) && !http_draining(req->http) &&
+                    (req->round > 0 || !http_crowded(req->http));
+    if (may_wait && (since >= 0 ? version == since : unchanged || !known))
         return res_wait(res, id, until);
     if (unchanged) {
         res_header(res, "ETag", "%s", etag);
@@ -348,9 +299,9 @@ int jobs_get(struct req *req, struct res *res, struct err *err)
     struct store_job job;
     if (store_job_get(store, req->owner, id, req->arena, &job, err) != 0)
         return -1;
-    etag_of(job.version, etag);
+    etag_of(job.version, job.state, etag);
     res_header(res, "ETag", "%s", etag);
-    return res_json(res, 200, job_json(&job), err);
+    return res_json(res, 200, job_json_estimated(req, &job), err);
 }
 
 /* ---- cancel, delete */
@@ -365,7 +316,22 @@ int jobs_cancel(struct req *req, struct res *res, struct err *err)
     if (job_state_ended(job.state)) /* no worker has it: what an earlier attempt left goes here */
         attempt_forget(api_server(req), id);
     res_header(res, "Location", "/v1/jobs/%s", id);
+    res_header(res, "Retry-After", "1");
     return res_json(res, 202, job_json(&job), err);
+}
+
+/* If-Match holds for an ended job's tag; one that has not ended is refused by its state all the same. */
+static int delete_condition(const struct req *req, const char *id, struct err *err)
+{
+    int64_t version;
+    enum job_state state;
+    char etag[API_ETAG];
+    if (!req_header(req, "If-Match"))
+        return 0;
+    if (store_job_version(api_server(req)->store, req->owner, id, &version, &state, err) != 0)
+        return -1;
+    etag_of(version, state, etag);
+    return api_if_match(req, etag, err);
 }
 
 int jobs_delete(struct req *req, struct res *res, struct err *err)
@@ -373,7 +339,7 @@ int jobs_delete(struct req *req, struct res *res, struct err *err)
     struct server *server = api_server(req);
     struct store_orphans orphans = {0};
     const char *id;
-    if (api_id(req, "job", "job", &id, err) != 0 ||
+    if (api_id(req, "job", "job", &id, err) != 0 || delete_condition(req, id, err) != 0 ||
         store_job_delete(server->store, req->owner, id, req->arena, &orphans, err) != 0)
         return -1;
     gc_blobs(server->store, server->blobs, &orphans);

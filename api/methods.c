@@ -6,11 +6,10 @@
 
 int methods_list(struct req *req, struct res *res, struct err *err)
 {
-    (void)req;
     json_t *all = method_json(NULL);
     if (json_is_array(all)) /* every list of the API has the same frame */
         all = api_page_json(all, false, NULL);
-    return res_json(res, 200, all, err);
+    return api_json(req, res, all, API_FIXED, err);
 }
 
 int methods_get(struct req *req, struct res *res, struct err *err)
@@ -18,5 +17,5 @@ int methods_get(struct req *req, struct res *res, struct err *err)
     const struct method *method = method_find(req->param[0]);
     if (!method)
         return err_set(err, ERR_NOT_FOUND, "There is no method '%.60s'; GET /v1/methods lists them.", req->param[0]);
-    return res_json(res, 200, method_json(method), err);
+    return api_json(req, res, method_json(method), API_FIXED, err);
 }

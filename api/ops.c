@@ -56,12 +56,20 @@ int readyz_get(struct req *req, struct res *res, struct err *err)
                 : err_set(err, ERR_NOMEM, "Out of memory.");
 }
 
+/* Which server is this? Open, as /healthz tells it too. */
+int version_get(struct req *req, struct res *res, struct err *err)
+{
+    return api_json(req, res, json_pack("{s:s, s:s, s:[s]}", "name", "pared", "version", PARED_VERSION, "api", "v1"),
+                    API_FIXED, err);
+}
+
 int metrics_get(struct req *req, struct res *res, struct err *err)
 {
     struct buf text = {0};
     metrics_render(&text, api_server(req));
     size_t len = text.len;
     char *bytes = buf_take(&text);
+    res_header(res, "Cache-Control", "no-store");
     if (!bytes)
         return err_set(err, ERR_NOMEM, "Out of memory.");
     return res_take(res, 200, "text/plain; version=0.0.4; charset=utf-8", bytes, len);
@@ -85,5 +93,6 @@ int stats_get(struct req *req, struct res *res, struct err *err)
     json_object_set_new(stats, "models", json_integer(counts.models));
     json_object_set_new(stats, "datasets", json_integer(counts.datasets));
     json_object_set_new(stats, "artifacts", json_integer(counts.artifacts));
+    res_header(res, "Cache-Control", "no-store"); /* uptime differs every time */
     return res_json(res, 200, stats, err);
 }

@@ -51,18 +51,18 @@ int recipes_list(struct req *req, struct res *res, struct err *err)
         json_array_append_new(list, preset_row(*p));
     for (int i = 0; i < count; i++)
         json_array_append_new(list, own_row(&rows[i]));
-    return res_json(res, 200, api_page_json(list, more, count ? rows[count - 1].id : NULL), err);
+    return api_json(req, res, api_page_json(list, more, count ? rows[count - 1].id : NULL), API_LIVE, err);
 }
 
 int recipes_get(struct req *req, struct res *res, struct err *err)
 {
     const struct preset *preset = preset_find(req->param[0]);
     if (preset)
-        return res_json(res, 200, preset_row(preset), err);
+        return api_json(req, res, preset_row(preset), API_FIXED, err);
     struct store_recipe row;
     if (store_recipe_get(api_server(req)->store, req->owner, req->param[0], req->arena, &row, err) != 0)
         return -1;
-    return res_json(res, 200, own_row(&row), err);
+    return api_json(req, res, own_row(&row), API_FIXED, err);
 }
 
 /* The recipe with all defaults as JSON text in the arena, or NULL with faults. */
@@ -116,7 +116,10 @@ int recipes_delete(struct req *req, struct res *res, struct err *err)
     if (preset_find(req->param[0]))
         return err_set(err, ERR_FORBIDDEN, "The preset '%s' ships with the server and cannot be deleted.",
                        req->param[0]);
-    if (store_recipe_delete(api_server(req)->store, req->owner, req->param[0], err) != 0)
+    struct store_recipe row;
+    if (store_recipe_get(api_server(req)->store, req->owner, req->param[0], req->arena, &row, err) != 0 ||
+        api_json_if_match(req, own_row(&row), err) != 0 ||
+        store_recipe_delete(api_server(req)->store, req->owner, req->param[0], err) != 0)
         return -1;
     return res_empty(res, 204);
 }

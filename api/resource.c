@@ -53,7 +53,7 @@ int resource_list(const struct resource_kind *kind, struct req *req, struct res 
     json_t *list = json_array();
     for (int i = 0; i < count; i++)
         json_array_append_new(list, resource_json(kind, &rows[i]));
-    return res_json(res, 200, api_page_json(list, more, count ? rows[count - 1].id : NULL), err);
+    return api_json(req, res, api_page_json(list, more, count ? rows[count - 1].id : NULL), API_LIVE, err);
 }
 
 static int get_row(const struct resource_kind *kind, struct req *req, struct store_resource *row, struct err *err)
@@ -69,16 +69,16 @@ int resource_get(const struct resource_kind *kind, struct req *req, struct res *
     struct store_resource row;
     if (get_row(kind, req, &row, err) != 0)
         return -1;
-    return res_json(res, 200, resource_json(kind, &row), err);
+    return api_json(req, res, resource_json(kind, &row), API_FIXED, err);
 }
 
 int resource_delete(const struct resource_kind *kind, struct req *req, struct res *res, struct err *err)
 {
     struct server *server = api_server(req);
     struct store_orphans orphans = {0};
-    const char *id;
-    if (api_id(req, kind->prefix, kind->noun, &id, err) != 0 ||
-        store_resource_delete(server->store, kind->kind, req->owner, id, req->arena, &orphans, err) != 0)
+    struct store_resource row;
+    if (get_row(kind, req, &row, err) != 0 || api_json_if_match(req, resource_json(kind, &row), err) != 0 ||
+        store_resource_delete(server->store, kind->kind, req->owner, row.id, req->arena, &orphans, err) != 0)
         return -1;
     gc_blobs(server->store, server->blobs, &orphans);
     return res_empty(res, 204);
@@ -108,5 +108,5 @@ int resource_detail(const struct resource_kind *kind, const char *what, struct r
     if (api_id(req, kind->prefix, kind->noun, &id, err) != 0 ||
         store_resource_details(api_server(req)->store, kind->kind, req->owner, id, what, req->arena, &json, err) != 0)
         return -1;
-    return res_static(res, 200, "application/json", json, strlen(json)); /* the arena outlives the answer */
+    return api_text(req, res, json, API_FIXED); /* the arena outlives the answer */
 }

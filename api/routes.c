@@ -4,6 +4,11 @@
 #include "api/handlers.h"
 
 static const struct route routes[] = {
+/* Where bodies go that are not kept in memory: by the kind of body. */
+#define SINK_NONE NULL
+#define SINK_JSON NULL
+#define SINK_UPLOAD NULL
+#define SINK_STREAM &uploads_sink
 #define ROUTE(method, path, handler, body, answer, auth, lane, query, summary)                                         \
     {#method, path, handler, BODY_##body, ANSWER_##answer, AUTH_##auth, LANE_##lane, query, summary},
 #include "api/routes.def"

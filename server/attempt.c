@@ -457,8 +457,8 @@ static void settle_outcome(struct attempt *a, const struct child_outcome *out)
         settle_failed(a, STORE_CRASHED, &out->err, NULL);
         break;
     case CHILD_MEMORY_LIMIT:
-        settle_failed(a, STORE_FAILED, &out->err, NULL);
-        break;
+    case CHILD_FORBIDDEN:
+    case CHILD_DISK_LIMIT:
     case CHILD_TIMEOUT:
         settle_failed(a, STORE_FAILED, &out->err, NULL);
         break;

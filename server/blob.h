@@ -37,6 +37,10 @@ void blob_put_free(struct blob_put *put);
  * nobody may have it open for writing. Pinned until blob_unpin(sha256). */
 int blob_put_take(struct blobs *blobs, const char *path, char sha256[SHA256_HEX], int64_t *bytes, struct err *err);
 
+/* The same for a file whose hash is known and which has been synced: it is not read again, and not pinned. When this
+ * fails the file is where it was. */
+int blob_put_adopt(struct blobs *blobs, const char *path, const char *sha256, struct err *err);
+
 /* Read-only descriptor of the caller (close), -1 with ERR_NOT_FOUND. */
 int blob_open(struct blobs *blobs, const char *sha256, int64_t *bytes, struct err *err);
 /* A local path that stays valid while a row refers to the object or a pin holds it. `out` of PATH_MAX bytes. */

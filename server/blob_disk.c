@@ -357,6 +357,24 @@ int blob_put_take(struct blobs *blobs, const char *path, char sha256[SHA256_HEX]
     return rc;
 }
 
+int blob_put_adopt(struct blobs *blobs, const char *path, const char *sha256, struct err *err)
+{
+    struct blob_put *put = put_new(blobs, err);
+    if (!put)
+        return -1;
+    int rc = -1;
+    snprintf(put->path, sizeof put->path, "%s", path);
+    snprintf(put->sha256, sizeof put->sha256, "%s", sha256);
+    pthread_mutex_lock(&blobs->lock);
+    if (chmod(path, 0444))
+        err_set_errno(err, ERR_IO, "cannot take a finished file");
+    else
+        rc = publish(put, err);
+    pthread_mutex_unlock(&blobs->lock);
+    blob_put_free(put); /* without a descriptor it leaves the file alone */
+    return rc;
+}
+
 /* ---- reading ------------------------------------------------------------------------------------------------------
  */
 

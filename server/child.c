@@ -28,9 +28,9 @@
 #include "core/base/clock.h"
 #include "core/base/file.h"
 #include "core/base/log.h"
-#include "server/metrics.h"
 #include "core/recipe/job_spec.h"
 #include "server/cgroup.h"
+#include "server/metrics.h"
 
 enum { READ_BYTES = 1 << 16, FIRST_SAFE_FD = 10, MAX_LINES = 1000000, POLL_MAX_MS = 60000 };
 static const double TERM_GRACE_S = 0.5;
@@ -507,8 +507,10 @@ static void count_exit(const struct child_outcome *out)
         [CHILD_CRASHED] = METRIC_CHILD_CRASHES,      [CHILD_MEMORY_LIMIT] = METRIC_CHILD_MEMORY_LIMITS,
         [CHILD_TIMEOUT] = METRIC_CHILD_TIMEOUTS,     [CHILD_CANCELED] = METRIC_CHILD_CANCELED,
         [CHILD_ABANDONED] = METRIC_CHILD_ABANDONED,  [CHILD_NOT_STARTED] = METRIC_CHILD_NOT_STARTED,
+        [CHILD_FORBIDDEN] = METRIC_CHILD_FORBIDDEN,  [CHILD_DISK_LIMIT] = METRIC_CHILD_DISK_LIMITS,
+        [CHILD_FORBIDDEN] = METRIC_CHILD_FORBIDDEN,  [CHILD_DISK_LIMIT] = METRIC_CHILD_DISK_LIMITS,
     };
-    metrics_add(out->signal == SIGSYS ? METRIC_CHILD_FORBIDDEN : rows[out->end], 1);
+    metrics_add(rows[out->end], 1);
 }
 
 void child_run(const struct child_opts *opts, struct child_outcome *out)

@@ -47,10 +47,20 @@ struct req {
     const char *body; /* the bytes of a JSON body, to be hashed; NUL-terminated */
     size_t body_len;
     struct upload *upload; /* BODY_UPLOAD sent raw or as multipart; else NULL. See server/upload.h */
+    void *sink;            /* BODY_STREAM: what the route's sink keeps for this request */
     struct faults faults;  /* a handler adds faults here and returns -1: they become errors[] of the problem */
     int round;             /* how often the handler was woken for this request (res_wait) */
     uint64_t wakes;        /* http_wake calls before this run: what it reads from the store is at least that new */
     double started;        /* clock_seconds() of the request line */
+};
+
+/* Where the body of a BODY_STREAM route goes, in threads that may block. The handler runs when all of it is there. */
+struct body_sink {
+    /* Before the first byte is asked for, so that a refusal costs the client nothing. Sets req->sink. */
+    int (*open)(struct req *req, struct err *err);
+    int (*write)(struct req *req, const char *bytes, size_t len, struct err *err);
+    /* Once if req->sink was set; when the client hung up, in an event thread: must be quick. */
+    void (*close)(struct req *req);
 };
 
 /* First value of a header, or NULL. Valid while the request lives. */

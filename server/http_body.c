@@ -7,12 +7,28 @@
 #include "core/recipe/json_text.h"
 #include "server/http_internal.h"
 
+void body_open(struct exchange *x)
+{
+    if (x->req.route->sink->open(&x->req, &x->err) != 0)
+        x->mode = MODE_DISCARD;
+}
+
+/* The sink is done: after the answer was made, or because the client hung up. */
+void body_close(struct exchange *x)
+{
+    if (x->req.sink)
+        x->req.route->sink->close(&x->req);
+    x->req.sink = NULL;
+}
+
 /* The chunk goes where the body goes. After the first fault the rest of the body is only counted. */
 void body_flush(struct exchange *x)
 {
     size_t len = x->chunk_len;
     x->chunk_len = 0;
     if (x->mode == MODE_UPLOAD && len && upload_feed(x->req.upload, x->chunk, len, &x->err) != 0)
+        x->mode = MODE_DISCARD;
+    if (x->mode == MODE_STREAM && len && x->req.route->sink->write(&x->req, x->chunk, len, &x->err) != 0)
         x->mode = MODE_DISCARD;
 }
 

@@ -119,6 +119,9 @@ void exchange_close(void *cls, struct MHD_Connection *conn, void **state, enum M
             x->res.status, clock_seconds() - x->req.started, x->body_bytes};
         http->opts.record(http->opts.app, &record);
     }
+    if (x->phase == PHASE_BODY && x->req.sink)
+        body_flush(x); /* hung up: what has arrived is worth keeping */
+    body_close(x);
     upload_free(x->req.upload);
     json_decref(x->req.json);
     buf_fini(&x->json);
@@ -272,6 +275,9 @@ static int check_body(struct exchange *x)
             return err_set(&x->err, ERR_LENGTH_REQUIRED,
                            "An upload needs a body: send Content-Length and the bytes, or a chunked body.");
         return is_type(type, "application/json") ? json_body(x) : upload_body(x, type);
+    case BODY_STREAM:
+        x->mode = MODE_STREAM;
+        return 0;
     }
     return 0;
 }
@@ -391,7 +397,7 @@ static enum MHD_Result receive_upload(struct exchange *x, const char *data, size
 static enum MHD_Result receive(struct exchange *x, const char *data, size_t *size)
 {
     size_t take = *size;
-    if (x->mode == MODE_UPLOAD)
+    if (x->mode == MODE_UPLOAD || x->mode == MODE_STREAM)
         return receive_upload(x, data, size);
     if (x->mode == MODE_JSON) {
         if ((int64_t)(x->json.len + take) > x->http->opts.max_json_bytes) {
@@ -437,6 +443,12 @@ enum MHD_Result exchange_step(void *cls, struct MHD_Connection *conn, const char
         begin(x);
         set_request_id(x);
         if (admit(x, method, version) != 0)
+            return refuse(x, method);
+        if (x->mode == MODE_STREAM)
+            return exec_submit(x, TASK_OPEN) ? MHD_YES : MHD_NO;
+        /* fall through */
+    case PHASE_OPENED:
+        if (x->err.code != ERR_NONE)
             return refuse(x, method);
         x->phase = PHASE_BODY;
         watch_moving(x->socket, x->mode != MODE_NONE ? MOVING_BODY : MOVING_NOTHING);

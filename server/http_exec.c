@@ -105,6 +105,7 @@ static void run_handler(struct exchange *x)
         if (park(x))
             return; /* the clock or http_wake has it now */
     }
+    body_close(x);
     upload_free(x->req.upload); /* here, not in the event thread: removing files may take time */
     x->req.upload = NULL;
     exec_resume(x, PHASE_DONE);
@@ -113,6 +114,10 @@ static void run_handler(struct exchange *x)
 static void run(struct exchange *x)
 {
     switch (x->task) {
+    case TASK_OPEN:
+        body_open(x);
+        exec_resume(x, PHASE_OPENED);
+        break;
     case TASK_FLUSH:
         body_flush(x);
         exec_resume(x, PHASE_BODY);

@@ -4,6 +4,7 @@
  * Life of an exchange (one request and its answer)
  *
  *   NEW --guard, route, authentication--> BODY --chunk full--> [flush on an executor] --> BODY
+ *    |--a sink's body: [sink opened on an executor] --> OPENED --> BODY, or refused
  *    |                                     |--body complete--> [handler on an executor] --> DONE --> answer queued
  *    |                                                              | res_wait               ^
  *    |                                                              +--> parked --woken------+ (handler runs again)
@@ -43,9 +44,9 @@ enum {
     HTTP_TEXT_BYTES = 160,
 };
 
-enum phase { PHASE_NEW, PHASE_BODY, PHASE_WORK, PHASE_DONE };
-enum body_mode { MODE_NONE, MODE_JSON, MODE_UPLOAD, MODE_DISCARD };
-enum task { TASK_FLUSH, TASK_RUN, TASK_STREAM };
+enum phase { PHASE_NEW, PHASE_OPENED, PHASE_BODY, PHASE_WORK, PHASE_DONE };
+enum body_mode { MODE_NONE, MODE_JSON, MODE_UPLOAD, MODE_STREAM, MODE_DISCARD };
+enum task { TASK_OPEN, TASK_FLUSH, TASK_RUN, TASK_STREAM };
 
 enum moving { MOVING_NOTHING, MOVING_BODY, MOVING_ANSWER };
 struct connection { /* one socket, for the watchdog (http_watch.c) */
@@ -162,7 +163,9 @@ void *watch_run(void *http);
 struct MHD_Response *stream_response(struct exchange *x);
 void stream_look(struct exchange *x);
 /* http_body.c: what executors do with a body, and with the handler */
+void body_open(struct exchange *x);
 void body_flush(struct exchange *x);
+void body_close(struct exchange *x);
 void body_finish(struct exchange *x);
 void handler_run(struct exchange *x);
 /* http_res.c */

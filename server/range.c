@@ -6,17 +6,18 @@
 #include <string.h>
 #include <strings.h>
 
-/* Digits at *text; false when there are none or they do not fit. */
+/* Digits at *text; false when there are none. What does not fit is as good as the largest number: no file is that long. */
 static bool number(const char **text, uint64_t *out)
 {
     uint64_t value = 0;
+    bool huge = false;
     const char *at = *text;
     for (; *at >= '0' && *at <= '9'; at++)
         if (__builtin_mul_overflow(value, 10u, &value) || __builtin_add_overflow(value, (uint64_t)(*at - '0'), &value))
-            return false;
+            huge = true;
     bool any = at != *text;
     *text = at;
-    *out = value;
+    *out = huge ? UINT64_MAX : value;
     return any;
 }
 

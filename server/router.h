@@ -14,6 +14,7 @@
 
 struct req;
 struct res;
+struct body_sink;
 typedef int handler_fn(struct req *req, struct res *res, struct err *err);
 
 enum { ROUTE_PARAMS = 3, ROUTE_SEGMENTS = 8, ROUTE_ALLOW = 64 };
@@ -22,6 +23,7 @@ enum body_kind {
     BODY_NONE,   /* nothing is read from it */
     BODY_JSON,   /* application/json, at most 1 MiB */
     BODY_UPLOAD, /* raw bytes of any type, multipart/form-data, or application/json */
+    BODY_STREAM, /* bytes for the route's sink, piece by piece; see http.h */
 };
 /* What a caller needs: nothing, any key, or a key with the scope of this name. */
 enum auth_kind {
@@ -51,6 +53,7 @@ struct route {
     enum lane lane;
     const char *query; /* names of the allowed query parameters, separated by spaces */
     const char *summary;
+    const struct body_sink *sink; /* of BODY_STREAM, else NULL */
 };
 
 struct router;

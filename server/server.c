@@ -158,6 +158,8 @@ static int start_http(struct run *run, const struct route *routes, struct err *e
                                    .threads = (int)config->http_threads,
                                    .connection_limit = (int)config->http_connections,
                                    .idle_timeout_s = (int)config->http_idle_timeout_s,
+                                   .header_timeout_s = (int)config->http_header_timeout_s,
+                                   .min_rate = config->http_min_rate_bytes,
                                    .max_upload_bytes = config->max_upload_bytes,
                                    .max_json_bytes = config->max_json_bytes,
                                    .auth = server->auth,

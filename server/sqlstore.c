@@ -25,7 +25,13 @@ struct store {
     uint64_t next_ticket, serving;
     struct db writer, readers[READERS], maintainer;
     pthread_mutex_t maintaining;
+    struct sqlstore_upkeep upkeep;
 };
+
+struct sqlstore_upkeep *sqlstore_upkeep(struct store *store)
+{
+    return &store->upkeep;
+}
 
 store_fault_fn *_Atomic store_fault;
 

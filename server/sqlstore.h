@@ -8,6 +8,8 @@
 #define PARED_SERVER_SQLSTORE_H
 
 #include "core/base/hash.h"
+#include <stdatomic.h>
+
 #include "server/sql_driver.h"
 #include "server/store.h"
 #include "server/store_fault.h"
@@ -122,6 +124,23 @@ int sqlstore_check_active(struct db *db, const char *owner, int64_t limit, struc
 /* Those of `hashes` that nothing refers to. */
 int sqlstore_orphans(struct db *db, const char **hashes, int count, struct arena *arena, struct store_orphans *orphans,
                      struct err *err);
+/* The ended job with all its rows; inside a write transaction. */
+int sqlstore_job_delete(struct db *db, const char *owner, const char *id, struct arena *arena,
+                        struct store_orphans *orphans, struct err *err);
+
+/* ---- what time does to rows (sqlstore_retention.c) */
+struct sqlstore_upkeep {
+    _Atomic int64_t job_ttl_ms, artifact_ttl_ms; /* 0 = for ever */
+    double looked_at;                            /* monotonic seconds of the reaper's last look; 0 = none yet */
+    int64_t clock_ms;                            /* and the database's clock then */
+};
+struct sqlstore_upkeep *sqlstore_upkeep(struct store *store);
+/* Before the reaper looks for ended leases. */
+int sqlstore_follow_clock(struct store *store, struct err *err);
+/* When a row of this age goes; 0 = never. */
+int64_t sqlstore_job_expires(const struct db *db, int64_t finished_at);
+int64_t sqlstore_artifact_expires(const struct db *db, int64_t created_at);
+
 /* Column 0 of every row into one list. */
 int sqlstore_column(struct db *db, const char *sql, const char *id, struct arena *arena, const char ***out, int *count,
                     struct err *err);

@@ -130,6 +130,7 @@ static void read_job(struct query *q, struct arena *arena, struct store_job *out
     };
     int state = job_state_from_name(query_raw(q, 2));
     out->state = state < 0 ? JOB_FAILED : (enum job_state)state;
+    out->expires_at = sqlstore_job_expires(q->db, out->finished_at);
 }
 
 static int read_inputs(struct db *db, struct arena *arena, struct store_job *job, struct err *err)
@@ -382,8 +383,8 @@ int store_job_cancel(struct store *store, const char *owner, const char *id, str
     return 0;
 }
 
-static int delete_job(struct db *db, const char *owner, const char *id, struct arena *arena,
-                      struct store_orphans *orphans, struct err *err)
+int sqlstore_job_delete(struct db *db, const char *owner, const char *id, struct arena *arena,
+                        struct store_orphans *orphans, struct err *err)
 {
     static const char *const parts[] = {
         "DELETE FROM artifact WHERE job_id=$1",     "DELETE FROM job_event WHERE job_id=$1",
@@ -414,7 +415,7 @@ int store_job_delete(struct store *store, const char *owner, const char *id, str
     struct db *db = db_write(store, true, err);
     if (!db)
         return -1;
-    if (delete_job(db, owner, id, arena, orphans, err)) {
+    if (sqlstore_job_delete(db, owner, id, arena, orphans, err)) {
         db_abort(db);
         return -1;
     }
@@ -431,6 +432,7 @@ static void read_artifact(struct query *q, struct arena *arena, struct store_art
     *out = (struct store_artifact){query_text(q, 0, arena), query_text(q, 1, arena), query_text(q, 2, arena),
                                    query_text(q, 3, arena), query_text(q, 4, arena), query_text(q, 5, arena),
                                    query_int(q, 6),         query_int(q, 7)};
+    out->expires_at = sqlstore_artifact_expires(q->db, out->created_at);
 }
 
 int store_artifact_list(struct store *store, const char *owner, const char *job_id, struct arena *arena,

@@ -382,6 +382,8 @@ int store_job_reap(struct store *store, const char *node, int *count, struct err
     bool queued[REAP_AT_ONCE];
     int n;
     *count = 0;
+    if (sqlstore_follow_clock(store, err))
+        return -1;
     do {
         if (reap_page(store, node, list, queued, &n, err))
             return -1;

@@ -203,6 +203,7 @@ struct store_job {
     int64_t attempt, crashes, losses;
     int64_t version; /* grows with every change, progress too: the ETag */
     int64_t created_at, started_at, finished_at, cancel_requested_at;
+    int64_t expires_at; /* when retention removes an ended job; 0 = never */
     struct store_progress progress;
     int64_t queue_position; /* 1 = next; 0 unless queued. Only store_job_get fills it in */
     const char *name, *retry_of, *methods; /* as inserted, or NULL */
@@ -308,6 +309,7 @@ int store_upload_expired(struct store *store, int limit, struct arena *arena, co
 struct store_artifact {
     const char *id, *owner, *job_id, *name, *media_type, *sha256;
     int64_t bytes, created_at;
+    int64_t expires_at; /* when retention removes it; 0 = never */
 };
 /* All of a job, by name. */
 int store_artifact_list(struct store *store, const char *owner, const char *job_id, struct arena *arena,
@@ -348,6 +350,21 @@ int store_owner_bytes(struct store *store, const char *owner, int64_t *bytes, st
 int store_artifact_any(struct store *store, const char *id, struct arena *arena, struct store_artifact *out,
                        struct err *err);
 
+/* ---- retention (sqlstore_retention.c) ---- */
+
+struct store_retention {
+    int64_t job_ttl_s, artifact_ttl_s; /* after its end, after its making; 0 = for ever */
+};
+/* From any thread; holds from the next call on. A store that was just opened keeps everything. */
+void store_set_retention(struct store *store, const struct store_retention *keep);
+struct store_expired {
+    int jobs, artifacts; /* removed */
+    bool more;           /* call again: a page is small, so that others can write in between */
+    struct store_orphans orphans;
+};
+/* Remove one page of what is older than it may be. */
+int store_expire(struct store *store, struct arena *arena, struct store_expired *out, struct err *err);
+
 /* ---- events: what a job's SSE stream carries ---- */
 
 struct store_event {
@@ -359,6 +376,17 @@ struct store_event {
 /* Events of one type (NULL: any) with seq > after, oldest first, at most `limit`. */
 int store_event_list(struct store *store, const char *owner, const char *job_id, const char *type, int64_t after,
                      int limit, struct arena *arena, struct store_event *rows, int *count, struct err *err);
+
+/* State, progress and at most `limit` events behind `after` of one job, as they are at one moment (sqlstore_event.c):
+ * what a stream of events needs. Fewer than `limit`: there are no more. ERR_NOT_FOUND: deleted, or another owner's. */
+struct store_tail {
+    enum job_state state;
+    int64_t version;
+    struct store_progress progress; /* without metric */
+    int count;                      /* of rows */
+};
+int store_job_tail(struct store *store, const char *owner, const char *id, int64_t after, int limit,
+                   struct arena *arena, struct store_event *rows, struct store_tail *out, struct err *err);
 
 /* ---- the worker's side: every write below holds only while (job, attempt) is running ---- */
 
@@ -401,7 +429,8 @@ struct store_outcome {
  * written; -1. A success of a job that was asked to cancel is a success: the work was done before the word came. */
 int store_job_settle(struct store *store, const char *id, int64_t attempt, const struct store_outcome *outcome,
                      enum job_state *state, struct err *err);
-/* Jobs whose lease has ended go back to the queue (or end). `node` not NULL: those whose lease_owner starts with
+/* Jobs whose lease has ended go back to the queue (or end); leases and waits follow a clock that jumped. From one thread at
+ * a time. `node` not NULL: those whose lease_owner starts with
  * "node:" too, lease or not: at boot nobody else can be running them. *count = how many. */
 int store_job_reap(struct store *store, const char *node, int *count, struct err *err);
 /* Is this job running or queued? For cleaning work folders. 1 yes, 0 no, -1. */
