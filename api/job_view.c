@@ -29,7 +29,7 @@ static void set_links(json_t *object, const struct store_job *job)
     } links[] = {{"self", "", ALWAYS},
                  {"artifacts", "/artifacts", ALWAYS},
                  {"metrics", "/metrics", ALWAYS},
-                 {"events", "/events", false, true},
+                 {"events", "/events", ALWAYS},
                  {"report", "/report", SUCCEEDED},
                  {"retry", "/retry", ENDED},
                  {"cancel", "/cancel", LIVING}};

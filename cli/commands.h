@@ -12,6 +12,7 @@
     X(eval, "a model on a dataset: metrics, outputs")                                                                \
     X(healthcheck, "does the server of this machine answer? for containers")                                         \
     X(inspect, "what is in a model, and what can be pruned or quantized and why not")                                \
+    X(keys, "API keys of a server: add, list, revoke")                                                               \
     X(methods, "the catalogue of recipe steps, presets and targets")                                                 \
     X(run, "a recipe on a model, verified, with a report")                                                           \
     X(serve, "the HTTP server with its dashboard and worker pool")

@@ -1,28 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0
  * pared __job: one piece of work in a process of its own. core/recipe/job_spec.h is the contract with the server. The
- * process ties itself down (limits, no new privileges) before it looks at any input, tells progress on a pipe, and its
+ * process ties itself down (limits, sandbox: cli/confine.h) before it looks at any input, tells progress on a pipe, and its
  * exit status says how it ended. */
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "cli/commands.h"
+#include "cli/confine.h"
 #include "cli/inspect.h"
 #include "core/base/buf.h"
 #include "core/base/clock.h"
 #include "core/base/file.h"
 #include "core/base/hash.h"
-#include "core/base/pool.h"
-#include "core/kernels/blas_buffers.h"
 #include "core/recipe/job_spec.h"
 #include "core/recipe/json_text.h"
 #include "core/recipe/pipeline.h"
@@ -33,7 +29,8 @@ struct job {
     const char *kind, *work, *out;
     json_int_t threads, memory_bytes, file_bytes, cpu_s;
     int die_with_parent, latency;
-    const char *checkpoint;
+    const char *checkpoint, *cgroup;
+    enum sandbox_mode sandbox;
     json_t *model, *external, *teacher, *teacher_external, *dataset, *val_dataset, *eval_dataset,
         *recipe; /* borrowed from spec */
     struct faults faults;
@@ -145,75 +142,46 @@ static int read_spec(struct job *job, struct err *err)
     if (!job->spec)
         return -1;
     json_error_t e;
+    const char *sandbox = "off";
     job->die_with_parent = job->latency = 1;
     if (json_unpack_ex(job->spec, &e, JSON_STRICT,
-                       "{s:s, s:s, s?s, s?I, s?I, s?I, s?I, s?b, s?b, s?s, s?o, s?o, s?o, s?o, s?o, s?o, s?o, s?o}", "kind",
+                       "{s:s, s:s, s?s, s?I, s?I, s?I, s?I, s?b, s?b, s?s, s?s, s?s, s?o, s?o, s?o, s?o, s?o, s?o, s?o, s?o}", "kind",
                        &job->kind, "work", &job->work, "out", &job->out, "threads", &job->threads, "memory_bytes",
                        &job->memory_bytes, "file_bytes", &job->file_bytes, "cpu_s", &job->cpu_s, "die_with_parent",
                        &job->die_with_parent, "latency", &job->latency, "checkpoint",
-                       &job->checkpoint, "model", &job->model, "external", &job->external, "teacher", &job->teacher,
+                       &job->checkpoint, "sandbox", &sandbox, "cgroup", &job->cgroup, "model", &job->model, "external", &job->external, "teacher", &job->teacher,
                        "teacher_external", &job->teacher_external, "dataset", &job->dataset, "val_dataset", &job->val_dataset, "eval_dataset",
                        &job->eval_dataset, "recipe", &job->recipe))
         return err_set(err, ERR_INTERNAL, "the spec is wrong: %s", e.text);
+    if (!sandbox_mode_parse(sandbox, &job->sandbox))
+        return err_set(err, ERR_INTERNAL, "the spec is wrong: there is no sandbox '%.50s'", sandbox);
     return 0;
 }
 
-static int set_limit(int resource, json_int_t value, const char *name, struct err *err)
-{
-    struct rlimit now, want = {(rlim_t)value, (rlim_t)value};
-    if (value <= 0 || getrlimit((__rlimit_resource_t)resource, &now))
-        return 0;
-    if (want.rlim_max > now.rlim_max) /* never more than what it was given */
-        want.rlim_cur = want.rlim_max = now.rlim_max;
-    return setrlimit((__rlimit_resource_t)resource, &want)
-               ? err_set_errno(err, ERR_INTERNAL, "the limit on %s cannot be set", name)
-               : 0;
-}
-
-/* Bytes that count against RLIMIT_DATA now (the sixth number of statm is data and stacks, in pages). */
-static json_int_t data_bytes(void)
-{
-    long long pages = 0;
-    FILE *f = fopen("/proc/self/statm", "re");
-    if (!f)
-        return 0;
-    if (fscanf(f, "%*s %*s %*s %*s %*s %lld", &pages) != 1)
-        pages = 0;
-    fclose(f);
-    return pages * sysconf(_SC_PAGESIZE);
-}
-
-/* The job's memory comes on top of what the process has by then: its libraries and BLAS's buffers, which are address
- * space only. */
-static int limit_memory(const struct job *job, struct err *err)
-{
-    if (job->memory_bytes <= 0)
-        return 0;
-    tensor_set_limit((size_t)job->memory_bytes);
-    if (!strcmp(job->kind, "job"))
-        blas_buffers_reserve(job->threads > 0 && job->threads < INT_MAX ? (int)job->threads : pool_default_threads());
-    return set_limit(RLIMIT_DATA, data_bytes() + job->memory_bytes, "memory", err);
-}
-
+/* What happens to this process is told to the server: it logs a wall that is missing. */
 static int tie_down(const struct job *job, struct err *err)
 {
-    struct rlimit none = {0, 0};
-    if (job->die_with_parent && prctl(PR_SET_PDEATHSIG, SIGKILL))
-        return err_set_errno(err, ERR_INTERNAL, "cannot be tied to its parent");
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-        return err_set_errno(err, ERR_INTERNAL, "privileges cannot be given up");
-    setrlimit(RLIMIT_CORE, &none);
-    setpriority(PRIO_PROCESS, 0, JOB_NICE); /* requests go first: the server stays quick while jobs use every core */
-    int fd =
-        open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC); /* the kernel takes this process first; best effort */
-    if (fd >= 0 && write(fd, "1000", 4) < 0) {
-    }
-    if (fd >= 0)
-        close(fd);
-    return limit_memory(job, err) || set_limit(RLIMIT_FSIZE, job->file_bytes, "file sizes", err) ||
-                   set_limit(RLIMIT_CPU, job->cpu_s, "processor time", err)
-               ? -1
-               : 0;
+    struct sandbox_result walls;
+    const struct confine_opts opts = {.spec = job->spec,
+                                      .work = job->work,
+                                      .out = job->out,
+                                      .checkpoint = job->checkpoint,
+                                      .cgroup = job->cgroup,
+                                      .sandbox = job->sandbox,
+                                      .die_with_parent = job->die_with_parent,
+                                      .reserve_blas = !strcmp(job->kind, "job"),
+                                      .threads = job->threads,
+                                      .memory_bytes = job->memory_bytes,
+                                      .file_bytes = job->file_bytes,
+                                      .cpu_s = job->cpu_s,
+                                      .status_fd = JOB_FD_STATUS};
+    if (confine(&opts, &walls, err))
+        return -1;
+    return job->sandbox == SANDBOX_OFF
+               ? 0
+               : say(json_pack("{s:s, s:i, s:b, s:s}", "type", "sandbox", "landlock", walls.landlock_abi, "calls",
+                               walls.calls, "missing", walls.missing),
+                     err);
 }
 
 /* {"name", "path"}; names are plain: they are put into folders and looked up, never followed elsewhere. */
@@ -439,6 +407,8 @@ int cmd_job(void)
     fcntl(JOB_FD_STATUS, F_SETFD, FD_CLOEXEC);
     if (read_spec(&job, &err) || tie_down(&job, &err)) {
         fprintf(stderr, "pared __job: %s\n", err.msg);
+        if (err.code == ERR_SANDBOX)
+            status = refuse(&job, &err);
         goto out;
     }
     size_t k = 0;

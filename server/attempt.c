@@ -24,6 +24,7 @@
 #include "server/child.h"
 #include "server/gc.h"
 #include "server/metrics.h"
+#include "server/sandbox.h"
 
 enum {
     MAX_ARTIFACTS = 100,
@@ -259,6 +260,8 @@ static json_t *make_spec(struct attempt *a, struct err *err)
                      (json_int_t)ctx->server->config->job_file_bytes, "recipe", recipe);
     if (memory > 0)
         json_object_set_new(spec, "memory_bytes", json_integer(memory));
+    json_object_set_new(spec, "sandbox",
+                        json_string(sandbox_mode_name((enum sandbox_mode)ctx->server->config->sandbox)));
     if (!spec || add_model(a, spec, JOB_ROLE_MODEL, "external", err) ||
         add_model(a, spec, JOB_ROLE_TEACHER, "teacher_external", err) || add_datasets(a, spec, err)) {
         err_set(err, ERR_NOMEM, "out of memory");
@@ -268,6 +271,20 @@ static json_t *make_spec(struct attempt *a, struct err *err)
 out:
     json_decref(request);
     return spec;
+}
+
+/* What the parent watches: memory in use with what a process has before it does anything, and the disk. */
+static struct child_limits limits_of(const struct attempt *a)
+{
+    const struct config *config = a->ctx->server->config;
+    const int64_t memory = lesser(a->claim->memory_bytes, a->ctx->memory_bytes);
+    int64_t disk = config->job_disk_bytes;
+    if (disk == 0 && (disk = blob_free_bytes(a->ctx->server->blobs)) == 0)
+        disk = 1;
+    return (struct child_limits){.memory_bytes = memory > 0 ? memory + CHILD_OWN_BYTES : 0,
+                                 .threads = CHILD_MAX_THREADS,
+                                 .disk_dir = a->dir,
+                                 .disk_bytes = disk};
 }
 
 /* ---- the results --------------------------------------------------------------------------------------------------
@@ -522,6 +539,7 @@ void attempt_run(const struct attempt_ctx *ctx)
         struct child_opts opts = {.spec = spec,
                                   .dir = a.tmp,
                                   .timeout_ms = timeout_s * 1000,
+                                  .limits = limits_of(&a),
                                   .wake_fd = ctx->wake_fd,
                                   .tick = tick,
                                   .line = take_line,

@@ -485,9 +485,8 @@ int http_auth_check(struct http_auth *auth, const char *authorization, enum auth
 {
     *out = (struct auth_caller){.owner = "", .key_id = ""};
     int rc = 0;
-    const char *text = authorization ? authorization : "";
-    bool bearer = strncasecmp(text, "Bearer ", 7) == 0;
-    text += bearer ? 7 + strspn(text + 7, " ") : 0;
+    bool bearer = authorization && strncasecmp(authorization, "Bearer ", 7) == 0;
+    const char *text = bearer ? authorization + 7 + strspn(authorization + 7, " ") : "";
     pthread_mutex_lock(&auth->lock);
     if (auth->ring.count == 0) {
         out->owner = AUTH_LOCAL;

@@ -34,6 +34,8 @@ enum child_end {
 };
 enum child_tick { CHILD_GO_ON, CHILD_CANCEL, CHILD_ABANDON };
 
+/* Memory a process has before it does anything, and threads that no honest one reaches. */
+enum { CHILD_OWN_BYTES = 128 << 20, CHILD_MAX_THREADS = 1024 };
 struct child_opts {
     const char *exe;         /* NULL = this binary */
     const char *const *argv; /* NULL = {"pared", "__job", NULL} */

@@ -15,7 +15,7 @@
 #include "core/base/log.h"
 #include "core/base/size.h"
 
-enum type { TYPE_TEXT, TYPE_LIST, TYPE_INT, TYPE_BYTES, TYPE_LEVEL, TYPE_FORMAT };
+enum type { TYPE_TEXT, TYPE_LIST, TYPE_INT, TYPE_BYTES, TYPE_LEVEL, TYPE_FORMAT, TYPE_SANDBOX };
 
 /* The name of each type in documents, and its words where only some are allowed; the value is the word's place. */
 static const struct {
@@ -25,7 +25,8 @@ static const struct {
              [TYPE_INT] = {"number", {NULL}},
              [TYPE_BYTES] = {"bytes", {NULL}},
              [TYPE_LEVEL] = {"level", {"error", "warn", "info", "debug"}},
-             [TYPE_FORMAT] = {"format", {"text", "json"}}};
+             [TYPE_FORMAT] = {"format", {"text", "json"}},
+             [TYPE_SANDBOX] = {"mode", {"strict", "best-effort", "off"}}};
 
 struct setting {
     const char *name;
@@ -199,6 +200,7 @@ static int set_field(struct config *config, const struct setting *s, const char 
         return parse_list(value, field(config, s)) ? err_set(err, ERR_NOMEM, "out of memory") : 0;
     case TYPE_LEVEL:
     case TYPE_FORMAT:
+    case TYPE_SANDBOX:
         return set_word(s, value, source, field(config, s), err);
     case TYPE_INT:
     case TYPE_BYTES:

@@ -26,6 +26,7 @@ struct config {
 #define CONFIG_BYTES int64_t
 #define CONFIG_LEVEL int  /* enum log_level */
 #define CONFIG_FORMAT int /* enum log_format */
+#define CONFIG_SANDBOX int /* enum sandbox_mode */
 #define SETTING(name, type, preset, min, max, doc) CONFIG_##type name;
 #include "server/config.def"
 #undef SETTING

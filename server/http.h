@@ -127,6 +127,9 @@ struct http_record {
     int status;
     double seconds;
     int64_t bytes_in;
+    const char *path, *owner; /* raw path without query; "" when no key was known */
+    int64_t bytes_out;        /* of the answer's body; 0 for streams */
+    enum err_code error;      /* what the problem was, ERR_NONE otherwise */
 };
 
 struct http_auth; /* server/auth.h */
@@ -145,6 +148,8 @@ struct http_opts {
     const struct router *router;                                 /* borrowed */
     struct blobs *blobs;                                         /* where uploads go; borrowed */
     void *app;                                                   /* req->app */
+    void (*finish)(void *app, const struct req *req, struct res *res); /* headers for each answer, from an event
+                                                                         * thread; may be NULL */
     int (*admit)(void *app, struct err *err);                    /* -1: nothing new now (admission.h); may be NULL */
     void (*record)(void *app, const struct http_record *record); /* may be NULL */
 };

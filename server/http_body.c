@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/base/clock.h"
+#include "core/base/log.h"
 #include "core/recipe/json_text.h"
 #include "server/http_internal.h"
 
@@ -54,8 +55,13 @@ void body_finish(struct exchange *x)
 
 void handler_run(struct exchange *x)
 {
+    const struct log_scope scope = {
+        .request_id = x->request_id, .trace_id = x->req.trace.id, .owner = x->req.owner};
+    const struct log_scope *before = log_enter(&scope);
     res_reset(&x->res, &x->req);
-    if (x->err.code == ERR_NONE && x->req.route->handler(&x->req, &x->res, &x->err) != 0 && x->err.code == ERR_NONE)
+    int rc = x->err.code == ERR_NONE ? x->req.route->handler(&x->req, &x->res, &x->err) : 0;
+    log_enter(before);
+    if (rc != 0 && x->err.code == ERR_NONE)
         err_set(&x->err, ERR_INTERNAL, "The handler of %s failed without a reason.", x->route_text);
     if (x->err.code == ERR_NONE && x->req.faults.count == 0)
         return;

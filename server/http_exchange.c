@@ -12,6 +12,7 @@
 
 #include "core/base/clock.h"
 #include "server/auth.h"
+#include "server/deprecation.h"
 #include "server/http_internal.h"
 
 /* ---- accessors for handlers */
@@ -116,7 +117,8 @@ void exchange_close(void *cls, struct MHD_Connection *conn, void **state, enum M
     if (http->opts.record && x->phase == PHASE_DONE) {
         struct http_record record = {
             x->req.route ? x->req.route->method : "", x->route_text, x->request_id,    &x->req.trace,
-            x->res.status, clock_seconds() - x->req.started, x->body_bytes};
+            x->res.status, clock_seconds() - x->req.started, x->body_bytes,
+            x->req.path,   x->req.owner ? x->req.owner : "", (int64_t)x->res.len, x->err.code};
         http->opts.record(http->opts.app, &record);
     }
     if (x->phase == PHASE_BODY && x->req.sink)
@@ -297,6 +299,7 @@ static int find_route(struct exchange *x, const char *method, const struct route
     req->route = router_find(x->http->opts.router, method, target, req->param, x->allow);
     if (req->route) {
         x->route_text = req->route->path;
+        deprecation_headers(req->route, &x->res);
         return 0;
     }
     if (!x->allow[0])

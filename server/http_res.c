@@ -176,6 +176,8 @@ enum MHD_Result res_send(struct exchange *x)
     struct MHD_Response *response = response_of(x);
     if (!response)
         return MHD_NO;
+    if (x->http->opts.finish && x->req.method)
+        x->http->opts.finish(x->http->opts.app, &x->req, res);
     for (const struct res_header *h = res->headers; h; h = h->next)
         MHD_add_response_header(response, h->name, h->value);
     MHD_add_response_header(response, "X-Request-Id", x->request_id);

@@ -3,11 +3,16 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
 
 #include "core/base/file.h"
 #include "core/base/log.h"
 #include "server/child.h"
 #include "server/id.h"
+#include "server/sandbox.h"
 
 enum { MAX_DETAIL_BYTES = 256 << 20, DIR_SIZE = PATH_MAX - 100 };
 
@@ -26,8 +31,20 @@ static json_t *files_json(const struct child_file *files, int count)
 
 static json_t *base_spec(const struct config *config, const char *kind, const char *dir)
 {
-    return json_pack("{s:s, s:s, s:i, s:I, s:I}", "kind", kind, "work", dir, "threads", 1, "memory_bytes",
-                     (json_int_t)config->inspect_memory_bytes, "file_bytes", (json_int_t)config->job_file_bytes);
+    return json_pack("{s:s, s:s, s:i, s:I, s:I, s:s}", "kind", kind, "work", dir, "threads", 1,
+                     "memory_bytes", (json_int_t)config->inspect_memory_bytes, "file_bytes",
+                     (json_int_t)config->job_file_bytes, "sandbox",
+                     sandbox_mode_name((enum sandbox_mode)config->sandbox));
+}
+
+/* Disk that reading may fill (unpacked archives): what is free now, without the reserve. */
+static int64_t free_bytes(const struct config *config)
+{
+    struct statvfs st;
+    if (statvfs(config->data, &st))
+        return 0;
+    const int64_t bytes = (int64_t)st.f_bavail * (int64_t)st.f_frsize - config->min_free_disk_bytes;
+    return bytes > 0 ? bytes : 1;
 }
 
 /* Run the child; its facts go to out->facts. Every way to die is the upload's fault: `unreadable` says which kind it
@@ -35,7 +52,14 @@ static json_t *base_spec(const struct config *config, const char *kind, const ch
 static int run(const struct config *config, json_t *spec, const char *dir, enum err_code unreadable,
                struct child_inspection *out, struct err *err)
 {
-    struct child_opts opts = {.spec = spec, .dir = dir, .timeout_ms = config->inspect_timeout_s * 1000, .wake_fd = -1};
+    struct child_opts opts = {.spec = spec,
+                              .dir = dir,
+                              .timeout_ms = config->inspect_timeout_s * 1000,
+                              .limits = {.memory_bytes = config->inspect_memory_bytes + CHILD_OWN_BYTES,
+                                         .threads = CHILD_MAX_THREADS,
+                                         .disk_dir = dir,
+                                         .disk_bytes = free_bytes(config)},
+                              .wake_fd = -1};
     struct child_outcome outcome;
     child_run(&opts, &outcome);
     int rc = -1;
@@ -56,6 +80,9 @@ static int run(const struct config *config, json_t *spec, const char *dir, enum 
     case CHILD_TIMEOUT:
         err_set(err, unreadable, "reading the file took longer than %lld s", (long long)config->inspect_timeout_s);
         break;
+    case CHILD_DISK_LIMIT:
+        err_set(err, unreadable, "reading the file fills more of the disk than there is");
+        break;
     case CHILD_MEMORY_LIMIT:
         err_set(err, unreadable, "reading the file needs more than %lld MiB of memory",
                 (long long)(config->inspect_memory_bytes >> 20));
@@ -75,7 +102,7 @@ static char *detail(const char *dir, const char *name)
     struct err err = {0};
     if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path)
         return NULL;
-    char *text = file_read(path, MAX_DETAIL_BYTES, NULL, &err);
+    char *text = file_read_own(path, MAX_DETAIL_BYTES, NULL, &err);
     if (!text)
         log_warn("%s of an upload: %s", name, err.msg);
     return text;

@@ -26,7 +26,6 @@
     X(CHILD_ERRORS, COUNTER, "pared_child_exits_total", "reason=\"error\"", "")                                      \
     X(CHILD_CRASHES, COUNTER, "pared_child_exits_total", "reason=\"crash\"", "")                                     \
     X(CHILD_MEMORY_LIMITS, COUNTER, "pared_child_exits_total", "reason=\"memory_limit\"", "")                        \
-    X(CHILD_DISK_LIMITS, COUNTER, "pared_child_exits_total", "reason=\"disk_limit\"", "")                            \
     X(CHILD_TIMEOUTS, COUNTER, "pared_child_exits_total", "reason=\"timeout\"", "")                                  \
     X(CHILD_FORBIDDEN, COUNTER, "pared_child_exits_total", "reason=\"forbidden_system_call\"", "")                   \
     X(CHILD_DISK_LIMITS, COUNTER, "pared_child_exits_total", "reason=\"disk_limit\"", "")                            \

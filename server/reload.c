@@ -7,6 +7,7 @@
 #include "core/base/log.h"
 #include "server/auth.h"
 #include "server/http.h"
+#include "server/metrics.h"
 #include "server/server.h"
 
 struct reloads {
@@ -30,12 +31,10 @@ void server_reload(struct server *server)
     if (!fresh)
         err_set(&err, ERR_NOMEM, "out of memory");
     if (!fresh || config_reload(&fresh->config, server->config, &changed, &refused, &err)) {
-        log_error("settings not read again, the old ones stay: %s", err.msg);
         free(fresh);
         goto out;
     }
     if (http_auth_reload(server->auth, &fresh->config, &err)) {
-        log_error("settings not read again, the old ones stay: %s", err.msg);
         config_fini(&fresh->config);
         free(fresh);
         goto out;
@@ -49,6 +48,9 @@ void server_reload(struct server *server)
     admission_measure(server);
     say(&changed, &refused);
 out:
+    metrics_add(err.code == ERR_NONE ? METRIC_RELOADS : METRIC_RELOADS_FAILED, 1);
+    if (err.code != ERR_NONE)
+        log_error("settings not read again, the old ones stay: %s", err.msg);
     buf_fini(&changed);
     buf_fini(&refused);
 }

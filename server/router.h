@@ -44,6 +44,12 @@ enum answer_kind {
     ANSWER_ANY,  /* files, metrics, pages */
 };
 
+/* NULL dates: the call stays. */
+struct route_end {
+    const char *deprecated, *sunset; /* "2026-11-23": use the successor from then on; may be gone from then on */
+    const char *successor;           /* path of what to use instead */
+};
+
 struct route {
     const char *method, *path;
     handler_fn *handler;
@@ -53,6 +59,7 @@ struct route {
     enum lane lane;
     const char *query; /* names of the allowed query parameters, separated by spaces */
     const char *summary;
+    struct route_end end;
     const struct body_sink *sink; /* of BODY_STREAM, else NULL */
 };
 

@@ -2,7 +2,7 @@
  * One libuv loop, in the thread of main, owns signals and clocks: reaper and upkeep, and the steps of a stop.
  * Everything else has threads of its own (HTTP, workers), so nothing here is in a hurry.
  *
- * The data folder: lock (held while a server runs), node (its id), catalogue.db, blobs/, work/. */
+ * The data folder: lock (held while a server runs), node (its id), catalogue.db, blobs/, uploads/, work/. */
 #include "server/server.h"
 
 #include <errno.h>
@@ -22,10 +22,14 @@
 #include "core/base/log.h"
 #include "server/attempt.h"
 #include "server/auth.h"
+#include "server/cgroup.h"
 #include "server/gc.h"
 #include "server/http.h"
 #include "server/metrics.h"
+#include "server/sandbox.h"
 #include "server/reload.h"
+#include "server/tus.h"
+#include "server/tus_http.h"
 #include "server/worker.h"
 
 enum { DRAIN_TICK_MS = 50, UPKEEP_MS = 1000, NODE_FILE_LIMIT = 100 };
@@ -116,11 +120,39 @@ static int admit(void *app, struct err *err)
     return admission_check(app, err);
 }
 
+/* Before an answer is sent, in a thread of libmicrohttpd. */
+static void finish(void *app, const struct req *req, struct res *res)
+{
+    struct server *server = app;
+    tus_http_finish(req, res, atomic_load(&server->config)->max_upload_bytes);
+}
+
 /* After each answer, in a thread of libmicrohttpd. */
 static void record(void *app, const struct http_record *r)
 {
-    (void)app;
+    static const char *const probes[] = {"/healthz", "/readyz", "/metrics"};
+    const struct server *server = app;
+    bool probe = false;
     metrics_http(r->method, r->route, r->status, r->seconds);
+    if (r->error == ERR_STORE)
+        metrics_add(METRIC_STORE_ERRORS_REQUEST, 1);
+    for (size_t i = 0; i < sizeof probes / sizeof probes[0]; i++)
+        probe = probe || (r->status == 200 && !strcmp(r->route, probes[i]));
+    enum log_level level = probe ? LOG_DEBUG : (enum log_level)server->config->access_level;
+    if (!log_on(level))
+        return;
+    const struct log_scope scope = {.request_id = r->request_id, .trace_id = r->trace->id, .owner = r->owner};
+    const struct log_scope *before = log_enter(&scope);
+    const struct log_field fields[] = {
+        {.key = "method", .kind = LOG_FIELD_TEXT, .text = r->method[0] ? r->method : "-"},
+        {.key = "path", .kind = LOG_FIELD_TEXT, .text = strstr(r->route, "{token}") ? r->route : r->path},
+        {.key = "status", .kind = LOG_FIELD_INT, .number = r->status},
+        {.key = "ms", .kind = LOG_FIELD_MS, .ms = r->seconds * 1e3},
+        {.key = "bytes_in", .kind = LOG_FIELD_INT, .number = r->bytes_in},
+        {.key = "bytes_out", .kind = LOG_FIELD_INT, .number = r->bytes_out},
+        {.key = "code", .kind = LOG_FIELD_TEXT, .text = r->error ? err_slug(r->error) : NULL}};
+    log_fields(level, "request", fields, sizeof fields / sizeof fields[0]);
+    log_enter(before);
 }
 
 static int open_storage(struct run *run, struct err *err)
@@ -135,6 +167,11 @@ static int open_storage(struct run *run, struct err *err)
         return -1;
     server->blobs = blob_disk_open(path, server->config->min_free_disk_bytes, err);
     if (!server->blobs)
+        return -1;
+    if (data_path(server->config, "uploads", path, err))
+        return -1;
+    server->tus = tus_open(path, server->store, server->blobs, err);
+    if (!server->tus)
         return -1;
     gc_sweep(server->store, server->blobs);
     attempt_clean(server);
@@ -166,6 +203,7 @@ static int start_http(struct run *run, const struct route *routes, struct err *e
                                    .router = server->router,
                                    .blobs = server->blobs,
                                    .app = server,
+                                   .finish = finish,
                                    .admit = admit,
                                    .record = record};
     if (http_start(&http, &opts, err))
@@ -203,6 +241,9 @@ static void on_upkeep(uv_timer_t *timer)
     struct err err = {0};
     if (store_maintain(run->server.store, &err))
         store_failed("upkeep", METRIC_STORE_ERRORS_UPKEEP, &err);
+    err = (struct err){0};
+    if (tus_expire(run->server.tus, &err) < 0)
+        store_failed("expired uploads", METRIC_STORE_ERRORS_UPKEEP, &err);
     admission_measure(&run->server);
 }
 
@@ -305,6 +346,7 @@ static void stop_all(struct run *run)
     workers_free(atomic_load(&server->workers));
     router_free(server->router);
     http_auth_free(server->auth);
+    tus_close(server->tus);
     blobs_close(server->blobs);
     store_close(server->store);
     server_reload_fini(server);
@@ -320,6 +362,22 @@ static int absolute_data(const struct config *config, char out[PATH_MAX], struct
     return realpath(config->data, out) ? 0 : err_set_errno(err, ERR_IO, "data folder '%s'", config->data);
 }
 
+/* What jobs will be fenced in with; before any thread, because the control group moves the whole process. */
+static int set_up_walls(const struct config *config, struct err *err)
+{
+    struct err why = {0};
+    const struct sandbox_support has = sandbox_support();
+    const enum sandbox_mode mode = (enum sandbox_mode)config->sandbox;
+    if (sandbox_check(mode, err))
+        return -1;
+    if (mode != SANDBOX_OFF && (has.landlock_abi < SANDBOX_LANDLOCK_MIN || !has.calls))
+        log_warn("this kernel lacks walls around jobs: landlock ABI %d (%d is needed), seccomp %s", has.landlock_abi,
+                 (int)SANDBOX_LANDLOCK_MIN, has.calls ? "yes" : "no");
+    if (cgroup_open(NULL, &why))
+        log_info("no control groups for jobs (%s): RLIMIT_DATA and the server's own look limit their memory", why.msg);
+    return 0;
+}
+
 int server_run(const struct config *given, const struct route *routes, struct err *err)
 {
     char data[PATH_MAX];
@@ -332,7 +390,7 @@ int server_run(const struct config *given, const struct route *routes, struct er
     log_set_level((enum log_level)config->log_level);
     log_set_format((enum log_format)config->log_format);
     signal(SIGPIPE, SIG_IGN);
-    if (config_address(config->listen, &run.address, err))
+    if (config_address(config->listen, &run.address, err) || set_up_walls(config, err))
         return -1;
     if (init_loop(&run, err))
         return -1;

@@ -23,6 +23,7 @@ struct http_auth;
 struct router;
 struct route;
 struct reloads;
+struct tus;
 
 struct server {
     /* Read anew for each use: SIGHUP puts another in its place (reload.h). What a pointer was once read stays until the
@@ -30,6 +31,7 @@ struct server {
     const struct config *_Atomic config;
     struct store *store;
     struct blobs *blobs;
+    struct tus *tus; /* resumable uploads */
     struct workers *_Atomic workers; /* NULL until started */
     struct http *_Atomic http;       /* NULL until started */
     struct http_auth *auth;

@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Models and datasets: lists with upload and delete, and one model with its layers and groups.
-import { download, getAll, getJson, remove, upload } from "/api.js";
-import { groupsSection } from "/prune.js";
-import { bar, bytes, count, dropZone, el, problemCard, table, when } from "/ui.js";
+// Models and datasets: lists with upload and delete.
+import { getAll, remove, upload } from "/api.js";
+import { bytes, count, dropZone, el, page, problemCard, refill, table, when } from "/ui.js";
 
 export const sendModel = (file, progress) => upload(`/v1/models?name=${encodeURIComponent(file.name)}`, file, progress);
 export const sendDataset = (file, progress) => upload(`/v1/datasets?name=${encodeURIComponent(file.name)}`, file, progress);
-
-const shape = (value) => `${value.name}: ${value.dtype} [${(value.shape || []).join(", ")}]`;
 
 function deleteButton(path, name, after) {
   return el("button", { class: "danger", "aria-label": `Delete ${name}`, onclick: async () => {
@@ -20,9 +17,9 @@ async function listView(main, signal, { title, path, text, accept, send, columns
   const body = el("div");
   const refresh = async () => {
     const rows = await getAll(path, 200, signal);
-    body.replaceChildren(rows.length ? table([...columns, { label: "", cell: (r) => deleteButton(`${path}/${r.id}`, r.name || r.id, refresh) }], rows) : el("p", { class: "quiet" }, "Nothing here yet."));
+    refill(body, rows.length ? table([...columns, { label: "", cell: (r) => deleteButton(`${path}/${r.id}`, r.name || r.id, refresh) }], rows, title) : el("p", { class: "quiet" }, "Nothing here yet."));
   };
-  main.replaceChildren(el("h1", {}, title), el("div", { class: "card" }, dropZone(text, accept, async (file, progress) => { const made = await send(file, progress); await refresh(); return made; })), body);
+  page(main, title, el("div", { class: "card" }, dropZone(text, accept, async (file, progress) => { const made = await send(file, progress); await refresh(); return made; })), body);
   await refresh();
 }
 
@@ -48,30 +45,3 @@ export const datasetsView = ({ main, signal }) => listView(main, signal, {
     { label: "Created", cell: (d) => when(d.created_at) },
   ],
 });
-
-export async function modelView({ main, parameters: [id], signal }) {
-  const [model, layers, groups] = await Promise.all([getJson(`/v1/models/${id}`, signal), getJson(`/v1/models/${id}/layers`, signal),
-    getJson(`/v1/models/${id}/groups`, signal).catch((problem) => { if (problem.status !== 404) throw problem; return { data: [], why: "it was uploaded before groups were looked for" }; })]);
-  const rows = layers.data || [];
-  const most = Math.max(...rows.map((l) => l.params || 0), 1);
-  const facts = [
-    ["Id", el("span", { class: "mono" }, model.id)], ["SHA-256", el("span", { class: "mono" }, model.sha256)],
-    ["Bytes", bytes(model.bytes ?? model.size_bytes)], ["Parameters", count(model.params)], ["MACs", count(model.macs)],
-    ["Inputs", (model.inputs || []).map(shape).join("; ")], ["Outputs", (model.outputs || []).map(shape).join("; ")],
-    ["Cannot be run", model.missing_operators?.length ? `missing: ${model.missing_operators.join(", ")}` : null],
-    ["Cannot be trained", model.operators_without_gradient?.length ? `no gradient: ${model.operators_without_gradient.join(", ")}` : null],
-  ];
-  main.replaceChildren(
-    el("h1", {}, model.name || model.id),
-    el("div", { class: "card" }, el("dl", {}, facts.filter(([, v]) => v).map(([k, v]) => [el("dt", {}, k), el("dd", {}, v)]))),
-    el("div", { class: "row" }, el("a", { class: "button", href: `#/new?model=${model.id}` }, "New job with this model"), el("button", { onclick: () => download(`/v1/models/${id}/content`, model.name || "model.onnx") }, "Download")),
-    el("h2", {}, "Layers with weights"),
-    table([
-      { label: "Layer", cell: (l) => el("span", { class: "mono" }, l.node) },
-      { label: "Operator", cell: (l) => l.op_type },
-      { label: "Parameters", num: true, cell: (l) => count(l.params) },
-      { label: "Share", cell: (l) => bar(l.params, most, "after") },
-      { label: "MACs", num: true, cell: (l) => count(l.macs) },
-    ], rows),
-    groupsSection(groups));
-}

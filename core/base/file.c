@@ -156,13 +156,9 @@ int file_write_atomic(const char *path, const void *bytes, size_t len, struct er
     return file_draft_publish(&d, err);
 }
 
-char *file_read(const char *path, size_t limit, size_t *len, struct err *err)
+/* Closes fd. */
+static char *read_fd(int fd, size_t limit, size_t *len, struct err *err)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        err_set_errno(err, ERR_IO, "cannot open");
-        return NULL;
-    }
     char *data = NULL;
     size_t used = 0, cap = 0;
     ssize_t n = 1;
@@ -195,6 +191,30 @@ char *file_read(const char *path, size_t limit, size_t *len, struct err *err)
     if (len)
         *len = used;
     return data;
+}
+
+char *file_read(const char *path, size_t limit, size_t *len, struct err *err)
+{
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd >= 0)
+        return read_fd(fd, limit, len, err);
+    err_set_errno(err, ERR_IO, "cannot open");
+    return NULL;
+}
+
+char *file_read_own(const char *path, size_t limit, size_t *len, struct err *err)
+{
+    struct stat st;
+    const int fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st))
+        err_set_errno(err, ERR_IO, "cannot open");
+    else if (!S_ISREG(st.st_mode) || st.st_nlink != 1)
+        err_set(err, ERR_IO, "not a regular file of its own");
+    else
+        return read_fd(fd, limit, len, err);
+    if (fd >= 0)
+        close(fd);
+    return NULL;
 }
 
 const char *file_temp_root(void)

@@ -40,6 +40,8 @@ void file_draft_discard(struct file_draft *d);
 int file_write_atomic(const char *path, const void *bytes, size_t len, struct err *err);
 /* The whole file in memory with a NUL behind it (free); ERR_TOO_LARGE beyond `limit` bytes. */
 char *file_read(const char *path, size_t limit, size_t *len, struct err *err);
+/* The same of a file that a process we do not trust has written: no link, no second name, nothing but a regular file. */
+char *file_read_own(const char *path, size_t limit, size_t *len, struct err *err);
 /* TMPDIR, or /tmp. Borrowed from the environment. */
 const char *file_temp_root(void);
 /* A new private folder below TMPDIR (without it /tmp), "pared-<what>-" and six letters: its path (free), NULL on error. */

@@ -19,6 +19,9 @@
  *   "cpu_s"           optional: RLIMIT_CPU
  *   "die_with_parent" optional, default true: PR_SET_PDEATHSIG (SIGKILL). Tied to the thread that spawned, which must
  *                     outlive the child
+ *   "sandbox"         optional, default "off": "strict", "best-effort" or "off" (server/sandbox.h). Inputs of the spec
+ *                     may then be read, work, out, checkpoint and caches be written, and nothing else
+ *   "cgroup"          optional folder of a control group that the child enters first
  * The child also sets no_new_privs, RLIMIT_CORE 0, nice JOB_NICE and oom_score_adj 1000 for itself before it looks at any input.
  *
  * A FILE is {"name": "weights.bin", "path": "/blobs/ab/abcd..."}: name is a plain file name (no slash), path is where
@@ -50,6 +53,8 @@
  *       known. At most about ten a second, changes of stage always.
  *   {"type": "metric", "step": 2, "method": "train.finetune", "epoch": 3, "loss": 0.12, ...}
  *       a measurement on the way, as the step made it; a nested step gives the number of the step that holds it
+ *   {"type": "sandbox", "landlock": 7, "calls": true, "missing": ""}
+ *       which walls stand (ABI of landlock, 0: none; seccomp) and what is missing; unless sandbox is off
  *   {"type": "log", "level": "info" | "warn", "message": "..."}      warnings of the report as they arise
  * The last line is one of
  *   {"type": "result", "kind": "job", "artifacts": [{"name": "model.onnx", "media_type": "...", "bytes": n,
@@ -65,7 +70,8 @@
  *
  * Exit       0: a result line was written. 1: an error line was written. 75 (EX_TEMPFAIL): out of memory (an error
  *            line with code job_out_of_memory stands before it if there was memory to write it). 70 (EX_SOFTWARE): spec or
- *            pipe unusable, reason on stderr. Anything else, or a signal: a crash. SIGXCPU: cpu_s used up. */
+ *            pipe unusable, reason on stderr. Anything else, or a signal: a crash. SIGXCPU: cpu_s used up. SIGXFSZ:
+ *            file_bytes. SIGSYS: a forbidden call; an error line with code job_forbidden_call that names it stands before. */
 #ifndef PARED_RECIPE_JOB_SPEC_H
 #define PARED_RECIPE_JOB_SPEC_H
 

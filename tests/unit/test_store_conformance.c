@@ -8,6 +8,7 @@
 #include <pthread.h>
 
 #include "core/base/clock.h"
+#include "tests/unit/store_time_cases.h"
 
 /* ---- resources ----------------------------------------------------------------------------------------------------
  */
@@ -554,6 +555,39 @@ static void chaos_ends_every_job_once(void **state)
     print_message("%d jobs ended once, %d late ends refused\n", done_once, fenced_off);
 }
 
+/* One key from many clients at once makes one job. */
+static void *submitter(void *arg)
+{
+    struct fixture *f = arg;
+    struct store_job_new in = {.owner = "local",
+                               .request = "{}",
+                               .inputs = {[JOB_ROLE_MODEL] = f->model},
+                               .idempotency_key = "together",
+                               .request_sha256 = SHA_A,
+                               .idempotency_ttl_s = 100};
+    for (int i = 0; i < 20; i++) {
+        struct err err = {0};
+        struct store_job job;
+        bool replayed;
+        struct arena *arena = arena_new();
+        if (store_job_insert(f->store, &in, arena, &job, &replayed, &err))
+            abort();
+        arena_free(arena);
+    }
+    return NULL;
+}
+
+static void one_key_makes_one_job(void **state)
+{
+    struct fixture *f = *state;
+    pthread_t threads[8];
+    for (int i = 0; i < 8; i++)
+        pthread_create(&threads[i], NULL, submitter, f);
+    for (int i = 0; i < 8; i++)
+        pthread_join(threads[i], NULL);
+    assert_int_equal(int_of_sql(f, "SELECT count(*) FROM job"), 1);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 int main(void)
 {
@@ -577,6 +611,14 @@ int main(void)
         TEST(full_queue_refuses),
         TEST(progress_and_events),
         TEST(everything_survives_closing),
+        cmocka_unit_test_setup_teardown(an_old_catalogue_is_upgraded, setup_empty, teardown),
+        TEST(a_newer_catalogue_is_refused),
+        TEST(a_clock_that_jumps_forward_takes_no_lease),
+        TEST(a_clock_that_jumps_back_makes_nothing_wait),
+        TEST(old_jobs_and_artifacts_go),
+        TEST(retention_goes_page_by_page),
+        TEST(a_failed_call_can_be_repeated),
+        TEST(one_key_makes_one_job),
         TEST(chaos_ends_every_job_once),
     };
     for (driver_case = driver_cases; driver_case < driver_cases + DRIVERS; driver_case++)
