@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * models.c - /v1/models. An upload is the raw file, or multipart with the part `model` and the files of its external
- * data, or JSON that names an artifact of a job, which becomes a model without travelling through the client. */
+ * data, or JSON that names resumable uploads, or an artifact of a job, which becomes a model without travelling through
+ * the client. */
 #include <string.h>
 
 #include "api/handlers.h"
@@ -93,29 +94,37 @@ static int adopt(struct req *req, struct res *res, const struct store_artifact *
     return rc;
 }
 
+/* The first upload is the model, the others are its external data under the file names of their metadata. */
+static int arrange(struct req *req, const struct store_upload *rows, int count, struct resource_draft *draft,
+                   struct err *err)
+{
+    for (int i = 0; i < count; i++) {
+        const char *name = i ? resource_upload_name(req, &rows[i]) : draft->name;
+        const char *pointer = arena_printf(req->arena, "/uploads/%d", i);
+        if (!name[0])
+            faults_add(&req->faults, pointer,
+                       "needs a plain file name in the `filename` of its Upload-Metadata: the `location` its tensors "
+                       "name");
+        for (int k = 1; k < i; k++)
+            if (name[0] && strcmp(draft->files[k].name, name) == 0)
+                faults_add(&req->faults, pointer, "has the file name '%s', which another upload has too", name);
+        draft->files[draft->count++] =
+            (struct resource_source){.name = name, .sha256 = rows[i].sha256, .bytes = rows[i].length};
+    }
+    return api_faults(req, err);
+}
+
 static int from_json(struct req *req, struct res *res, struct err *err)
 {
-    static const char *const keys[] = {"artifact", "name", NULL};
-    if (!json_is_object(req->json))
-        return err_set(err, ERR_INVALID, "The body must be an object like {\"artifact\": \"art_...\"}.");
-    api_known_keys(req->json, "", keys, &req->faults);
-    const char *id = api_get_text(req->json, "artifact", &req->faults),
-               *name = api_get_text(req->json, "name", &req->faults);
-    if (!json_object_get(req->json, "artifact"))
-        faults_add(&req->faults, "/artifact", "is missing: the id of a job's artifact");
-    if (name && !api_good_name(name))
-        faults_add(&req->faults, "/name", "must be 1 to 200 characters without slashes and control characters");
-    if (api_faults(req, err) != 0)
-        return -1;
+    struct resource_body body;
     struct store_artifact artifact;
-    struct err missing = {0};
-    if (store_artifact_get(api_server(req)->store, req->owner, id, req->arena, &artifact, &missing) != 0) {
-        if (missing.code != ERR_NOT_FOUND)
-            return err_set(err, missing.code, "%s", missing.msg);
-        faults_add(&req->faults, "/artifact", "names no artifact: '%.60s'", id);
-        return err_set(err, ERR_REFERENCE, "There is no artifact '%.60s'.", id);
-    }
-    name = name ? name : resource_name(&resource_model, req, artifact.name, err);
+    if (resource_read_body(req, &body, err) != 0)
+        return -1;
+    if (!body.artifact)
+        return resource_from_uploads(&resource_model, &body, arrange, req, res, err);
+    if (resource_artifact(req, body.artifact, &artifact, err) != 0)
+        return -1;
+    const char *name = body.name ? body.name : resource_name(&resource_model, req, artifact.name, err);
     return name ? adopt(req, res, &artifact, name, err) : -1;
 }
 

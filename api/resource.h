@@ -43,6 +43,25 @@ struct resource_draft {
 /* Inspect in a child, store, answer 201 (or 200: the owner has it already) with Location. */
 int resource_create(const struct resource_kind *kind, const struct resource_draft *draft, struct req *req,
                     struct res *res, struct err *err);
+/* ---- made of what the server has (resource_upload.c) */
+enum { RESOURCE_UPLOADS_MAX = 1000 };
+/* {"upload"} or {"uploads"} or {"artifact"}, and "name"?; ids are borrowed from req->json, the list is the arena's. */
+struct resource_body {
+    const char *artifact, *name; /* or NULL */
+    const char **uploads;
+    int count;
+};
+int resource_read_body(struct req *req, struct resource_body *body, struct err *err);
+/* Fill in draft->files (room for count) and draft->count from complete uploads. -1 with faults. */
+typedef int resource_arrange_fn(struct req *req, const struct store_upload *rows, int count,
+                                struct resource_draft *draft, struct err *err);
+int resource_from_uploads(const struct resource_kind *kind, const struct resource_body *body,
+                          resource_arrange_fn *arrange, struct req *req, struct res *res, struct err *err);
+/* The file name its metadata gives (`filename` or `name`), "" when there is no good one. */
+const char *resource_upload_name(struct req *req, const struct store_upload *row);
+/* ERR_REFERENCE with a fault at /artifact. */
+int resource_artifact(struct req *req, const char *id, struct store_artifact *out, struct err *err);
+
 /* ?name=, else `given` (a file name, may be ""), else the kind's default. NULL with a fault when it is no good name. */
 const char *resource_name(const struct resource_kind *kind, struct req *req, const char *given, struct err *err);
 

@@ -533,6 +533,8 @@ void attempt_run(const struct attempt_ctx *ctx)
     struct err err = {0}, ignored = {0};
     json_t *spec = NULL;
     int64_t timeout_s = lesser(ctx->claim->timeout_s, ctx->server->config->job_timeout_s);
+    const struct log_scope scope = {.job_id = ctx->claim->id, .owner = ctx->claim->owner};
+    const struct log_scope *before = log_enter(&scope);
     if (prepare(&a, &err) || !(spec = make_spec(&a, &err))) {
         settle_failed(&a, err.code == ERR_IO ? STORE_RETRY : STORE_FAILED, &err, NULL);
     } else {
@@ -552,6 +554,7 @@ void attempt_run(const struct attempt_ctx *ctx)
     }
     if (a.out[0] && (file_remove_tree(a.out, &ignored) || file_remove_tree(a.tmp, &ignored)))
         log_warn("work folder: %s", ignored.msg);
+    log_enter(before);
     json_decref(spec);
     child_outcome_fini(&outcome);
 }

@@ -7,6 +7,7 @@
 #include "core/base/log.h"
 #include "core/recipe/json_text.h"
 #include "server/http_internal.h"
+#include "server/store.h"
 
 void body_open(struct exchange *x)
 {
@@ -58,9 +59,12 @@ void handler_run(struct exchange *x)
     const struct log_scope scope = {
         .request_id = x->request_id, .trace_id = x->req.trace.id, .owner = x->req.owner};
     const struct log_scope *before = log_enter(&scope);
+    double began = clock_seconds(), store_began = store_thread_seconds();
     res_reset(&x->res, &x->req);
     int rc = x->err.code == ERR_NONE ? x->req.route->handler(&x->req, &x->res, &x->err) : 0;
     log_enter(before);
+    x->worked += clock_seconds() - began;
+    x->stored += store_thread_seconds() - store_began;
     if (rc != 0 && x->err.code == ERR_NONE)
         err_set(&x->err, ERR_INTERNAL, "The handler of %s failed without a reason.", x->route_text);
     if (x->err.code == ERR_NONE && x->req.faults.count == 0)

@@ -106,6 +106,7 @@ static void run_handler(struct exchange *x)
             return; /* the clock or http_wake has it now */
     }
     body_close(x);
+    res_encode(x);
     upload_free(x->req.upload); /* here, not in the event thread: removing files may take time */
     x->req.upload = NULL;
     exec_resume(x, PHASE_DONE);

@@ -171,6 +171,7 @@ void handler_run(struct exchange *x);
 /* http_res.c */
 enum MHD_Result res_send(struct exchange *x);
 void res_problem(struct exchange *x);
+void res_encode(struct exchange *x);
 void res_reset(struct res *res, struct req *req);
 void res_fini(struct res *res);
 

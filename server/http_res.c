@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "core/base/log.h"
+#include "server/coding.h"
 #include "server/http_internal.h"
 #include "server/problem.h"
 
@@ -124,6 +125,52 @@ int res_wait(struct res *res, const char *key, double until)
     return 0;
 }
 
+/* ---- content coding */
+
+/* The body in a coding the client takes, if that pays. Bytes with a digest or a range are what was asked for, and stay.
+ * The caller is an executor: event threads do not compress. */
+void res_encode(struct exchange *x)
+{
+    struct res *res = &x->res;
+    const char *etag = header_of(res, "ETag");
+    if (!res->bytes || res->stream || header_of(res, "Content-Encoding") || header_of(res, "Content-Range") ||
+        header_of(res, "Repr-Digest") || !coding_useful(header_of(res, "Content-Type")))
+        return;
+    enum coding coding = coding_choose(req_header(&x->req, "Accept-Encoding"));
+    size_t len;
+    char *coded = coding_apply(coding, res->bytes, res->len, &len);
+    if (!coded)
+        return;
+    if (!res->borrowed)
+        free(res->bytes);
+    res->bytes = coded;
+    res->len = len;
+    res->borrowed = false;
+    res_header(res, "Content-Encoding", "%s", coding_name(coding));
+    if (etag && strncmp(etag, "W/", 2) != 0) /* a strong one stands for the very bytes; conditions compare weakly */
+        res_header(res, "ETag", "W/%s", etag);
+}
+
+/* Whoever keeps this answer (or learns from a 304 that it is still good) must know that others may get other bytes. */
+static void vary(struct res *res)
+{
+    const char *others = header_of(res, "Vary");
+    if (res->fd >= 0 || res->stream || (res->status != 304 && !coding_useful(header_of(res, "Content-Type"))))
+        return;
+    res_header(res, "Vary", "%s%sAccept-Encoding", others ? others : "", others ? ", " : "");
+}
+
+/* w3.org/TR/server-timing, in milliseconds: time of the handler, of which in the catalogue, and before it in a queue. */
+static void server_timing(struct MHD_Response *response, const struct exchange *x)
+{
+    char text[120];
+    if (x->worked <= 0)
+        return;
+    snprintf(text, sizeof text, "queue;dur=%.3f, app;dur=%.3f, store;dur=%.3f", x->waited * 1e3, x->worked * 1e3,
+             x->stored * 1e3);
+    MHD_add_response_header(response, "Server-Timing", text);
+}
+
 /* x->err becomes the answer. */
 void res_problem(struct exchange *x)
 {
@@ -173,15 +220,17 @@ static struct MHD_Response *response_of(struct exchange *x)
 enum MHD_Result res_send(struct exchange *x)
 {
     struct res *res = &x->res;
+    if (x->http->opts.finish && x->req.method)
+        x->http->opts.finish(x->http->opts.app, &x->req, res);
+    vary(res);
     struct MHD_Response *response = response_of(x);
     if (!response)
         return MHD_NO;
-    if (x->http->opts.finish && x->req.method)
-        x->http->opts.finish(x->http->opts.app, &x->req, res);
     for (const struct res_header *h = res->headers; h; h = h->next)
         MHD_add_response_header(response, h->name, h->value);
     MHD_add_response_header(response, "X-Request-Id", x->request_id);
     MHD_add_response_header(response, "traceparent", x->req.trace.parent);
+    server_timing(response, x);
     MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
     if (!header_of(res, "Cache-Control"))
         MHD_add_response_header(response, "Cache-Control", "private, no-cache");

@@ -20,6 +20,7 @@
 #include "core/base/clock.h"
 #include "core/base/file.h"
 #include "core/base/log.h"
+#include "server/access.h"
 #include "server/attempt.h"
 #include "server/auth.h"
 #include "server/cgroup.h"
@@ -130,29 +131,7 @@ static void finish(void *app, const struct req *req, struct res *res)
 /* After each answer, in a thread of libmicrohttpd. */
 static void record(void *app, const struct http_record *r)
 {
-    static const char *const probes[] = {"/healthz", "/readyz", "/metrics"};
-    const struct server *server = app;
-    bool probe = false;
-    metrics_http(r->method, r->route, r->status, r->seconds);
-    if (r->error == ERR_STORE)
-        metrics_add(METRIC_STORE_ERRORS_REQUEST, 1);
-    for (size_t i = 0; i < sizeof probes / sizeof probes[0]; i++)
-        probe = probe || (r->status == 200 && !strcmp(r->route, probes[i]));
-    enum log_level level = probe ? LOG_DEBUG : (enum log_level)server->config->access_level;
-    if (!log_on(level))
-        return;
-    const struct log_scope scope = {.request_id = r->request_id, .trace_id = r->trace->id, .owner = r->owner};
-    const struct log_scope *before = log_enter(&scope);
-    const struct log_field fields[] = {
-        {.key = "method", .kind = LOG_FIELD_TEXT, .text = r->method[0] ? r->method : "-"},
-        {.key = "path", .kind = LOG_FIELD_TEXT, .text = strstr(r->route, "{token}") ? r->route : r->path},
-        {.key = "status", .kind = LOG_FIELD_INT, .number = r->status},
-        {.key = "ms", .kind = LOG_FIELD_MS, .ms = r->seconds * 1e3},
-        {.key = "bytes_in", .kind = LOG_FIELD_INT, .number = r->bytes_in},
-        {.key = "bytes_out", .kind = LOG_FIELD_INT, .number = r->bytes_out},
-        {.key = "code", .kind = LOG_FIELD_TEXT, .text = r->error ? err_slug(r->error) : NULL}};
-    log_fields(level, "request", fields, sizeof fields / sizeof fields[0]);
-    log_enter(before);
+    access_record(app, r);
 }
 
 static int open_storage(struct run *run, struct err *err)

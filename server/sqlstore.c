@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "core/base/buf.h"
+#include "core/base/clock.h"
 #include "core/base/log.h"
 
 enum { READERS = 4 };
@@ -80,9 +81,17 @@ static struct db *take_reader(struct store *store)
     return db;
 }
 
+static _Thread_local double thread_seconds, session_began;
+
+double store_thread_seconds(void)
+{
+    return thread_seconds;
+}
+
 static void give_back(struct db *db)
 {
     struct store *store = db->store;
+    thread_seconds += clock_seconds() - session_began;
     pthread_mutex_lock(&store->lock);
     if (db->write)
         store->serving++;
@@ -95,6 +104,7 @@ struct db *db_read_by(struct store *store, const char *call, struct err *err)
 {
     if (fault(call, STORE_BEFORE, err))
         return NULL;
+    session_began = clock_seconds();
     struct db *db = take_reader(store);
     db->store = store;
     db->call = call;
@@ -120,6 +130,7 @@ struct db *db_write_by(struct store *store, bool durable, const char *call, stru
     struct db *db = &store->writer;
     if (fault(call, STORE_BEFORE, err))
         return NULL;
+    session_began = clock_seconds();
     pthread_mutex_lock(&store->lock);
     uint64_t ticket = store->next_ticket++;
     while (store->serving != ticket)

@@ -265,7 +265,8 @@ static int write_next(struct db *db, const struct attempt *a, const struct next 
         "UPDATE job SET state=$3,crashes=$4,losses=$5,result=$6,error=$7,lease_owner=NULL,lease_until=NULL,"
         "finished_at=@NOW@,version=version+1 WHERE id=$1 AND attempt=$2 AND state='running' RETURNING id";
     static const char queued[] = "UPDATE job SET state='queued',crashes=$3,losses=$4,lease_owner=NULL,lease_until=NULL,"
-                                 "run_at=CASE WHEN $5<0 THEN run_at ELSE @NOW@+$5 END,version=version+1"
+                                 "run_at=CASE WHEN $5>=0 THEN @NOW@+$5 WHEN run_at>@NOW@ THEN @NOW@ ELSE run_at END,"
+                                 "version=version+1"
                                  " WHERE id=$1 AND attempt=$2 AND state='running' RETURNING id";
     int rows;
     if (next->state == JOB_QUEUED)

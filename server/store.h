@@ -42,6 +42,9 @@ struct store *store_open(const struct store_opts *opts, struct err *err);
 void store_close(struct store *store); /* NULL is fine */
 /* Does it answer? For /readyz. */
 int store_ping(struct store *store, struct err *err);
+/* Seconds this thread has spent in calls of stores, waiting for their turn included: differences are what a piece of
+ * work cost there. */
+double store_thread_seconds(void);
 /* To be called about once a second: write-ahead log into the file, expired idempotency keys away. */
 int store_maintain(struct store *store, struct err *err);
 

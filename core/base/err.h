@@ -12,6 +12,7 @@
 #define ERR_MAP(X)                                                                                 \
     X(INTERNAL, 500, "internal", "Internal error")                                                 \
     X(IO, 500, "io_error", "Storage could not be read or written")                                 \
+    X(CORRUPT, 500, "storage_corrupt", "Stored file is damaged")                                   \
     X(STORE, 503, "store_unavailable", "Catalogue unavailable")                                    \
     X(DISK_FULL, 507, "disk_full", "No space left")                                                \
     X(NOMEM, 503, "out_of_memory", "Out of memory")                                                \

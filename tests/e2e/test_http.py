@@ -84,7 +84,9 @@ class Forms(Case):
         self.assertTrue(answer.headers["x-request-id"])
 
     def test_readyz_metrics_stats(self):
-        self.assertEqual(self.s.get("/readyz").json(), {"status": "ready"})
+        ready = self.s.get("/readyz").json()
+        self.assertEqual(ready["status"], "ready")
+        self.assertEqual({name: check["ok"] for name, check in ready["checks"].items()}, dict.fromkeys(("draining", "store", "disk", "memory"), True))
         metrics = self.s.get("/metrics")
         self.assertTrue(metrics.headers["content-type"].startswith("text/plain"))
         self.assertIn(b"# TYPE pared_", metrics.body)

@@ -159,7 +159,8 @@ static void old_jobs_and_artifacts_go(void **state)
     assert_int_equal(old.expires_at, 0);
     assert_int_equal(expire(f).jobs, 0); /* nothing is set: for ever */
     store_set_retention(f->store, &(struct store_retention){.job_ttl_s = 86400, .artifact_ttl_s = 3600});
-    struct store_job young = finished_job(f, SHA_C); /* the one that waited; another stays queued */
+    finished_job(f, SHA_C); /* the one that waited; another stays queued */
+    struct store_job young = get(f, waits.id);
     assert_int_equal(young.expires_at, young.finished_at + 86400000);
     assert_int_equal(store_artifact_by_name(f->store, "local", waits.id, "model.onnx", f->arena, &artifact, &f->err), 0);
     assert_int_equal(artifact.expires_at, artifact.created_at + 3600000);

@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -169,11 +170,62 @@ static void documents_name_every_setting(void **state)
     assert_true(strlen(doc) > 20);
 #include "server/config.def"
 #undef SETTING
+#undef SETTING_LIVE
     assert_non_null(strstr(markdown.data, "`PARED_API_KEY_FILE`"));
     buf_fini(&help);
     buf_fini(&markdown);
     buf_fini(&printed);
     config_fini(&c);
+}
+
+static void write_text(const char *path, const char *text)
+{
+    FILE *f = fopen(path, "we");
+    assert_non_null(f);
+    assert_true(fputs(text, f) >= 0);
+    fclose(f);
+}
+
+/* What is live is taken over, what is not stays, both are named; a fault changes nothing. */
+static void reload(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/pared-config-XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    write_text(path, "log_level = warn\nworkers = 3\nallowed_hosts = a.example\ndata = /tmp\ndrain_s = 9\n");
+    char *args[] = {(char *)(uintptr_t) "--config", path, (char *)(uintptr_t) "--drain_s", (char *)(uintptr_t) "7"};
+    char *const environment[] = {NULL};
+    struct config now, fresh;
+    struct err err = {0};
+    struct buf changed = {0}, refused = {0};
+    assert_int_equal(config_load(&now, 4, args, environment, &err), 0);
+
+    assert_int_equal(config_reload(&fresh, &now, &changed, &refused, &err), 0);
+    assert_true(changed.len == 0 && refused.len == 0);
+    config_fini(&fresh);
+
+    write_text(path, "log_format = json\nlog_level = debug\nworkers = 4\nallowed_hosts = b.example\n"
+                     "data = /tmp/../tmp\nlisten = 127.0.0.1:1\ndrain_s = 10\n");
+    assert_int_equal(config_reload(&fresh, &now, &changed, &refused, &err), 0);
+    assert_string_equal(changed.data, "log_level, log_format"); /* drain_s: the flag still wins */
+    assert_string_equal(refused.data, "listen, allowed_hosts, workers");
+    assert_true(fresh.log_level == LOG_DEBUG && fresh.log_format == LOG_JSON && fresh.workers == 3);
+    assert_string_equal(fresh.allowed_hosts.at[0], "a.example");
+    assert_string_equal(fresh.listen, now.listen);
+    assert_string_equal(fresh.data, "/tmp");
+    assert_int_equal(fresh.drain_s, 7);
+    config_fini(&fresh);
+
+    write_text(path, "log_level = loud\n");
+    assert_int_equal(config_reload(&fresh, &now, &changed, &refused, &err), -1);
+    assert_non_null(strstr(err.msg, "line 1"));
+    assert_int_equal(now.log_level, LOG_WARN);
+    config_fini(&now);
+    buf_fini(&changed);
+    buf_fini(&refused);
+    unlink(path);
 }
 
 static void the_document_is_up_to_date(void **state)
@@ -200,7 +252,7 @@ int main(void)
         cmocka_unit_test(file_lines_are_named),
         cmocka_unit_test(addresses),
         cmocka_unit_test(documents_name_every_setting),
-        cmocka_unit_test(the_document_is_up_to_date),
+        cmocka_unit_test(reload), cmocka_unit_test(the_document_is_up_to_date),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -330,7 +330,7 @@ static void crashes_are_tried_twice(void **state)
     struct store_job job = wait_end(f, twice, 15);
     assert_int_equal(job.state, JOB_FAILED);
     assert_int_equal(job.crashes, 2);
-    assert_non_null(strstr(job.error, "\"code\":\"crashed\""));
+    assert_non_null(strstr(job.error, "\"code\":\"job_crashed\""));
     job = wait_end(f, once, 15);
     assert_int_equal(job.state, JOB_SUCCEEDED);
     assert_int_equal(job.attempt, 2);
@@ -356,7 +356,7 @@ static void time_limit_of_a_job(void **state)
     struct fixture *f = *state;
     struct store_job job = wait_end(f, add(f, "sleep", (struct store_job_new){.timeout_s = 1}), 10);
     assert_int_equal(job.state, JOB_FAILED);
-    assert_non_null(strstr(job.error, "\"code\":\"timeout\""));
+    assert_non_null(strstr(job.error, "\"code\":\"job_timed_out\""));
 }
 
 static void a_lease_is_kept_while_the_child_works(void **state)
