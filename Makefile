@@ -10,7 +10,7 @@ GEN   := build/gen
 VERSION := $(shell cat VERSION)
 
 CC := $(if $(filter fuzz,$(MODE)),clang,gcc)
-PKGS := libmicrohttpd jansson libuv openblas lapacke libprotobuf-c sqlite3 zlib libzstd libseccomp libarchive libjpeg libpng nettle
+PKGS := libmicrohttpd jansson libuv openblas lapacke libprotobuf-c sqlite3 zlib libzstd libseccomp libarchive libjpeg libpng nettle gnutls
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wconversion -Wundef -Wno-missing-field-initializers
 OPT_release := -O2 -g
 OPT_debug   := -O0 -g

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "cli/commands.h"
+#include "cli/fence_run.h"
 #include "cli/progress.h"
 #include "core/base/buf.h"
 #include "core/base/file.h"
@@ -35,6 +36,9 @@ static const char help[] =
     "  --max-memory N         bytes that activations may take, as in 512M or 2G; default 16G\n"
     "  --external-dir DIR     where external data files lie; default: beside the model\n"
     "  --no-latency           do not measure latency\n"
+    "  --sandbox[=MODE]       the process fences itself off before it reads the model: it can read what is named here\n"
+    "                         (and the files beside the model), write DIR, and nothing else. MODE: strict (default),\n"
+    "                         best-effort or off\n"
     "  --json                 print the report as JSON instead of a table\n"
     "  --quiet                no progress\n\n"
     "Training steps may hold steps: --step 'train.finetune epochs=3 steps=[{\"method\": \"prune.weights\", ...}]'\n"
@@ -46,6 +50,7 @@ struct run_args {
     json_t *steps, *targets; /* of --step, --target */
     int64_t seed, threads;
     bool has_seed, json, quiet;
+    enum sandbox_mode sandbox;
     struct pipeline_opts pipeline;
 };
 
@@ -64,6 +69,7 @@ enum {
     OPT_EXTERNAL,
     OPT_MEMORY,
     OPT_NO_LATENCY,
+    OPT_SANDBOX,
     OPT_JSON,
     OPT_QUIET,
     OPT_HELP
@@ -84,6 +90,7 @@ static const struct option options[] = {
     {"external-dir", required_argument, NULL, OPT_EXTERNAL},
     {"max-memory", required_argument, NULL, OPT_MEMORY},
     {"no-latency", no_argument, NULL, OPT_NO_LATENCY},
+    {"sandbox", optional_argument, NULL, OPT_SANDBOX},
     {"json", no_argument, NULL, OPT_JSON},
     {"quiet", no_argument, NULL, OPT_QUIET},
     {"help", no_argument, NULL, OPT_HELP},
@@ -128,6 +135,10 @@ static int take_option(struct run_args *a, int option, const char *text, struct 
     case OPT_EXTERNAL: a->pipeline.external_dir = text; break;
     case OPT_MEMORY: return cli_size("--max-memory", text, &a->pipeline.max_memory_bytes, err);
     case OPT_NO_LATENCY: a->pipeline.no_latency = true; break;
+    case OPT_SANDBOX:
+        if (!sandbox_mode_parse(text ? text : "strict", &a->sandbox))
+            return err_set(err, ERR_USAGE, "--sandbox=%.50s: the mode is strict, best-effort or off", text);
+        break;
     case OPT_JSON: a->json = true; break;
     case OPT_QUIET: a->quiet = true; break;
     }
@@ -295,6 +306,8 @@ static int run(struct run_args *a)
     a->pipeline.metric = progress_metric;
     a->pipeline.log = progress_log;
     a->pipeline.arg = &progress;
+    if (fence_run(a->sandbox, &a->pipeline, &err))
+        goto out;
     int failed = pipeline_run(&a->pipeline, &result, &faults, &err);
     progress_done(&progress);
     if (!failed)
@@ -314,7 +327,7 @@ out:
 
 int cmd_run(int argc, char **argv)
 {
-    struct run_args a = {.out = "pared-out", .steps = json_array(), .targets = json_object()};
+    struct run_args a = {.out = "pared-out", .sandbox = SANDBOX_OFF, .steps = json_array(), .targets = json_object()};
     struct err err = {0};
     int rc = CLI_USAGE;
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
@@ -332,6 +345,7 @@ int cmd_run(int argc, char **argv)
         goto out;
     }
     a.model = argv[optind];
+    start_alone(a.sandbox, argv);
     rc = run(&a);
 out:
     json_decref(a.steps);

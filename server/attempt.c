@@ -186,8 +186,10 @@ static json_t *file_json(struct attempt *a, const struct store_file *file, struc
     char path[PATH_MAX];
     if (blob_path(a->ctx->server->blobs, file->sha256, path, sizeof path, err))
         return NULL;
-    if (access(path, R_OK)) {
-        err_set_errno(err, ERR_IO, "an input of the job cannot be read");
+    if (blob_verify(a->ctx->server->blobs, file->sha256, err)) {
+        if (err->code == ERR_NOT_FOUND)
+            err->code = ERR_CORRUPT; /* its row is there: the file should be */
+        err_wrap(err, "input '%.100s' of the job: ", file->name);
         return NULL;
     }
     return json_pack("{s:s, s:s}", "name", file->name, "path", path);

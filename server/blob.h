@@ -7,7 +7,7 @@
  * Pins       From commit to blob_put_free the object is pinned: blob_collect leaves it alone, although no row refers
  *            to it yet. Code that must keep an object across calls uses blob_pin / blob_unpin.
  * Threads    All calls from any thread; one put belongs to one thread at a time.
- * Errors     ERR_DISK_FULL (nothing is left behind), ERR_IO, ERR_NOT_FOUND. Messages carry no path. */
+ * Errors     ERR_DISK_FULL (nothing is left behind), ERR_IO, ERR_NOT_FOUND, ERR_CORRUPT. Messages carry no path. */
 #ifndef PARED_SERVER_BLOB_H
 #define PARED_SERVER_BLOB_H
 
@@ -41,10 +41,15 @@ int blob_put_take(struct blobs *blobs, const char *path, char sha256[SHA256_HEX]
  * fails the file is where it was. */
 int blob_put_adopt(struct blobs *blobs, const char *path, const char *sha256, struct err *err);
 
-/* Read-only descriptor of the caller (close), -1 with ERR_NOT_FOUND. */
+/* Read-only descriptor of the caller (close), -1 with ERR_NOT_FOUND. The content is what the hash says (blob_check.h):
+ * ERR_CORRUPT when it is not, so the first call for a large file may take seconds. */
 int blob_open(struct blobs *blobs, const char *sha256, int64_t *bytes, struct err *err);
 /* A local path that stays valid while a row refers to the object or a pin holds it. `out` of PATH_MAX bytes. */
 int blob_path(struct blobs *blobs, const char *sha256, char *out, size_t size, struct err *err);
+/* blob_open without a descriptor: before a path is given to a child. */
+int blob_verify(struct blobs *blobs, const char *sha256, struct err *err);
+/* How long the content of a file that looks untouched is believed; 0: it is hashed at every blob_open. */
+void blobs_set_check_age(struct blobs *blobs, int64_t seconds);
 int blob_pin(struct blobs *blobs, const char *sha256, struct err *err); /* ERR_NOMEM */
 void blob_unpin(struct blobs *blobs, const char *sha256);
 

@@ -23,6 +23,7 @@
 
 #include "core/base/file.h"
 #include "core/base/log.h"
+#include "server/blob_check.h"
 #include "server/id.h"
 
 enum { COPY_BYTES = 1 << 18, FLUSH_BYTES = 8 << 20 };
@@ -35,6 +36,7 @@ struct pin {
 struct blobs {
     char *dir;
     int64_t min_free;
+    struct blob_checks *checks;
     pthread_mutex_t lock;
     struct pin *pins;
     size_t pin_count, pin_cap;
@@ -176,7 +178,7 @@ struct blobs *blob_disk_open(const char *dir, int64_t min_free_bytes, struct err
     }
     blobs->min_free = min_free_bytes;
     pthread_mutex_init(&blobs->lock, NULL);
-    if (make_layout(blobs, err)) {
+    if (!(blobs->checks = blob_checks_new(err)) || make_layout(blobs, err)) {
         blobs_close(blobs);
         return NULL;
     }
@@ -188,9 +190,15 @@ void blobs_close(struct blobs *blobs)
     if (!blobs)
         return;
     pthread_mutex_destroy(&blobs->lock);
+    blob_checks_free(blobs->checks);
     free(blobs->pins);
     free(blobs->dir);
     free(blobs);
+}
+
+void blobs_set_check_age(struct blobs *blobs, int64_t seconds)
+{
+    blob_checks_set_age(blobs->checks, seconds);
 }
 
 int64_t blob_free_bytes(struct blobs *blobs)
@@ -273,6 +281,17 @@ const char *blob_put_path(const struct blob_put *put)
     return put->path;
 }
 
+/* Is the object there, and whole? A damaged one is replaced by the bytes just written. */
+static bool stored_whole(struct blob_put *put, const char *object)
+{
+    struct err ignored = {0};
+    int fd = open(object, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    bool whole = fd >= 0 && blob_checks_verify(put->blobs->checks, put->sha256, fd, &ignored) == 0;
+    if (fd >= 0)
+        close(fd);
+    return whole;
+}
+
 /* Under the lock: name and pin the object. */
 static int publish(struct blob_put *put, struct err *err)
 {
@@ -282,7 +301,7 @@ static int publish(struct blob_put *put, struct err *err)
     put->committed = true; /* from here blob_put_free takes the pin away */
     if (blob_path(put->blobs, put->sha256, object, sizeof object, err))
         return -1;
-    if (access(object, F_OK) == 0) {
+    if (access(object, F_OK) == 0 && stored_whole(put, object)) {
         unlink(put->path);
         return 0;
     }
@@ -290,6 +309,7 @@ static int publish(struct blob_put *put, struct err *err)
         return -1;
     if (rename(put->path, object))
         return err_set_errno(err, ERR_IO, "cannot name a stored file");
+    blob_checks_note(put->blobs->checks, put->sha256, put->fd);
     object_dir(put->blobs, put->sha256, 2, dir);
     return sync_dir(dir, err);
 }
@@ -300,6 +320,10 @@ int blob_put_commit(struct blob_put *put, char sha256[SHA256_HEX], struct err *e
     memcpy(sha256, put->sha256, SHA256_HEX);
     if (fchmod(put->fd, 0444) || fsync(put->fd))
         return err_set_errno(err, ERR_IO, "cannot store the file");
+    char object[PATH_MAX];
+    if (blob_path(put->blobs, put->sha256, object, sizeof object, err))
+        return -1;
+    stored_whole(put, object); /* hashes it, if need be, before the lock is taken: under it the answer is remembered */
     pthread_mutex_lock(&put->blobs->lock);
     int rc = publish(put, err);
     pthread_mutex_unlock(&put->blobs->lock);
@@ -392,9 +416,22 @@ int blob_open(struct blobs *blobs, const char *sha256, int64_t *bytes, struct er
         close(fd);
         return -1;
     }
+    if (blob_checks_verify(blobs->checks, sha256, fd, err)) {
+        close(fd);
+        return -1;
+    }
     if (bytes)
         *bytes = st.st_size;
     return fd;
+}
+
+int blob_verify(struct blobs *blobs, const char *sha256, struct err *err)
+{
+    int fd = blob_open(blobs, sha256, NULL, err);
+    if (fd < 0)
+        return -1;
+    close(fd);
+    return 0;
 }
 
 /* ---- removing -----------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@
 #include "core/base/clock.h"
 #include "core/base/log.h"
 #include "server/http_internal.h"
+#include "server/tls.h"
 
 enum { SPARE_FILES = 256 };
 
@@ -119,9 +120,16 @@ static int start_daemon(struct http *http, struct err *err)
     struct MHD_OptionItem pool[] = {{MHD_OPTION_THREAD_POOL_SIZE, http->opts.threads, NULL}, {MHD_OPTION_END, 0, NULL}};
     if (http->opts.threads < 2)
         pool[0].option = MHD_OPTION_END;
+    struct MHD_OptionItem tls[] = {{MHD_OPTION_HTTPS_CERT_CALLBACK2, (intptr_t)tls_retrieve, NULL},
+                                   {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)(uintptr_t)TLS_PRIORITIES},
+                                   {MHD_OPTION_END, 0, NULL}};
+    if (http->opts.tls)
+        flags |= MHD_USE_TLS;
+    else
+        tls[0].option = MHD_OPTION_END;
     http->daemon =
         MHD_start_daemon(flags, 0, NULL, NULL, exchange_step, http, MHD_OPTION_EXTERNAL_LOGGER, daemon_log, NULL,
-                         MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_ARRAY, pool, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+                         MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_ARRAY, pool, MHD_OPTION_ARRAY, tls, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
                          (size_t)HTTP_CONNECTION_MEMORY, MHD_OPTION_CONNECTION_LIMIT, limit,
                          MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)http->opts.idle_timeout_s,
                          MHD_OPTION_URI_LOG_CALLBACK, exchange_open, http, MHD_OPTION_NOTIFY_COMPLETED, exchange_close,

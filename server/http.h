@@ -28,6 +28,7 @@
 
 struct http; /* opaque */
 struct auth_caller;
+struct proxies;
 struct upload;
 
 /* ---- what a handler reads */
@@ -101,6 +102,8 @@ struct res {
 
 /* Set a header (copied). Values with control characters are dropped: nobody injects a header line. */
 void res_header(struct res *res, const char *name, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* Its value, or NULL when it is not set. */
+const char *res_header_value(const struct res *res, const char *name);
 /* JSON body; the reference is stolen. ERR_NOMEM when it cannot be written (NULL too). */
 int res_json(struct res *res, int status, json_t *json, struct err *err);
 /* Bytes from malloc, now owned by the answer. */
@@ -130,6 +133,10 @@ struct http_record {
     const char *path, *owner; /* raw path without query; "" when no key was known */
     int64_t bytes_out;        /* of the answer's body; 0 for streams */
     enum err_code error;      /* what the problem was, ERR_NONE otherwise */
+    const char *sent_method;  /* as the client sent it */
+    const char *key_id;       /* NULL or "": none */
+    const char *client;       /* address, behind trusted proxies too; "" when not known */
+    const char *location;     /* of what was made, or NULL */
 };
 
 struct http_auth; /* server/auth.h */
@@ -147,6 +154,9 @@ struct http_opts {
     struct http_auth *auth;                                      /* borrowed: keys, Host and Origin */
     const struct router *router;                                 /* borrowed */
     struct blobs *blobs;                                         /* where uploads go; borrowed */
+    const struct proxies *proxies; /* forwarded.h; borrowed; NULL: the client's address is not looked for */
+    bool tls;                      /* with the identity of tls.h */
+    int cors_max_age_s;
     void *app;                                                   /* req->app */
     void (*finish)(void *app, const struct req *req, struct res *res); /* headers for each answer, from an event
                                                                          * thread; may be NULL */

@@ -118,7 +118,8 @@ void exchange_close(void *cls, struct MHD_Connection *conn, void **state, enum M
         struct http_record record = {
             x->req.route ? x->req.route->method : "", x->route_text, x->request_id,    &x->req.trace,
             x->res.status, clock_seconds() - x->req.started, x->body_bytes,
-            x->req.path,   x->req.owner ? x->req.owner : "", (int64_t)x->res.len, x->err.code};
+            x->req.path,   x->req.owner ? x->req.owner : "", (int64_t)x->res.len, x->err.code,
+            x->req.method, x->caller.key_id, x->client, res_header_value(&x->res, "Location")};
         http->opts.record(http->opts.app, &record);
     }
     if (x->phase == PHASE_BODY && x->req.sink)
@@ -307,6 +308,18 @@ static int find_route(struct exchange *x, const char *method, const struct route
     return err_set(&x->err, ERR_METHOD, "This path does not take %s; it takes %s.", method, x->allow);
 }
 
+static int check_key(struct exchange *x)
+{
+    struct req *req = &x->req;
+    int rc = req->route->auth == AUTH_OPEN
+                 ? 0
+                 : http_auth_check(x->http->opts.auth, header_of(x, "Authorization"), req->route->auth, req->arena,
+                                   &x->caller, &x->err);
+    req->owner = x->caller.owner; /* of a refused key too: for the logs */
+    req->caller = &x->caller;
+    return rc;
+}
+
 /* All checks, in the order of section 7: what is wrong with the form of the request comes before what it asks for. */
 static int admit(struct exchange *x, const char *method, const char *version)
 {
@@ -324,11 +337,8 @@ static int admit(struct exchange *x, const char *method, const char *version)
     if (guard_target(req->arena, x->target, &target, &x->query, &req->path, &authority, &x->err) != 0 ||
         check_names(x, method, authority) != 0 || find_route(x, method, &target) != 0)
         return -1;
-    if (req->route->auth != AUTH_OPEN && http_auth_check(x->http->opts.auth, header_of(x, "Authorization"),
-                                                         req->route->auth, req->arena, &x->caller, &x->err) != 0)
+    if (check_key(x) != 0)
         return -1;
-    req->owner = x->caller.owner;
-    req->caller = &x->caller;
     if (req->route->answer == ANSWER_JSON && !accepts_json(header_of(x, "Accept")))
         return err_set(&x->err, ERR_NOT_ACCEPTABLE,
                        "The answer is application/json, which the header Accept leaves out.");
@@ -337,8 +347,36 @@ static int admit(struct exchange *x, const char *method, const char *version)
 
 /* ---- the handler of libmicrohttpd */
 
+struct joined {
+    struct exchange *x;
+    const char *name;
+    char *text;
+};
+static enum MHD_Result join(void *cls, enum MHD_ValueKind kind, const char *name, const char *value)
+{
+    struct joined *all = cls;
+    (void)kind;
+    if (value && strcasecmp(name, all->name) == 0)
+        all->text = all->text ? arena_printf(all->x->req.arena, "%s,%s", all->text, value)
+                              : arena_strdup(all->x->req.arena, value);
+    return MHD_YES;
+}
+
+/* All lines of the header count: a proxy may add one of its own behind the client's. */
+static void find_client(struct exchange *x)
+{
+    const struct proxies *proxies = x->http->opts.proxies;
+    struct joined all = {x, proxies ? proxies_header(proxies) : NULL, NULL};
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(x->conn, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    if (all.name)
+        MHD_get_connection_values(x->conn, MHD_HEADER_KIND, join, &all);
+    if (proxies)
+        proxies_client(proxies, info ? info->client_addr : NULL, all.text, x->client);
+}
+
 static void begin(struct exchange *x)
 {
+    find_client(x);
     trace_begin(&x->req.trace, header_of(x, "traceparent"));
     if (!x->socket)
         return;
@@ -354,11 +392,12 @@ static enum MHD_Result answer(struct exchange *x)
     return res_send(x);
 }
 
-/* OPTIONS of a path that exists: 204 with Allow. Without CORS headers: other origins stay out. */
+/* OPTIONS of a path that exists: 204 with Allow, and what an allowed origin's page asks for. */
 static enum MHD_Result answer_refused(struct exchange *x, const char *method)
 {
     if (x->err.code == ERR_METHOD && strcmp(method, "OPTIONS") == 0) {
         res_header(&x->res, "Allow", "%s", x->allow);
+        policy_preflight(x);
         res_empty(&x->res, 204);
     } else {
         res_problem(x);

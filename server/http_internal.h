@@ -24,6 +24,7 @@
 
 #include "core/base/buf.h"
 #include "server/auth.h"
+#include "server/forwarded.h"
 #include "server/guard.h"
 #include "server/http.h"
 #include "server/upload.h"
@@ -72,6 +73,7 @@ struct exchange {
     struct res res;
     struct err err;
     struct auth_caller caller;
+    char client[CLIENT_TEXT]; /* address */
     struct query query;
     char *target; /* as sent */
     char request_id[HTTP_TEXT_BYTES];
@@ -168,6 +170,9 @@ void body_flush(struct exchange *x);
 void body_close(struct exchange *x);
 void body_finish(struct exchange *x);
 void handler_run(struct exchange *x);
+/* http_policy.c: headers of every answer; those of OPTIONS */
+void policy_headers(const struct exchange *x, struct MHD_Response *response);
+void policy_preflight(struct exchange *x);
 /* http_res.c */
 enum MHD_Result res_send(struct exchange *x);
 void res_problem(struct exchange *x);

@@ -60,7 +60,7 @@ void res_header(struct res *res, const char *name, const char *fmt, ...)
         *at = header;
 }
 
-static const char *header_of(const struct res *res, const char *name)
+const char *res_header_value(const struct res *res, const char *name)
 {
     for (const struct res_header *h = res->headers; h; h = h->next)
         if (strcmp(h->name, name) == 0)
@@ -132,9 +132,9 @@ int res_wait(struct res *res, const char *key, double until)
 void res_encode(struct exchange *x)
 {
     struct res *res = &x->res;
-    const char *etag = header_of(res, "ETag");
-    if (!res->bytes || res->stream || header_of(res, "Content-Encoding") || header_of(res, "Content-Range") ||
-        header_of(res, "Repr-Digest") || !coding_useful(header_of(res, "Content-Type")))
+    const char *etag = res_header_value(res, "ETag");
+    if (!res->bytes || res->stream || res_header_value(res, "Content-Encoding") || res_header_value(res, "Content-Range") ||
+        res_header_value(res, "Repr-Digest") || !coding_useful(res_header_value(res, "Content-Type")))
         return;
     enum coding coding = coding_choose(req_header(&x->req, "Accept-Encoding"));
     size_t len;
@@ -154,8 +154,8 @@ void res_encode(struct exchange *x)
 /* Whoever keeps this answer (or learns from a 304 that it is still good) must know that others may get other bytes. */
 static void vary(struct res *res)
 {
-    const char *others = header_of(res, "Vary");
-    if (res->fd >= 0 || res->stream || (res->status != 304 && !coding_useful(header_of(res, "Content-Type"))))
+    const char *others = res_header_value(res, "Vary");
+    if (res->fd >= 0 || res->stream || (res->status != 304 && !coding_useful(res_header_value(res, "Content-Type"))))
         return;
     res_header(res, "Vary", "%s%sAccept-Encoding", others ? others : "", others ? ", " : "");
 }
@@ -189,7 +189,7 @@ void res_problem(struct exchange *x)
         res_take(res, status, "application/problem+json", text, strlen(text));
     else
         res_empty(res, status);
-    if ((status == 503 || status == 507) && !header_of(res, "Retry-After"))
+    if ((status == 503 || status == 507) && !res_header_value(res, "Retry-After"))
         res_header(res, "Retry-After", status == 503 ? "5" : "60");
     if (status == 401)
         res_header(res, "WWW-Authenticate", "Bearer realm=\"pared\"");
@@ -231,8 +231,8 @@ enum MHD_Result res_send(struct exchange *x)
     MHD_add_response_header(response, "X-Request-Id", x->request_id);
     MHD_add_response_header(response, "traceparent", x->req.trace.parent);
     server_timing(response, x);
-    MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
-    if (!header_of(res, "Cache-Control"))
+    policy_headers(x, response);
+    if (!res_header_value(res, "Cache-Control"))
         MHD_add_response_header(response, "Cache-Control", "private, no-cache");
     if (x->close)
         MHD_add_response_header(response, "Connection", "close");

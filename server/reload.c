@@ -5,10 +5,12 @@
 #include <stdlib.h>
 
 #include "core/base/log.h"
+#include "server/audit.h"
 #include "server/auth.h"
 #include "server/http.h"
 #include "server/metrics.h"
 #include "server/server.h"
+#include "server/tls.h"
 
 struct reloads {
     struct reloads *before;
@@ -21,6 +23,16 @@ static void say(const struct buf *changed, const struct buf *refused)
              changed->len ? changed->data : "");
     if (refused->len)
         log_warn("settings that wait for a restart: %s", refused->data);
+}
+
+/* Files that others renew: a certificate, a rotated audit log. */
+static void reopen(struct server *server)
+{
+    struct err of_tls = {0}, of_audit = {0};
+    if (tls_reload(&of_tls))
+        log_error("the old certificate stays: %s", of_tls.msg);
+    if (audit_reopen(server->audit, &of_audit))
+        log_error("the old audit log is written on: %s", of_audit.msg);
 }
 
 void server_reload(struct server *server)
@@ -46,6 +58,7 @@ void server_reload(struct server *server)
     log_set_format((enum log_format)fresh->config.log_format);
     http_set_limits(atomic_load(&server->http), fresh->config.max_upload_bytes, fresh->config.max_json_bytes);
     admission_measure(server);
+    reopen(server);
     say(&changed, &refused);
 out:
     metrics_add(err.code == ERR_NONE ? METRIC_RELOADS : METRIC_RELOADS_FAILED, 1);

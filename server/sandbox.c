@@ -104,7 +104,8 @@ static const uint64_t rights[] = {
     [SANDBOX_WORK] = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR | LANDLOCK_ACCESS_FS_WRITE_FILE |
                      LANDLOCK_ACCESS_FS_REMOVE_DIR | LANDLOCK_ACCESS_FS_REMOVE_FILE | LANDLOCK_ACCESS_FS_MAKE_DIR |
                      LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_SYM | LANDLOCK_ACCESS_FS_REFER |
-                     RIGHT_TRUNCATE};
+                     RIGHT_TRUNCATE,
+    [SANDBOX_LIST] = LANDLOCK_ACCESS_FS_READ_DIR};
 
 static uint64_t rights_of_abi(int abi)
 {
@@ -185,16 +186,17 @@ static int fence_files(const struct sandbox_opts *o, int abi, struct err *err)
  */
 
 /* A server that runs as root must not pass its powers on. Without them there is nothing to drop. */
-static int drop_capabilities(struct err *err)
+static int drop_capabilities(bool keep_owner, struct err *err)
 {
     struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
-    const struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {{0}};
+    struct __user_cap_data_struct have[_LINUX_CAPABILITY_U32S_3] = {{0}}, kept[_LINUX_CAPABILITY_U32S_3] = {{0}};
+    if (keep_owner && syscall(SYS_capget, &head, have) == 0)
+        kept[0].effective = kept[0].permitted = have[0].permitted & 1u << CAP_DAC_OVERRIDE;
     (void)prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-    return syscall(SYS_capset, &head, none) ? err_set_errno(err, ERR_SANDBOX, "capabilities cannot be dropped") : 0;
+    return syscall(SYS_capset, &head, kept) ? err_set_errno(err, ERR_SANDBOX, "capabilities cannot be dropped") : 0;
 }
 
-/* Landlock holds for this thread and those it makes: there must be no other yet. */
-static bool alone(void)
+bool sandbox_alone(void)
 {
     struct stat st;
     return stat("/proc/self/task", &st) || st.st_nlink == 3;
@@ -216,13 +218,13 @@ int sandbox_enter(const struct sandbox_opts *o, struct sandbox_result *result, s
         return err_set_errno(err, ERR_SANDBOX, "privileges cannot be given up");
     if (sandbox_check(o->mode, err))
         return -1;
-    if (drop_capabilities(&why))
+    if (drop_capabilities(o->keep_owner, &why))
         lacks(result, why.msg);
     const int abi = landlock_abi();
     why = (struct err){0};
     if (abi < SANDBOX_LANDLOCK_MIN)
         lacks(result, "this kernel has no landlock (ABI 2): files are not fenced off");
-    else if (!alone())
+    else if (!sandbox_alone())
         lacks(result, "threads run already: landlock would not hold for them");
     else if (fence_files(o, abi, &why) == 0)
         result->landlock_abi = abi;

@@ -28,7 +28,8 @@ bool sandbox_mode_parse(const char *text, enum sandbox_mode *mode);
 enum sandbox_access {
     SANDBOX_READ,  /* a file, or a folder and all below it */
     SANDBOX_WRITE, /* a folder: files and folders may be made, changed, removed; no links, devices, sockets */
-    SANDBOX_WORK   /* as WRITE, and symbolic links may be made (they lead no further than the walls allow) */
+    SANDBOX_WORK,  /* as WRITE, and symbolic links may be made (they lead no further than the walls allow) */
+    SANDBOX_LIST   /* a folder: the names in it and below it, not the files */
 };
 struct sandbox_place {
     const char *path;
@@ -53,7 +54,10 @@ struct sandbox_opts {
     int report_fd;     /* where the line about a forbidden call goes */
     bool report_json;  /* a JSON line {"type":"error", ...} as of core/recipe/job_spec.h; else a plain sentence */
     bool terminal;     /* the process may ask the size of its terminal */
+    bool keep_owner;   /* root keeps the power to read and write the places, whoever owns them */
 };
+/* Whether this process has one thread only: landlock needs that. */
+bool sandbox_alone(void);
 /* Which walls stand after sandbox_enter. */
 struct sandbox_result {
     int landlock_abi;  /* 0: none */

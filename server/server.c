@@ -22,6 +22,7 @@
 #include "core/base/log.h"
 #include "server/access.h"
 #include "server/attempt.h"
+#include "server/audit.h"
 #include "server/auth.h"
 #include "server/cgroup.h"
 #include "server/gc.h"
@@ -29,6 +30,7 @@
 #include "server/metrics.h"
 #include "server/sandbox.h"
 #include "server/reload.h"
+#include "server/tls.h"
 #include "server/tus.h"
 #include "server/tus_http.h"
 #include "server/worker.h"
@@ -158,13 +160,29 @@ static int open_storage(struct run *run, struct err *err)
     return 0;
 }
 
+/* Who calls, from where, over what. */
+static int open_access(struct server *server, struct err *err)
+{
+    const struct config *config = server->config;
+    bool certificate = config->tls_certificate[0], key = config->tls_key[0];
+    if (certificate != key)
+        return err_set(err, ERR_USAGE, "tls_certificate and tls_key belong together: %s is missing",
+                       key ? "tls_certificate" : "tls_key");
+    if (certificate && tls_load(config->tls_certificate, config->tls_key, err))
+        return -1;
+    if (proxies_init(&server->proxies, &config->trusted_proxies, config->forwarded_header, err) ||
+        audit_open(&server->audit, config->audit_log, err))
+        return -1;
+    server->auth = http_auth_new(config, server->store, err);
+    return server->auth ? 0 : -1;
+}
+
 static int start_http(struct run *run, const struct route *routes, struct err *err)
 {
     struct server *server = &run->server;
     const struct config *config = server->config;
     struct http *http = NULL;
-    server->auth = http_auth_new(config, server->store, err);
-    if (!server->auth)
+    if (open_access(server, err))
         return -1;
     server->router = router_new(routes);
     if (!server->router)
@@ -181,6 +199,9 @@ static int start_http(struct run *run, const struct route *routes, struct err *e
                                    .auth = server->auth,
                                    .router = server->router,
                                    .blobs = server->blobs,
+                                   .proxies = &server->proxies,
+                                   .tls = config->tls_certificate[0] != 0,
+                                   .cors_max_age_s = (int)config->cors_max_age_s,
                                    .app = server,
                                    .finish = finish,
                                    .admit = admit,
@@ -197,7 +218,7 @@ static int announce(struct run *run, struct err *err)
     const struct config *config = run->server.config;
     char url[400];
     bool v6 = strchr(run->address.host, ':');
-    snprintf(url, sizeof url, "http://%s%s%s:%u", v6 ? "[" : "", run->address.host, v6 ? "]" : "",
+    snprintf(url, sizeof url, "http%s://%s%s%s:%u", config->tls_certificate[0] ? "s" : "", v6 ? "[" : "", run->address.host, v6 ? "]" : "",
              (unsigned)http_port(atomic_load(&run->server.http)));
     log_info("pared " PARED_VERSION " serves %s from %s", url, config->data);
     if (config->address_file[0] && file_write_atomic(config->address_file, url, strlen(url), err))
@@ -325,6 +346,9 @@ static void stop_all(struct run *run)
     workers_free(atomic_load(&server->workers));
     router_free(server->router);
     http_auth_free(server->auth);
+    audit_close(server->audit);
+    proxies_fini(&server->proxies);
+    tls_unload();
     tus_close(server->tus);
     blobs_close(server->blobs);
     store_close(server->store);

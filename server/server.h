@@ -15,11 +15,13 @@
 #include "server/admission.h"
 #include "server/blob.h"
 #include "server/config.h"
+#include "server/forwarded.h"
 #include "server/store.h"
 
 struct workers;
 struct http;
 struct http_auth;
+struct audit;
 struct router;
 struct route;
 struct reloads;
@@ -35,6 +37,8 @@ struct server {
     struct workers *_Atomic workers; /* NULL until started */
     struct http *_Atomic http;       /* NULL until started */
     struct http_auth *auth;
+    struct audit *audit; /* NULL: none is kept */
+    struct proxies proxies;
     struct router *router;
     char node[40];        /* id of the data folder: whoever holds its lock is this node */
     atomic_bool draining; /* no new jobs and uploads: 503 with Retry-After */

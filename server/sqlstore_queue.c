@@ -358,7 +358,7 @@ static int reap_page(struct store *store, const char *node, struct attempt *list
                      struct err *err)
 {
     static const char lost[] =
-        "{\"code\":\"lost\",\"detail\":\"The job was interrupted too often: its worker stopped 20 times.\"}";
+        "{\"code\":\"job_lost\",\"title\":\"Lease lost too often\",\"detail\":\"The job was interrupted too often: its worker stopped 20 times.\"}";
     struct db *db = db_write(store, true, err);
     if (!db)
         return -1;

@@ -8,6 +8,7 @@
 
 #include "core/base/size.h"
 #include "core/base/utf8.h"
+#include "core/model/spread.h"
 
 /* --- text --- */
 
@@ -123,7 +124,7 @@ static uint32_t weight_behind(const struct model *m, uint32_t value)
     return VALUE_NONE;
 }
 
-static json_t *weight_json(const struct model *m, uint32_t value)
+static json_t *weight_json(const struct model *m, const struct uses *uses, uint32_t value, int *spreads)
 {
     const struct tensor *t = value_stored(m, value);
     json_t *one = json_object();
@@ -133,10 +134,18 @@ static json_t *weight_json(const struct model *m, uint32_t value)
     json_object_set_new(one, "dtype", json_string(dtype_name(t->dtype)));
     json_object_set_new(one, "params", json_integer(stored_elements(t)));
     json_object_set_new(one, "bytes", json_integer(stored_bytes(t)));
+    int64_t nonzero = value_nonzero(m, uses, value);
+    json_t *spread = *spreads > 0 ? tensor_spread_json(t) : NULL;
+    if (nonzero >= 0)
+        json_object_set_new(one, "nonzero", json_integer(nonzero));
+    if (spread) {
+        json_object_set_new(one, "histogram", spread);
+        (*spreads)--;
+    }
     return one;
 }
 
-static json_t *layer_json(const struct model *m, const struct uses *uses, uint32_t node)
+static json_t *layer_json(const struct model *m, const struct uses *uses, uint32_t node, int *spreads)
 {
     const struct node *n = &m->nodes[node];
     json_t *layer = json_object(), *weights = json_array();
@@ -149,7 +158,7 @@ static json_t *layer_json(const struct model *m, const struct uses *uses, uint32
         uint32_t value = weight_behind(m, n->input[i]);
         if (!value_is_parameter(m, uses, value))
             continue;
-        json_array_append_new(weights, weight_json(m, value));
+        json_array_append_new(weights, weight_json(m, uses, value, spreads));
         add_count(layer, "params", stored_elements(value_stored(m, value)));
         add_count(layer, "bytes", stored_bytes(value_stored(m, value)));
     }
@@ -171,6 +180,7 @@ json_t *model_layers(const struct model *m, int max_rows)
 json_t *model_layers_with(const struct model *m, int max_rows, layer_add_fn *add, void *arg)
 {
     struct uses uses = {0};
+    int spreads = INSPECT_SPREADS;
     json_t *layers = json_array();
     if (!layers || uses_build(&uses, m, NULL)) {
         json_decref(layers);
@@ -179,7 +189,7 @@ json_t *model_layers_with(const struct model *m, int max_rows, layer_add_fn *add
     for (uint32_t n = 0; n < m->n_nodes && json_array_size(layers) < (size_t)max_rows; n++) {
         if (!m->nodes[n].op_type || passes_weights(&m->nodes[n]))
             continue;
-        json_t *row = layer_json(m, &uses, n);
+        json_t *row = layer_json(m, &uses, n, &spreads);
         if (row && add(arg, n, row))
             json_array_append(layers, row);
         json_decref(row);

@@ -21,8 +21,11 @@ enum { INSPECT_ENTRIES = 1000, INSPECT_TEXT = 4096 };
 json_t *model_inspect(const struct model *m);
 
 /* One row a node that reads weights, in the order of the file:
- * { node, op_type, weights: [{name, shape, dtype, params, bytes}], params, bytes }. A weight behind DequantizeLinear,
+ * { node, op_type, weights: [{name, shape, dtype, params, bytes, nonzero?, histogram?}], params, bytes }. nonzero (as
+ * core/model/parameters.h counts) and histogram (core/model/spread.h, of the first INSPECT_SPREADS weights) are absent
+ * where the bytes are missing. A weight behind DequantizeLinear,
  * Cast, Identity or Transpose belongs to the node that reads the result. At most max_rows. NULL when memory is out. */
+enum { INSPECT_SPREADS = 2000 };
 json_t *model_layers(const struct model *m, int max_rows);
 /* The same with more in a row. `add` gets a row for every node but those four, weights or not, writes what it knows
  * into it, and says whether the row is to be listed. */

@@ -181,6 +181,19 @@ int64_t model_nonzero(const struct model *m)
     return nonzero;
 }
 
+int64_t value_nonzero(const struct model *m, const struct uses *uses, uint32_t value)
+{
+    const struct tensor *t = value_stored(m, value);
+    if (!t || stored_elements(t) == 0)
+        return 0;
+    if (!t->data)
+        return -1;
+    struct role r = role_of(m, uses, value);
+    int64_t nonzero = count_nonzero(t, r.zero_point);
+    tensor_release_pages(t);
+    return nonzero;
+}
+
 int64_t model_weight_bytes(const struct model *m)
 {
     int64_t bytes = 0;

@@ -246,8 +246,8 @@ int pipeline_measure_before(struct pipeline *p, struct err *err)
 
 /* ---- comparing ---- */
 
-/* NULL without labelled samples. */
-static json_t *metrics_of(struct pipeline *p, const struct task_metrics *m)
+/* NULL without labelled samples. confusion: with the matrix, for few classes. */
+static json_t *metrics_of(struct pipeline *p, const struct task_metrics *m, bool confusion)
 {
     struct task_metrics_result r = {0};
     if (!m)
@@ -255,7 +255,7 @@ static json_t *metrics_of(struct pipeline *p, const struct task_metrics *m)
     task_metrics_result(m, &r);
     if (r.samples == 0)
         return NULL;
-    json_t *o = task_metrics_json(m, false);
+    json_t *o = task_metrics_json(m, confusion);
     json_object_set_new(o, "split", json_string(p->split));
     return o;
 }
@@ -300,8 +300,8 @@ static int compare(struct pipeline *p, struct err *err)
     }
     p->fidelity = evaluate_compare(p->before.model, p->after.model, p->eval_data, &opts, &pair, &why);
     if (p->fidelity) {
-        p->before.facts.metrics = metrics_of(p, before);
-        p->after.facts.metrics = metrics_of(p, after);
+        p->before.facts.metrics = metrics_of(p, before, false);
+        p->after.facts.metrics = metrics_of(p, after, true);
     }
     task_metrics_free(before);
     task_metrics_free(after);

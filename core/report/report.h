@@ -32,8 +32,8 @@ struct report_step {
     int runs;                 /* of a nested step: how often it ran, the rows are of the last time; 0: not nested */
 };
 json_t *report_step_json(const struct report_step *step);
-/* What a job's resource shows of its report: before, after, ratio, fidelity, artifacts, targets. New
- * reference. */
+/* What a job's resource shows of its report: before, after, ratio, fidelity, artifacts, targets, without the confusion
+ * matrix. New reference. */
 json_t *report_metrics_json(const json_t *report);
 /* -1: no targets; else whether all are met. */
 int report_targets_met(const json_t *report);

@@ -237,6 +237,50 @@ static void reserve_is_kept(void **state)
     blobs_close(full);
 }
 
+/* Overwrite one byte of an object. */
+static void damage(struct blobs *blobs, const char *sha256)
+{
+    struct err err = {0};
+    char path[PATH_MAX];
+    assert_int_equal(blob_path(blobs, sha256, path, sizeof path, &err), 0);
+    assert_int_equal(chmod(path, 0644), 0);
+    int fd = open(path, O_WRONLY);
+    assert_int_equal(pwrite(fd, "X", 1, 1), 1);
+    close(fd);
+}
+
+static void damaged_files_are_not_served(void **state)
+{
+    char sha256[SHA256_HEX], text[10] = "";
+    struct err err = {0};
+    put(*state, "abc", sha256);
+    assert_int_equal(blob_verify(*state, sha256, &err), 0);
+    damage(*state, sha256);
+    for (int i = 0; i < 2; i++) { /* also after a restart, which remembers no check */
+        err = (struct err){0};
+        assert_int_equal(blob_open(*state, sha256, NULL, &err), -1);
+        assert_int_equal(err.code, ERR_CORRUPT);
+        assert_null(strchr(err.msg, '/'));
+        blobs_close(*state);
+        err = (struct err){0};
+        *state = blob_disk_open(dir, 0, &err);
+        assert_non_null(*state);
+    }
+    put(*state, "abc", sha256); /* the same upload again heals it */
+    int fd = blob_open(*state, sha256, NULL, &err);
+    assert_true(fd >= 0);
+    assert_int_equal(read(fd, text, sizeof text), 3);
+    assert_string_equal(text, "abc");
+    close(fd);
+    blobs_set_check_age(*state, 0);
+    assert_int_equal(blob_verify(*state, sha256, &err), 0);
+    char path[PATH_MAX];
+    assert_int_equal(blob_path(*state, sha256, path, sizeof path, &err), 0);
+    assert_int_equal(truncate(path, 1), 0);
+    assert_int_equal(blob_verify(*state, sha256, &err), -1);
+    assert_int_equal(err.code, ERR_CORRUPT);
+}
+
 static void full_disk_leaves_nothing(void **state)
 {
     (void)state;
@@ -274,7 +318,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(content_goes_by_its_hash), T(aborted_put_leaves_nothing), T(names_are_checked),     T(pinned_or_used_is_kept),
         T(start_removes_leftovers),  T(take_moves_a_file),          T(equal_uploads_at_once), T(reserve_is_kept),
-        T(full_disk_leaves_nothing),
+        T(full_disk_leaves_nothing), T(damaged_files_are_not_served),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
