@@ -17,6 +17,7 @@ static json_t *artifact_json(const struct store_artifact *artifact)
     json_object_set_new(row, "bytes", json_integer(artifact->bytes));
     api_set_text(row, "sha256", artifact->sha256);
     api_set_time(row, "created_at", artifact->created_at);
+    api_set_time(row, "expires_at", artifact->expires_at);
     snprintf(url, sizeof url, "/v1/jobs/%s/artifacts/%s", artifact->job_id, artifact->name);
     api_set_text(row, "href", url);
     return row;

@@ -113,6 +113,7 @@ json_t *job_json(const struct store_job *job)
     api_set_time(object, "created_at", job->created_at);
     api_set_time(object, "started_at", job->started_at);
     api_set_time(object, "finished_at", job->finished_at);
+    api_set_time(object, "expires_at", job->expires_at);
     set_links(object, job);
     return object;
 }

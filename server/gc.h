@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * gc.h - blobs that no row of the catalogue refers to are removed: after a delete, and at start after a crash. */
+ * gc.h - blobs that no row of the catalogue refers to are removed: after a delete, at start after a crash, and now and
+ * then (collector.h). */
 #ifndef PARED_SERVER_GC_H
 #define PARED_SERVER_GC_H
 
@@ -10,7 +11,7 @@
  * logged. */
 void gc_blobs(struct store *store, struct blobs *blobs, const struct store_orphans *orphans);
 void gc_blob(struct store *store, struct blobs *blobs, const char *sha256);
-/* All objects. Call while no upload is under way. */
+/* All objects; pins keep those of uploads under way. */
 void gc_sweep(struct store *store, struct blobs *blobs);
 
 #endif

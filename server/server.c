@@ -25,6 +25,7 @@
 #include "server/audit.h"
 #include "server/auth.h"
 #include "server/cgroup.h"
+#include "server/collector.h"
 #include "server/gc.h"
 #include "server/http.h"
 #include "server/metrics.h"
@@ -50,6 +51,7 @@ struct run {
     uv_timer_t upkeep, reap, drain;
     enum phase phase;
     double phase_started;
+    struct collector *collector;
 };
 
 /* ---- the data folder ----------------------------------------------------------------------------------------------
@@ -339,6 +341,7 @@ static void close_loop(struct run *run)
 static void stop_all(struct run *run)
 {
     struct server *server = &run->server;
+    collector_stop(run->collector);
     workers_stop(atomic_load(&server->workers));
     struct http *http = atomic_load(&server->http);
     if (http)
@@ -404,7 +407,8 @@ int server_run(const struct config *given, const struct route *routes, struct er
     if (!workers)
         goto out;
     atomic_store(&server->workers, workers);
-    if (announce(&run, err))
+    run.collector = collector_start(server, err);
+    if (!run.collector || announce(&run, err))
         goto out;
     uv_run(&run.loop, UV_RUN_DEFAULT);
     rc = 0;

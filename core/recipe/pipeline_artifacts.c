@@ -22,7 +22,8 @@ int pipeline_add_artifact(struct pipeline *p, const struct recipe_step *step, co
 {
     if (!artifact->name || !plain_name(artifact->name) || !artifact->media_type || !artifact->make)
         return err_set(err, ERR_INTERNAL, "the step asked for a file without a plain name");
-    if (!strcmp(artifact->name, "model.onnx") || !strcmp(artifact->name, "report.json"))
+    if (!strcmp(artifact->name, "model.onnx") || !strcmp(artifact->name, "report.json") ||
+        !strcmp(artifact->name, "report.html"))
         return err_set(err, ERR_RECIPE, "'%s' is made in any case; the file needs another name", artifact->name);
     for (int i = 0; i < p->n_artifacts; i++) {
         struct wanted_artifact *old = &p->artifacts[i];

@@ -208,6 +208,20 @@ static int describe(struct pipeline *p, json_t *artifacts, const char *name, con
     return rc;
 }
 
+/* report.html beside report.json. */
+static int write_page(struct pipeline *p, const json_t *report, struct err *err)
+{
+    char *path = NULL, *page = report_html(report);
+    int rc = -1;
+    if (!page || asprintf(&path, "%s/report.html", p->stage_dir) < 0)
+        err_set(err, ERR_NOMEM, "no memory for the page of the report");
+    else
+        rc = file_write(path, page, strlen(page), err);
+    free(page);
+    free(path);
+    return rc;
+}
+
 int pipeline_publish(struct pipeline *p, struct pipeline_result *result, struct err *err)
 {
     static const char binary[] = "application/octet-stream";
@@ -221,7 +235,7 @@ int pipeline_publish(struct pipeline *p, struct pipeline_result *result, struct 
         goto out;
     }
     if (model_external_files(p->after.model, &external, &n, err) || json_text_write(result->report, path, err) ||
-        describe(p, result->artifacts, "model.onnx", binary, err))
+        write_page(p, result->report, err) || describe(p, result->artifacts, "model.onnx", binary, err))
         goto out;
     for (int i = 0; i < n; i++)
         if (describe(p, result->artifacts, external[i], binary, err))
@@ -229,7 +243,8 @@ int pipeline_publish(struct pipeline *p, struct pipeline_result *result, struct 
     for (int i = 0; i < p->n_artifacts; i++)
         if (describe(p, result->artifacts, p->artifacts[i].artifact.name, p->artifacts[i].artifact.media_type, err))
             goto out;
-    if (describe(p, result->artifacts, "report.json", "application/json", err))
+    if (describe(p, result->artifacts, "report.json", "application/json", err) ||
+        describe(p, result->artifacts, "report.html", "text/html", err))
         goto out;
     for (int i = 0; i < n; i++)
         if (publish_file(p, external[i], err))
@@ -237,7 +252,8 @@ int pipeline_publish(struct pipeline *p, struct pipeline_result *result, struct 
     for (int i = 0; i < p->n_artifacts; i++)
         if (publish_file(p, p->artifacts[i].artifact.name, err))
             goto out;
-    if (!publish_file(p, "model.onnx", err) && !publish_file(p, "report.json", err))
+    if (!publish_file(p, "report.html", err) && !publish_file(p, "model.onnx", err) &&
+        !publish_file(p, "report.json", err))
         rc = 0;
 out:
     free(external);

@@ -6,44 +6,46 @@
 
 #include "core/base/buf.h"
 #include "core/report/report.h"
+#include "core/report/report_rows.h"
 
-enum unit { UNIT_BYTES, UNIT_COUNT, UNIT_FRACTION, UNIT_MS, UNIT_PLAIN };
-
-static const struct row {
-    const char *label, *section, *key; /* section: object inside before / after, or NULL */
-    enum unit unit;
-    const char *ratio; /* key of `ratio`, or NULL */
-} rows[] = {
-    {"file size", NULL, "bytes", UNIT_BYTES, "bytes"},
-    {"compressed by zstd", NULL, "zstd_bytes", UNIT_BYTES, "zstd_bytes"},
-    {"parameters", NULL, "params", UNIT_COUNT, "params"},
-    {"non-zero", NULL, "nonzero", UNIT_COUNT, "nonzero"},
-    {"MACs", NULL, "macs", UNIT_COUNT, "macs"},
-    {"peak activations", NULL, "peak_activation_bytes", UNIT_BYTES, NULL},
-    {"top-1", "metrics", "top1", UNIT_FRACTION, NULL},
-    {"top-5", "metrics", "top5", UNIT_FRACTION, NULL},
-    {"F1 (macro)", "metrics", "f1", UNIT_FRACTION, NULL},
-    {"mean squared error", "metrics", "mse", UNIT_PLAIN, NULL},
-    {"PSNR in dB", "metrics", "psnr_db", UNIT_PLAIN, NULL},
-    {"latency p50", "latency_ms", "p50", UNIT_MS, "latency"},
-    {"latency p99", "latency_ms", "p99", UNIT_MS, NULL},
+const struct report_row report_rows[] = {
+    {"file size", NULL, "bytes", REPORT_UNIT_BYTES, "bytes"},
+    {"compressed by zstd", NULL, "zstd_bytes", REPORT_UNIT_BYTES, "zstd_bytes"},
+    {"parameters", NULL, "params", REPORT_UNIT_COUNT, "params"},
+    {"non-zero", NULL, "nonzero", REPORT_UNIT_COUNT, "nonzero"},
+    {"MACs", NULL, "macs", REPORT_UNIT_COUNT, "macs"},
+    {"peak activations", NULL, "peak_activation_bytes", REPORT_UNIT_BYTES, NULL},
+    {"top-1", "metrics", "top1", REPORT_UNIT_FRACTION, NULL},
+    {"top-5", "metrics", "top5", REPORT_UNIT_FRACTION, NULL},
+    {"F1 (macro)", "metrics", "f1", REPORT_UNIT_FRACTION, NULL},
+    {"mean squared error", "metrics", "mse", REPORT_UNIT_PLAIN, NULL},
+    {"PSNR in dB", "metrics", "psnr_db", REPORT_UNIT_PLAIN, NULL},
+    {"latency p50", "latency_ms", "p50", REPORT_UNIT_MS, "latency"},
+    {"latency p99", "latency_ms", "p99", REPORT_UNIT_MS, NULL},
 };
+const size_t report_n_rows = sizeof report_rows / sizeof report_rows[0];
 
-static const char *figure(char out[32], const json_t *facts, const struct row *row)
+const json_t *report_row_value(const json_t *facts, const struct report_row *row)
+{
+    const json_t *v = json_object_get(row->section ? json_object_get(facts, row->section) : facts, row->key);
+    return json_is_number(v) ? v : NULL;
+}
+
+const char *report_row_text(char out[32], const json_t *facts, const struct report_row *row)
 {
     static const char *const steps[] = {"", "k", "M", "G", "T"};
-    const json_t *v = json_object_get(row->section ? json_object_get(facts, row->section) : facts, row->key);
+    const json_t *v = report_row_value(facts, row);
     double x = json_number_value(v);
     int i = 0;
-    if (!json_is_number(v)) {
+    if (!v) {
         snprintf(out, 32, "-");
-    } else if (row->unit == UNIT_BYTES || row->unit == UNIT_COUNT) {
+    } else if (row->unit == REPORT_UNIT_BYTES || row->unit == REPORT_UNIT_COUNT) {
         for (; x >= 9999.5 && i < 4; i++)
             x /= 1000;
-        snprintf(out, 32, i ? "%.2f %s%s" : "%.0f %s%s", x, steps[i], row->unit == UNIT_BYTES ? "B" : "");
-    } else if (row->unit == UNIT_FRACTION) {
+        snprintf(out, 32, i ? "%.2f %s%s" : "%.0f %s%s", x, steps[i], row->unit == REPORT_UNIT_BYTES ? "B" : "");
+    } else if (row->unit == REPORT_UNIT_FRACTION) {
         snprintf(out, 32, "%.2f %%", x * 100);
-    } else if (row->unit == UNIT_MS) {
+    } else if (row->unit == REPORT_UNIT_MS) {
         snprintf(out, 32, "%.3f ms", x);
     } else {
         snprintf(out, 32, "%.6g", x);
@@ -58,13 +60,14 @@ static void print_rows(struct buf *b, const json_t *report)
     const json_t *before = json_object_get(report, "before"), *after = json_object_get(report, "after");
     char left[32], right[32];
     buf_printf(b, "%-20s %14s %14s %9s\n", "", "before", "after", "ratio");
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        figure(left, before, &rows[i]);
-        figure(right, after, &rows[i]);
+    for (size_t i = 0; i < report_n_rows; i++) {
+        const struct report_row *row = &report_rows[i];
+        report_row_text(left, before, row);
+        report_row_text(right, after, row);
         if (!strcmp(left, "-") && !strcmp(right, "-"))
             continue;
-        const json_t *ratio = rows[i].ratio ? json_object_get(json_object_get(report, "ratio"), rows[i].ratio) : NULL;
-        buf_printf(b, "%-20s %14s %14s", rows[i].label, left, right);
+        const json_t *ratio = row->ratio ? json_object_get(json_object_get(report, "ratio"), row->ratio) : NULL;
+        buf_printf(b, "%-20s %14s %14s", row->label, left, right);
         if (json_is_number(ratio))
             buf_printf(b, " %8.3fx", json_number_value(ratio));
         buf_puts(b, "\n");
