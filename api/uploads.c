@@ -163,6 +163,7 @@ static int sink_open(struct req *req, struct err *err)
     struct tus_append what = {.owner = req->owner,
                               .length = -1,
                               .checksum = req_header(req, "Upload-Checksum"),
+                              .digest = req_header(req, "Content-Digest"),
                               .ttl_s = atomic_load(&server->config)->upload_ttl_s};
     if (version(req, err) != 0)
         return -1;

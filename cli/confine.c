@@ -164,6 +164,8 @@ int confine(const struct confine_opts *o, struct sandbox_result *walls, struct e
     if (o->cgroup && cgroup_enter(o->cgroup, err))
         return -1;
     volunteer_for_oom();
+    if (o->work && setenv("TMPDIR", o->work, 1)) /* temporary files: /tmp is behind the wall */
+        return err_set(err, ERR_NOMEM, "out of memory");
     int rc = set_limits(o, err);
     if (rc == 0 && o->sandbox != SANDBOX_OFF)
         rc = collect(o, &places, err);

@@ -21,12 +21,17 @@ struct fence {
     size_t count, room;
 };
 
-void start_alone(enum sandbox_mode mode, char **argv)
+int fence_start(enum sandbox_mode mode, const char *out_dir, char **argv, struct err *err)
 {
-    if (mode == SANDBOX_OFF || sandbox_alone() || getenv("OPENBLAS_NUM_THREADS"))
-        return;
-    setenv("OPENBLAS_NUM_THREADS", "1", 1);
-    execv("/proc/self/exe", argv - 1);
+    if (mode == SANDBOX_OFF)
+        return 0;
+    if (!sandbox_alone() && !getenv("OPENBLAS_NUM_THREADS")) {
+        setenv("OPENBLAS_NUM_THREADS", "1", 1);
+        execv("/proc/self/exe", argv - 1);
+    }
+    if (file_make_dirs(out_dir, err))
+        return err_wrap(err, "the output folder: ");
+    return setenv("TMPDIR", out_dir, 1) ? err_set(err, ERR_NOMEM, "out of memory") : 0;
 }
 
 static int add(struct fence *f, const char *path, enum sandbox_access access, struct err *err)

@@ -345,8 +345,7 @@ int cmd_run(int argc, char **argv)
         goto out;
     }
     a.model = argv[optind];
-    start_alone(a.sandbox, argv);
-    rc = run(&a);
+    rc = fence_start(a.sandbox, a.out, argv, &err) ? cli_fail(&err) : run(&a);
 out:
     json_decref(a.steps);
     json_decref(a.targets);

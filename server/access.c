@@ -30,6 +30,7 @@ static void log_request(enum log_level level, const struct http_record *r)
         {.key = "ms", .kind = LOG_FIELD_MS, .ms = r->seconds * 1e3},
         {.key = "bytes_in", .kind = LOG_FIELD_INT, .number = r->bytes_in},
         {.key = "bytes_out", .kind = LOG_FIELD_INT, .number = r->bytes_out},
+        {.key = "client", .kind = LOG_FIELD_TEXT, .text = r->client[0] ? r->client : NULL},
         {.key = "code", .kind = LOG_FIELD_TEXT, .text = r->error ? err_slug(r->error) : NULL}};
     const struct log_scope *before = log_enter(&scope);
     log_fields(level, "request", fields, sizeof fields / sizeof fields[0]);

@@ -238,6 +238,18 @@ static int json_body(struct exchange *x)
     return 0;
 }
 
+/* RFC 9530: what the client says of its body is verified once it is there. */
+static int announced(struct exchange *x, struct digests *digests)
+{
+    static const char *const names[] = {"Repr-Digest", "Content-Digest"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        const char *value = header_of(x, names[i]);
+        if (value && digest_add_field(digests, names[i], value, &x->err) != 0)
+            return -1;
+    }
+    return 0;
+}
+
 static int upload_body(struct exchange *x, const char *type)
 {
     int64_t limit = x->http->opts.max_upload_bytes;
@@ -247,7 +259,7 @@ static int upload_body(struct exchange *x, const char *type)
                        (long long)x->length, (long long)limit);
     x->req.upload = upload_new(x->req.arena, x->http->opts.blobs, type, limit, &x->err);
     x->mode = MODE_UPLOAD;
-    return x->req.upload ? 0 : -1;
+    return x->req.upload ? announced(x, &x->req.upload->digests) : -1;
 }
 
 static int check_body(struct exchange *x)

@@ -135,7 +135,9 @@ static void finish(void *app, const struct req *req, struct res *res)
 /* After each answer, in a thread of libmicrohttpd. */
 static void record(void *app, const struct http_record *r)
 {
+    const struct server *server = app;
     access_record(app, r);
+    audit_write(server->audit, r);
 }
 
 static int open_storage(struct run *run, struct err *err)

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 struct sql_conn {
     sqlite3 *db;
@@ -189,6 +190,30 @@ static int maintain(struct sql_conn *conn, bool *alone, struct err *err)
     return rc == SQLITE_OK || rc == SQLITE_BUSY ? 0 : fail(conn->db, rc, "write-ahead log not folded in", err);
 }
 
+/* VACUUM INTO reads one snapshot and writes the rows close together; it does not stop the writer. */
+static int copy(const char *dsn, const char *path, struct err *err)
+{
+    sqlite3 *db = NULL;
+    int rc = access(path, F_OK) == 0 ? err_set(err, ERR_IN_USE, "catalogue: the copy's file is there already") : 0;
+    if (rc)
+        return rc;
+    rc = sqlite3_open_v2(dsn, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
+    char *sql = sqlite3_mprintf("VACUUM INTO %Q", path);
+    sqlite3_busy_timeout(db, BUSY_MS);
+    int keep = 1;
+    if (rc == SQLITE_OK)
+        sqlite3_file_control(db, NULL, SQLITE_FCNTL_PERSIST_WAL, &keep);
+    if (rc == SQLITE_OK)
+        rc = sql ? sqlite3_exec(db, sql, NULL, NULL, NULL) : SQLITE_NOMEM;
+    if (rc != SQLITE_OK) {
+        fail(db, rc, "cannot be copied", err);
+        unlink(path);
+    }
+    sqlite3_free(sql);
+    sqlite3_close(db);
+    return rc == SQLITE_OK ? 0 : -1;
+}
+
 const struct sql_driver sql_sqlite = {
     .name = "sqlite",
     .now = "CAST((julianday('now')-2440587.5)*86400000 AS INTEGER)",
@@ -211,4 +236,5 @@ const struct sql_driver sql_sqlite = {
     .begin = begin,
     .prepare_writes = prepare_writes,
     .maintain = maintain,
+    .copy = copy,
 };

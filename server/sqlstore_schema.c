@@ -80,7 +80,8 @@ const char *const sqlstore_migrations[] = {
     "CREATE TABLE owner_turn(owner TEXT PRIMARY KEY, claimed_at BIGINT NOT NULL) @KEYED@;"
     "DROP INDEX job_claim; CREATE INDEX job_claim ON job(owner, priority DESC, run_at, id) WHERE state='queued';"
     "CREATE INDEX artifact_owner ON artifact(owner, bytes);"
-    /* retention */
+    /* counts of the queue, retention */
+    "CREATE INDEX job_queued ON job(run_at) WHERE state='queued';"
     "CREATE INDEX job_finished ON job(finished_at) WHERE finished_at IS NOT NULL;"
     "CREATE INDEX artifact_created ON artifact(created_at);"
     /* resumable uploads */

@@ -290,7 +290,9 @@ static int check_append(struct tus_patch *patch, const struct tus_append *what, 
         return err_set(err, ERR_TOO_LARGE,
                        "The body has %lld bytes, but only %lld are missing: Upload-Length was %lld.",
                        (long long)what->length, (long long)(patch->length - patch->base), (long long)patch->length);
-    return what->checksum ? digest_add_tus(&patch->digests, what->checksum, err) : 0;
+    if (what->checksum && digest_add_tus(&patch->digests, what->checksum, err) != 0)
+        return -1;
+    return what->digest ? digest_add_field(&patch->digests, "Content-Digest", what->digest, err) : 0;
 }
 
 /* The file, cut to what counts, and what this process knows of it. */

@@ -48,6 +48,7 @@ struct tus_append {
     int64_t offset;       /* Upload-Offset */
     int64_t length;       /* of the body, -1: not known */
     const char *checksum; /* Upload-Checksum, or NULL */
+    const char *digest;   /* Content-Digest, or NULL: the same by RFC 9530 */
     int64_t ttl_s;
 };
 /* ERR_NOT_FOUND, ERR_LOCKED, ERR_WRONG_STATE (offset), ERR_TOO_LARGE (more than was announced), ERR_BAD_REQUEST

@@ -85,6 +85,7 @@ int upload_feed(struct upload *upload, const char *bytes, size_t len, struct err
         return err_set(err, ERR_TOO_LARGE,
                        "The upload is larger than %lld bytes, the server's limit (max_upload_bytes).",
                        (long long)upload->limit);
+    digest_update(&upload->digests, bytes, len);
     if (upload->multipart)
         return multipart_feed(upload->multipart, bytes, len, err);
     if (upload->count == 0 && begin(upload, "", "", err) != 0)
@@ -94,6 +95,8 @@ int upload_feed(struct upload *upload, const char *bytes, size_t len, struct err
 
 int upload_end(struct upload *upload, struct err *err)
 {
+    if (digest_verify(&upload->digests, ERR_DIGEST, err) != 0)
+        return -1;
     if (upload->multipart)
         return multipart_end(upload->multipart, err);
     return upload->count ? 0 : begin(upload, "", "", err); /* an empty file is a file */

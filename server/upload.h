@@ -12,6 +12,7 @@
 #include "core/base/arena.h"
 #include "core/base/err.h"
 #include "server/blob.h"
+#include "server/digest.h"
 
 struct multipart;
 
@@ -30,6 +31,7 @@ struct upload {
     struct arena *arena;
     struct blobs *blobs;
     struct multipart *multipart; /* NULL: raw */
+    struct digests digests;      /* of the body as it is sent; the caller adds what the client announced (digest.h) */
 };
 
 /* Lives in the arena. `content_type` NULL or not multipart/form-data: raw. */
@@ -37,7 +39,7 @@ struct upload *upload_new(struct arena *arena, struct blobs *blobs, const char *
                           struct err *err);
 /* ERR_TOO_LARGE beyond the limit, ERR_DISK_FULL, ERR_BAD_REQUEST (multipart). */
 int upload_feed(struct upload *upload, const char *bytes, size_t len, struct err *err);
-/* The body is complete. */
+/* The body is complete. ERR_DIGEST: it is not what was announced. */
 int upload_end(struct upload *upload, struct err *err);
 void upload_free(struct upload *upload); /* NULL is fine */
 

@@ -216,7 +216,7 @@ static int write_page(struct pipeline *p, const json_t *report, struct err *err)
     if (!page || asprintf(&path, "%s/report.html", p->stage_dir) < 0)
         err_set(err, ERR_NOMEM, "no memory for the page of the report");
     else
-        rc = file_write(path, page, strlen(page), err);
+        rc = file_write_atomic(path, page, strlen(page), err);
     free(page);
     free(path);
     return rc;

@@ -37,6 +37,7 @@ static const char style[] =
     ".confusion .right{color:var(--accent);font-weight:700}.confusion .wrong{color:var(--bad);font-weight:700}"
     ".nested{border-left:3px solid var(--line);padding-left:.9rem}dl{display:grid;"
     "grid-template-columns:max-content minmax(0,1fr);gap:.2rem 1rem}dt{color:var(--quiet)}dd{margin:0}"
+    ".layers td{min-width:6rem}.layers td.mono{min-width:9rem}.layers td:nth-child(4){min-width:16rem}"
     "@media (max-width:40rem){main{padding:.8rem}th,td{padding:.3rem}}";
 
 static void html_key(struct buf *b, const char *key)
@@ -60,7 +61,7 @@ static void html_value(struct buf *b, const json_t *v, int depth)
     } else if (json_is_integer(v)) {
         buf_printf(b, "%" JSON_INTEGER_FORMAT, json_integer_value(v));
     } else if (json_is_real(v)) {
-        buf_printf(b, "%.4g", json_real_value(v));
+        buf_printf(b, "%.6g", json_real_value(v));
     } else if (json_is_boolean(v)) {
         buf_puts(b, json_is_true(v) ? "yes" : "no");
     } else if (json_is_array(v)) {
@@ -102,7 +103,7 @@ static void figures(struct buf *b, const json_t *report)
 {
     const json_t *before = json_object_get(report, "before"), *after = json_object_get(report, "after");
     char left[32], right[32];
-    buf_puts(b, "<h2>Before and after</h2><div class=\"scroll\"><table><thead><tr><th scope=\"col\">Figure</th>"
+    buf_puts(b, "<h2>Before and after</h2><div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th scope=\"col\">Figure</th>"
                 "<th scope=\"col\" class=\"num\">Before</th><th scope=\"col\" class=\"num\">After</th>"
                 "<th scope=\"col\" class=\"num\">Ratio</th><td></td></tr></thead><tbody>");
     for (size_t i = 0; i < report_n_rows; i++) {
@@ -129,7 +130,7 @@ static void targets(struct buf *b, const json_t *report)
     json_t *t;
     if (!json_array_size(list))
         return;
-    buf_puts(b, "<h2>Targets</h2><div class=\"scroll\"><table><thead><tr><th scope=\"col\">Target</th><th scope=\"col\">"
+    buf_puts(b, "<h2>Targets</h2><div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th scope=\"col\">Target</th><th scope=\"col\">"
                 "Wanted</th><th scope=\"col\">Got</th><th scope=\"col\">Met</th></tr></thead><tbody>");
     json_array_foreach (list, i, t) {
         bool met = json_is_true(json_object_get(t, "met"));
@@ -169,13 +170,16 @@ static void fidelity(struct buf *b, const json_t *report)
                json_integer_value(json_object_get(f, "samples")));
     const char *source = json_string_value(json_object_get(f, "source"));
     buf_puts(b, source && !strcmp(source, "dataset") ? "samples of the dataset.</p>" : "generated inputs.</p>");
-    buf_puts(b, "<div class=\"scroll\"><table><thead><tr><th scope=\"col\">Output</th><th scope=\"col\">Top class agrees</th>"
+    buf_puts(b, "<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th scope=\"col\">Output</th><th scope=\"col\">Top class agrees</th>"
                 "<th scope=\"col\">SQNR in dB</th><th scope=\"col\">Cosine</th><th scope=\"col\">Largest error</th></tr>"
                 "</thead><tbody>");
     json_array_foreach (json_object_get(f, "outputs"), i, o) {
         buf_puts(b, "<tr>");
         for (size_t k = 0; k < sizeof keys / sizeof keys[0]; k++)
-            cell(b, json_object_get(o, keys[k]));
+            if (k == 1 && json_is_number(json_object_get(o, keys[k])))
+                buf_printf(b, "<td>%.2f %%</td>", json_number_value(json_object_get(o, keys[k])) * 100);
+            else
+                cell(b, json_object_get(o, keys[k]));
         buf_puts(b, "</tr>");
     }
     buf_puts(b, "</tbody></table></div>");
@@ -187,7 +191,7 @@ static void confusion(struct buf *b, const json_t *report)
     size_t n = json_array_size(m);
     if (n == 0 || n > MOST_NUMBERS)
         return;
-    buf_puts(b, "<h2>Confusion</h2><div class=\"scroll\"><table class=\"confusion\"><caption>rows: the true class; columns: "
+    buf_puts(b, "<h2>Confusion</h2><div class=\"scroll\" tabindex=\"0\"><table class=\"confusion\"><caption>rows: the true class; columns: "
                 "what the result says</caption><thead><tr><td></td>");
     for (size_t c = 0; c < n; c++)
         buf_printf(b, "<th scope=\"col\">%zu</th>", c);
@@ -280,7 +284,7 @@ static void layer_table(struct buf *b, const json_t *layers)
         left += json_object_get(json_object_get(row, "after"), "curve") == NULL;
     if (!left)
         return;
-    buf_puts(b, "<div class=\"scroll\"><table><thead><tr><th scope=\"col\">Layer</th><th scope=\"col\">Operator</th>"
+    buf_puts(b, "<div class=\"scroll\" tabindex=\"0\"><table class=\"layers\"><thead><tr><th scope=\"col\">Layer</th><th scope=\"col\">Operator</th>"
                 "<th scope=\"col\">Before</th><th scope=\"col\">After</th><th scope=\"col\" class=\"num\">SQNR</th></tr>"
                 "</thead><tbody>");
     json_array_foreach (layers, i, row) {
@@ -303,7 +307,8 @@ static void steps(struct buf *b, const json_t *list, int depth)
         const json_t *layers = json_object_get(step, "layers"), *details = json_object_get(step, "details");
         buf_printf(b, "<section class=\"%s\"><h3>%zu. ", depth ? "nested" : "", i + 1);
         html_text(b, json_string_value(json_object_get(step, "method")));
-        buf_printf(b, "</h3><p class=\"quiet\">%.2f s; ", json_number_value(json_object_get(step, "seconds")));
+        buf_printf(b, "</h3><p class=\"quiet\">%.2f s%s", json_number_value(json_object_get(step, "seconds")),
+                   json_object_size(json_object_get(step, "parameters")) ? "; " : "");
         html_value(b, json_object_get(step, "parameters"), 0);
         buf_puts(b, "</p>");
         if (json_object_get(details, "training") || json_object_get(details, "rounds"))

@@ -120,7 +120,7 @@ def check_artifacts(server, states):
     for job, state in states.items():
         rows = server.json("GET", f"/v1/jobs/{job}/artifacts")["data"]
         names = sorted(row["name"] for row in rows)
-        want = ["model.onnx", "report.json"] if state == "succeeded" else []
+        want = ["model.onnx", "report.html", "report.json"] if state == "succeeded" else []
         assert names == want, f"{job} {state}: {names}"
         for row in rows:
             status, body = server.call("GET", row["href"])

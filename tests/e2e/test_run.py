@@ -53,7 +53,7 @@ def test_no_steps_gives_the_same_bytes(tmp_path):
     assert report["recipe"] == {"steps": [], "targets": {}, "seed": 0} and report["warnings"] == []
     assert report["fidelity"]["source"] == "generated" and report["fidelity"]["outputs"][0]["max_abs"] == 0
     assert "metrics" not in report["before"]
-    assert sorted(os.listdir(tmp_path)) == ["model.onnx", "report.json"]
+    assert sorted(os.listdir(tmp_path)) == ["model.onnx", "report.html", "report.json"]
 
 
 def test_report_tells_what_happened(tmp_path):
@@ -109,7 +109,7 @@ def test_a_run_over_an_older_one_replaces_it(tmp_path, classifier):
     for sparsity in (0.5, 0.9):
         call("run", classifier / "m.onnx", "--step", f"prune.weights sparsity={sparsity}", "--no-latency", "--out", tmp_path)
     assert report_of(tmp_path)["steps"][0]["parameters"]["sparsity"] == 0.9
-    assert sorted(os.listdir(tmp_path)) == ["model.onnx", "report.json"]
+    assert sorted(os.listdir(tmp_path)) == ["model.onnx", "report.html", "report.json"]
 
 
 def test_external_data_stays_external(tmp_path):
@@ -337,7 +337,7 @@ def test_job_child_runs_a_recipe(folders, classifier):
                        recipe={"steps": [{"method": "prune.weights", "sparsity": 0.5}], "targets": {"max_bytes_ratio": 2}}, threads=1), 0)
     result = said[-1]
     assert result["type"] == "result" and result["targets_met"] is True and result["metrics"]["ratio"]["bytes"] > 0
-    assert [a["name"] for a in result["artifacts"]] == ["model.onnx", "report.json"]
+    assert [a["name"] for a in result["artifacts"]] == ["model.onnx", "report.json", "report.html"]
     for artifact in result["artifacts"]:
         path = folders / "out" / artifact["name"]
         assert sha256(path) == artifact["sha256"] and path.stat().st_size == artifact["bytes"]

@@ -38,7 +38,7 @@ def metrics(server, id_):
 
 
 def hashes(server, id_):
-    return {a["name"]: a["sha256"] for a in server.get(f"/v1/jobs/{id_}/artifacts").json()["data"] if a["name"] != "report.json"}
+    return {a["name"]: a["sha256"] for a in server.get(f"/v1/jobs/{id_}/artifacts").json()["data"] if not a["name"].startswith("report.")}
 
 
 def wait_epoch(server, id_, epoch, seconds=60):

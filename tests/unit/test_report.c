@@ -167,6 +167,52 @@ static void text_shows_figures_and_no_control_characters(void **state)
     json_decref(report);
 }
 
+static void page_shows_strangers_text_as_text(void **state)
+{
+    (void)state;
+    json_t *report = sample_report();
+    static const char hostile[] = "</td><script>alert(1)</script><img src=x onerror='a' b=\"c\">&\x01";
+    json_t *source = json_object_get(report, "source");
+    json_object_set_new(source, "name", json_string(hostile));
+    json_array_append_new(json_object_get(report, "warnings"), json_string(hostile));
+    json_t *step = json_pack("{s:s, s:{s:s}, s:f, s:[{s:s, s:s, s:{s:s}, s:s}, {s:s, s:f, s:{s:[{s:f,s:f},{s:f,s:f}]}}]}", "method", hostile,
+                             "parameters", hostile, hostile, "seconds", 0.5, "layers", "node", hostile, "op_type", hostile,
+                             "before", hostile, hostile, "skipped", hostile, "node", hostile, "sqnr_db", 20.0, "after",
+                             "curve", "ratio", 0.1, "kl", 0.5, "ratio", 0.5, "kl", 1.5);
+    assert_non_null(step);
+    json_array_append_new(json_object_get(report, "steps"), step);
+    char *page = report_html(report);
+    assert_non_null(page);
+    assert_null(strstr(page, "<script"));
+    assert_null(strstr(page, "<img"));
+    assert_null(strchr(page, 1));
+    assert_non_null(strstr(page, "&lt;/td&gt;&lt;script&gt;alert(1)"));
+    assert_non_null(strstr(page, "onerror=&#39;a&#39; b=&quot;c&quot;&gt;&amp;"));
+    assert_non_null(strstr(page, "<polyline"));
+    assert_non_null(strstr(page, "default-src 'none'"));
+    assert_null(strstr(page, "http://"));
+    assert_null(strstr(page, "https://"));
+    free(page);
+    json_decref(report);
+}
+
+static void matrix_is_in_the_report_and_not_in_the_list(void **state)
+{
+    (void)state;
+    json_t *report = sample_report(), *after = json_object_get(report, "after");
+    json_object_set_new(json_object_get(after, "metrics"), "confusion", json_pack("[[i,i],[i,i]]", 9, 1, 0, 10));
+    json_t *metrics = report_metrics_json(report), *own = json_object_get(json_object_get(metrics, "after"), "metrics");
+    assert_null(json_object_get(own, "confusion"));
+    assert_non_null(json_object_get(own, "top1"));
+    assert_non_null(json_object_get(json_object_get(after, "metrics"), "confusion"));
+    char *page = report_html(report);
+    assert_non_null(strstr(page, "<td class=\"right\">10</td>"));
+    assert_non_null(strstr(page, "<td class=\"wrong\">1</td>"));
+    free(page);
+    json_decref(metrics);
+    json_decref(report);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -176,6 +222,8 @@ int main(void)
         cmocka_unit_test(targets_are_judged_from_the_figures),
         cmocka_unit_test(every_target_row_is_whole),
         cmocka_unit_test(text_shows_figures_and_no_control_characters),
+        cmocka_unit_test(page_shows_strangers_text_as_text),
+        cmocka_unit_test(matrix_is_in_the_report_and_not_in_the_list),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
