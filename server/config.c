@@ -445,7 +445,10 @@ void config_help(struct buf *out)
              "then the environment.\n\n");
     for (int i = 0; i < N_SETTINGS; i++) {
         const struct setting *s = &settings[i];
-        buf_printf(out, "  --%s %s", s->name, types[s->type].name);
+        const char *const *words = types[s->type].words;
+        buf_printf(out, "  --%s %s", s->name, words[0] ? words[0] : types[s->type].name);
+        for (int k = 1; words[0] && words[k]; k++)
+            buf_printf(out, "|%s", words[k]);
         if (*s->preset)
             buf_printf(out, "   (%s)", s->preset);
         buf_printf(out, "\n      %s\n", s->doc);

@@ -10,7 +10,7 @@
 #include "core/base/clock.h"
 #include "server/http_internal.h"
 
-enum { BLOCK_BYTES = 4096 };
+enum { BLOCK_BYTES = 1024 };
 
 int res_stream(struct res *res, int status, const char *media_type, stream_fn *next, void *state, struct err *err)
 {

@@ -29,6 +29,7 @@
 #include "server/gc.h"
 #include "server/http.h"
 #include "server/metrics.h"
+#include "server/notify.h"
 #include "server/sandbox.h"
 #include "server/reload.h"
 #include "server/tls.h"
@@ -227,6 +228,7 @@ static int announce(struct run *run, struct err *err)
     log_info("pared " PARED_VERSION " serves %s from %s", url, config->data);
     if (config->address_file[0] && file_write_atomic(config->address_file, url, strlen(url), err))
         return err_wrap(err, "address_file '%s': ", config->address_file);
+    notify_manager("READY=1");
     return 0;
 }
 
@@ -294,6 +296,7 @@ static void on_signal(uv_signal_t *handle, int number)
         return;
     }
     log_info("signal %d: stopping", number);
+    notify_manager("STOPPING=1");
     atomic_store(&run->server.draining, true);
     http_set_draining(atomic_load(&run->server.http));
     workers_drain(atomic_load(&run->server.workers));

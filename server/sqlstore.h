@@ -119,6 +119,12 @@ int sqlstore_job(struct db *db, const char *owner, const char *id, struct arena 
     "SELECT coalesce((SELECT sum(bytes) FROM model WHERE owner=$1),0)"                                                 \
     "+coalesce((SELECT sum(bytes) FROM dataset WHERE owner=$1),0)"                                                     \
     "+coalesce((SELECT sum(bytes) FROM artifact WHERE owner=$1),0)"
+/* sqlstore_share.c: the owner who is next to have a job claimed; 1, 0 = nothing to do, -1. Its turn is over. Where a
+ * queued job stands (job->queue_position). */
+enum { SQLSTORE_OWNER = 80 };
+int sqlstore_next_owner(struct db *db, char owner[SQLSTORE_OWNER], struct err *err);
+int sqlstore_owner_served(struct db *db, const char *owner, struct err *err);
+int sqlstore_queue_position(struct db *db, struct store_job *job, struct err *err);
 int sqlstore_check_bytes(struct db *db, const char *owner, int64_t more, int64_t limit, struct err *err);
 int sqlstore_check_active(struct db *db, const char *owner, int64_t limit, struct err *err);
 /* Those of `hashes` that nothing refers to. */

@@ -98,7 +98,7 @@ int store_event_list(struct store *store, const char *owner, const char *job_id,
 #define JOB_COLUMNS                                                                                                    \
     "job.id,job.owner,state,request,result,error,priority,timeout_s,memory_bytes,threads,attempt,crashes,losses,"      \
     "job.version+p.version,created_at,started_at,finished_at,cancel_requested_at,step,steps,stage,done,total,eta_s,"   \
-    "updated_at,metric,job.name,retry_of,methods,input_bytes"
+    "updated_at,metric,job.name,retry_of,methods,input_bytes,traceparent"
 #define JOB_TABLES " FROM job JOIN job_progress p ON p.job_id=job.id "
 
 static void read_job(struct query *q, struct arena *arena, struct store_job *out)
@@ -127,6 +127,7 @@ static void read_job(struct query *q, struct arena *arena, struct store_job *out
         .retry_of = query_text(q, 27, arena),
         .methods = query_text(q, 28, arena),
         .input_bytes = query_int(q, 29),
+        .traceparent = query_text(q, 30, arena),
     };
     int state = job_state_from_name(query_raw(q, 2));
     out->state = state < 0 ? JOB_FAILED : (enum job_state)state;
@@ -142,16 +143,6 @@ static int read_inputs(struct db *db, struct arena *arena, struct store_job *job
             if (!strcmp(roles[role].name, query_raw(&q, 0)))
                 job->inputs[role] = query_text(&q, 1, arena);
     return query_end(&q);
-}
-
-static int queue_position(struct db *db, struct store_job *job, struct err *err)
-{
-    if (job->state != JOB_QUEUED)
-        return 0;
-    return db_int(db,
-                  "SELECT 1+count(*) FROM job, (SELECT priority AS p, run_at AS r FROM job WHERE id=$1) mine"
-                  " WHERE state='queued' AND (priority>p OR (priority=p AND (run_at<r OR (run_at=r AND id<$1))))",
-                  BIND(T(job->id)), 0, &job->queue_position, err);
 }
 
 int sqlstore_job_row(struct db *db, const char *owner, const char *id, struct arena *arena, struct store_job *out,
@@ -173,7 +164,7 @@ int sqlstore_job_row(struct db *db, const char *owner, const char *id, struct ar
 int sqlstore_job(struct db *db, const char *owner, const char *id, struct arena *arena, struct store_job *out,
                  struct err *err)
 {
-    return sqlstore_job_row(db, owner, id, arena, out, err) || queue_position(db, out, err) ? -1 : 0;
+    return sqlstore_job_row(db, owner, id, arena, out, err) || sqlstore_queue_position(db, out, err) ? -1 : 0;
 }
 
 int store_job_get(struct store *store, const char *owner, const char *id, struct arena *arena, struct store_job *out,
@@ -253,6 +244,9 @@ static int check_inputs(struct db *db, const struct store_job_new *in, struct er
 static int check_room(struct db *db, const struct store_job_new *in, struct err *err)
 {
     int64_t queued;
+    if (sqlstore_check_active(db, in->owner, in->max_active, err) ||
+        sqlstore_check_bytes(db, in->owner, 1, in->max_bytes, err))
+        return -1;
     if (!in->max_queued)
         return 0;
     if (db_int(db, "SELECT count(*) FROM job WHERE state='queued'", BIND_NOTHING, 0, &queued, err))
@@ -281,10 +275,11 @@ static int insert_rows(struct db *db, const struct store_job_new *in, const char
 {
     if (db_run(db,
                "INSERT INTO job(id,owner,state,priority,run_at,timeout_s,memory_bytes,threads,request,name,retry_of,"
-               "methods,fingerprint,input_bytes,created_at)"
-               " VALUES($1,$2,'queued',$3,@NOW@,$4,$5,$6,$7,$8,$9,$10,nullif($11,''),$12,@NOW@)",
+               "methods,fingerprint,input_bytes,traceparent,created_at)"
+               " VALUES($1,$2,'queued',$3,@NOW@,$4,$5,$6,$7,$8,$9,$10,nullif($11,''),$12,$13,@NOW@)",
                BIND(T(id), T(in->owner), I(in->priority), I(in->timeout_s), I(in->memory_bytes), I(in->threads),
-                    T(in->request), T(in->name), T(in->retry_of), T(in->methods), T(fingerprint), I(input_bytes)),
+                    T(in->request), T(in->name), T(in->retry_of), T(in->methods), T(fingerprint), I(input_bytes),
+                    T(in->traceparent)),
                err) < 0 ||
         db_run(db,
                "INSERT INTO job_progress(job_id,owner,step,steps,stage,done,total,eta_s,version,updated_at)"

@@ -4,23 +4,24 @@
  * ends with the id, so that a page costs the same wherever it begins, and rows that come or go between two pages shift
  * nothing. Several states are one walk each, merged.
  *
- * Times are conditions on created_at; bounds on the id keep the walk short. An id holds the time of its making, which never
- * goes back within a process, so it may be later than created_at after the clock was set back: the bounds have slack. */
+ * Times are conditions on created_at, which is the database's clock; bounds on the id keep the walk short. An id holds the
+ * time of its making by the server's clock, which may differ, and never goes back within a process: the bounds have an
+ * hour of slack. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "server/sqlstore.h"
 
-enum { EARLIER_SLACK_MS = 60 * 1000, LATER_SLACK_MS = 3600 * 1000, PRIORITY_ANY = 1 << 30 };
+enum { SLACK_MS = 3600 * 1000, PRIORITY_ANY = 1 << 30 };
 
 struct id_span sqlstore_span(const struct store_page *page, const char *prefix)
 {
     struct id_span span = {"", "~"};
     if (page->created_from)
-        id_bound(span.low, prefix, page->created_from - EARLIER_SLACK_MS);
+        id_bound(span.low, prefix, page->created_from - SLACK_MS);
     if (page->created_before)
-        id_bound(span.high, prefix, page->created_before + LATER_SLACK_MS);
+        id_bound(span.high, prefix, page->created_before + SLACK_MS);
     if (page->after && strcmp(page->after, span.high) < 0)
         snprintf(span.high, sizeof span.high, "%s", page->after);
     return span;

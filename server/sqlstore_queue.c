@@ -16,11 +16,11 @@ enum { REAP_AT_ONCE = 100, BACKOFF_MAX_S = 1024 };
  */
 
 static const char claim_sql[] =
-    "WITH c AS MATERIALIZED(SELECT id FROM job WHERE state='queued' AND run_at<=@NOW@"
+    "WITH c AS MATERIALIZED(SELECT id FROM job WHERE owner=$3 AND state='queued' AND run_at<=@NOW@"
     " ORDER BY priority DESC,run_at,id LIMIT 1 @SKIP@)"
     " UPDATE job SET state='running',attempt=attempt+1,lease_owner=$1,lease_until=@NOW@+$2,version=version+1,"
     "started_at=coalesce(started_at,@NOW@) WHERE id IN(SELECT id FROM c)"
-    " RETURNING id,owner,request,attempt,timeout_s,memory_bytes,threads,@NOW@-created_at";
+    " RETURNING id,owner,request,attempt,timeout_s,memory_bytes,threads,@NOW@-created_at,traceparent";
 
 static int claim_inputs(struct db *db, struct arena *arena, struct store_claim *out, struct err *err)
 {
@@ -45,8 +45,12 @@ static int claim_one(struct db *db, const char *worker, int64_t lease_ms, struct
                      struct err *err)
 {
     struct query q;
+    char owner[SQLSTORE_OWNER];
     *out = (struct store_claim){0};
-    query_start(&q, db, claim_sql, BIND(T(worker), I(lease_ms)), err);
+    int waits = sqlstore_next_owner(db, owner, err);
+    if (waits <= 0)
+        return waits;
+    query_start(&q, db, claim_sql, BIND(T(worker), I(lease_ms), T(owner)), err);
     while (query_row(&q))
         *out = (struct store_claim){
             .id = query_text(&q, 0, arena),
@@ -57,12 +61,13 @@ static int claim_one(struct db *db, const char *worker, int64_t lease_ms, struct
             .memory_bytes = query_int(&q, 5),
             .threads = query_int(&q, 6),
             .waited_ms = query_int(&q, 7),
+            .traceparent = query_text(&q, 8, arena),
         };
     if (query_end(&q))
         return -1;
     if (!out->id)
         return 0;
-    return claim_inputs(db, arena, out, err) || sqlstore_state_event(db, out->id, JOB_RUNNING, err) ? -1 : 1;
+    return sqlstore_owner_served(db, owner, err) || claim_inputs(db, arena, out, err) || sqlstore_state_event(db, out->id, JOB_RUNNING, err) ? -1 : 1;
 }
 
 int store_job_claim(struct store *store, const char *worker, int64_t lease_ms, struct arena *arena,

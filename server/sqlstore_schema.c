@@ -77,7 +77,7 @@ const char *const sqlstore_migrations[] = {
     " scopes TEXT NOT NULL, requests_per_s BIGINT, active_jobs BIGINT, stored_bytes BIGINT, created_at BIGINT NOT NULL,"
     " expires_at BIGINT, revoked_at BIGINT, last_used_at BIGINT);"
     "CREATE TABLE server_value(name TEXT PRIMARY KEY, value TEXT NOT NULL);"
-    "CREATE TABLE owner_turn(owner TEXT PRIMARY KEY, claimed_at BIGINT NOT NULL) @KEYED@;"
+    "CREATE TABLE owner_turn(owner TEXT PRIMARY KEY, turn BIGINT NOT NULL) @KEYED@;"
     "DROP INDEX job_claim; CREATE INDEX job_claim ON job(owner, priority DESC, run_at, id) WHERE state='queued';"
     "CREATE INDEX artifact_owner ON artifact(owner, bytes);"
     /* counts of the queue, retention */
@@ -90,7 +90,9 @@ const char *const sqlstore_migrations[] = {
     " expires_at BIGINT NOT NULL);"
     "CREATE INDEX upload_owner ON upload(owner, id);"
     "CREATE INDEX upload_expires ON upload(expires_at);"
-    "CREATE INDEX upload_sha256 ON upload(sha256);",
+    "CREATE INDEX upload_sha256 ON upload(sha256);"
+    /* trace context of the request that queued the job */
+    "ALTER TABLE job ADD COLUMN traceparent TEXT;",
     NULL,
 };
 /* clang-format on */

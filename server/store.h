@@ -67,6 +67,7 @@ struct store_resource {
     int64_t created_at;
     struct store_file *files;
     int file_count;
+    int64_t max_bytes; /* inserts only: ERR_RATE_LIMITED when the owner would have more stored; 0 = no limit */
 };
 /* Insert `in`; id and created_at are the store's. `details` are larger JSON texts, ended by {NULL, NULL}, read only by
  * store_resource_details ("layers", "graph", "groups"); NULL for none. If the owner already has the same content (all files:
@@ -174,6 +175,7 @@ struct store_job_new {
     const char *name;                 /* or NULL */
     const struct store_label *labels; /* for lists; GET shows those of `request` */
     int label_count;
+    const char *traceparent; /* trace.h; or NULL */
     const char *retry_of; /* the job that this one does again, or NULL */
     const char *methods;  /* those of its steps, in order, separated by spaces: what run times are estimated by */
     /* Text of everything but the inputs that decides the bytes of the result: version, recipe, seed. With the contents of
@@ -187,6 +189,7 @@ struct store_job_new {
     const char *idempotency_key, *request_sha256; /* both or none */
     int64_t idempotency_ttl_s;
     int64_t max_queued; /* 0 = no limit; ERR_UNAVAILABLE when so many wait */
+    int64_t max_active, max_bytes; /* of the owner: jobs queued or running, stored bytes; 0 = no limit; ERR_RATE_LIMITED */
 };
 struct store_progress {
     int64_t step, steps, done, total; /* step counts from 1 */
@@ -208,8 +211,9 @@ struct store_job {
     int64_t created_at, started_at, finished_at, cancel_requested_at;
     int64_t expires_at; /* when retention removes an ended job; 0 = never */
     struct store_progress progress;
-    int64_t queue_position; /* 1 = next; 0 unless queued. Only store_job_get fills it in */
+    int64_t queue_position; /* 1 = next, owners taking turns; 0 unless queued. Only store_job_get fills it in */
     const char *name, *retry_of, *methods; /* as inserted, or NULL */
+    const char *traceparent;               /* of the request that queued it, or NULL */
     int64_t input_bytes;                   /* of all inputs, when it was inserted; 0: of a job older than the column */
     bool reused;                           /* store_job_insert found it instead of making one */
 };
@@ -395,6 +399,7 @@ int store_job_tail(struct store *store, const char *owner, const char *id, int64
 
 struct store_claim {
     const char *id, *owner, *request;
+    const char *traceparent; /* or NULL */
     int64_t attempt, timeout_s, memory_bytes, threads;
     int64_t waited_ms;                                   /* in the queue */
     const struct store_resource *inputs[JOB_ROLE_COUNT]; /* with files; NULL = none */

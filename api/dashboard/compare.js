@@ -63,7 +63,7 @@ function figures(all) {
 function key(all) {
   return table([
     { label: "", cell: (s) => el("b", {}, s.label) },
-    { label: "What", cell: (s) => (s.job ? el("a", { href: `#/jobs/${s.job.id}`, class: "mono" }, s.job.id) : el("span", {}, "source ", el("a", { href: `#/models/${s.model}`, class: "mono" }, s.model))) },
+    { label: "What", cell: (s) => (s.job ? el("a", { href: `#/jobs/${s.job.id}`, class: s.job.name ? null : "mono" }, s.job.name || s.job.id) : el("span", {}, "source ", el("a", { href: `#/models/${s.model}`, class: "mono" }, s.model))) },
     { label: "Recipe", cell: (s) => (s.job ? s.job.recipe_name || recipeText(s.job.recipe) : "as it came") },
     { label: "Labels", cell: (s) => Object.entries(s.job?.labels || {}).map(([k, v]) => el("span", { class: "label-chip" }, `${k}=${v}`)) },
     { label: "Finished", cell: (s) => (s.job ? when(s.job.finished_at) : "") },
@@ -77,7 +77,7 @@ async function chooser(main, chosen, signal) {
   if (!answer.data.length) return page(main, "Compare jobs", el("p", {}, "No job has succeeded yet: there is nothing to compare."));
   page(main, "Compare jobs", el("p", { class: "quiet" }, `Choose two or more, at most ${MOST}.`), table([
     { label: "Take", cell: (j) => el("input", { type: "checkbox", "aria-label": `compare ${j.id}`, checked: picked.has(j.id), onchange: (e) => pick(j.id, e.target.checked) }) },
-    { label: "Job", cell: (j) => el("a", { href: `#/jobs/${j.id}`, class: "mono" }, j.id) },
+    { label: "Job", cell: (j) => el("a", { href: `#/jobs/${j.id}`, class: j.name ? null : "mono" }, j.name || j.id) },
     { label: "Recipe", cell: (j) => j.recipe_name || recipeText(j.recipe) },
     { label: "Model", cell: (j) => el("span", { class: "mono" }, j.model) },
     { label: "Bytes", num: true, cell: (j) => bytes(j.metrics?.after?.bytes) },

@@ -41,6 +41,7 @@ function actions(job, say) {
   if (!ended(job)) return act(job.cancel_requested ? "Canceling ..." : "Cancel job", null, () => postJson(`/v1/jobs/${job.id}/cancel`), "danger");
   return [
     el("a", { class: "button", href: `#/new?job=${job.id}` }, "New job like this"),
+    job.state !== "succeeded" ? act("Do it again", null, async () => { location.hash = `#/jobs/${(await postJson(`/v1/jobs/${job.id}/retry`)).id}`; }) : null,
     job.state === "succeeded" ? el("a", { class: "button", href: `#/compare?jobs=${job.id}` }, "Compare") : null,
     act("Delete job", "Delete this job and its files?", async () => { await remove(`/v1/jobs/${job.id}`); location.hash = "#/jobs"; }, "danger")];
 }
@@ -49,9 +50,10 @@ const resourceLink = (kind, id) => el("a", { href: `#/${kind}/${id}`, class: "mo
 
 function facts(job) {
   const labels = Object.entries(job.labels || {});
-  const rows = [["Recipe", job.recipe_name ? `${job.recipe_name}: ${recipeText(job.recipe)}` : recipeText(job.recipe)], ["Model", resourceLink("models", job.model)],
+  const rows = [["Id", job.name && el("span", { class: "mono" }, job.id)], ["Recipe", job.recipe_name ? `${job.recipe_name}: ${recipeText(job.recipe)}` : recipeText(job.recipe)], ["Model", resourceLink("models", job.model)],
     ...[["Dataset", job.dataset], ["Validation dataset", job.val_dataset], ["Evaluation dataset", job.eval_dataset]].map(([name, id]) => [name, id && el("span", { class: "mono" }, id)]),
     ["Teacher", job.teacher && resourceLink("models", job.teacher)],
+    ["Again after", job.retry_of && resourceLink("jobs", job.retry_of)], ["Result", job.reused && "of an earlier job that was the same"],
     ["Labels", labels.length ? el("span", {}, labels.map(([k, v]) => el("span", { class: "label-chip" }, `${k}=${v}`))) : null],
     ["Priority", job.priority || null], ["Created", when(job.created_at)], ["Started", job.started_at && when(job.started_at)], ["Finished", job.finished_at && when(job.finished_at)]];
   return el("dl", {}, rows.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([name, value]) => [el("dt", {}, name), el("dd", {}, typeof value === "object" ? value : String(value))]));
@@ -79,7 +81,7 @@ export async function jobView({ main, parameters: [id], signal }) {
     if (signal.aborted) return;
     if (!shown) {
       shown = true;
-      page(main, el("div", { class: "row spread" }, el("h1", { class: "mono" }, job.id), places.buttons), places.problems,
+      page(main, el("div", { class: "row spread" }, el("h1", { class: job.name ? null : "mono" }, job.name || job.id), places.buttons), places.problems,
         el("div", { class: "card" }, places.status, places.facts), places.failure, places.live, places.log, places.results);
     }
     fill("buttons", [job.state, job.cancel_requested], () => [actions(job, say)]);

@@ -4,6 +4,8 @@ export const ended = (job) => !["queued", "running"].includes(job.state);
 const stepsText = (steps) => (steps || []).map((s) => (Array.isArray(s.steps) && s.steps.length ? `${s.method} (${stepsText(s.steps)})` : s.method)).join(" → ");
 export const recipeText = (recipe) => (typeof recipe === "string" ? recipe : stepsText(recipe?.steps) || "no steps");
 
+const seconds = (s) => (s < 100 ? `${Math.ceil(s)} s` : s < 6000 ? `${Math.round(s / 60)} min` : `${(s / 3600).toFixed(1)} h`);
+
 /** How much of it is done, 0 to 1; null: not known. */
 export function fraction(job) {
   const p = job.progress;
@@ -14,10 +16,11 @@ export function fraction(job) {
 
 export function progressLine(job) {
   const p = job.progress || {};
-  if (job.state === "queued") return job.queue_position ? `waiting, place ${job.queue_position} in the queue` : "waiting in the queue";
+  const wait = typeof job.wait_s === "number" ? `, about ${seconds(job.wait_s)}` : "";
+  if (job.state === "queued") return `${job.queue_position ? `waiting, place ${job.queue_position} in the queue` : "waiting in the queue"}${wait}`;
   if (job.state !== "running") return "";
   const step = p.step && p.step <= p.steps ? `step ${p.step} of ${p.steps}: ` : "";
   const amount = p.total ? ` ${p.done} of ${p.total}` : "";
-  const eta = typeof p.eta_s === "number" ? `, about ${Math.ceil(p.eta_s)} s left` : "";
+  const left = p.eta_s ?? job.eta_s, eta = typeof left === "number" ? `, about ${seconds(left)} left` : "";
   return `${step}${p.stage || "starting"}${amount}${eta}`;
 }

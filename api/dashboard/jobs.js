@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The list of jobs: newest first, page by page as it is scrolled, filtered by the server, fresh while it is looked at.
-import { getPage } from "/api.js";
+import { getAll, getPage } from "/api.js";
 import { ended, fraction, progressLine, recipeText } from "/job_text.js";
 import { sleep } from "/live.js";
 import { announce, el, page, percent, problemCard, state, when } from "/ui.js";
 import { VirtualList } from "/virtual_list.js";
 
 const PAGE = 100, FRESH_MS = 2000, FRESH_HIDDEN_MS = 15000;
-const FILTERS = ["state", "label", "model", "created_after"];
+const FILTERS = ["state", "label", "model", "created_from"];
 const narrow = matchMedia("(max-width: 48rem)");
 
 /** Pages of the list as they were fetched; each remembers where it began, so that it can be fetched again. */
@@ -54,16 +54,21 @@ class Pages {
   }
 }
 
-function filterForm(query, change) {
+function filterForm(query, models, change) {
   const field = (name, label, input) => { input.name = name; input.value = query.get(name) || ""; return el("label", { class: "inline" }, label, input); };
-  const states = el("select", {}, ["", "queued", "running", "succeeded", "failed", "canceled"].map((s) => el("option", { value: s }, s || "any")));
+  const options = (rows) => el("select", {}, el("option", { value: "" }, "any"), rows.map(([value, text]) => el("option", { value }, text)));
+  const known = models.map((m) => [m.id, m.name || m.id]), asked = query.get("model");
+  if (asked && !known.some(([id]) => id === asked)) known.push([asked, asked]);
+  const label = el("input", { type: "search", placeholder: "key=value", size: 12 });
   const form = el("form", { class: "row filters", role: "search", "aria-label": "Filter jobs", onsubmit: (event) => event.preventDefault() },
-    field("state", "State", states),
-    field("label", "Label", el("input", { type: "search", placeholder: "key=value", size: 14 })),
-    field("model", "Model", el("input", { type: "search", placeholder: "mdl_...", size: 14 })),
-    field("created_after", "Since", el("input", { type: "date" })));
+    field("state", "State", options(["queued", "running", "succeeded", "failed", "canceled"].map((s) => [s, s]))), field("label", "Label", label),
+    field("model", "Model", options(known)), field("created_from", "Since", el("input", { type: "date" })));
   let timer = null;
-  const tell = () => change(Object.fromEntries(new FormData(form)));
+  const tell = () => {
+    const half = label.value.trim() !== "" && !/^[^=]+=/.test(label.value.trim()); // the server asks for key=value
+    if (half) label.setAttribute("aria-invalid", "true"); else label.removeAttribute("aria-invalid");
+    if (!half) change(Object.fromEntries(new FormData(form)));
+  };
   form.addEventListener("change", tell);
   form.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(tell, 400); });
   return form;
@@ -76,7 +81,7 @@ function progressCell(job) {
 
 const columns = (chosen, choose) => [
   { label: el("span", { class: "unseen" }, "Compare"), name: "pick", cell: (j) => (j.state === "succeeded" ? el("input", { type: "checkbox", "aria-label": `compare ${j.id}`, checked: chosen.has(j.id), onchange: (e) => choose(j, e.target.checked) }) : "") },
-  { label: "Job", name: "id", cell: (j) => el("a", { href: `#/jobs/${j.id}`, class: "mono" }, j.id) },
+  { label: "Job", name: "id", cell: (j) => el("a", { href: `#/jobs/${j.id}`, class: j.name ? null : "mono", title: j.id }, j.name || j.id) },
   { label: "State", name: "state-cell", cell: (j) => state(j.state) },
   { label: "Recipe", name: "recipe", cell: (j) => el("span", { title: recipeText(j.recipe) }, j.recipe_name || recipeText(j.recipe)) },
   { label: "Labels", name: "labels", cell: (j) => Object.entries(j.labels || {}).slice(0, 4).map(([k, v]) => el("span", { class: "label-chip" }, `${k}=${v}`)) },
@@ -85,8 +90,8 @@ const columns = (chosen, choose) => [
   { label: "Created", name: "created", cell: (j) => when(j.created_at) },
 ];
 
-/** The query as the API wants it: a day is its first instant. */
-const asked = (words) => ({ ...words, created_after: words.created_after ? new Date(`${words.created_after}T00:00:00`).toISOString() : "" });
+/** The query as the API wants it: a day is its first instant here. */
+const asked = (words) => ({ ...words, label: words.label.trim(), created_from: words.created_from ? new Date(`${words.created_from}T00:00:00`).toISOString() : "" });
 
 export async function jobsView({ main, query, signal }) {
   const chosen = new Set(), body = el("div"), problems = el("div");
@@ -125,8 +130,10 @@ export async function jobsView({ main, query, signal }) {
     draw(words);
     announce(`${pages.rows.length}${pages.whole ? "" : " and more"} jobs`);
   }
+  const models = await getAll("/v1/models", 200, signal).catch(() => []);
+  if (signal.aborted) return;
   page(main, el("div", { class: "row spread" }, el("h1", {}, "Jobs"), el("div", { class: "row" }, compare, el("a", { class: "button", href: "#/new" }, "New job"))),
-    filterForm(query, (next) => {
+    filterForm(query, models, (next) => {
       if (JSON.stringify(next) === JSON.stringify(words)) return;
       words = next;
       const text = new URLSearchParams(Object.entries(words).filter(([, v]) => v)).toString();

@@ -46,7 +46,7 @@ async function stream(id, job, record, show, signal) {
     for await (const event of events(`/v1/jobs/${id}/events`, record.last, inner.signal)) {
       const data = parsed(event.data), seq = Number(event.id) || 0;
       if (event.type === "end") return true;
-      if (event.type === "state" || event.type === "job") job = await getJson(`/v1/jobs/${id}`, inner.signal);
+      if (event.type === "state" && !ended(job) && data?.state !== job.state) job = await getJson(`/v1/jobs/${id}`, inner.signal);
       else if (event.type === "progress" && data) job = { ...job, progress: { ...job.progress, ...data } };
       record.take(event.type, data, seq);
       show(job, record);

@@ -56,7 +56,7 @@ export async function newJobView({ main, query, signal }) {
     getAll("/v1/models", 500, signal), getAll("/v1/datasets", 500, signal), getJson("/v1/methods", signal), getJson("/v1/recipes?limit=200", signal).then(list), jobId ? getJson(`/v1/jobs/${jobId}`, signal) : null]);
   const roles = roleSelects(models, datasets), own = recipeEditor(list(methods), methods.targets || []);
   const problems = el("div"), submit = el("button", { class: "primary" }, "Start job");
-  const labels = el("input", { placeholder: "team=vision, run=7" }), priority = el("input", { type: "number", step: "1", placeholder: "0" });
+  const name = el("input", { maxlength: "200" }), labels = el("input", { placeholder: "team=vision, run=7" }), priority = el("input", { type: "number", step: "1", placeholder: "0" });
   const chosen = () => choices.querySelector("input:checked").value, toggle = () => { own.node.hidden = chosen() !== ""; };
   const edit = () => {
     const preset = presets.find((p) => p.name === chosen());
@@ -77,6 +77,7 @@ export async function newJobView({ main, query, signal }) {
     const body = { recipe: chosen() || own.value() }, words = labelsOf(labels.value);
     for (const [role] of ROLES) if (roles[role].box.value) body[role] = roles[role].box.value;
     if (words && Object.keys(words).length) body.labels = words;
+    if (name.value.trim()) body.name = name.value.trim();
     if (priority.value) body.priority = Number(priority.value);
     const errors = [!body.model && { pointer: "/model", detail: "choose a model, or send one" }, !words && { pointer: "/labels", detail: "labels are written as key=value, separated by commas" },
       chosen() === "" && !own.judge() && { pointer: "/recipe", detail: "some values of the recipe are wrong; they are marked" }].filter(Boolean);
@@ -96,5 +97,5 @@ export async function newJobView({ main, query, signal }) {
       el("div", { class: "card" }, roles.model.node, roles.teacher.node, el("p"), dropZone("ONNX model", ".onnx", async (f, p) => taken(await sendModel(f, p), roles.model, [roles.teacher]))),
       el("div", { class: "card" }, roles.dataset.node, roles.val_dataset.node, roles.eval_dataset.node, el("p"), dropZone("Dataset", "", async (f, p) => taken(await sendDataset(f, p), roles.dataset, [roles.val_dataset, roles.eval_dataset])))),
     el("div", { class: "card" }, choices, own.node),
-    el("div", { class: "card grid" }, el("label", {}, "Labels", el("span", { class: "quiet small" }, " to find the job again"), labels), el("label", {}, "Priority", el("span", { class: "quiet small" }, " higher goes first"), priority)), problems, submit));
+    el("div", { class: "card grid" }, el("label", {}, "Name", el("span", { class: "quiet small" }, " for people"), name), el("label", {}, "Labels", el("span", { class: "quiet small" }, " to find the job again"), labels), el("label", {}, "Priority", el("span", { class: "quiet small" }, " higher goes first"), priority)), problems, submit));
 }

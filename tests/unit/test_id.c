@@ -11,6 +11,7 @@
 
 #include <pthread.h>
 
+#include "core/base/clock.h"
 #include "server/id.h"
 
 enum { THREADS = 4, EACH = 5000 };
@@ -65,8 +66,28 @@ static void other_forms_are_none(void **state)
         assert_false(id_is(bad[i], "job"));
 }
 
+static void bounds_part_ids_by_time(void **state)
+{
+    (void)state;
+    char id[ID_SIZE], low[ID_SIZE], high[ID_SIZE];
+    int64_t before = clock_epoch_ms();
+    id_new(id, "job");
+    id_bound(low, "job", before - 1);
+    id_bound(high, "job", before + 60000);
+    assert_true(strcmp(low, id) < 0 && strcmp(id, high) < 0);
+    id_bound(high, "job", 0);
+    assert_string_equal(high, "job_0000000000");
+    id_bound(low, "job", -1);
+    assert_string_equal(low, high);
+    id_bound(high, "job", INT64_MAX);
+    assert_string_equal(high, "job_7zzzzzzzzz"); /* 48 bits of milliseconds */
+    id_bound(low, "job", 1);
+    assert_string_equal(low, "job_0000000001");
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(later_ids_sort_later), cmocka_unit_test(other_forms_are_none)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(later_ids_sort_later), cmocka_unit_test(other_forms_are_none),
+                                       cmocka_unit_test(bounds_part_ids_by_time)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
