@@ -220,6 +220,21 @@ bool api_good_name(const char *name)
     return !has_hidden(name);
 }
 
+int api_room(const struct req *req, int64_t bytes, struct err *err)
+{
+    int64_t limit = req->caller->stored_bytes, stored;
+    if (limit == 0)
+        return 0;
+    if (store_owner_bytes(api_server(req)->store, req->owner, &stored, err) != 0)
+        return -1;
+    if (stored <= limit && bytes <= limit - stored)
+        return 0;
+    return err_set(err, ERR_RATE_LIMITED,
+                   "stored bytes: %lld are stored or being uploaded, %lld more do not fit into the limit of this key, "
+                   "%lld; delete models, datasets, jobs or uploads that are not needed any more",
+                   (long long)stored, (long long)bytes, (long long)limit);
+}
+
 /* ---- downloads */
 
 static void set_digest(struct res *res, const char *sha256)

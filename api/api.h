@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 
+#include "server/auth.h"
 #include "server/http.h"
 #include "server/problem.h"
 #include "server/server.h"
@@ -61,6 +62,9 @@ int api_faults(const struct req *req, struct err *err);
 
 /* A name for people and for files: 1 to 200 bytes of UTF-8 without control characters and slashes. */
 bool api_good_name(const char *name);
+
+/* ERR_RATE_LIMITED when `bytes` more would be beyond what the caller's owner may have stored (server/auth.h). */
+int api_room(const struct req *req, int64_t bytes, struct err *err);
 
 /* ---- downloads */
 struct api_download {

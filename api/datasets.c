@@ -119,7 +119,7 @@ static void take_upload(struct req *req, const char *key, const char *path, cons
     for (int k = 1; k < draft->count; k++)
         if (path && strcmp(draft->files[k].name, path) == 0)
             return; /* two keys in one file */
-    for (int i = 1; path && i < count; i++) {
+    for (int i = 1; path && strcmp(path, description_name) != 0 && i < count; i++) {
         if (strcmp(resource_upload_name(req, &rows[i]), path) != 0)
             continue;
         if (draft->count < count) /* else two uploads have one name: one stays unused, which is told */

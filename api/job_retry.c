@@ -15,11 +15,14 @@ static int copy(struct req *req, const struct store_job *old, const json_t *requ
     *job = (struct store_job_new){.owner = req->owner,
                                   .name = old->name,
                                   .retry_of = old->id,
+                                  .traceparent = req->trace.parent,
                                   .priority = old->priority,
                                   .timeout_s = old->timeout_s,
                                   .memory_bytes = old->memory_bytes,
                                   .threads = old->threads,
-                                  .max_queued = api_server(req)->config->max_queued_jobs};
+                                  .max_queued = api_server(req)->config->max_queued_jobs,
+                                  .max_active = req->caller->active_jobs,
+                                  .max_bytes = req->caller->stored_bytes};
     memcpy(job->inputs, old->inputs, sizeof job->inputs);
     return job_new_fill(req->arena, json_object_get(request, "recipe"),
                         json_string_value(json_object_get(request, "recipe_name")),

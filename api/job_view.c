@@ -90,6 +90,7 @@ json_t *job_json(const struct store_job *job)
         api_set_text(object, job_role_name((enum job_role)role), job->inputs[role]);
     take_keys(object, job->request, request_keys);
     api_set_text(object, "retry_of", job->retry_of);
+    api_set_text(object, "traceparent", job->traceparent);
     if (job->reused)
         json_object_set_new(object, "reused", json_true());
     json_object_set_new(object, "priority", json_integer(job->priority));

@@ -249,7 +249,11 @@ static int check(struct draft *d, struct err *err)
 int jobs_create(struct req *req, struct res *res, struct err *err)
 {
     struct server *server = api_server(req);
-    struct draft d = {.req = req, .job = {.owner = req->owner, .max_queued = server->config->max_queued_jobs}};
+    struct draft d = {.req = req, .job = {.owner = req->owner,
+                                           .traceparent = req->trace.parent,
+                                           .max_queued = server->config->max_queued_jobs,
+                                           .max_active = req->caller->active_jobs,
+                                           .max_bytes = req->caller->stored_bytes}};
     char sha256[SHA256_HEX];
     struct store_job job;
     bool replayed = false;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "api/resource.h"
+#include "server/auth.h"
 #include "server/gc.h"
 #include "server/metrics.h"
 #include "server/upload.h"
@@ -118,7 +119,8 @@ static int insert(const struct resource_kind *kind, const struct resource_draft 
                                 .facts = facts,
                                 .bytes = bytes,
                                 .files = files,
-                                .file_count = draft->count};
+                                .file_count = draft->count,
+                                .max_bytes = req->caller->stored_bytes};
     int rc = store_resource_insert(api_server(req)->store, kind->kind, &in, details, req->arena, row, existed, err);
     free(facts);
     return rc;

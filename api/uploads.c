@@ -98,6 +98,8 @@ int uploads_create(struct req *req, struct res *res, struct err *err)
         return err_set(err, ERR_TOO_LARGE,
                        "The upload has %lld bytes; this server takes at most %lld (max_upload_bytes).",
                        (long long)length, (long long)config->max_upload_bytes);
+    if (api_room(req, length, err) != 0)
+        return -1;
     if (tus_create(server->tus, req->owner, length, metadata ? metadata : "", config->upload_ttl_s, req->arena, &upload,
                    err) != 0)
         return -1;

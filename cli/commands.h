@@ -6,6 +6,7 @@
 #include "cli/cli.h"
 
 #define CLI_COMMANDS(X)                                                                                              \
+    X(backup, "a copy of a server's data folder, while it runs")                                                     \
     X(bench, "latency of a model on this machine")                                                                   \
     X(decode, "the model out of a .pared container, byte for byte")                                                  \
     X(diff, "two models on the same inputs: fidelity per output and per layer")                                      \

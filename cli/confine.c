@@ -21,15 +21,18 @@
 #include "core/tensor/tensor.h"
 #include "server/cgroup.h"
 
-enum { MAX_OPEN_FILES = 1024 };
+enum { MAX_OPEN_FILES = 1024, CPU_GRACE_S = 5 };
 
-static int set_limit(int resource, json_int_t value, const char *name, struct err *err)
+/* `more` lies between the soft and the hard limit. */
+static int set_limit(int resource, json_int_t value, json_int_t more, const char *name, struct err *err)
 {
-    struct rlimit now, want = {(rlim_t)value, (rlim_t)value};
+    struct rlimit now, want = {(rlim_t)value, (rlim_t)(value + more)};
     if (value <= 0 || getrlimit((__rlimit_resource_t)resource, &now))
         return 0;
     if (want.rlim_max > now.rlim_max) /* never more than what it was given */
-        want.rlim_cur = want.rlim_max = now.rlim_max;
+        want.rlim_max = now.rlim_max;
+    if (want.rlim_cur > want.rlim_max)
+        want.rlim_cur = want.rlim_max;
     return setrlimit((__rlimit_resource_t)resource, &want)
                ? err_set_errno(err, ERR_INTERNAL, "the limit on %s cannot be set", name)
                : 0;
@@ -57,7 +60,7 @@ static int limit_memory(const struct confine_opts *o, struct err *err)
     tensor_set_limit((size_t)o->memory_bytes);
     if (o->reserve_blas)
         blas_buffers_reserve(o->threads > 0 && o->threads < INT_MAX ? (int)o->threads : pool_default_threads());
-    return set_limit(RLIMIT_DATA, data_bytes() + o->memory_bytes, "memory", err);
+    return set_limit(RLIMIT_DATA, data_bytes() + o->memory_bytes, 0, "memory", err);
 }
 
 /* The signal comes when the parent dies; if it has died before now, its end of the pipe is closed. */
@@ -88,9 +91,11 @@ static int set_limits(const struct confine_opts *o, struct err *err)
     setrlimit(RLIMIT_MEMLOCK, &none);
     setrlimit(RLIMIT_MSGQUEUE, &none);
     setpriority(PRIO_PROCESS, 0, JOB_NICE); /* requests go first: the server stays quick while jobs use every core */
-    return limit_memory(o, err) || set_limit(RLIMIT_FSIZE, o->file_bytes, "file sizes", err) ||
-                   set_limit(RLIMIT_CPU, o->cpu_s, "processor time", err) ||
-                   set_limit(RLIMIT_NOFILE, MAX_OPEN_FILES, "open files", err)
+    /* at the soft limit of processor time comes SIGXCPU, which says why; SIGKILL at the hard one would look like the
+     * kernel's, for memory */
+    return limit_memory(o, err) || set_limit(RLIMIT_FSIZE, o->file_bytes, 0, "file sizes", err) ||
+                   set_limit(RLIMIT_CPU, o->cpu_s, CPU_GRACE_S, "processor time", err) ||
+                   set_limit(RLIMIT_NOFILE, MAX_OPEN_FILES, 0, "open files", err)
                ? -1
                : 0;
 }

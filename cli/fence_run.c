@@ -5,6 +5,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <jansson.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -91,21 +92,40 @@ static int add_model(struct fence *f, const char *path, const char *external_dir
     return add_files(f, folder, err);
 }
 
-/* A data.json may name files of its folder and below. */
+/* The files that a data.json names, beside it or elsewhere; it is the user's own. */
+static int add_described(struct fence *f, const char *path, struct err *err)
+{
+    char file[PATH_MAX];
+    const char *slash = strrchr(path, '/'), *key;
+    json_t *description = json_load_file(path, 0, NULL), *value;
+    int rc = add(f, path, SANDBOX_READ, err);
+    json_object_foreach (json_object_get(description, "files"), key, value) {
+        const char *name = json_string_value(value);
+        if (!name || rc)
+            continue;
+        const bool absolute = *name == '/' || !slash;
+        const int n = snprintf(file, sizeof file, "%.*s%s", absolute ? 0 : (int)(slash - path) + 1, path, name);
+        if (n < (int)sizeof file && access(file, F_OK) == 0)
+            rc = add(f, file, SANDBOX_READ, err);
+    }
+    json_decref(description);
+    return rc;
+}
+
+/* A dataset: a file, a folder, or a data.json, which a folder may hold too. */
 static int add_data(struct fence *f, const char *path, struct err *err)
 {
-    char folder[PATH_MAX];
+    char inner[PATH_MAX];
     if (!path || access(path, F_OK))
         return 0;
-    const char *slash = strrchr(path, '/');
     const size_t len = strlen(path);
-    if (len < 5 || strcmp(path + len - 5, ".json"))
-        return add(f, path, SANDBOX_READ, err);
-    if (!slash)
-        return add(f, ".", SANDBOX_READ, err);
-    if (snprintf(folder, sizeof folder, "%.*s", slash == path ? 1 : (int)(slash - path), path) >= (int)sizeof folder)
-        return err_set(err, ERR_IO, "path too long");
-    return add(f, folder, SANDBOX_READ, err);
+    if (len >= 5 && !strcmp(path + len - 5, ".json"))
+        return add_described(f, path, err);
+    if (add(f, path, SANDBOX_READ, err))
+        return -1;
+    return snprintf(inner, sizeof inner, "%s/data.json", path) < (int)sizeof inner && access(inner, F_OK) == 0
+               ? add_described(f, inner, err)
+               : 0;
 }
 
 static int add_output(struct fence *f, const char *path, struct err *err)

@@ -24,6 +24,7 @@
 #include "server/child.h"
 #include "server/gc.h"
 #include "server/metrics.h"
+#include "server/trace.h"
 #include "server/sandbox.h"
 
 enum {
@@ -535,13 +536,16 @@ void attempt_run(const struct attempt_ctx *ctx)
     struct err err = {0}, ignored = {0};
     json_t *spec = NULL;
     int64_t timeout_s = lesser(ctx->claim->timeout_s, ctx->server->config->job_timeout_s);
-    const struct log_scope scope = {.job_id = ctx->claim->id, .owner = ctx->claim->owner};
+    struct trace trace;
+    trace_begin(&trace, ctx->claim->traceparent); /* each attempt is a span of the trace the job came with */
+    const struct log_scope scope = {.job_id = ctx->claim->id, .trace_id = trace.id, .owner = ctx->claim->owner};
     const struct log_scope *before = log_enter(&scope);
     if (prepare(&a, &err) || !(spec = make_spec(&a, &err))) {
         settle_failed(&a, err.code == ERR_IO ? STORE_RETRY : STORE_FAILED, &err, NULL);
     } else {
         struct child_opts opts = {.spec = spec,
                                   .dir = a.tmp,
+                                  .traceparent = trace.parent,
                                   .timeout_ms = timeout_s * 1000,
                                   .limits = limits_of(&a),
                                   .wake_fd = ctx->wake_fd,

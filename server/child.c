@@ -31,6 +31,7 @@
 #include "core/recipe/job_spec.h"
 #include "server/cgroup.h"
 #include "server/metrics.h"
+#include "server/trace.h"
 
 enum { READ_BYTES = 1 << 16, FIRST_SAFE_FD = 10, MAX_LINES = 1000000, POLL_MAX_MS = 60000 };
 static const double TERM_GRACE_S = 0.5;
@@ -121,7 +122,9 @@ static int spawn(struct child *child, int spec, int status, struct err *err)
     static const char *const default_argv[] = {"pared", "__job", NULL};
     /* our pool is the only one that makes threads; nothing else of the server's environment is a job's business */
     static char blas[] = "OPENBLAS_NUM_THREADS=1", locale[] = "LC_ALL=C.UTF-8";
-    char *environment[] = {blas, locale, NULL};
+    char trace[16 + TRACE_PARENT];
+    snprintf(trace, sizeof trace, "TRACEPARENT=%s", child->opts->traceparent ? child->opts->traceparent : "");
+    char *environment[] = {blas, locale, child->opts->traceparent ? trace : NULL, NULL};
     const char *const *argv = child->opts->argv ? child->opts->argv : default_argv;
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
@@ -227,7 +230,7 @@ static bool take_object(struct child *child, json_t *object)
 
 static void take_line(struct child *child)
 {
-    bool good = false;
+    bool good = child->line.len == 0 && !child->skipping; /* nothing said, nothing lost */
     if (!child->skipping && !child->line.failed && child->line.len) {
         json_t *object = json_loadb(child->line.data, child->line.len, JSON_REJECT_DUPLICATES, NULL);
         good = json_is_object(object) && take_object(child, object);

@@ -41,6 +41,7 @@ struct child_opts {
     const char *const *argv; /* NULL = {"pared", "__job", NULL} */
     const char *dir;         /* working directory, NULL = / */
     json_t *spec;            /* borrowed; gets "cgroup" when there is one */
+    const char *traceparent; /* becomes TRACEPARENT in its environment; NULL = none */
     int64_t timeout_ms;      /* 0 = none */
     struct child_limits limits; /* what the parent watches */
     int wake_fd;             /* eventfd that asks for a tick at once; -1 = none */

@@ -7,6 +7,8 @@
 
 #include "server/http_internal.h"
 
+enum { QUOTA_RETRY_S = 10 }; /* when jobs or bytes are too many: nobody knows when that ends */
+
 static const char *sent(const struct exchange *x, const char *name)
 {
     return MHD_lookup_connection_value(x->conn, MHD_HEADER_KIND, name);
@@ -58,20 +60,37 @@ void policy_preflight(struct exchange *x)
 
 /* ---- limits */
 
+/* Of the key's three limits, those it has. */
+static void add_policy(const struct auth_caller *caller, struct MHD_Response *response)
+{
+    char text[200] = "";
+    size_t n = 0;
+    if (caller->rate.quota)
+        n += (size_t)snprintf(text, sizeof text, ", \"requests\";q=%lld;w=%d", (long long)caller->rate.quota,
+                              RATE_WINDOW_S);
+    if (caller->active_jobs)
+        n += (size_t)snprintf(text + n, sizeof text - n, ", \"active-jobs\";q=%lld;qu=\"jobs\"",
+                              (long long)caller->active_jobs);
+    if (caller->stored_bytes)
+        n += (size_t)snprintf(text + n, sizeof text - n, ", \"stored-bytes\";q=%lld;qu=\"content-bytes\"",
+                              (long long)caller->stored_bytes);
+    if (n)
+        MHD_add_response_header(response, "RateLimit-Policy", text + 2);
+}
+
 static void add_limits(const struct exchange *x, struct MHD_Response *response)
 {
     char text[80];
     const struct rate_view *rate = &x->caller.rate;
-    if (rate->quota == 0)
-        return;
-    snprintf(text, sizeof text, "\"requests\";q=%lld;w=%d", (long long)rate->quota, RATE_WINDOW_S);
-    MHD_add_response_header(response, "RateLimit-Policy", text);
-    snprintf(text, sizeof text, "\"requests\";r=%lld;t=%lld", (long long)rate->left, (long long)rate->reset_s);
-    MHD_add_response_header(response, "RateLimit", text);
-    if (rate->retry_s) {
-        snprintf(text, sizeof text, "%lld", (long long)rate->retry_s);
-        MHD_add_response_header(response, "Retry-After", text);
+    add_policy(&x->caller, response);
+    if (rate->quota) {
+        snprintf(text, sizeof text, "\"requests\";r=%lld;t=%lld", (long long)rate->left, (long long)rate->reset_s);
+        MHD_add_response_header(response, "RateLimit", text);
     }
+    if (x->res.status != 429)
+        return;
+    snprintf(text, sizeof text, "%lld", rate->retry_s ? (long long)rate->retry_s : (long long)QUOTA_RETRY_S);
+    MHD_add_response_header(response, "Retry-After", text);
 }
 
 /* RFC 6750: what is wrong with the key. */

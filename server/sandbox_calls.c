@@ -81,12 +81,13 @@ struct argument_rule {
     struct scmp_arg_cmp args[2];
 };
 
+/* libseccomp takes this machine's numbers, and pseudo numbers (negative) of calls it lacks, for every architecture. */
 static int add(scmp_filter_ctx filter, uint32_t arch, uint32_t action, const char *name, unsigned count,
                const struct scmp_arg_cmp *args)
 {
-    const int number = seccomp_syscall_resolve_name_arch(arch, name);
-    if (number < 0)
-        return 0; /* not on this architecture, or newer than this libseccomp */
+    const int number = seccomp_syscall_resolve_name(name);
+    if (number == __NR_SCMP_ERROR || seccomp_syscall_resolve_name_arch(arch, name) < 0)
+        return 0; /* newer than this libseccomp, or not on that architecture */
     const int rc = seccomp_rule_add_array(filter, action, number, count, args);
     return rc == -EDOM ? 0 : rc;
 }

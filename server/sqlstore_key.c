@@ -169,7 +169,9 @@ int store_owner_active(struct store *store, const char *owner, int64_t *jobs, st
 
 int store_owner_bytes(struct store *store, const char *owner, int64_t *bytes, struct err *err)
 {
-    return owner_int(store, SQLSTORE_OWNER_BYTES, owner, bytes, err);
+    return owner_int(store,
+                     SQLSTORE_OWNER_BYTES "+coalesce((SELECT sum(length) FROM upload WHERE owner=$1),0)", owner, bytes,
+                     err);
 }
 
 int sqlstore_check_bytes(struct db *db, const char *owner, int64_t more, int64_t limit, struct err *err)

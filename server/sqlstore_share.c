@@ -49,11 +49,12 @@ int sqlstore_queue_position(struct db *db, struct store_job *job, struct err *er
         "SELECT 1+count(*) FROM job, (SELECT priority AS p, run_at AS r FROM job WHERE id=$1) mine"
         " WHERE owner=$2 AND state='queued' AND (priority>p OR (priority=p AND (run_at<r OR (run_at=r AND id<$1))))";
     static const char others[] =
-        WAITING "SELECT coalesce(sum((SELECT count(*) FROM (SELECT 1 FROM job WHERE job.owner=w.owner"
-                " AND state='queued' LIMIT CASE WHEN (coalesce(t.turn,0),w.owner)<(coalesce(m.turn,0),$1)"
-                " THEN $2 ELSE $2-1 END) ahead)),0)"
+        WAITING "SELECT coalesce(sum(CASE WHEN c<$2 OR before THEN c ELSE c-1 END),0) FROM (SELECT"
+                " (SELECT count(*) FROM (SELECT 1 FROM job WHERE job.owner=w.owner AND state='queued' LIMIT $2) few) AS c,"
+                " (coalesce(t.turn,0)<coalesce(m.turn,0) OR (coalesce(t.turn,0)=coalesce(m.turn,0) AND w.owner<$1))"
+                " AS before"
                 " FROM waiting w LEFT JOIN owner_turn t ON t.owner=w.owner LEFT JOIN owner_turn m ON m.owner=$1"
-                " WHERE w.owner IS NOT NULL AND w.owner<>$1";
+                " WHERE w.owner IS NOT NULL AND w.owner<>$1) ahead";
     int64_t rank, ahead;
     if (job->state != JOB_QUEUED)
         return 0;

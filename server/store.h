@@ -48,6 +48,11 @@ double store_thread_seconds(void);
 /* To be called about once a second: write-ahead log into the file, expired idempotency keys away. */
 int store_maintain(struct store *store, struct err *err);
 
+/* For a backup: a consistent copy of the catalogue file `path` into the new file `to`, while others write; and the hashes of
+ * all blobs that the copy refers to, sorted. Unfinished uploads are not in it. */
+struct store_orphans;
+int store_copy(const char *path, const char *to, struct arena *arena, struct store_orphans *files, struct err *err);
+
 /* ---- models and datasets: the same columns, two kinds ---- */
 
 enum store_kind { STORE_MODEL, STORE_DATASET };
@@ -350,7 +355,7 @@ int store_key_used(struct store *store, const char *id, int64_t at, struct err *
 /* A text of the server itself, `size` bytes with the NUL at most. The first who asks for `name` gives it `preset`. */
 int store_value(struct store *store, const char *name, const char *preset, char *out, size_t size, struct err *err);
 
-/* What an owner has: jobs queued or running; bytes of models, datasets and artifacts. */
+/* What an owner has: jobs queued or running; bytes of models, datasets, artifacts and resumable uploads. */
 int store_owner_active(struct store *store, const char *owner, int64_t *jobs, struct err *err);
 int store_owner_bytes(struct store *store, const char *owner, int64_t *bytes, struct err *err);
 /* Whose artifact is it? For signed links, which name no owner. ERR_NOT_FOUND. */

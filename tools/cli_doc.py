@@ -156,7 +156,7 @@ def bash():
             if o.value:
                 do = ' '.join(filter(None, [f'COMPREPLY=($(compgen -W "{" ".join(plain)}" -- "$cur"));' if plain else "",
                                             'compopt -o filenames; COMPREPLY+=($(compgen -f -- "$cur"));' if "file" in found else ""]))
-                values.append(f'        {"|".join(f"{c.name}:{n}" for n in o.names)}) {do or ":;"} return ;;')
+                values.append(f'        {"|".join(f"{c.name}:{n}" for n in o.names)}) {do + " " if do else ""}return ;;')
     nl = "\n"
     return f"""# SPDX-License-Identifier: Apache-2.0
 # Completion of pared for bash. Made by tools/cli_doc.py; do not edit. Source it, or put it into
@@ -198,9 +198,10 @@ def zsh():
             found, plain = kind(c.name, o), [w for w in kind(c.name, o) if w != "file"]
             action = ""
             if o.value:
-                what = f"_alternative \"words:word:({' '.join(plain)})\" \"files:file:_files\"" if plain and "file" in found else \
-                    f"({' '.join(plain)})" if plain else "_files" if found else ""
-                action = f":{quote(o.value)}:{what if ' \"' not in what else '{' + what + '}'}"
+                words = f"({' '.join(plain)})"
+                what = "{_alternative 'words:word:%s' 'files:file:_files'}" % words.replace("'", "") if plain and "file" in found else \
+                    words if plain else "_files" if found else ""
+                action = f":{quote(o.value)}:" + what.replace("'", "'\\''")
             for n in o.names:
                 spec.append(f"'*{n}[{quote(o.text)}]{action}'")
         if c.name in ("serve", "healthcheck"):

@@ -24,12 +24,18 @@ $(VENV)/ok: tests/requirements.txt
 	$(VENV)/bin/pip install -q --disable-pip-version-check -r $<
 	@touch $@
 
+# npm packages of the browser's tests
+NPM := build/npm
+$(NPM)/ok: tests/package.json
+	@mkdir -p $(NPM) && cp $< $(NPM)/ && npm install --prefix $(NPM) --no-audit --no-fund --silent
+	@touch $@
+
 test: ## all tests: units, then the real binary over real HTTP and against ONNX Runtime
 	@tools/deps.sh test
-	@$(MAKE) --no-print-directory -j2 -Otarget all tools unit $(VENV)/ok
+	@$(MAKE) --no-print-directory -j2 -Otarget all tools unit $(VENV)/ok $(NPM)/ok
 	@$(MAKE) --no-print-directory e2e
 
-e2e: $(VENV)/ok ## end-to-end tests only (T=name for some)
+e2e: $(VENV)/ok $(NPM)/ok ## end-to-end tests only (T=name for some)
 	$(VENV)/bin/python -m pytest -q -p no:cacheprovider $(if $(T),-k $(T),-n 2 --dist worksteal) tests/e2e
 
 # The server under a sanitizer: all of test_http.py; any report, also of a child, is a failure.
@@ -56,11 +62,15 @@ check-layers: ## lower layers never include higher ones
 cppcheck: ## static analysis
 	cppcheck --quiet -j2 --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=1 -I. -I$(GEN) --suppress='*:build/*' --suppress=unknownMacro core server api cli
 
+CLI_DOCS := man:pared.1 bash:completion/pared.bash zsh:completion/_pared
 docs: all $(BUILD)/tools/op_doc ## write the generated documents
 	$(BUILD)/tools/op_doc > docs/OPS.md
 	$(BUILD)/pared serve --markdown > docs/CONFIG.md
+	@mkdir -p docs/completion
+	$(foreach d,$(CLI_DOCS),python3 tools/cli_doc.py $(BUILD)/pared $(subst :, > docs/,$d) &&) true
 docs-check: all $(BUILD)/tools/op_doc ## generated documents are what the binary prints
-	@$(BUILD)/tools/op_doc | cmp - docs/OPS.md && $(BUILD)/pared serve --markdown | cmp - docs/CONFIG.md && echo "documents: ok" || { echo "run: make docs"; exit 1; }
+	@$(BUILD)/tools/op_doc | cmp - docs/OPS.md && $(BUILD)/pared serve --markdown | cmp - docs/CONFIG.md && \
+	  $(foreach d,$(CLI_DOCS),python3 tools/cli_doc.py $(BUILD)/pared $(subst :, | cmp - docs/,$d) &&) echo "documents: ok" || { echo "run: make docs"; exit 1; }
 
 # peers: the test environment, and PyTorch (4 GB) where `make bench-peers` has been called
 .PHONY: bench-peers

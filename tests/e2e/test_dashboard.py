@@ -2,61 +2,12 @@
 """The dashboard in headless Chromium: upload, build a recipe, watch the job, read the report, errors in words, phone width, keyboard, keys.
 Screenshots are left in build/screenshots to be looked at."""
 import os
-import shutil
 
 import pytest
-from pared_server import ROOT, Server
+from browser import DIGITS, browser, fits, page, playwright_only, put, server, shot, upload  # noqa: F401 (fixtures)
+from pared_server import Server
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="skipped: no chromium")
-SHOTS = os.path.join(ROOT, "build", "screenshots")
-DIGITS = os.path.join(ROOT, "examples", "digits")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    os.makedirs(SHOTS, exist_ok=True)
-    with playwright.sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
-def server():
-    with Server() as s:
-        yield s
-
-
-@pytest.fixture
-def page(browser, request):
-    """A page whose test fails on any console error."""
-    width, scheme = getattr(request, "param", (1280, "light"))
-    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    tab = context.new_page()
-    errors = []
-    tab.on("pageerror", lambda e: errors.append(str(e)))
-    tab.on("console", lambda m: errors.append(m.text) if m.type == "error" and "status of 4" not in m.text else None)
-    yield tab
-    context.close()
-    assert errors == []
-
-
-def fits(tab):
-    return tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-
-
-def upload(tab, zone, path):
-    card = tab.locator(".drop").nth(zone)
-    card.locator("input[type=file]").set_input_files(path)
-    card.get_by_text("is ready").wait_for(timeout=20000)
-
-
-def shot(tab, name):
-    tab.screenshot(path=os.path.join(SHOTS, name + ".png"), full_page=True)
+pytestmark = playwright_only
 
 
 def test_empty_server_says_what_to_do(page, server):
@@ -126,11 +77,6 @@ def test_strangers_names_are_text(page, server):
     page.goto(server.url + "/#/datasets")
     page.get_by_text(name).wait_for()
     assert page.locator("main img").count() == 0
-
-
-def put(server, path, name):
-    with open(os.path.join(DIGITS, name), "rb") as f:
-        return server.request("POST", f"/v1/{path}?name={name}", body=f.read()).json()["id"]
 
 
 def test_groups_of_a_model(page, server):
@@ -214,7 +160,7 @@ def test_phone_width_in_the_dark(page, server):
         assert fits(page), view
         shot(page, f"phone_{view}")
     page.goto(server.url + "/#/jobs")
-    page.locator("td a").first.click()
+    page.locator(".virtual .id a").first.click()
     page.get_by_role("heading", name="Before and after").wait_for()
     assert fits(page)
     shot(page, "phone_job")

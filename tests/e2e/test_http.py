@@ -519,7 +519,7 @@ class Datasets(Case):
         self.problem(send(b"[" * 100, part), 422, "dataset_invalid")
         kind, body = multipart([part])
         self.problem(self.s.request("POST", "/v1/datasets", body=body, headers={"Content-Type": kind}), 422, pointer="/data")
-        self.problem(self.s.post_json("/v1/datasets", {}), 415)
+        self.problem(self.s.post_json("/v1/datasets", {}), 422, pointer="/upload")
         self.assertEqual(self.s.files_on_disk()["tmp"], 0)
 
     def test_no_dataset(self):

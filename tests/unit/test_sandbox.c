@@ -163,27 +163,31 @@ static int act_memory_bomb(struct act *a)
 {
     (void)a;
     for (;;) {
-        char *p = malloc(8 * MIB);
+        volatile char *p = malloc(8 * MIB);
         if (!p)
             return JOB_EXIT_NOMEM;
-        memset(p, 1, 8 * MIB);
+        for (size_t i = 0; i < 8 * MIB; i += 4096)
+            p[i] = 1;
     }
 }
 
 static int act_hoard(struct act *a)
 {
     (void)a;
-    char *p = malloc(200 * (size_t)MIB);
-    memset(p, 1, 200 * (size_t)MIB);
-    for (;;)
+    volatile char *p = malloc(200 * (size_t)MIB);
+    for (size_t i = 0; p && i < 200 * (size_t)MIB; i += 4096)
+        p[i] = 1;
+    for (int i = 0; i < 20000; i++)
         usleep(1000);
+    return 98;
 }
 
 static int act_spin(struct act *a)
 {
     volatile unsigned x = 0;
-    for (;;)
-        x = x + (a != NULL);
+    while (a)
+        x = x + 1;
+    return 98;
 }
 
 static int fill(const char *dir, bool nameless)
@@ -747,7 +751,7 @@ static void control_groups(void **state)
 {
     (void)state;
     struct err err = {0};
-    char dir[] = "build/test_cgroup-XXXXXX", own[PATH_MAX], path[PATH_MAX], file[PATH_MAX + 50];
+    char dir[] = "build/test_cgroup-XXXXXX", own[PATH_MAX - 100], path[PATH_MAX], file[PATH_MAX + 50];
     assert_non_null(mkdtemp(dir));
     assert_int_equal(cgroup_open(dir, &err), -1); /* no memory controller */
     assert_false(cgroup_available());

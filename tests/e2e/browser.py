@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chromium for the tests of the dashboard: fixtures `browser`, `server`, `page`, and what they all do. Screenshots are left in
+build/screenshots to be looked at."""
+import json
+import os
+import shutil
+
+import pytest
+from pared_server import ROOT, Server
+
+try:
+    import playwright.sync_api as playwright
+except ImportError:
+    playwright = None
+CHROMIUM = shutil.which("chromium")
+playwright_only = pytest.mark.skipif(not (playwright and CHROMIUM), reason="skipped: no chromium or no playwright")
+SHOTS = os.path.join(ROOT, "build", "screenshots")
+DIGITS = os.path.join(ROOT, "examples", "digits")
+AXE = os.path.join(ROOT, "build", "npm", "node_modules", "axe-core", "axe.min.js")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    os.makedirs(SHOTS, exist_ok=True)
+    with playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Server() as s:
+        yield s
+
+
+@pytest.fixture
+def page(browser, request):
+    """A page whose test fails on any console error."""
+    width, scheme = getattr(request, "param", (1280, "light"))
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    tab = context.new_page()
+    errors = []
+    tab.on("pageerror", lambda e: errors.append(str(e)))
+    tab.on("console", lambda m: errors.append(m.text) if m.type == "error" and "status of 4" not in m.text else None)
+    yield tab
+    context.close()
+    assert errors == []
+
+
+def fits(tab):
+    return tab.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
+def upload(tab, zone, path):
+    card = tab.locator(".drop").nth(zone)
+    card.locator("input[type=file]").set_input_files(path)
+    card.get_by_text("is ready").wait_for(timeout=20000)
+
+
+def shot(tab, name):
+    tab.screenshot(path=os.path.join(SHOTS, name + ".png"), full_page=True)
+
+
+def put(server, path, name):
+    with open(os.path.join(DIGITS, name), "rb") as f:
+        return server.request("POST", f"/v1/{path}?name={name}", body=f.read()).json()["id"]
+
+
+def axe(tab):
+    """What axe-core finds wrong with the page as it is: [(rule, impact, first places)]. The page's own policy forbids strange
+    scripts, so it is put in from outside, as a debugger does."""
+    if not os.path.exists(AXE):
+        pytest.skip("skipped: axe-core is not below build/npm (make build/npm/ok)")
+    with open(AXE) as f:
+        tab.evaluate(f.read())
+    found = json.loads(tab.evaluate("axe.run(document, {resultTypes: ['violations']}).then((r) => JSON.stringify(r.violations))"))
+    return [(v["id"], v["impact"], [(n["target"], n["failureSummary"][:300]) for n in v["nodes"][:3]]) for v in found]
