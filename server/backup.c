@@ -283,10 +283,17 @@ static int open_folder(struct sink *sink, struct err *err)
         return -1;
     if (access(path, F_OK) == 0)
         return 0;
-    return rmdir(sink->to) == 0 && mkdir(sink->to, 0755) == 0
-               ? 0
-               : err_set(err, ERR_USAGE, "--to: '%s' holds something else than an earlier backup; choose another one",
-                         sink->to);
+    DIR *d = opendir(sink->to);
+    const struct dirent *e;
+    bool empty = d;
+    while (d && empty && (e = readdir(d))) /* blobs: of a first backup that was cut short */
+        empty = e->d_name[0] == '.' || !strcmp(e->d_name, "lost+found") || !strcmp(e->d_name, "blobs") ||
+                !strncmp(e->d_name, "catalogue.new", 13);
+    if (d)
+        closedir(d);
+    return empty ? 0
+                 : err_set(err, ERR_USAGE, "--to: '%s' holds something else than an earlier backup; choose another one",
+                           sink->to);
 }
 
 static int close_archive(struct sink *sink, bool keep, struct err *err)

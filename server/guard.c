@@ -25,6 +25,8 @@ static bool token_char(unsigned char c)
 
 void guard_header(struct guard *guard, const char *name, size_t name_len, const char *value, size_t value_len)
 {
+    guard->count++;
+    guard->bytes += name_len + value_len + 4; /* ": " and the line's end */
     if (name_len == 0)
         guard->bad_name = true;
     for (size_t i = 0; i < name_len; i++)
@@ -46,6 +48,10 @@ void guard_header(struct guard *guard, const char *name, size_t name_len, const 
             guard->bad_encoding = true;
     } else if (name_is(name, name_len, "Host")) {
         guard->hosts++;
+    } else {
+        static const char *const overrides[] = {"X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"};
+        for (size_t i = 0; i < sizeof overrides / sizeof overrides[0]; i++)
+            guard->override |= name_is(name, name_len, overrides[i]);
     }
 }
 
@@ -56,6 +62,9 @@ int guard_verdict(const struct guard *guard, const char *version, struct err *er
                        "A header name has characters that no header name may have (a space before the colon?).");
     if (guard->bad_value)
         return err_set(err, ERR_BAD_REQUEST, "A header value has control characters.");
+    if (guard->count > GUARD_HEADER_COUNT || guard->bytes > GUARD_HEADER_BYTES)
+        return err_set(err, ERR_HEADERS, "The header has %zu lines and %zu bytes; at most %d and %d are taken.",
+                       guard->count, guard->bytes, GUARD_HEADER_COUNT, GUARD_HEADER_BYTES);
     if (guard->lengths > 1)
         return err_set(err, ERR_BAD_REQUEST, "Content-Length is given %d times; send it once.", guard->lengths);
     if (guard->lengths && guard->encodings)
@@ -65,6 +74,9 @@ int guard_verdict(const struct guard *guard, const char *version, struct err *er
         return err_set(err, ERR_BAD_REQUEST, "The only Transfer-Encoding understood here is `chunked`, given once.");
     if (guard->bad_length)
         return err_set(err, ERR_BAD_REQUEST, "Content-Length must be a decimal number.");
+    if (guard->override) /* a proxy's rules for methods would be stepped around */
+        return err_set(err, ERR_BAD_REQUEST,
+                       "The method of a request is that of its first line; headers that override it are not taken.");
     if (guard->hosts > 1)
         return err_set(err, ERR_BAD_REQUEST, "Host is given %d times; send it once.", guard->hosts);
     if (guard->hosts == 0 && strcmp(version, "HTTP/1.0") != 0)
@@ -165,6 +177,9 @@ int guard_target(struct arena *arena, const char *raw, struct route_path *target
     *query = (struct query){0};
     *authority = NULL;
     *path = "/";
+    if (strlen(raw) > GUARD_TARGET_BYTES)
+        return err_set(err, ERR_URI_TOO_LONG, "The URL has %zu bytes; at most %d are taken.", strlen(raw),
+                       GUARD_TARGET_BYTES);
     if (strncasecmp(raw, "http://", 7) == 0 || strncasecmp(raw, "https://", 8) == 0) {
         raw = strchr(raw, ':') + 3;
         size_t len = strcspn(raw, "/?#");

@@ -15,13 +15,16 @@
 #include "core/base/err.h"
 #include "server/router.h"
 
+enum { GUARD_HEADER_COUNT = 100, GUARD_HEADER_BYTES = 16 << 10, GUARD_TARGET_BYTES = 8 << 10 };
+
 /* Headers are fed one by one, then judged. */
 struct guard {
     int lengths, encodings, hosts;
-    bool bad_name, bad_encoding, bad_length, bad_value;
+    size_t count, bytes; /* of all header lines */
+    bool bad_name, bad_encoding, bad_length, bad_value, override;
 };
 void guard_header(struct guard *guard, const char *name, size_t name_len, const char *value, size_t value_len);
-/* ERR_BAD_REQUEST: answer and close. `version` is "HTTP/1.1" or "HTTP/1.0". */
+/* ERR_BAD_REQUEST or ERR_HEADERS: answer and close. `version` is "HTTP/1.1" or "HTTP/1.0". */
 int guard_verdict(const struct guard *guard, const char *version, struct err *err);
 
 enum { QUERY_MAX = 32 };

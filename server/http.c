@@ -120,7 +120,7 @@ static int start_daemon(struct http *http, struct err *err)
     struct MHD_OptionItem pool[] = {{MHD_OPTION_THREAD_POOL_SIZE, http->opts.threads, NULL}, {MHD_OPTION_END, 0, NULL}};
     if (http->opts.threads < 2)
         pool[0].option = MHD_OPTION_END;
-    struct MHD_OptionItem tls[] = {{MHD_OPTION_HTTPS_CERT_CALLBACK2, (intptr_t)tls_retrieve, NULL},
+    struct MHD_OptionItem tls[] = {{MHD_OPTION_HTTPS_CERT_CALLBACK2, 0, (void *)(uintptr_t)tls_retrieve},
                                    {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)(uintptr_t)TLS_PRIORITIES},
                                    {MHD_OPTION_END, 0, NULL}};
     if (http->opts.tls)

@@ -34,9 +34,6 @@ enum {
     /* libmicrohttpd's pool of a connection. It is cleared after every request: 256 KiB of it halved the small requests a
      * second, and uploads gain nothing from it, since they have HTTP_CHUNK_BYTES of their own. */
     HTTP_CONNECTION_MEMORY = 32 << 10,
-    HTTP_HEADER_BYTES = 16 << 10,       /* request line and headers together */
-    HTTP_HEADER_COUNT = 100,
-    HTTP_TARGET_BYTES = 8 << 10,
     HTTP_DISCARD_BYTES = 64 << 20,      /* so much of a refused body is read before the answer, and no more */
     HTTP_HEADER_SECONDS = 10,           /* preset of http_opts.header_timeout_s */
     HTTP_RATE_SECONDS = 20,             /* least rates are looked at over so long */

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * A copy of the catalogue for a backup, and the list of files that it refers to. */
 #include <fcntl.h>
-#include <stdlib.h>
-#include <string.h>
+#include <limits.h>
+#include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "server/sqlstore.h"
@@ -38,6 +39,22 @@ static int list(const struct sql_driver *driver, struct sql_conn *conn, struct a
     return rc < 0 ? -1 : 0;
 }
 
+/* What SQLite keeps beside a file that was open; the log is empty once all is in the file. */
+static int remove_companions(const char *to, struct err *err)
+{
+    static const char *const ends[] = {"-wal", "-shm"};
+    for (int i = 0; i < 2; i++) {
+        char path[PATH_MAX];
+        struct stat st;
+        if (snprintf(path, sizeof path, "%s%s", to, ends[i]) >= (int)sizeof path)
+            return err_set(err, ERR_IO, "path too long");
+        if (i == 0 && stat(path, &st) == 0 && st.st_size)
+            return err_set(err, ERR_STORE, "the catalogue's copy is not in one file");
+        unlink(path);
+    }
+    return 0;
+}
+
 static int sync_file(const char *path, struct err *err)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -60,7 +77,7 @@ int store_copy(const char *path, const char *to, struct arena *arena, struct sto
     if (conn)
         driver->close(conn);
     if (rc == 0)
-        rc = sync_file(to, err);
+        rc = remove_companions(to, err) || sync_file(to, err) ? -1 : 0;
     if (rc)
         unlink(to);
     return rc;

@@ -111,6 +111,16 @@ $(FUZZERS:%=fuzz-%): fuzz-%: $(BUILD)/fuzz/fuzz_% $(VENV)/ok
 	@echo "== fuzz_$*"; $< -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=0 -verbosity=0 \
 	    -artifact_prefix=build/corpus/crash-$*- build/corpus/$* tests/fuzz/regression/$*
 
+# the contract against a running server, by tools of their own environment
+API_VENV := build/api-venv
+$(API_VENV)/ok: tests/api-requirements.txt
+	python3 -m venv $(API_VENV)
+	$(API_VENV)/bin/pip install -q --disable-pip-version-check -r $<
+	@touch $@
+.PHONY: schemathesis
+schemathesis: all $(API_VENV)/ok ## requests made from openapi.yaml against a server, all checks (T="--phases stateful" for some)
+	$(API_VENV)/bin/python tests/e2e/run_schemathesis.py $(T)
+
 demo: ## install, build, serve, compress the example, show before and after (KEEP=1: leave the server running)
 	@tools/deps.sh build
 	@$(MAKE) --no-print-directory -s -j2 all

@@ -44,6 +44,8 @@
     X(DIGEST, 422, "digest_mismatch", "Digest does not match")                                     \
     X(LOCKED, 423, "locked", "Locked by another request")                                          \
     X(CHECKSUM, 460, "checksum_mismatch", "Checksum does not match")                               \
+    X(URI_TOO_LONG, 414, "uri_too_long", "URL too long")                                           \
+    X(HEADERS, 431, "headers_too_large", "Header too large")                                       \
     X(RATE_LIMITED, 429, "rate_limited", "Too many requests")                                      \
     X(UNAVAILABLE, 503, "unavailable", "Not available now")                                        \
     X(NON_FINITE, 422, "non_finite_output", "Outputs are not finite")                              \
