@@ -7,6 +7,7 @@
 
 #include "api/handlers.h"
 #include "api/resource.h"
+#include "server/auth.h"
 #include "server/digest.h"
 #include "server/metrics.h"
 #include "server/tus.h"
@@ -100,8 +101,12 @@ int uploads_create(struct req *req, struct res *res, struct err *err)
                        (long long)length, (long long)config->max_upload_bytes);
     if (api_room(req, length, err) != 0)
         return -1;
-    if (tus_create(server->tus, req->owner, length, metadata ? metadata : "", config->upload_ttl_s, req->arena, &upload,
-                   err) != 0)
+    const struct store_upload_new new = {.owner = req->owner,
+                                         .metadata = metadata ? metadata : "",
+                                         .length = length,
+                                         .ttl_s = config->upload_ttl_s,
+                                         .max_bytes = req->caller->stored_bytes};
+    if (tus_create(server->tus, &new, req->arena, &upload, err) != 0)
         return -1;
     int rc = res_json(res, 201, upload_json(req, &upload), err);
     res_header(res, "Location", TUS_PATH "/%s", upload.row.id);

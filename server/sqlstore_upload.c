@@ -39,18 +39,31 @@ static int one(struct db *db, const char *sql, const struct sql_value *values, i
     return found ? 0 : not_found(id, err);
 }
 
-int store_upload_insert(struct store *store, const char *owner, int64_t length, const char *metadata, int64_t ttl_s,
-                        struct arena *arena, struct store_upload *out, struct err *err)
+/* What is announced is taken as stored: else a thousand uploads would pass one limit together. */
+static int check_bytes(struct db *db, const struct store_upload_new *in, struct err *err)
+{
+    int64_t open;
+    if (in->max_bytes <= 0)
+        return 0;
+    if (db_int(db, "SELECT coalesce(sum(length),0) FROM upload WHERE owner=$1", BIND(T(in->owner)), 0, &open, err))
+        return -1;
+    int64_t more = in->length <= INT64_MAX - open ? in->length + open : INT64_MAX;
+    return sqlstore_check_bytes(db, in->owner, more, in->max_bytes, err);
+}
+
+int store_upload_insert(struct store *store, const struct store_upload_new *in, struct arena *arena,
+                        struct store_upload *out, struct err *err)
 {
     char id[ID_SIZE];
     id_new(id, "upl");
     struct db *db = db_write(store, true, err);
     if (!db)
         return -1;
-    if (one(db,
+    if (check_bytes(db, in, err) ||
+        one(db,
             "INSERT INTO upload(id,owner,length,metadata,created_at,expires_at) VALUES($1,$2,$3,$4,@NOW@,@NOW@+$5*1000)"
             " RETURNING " COLUMNS,
-            BIND(T(id), T(owner), I(length), T(metadata), I(ttl_s)), id, arena, out, err)) {
+            BIND(T(id), T(in->owner), I(in->length), T(in->metadata), I(in->ttl_s)), id, arena, out, err)) {
         db_abort(db);
         return -1;
     }

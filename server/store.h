@@ -294,8 +294,13 @@ struct store_upload {
     int64_t received;     /* bytes known to be on disk */
     int64_t created_at, expires_at;
 };
-int store_upload_insert(struct store *store, const char *owner, int64_t length, const char *metadata, int64_t ttl_s,
-                        struct arena *arena, struct store_upload *out, struct err *err);
+struct store_upload_new {
+    const char *owner, *metadata;
+    int64_t length, ttl_s;
+    int64_t max_bytes; /* ERR_RATE_LIMITED when the owner would have more, open uploads counted whole; 0 = no limit */
+};
+int store_upload_insert(struct store *store, const struct store_upload_new *in, struct arena *arena,
+                        struct store_upload *out, struct err *err);
 /* owner NULL: whoever's. An upload that has expired is not found. */
 int store_upload_get(struct store *store, const char *owner, const char *id, struct arena *arena,
                      struct store_upload *out, struct err *err);

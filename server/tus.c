@@ -540,15 +540,15 @@ static int finish(struct tus *tus, const char *owner, const char *id, int64_t le
     return rc;
 }
 
-int tus_create(struct tus *tus, const char *owner, int64_t length, const char *metadata, int64_t ttl_s,
-               struct arena *arena, struct tus_upload *out, struct err *err)
+int tus_create(struct tus *tus, const struct store_upload_new *in, struct arena *arena, struct tus_upload *out,
+               struct err *err)
 {
-    if (length >= blob_free_bytes(tus->blobs))
-        return err_set(err, ERR_DISK_FULL, "The server's disk has no room for %lld bytes.", (long long)length);
-    if (store_upload_insert(tus->store, owner, length, metadata, ttl_s, arena, &out->row, err) != 0)
+    if (in->length >= blob_free_bytes(tus->blobs))
+        return err_set(err, ERR_DISK_FULL, "The server's disk has no room for %lld bytes.", (long long)in->length);
+    if (store_upload_insert(tus->store, in, arena, &out->row, err) != 0)
         return -1;
     out->offset = 0;
-    return length ? 0 : finish(tus, owner, out->row.id, 0, ttl_s, arena, out, err);
+    return in->length ? 0 : finish(tus, in->owner, out->row.id, 0, in->ttl_s, arena, out, err);
 }
 
 int tus_get(struct tus *tus, const char *owner, const char *id, struct arena *arena, struct tus_upload *out,

@@ -32,9 +32,9 @@ struct tus_upload {
     struct store_upload row;
     int64_t offset; /* bytes that count now */
 };
-/* ERR_DISK_FULL when the disk has no room for `length` bytes. */
-int tus_create(struct tus *tus, const char *owner, int64_t length, const char *metadata, int64_t ttl_s,
-               struct arena *arena, struct tus_upload *out, struct err *err);
+/* ERR_DISK_FULL when the disk has no room for in->length bytes; ERR_RATE_LIMITED (store.h). */
+int tus_create(struct tus *tus, const struct store_upload_new *in, struct arena *arena, struct tus_upload *out,
+               struct err *err);
 int tus_get(struct tus *tus, const char *owner, const char *id, struct arena *arena, struct tus_upload *out,
             struct err *err);
 /* Offset of a row that was read in a list. */

@@ -213,7 +213,7 @@ export function recipeEditor(methods, targetRows = []) {
   return {
     value, judge: () => fault.hidden && list.judge(), load(recipe) { load(recipe); write(); },
     complain: (errors) => list.complain(errors),
-    node: el("div", { class: "editor" }, el("div", {}, list.node, el("h3", {}, "Targets"), el("p", { class: "quiet small" }, "Wishes that the result is judged by; a missed one is reported, not refused."), targets.node,
+    node: el("div", { class: "editor" }, el("div", {}, list.node, el("h2", {}, "Targets"), el("p", { class: "quiet small" }, "Wishes that the result is judged by; a missed one is reported, not refused."), targets.node,
       el("p", {}, el("label", { class: "inline" }, "Seed", seed))),
     el("details", { class: "json-pane", open: true }, el("summary", {}, "The same as JSON: either side may be edited"), json, fault)),
   };

@@ -214,7 +214,7 @@ def test_a_training_is_watched_live(page, server):
     page.goto(f"{server.url}/#/jobs/{job}")
     live = page.locator("#live")
     live.get_by_role("img", name="Loss.").wait_for(timeout=30000)
-    page.wait_for_function("document.querySelectorAll('#live .line.val circle').length >= 6", timeout=30000)
+    page.wait_for_function("() => document.querySelectorAll('#live .line.val circle').length >= 6", timeout=30000)
     tiles = live.locator(".tile").all_inner_texts()
     assert any(t.startswith("Epochs done") for t in tiles) and any(t.startswith("Images/s") for t in tiles)
     assert "prune.weights" in page.locator("dl").first.inner_text()

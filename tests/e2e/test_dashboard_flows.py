@@ -73,13 +73,13 @@ def test_a_job_is_watched_by_its_events(page, server):
     asked = []
     page.on("request", lambda r: asked.append(urllib.parse.urlsplit(r.url)) if f"/v1/jobs/{job}" in r.url else None)
     page.goto(f"{server.url}/#/jobs/{job}")
-    page.wait_for_function("document.querySelectorAll('#live .line.val circle').length >= 4", timeout=30000)
+    page.wait_for_function("() => document.querySelectorAll('#live .line.val circle').length >= 4", timeout=30000)
     assert any(url.path.endswith("/events") for url in asked)
     assert not any(url.path.endswith("/metrics") or "wait" in url.query for url in asked)
     button = page.get_by_role("button", name="Cancel job")
     button.focus()
     before = page.locator("#live .line.val circle").count()
-    page.wait_for_function(f"document.querySelectorAll('#live .line.val circle').length >= {before + 3}", timeout=30000)
+    page.wait_for_function(f"() => document.querySelectorAll('#live .line.val circle').length >= {before + 3}", timeout=30000)
     assert page.evaluate("document.activeElement.textContent") == "Cancel job"  # news do not take the focus
     page.keyboard.press("Enter")
     page.locator(".state", has_text="canceled").wait_for(timeout=20000)
@@ -111,7 +111,7 @@ def test_a_broken_stream_is_taken_up_where_it_broke(page, server):
     page.route(f"**/v1/jobs/{job}/events*", cut)
     page.route(f"**/v1/jobs/{job}", running)
     page.goto(f"{server.url}/#/jobs/{job}")
-    page.wait_for_function("document.querySelectorAll('#live .line.train circle').length === 2", timeout=10000)
+    page.wait_for_function("() => document.querySelectorAll('#live .line.train circle').length === 2", timeout=10000)
     page.get_by_text("Log (1 line)").wait_for()
     assert page.get_by_text("<b>bold</b>").count() == 1
     assert seen == ["0", "7"]
@@ -528,7 +528,7 @@ def test_axe_finds_nothing_on_any_view(page, server, request):
 def test_axe_finds_nothing_while_a_job_runs(page, server):
     job = submit(server, [{"method": "train.finetune", "epochs": 400, "samples": 300, "lr": 0.05}], wait=False)
     page.goto(f"{server.url}/#/jobs/{job}")
-    page.wait_for_function("document.querySelectorAll('#live .line.val circle').length >= 3", timeout=30000)
+    page.wait_for_function("() => document.querySelectorAll('#live .line.val circle').length >= 3", timeout=30000)
     assert axe(page) == []
     shot(page, "job_live")
     server.request("POST", f"/v1/jobs/{job}/cancel")
