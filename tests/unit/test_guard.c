@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -35,6 +36,10 @@ static const struct {
     {{"Host", "Content-Length"}, {"x", "5, 5"}, "HTTP/1.1", "decimal"},
     {{"Host", "Content-Length"}, {"x", ""}, "HTTP/1.1", "decimal"},
     {{"Host", "X"}, {"x", "a\x01b"}, "HTTP/1.1", "control"},
+    {{"Host", "X-HTTP-Method-Override"}, {"x", "DELETE"}, "HTTP/1.1", "override"},
+    {{"Host", "x-http-method"}, {"x", "DELETE"}, "HTTP/1.1", "override"},
+    {{"Host", "X-Method-Override"}, {"x", "DELETE"}, "HTTP/1.1", "override"},
+    {{"Host", "X-HTTP-Method-Overrides"}, {"x", "DELETE"}, "HTTP/1.1", NULL},
 };
 
 static void test_headers(void **state)
@@ -97,6 +102,31 @@ static const struct {
     {"*", ERR_BAD_REQUEST, NULL, NULL},
     {"", ERR_BAD_REQUEST, NULL, NULL},
 };
+
+/* One line or one byte more than is taken. */
+static void test_sizes(void **state)
+{
+    (void)state;
+    for (size_t more = 0; more < 2; more++) {
+        struct guard lines = {0}, letters = {0};
+        struct err err = {0};
+        guard_header(&lines, "Host", 4, "x", 1);
+        for (size_t i = 1; i < GUARD_HEADER_COUNT + more; i++)
+            guard_header(&lines, "X", 1, "", 0);
+        assert_int_equal(guard_verdict(&lines, "HTTP/1.1", &err), more ? -1 : 0);
+        assert_int_equal(err.code, more ? ERR_HEADERS : ERR_NONE);
+        err = (struct err){0};
+        size_t room = GUARD_HEADER_BYTES - 9 - 5 + more; /* "Host: x" and "X: " with their line ends */
+        char *text = malloc(room);
+        assert_non_null(text);
+        memset(text, 'y', room);
+        guard_header(&letters, "Host", 4, "x", 1);
+        guard_header(&letters, "X", 1, text, room);
+        assert_int_equal(guard_verdict(&letters, "HTTP/1.1", &err), more ? -1 : 0);
+        assert_int_equal(err.code, more ? ERR_HEADERS : ERR_NONE);
+        free(text);
+    }
+}
 
 static void test_targets(void **state)
 {
@@ -188,6 +218,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_headers),
+        cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_targets),
         cmocka_unit_test(test_host),
         cmocka_unit_test(test_origin),
