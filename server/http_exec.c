@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * http_exec.c - three lanes of threads that may block: short requests, long ones, streams.
+ * http_exec.c - three lanes of threads that may block: short requests, long ones, and those that were parked.
  *
  * Suspending comes before handing over: the executor may resume the connection before exec_submit returns. A connection
  * that is suspended when the daemon stops would abort the process, so `suspended` counts them and `closing` forbids new
@@ -38,7 +38,7 @@ static struct exchange *pop(struct lane_queue *lane)
 
 static struct lane_queue *lane_of(struct exchange *x)
 {
-    if (x->task == TASK_STREAM)
+    if (x->task == TASK_STREAM || x->req.round > 0) /* who has waited long is in less of a hurry than who just came */
         return &x->http->stream;
     bool slow = x->task == TASK_RUN && x->req.route && x->req.route->lane == LANE_SLOW;
     return slow ? &x->http->slow : &x->http->fast;
@@ -101,7 +101,7 @@ static void run_handler(struct exchange *x)
         handler_run(x);
         if (x->res.wait_until <= 0)
             break;
-        x->req.round++;
+        x->not_before = x->req.round++ ? clock_seconds() + HTTP_PAUSE_MS / 1e3 : 0;
         if (park(x))
             return; /* the clock or http_wake has it now */
     }

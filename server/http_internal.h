@@ -37,7 +37,7 @@ enum {
     HTTP_DISCARD_BYTES = 64 << 20,      /* so much of a refused body is read before the answer, and no more */
     HTTP_HEADER_SECONDS = 10,           /* preset of http_opts.header_timeout_s */
     HTTP_RATE_SECONDS = 20,             /* least rates are looked at over so long */
-    HTTP_STREAM_PAUSE_MS = 100,         /* between two looks of a stream */
+    HTTP_PAUSE_MS = 100,                /* between two looks of a stream or a long poll */
     HTTP_PARK_BUCKETS = 256,
     HTTP_TEXT_BYTES = 160,
 };
@@ -89,7 +89,7 @@ struct exchange {
     size_t sent;
     enum stream_step step;
     bool streams;      /* counted in http->streams */
-    double not_before; /* of the next look */
+    double not_before; /* of the next look; of long polls too */
     /* executor */
     double submitted, waited, worked, stored; /* for Server-Timing, in seconds */
     enum task task;

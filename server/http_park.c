@@ -2,8 +2,8 @@
  * http_park.c - the parking place of long polls and streams: a hash table by the key they wait for.
  *
  * So that no change is lost between a handler's look and its parking, wakes are counted: if one came meanwhile,
- * whatever its key, the handler just runs again. Streams are given a pause between two looks: a job that tells of a
- * hundred things a second wakes each of its thousand readers ten times, not a hundred. */
+ * whatever its key, the handler just runs again. Between two looks lies a pause: a job that tells of a hundred things a
+ * second wakes each of its thousand readers ten times, not a hundred. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,10 +34,10 @@ static struct exchange *take(struct http *http, struct exchange **at)
     return x;
 }
 
-/* Under the lock. A wake that comes within the pause of a stream is put off to its end. */
+/* Under the lock. A wake that comes within the pause is put off to its end. */
 static bool put_off(struct http *http, struct exchange *x, double now)
 {
-    if (!x->streams || x->not_before <= now)
+    if (x->not_before <= now)
         return false;
     if (x->res.wait_until > x->not_before)
         x->res.wait_until = x->not_before;

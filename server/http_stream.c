@@ -46,7 +46,7 @@ void stream_look(struct exchange *x)
         pthread_mutex_unlock(&http->lock);
         x->res.wait_until = 0;
         x->step = closing ? STREAM_END : x->res.stream(&x->req, &x->res, x->res.stream_state, &x->out);
-        x->not_before = clock_seconds() + HTTP_STREAM_PAUSE_MS / 1e3;
+        x->not_before = clock_seconds() + HTTP_PAUSE_MS / 1e3;
         if (x->out.failed || (x->step == STREAM_WAIT && x->res.wait_until <= 0))
             x->step = STREAM_END;
         x->req.round++;

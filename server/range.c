@@ -51,9 +51,10 @@ bool etag_listed(const char *header, const char *etag, bool weak)
 {
     if (!header)
         return false;
-    if (weak && strncmp(etag, "W/", 2) == 0)
+    bool is_weak = strncmp(etag, "W/", 2) == 0;
+    if (weak && is_weak)
         etag += 2;
-    size_t len = strlen(etag);
+    size_t len = !weak && is_weak ? SIZE_MAX : strlen(etag); /* strongly compared, a weak tag is equal to none */
     for (const char *at = header; *at;) {
         at += strspn(at, " \t,");
         if (strcmp(at, "*") == 0)

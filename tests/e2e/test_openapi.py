@@ -14,7 +14,6 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import pared_server
 import test_api_rules
 import test_http
-import test_uploads
 
 with open(os.path.join(pared_server.ROOT, "openapi.yaml")) as f:
     CONTRACT = yaml.safe_load(f)
@@ -177,7 +176,7 @@ class Traffic(unittest.TestCase):
         pared_server.Server.observer = staticmethod(observe)
         try:
             result = unittest.TestResult()
-            for module in (test_http, test_api_rules, test_uploads):
+            for module in (test_http, test_api_rules):
                 unittest.defaultTestLoader.loadTestsFromModule(module).run(result)
         finally:
             pared_server.Server.observer = None
