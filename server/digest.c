@@ -88,7 +88,7 @@ int digest_add_field(struct digests *digests, const char *name, const char *text
         size_t len = 0;
         while (key_char(at[len]))
             len++;
-        if (len == 0)
+        if (len == 0 || !(*at == '*' || (*at >= 'a' && *at <= 'z'))) /* RFC 8941 3.1.2: so a key begins */
             return bad_field(name, err);
         const struct digest_kind *kind = find(at, len, true);
         at += len;

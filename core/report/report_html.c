@@ -342,7 +342,7 @@ static void recipe(struct buf *b, const json_t *report)
     char *text = r ? json_dumps(r, JSON_INDENT(2) | JSON_REAL_PRECISION(15)) : NULL;
     if (!text)
         return;
-    buf_puts(b, "<h2>Recipe</h2><pre>");
+    buf_puts(b, "<h2>Recipe</h2><pre tabindex=\"0\">");
     html_text(b, text);
     buf_puts(b, "</pre>");
     free(text);
