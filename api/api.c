@@ -298,6 +298,8 @@ int api_download(struct req *req, struct res *res, const struct api_download *wh
     res_header(res, "ETag", "%s", etag);
     res_header(res, "Accept-Ranges", "bytes");
     set_digest(res, what->sha256);
+    if (!what->inline_) /* should a browser show it all the same: without scripts, of no origin */
+        res_header(res, "Content-Security-Policy", "sandbox");
     set_disposition(res, what->name, what->inline_);
     if (kind == RANGE_PART)
         res_header(res, "Content-Range", "bytes %llu-%llu/%lld", (unsigned long long)first,

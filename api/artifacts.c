@@ -4,6 +4,8 @@
 
 #include "api/api.h"
 #include "api/handlers.h"
+#include "core/base/clock.h"
+#include "server/link.h"
 
 static json_t *artifact_json(const struct store_artifact *artifact)
 {
@@ -68,6 +70,51 @@ int artifacts_content(struct req *req, struct res *res, struct err *err)
     struct store_artifact artifact;
     if (find(req, req->param[1], &artifact, err) != 0)
         return -1;
+    struct api_download what = {.sha256 = artifact.sha256, .name = artifact.name, .media_type = artifact.media_type};
+    return api_download(req, res, &what, err);
+}
+
+/* ---- links: one file, a short time, no key */
+
+int artifacts_link(struct req *req, struct res *res, struct err *err)
+{
+    struct server *server = api_server(req);
+    struct store_artifact artifact;
+    char token[LINK_TOKEN], url[LINK_TOKEN + 20];
+    int64_t ends_at = clock_epoch_ms() + atomic_load(&server->config)->link_ttl_s * 1000;
+    if (find(req, req->param[1], &artifact, err) != 0)
+        return -1;
+    if (!link_sign(server->link_secret, req->owner, artifact.id, ends_at, token))
+        return err_set(err, ERR_INTERNAL, "The artifact's id cannot be signed.");
+    snprintf(url, sizeof url, "/v1/links/%s", token);
+    json_t *link = json_object();
+    json_object_set_new(link, "object", json_string("link"));
+    api_set_text(link, "artifact", artifact.id);
+    api_set_text(link, "name", artifact.name);
+    api_set_text(link, "url", url);
+    api_set_time(link, "expires_at", ends_at);
+    res_header(res, "Cache-Control", "no-store");
+    return res_json(res, 200, link, err);
+}
+
+/* What is not signed by this server is no link: 404, whatever it names. */
+int links_content(struct req *req, struct res *res, struct err *err)
+{
+    struct server *server = api_server(req);
+    struct store_artifact artifact;
+    struct err missing = {0};
+    char id[ID_SIZE];
+    int64_t ends_at;
+    if (!link_read(req->param[0], id, &ends_at))
+        return err_set(err, ERR_NOT_FOUND, "This is no link of this server.");
+    if (store_artifact_any(server->store, id, req->arena, &artifact, &missing) != 0 && missing.code != ERR_NOT_FOUND)
+        return err_set(err, missing.code, "%s", missing.msg);
+    if (!link_verify(server->link_secret, missing.code ? "" : artifact.owner, req->param[0]) || missing.code)
+        return err_set(err, ERR_NOT_FOUND, "This is no link of this server.");
+    if (ends_at <= clock_epoch_ms())
+        return err_set(err, ERR_FORBIDDEN,
+                       "The link has ended. POST /v1/jobs/{id}/artifacts/{name}/link gives another one.");
+    res_header(res, "Cache-Control", "private, no-store");
     struct api_download what = {.sha256 = artifact.sha256, .name = artifact.name, .media_type = artifact.media_type};
     return api_download(req, res, &what, err);
 }

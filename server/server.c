@@ -178,6 +178,10 @@ static int open_access(struct server *server, struct err *err)
     if (proxies_init(&server->proxies, &config->trusted_proxies, config->forwarded_header, err) ||
         audit_open(&server->audit, config->audit_log, err))
         return -1;
+    char fresh[LINK_SECRET_HEX];
+    link_secret_new(fresh);
+    if (store_value(server->store, "link_secret", fresh, server->link_secret, sizeof server->link_secret, err))
+        return -1;
     server->auth = http_auth_new(config, server->store, err);
     return server->auth ? 0 : -1;
 }

@@ -16,6 +16,7 @@
 #include "server/blob.h"
 #include "server/config.h"
 #include "server/forwarded.h"
+#include "server/link.h"
 #include "server/store.h"
 
 struct workers;
@@ -37,6 +38,7 @@ struct server {
     struct workers *_Atomic workers; /* NULL until started */
     struct http *_Atomic http;       /* NULL until started */
     struct http_auth *auth;
+    char link_secret[LINK_SECRET_HEX];
     struct audit *audit; /* NULL: none is kept */
     struct proxies proxies;
     struct router *router;

@@ -42,7 +42,7 @@ function axes(width, height, xEnds, yEnds, margin) {
   };
 }
 
-const MARGIN = { left: 62, right: 16, top: 14, bottom: 38 };
+const MARGIN = { left: 62, right: 20, top: 14, bottom: 38 };
 
 function horizontalLines(values, y, width, format) {
   return values.map((v) => [
@@ -98,7 +98,18 @@ export function paretoFront(points) {
   return front;
 }
 
-/** points: [{x, y, label, name, href?}]; the front is a line through the best. null with no point. */
+/** Where the label of each point stands: the first place around it that is still free. */
+function labelPlaces(points, width) {
+  const around = [[0, -11], [15, 5], [-15, 5], [0, 20], [15, -14], [-15, -14], [15, 22], [-15, 22], [30, 5], [-30, 5]], taken = points.map(([x, y]) => [x, y - 4]);
+  return points.map(([x, y]) => {
+    const free = ([dx, dy]) => x + dx > 12 && x + dx < width - 12 && taken.every(([a, b]) => Math.abs(a - x - dx) > 13 || Math.abs(b - y - dy) > 12);
+    const [dx, dy] = around.find(free) || around[0], place = [x + dx, y + dy];
+    taken.push(place);
+    return place;
+  });
+}
+
+/** points: [{x, y, label, name}]; the front is a line through the best. null with no point. */
 export function scatter({ title, points, xName, yName, xFormat, yFormat }) {
   const shown = points.filter((p) => Number.isFinite(p.x) && Number.isFinite(p.y));
   if (!shown.length) return null;
@@ -107,7 +118,8 @@ export function scatter({ title, points, xName, yName, xFormat, yFormat }) {
     const height = 300, across = ticks(0, Math.max(...shown.map((p) => p.x)), width < 400 ? 3 : 5);
     const ys = shown.map((p) => p.y), vertical = ticks(Math.min(...ys), Math.max(...ys));
     if (vertical.length < 2) vertical.push(vertical[0] + 1e-3);
-    const { x, y } = axes(width, height, [0, across.at(-1)], [vertical[0], vertical.at(-1)], MARGIN);
+    const { x, y } = axes(width, height, [0, across.at(-1)], [vertical[0], vertical.at(-1)], { ...MARGIN, top: 30, right: 34 });
+    const named = labelPlaces(shown.map((p) => [x(p.x), y(p.y)]), width);
     const steps = front.map((p, i) => (i ? `H${x(p.x).toFixed(1)}V${y(p.y).toFixed(1)}` : `M${x(p.x).toFixed(1)} ${y(p.y).toFixed(1)}`)).join("");
     return picture(width, height,
       `${title}. ${front.length} of ${shown.length} points are on the Pareto front: ${front.map((p) => p.label).join(", ")}. The table has the numbers.`,
@@ -115,9 +127,9 @@ export function scatter({ title, points, xName, yName, xFormat, yFormat }) {
       across.map((v) => middle(x(v), height - MARGIN.bottom + 16, xFormat(v))),
       middle((MARGIN.left + width - MARGIN.right) / 2, height - 5, xName),
       svg("path", { class: "front", d: steps }),
-      shown.map((p) => svg("g", { class: best.has(p) ? "point best" : "point" },
+      shown.map((p, i) => svg("g", { class: best.has(p) ? "point best" : "point" },
         svg("circle", { cx: x(p.x), cy: y(p.y), r: 6 }, svg("title", {}, `${p.name}: ${xName} ${xFormat(p.x)}, ${yName} ${yFormat(p.y)}`)),
-        svg("text", { x: x(p.x) + (x(p.x) > width - 60 ? -10 : 10), y: y(p.y) - 8, "text-anchor": x(p.x) > width - 60 ? "end" : "start" }, p.label))));
+        svg("text", { x: named[i][0], y: named[i][1], "text-anchor": "middle" }, p.label))));
   };
   return el("figure", { class: "chart" }, el("figcaption", { class: "small" }, el("b", {}, title), el("span", { class: "key front" }, "Pareto front")), frame(draw));
 }

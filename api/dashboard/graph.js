@@ -5,7 +5,7 @@ import { getJson } from "/api.js";
 import { NODE, layoutGraph } from "/graph_layout.js";
 import { announce, count, el, page, svg } from "/ui.js";
 
-const MOST = 2000; // nodes drawn at once
+const MOST = 2200; // nodes drawn at once
 const kinds = [[/^(Conv|ConvTranspose|Gemm|MatMul|.*Linear.*|QLinear.*|.*Integer)$/, "product"], [/Norm/, "norm"], [/^(Input|Output)$/, "end"],
   [/^(Relu|Gelu|Sigmoid|Tanh|Softmax|Clip|LeakyRelu|HardSwish|HardSigmoid|Erf|PRelu|Elu)$/, "act"], [/Quantize/, "cast"]];
 const kindOf = (op) => kinds.find(([pattern]) => pattern.test(op))?.[1] || "other";
@@ -162,7 +162,7 @@ export async function graphView({ main, parameters: [id], signal }) {
     found.replaceChildren(...nodes.slice(0, 500).map((n) => el("option", { value: n.name || n.op_type })));
     stage.replaceChildren(drawing.node);
     stage.dataset.layoutMs = drawing.ms.toFixed(0);
-    note.textContent = `${nodes.length} nodes, ${edges.length} edges${graph.nodes.length > MOST ? ` of ${graph.nodes.length} nodes` : ""}${graph.truncated ? " (the model has more)" : ""}.`;
+    note.textContent = `${nodes.length} nodes, ${edges.length} edges${graph.nodes.length > MOST ? `; the graph has ${graph.nodes.length} nodes` : ""}${graph.truncated ? " (the model has more)" : ""}.`;
     drawing.top();
   };
   const look = () => {

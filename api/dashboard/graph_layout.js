@@ -116,8 +116,14 @@ function place(net, rows) {
   rows.forEach((row, r) => { let sum = 0; row.forEach((id, i) => { sum += gaps[r][i]; x[id] = sum; }); });
   const settle = (r, near) => {
     const row = rows[r];
-    const wish = Float64Array.from(row, (id) => (near(id).length ? near(id).reduce((sum, j) => sum + x[j], 0) / near(id).length : x[id]));
-    const weight = Float64Array.from(row, (id) => (net.bend[id] ? 4 : 1) * Math.max(0.01, near(id).length));
+    // An edge with a bend pulls harder, on both its ends alike: long edges are straight, and nothing drifts aside.
+    const pull = (id, j) => (net.bend[id] || net.bend[j] ? 4 : 1), wish = new Float64Array(row.length), weight = new Float64Array(row.length);
+    row.forEach((id, i) => {
+      let sum = 0;
+      for (const j of near(id)) { sum += pull(id, j) * x[j]; weight[i] += pull(id, j); }
+      wish[i] = weight[i] ? sum / weight[i] : x[id];
+      weight[i] ||= 0.01;
+    });
     apart(wish, gaps[r], weight).forEach((v, i) => { x[row[i]] = v; });
   };
   for (let pass = 0; pass < 4; pass++) {

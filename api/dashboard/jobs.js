@@ -3,7 +3,7 @@
 import { getAll, getPage } from "/api.js";
 import { ended, fraction, progressLine, recipeText } from "/job_text.js";
 import { sleep } from "/live.js";
-import { announce, el, page, percent, problemCard, state, when } from "/ui.js";
+import { announce, el, page, percent, problemCard, state, whenShort } from "/ui.js";
 import { VirtualList } from "/virtual_list.js";
 
 const PAGE = 100, FRESH_MS = 2000, FRESH_HIDDEN_MS = 15000;
@@ -75,7 +75,7 @@ function filterForm(query, models, change) {
 }
 
 function progressCell(job) {
-  if (ended(job)) return when(job.finished_at);
+  if (ended(job)) return `ended ${whenShort(job.finished_at)}`;
   return el("span", {}, progressLine(job), job.state === "running" ? el("progress", { max: 1, value: fraction(job) ?? undefined, "aria-label": `progress of ${job.id}` }) : null);
 }
 
@@ -86,8 +86,8 @@ const columns = (chosen, choose) => [
   { label: "Recipe", name: "recipe", cell: (j) => el("span", { title: recipeText(j.recipe) }, j.recipe_name || recipeText(j.recipe)) },
   { label: "Labels", name: "labels", cell: (j) => Object.entries(j.labels || {}).slice(0, 4).map(([k, v]) => el("span", { class: "label-chip" }, `${k}=${v}`)) },
   { label: "Progress", name: "progress", cell: progressCell },
-  { label: "Bytes", name: "bytes", cell: (j) => (j.metrics?.ratio?.bytes ? `${percent(j.metrics.ratio.bytes)} of before` : "") },
-  { label: "Created", name: "created", cell: (j) => when(j.created_at) },
+  { label: "Bytes left", name: "bytes", cell: (j) => (j.metrics?.ratio?.bytes ? percent(j.metrics.ratio.bytes) : "") },
+  { label: "Created", name: "created", cell: (j) => whenShort(j.created_at) },
 ];
 
 /** The query as the API wants it: a day is its first instant here. */

@@ -39,8 +39,9 @@ export function count(n) {
 }
 
 export const percent = (x) => (typeof x === "number" ? `${(x * 100).toFixed(2)} %` : "-");
-export const ms = (x) => (typeof x === "number" ? `${x < 10 ? x.toFixed(2) : x.toFixed(1)} ms` : "-");
+export const ms = (x) => (typeof x === "number" ? `${x < 100 ? Number(x.toPrecision(3)) : x.toFixed(0)} ms` : "-");
 export const when = (text) => (text ? new Date(text).toLocaleString() : "-");
+export const whenShort = (text) => (text ? new Date(text).toLocaleString([], { dateStyle: "short", timeStyle: "short" }) : "-");
 
 /** A bar of value on a scale that ends at most. */
 export function bar(value, most, kind) {
