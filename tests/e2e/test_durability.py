@@ -5,6 +5,7 @@ files, files that nothing refers to, ages, and backups taken from a server at wo
 Faults of the catalogue come from build/tools/faulty, which is pared with a hook (tests/tools/faulty.c)."""
 import contextlib
 import hashlib
+import http.client
 import json
 import os
 import pathlib
@@ -54,7 +55,8 @@ def ends(server):
 
 def check_artifacts(server, id_):
     rows = server.get(f"/v1/jobs/{id_}/artifacts").json()["data"]
-    assert sorted(row["name"] for row in rows) == ["model.onnx", "report.json"]
+    names = [row["name"] for row in rows]
+    assert {"model.onnx", "report.json"} <= set(names) and len(names) == len(set(names))
     for row in rows:
         assert hashlib.sha256(server.get(row["href"]).body).hexdigest() == row["sha256"]
 
@@ -66,10 +68,7 @@ def submit(server, body, key):
     """POST a job until it is answered; the server may be gone meanwhile (None)."""
     try:
         answer = server.post_json("/v1/jobs", body, {"Idempotency-Key": key}, timeout=10)
-    except OSError:
-        return None
-    except Exception as error:  # an answer cut short
-        assert type(error).__module__ == "http.client", error
+    except (OSError, http.client.HTTPException):
         return None
     return answer.json()["id"] if answer.status == 202 else None
 
@@ -79,7 +78,7 @@ def life(server, model, key):
     id_ = submit(server, {"model": model, "recipe": {"steps": [{"method": "prune.weights", "sparsity": 0.5}]}}, key)
     until = time.time() + 20
     while id_ and time.time() < until and server.process.poll() is None:
-        with contextlib.suppress(OSError, ValueError, KeyError, AssertionError):
+        with contextlib.suppress(OSError, ValueError, KeyError, http.client.HTTPException):
             if ended(job(server, id_)):
                 check_artifacts(server, id_)
                 return id_
