@@ -40,7 +40,9 @@ static void append_connection(struct http *http, struct connection *c)
 
 static void cut(struct connection *c)
 {
+    const struct linger at_once = {.l_onoff = 1}; /* what a slow reader has not taken is not kept for him */
     c->cut = true;
+    setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
     shutdown(c->fd, SHUT_RDWR); /* libmicrohttpd sees its end and closes it */
 }
 

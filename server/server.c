@@ -405,6 +405,7 @@ int server_run(const struct config *given, const struct route *routes, struct er
     log_set_level((enum log_level)config->log_level);
     log_set_format((enum log_format)config->log_format);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* ulimit -f: the write fails, which is handled as a full disk is */
     if (config_address(config->listen, &run.address, err) || set_up_walls(config, err))
         return -1;
     if (init_loop(&run, err))

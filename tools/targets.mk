@@ -82,6 +82,11 @@ bench: all tools $(VENV)/ok ## the figures of docs/benchmarks.md, on this machin
 	@tools/deps.sh bench
 	@$(if $(wildcard $(BENCH_VENV)/bin/python),$(BENCH_VENV),$(VENV))/bin/python tests/bench/bench.py $(T)
 
+.PHONY: load
+load: all $(VENV)/ok ## the service under load (1,000 waiting clients, 200 uploads, jobs) and beside nginx (QUICK=1: a short try)
+	@tools/deps.sh bench
+	@$(VENV)/bin/python tests/bench/service_load.py $(if $(QUICK),--quick)
+
 .PHONY: quant-accuracy
 quant-accuracy: all $(VENV)/ok ## accuracy of quantize.static on whole test sets, beside ONNX Runtime's own quantizer (T=name for some)
 	$(VENV)/bin/python tests/e2e/quant_accuracy.py $(T)

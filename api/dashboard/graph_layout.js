@@ -38,6 +38,7 @@ function layersOf(count, into, from) {
 /** Places with at least gap[i] between i-1 and i that are nearest to `wish` in the sum of weighted squares. */
 function apart(wish, gap, weight) {
   const n = wish.length, blocks = [];
+  if (n === 1) return wish;
   let offset = 0;
   const offsets = new Float64Array(n);
   for (let i = 0; i < n; i++) {
@@ -96,15 +97,20 @@ function firstOrder(net) {
 }
 
 function untangle(net, rows) {
-  const at = new Float64Array(net.layer.length);
+  const at = new Float64Array(net.layer.length), mean = new Float64Array(net.layer.length);
   const number = (row) => row.forEach((id, i) => { at[id] = i; });
   rows.forEach(number);
   for (let sweep = 0; sweep < SWEEPS; sweep++) {
     const down = sweep % 2 === 0, near = down ? net.up : net.down;
     for (let k = 0; k < rows.length; k++) {
       const row = rows[down ? k : rows.length - 1 - k];
-      const mean = new Map(row.map((id) => [id, near[id].length ? near[id].reduce((sum, j) => sum + at[j], 0) / near[id].length : at[id]]));
-      row.sort((a, b) => mean.get(a) - mean.get(b) || at[a] - at[b]);
+      if (row.length < 2) continue;
+      for (const id of row) {
+        let sum = 0;
+        for (const j of near[id]) sum += at[j];
+        mean[id] = near[id].length ? sum / near[id].length : at[id];
+      }
+      row.sort((a, b) => mean[a] - mean[b] || at[a] - at[b]);
       number(row);
     }
   }

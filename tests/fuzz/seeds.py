@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """seeds.py KIND DIR: a few small valid inputs to start a fuzzer from, made here (nothing is downloaded, nothing is committed)."""
+import base64
 import gzip
+import hashlib
 import io
 import json
 import sys
@@ -80,9 +82,36 @@ def container():
                 body(b"", b"", bytes([0, 200, 1, 3, 2, 0, 9, 255, 4, 2, 0, 8, 9])), body(b"", b"", bytes([0, 8, 1, 1, 3, len(rans)]) + rans), body(noise, b"")[:-1] + bytes([20, 4])]
 
 
+def tus():
+    digest = lambda name, data: base64.b64encode(hashlib.new(name, data).digest())
+    body = b"bytes of a request"
+    yield b"filename bS5vbm54,note,empty ,a YWJj\nsha1 " + digest("sha1", body) + b"\n\n18\n" + body
+    yield b"\nsha256 " + digest("sha256", body) + b"\nsha-256=:" + digest("sha256", body) + b":, sha-512=:" + digest("sha512", body) + b":;q=1\n0\n" + body
+    yield b"k\n\nmd5=:AA==:, x=\"a,b\\\"\";y, sha-512=:" + digest("sha512", b"") + b":\n999999999999999999\n"
+
+
+def http():
+    yield b"GET /v1/jobs?limit=5&state=queued HTTP/1.1\nHost:localhost:8080\nRange:bytes=0-9\nIf-None-Match:W/\"abc\", \"x\"\ntraceparent:00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    yield b"POST http://127.0.0.1/v1/models/mdl_01/content?file=a%20b HTTP/1.1\nHost:[::1]:80\nContent-Length:5\nOrigin:https://ci.example\nSec-Fetch-Site:same-site"
+    yield b"PATCH /v1/uploads/upl_01m82yxp996vqy55w7rg0kkykt HTTP/1.0\nTransfer-Encoding:chunked\nX-HTTP-Method-Override:DELETE\nRange:bytes=-5"
+    yield b"OPTIONS /v1/jobs/%6a/artifacts/%e2%82%ac HTTP/1.1\nHost:pared.example\nHost:x\nContent-Length :5"
+
+
+def json_():
+    steps = [{"method": "graph.optimize"}, {"method": "prune.weights", "sparsity": 0.5, "include": ["*"]}, {"method": "quantize.static", "calibration": {"samples": 4}}]
+    job = {"model": "@M", "dataset": "@D", "val_dataset": "@D", "eval_dataset": "@D", "teacher": "@M", "recipe": {"steps": steps[:2], "targets": {"max_bytes_ratio": 0.5}, "seed": 1},
+           "priority": 1, "timeout_s": 60, "threads": 1, "memory_bytes": 1 << 30, "labels": {"a": "b"}, "name": "n", "reuse": False}
+    for body in (job, {"model": "@M", "recipe": "small"}, {"model": "@M", "dataset": "@D", "recipe": {"steps": steps}}, {"model": "mdl_0", "recipe": {"steps": []}}):
+        yield b"j" + json.dumps(body).encode()
+    yield b"r" + json.dumps({"name": "mine", "recipe": {"steps": steps[:1]}}).encode()
+    for body in ({"upload": "upl_01m82yxp996vqy55w7rg0kkykt"}, {"uploads": ["upl_01m82yxp996vqy55w7rg0kkykt", "x"], "name": "n"}, {"artifact": "art_01m815f1gk4zqfhrf60qn4k0as"}):
+        yield b"m" + json.dumps(body).encode()
+        yield b"d" + json.dumps(body).encode()
+
+
 def main():
     kind, folder = sys.argv[1], Path(sys.argv[2])
-    for i, data in enumerate(globals().get(kind, lambda: [b""])()):
+    for i, data in enumerate(globals().get({"json": "json_"}.get(kind, kind), lambda: [b""])()):
         (folder / f"seed-{i}").write_bytes(data)
 
 
