@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs while the server is killed with SIGKILL again and again: every accepted job must end exactly once.
+"""Jobs while the server is killed with SIGKILL again and again, its catalogue fails now and then, and clients hang up: every accepted
+job must end exactly once.
 
 A client posts jobs, each with an Idempotency-Key, and repeats a post whose answer it did not get; it cancels some. Meanwhile the
-server is killed at random moments and started again at once. At the end the catalogue, the artifacts and the disk are checked:
+server is killed at random moments and started again at once; a fraction of the calls of its catalogue fails, half of them after their
+commit (build/tools/faulty, see tests/tools/faulty.c); and other clients hang up in the middle of requests, uploads and answers.
+At the end the catalogue, the artifacts and the disk are checked:
   - as many jobs as were posted, all ended, each with exactly one event of an ended state
   - a succeeded job has each of its artifacts once, and the bytes have the hash and size that the API says
   - no other blob, no temporary file, no work folder and no process is left
-Usage: chaos.py [--pared build/pared] [--jobs 200] [--kills 20] [--seed N] [--limit SECONDS]
+Usage: chaos.py [--pared build/tools/faulty] [--jobs 200] [--kills 20] [--errors 0.01] [--clients 2] [--seed N] [--limit SECONDS]
 """
 import argparse
 import collections
@@ -19,6 +22,7 @@ import pathlib
 import random
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -26,6 +30,7 @@ import tempfile
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -36,27 +41,31 @@ GONE = (urllib.error.URLError, ConnectionError, http.client.HTTPException, Timeo
 class Server:
     """The server under test: start, kill, and requests that wait for its return."""
 
-    def __init__(self, pared, folder):
-        self.pared, self.folder = pared, folder
-        self.address_file = folder / "address"
+    def __init__(self, pared, folder, errors, seed):
+        self.pared, self.folder, self.errors, self.seed = pared, folder, errors, seed
+        self.address_file, self.newest = folder / "address", []
         self.log = open(folder / "server.log", "ab")
-        self.process, self.url, self.starts = None, None, 0
+        self.process, self.url, self.starts, self.refusals = None, None, 0, 0
 
     def start(self):
         self.address_file.unlink(missing_ok=True)
         self.process = subprocess.Popen(
             [self.pared, "serve", "--data", self.folder / "data", "--listen", "127.0.0.1:0", "--address-file", self.address_file,
-             "--workers", "2", "--threads", "1", "--lease_ms", "4000", "--reap_ms", "500", "--drain_s", "2"],
-            stderr=self.log, stdin=subprocess.DEVNULL)
-        for _ in range(1000):
+             "--workers", "2", "--threads", "1", "--lease_ms", "4000", "--reap_ms", "500", "--drain_s", "2", "--sweep_interval_s", "2"],
+            stderr=self.log, stdin=subprocess.DEVNULL,
+            env={**os.environ, "PARED_FAULT_RATE": f"{self.errors}:{self.seed + self.starts}"} if self.errors else None)
+        for _ in range(6000):
             if self.process.poll() is not None:
+                if self.process.returncode == 1 and self.errors and self.refusals < 50:  # an error while it starts: a refusal, and again
+                    self.refusals += 1
+                    return self.start()
                 sys.exit(f"the server ended by itself with status {self.process.returncode}")
             if self.address_file.exists():
                 self.url = self.address_file.read_text()
                 self.starts += 1
                 return
             time.sleep(0.01)
-        sys.exit("the server did not start within 10 s")
+        sys.exit("the server did not start within 60 s")
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
@@ -92,12 +101,37 @@ def post_jobs(server, model, count, rng, pace, ids):
         body = json.dumps({"model": model, "recipe": {"steps": rng.choice(steps), "seed": i}}).encode()
         job = server.json("POST", "/v1/jobs", body, {"Content-Type": "application/json", "Idempotency-Key": f"chaos-{i}"})
         ids.append(job["id"])
+        server.newest = [job["id"]]
         if i % 10 == 9:
             time.sleep(rng.random())
             status, text = server.call("POST", f"/v1/jobs/{job['id']}/cancel")
             if status not in (200, 202, 409):
                 sys.exit(f"cancel: {status} {text}")
         time.sleep(rng.random() * pace)
+
+
+def hang_up(server, model, model_bytes, rng, stop, counts):
+    """A client that leaves in the middle: of a head, of an upload, of an answer, of a long poll or an event stream."""
+    whole = f"PUT /v1/models?name=half.onnx HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(model_bytes)}\r\n\r\n".encode() + model_bytes
+    texts = [whole, b"GET /v1/jobs?limit=100 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+             f"GET /v1/models/{model}/content HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()]
+    while not stop.is_set():
+        job = next(iter(server.newest), "")
+        text = rng.choice(texts + [f"GET /v1/jobs/{job}?wait=20 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(),
+                                   f"GET /v1/jobs/{job}/events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode()])
+        try:
+            to = urllib.parse.urlsplit(server.url)
+            with socket.create_connection((to.hostname, to.port), timeout=2) as s:
+                s.sendall(text[:rng.choice([len(text), rng.randrange(1, len(text))])])
+                if rng.random() < 0.5:
+                    s.settimeout(rng.random() / 4)
+                    s.recv(rng.randrange(1, 2000))
+                if rng.random() < 0.5:  # close by a reset
+                    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            counts["hung up"] += 1
+        except OSError:
+            pass
+        time.sleep(rng.random() / 5)
 
 
 def wait_all(server, ids, limit):
@@ -166,7 +200,10 @@ def children_of_the_dead(folder):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--pared", default=str(ROOT / "build/pared"))
+    parser.add_argument("--pared", default=str(ROOT / "build/tools/faulty"))
+    parser.add_argument("--errors", type=float, default=0.01, help="fraction of the catalogue's calls that fail; 0 for a program without faults")
+    parser.add_argument("--clients", type=int, default=2, help="clients that hang up")
+    parser.add_argument("--pace", type=float, default=0.15, help="longest pause between two posts")
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=int(time.time()))
@@ -175,14 +212,21 @@ def main():
     args = parser.parse_args()
     rng, started = random.Random(args.seed), time.monotonic()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="pared-chaos-"))
-    server = Server(args.pared, folder)
+    server = Server(args.pared, folder, args.errors, args.seed)
     server.start()
     with open(ROOT / "examples/digits/digits-cnn.onnx", "rb") as model_file:
-        model = server.json("POST", "/v1/models?name=digits.onnx", model_file.read())["id"]
+        model_bytes = model_file.read()
+    model = server.json("POST", "/v1/models?name=digits.onnx", model_bytes)["id"]
+    stop, counts_of_clients = threading.Event(), collections.Counter()
+    leavers = [threading.Thread(target=hang_up, args=(server, model, model_bytes, random.Random(args.seed + 10 + i), stop, counts_of_clients),
+                                daemon=True) for i in range(args.clients)]
+    for thread in leavers:
+        thread.start()
 
     ids = []
     # posts are spread over the first half of the kills, so that kills meet posts, claims, runs and publications
-    poster = threading.Thread(target=post_jobs, args=(server, model, args.jobs, random.Random(args.seed + 1), 0.15, ids))
+    poster = threading.Thread(target=post_jobs, args=(server, model, args.jobs, random.Random(args.seed + 1), args.pace, ids),
+                              daemon=True)
     poster.start()
     for _ in range(args.kills):
         time.sleep(rng.uniform(0.2, 4))
@@ -193,6 +237,10 @@ def main():
     killed = time.monotonic() - started
     states = wait_all(server, ids, args.limit - killed)
     check_artifacts(server, states)
+    stop.set()
+    for thread in leavers:
+        thread.join()
+    time.sleep(5)  # a sweep takes away what errors left behind
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(timeout=20) == 0, "a graceful stop must end with status 0"
     used, (attempts, losses, crashes) = check_catalogue(folder, ids)
@@ -202,7 +250,8 @@ def main():
     assert counts["failed"] == 0, [job for job in ids if states[job] == "failed"]
     assert crashes == 0, f"{crashes} crashes"
     print(f"chaos: {len(ids)} jobs, {args.kills} kills, {server.starts} starts: {dict(counts)}, each exactly once; "
-          f"{attempts} attempts, {losses} lost and run again; {time.monotonic() - started:.0f} s (seed {args.seed})")
+          f"{attempts} attempts, {losses} lost and run again; {args.errors:.0%} of the catalogue's calls failed, "
+          f"{counts_of_clients['hung up']} clients hung up; {time.monotonic() - started:.0f} s (seed {args.seed})")
     if args.keep:
         print(folder)
     else:
