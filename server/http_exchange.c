@@ -105,6 +105,14 @@ void *exchange_open(void *cls, const char *uri, struct MHD_Connection *conn)
     return x;
 }
 
+/* The path for logs; not that of a signed link, which opens a file by itself. */
+static const char *shown_path(const struct exchange *x)
+{
+    static const char links[] = "/v1/links/";
+    bool link = strstr(x->route_text, "{token}") || strncmp(x->req.path, links, strlen(links)) == 0;
+    return link ? "/v1/links/{token}" : x->req.path;
+}
+
 void exchange_close(void *cls, struct MHD_Connection *conn, void **state, enum MHD_RequestTerminationCode code)
 {
     struct http *http = cls;
@@ -118,7 +126,7 @@ void exchange_close(void *cls, struct MHD_Connection *conn, void **state, enum M
         struct http_record record = {
             x->req.route ? x->req.route->method : "", x->route_text, x->request_id,    &x->req.trace,
             x->res.status, clock_seconds() - x->req.started, x->body_bytes,
-            x->req.path,   x->req.owner ? x->req.owner : "", (int64_t)x->res.len, x->err.code,
+            shown_path(x), x->req.owner ? x->req.owner : "", (int64_t)x->res.len, x->err.code,
             x->req.method, x->caller.key_id, x->client, res_header_value(&x->res, "Location")};
         http->opts.record(http->opts.app, &record);
     }
@@ -159,6 +167,16 @@ static enum MHD_Result feed_guard(void *cls, enum MHD_ValueKind kind, const char
     (void)kind;
     guard_header(cls, name, name_len, value ? value : "", value_len);
     return MHD_YES;
+}
+
+/* Do the parts that the parser shows explain every byte of the header, as clients write it? If not, something in it was
+ * dropped or cut: folded lines, blanks, NUL, a line without a name, which even ends the header early. Others may have
+ * read that request in another way; it is answered, but what lies behind it on this connection is not read. */
+static bool whole_header(const struct exchange *x, const char *method, const char *version, const struct guard *guard)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(x->conn, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+    size_t line = strlen(method) + 1 + strlen(x->target) + 1 + strlen(version) + 2;
+    return !info || info->header_size == line + guard->bytes + 2;
 }
 
 /* Is the query parameter `name` in the route's list? */
@@ -342,6 +360,7 @@ static int admit(struct exchange *x, const char *method, const char *version)
     req->method = arena_strdup(req->arena, method);
     x->length = declared_length(x);
     MHD_get_connection_values_n(x->conn, MHD_HEADER_KIND, feed_guard, &guard);
+    x->close = !whole_header(x, method, version, &guard);
     if (guard_verdict(&guard, version, &x->err) != 0) {
         x->close = true;
         return -1;

@@ -20,8 +20,8 @@ export function ticks(low, high, lines = 4) {
 }
 
 /** A place that draws itself again when its width changes: draw(width) returns the picture. */
-export function frame(draw, { most = 560, low = true } = {}) {
-  const place = el("div", { class: low ? "plot-frame low" : "plot-frame" });
+export function frame(draw, { most = 560, kind = "low" } = {}) {
+  const place = el("div", { class: `plot-frame ${kind}` });
   let width = 0;
   new ResizeObserver(([entry]) => {
     const wanted = Math.round(Math.min(most, entry.contentRect.width));
@@ -170,5 +170,5 @@ export function shades({ title, cells, rowNames, across, down }) {
           width: Math.max(1, side - 1), height: Math.max(1, side - 1) }, svg("title", {}, cell.text)))]),
       across ? svg("text", { x: left, y: height - 6 }, across) : null);
   };
-  return frame(draw, { most: 760 });
+  return frame(draw, { most: 760, kind: "flat" });
 }

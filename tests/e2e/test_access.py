@@ -270,7 +270,7 @@ def test_jobs_and_bytes(data):
         problem(s.request("POST", "/v1/uploads", headers=tus), 429, "rate_limited", "stored")
         listed = s.get("/v1/models", headers=small).json()["data"]
         assert len(listed) == 2
-        assert s.request("DELETE", f"/v1/models/{listed[0]['id']}", headers=small).status == 200
+        assert s.request("DELETE", f"/v1/models/{listed[0]['id']}", headers=small).status in (200, 204)
         upload(s, small, 3)
 
 
@@ -282,7 +282,7 @@ def test_no_owner_starves_another(data):
         jobs = {}
         for name, count, priority in (("a", 12, 90), ("b", 2, -90), ("c", 2, 0)):
             for i in range(count):
-                jobs[submit(s, auth[name], models[name], priority=priority + (i == 1), seed=i).json()["id"]] = f"{name}{i}"
+                jobs[submit(s, auth[name], models[name], priority=priority + (i == 1)).json()["id"]] = f"{name}{i}"
         first = {label: s.get(f"/v1/jobs/{job}", headers=auth[label[0]]).json()["queue_position"] for job, label in jobs.items()}
         assert sorted(first.values()) == list(range(1, 17)), first
         assert s.stop() == 0

@@ -69,7 +69,7 @@ def test_json_log_with_ids(tmp_path):
     assert (request["method"], request["path"], request["status"], request["owner"], request["trace_id"]) == ("POST", "/v1/jobs", 202, "team-a", trace)
     assert request["ms"] > 0 and request["bytes_in"] > 0 and request["bytes_out"] > 0
     started = next(row for row in lines if row.get("job_id") == id_ and "started" in row["message"])
-    assert started["owner"] == "team-a"
+    assert (started["owner"], started["trace_id"]) == ("team-a", trace), "the job's lines are found by the request's trace"
     assert sum(row["message"] == "request" and row.get("status") == 401 and row.get("code") == "unauthorized" for row in lines) == 1
     assert not any(row.get("path") == "/healthz" for row in lines), "answered probes are debug"
     assert "\x1b" not in text

@@ -48,7 +48,7 @@ static int fill(const char *path, long jobs, long queued, struct err *err)
         " SELECT id,owner,1,1,'verify',1,1,0,5,created_at FROM job;"
         "INSERT INTO job_input(job_id,role,owner,resource_id) SELECT id,'model',owner,'%s' FROM job;"
         "INSERT INTO job_event SELECT id,s.value,owner,created_at,'state','{\"state\":\"queued\"}' FROM job,"
-        " json_each('[1,2,3]') s;"
+        " (SELECT 1 AS value UNION ALL SELECT 2 UNION ALL SELECT 3) s;"
         "INSERT INTO artifact SELECT replace(id,'job_','art_'),owner,id,'model.onnx','a/b',printf('%%064d',rowid),5,created_at FROM job"
         " WHERE state='succeeded'; COMMIT;";
     char sql[4000];
