@@ -36,9 +36,9 @@ static const char help[] =
     "  --max-memory N         bytes that activations may take, as in 512M or 2G; default 16G\n"
     "  --external-dir DIR     where external data files lie; default: beside the model\n"
     "  --no-latency           do not measure latency\n"
-    "  --sandbox[=MODE]       the process fences itself off before it reads the model: it can read what is named here\n"
-    "                         (and the files beside the model), write DIR, and nothing else. MODE: strict (default),\n"
-    "                         best-effort or off\n"
+    "  --sandbox MODE         strict, best-effort or off (default): the process fences itself off before it reads the\n"
+    "                         model; it can read what is named here and the files beside the model, write DIR, and\n"
+    "                         nothing else. strict refuses to run where the kernel cannot do it\n"
     "  --json                 print the report as JSON instead of a table\n"
     "  --quiet                no progress\n\n"
     "Training steps may hold steps: --step 'train.finetune epochs=3 steps=[{\"method\": \"prune.weights\", ...}]'\n"
@@ -90,7 +90,7 @@ static const struct option options[] = {
     {"external-dir", required_argument, NULL, OPT_EXTERNAL},
     {"max-memory", required_argument, NULL, OPT_MEMORY},
     {"no-latency", no_argument, NULL, OPT_NO_LATENCY},
-    {"sandbox", optional_argument, NULL, OPT_SANDBOX},
+    {"sandbox", required_argument, NULL, OPT_SANDBOX},
     {"json", no_argument, NULL, OPT_JSON},
     {"quiet", no_argument, NULL, OPT_QUIET},
     {"help", no_argument, NULL, OPT_HELP},
@@ -136,8 +136,8 @@ static int take_option(struct run_args *a, int option, const char *text, struct 
     case OPT_MEMORY: return cli_size("--max-memory", text, &a->pipeline.max_memory_bytes, err);
     case OPT_NO_LATENCY: a->pipeline.no_latency = true; break;
     case OPT_SANDBOX:
-        if (!sandbox_mode_parse(text ? text : "strict", &a->sandbox))
-            return err_set(err, ERR_USAGE, "--sandbox=%.50s: the mode is strict, best-effort or off", text);
+        if (!sandbox_mode_parse(text, &a->sandbox))
+            return err_set(err, ERR_USAGE, "--sandbox '%.50s': the mode is strict, best-effort or off", text);
         break;
     case OPT_JSON: a->json = true; break;
     case OPT_QUIET: a->quiet = true; break;

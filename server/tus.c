@@ -473,10 +473,10 @@ static int complete(struct tus_patch *patch, struct err *err)
 
 static int settle(struct tus_patch *patch, struct err *err)
 {
-    if (patch->fd < 0)
-        return 0;
     if (digest_verify(&patch->digests, ERR_CHECKSUM, err) != 0)
         return -1;
+    if (patch->fd < 0)
+        return 0;
     if (fdatasync(patch->fd) != 0)
         return err_set_errno(err, ERR_IO, "an upload cannot be synced");
     if (patch->base == 0 && sync_dir(patch->tus->dir, err) != 0)

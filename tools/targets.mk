@@ -115,17 +115,23 @@ soak: $(VENV)/ok ## mixed load for SOAK_SECONDS (60; an hour before a release) u
 	$(VENV)/bin/python tests/e2e/soak.py --mode $(SOAK_MODE) --seconds $(SOAK_SECONDS)
 
 FUZZ_SECONDS ?= 15
+FUZZ_RUNS ?= 10000000
 FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
-.PHONY: $(FUZZERS:%=fuzz-%) fuzz-build
+.PHONY: $(FUZZERS:%=fuzz-%) fuzz-build fuzz
 fuzz-smoke: ## every fuzzer for FUZZ_SECONDS (15), two at a time, from seeds made by tests/fuzz/seeds.py and the kept regressions
 	@tools/deps.sh test
 	@$(MAKE) --no-print-directory MODE=fuzz -j2 fuzz-build
 	@$(MAKE) --no-print-directory MODE=fuzz -j2 -Otarget $(FUZZERS:%=fuzz-%)
+fuzz: ## every fuzzer for FUZZ_RUNS (10 million) executions: hours (T=name for some)
+	@tools/deps.sh test
+	@$(MAKE) --no-print-directory MODE=fuzz -j2 fuzz-build
+	@$(MAKE) --no-print-directory MODE=fuzz -j2 -Otarget FUZZ_LIMIT=-runs=$(FUZZ_RUNS) $(foreach f,$(FUZZERS),$(if $(T),$(if $(findstring $(T),$f),fuzz-$f),fuzz-$f))
+FUZZ_LIMIT = -max_total_time=$(FUZZ_SECONDS)
 fuzz-build: $(FUZZERS:%=$(BUILD)/fuzz/fuzz_%)
 $(FUZZERS:%=fuzz-%): fuzz-%: $(BUILD)/fuzz/fuzz_% $(VENV)/ok
 	@mkdir -p build/corpus/$* tests/fuzz/regression/$*
 	@$(VENV)/bin/python tests/fuzz/seeds.py $* build/corpus/$*
-	@echo "== fuzz_$*"; $< -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=0 -verbosity=0 \
+	@echo "== fuzz_$*"; $< $(FUZZ_LIMIT) -timeout=10 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=0 -verbosity=0 \
 	    -artifact_prefix=build/corpus/crash-$*- build/corpus/$* tests/fuzz/regression/$*
 
 # the contract against a running server, by tools of their own environment

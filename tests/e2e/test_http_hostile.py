@@ -114,14 +114,32 @@ def test_ambiguous(s, name):
     served(s)
 
 
-@pytest.mark.parametrize("lines, status", [
-    (b"X: a\x00b\r\nContent-Length: 0\r\n", 404), (b"Content-Length: 0\x005\r\n", 404), (b": chunked\r\nContent-Length: 0\r\n", 404),
-    (b"Transfer-Encoding: \x00chunked\r\n", 400)])
-def test_what_the_parser_drops(s, lines, status):
-    """libmicrohttpd ends a value at NUL and drops a line without a name before anyone can look: what is left means what it says, and what
-    follows is the next request. (A strict proxy refuses such requests.)"""
-    out, _ = s.raw(b"POST /v1/nothing HTTP/1.1\r\nHost: localhost\r\n" + lines + b"\r\n" + OK, timeout=1)
-    assert statuses(out) == ([404, 200] if status == 404 else [400]), out
+DROPPED = {
+    "NUL in a value": b"X: a\x00b\r\nContent-Length: 0\r\n",
+    "NUL in a length": b"Content-Length: 0\x005\r\n",
+    "NUL before chunked": b"Content-Length: 0\r\nX: \x00chunked\r\n",
+    "no name": b": chunked\r\nContent-Length: 0\r\n",
+    "no name, a request behind": b": x\r\nGET /v1/models HTTP/1.1\r\nHost: localhost\r\n",
+    "more blanks": b"Content-Length:   0\r\n",
+    "blanks behind": b"Content-Length: 0\r\nX: a  \r\n",
+    "bare line feed": b"Content-Length: 0\n",
+}
+
+
+@pytest.mark.parametrize("name", DROPPED)
+def test_what_the_parser_drops(s, name):
+    """libmicrohttpd 0.9.75 ends a value at NUL, and the whole header at a line without a name, before anyone can look. Where the parts it
+    shows do not explain every byte of the header, the request is answered and the connection closed: nothing behind it is a request."""
+    out, closed = s.raw(b"POST /v1/nothing HTTP/1.1\r\nHost: localhost\r\n" + DROPPED[name] + b"\r\n" + OK, timeout=3)
+    assert statuses(out) == [404] and closed, out
+    assert b"Connection: close" in out
+
+
+def test_ordinary_clients_keep_their_connection(s):
+    """Headers as curl, Python and browsers write them are explained to the byte."""
+    for lines in (b"", b"Accept: */*\r\nUser-Agent: curl/7.88.1\r\n", b"Accept-Encoding: identity\r\n", b"Connection: keep-alive\r\nCookie: a=b; c=d\r\n"):
+        out, _ = s.raw((b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + lines + b"\r\n") * 3, timeout=0.5)
+        assert statuses(out) == [200] * 3, out
 
 
 FOLDED = {
@@ -134,9 +152,9 @@ FOLDED = {
 
 @pytest.mark.parametrize("name", FOLDED)
 def test_folded_lines(s, name):
-    """obs-fold (RFC 9112 5.2) is refused, or read as one line; never as two requests."""
-    out, _ = s.raw(FOLDED[name] + OK, timeout=1)
-    assert statuses(out) in ([400], [200, 200], []) or (statuses(out)[0] >= 400 and len(statuses(out)) <= 2), out[:400]
+    """obs-fold (RFC 9112 5.2) is refused, or read as one line; what is behind is not read."""
+    out, closed = s.raw(FOLDED[name] + OK, timeout=3)
+    assert len(statuses(out)) <= 1 and closed, out[:400]
 
 
 BAD_CHUNKS = {
@@ -201,9 +219,9 @@ def test_absolute_target_decides_the_host(s):
 
 
 def test_bare_line_feeds(s):
-    """Read as line ends, by us as by others (RFC 9112 2.2): one request, one answer."""
-    out, _ = s.raw(b"GET /healthz HTTP/1.1\nHost: localhost\n\n", timeout=0.5)
-    assert statuses(out) in ([200], [400], [])
+    """Read as line ends, by us as by others (RFC 9112 2.2): one request, one answer, and the end."""
+    out, closed = s.raw(b"GET /healthz HTTP/1.1\nHost: localhost\n\n" + OK, timeout=3)
+    assert statuses(out) == [200] and closed
     out, _ = s.raw(b"POST /v1/models HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nX: y\nContent-Length: 6\r\n\r\n12345" + OK, timeout=2)
     assert statuses(out) == [400], out
 

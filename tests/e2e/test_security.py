@@ -456,7 +456,7 @@ def test_the_command_line_can_be_fenced_too(tmp_path):
     (tmp_path / "m.onnx").write_bytes(tiny.classifier())
     (tmp_path / "d.npz").write_bytes(tiny.dataset())
     words = ["run", tmp_path / "m.onnx", "--data", tmp_path / "d.npz", "--step", "quantize.static", "--no-latency", "--quiet"]
-    for flag, out in (("--sandbox", "a"), ("--sandbox=off", "b")):
+    for flag, out in (("--sandbox=strict", "a"), ("--sandbox=off", "b")):
         done = subprocess.run([BINARY, *words, "--out", tmp_path / out, flag], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done
     assert (tmp_path / "a" / "model.onnx").read_bytes() == (tmp_path / "b" / "model.onnx").read_bytes()
