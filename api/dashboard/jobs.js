@@ -6,7 +6,7 @@ import { sleep } from "/live.js";
 import { announce, el, page, percent, problemCard, state, whenShort } from "/ui.js";
 import { VirtualList } from "/virtual_list.js";
 
-const PAGE = 100, FRESH_MS = 2000, FRESH_HIDDEN_MS = 15000;
+const PAGE = 200, FRESH_MS = 2000, FRESH_HIDDEN_MS = 15000;
 const FILTERS = ["state", "label", "model", "created_from"];
 const narrow = matchMedia("(max-width: 48rem)");
 
@@ -15,6 +15,7 @@ class Pages {
   #query; #signal; #pages = []; #loading = null; next = null;
   constructor(query, signal) { this.#query = query; this.#signal = signal; }
   get rows() { return this.#pages.flatMap((p) => p.rows); }
+  get count() { return this.#pages.reduce((sum, p) => sum + p.rows.length, 0); }
   get whole() { return this.#pages.length > 0 && !this.next; }
 
   /** The page behind those there are. */
@@ -103,7 +104,7 @@ export async function jobsView({ main, query, signal }) {
   };
   let pages = null, sight = [0, PAGE];
   const list = new VirtualList({ label: "Jobs, newest first", signal, key: (j) => j.id, height: () => (narrow.matches ? 136 : 46), columns: columns(chosen, choose),
-    near: (first, last) => { sight = [first, last]; if (pages && pages.next && last > pages.rows.length - PAGE / 2) load(pages).catch(() => {}); } });
+    near: (first, last) => { sight = [first, last]; if (pages && pages.next && last > pages.count - PAGE / 2) load(pages).catch(() => {}); } });
   narrow.addEventListener("change", () => list.draw(), { signal });
 
   const empty = (words) => (Object.values(words).some(Boolean) ? el("p", {}, "No job is like that.")

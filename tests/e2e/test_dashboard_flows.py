@@ -156,7 +156,7 @@ def test_ten_thousand_jobs_scroll_smoothly(page):
         pages = []
         page.on("request", lambda r: pages.append(r.url) if "cursor=" in r.url else None)
         script = """async () => {
-          let worst = 0, frames = 0, nodes = 0, until = performance.now() + 60000;
+          let worst = 0, frames = 0, nodes = 0, until = performance.now() + 120000;
           const step = () => new Promise(requestAnimationFrame);
           let last = performance.now();
           while (performance.now() < until && document.querySelector('.virtual').getAttribute('aria-rowcount') === '-1') {
@@ -175,7 +175,7 @@ def test_ten_thousand_jobs_scroll_smoothly(page):
         }"""
         figures = page.evaluate(script)
         print(figures)
-        assert figures["rows"] == "10002" and len(pages) >= 99  # all, and the row of headings
+        assert figures["rows"] == "10002" and len(pages) >= 49  # all, and the row of headings
         assert figures["nodes"] <= 80
         assert figures["median"] < 250  # the machine may be busy
         # the keyboard walks on: the focus stays on its row through news
