@@ -51,6 +51,7 @@ _pared() {
         run:--threads) return ;;
         run:--max-memory) return ;;
         run:--external-dir) compopt -o filenames; COMPREPLY+=($(compgen -f -- "$cur")); return ;;
+        run:--sandbox) return ;;
         serve:--listen) return ;;
         serve:--data) compopt -o filenames; COMPREPLY+=($(compgen -f -- "$cur")); return ;;
         serve:--address_file) compopt -o filenames; COMPREPLY+=($(compgen -f -- "$cur")); return ;;
@@ -113,7 +114,7 @@ _pared() {
         inspect) words="--layers --groups --json --external-dir --help" ;;
         keys) words="--data --json --owner --name --scopes --expires --requests-per-s --active-jobs --stored-bytes --help add list revoke" ;;
         methods) words="--json --help analyse.sensitivity encode.cluster encode.container factor.cp factor.depthwise_separable factor.spatial_svd factor.svd factor.tucker graph.optimize iterate prune.channels prune.heads prune.layers prune.weights quantize.adaround quantize.auto quantize.bf16 quantize.dequantize quantize.dynamic quantize.equalize quantize.fp16 quantize.smooth quantize.static quantize.weights recover.bias_correction recover.bn_stats recover.least_squares train.distill train.finetune train.qat" ;;
-        run) words="--recipe --step --data --val-data --eval-data --teacher --target --out --checkpoint --seed --threads --max-memory --external-dir --no-latency --json --quiet --help" ;;
+        run) words="--recipe --step --data --val-data --eval-data --teacher --target --out --checkpoint --seed --threads --max-memory --external-dir --no-latency --sandbox --json --quiet --help" ;;
         serve) words="--listen --data --address_file --log_level --log_format --access_level --api_key_file --key_requests_per_s --key_active_jobs --key_stored_bytes --allowed_hosts --allowed_origins --cors_max_age_s --trusted_proxies --forwarded_header --tls_certificate --tls_key --audit_log --link_ttl_s --http_threads --http_connections --http_idle_timeout_s --http_header_timeout_s --http_min_rate_bytes --events_ping_s --max_upload_bytes --max_json_bytes --max_queued_jobs --min_free_disk_bytes --min_free_memory_bytes --workers --threads --job_timeout_s --job_memory_bytes --job_file_bytes --job_disk_bytes --sandbox --inspect_timeout_s --inspect_memory_bytes --lease_ms --reap_ms --drain_s --drain_delay_s --upload_ttl_s --job_ttl_s --artifact_ttl_s --sweep_interval_s --storage_check_s --idempotency_ttl_s --config --help" ;;
         *) return ;;
     esac

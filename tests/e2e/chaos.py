@@ -53,7 +53,7 @@ class Server:
             [self.pared, "serve", "--data", self.folder / "data", "--listen", "127.0.0.1:0", "--address-file", self.address_file,
              "--workers", "2", "--threads", "1", "--lease_ms", "4000", "--reap_ms", "500", "--drain_s", "2", "--sweep_interval_s", "2"],
             stderr=self.log, stdin=subprocess.DEVNULL,
-            env={**os.environ, "PARED_FAULT_RATE": f"{self.errors}:{self.seed + self.starts}"} if self.errors else None)
+            env={**os.environ, "PARED_FAULT_RATE": f"{self.errors}:{self.seed + 1000 * self.starts + self.refusals}"} if self.errors else None)
         for _ in range(6000):
             if self.process.poll() is not None:
                 if self.process.returncode == 1 and self.errors and self.refusals < 50:  # an error while it starts: a refusal, and again

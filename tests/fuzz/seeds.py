@@ -98,7 +98,7 @@ def http():
 
 
 def json_():
-    steps = [{"method": "graph.optimize"}, {"method": "prune.weights", "sparsity": 0.5, "include": ["*"]}, {"method": "quantize.static", "calibration": {"samples": 4}}]
+    steps = [{"method": "graph.optimize"}, {"method": "prune.weights", "sparsity": 0.5, "include": ["*"]}, {"method": "quantize.static"}]
     job = {"model": "@M", "dataset": "@D", "val_dataset": "@D", "eval_dataset": "@D", "teacher": "@M", "recipe": {"steps": steps[:2], "targets": {"max_bytes_ratio": 0.5}, "seed": 1},
            "priority": 1, "timeout_s": 60, "threads": 1, "memory_bytes": 1 << 30, "labels": {"a": "b"}, "name": "n", "reuse": False}
     for body in (job, {"model": "@M", "recipe": "small"}, {"model": "@M", "dataset": "@D", "recipe": {"steps": steps}}, {"model": "mdl_0", "recipe": {"steps": []}}):
@@ -111,7 +111,8 @@ def json_():
 
 def main():
     kind, folder = sys.argv[1], Path(sys.argv[2])
-    for i, data in enumerate(globals().get({"json": "json_"}.get(kind, kind), lambda: [b""])()):
+    made = {"json": json_}.get(kind) or globals().get(kind, lambda: [b""])  # json is a module's name here
+    for i, data in enumerate(made()):
         (folder / f"seed-{i}").write_bytes(data)
 
 

@@ -105,7 +105,7 @@ static void what_a_key_opens(void **state)
     assert_int_equal(check(f, auth, gone.header, AUTH_KEY, &caller), ERR_UNAUTHORIZED);
     assert_int_equal(check(f, auth, NULL, AUTH_KEY, &caller), ERR_UNAUTHORIZED);
     assert_string_equal(caller.owner, "");
-    char mixed[AUTH_KEY_SIZE + 10]; /* the id of one and the secret of another */
+    char mixed[3 * AUTH_KEY_SIZE]; /* the id of one and the secret of another */
     snprintf(mixed, sizeof mixed, "Bearer %.33s%s", a.text, b.text + 33);
     assert_int_equal(check(f, auth, mixed, AUTH_KEY, &caller), ERR_UNAUTHORIZED);
     snprintf(mixed, sizeof mixed, "Bearer %s", a.id);

@@ -114,9 +114,8 @@ static void the_process(void **state)
     assert_non_null(f);
     assert_int_equal(fscanf(f, "%*s %lld", &rss_pages), 1);
     fclose(f);
-    assert_int_equal(sscanf(strstr(text.data, "\nprocess_resident_memory_bytes "), " process_resident_memory_bytes %lld",
-                            &told),
-                     1);
+    const char *at = strstr(text.data, "\nprocess_resident_memory_bytes ");
+    assert_int_equal(sscanf(at, " process_resident_memory_bytes %lld", &told), 1);
     assert_in_range(told, rss_pages * 4096 / 2, rss_pages * 4096 * 2);
     assert_has(&text, "\nprocess_threads 1\n");
     buf_fini(&text);
