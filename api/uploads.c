@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * uploads.c - /v1/uploads: tus 1.0 over HTTP. What an upload is lies in server/tus.h; here are its headers. HEAD and GET
- * are one handler: tus clients read the headers, people the JSON. */
+ * uploads.c - /v1/uploads: tus 1.0 over HTTP. What an upload is lies in server/tus.h; here are its headers. HEAD and
+ * GET are one handler: tus clients read the headers, people the JSON. */
 #include <strings.h>
 #include <string.h>
 #include <time.h>

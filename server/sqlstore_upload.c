@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Rows of resumable uploads. `length` and `metadata` never change; `received`, `tail` and `expires_at` follow the bytes;
- * `sha256` is set once, when they are all there. */
+ * Rows of resumable uploads. `length` and `metadata` never change; `received`, `tail` and `expires_at` follow the
+ * bytes; `sha256` is set once, when they are all there. */
 #include "server/sqlstore.h"
 
 #define COLUMNS "id,owner,metadata,sha256,tail,length,received,created_at,expires_at"
@@ -151,8 +151,8 @@ int store_upload_delete(struct store *store, const char *owner, const char *id, 
     struct db *db = db_write(store, true, err);
     if (!db)
         return -1;
-    int rc = owner ? one(db, "DELETE FROM upload WHERE id=$1 AND owner=$2 RETURNING " COLUMNS, BIND(T(id), T(owner)), id,
-                         arena, &row, err)
+    int rc = owner ? one(db, "DELETE FROM upload WHERE id=$1 AND owner=$2 RETURNING " COLUMNS, BIND(T(id), T(owner)),
+                         id, arena, &row, err)
                    : one(db, "DELETE FROM upload WHERE id=$1 RETURNING " COLUMNS, BIND(T(id)), id, arena, &row, err);
     if (rc) {
         db_abort(db);

@@ -358,7 +358,9 @@ static int start(struct tus_patch *patch, const struct tus_append *what, struct 
         return -1;
     if (what->length != 0 && announce(patch, &row, err) != 0)
         return -1;
-    return set_writing(patch, false) ? 0 : err_set(err, ERR_NOT_FOUND, "There is no upload '%.60s' any more.", what->id);
+    if (set_writing(patch, false))
+        return 0;
+    return err_set(err, ERR_NOT_FOUND, "There is no upload '%.60s' any more.", what->id);
 }
 
 struct tus_patch *tus_patch_open(struct tus *tus, const struct tus_append *what, struct err *err)

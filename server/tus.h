@@ -2,8 +2,8 @@
  * tus.h - resumable uploads (tus 1.0: creation, checksum, expiration, termination) without their HTTP: the bytes on
  * disk, the row that tells how many of them count, and who may write them now.
  * Bytes      DIR/upl_ID while they arrive; complete, they are a blob which the row refers to until the upload is used.
- * Offset     What counts after a kill -9 is what the kernel has taken. After a power cut it is what was synced, which the
- *            row tells (store_upload_mark). Bytes of a request with a checksum count once it was verified.
+ * Offset     What counts after a kill -9 is what the kernel has taken. After a power cut it is what was synced, which
+ *            the row tells (store_upload_mark). Bytes of a request with a checksum count once it was verified.
  * Lock       One request a time writes an upload; a second one is refused (ERR_LOCKED) unless nothing has come by
  *            the first for TUS_STALE_SECONDS: then its client is gone and the new one takes over. Deletion always wins.
  * Life cycle tus_open -> calls from any thread -> tus_close. A patch belongs to one thread at a time.

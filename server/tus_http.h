@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * tus_http.h - what every answer below /v1/uploads carries, whoever made it: the version, and where it is asked for what
- * is offered. */
+ * tus_http.h - what every answer below /v1/uploads carries, whoever made it: the version, and to OPTIONS what is
+ * offered. */
 #ifndef PARED_SERVER_TUS_HTTP_H
 #define PARED_SERVER_TUS_HTTP_H
 

@@ -19,8 +19,8 @@ int tus_number(const char *header, const char *text, int64_t *out, struct err *e
 static int bad(struct err *err, const char *why)
 {
     return err_set(err, ERR_BAD_REQUEST,
-                   "Upload-Metadata %s. It is like `filename bW9kZWwub25ueA==,note`: keys without spaces, each with the "
-                   "Base64 of its value, separated by commas.",
+                   "Upload-Metadata %s. It is like `filename bW9kZWwub25ueA==,note`: keys without spaces, each with "
+                   "the Base64 of its value, separated by commas.",
                    why);
 }
 

@@ -357,7 +357,7 @@ def test_a_preset_is_edited_and_a_job_done_again(page, server):
     page.get_by_role("button", name="Edit the chosen recipe's steps").click()
     assert [s["method"] for s in json.loads(text.input_value())["steps"]] == ["graph.optimize", "quantize.static"]
     page.get_by_role("textbox", name="Name for people").fill("edited preset")
-    page.get_by_label("Labels").fill("team=vision, run=7")
+    page.get_by_role("textbox", name="Labels to find").fill("team=vision, run=7")
     page.get_by_role("button", name="Start job").click()
     page.get_by_role("heading", name="Before and after").wait_for(timeout=60000)
     assert page.get_by_role("heading", level=1).inner_text() == "edited preset"

@@ -56,6 +56,9 @@ def test_json_log_with_ids(tmp_path):
         for _ in range(100):
             if s.get(f"/v1/jobs/{id_}?wait=1", headers=auth).json()["state"] == "succeeded":
                 break
+        link = s.request("POST", f"/v1/jobs/{id_}/artifacts/model.onnx/link", headers=auth).json()["url"]
+        token = link.rsplit("/", 1)[1]
+        assert s.get(f"/v1/links/{token}").status == 200
         s.get(f"/v1/models?name=x&bad={SECRET}", headers=auth)
         s.get("/v1/models", headers={"Authorization": "Bearer wrong-" + SECRET})
         s.raw(b"GET /no\x1b[31m%0a\"\\ HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: a\"b\r\n\r\n", timeout=1)
@@ -63,7 +66,7 @@ def test_json_log_with_ids(tmp_path):
         assert s.stop() == 0
         lines = [json.loads(line) for line in s.log_text().splitlines()]  # every line is JSON
         text = s.log_text()
-    assert SECRET not in text
+    assert SECRET not in text and token not in text and "/v1/links/{token}" in text
     assert all({"time", "level", "message"} <= set(row) for row in lines)
     request = next(row for row in lines if row.get("request_id") == "my-request")
     assert (request["method"], request["path"], request["status"], request["owner"], request["trace_id"]) == ("POST", "/v1/jobs", 202, "team-a", trace)

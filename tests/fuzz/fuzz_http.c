@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A request head as the server judges it before anything else: "METHOD TARGET VERSION", header lines "NAME:VALUE". Guard,
- * target, Host, Origin, route, ranges and conditions, traces: what they let through must be safe to act on. */
+ * A request head as the server judges it before anything else: "METHOD TARGET VERSION", header lines "NAME:VALUE".
+ * Guard, target, Host, Origin, route, ranges and conditions, traces: what they let through must be safe to act on. */
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>

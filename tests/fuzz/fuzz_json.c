@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A byte that chooses the call, then a JSON body, through the handlers that take one: jobs, recipes, models and datasets
- * made of what the server has. "@M" and "@D" in the body stand for a model and a dataset that exist. Every refusal must
+ * A byte that chooses the call, then a JSON body, through the handlers that take one: jobs, recipes, models and
+ * datasets made of what the server has. "@M" and "@D" in the body stand for a model and a dataset that exist. Every refusal must
  * have a sentence and become a problem document; what is accepted must be readable again. */
 #include <stdbool.h>
 #include <stdint.h>

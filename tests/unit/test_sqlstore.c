@@ -73,7 +73,8 @@ static bool grows(const char *detail)
     static const char *const tables[] = {"job", "p", "job_event", "job_input", "job_progress", "job_label", "artifact",
                                          "resource_file", "resource_detail", "model", "dataset", "idempotency"};
     char word[100] = "";
-    if (sscanf(detail, "SCAN %99s", word) != 1)
+    bool unbounded = !strncmp(detail, "SEARCH", 6) && !strchr(detail, '('); /* min() over an index with a condition it cannot see */
+    if (sscanf(detail, unbounded ? "SEARCH %99s" : "SCAN %99s", word) != 1)
         return false;
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++)
         if (!strcmp(word, tables[i]))
