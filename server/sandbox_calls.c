@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The list was made from what the work really calls: every method, training with the pool, LAPACK, containers, picture
- * datasets, spill files, external data and checkpoints were run under strace, and the tests run all of it behind the
- * filter. Three classes:
+ * datasets, spill files, external data and checkpoints; the tests run it behind the filter. Three classes:
  *   allowed    executed; some only with arguments that reach no further than this process (see rules below)
  *   forbidden  nobody calls them by accident: the process reports the name and dies (SIGSYS)
  *   the rest   ENOSYS, what an older kernel would say: a newer C library that asks for a newer call falls back

@@ -7,8 +7,8 @@
 #include "core/base/err.h"
 
 #define SCOPE_MAP(X)                                                                                                   \
-    X(MODELS_READ, "models:read", "list, read and download models, datasets and uploads")                              \
-    X(MODELS_WRITE, "models:write", "upload and delete models and datasets")                                           \
+    X(MODELS_READ, "models:read", "list, read and download models and datasets")                                       \
+    X(MODELS_WRITE, "models:write", "upload (resumable uploads too) and delete models and datasets")                   \
     X(JOBS_READ, "jobs:read", "read jobs, reports, artifacts and recipes")                                             \
     X(JOBS_WRITE, "jobs:write", "queue, cancel, retry and delete jobs; name and delete recipes")                       \
     X(ADMIN, "admin", "everything, and what concerns the whole server")
