@@ -203,7 +203,7 @@ static bool has_hidden(const char *name)
     for (size_t i = 0; i < sizeof hidden / sizeof hidden[0]; i++)
         if (strstr(name, hidden[i]))
             return true;
-    for (const char *c = name; (c = strchr(c, '\xc2')); c++)
+    for (const char *c = name; (c = strstr(c, "\xc2")); c++)
         if ((unsigned char)c[1] < 0xa0)
             return true;
     return false;

@@ -51,7 +51,8 @@ static int add(struct fence *f, const char *path, enum sandbox_access access, st
     char *copy = strdup(path);
     if (!copy)
         return err_set(err, ERR_NOMEM, "out of memory");
-    f->at[f->count++] = (struct sandbox_place){copy, access};
+    f->at[f->count].path = copy;
+    f->at[f->count++].access = access;
     return 0;
 }
 

@@ -204,7 +204,7 @@ static int by_id(const void *a, const void *b)
 
 static struct key *find_id(const struct keyring *ring, const char *id)
 {
-    struct key wanted;
+    struct key wanted = {0};
     if (ring->count == ring->in_file)
         return NULL;
     snprintf(wanted.id, sizeof wanted.id, "%s", id);

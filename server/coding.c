@@ -89,7 +89,7 @@ char *coding_apply(enum coding coding, const void *bytes, size_t len, size_t *ou
     if (coding == CODING_IDENTITY || len < CODING_MIN_BYTES || len > CODING_MAX_BYTES)
         return NULL;
     size_t room = len - len / 16; /* less gained than that is not worth the reader's work */
-    char *out = malloc(room), *fit;
+    char *out = malloc(room);
     if (!out)
         return NULL;
     size_t n = coding == CODING_GZIP ? apply_gzip(bytes, len, out, room)
@@ -99,6 +99,8 @@ char *coding_apply(enum coding coding, const void *bytes, size_t len, size_t *ou
         return NULL;
     }
     *out_len = n;
-    fit = realloc(out, n);
-    return fit ? fit : out;
+    char *fit = realloc(out, n);
+    if (fit)
+        out = fit;
+    return out;
 }
