@@ -166,12 +166,11 @@ async function results(job, signal) {
   ];
 }
 
-function actions(job, refresh) {
+function actions(job) {
   const act = (text, confirmation, run, kind) => el("button", { class: kind, onclick: async (event) => {
     if (confirmation && !confirm(confirmation)) return;
     event.target.disabled = true;
-    try { await run(); } catch (problem) { document.getElementById("main").prepend(problemCard(problem)); }
-    refresh();
+    try { await run(); } catch (problem) { document.getElementById("main").prepend(problemCard(problem)); event.target.disabled = false; }
   } }, text);
   return ended(job)
     ? act("Delete job", "Delete this job and its files?", async () => { await remove(`/v1/jobs/${job.id}`); location.hash = "#/jobs"; }, "danger")
@@ -189,7 +188,8 @@ async function measurements(id, signal) {
 }
 
 export async function jobView({ main, parameters: [id], signal }) {
-  let etag = null;
+  let etag = null, over = null;
+  const head = el("div", { class: "row spread" }); // stays when news comes, so that its button can be clicked and keeps the focus
   while (!signal.aborted) {
     const answer = await waitForJob(id, etag, signal);
     if (signal.aborted) return;
@@ -197,8 +197,7 @@ export async function jobView({ main, parameters: [id], signal }) {
     etag = answer.etag;
     const job = answer.job;
     const part = fraction(job);
-    const top = [
-      el("div", { class: "row spread" }, el("h1", { class: "mono" }, job.id), actions(job, () => {})),
+    const top =
       el("div", { class: "card" },
         el("div", { class: "row" }, state(job.state), job.targets_met === false ? el("span", { class: "state failed" }, "targets missed") : null, el("span", { role: "status" }, progressLine(job))),
         job.state === "running" ? el("progress", { max: 1, value: part ?? undefined, "aria-label": "progress" }) : null,
@@ -207,14 +206,20 @@ export async function jobView({ main, parameters: [id], signal }) {
           job.dataset ? [el("dt", {}, "Dataset"), el("dd", { class: "mono" }, job.dataset)] : null,
           job.teacher ? [el("dt", {}, "Teacher"), el("dd", {}, el("a", { href: `#/models/${job.teacher}`, class: "mono" }, job.teacher))] : null,
           el("dt", {}, "Created"), el("dd", {}, when(job.created_at)),
-          job.finished_at ? [el("dt", {}, "Finished"), el("dd", {}, when(job.finished_at))] : null)),
-    ];
+          job.finished_at ? [el("dt", {}, "Finished"), el("dd", {}, when(job.finished_at))] : null));
     const lines = job.state === "queued" || job.state === "succeeded" ? [] : await measurements(id, signal);
     const live = liveSection(lines, job);
     const failed = job.state === "failed" ? problemCard(job.error || job.problem || { title: "Failed" }) : null;
     const done = job.state === "succeeded" ? await results(job, signal) : [];
     if (signal.aborted) return;
-    main.replaceChildren(...[...top, failed, live, ...done].flat(Infinity).filter(Boolean));
+    if (over !== ended(job)) {
+      over = ended(job);
+      head.replaceChildren(el("h1", { class: "mono" }, job.id), actions(job));
+    }
+    if (head.parentNode !== main) main.replaceChildren(head);
+    while (head.nextSibling) head.nextSibling.remove();
+    main.append(...[top, failed, live, ...done].flat(Infinity).filter(Boolean));
     if (ended(job)) return;
+    await new Promise((resolve) => setTimeout(resolve, 300)); // news may come a hundred times a second; eyes need less
   }
 }
