@@ -59,7 +59,7 @@ export async function getAll(path, most = 200, signal) {
 
 /** The job when it changes (long poll); the same etag means nothing new. */
 export async function waitForJob(id, etag, signal) {
-  const response = await call(`/v1/jobs/${id}?wait=20`, { signal, headers: etag ? { "If-None-Match": etag } : {} });
+  const response = etag ? await call(`/v1/jobs/${id}?wait=20`, { signal, headers: { "If-None-Match": etag } }) : await call(`/v1/jobs/${id}`, { signal });
   if (response.status === 304) return { etag, job: null };
   return { etag: response.headers.get("ETag"), job: await response.json() };
 }

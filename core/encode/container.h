@@ -22,7 +22,7 @@ enum container_effort {
     CONTAINER_FAST,    /* never adaptive */
     CONTAINER_SMALLEST /* adaptive wherever it is smaller */
 };
-enum { CONTAINER_SMALL = 16 << 20 };
+enum { CONTAINER_SMALL = 2 << 20 };
 
 struct container_opts {
     enum container_effort effort;

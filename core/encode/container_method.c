@@ -21,7 +21,7 @@ static const struct param params[] = {
     {P(effort), .kind = PARAM_ENUM, .choices = efforts, .def = "\"auto\"",
      .doc = "fast: what decodes at hundreds of megabytes of weights a second; smallest: adaptive arithmetic coding "
             "wherever it "
-            "takes less, some megabytes a second; auto: smallest for models up to 16 MB, fast for larger ones"},
+            "takes less, some megabytes a second; auto: smallest for models up to 2 MB, fast for larger ones"},
     {P(coding), .kind = PARAM_ENUM, .choices = codings, .def = "\"best\"",
      .doc = "best: for each tensor what takes least; the others allow one entropy coder only, for comparing"},
     {0},

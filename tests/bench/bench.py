@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """bench.py [--quick] [SECTION]...: the figures of docs/benchmarks.md, measured on this machine; peers run in the same run, alternating. Prints
-Markdown and never fails for noise: a peer that is missing is named. Sections: service forward int8 training memory growth quantize prune conformance."""
+Markdown and never fails for noise: a peer that is missing is named. Sections: service forward int8 training memory growth quantize prune container conformance."""
 import os
 import platform
 import sys
 import time
 
 import conformance
+import container
 import engine
 import prune
 import quantize
@@ -14,7 +15,7 @@ import service
 import training
 
 SECTIONS = {"service": service.service, "forward": engine.forward, "int8": engine.int8, "training": training.training, "memory": engine.memory,
-            "growth": engine.growth, "quantize": quantize.quantize, "prune": prune.prune, "conformance": conformance.conformance}
+            "growth": engine.growth, "quantize": quantize.quantize, "prune": prune.prune, "container": container.container, "conformance": conformance.conformance}
 
 
 def cpu():

@@ -125,14 +125,14 @@ def unlabelled(folder):
 
 def int4(folder):
     yield head()
-    yield accuracy("4-bit weights, 8-bit activations, train.qat", folder, [{"method": "graph.optimize"}, {"method": "quantize.static", "weights": "int4", "samples": 512}, {"method": "train.qat", "epochs": 4}],
-                   "ours/resnet20-cifar", 0.005, control=[{"method": "train.distill", "epochs": 4}])
+    yield accuracy("4-bit weights, 8-bit activations, train.qat", folder, [{"method": "graph.optimize"}, {"method": "quantize.static", "weights": "int4", "samples": 512}, {"method": "train.qat", "epochs": 3}],
+                   "ours/resnet20-cifar", 0.005, control=[{"method": "train.distill", "epochs": 3, "keep": "last"}])
 
 
 def half(folder):
     yield head()
-    yield accuracy("half of the MACs by channels, train.distill", folder, [HALF_MACS, {"method": "train.distill", "epochs": 9}], "ours/resnet20-cifar", 0.015,
-                   control=[{"method": "train.distill", "epochs": 9}])
+    yield accuracy("half of the MACs by channels, train.distill", folder, [HALF_MACS, {"method": "train.distill", "epochs": 8}], "ours/resnet20-cifar", 0.015,
+                   control=[{"method": "train.distill", "epochs": 8}])
 
 
 TABLES = {"compression": compression, "vit": vit, "quarter": quarter, "sparse": sparse, "unlabelled": unlabelled, "int4": int4, "half": half}
