@@ -267,14 +267,14 @@ def test_a_training_is_watched_live(page, server):
     job = start(server, [{"method": "train.finetune", "epochs": 400, "samples": 300, "lr": 0.05, "steps": [PRUNED]}])
     page.goto(f"{server.url}/#/jobs/{job}")
     live = page.locator("#live")
-    live.get_by_role("img", name="Loss.").wait_for(timeout=90000)
-    page.wait_for_function("() => document.querySelectorAll('#live .line.val circle').length >= 6", timeout=90000)
+    live.get_by_role("img", name="Loss.").wait_for(timeout=30000)
+    page.wait_for_function("() => document.querySelectorAll('#live .line.val circle').length >= 6", timeout=30000)
     tiles = live.locator(".tile").all_inner_texts()
     assert any(t.startswith("Epochs done") for t in tiles) and any(t.startswith("Images/s") for t in tiles)
     assert "prune.weights" in page.locator("dl").first.inner_text()
     shot(page, "training_live")
     page.get_by_role("button", name="Cancel job").click()
-    page.locator(".state", has_text="canceled").wait_for(timeout=60000)
+    page.locator(".state", has_text="canceled").wait_for(timeout=20000)
     assert page.locator("#live .line.val circle").count() >= 6
 
 
