@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Three kinds of threads meet at one lock:
- *   worker   sleeps until a job may be there, claims it, runs attempt_run (which blocks until the child is gone)
- *   beater   every third of a lease: beats for every running job, in one thread of its own, so that a worker that
- * hashes gigabytes of artifacts does not lose its lease; its answers become orders to the attempt others   poke: wake
- * an idle worker, or the beater when a job is to be canceled An order is an atomic word and an eventfd that interrupts
- * the worker's poll(). */
+ * - a worker sleeps until a job may be there, claims it and runs attempt_run, which blocks until the child is gone;
+ * - the beater beats for every running job every third of a lease, in a thread of its own, so that a worker that hashes
+ *   gigabytes of artifacts does not lose its lease; its answers become orders to the attempt;
+ * - all others poke: they wake an idle worker, or the beater when a job is to be canceled.
+ * An order is an atomic word and an eventfd that interrupts the worker's poll(). */
 #include "server/worker.h"
 
 #include <stdio.h>
@@ -27,6 +27,7 @@ struct worker {
     struct workers *pool;
     uv_thread_t thread;
     bool started;
+    bool claiming; /* asks the catalogue; under the pool's lock */
     int wake_fd;
     char name[80];
     char job_id[ID_SIZE]; /* "" = idle; under the pool's lock, as are the two below */
@@ -43,7 +44,7 @@ struct workers {
     uv_thread_t beater;
     bool beater_started;
     uv_mutex_t lock;
-    uv_cond_t work, beat; /* idle workers; the beater */
+    uv_cond_t work, beat, settled; /* idle workers; the beater; a drain that waits for claims under way */
     uint64_t queued;      /* counts pokes: a worker that saw fewer than now looks again */
     bool cancels;         /* the beater is to ask at once */
     bool drain, stop;
@@ -124,6 +125,13 @@ static void beater_main(void *arg)
 /* ---- a worker -----------------------------------------------------------------------------------------------------
  */
 
+/* Under the pool's lock. */
+static void claim_settled(struct worker *w)
+{
+    w->claiming = false;
+    uv_cond_broadcast(&w->pool->settled);
+}
+
 static void run(struct worker *w, struct arena *arena, const struct store_claim *claim, double claimed)
 {
     struct workers *pool = w->pool;
@@ -138,6 +146,7 @@ static void run(struct worker *w, struct arena *arena, const struct store_claim 
     uv_mutex_lock(&pool->lock);
     atomic_store(&w->order, pool->stop ? ATTEMPT_RELEASE : ATTEMPT_GO_ON);
     snprintf(w->job_id, sizeof w->job_id, "%s", claim->id);
+    claim_settled(w);
     w->attempt = claim->attempt;
     w->lease_end = claimed + (double)pool->server->config->lease_ms / 1e3;
     pool->cancels = true; /* a cancel between the claim and now had no worker to tell */
@@ -185,9 +194,11 @@ static void worker_main(void *arg)
     while (!pool->stop) {
         uint64_t seen = pool->queued;
         if (!pool->drain) {
+            w->claiming = true;
             uv_mutex_unlock(&pool->lock);
             bool worked = work_once(w);
             uv_mutex_lock(&pool->lock);
+            claim_settled(w);
             if (worked)
                 continue;
         }
@@ -249,6 +260,7 @@ struct workers *workers_start(struct server *server, struct err *err)
     uv_mutex_init(&pool->lock);
     uv_cond_init(&pool->work);
     uv_cond_init(&pool->beat);
+    uv_cond_init(&pool->settled);
     share_machine(pool);
     int requeued = 0;
     if (store_job_reap(server->store, server->node, &requeued, err) || start_threads(pool, err)) {
@@ -283,6 +295,9 @@ void workers_drain(struct workers *pool)
 {
     uv_mutex_lock(&pool->lock);
     pool->drain = true;
+    for (int i = 0; i < pool->count; i++)
+        while (pool->at[i].claiming)
+            uv_cond_wait(&pool->settled, &pool->lock);
     uv_mutex_unlock(&pool->lock);
 }
 
@@ -322,6 +337,7 @@ void workers_free(struct workers *pool)
     for (int i = 0; i < pool->count; i++)
         if (pool->at[i].wake_fd >= 0)
             close(pool->at[i].wake_fd);
+    uv_cond_destroy(&pool->settled);
     uv_cond_destroy(&pool->beat);
     uv_cond_destroy(&pool->work);
     uv_mutex_destroy(&pool->lock);

@@ -15,7 +15,7 @@ struct workers; /* opaque */
 struct workers *workers_start(struct server *server, struct err *err);
 /* A job was queued (idle workers look at once), or is to be canceled (its worker asks the catalogue at once). */
 void workers_poke(struct workers *workers, enum store_change change, const char *job_id);
-/* Claim nothing more. */
+/* Claim nothing more: returns when claims under way have found a job, which runs, or none. */
 void workers_drain(struct workers *workers);
 /* Jobs running now. */
 int workers_busy(struct workers *workers);

@@ -57,7 +57,7 @@ export async function getAll(path, most = 200, signal) {
   return rows;
 }
 
-/** The job when it changes (long poll); the same etag means nothing new. */
+/** The job: at once without an etag, else when it is another than that (long poll); no job means nothing new. */
 export async function waitForJob(id, etag, signal) {
   const response = etag ? await call(`/v1/jobs/${id}?wait=20`, { signal, headers: { "If-None-Match": etag } }) : await call(`/v1/jobs/${id}`, { signal });
   if (response.status === 304) return { etag, job: null };

@@ -144,16 +144,20 @@ void file_draft_discard(struct file_draft *d)
     *d = (struct file_draft){.fd = -1};
 }
 
+int file_draft_finish(struct file_draft *d, int rc, struct err *err)
+{
+    if (rc == 0)
+        return file_draft_publish(d, err);
+    file_draft_discard(d);
+    return rc;
+}
+
 int file_write_atomic(const char *path, const void *bytes, size_t len, struct err *err)
 {
     struct file_draft d;
     if (file_draft_open(&d, path, NULL, 0644, err))
         return -1;
-    if (file_write_all(d.fd, bytes, len, err)) {
-        file_draft_discard(&d);
-        return -1;
-    }
-    return file_draft_publish(&d, err);
+    return file_draft_finish(&d, file_write_all(d.fd, bytes, len, err), err);
 }
 
 /* Closes fd. */

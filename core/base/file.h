@@ -36,6 +36,8 @@ int file_draft_open(struct file_draft *d, const char *path, const char *suffix, 
 int file_draft_publish(struct file_draft *d, struct err *err);
 /* Removes a draft that is not to be; nothing when there is none. */
 void file_draft_discard(struct file_draft *d);
+/* The end of writing: published when rc is 0, else discarded and rc returned. */
+int file_draft_finish(struct file_draft *d, int rc, struct err *err);
 /* All bytes through a draft. */
 int file_write_atomic(const char *path, const void *bytes, size_t len, struct err *err);
 /* The whole file in memory with a NUL behind it (free); ERR_TOO_LARGE beyond `limit` bytes. */

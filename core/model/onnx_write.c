@@ -17,15 +17,6 @@
 enum { FORCED_THRESHOLD = 1024 };
 #define MESSAGE_MAX ((uint64_t)INT32_MAX)
 
-/* What has been written (rc == 0) gets its place, or is removed. */
-static int finish(struct file_draft *draft, int rc, struct err *err)
-{
-    if (rc == 0)
-        return file_draft_publish(draft, err);
-    file_draft_discard(draft);
-    return rc;
-}
-
 typedef int sink_fn(void *arg, const void *bytes, size_t len, struct err *err);
 
 /* The whole message in order. */
@@ -103,7 +94,7 @@ static int write_external(const struct encoder *e, const char *model_path, struc
         for (next = i; next < e->n_parts && !strcmp(e->parts[next].location, e->parts[i].location);)
             next++;
         if (data_path(path, model_path, e->parts[i].location, err) || file_draft_open(&draft, path, NULL, 0644, err) ||
-            finish(&draft, write_parts(draft.fd, e->parts + i, next - i, err), err))
+            file_draft_finish(&draft, write_parts(draft.fd, e->parts + i, next - i, err), err))
             return -1;
     }
     return 0;
@@ -137,7 +128,7 @@ static int write_whole(const struct encoder *e, const char *path, struct err *er
     struct file_draft draft;
     if (file_draft_open(&draft, path, NULL, 0644, err))
         return -1;
-    return finish(&draft, emit(e, to_fd, &draft.fd, err), err);
+    return file_draft_finish(&draft, emit(e, to_fd, &draft.fd, err), err);
 }
 
 int onnx_write_file(const struct model *m, const char *path, const struct onnx_write_opts *opts, struct err *err)
