@@ -38,7 +38,8 @@ static const char help[] =
     "  --no-latency           do not measure latency\n"
     "  --sandbox MODE         strict, best-effort or off (default): the process fences itself off before it reads the\n"
     "                         model; it can read what is named here and the files beside the model, write DIR, and\n"
-    "                         nothing else. strict refuses to run where the kernel cannot do it\n"
+    "                         nothing else. strict refuses to run where the kernel cannot do it. The environment\n"
+    "                         variable PARED_SANDBOX is another default\n"
     "  --json                 print the report as JSON instead of a table\n"
     "  --quiet                no progress\n\n"
     "Training steps may hold steps: --step 'train.finetune epochs=3 steps=[{\"method\": \"prune.weights\", ...}]'\n"
@@ -113,6 +114,14 @@ static int add_target(json_t *targets, const char *text, struct err *err)
     return rc ? err_set(err, ERR_USAGE, "--target '%.100s' is not UTF-8", text) : 0;
 }
 
+/* `name`: the option or the variable that `text` came with. */
+static int take_sandbox(struct run_args *a, const char *name, const char *text, struct err *err)
+{
+    return sandbox_mode_parse(text, &a->sandbox)
+               ? 0
+               : err_set(err, ERR_USAGE, "%s '%.50s': the mode is strict, best-effort or off", name, text);
+}
+
 static int take_option(struct run_args *a, int option, const char *text, struct err *err)
 {
     json_t *step;
@@ -135,10 +144,7 @@ static int take_option(struct run_args *a, int option, const char *text, struct 
     case OPT_EXTERNAL: a->pipeline.external_dir = text; break;
     case OPT_MEMORY: return cli_size("--max-memory", text, &a->pipeline.max_memory_bytes, err);
     case OPT_NO_LATENCY: a->pipeline.no_latency = true; break;
-    case OPT_SANDBOX:
-        if (!sandbox_mode_parse(text, &a->sandbox))
-            return err_set(err, ERR_USAGE, "--sandbox '%.50s': the mode is strict, best-effort or off", text);
-        break;
+    case OPT_SANDBOX: return take_sandbox(a, "--sandbox", text, err);
     case OPT_JSON: a->json = true; break;
     case OPT_QUIET: a->quiet = true; break;
     }
@@ -330,6 +336,11 @@ int cmd_run(int argc, char **argv)
     struct run_args a = {.out = "pared-out", .sandbox = SANDBOX_OFF, .steps = json_array(), .targets = json_object()};
     struct err err = {0};
     int rc = CLI_USAGE;
+    const char *mode = getenv("PARED_SANDBOX");
+    if (mode && *mode && take_sandbox(&a, "PARED_SANDBOX", mode, &err)) {
+        cli_usage("run", "%s", err.msg);
+        goto out;
+    }
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (c == OPT_HELP) {
             rc = cli_help(help);
