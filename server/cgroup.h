@@ -7,7 +7,7 @@
  *            the parent's look at the child (child_watch.h) are the limit.
  * Layout     OWN/server holds the server itself (a group with processes may not hand controllers down), OWN/job-N one
  *            child each.
- * Threads    cgroup_open once, before other threads; the others from any thread. */
+ * Threads    cgroup_open once, before the first child; the others from any thread. */
 #ifndef PARED_SERVER_CGROUP_H
 #define PARED_SERVER_CGROUP_H
 

@@ -141,7 +141,7 @@ static void record(void *app, const struct http_record *r)
     audit_write(server->audit, r);
 }
 
-static int open_storage(struct run *run, struct err *err)
+static int open_catalogue(struct run *run, struct err *err)
 {
     struct server *server = &run->server;
     char path[PATH_MAX];
@@ -149,7 +149,13 @@ static int open_storage(struct run *run, struct err *err)
         return -1;
     const struct store_opts opts = {.path = path, .changed = changed, .arg = server};
     server->store = store_open(&opts, err);
-    if (!server->store || data_path(server->config, "blobs", path, err))
+    return server->store ? 0 : -1;
+}
+
+static int open_storage(struct server *server, struct err *err)
+{
+    char path[PATH_MAX];
+    if (data_path(server->config, "blobs", path, err))
         return -1;
     server->blobs = blob_disk_open(path, server->config->min_free_disk_bytes, err);
     if (!server->blobs)
@@ -165,9 +171,10 @@ static int open_storage(struct run *run, struct err *err)
     return 0;
 }
 
-/* Who calls, from where, over what. */
-static int open_access(struct server *server, struct err *err)
+/* Settings that are wrong together or for this machine, as far as that can be known without the catalogue. */
+static int check_settings(struct run *run, struct err *err)
 {
+    struct server *server = &run->server;
     const struct config *config = server->config;
     bool certificate = config->tls_certificate[0], key = config->tls_key[0];
     if (certificate != key)
@@ -175,8 +182,18 @@ static int open_access(struct server *server, struct err *err)
                        key ? "tls_certificate" : "tls_key");
     if (certificate && tls_load(config->tls_certificate, config->tls_key, err))
         return -1;
-    if (proxies_init(&server->proxies, &config->trusted_proxies, config->forwarded_header, err) ||
-        audit_open(&server->audit, config->audit_log, err))
+    return config_address(config->listen, &run->address, err) ||
+                   sandbox_check((enum sandbox_mode)config->sandbox, err) ||
+                   proxies_init(&server->proxies, &config->trusted_proxies, config->forwarded_header, err)
+               ? -1
+               : 0;
+}
+
+/* Who calls. Refuses to let other machines in without a key, which may be in the catalogue. */
+static int open_access(struct server *server, struct err *err)
+{
+    const struct config *config = server->config;
+    if (audit_open(&server->audit, config->audit_log, err))
         return -1;
     char fresh[LINK_SECRET_HEX];
     link_secret_new(fresh);
@@ -191,8 +208,6 @@ static int start_http(struct run *run, const struct route *routes, struct err *e
     struct server *server = &run->server;
     const struct config *config = server->config;
     struct http *http = NULL;
-    if (open_access(server, err))
-        return -1;
     server->router = router_new(routes);
     if (!server->router)
         return err_set(err, ERR_NOMEM, "out of memory");
@@ -378,20 +393,17 @@ static int absolute_data(const struct config *config, char out[PATH_MAX], struct
     return realpath(config->data, out) ? 0 : err_set_errno(err, ERR_IO, "data folder '%s'", config->data);
 }
 
-/* What jobs will be fenced in with; before any thread, because the control group moves the whole process. */
-static int set_up_walls(const struct config *config, struct err *err)
+/* What jobs will be fenced in with; before the first of them. A control group takes the whole process, all its threads. */
+static void set_up_walls(const struct config *config)
 {
     struct err why = {0};
     const struct sandbox_support has = sandbox_support();
     const enum sandbox_mode mode = (enum sandbox_mode)config->sandbox;
-    if (sandbox_check(mode, err))
-        return -1;
     if (mode != SANDBOX_OFF && (has.landlock_abi < SANDBOX_LANDLOCK_MIN || !has.calls))
         log_warn("this kernel lacks walls around jobs: landlock ABI %d (%d is needed), seccomp %s", has.landlock_abi,
                  (int)SANDBOX_LANDLOCK_MIN, has.calls ? "yes" : "no");
     if (cgroup_open(NULL, &why))
         log_info("no control groups for jobs (%s): RLIMIT_DATA and the server's own look limit their memory", why.msg);
-    return 0;
 }
 
 int server_run(const struct config *given, const struct route *routes, struct err *err)
@@ -407,12 +419,14 @@ int server_run(const struct config *given, const struct route *routes, struct er
     log_set_format((enum log_format)config->log_format);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* ulimit -f: the write fails, which is handled as a full disk is */
-    if (config_address(config->listen, &run.address, err) || set_up_walls(config, err))
-        return -1;
     if (init_loop(&run, err))
         return -1;
     int rc = -1;
-    if (open_storage(&run, err) || start_http(&run, routes, err))
+    /* what is wrong is refused before anything is changed or said */
+    if (check_settings(&run, err) || open_catalogue(&run, err) || open_access(server, err))
+        goto out;
+    set_up_walls(config);
+    if (open_storage(server, err) || start_http(&run, routes, err))
         goto out;
     struct workers *workers = workers_start(server, err);
     if (!workers)
