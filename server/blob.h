@@ -27,6 +27,8 @@ void blobs_close(struct blobs *blobs); /* NULL is fine */
 struct blob_put *blob_put_begin(struct blobs *blobs, struct err *err);
 int blob_put_write(struct blob_put *put, const void *bytes, size_t len, struct err *err);
 int64_t blob_put_bytes(const struct blob_put *put);
+/* SHA-256 of what was written so far. Lives as long as the put. */
+const struct hash *blob_put_hash(const struct blob_put *put);
 /* Bytes are on local disk here until the commit: a child may inspect them before anything is published. */
 const char *blob_put_path(const struct blob_put *put);
 /* Durable and visible under its hash afterwards. The same content twice, even at once, is fine. */
@@ -38,8 +40,9 @@ void blob_put_free(struct blob_put *put);
 int blob_put_take(struct blobs *blobs, const char *path, char sha256[SHA256_HEX], int64_t *bytes, struct err *err);
 
 /* The same for a file whose hash is known and which has been synced: it is not read again, and not pinned. When this
- * fails the file is where it was. */
-int blob_put_adopt(struct blobs *blobs, const char *path, const char *sha256, struct err *err);
+ * fails the file is where it was. `fd`: open on the file, if the hash was made as its bytes were written: the first
+ * blob_open believes it then. -1: it does not. */
+int blob_put_adopt(struct blobs *blobs, const char *path, int fd, const char *sha256, struct err *err);
 
 /* Read-only descriptor of the caller (close), -1 with ERR_NOT_FOUND. The content is what the hash says (blob_check.h):
  * ERR_CORRUPT when it is not, so the first call for a large file may take seconds. */

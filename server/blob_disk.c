@@ -276,6 +276,11 @@ int64_t blob_put_bytes(const struct blob_put *put)
     return put->bytes;
 }
 
+const struct hash *blob_put_hash(const struct blob_put *put)
+{
+    return &put->hash;
+}
+
 const char *blob_put_path(const struct blob_put *put)
 {
     return put->path;
@@ -309,7 +314,8 @@ static int publish(struct blob_put *put, struct err *err)
         return -1;
     if (rename(put->path, object))
         return err_set_errno(err, ERR_IO, "cannot name a stored file");
-    blob_checks_note(put->blobs->checks, put->sha256, put->fd);
+    if (put->fd >= 0)
+        blob_checks_note(put->blobs->checks, put->sha256, put->fd);
     object_dir(put->blobs, put->sha256, 2, dir);
     return sync_dir(dir, err);
 }
@@ -381,7 +387,7 @@ int blob_put_take(struct blobs *blobs, const char *path, char sha256[SHA256_HEX]
     return rc;
 }
 
-int blob_put_adopt(struct blobs *blobs, const char *path, const char *sha256, struct err *err)
+int blob_put_adopt(struct blobs *blobs, const char *path, int fd, const char *sha256, struct err *err)
 {
     struct blob_put *put = put_new(blobs, err);
     if (!put)
@@ -389,12 +395,14 @@ int blob_put_adopt(struct blobs *blobs, const char *path, const char *sha256, st
     int rc = -1;
     snprintf(put->path, sizeof put->path, "%s", path);
     snprintf(put->sha256, sizeof put->sha256, "%s", sha256);
+    put->fd = fd;
     pthread_mutex_lock(&blobs->lock);
     if (chmod(path, 0444))
         err_set_errno(err, ERR_IO, "cannot take a finished file");
     else
         rc = publish(put, err);
     pthread_mutex_unlock(&blobs->lock);
+    put->fd = -1;
     blob_put_free(put); /* without a descriptor it leaves the file alone */
     return rc;
 }

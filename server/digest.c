@@ -108,10 +108,16 @@ int digest_add_field(struct digests *digests, const char *name, const char *text
     }
 }
 
+static bool known(const struct digests *digests, const struct digest *digest)
+{
+    return digests->sha256 && digest->kind->hash == &nettle_sha256;
+}
+
 void digest_update(struct digests *digests, const void *bytes, size_t len)
 {
     for (int i = 0; i < digests->count; i++)
-        digests->at[i].kind->hash->update(&digests->at[i].state, len, bytes);
+        if (!known(digests, &digests->at[i]))
+            digests->at[i].kind->hash->update(&digests->at[i].state, len, bytes);
 }
 
 int digest_verify(struct digests *digests, enum err_code code, struct err *err)
@@ -121,6 +127,8 @@ int digest_verify(struct digests *digests, enum err_code code, struct err *err)
         uint8_t got[SHA512_DIGEST_SIZE];
         char want_text[BASE64_ENCODE_RAW_LENGTH(SHA512_DIGEST_SIZE) + 1] = "", got_text[sizeof want_text] = "";
         size_t n = digest->kind->hash->digest_size;
+        if (known(digests, digest))
+            digest->state.sha256 = *digests->sha256;
         digest->kind->hash->digest(&digest->state, n, got);
         if (memcmp(got, digest->want, n) == 0)
             continue;

@@ -2,6 +2,7 @@
  * digest.h - digests that a client sends along, checked while the bytes arrive: Upload-Checksum of tus 1.0
  * ("sha1 BASE64"), Content-Digest and Repr-Digest of RFC 9530 ("sha-256=:BASE64:, ...").
  * Life cycle struct digests d = {0}; digest_add_* -> digest_update* -> digest_verify. Plain data, may be copied.
+ * Speed      who hashes the same bytes by SHA-256 anyway says so in `sha256`: then it is not computed a second time.
  * Threads    one thread at a time. */
 #ifndef PARED_SERVER_DIGEST_H
 #define PARED_SERVER_DIGEST_H
@@ -31,6 +32,9 @@ struct digest {
 struct digests {
     struct digest at[DIGESTS_MAX];
     int count;
+    /* NULL, or the SHA-256 of the very bytes that digest_update gets, kept by the caller. Borrowed; digest_verify looks
+     * at it. To be set before the first byte. */
+    const struct sha256_ctx *sha256;
 };
 
 /* Upload-Checksum. ERR_BAD_REQUEST: malformed, or an algorithm that is not offered. */

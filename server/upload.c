@@ -47,6 +47,15 @@ static int begin(void *arg, const char *field, const char *filename, struct err 
     return 0;
 }
 
+/* The body is the file: one hash serves both. */
+static int begin_raw(struct upload *upload, struct err *err)
+{
+    if (begin(upload, "", "", err) != 0)
+        return -1;
+    upload->digests.sha256 = &blob_put_hash(upload->files[0].put)->ctx;
+    return 0;
+}
+
 static int data(void *arg, const char *bytes, size_t len, struct err *err)
 {
     struct upload *upload = arg;
@@ -85,11 +94,11 @@ int upload_feed(struct upload *upload, const char *bytes, size_t len, struct err
         return err_set(err, ERR_TOO_LARGE,
                        "The upload is larger than %lld bytes, the server's limit (max_upload_bytes).",
                        (long long)upload->limit);
+    if (!upload->multipart && upload->count == 0 && begin_raw(upload, err) != 0)
+        return -1;
     digest_update(&upload->digests, bytes, len);
     if (upload->multipart)
         return multipart_feed(upload->multipart, bytes, len, err);
-    if (upload->count == 0 && begin(upload, "", "", err) != 0)
-        return -1;
     return data(upload, bytes, len, err);
 }
 
@@ -99,7 +108,7 @@ int upload_end(struct upload *upload, struct err *err)
         return -1;
     if (upload->multipart)
         return multipart_end(upload->multipart, err);
-    return upload->count ? 0 : begin(upload, "", "", err); /* an empty file is a file */
+    return upload->count ? 0 : begin_raw(upload, err); /* an empty file is a file */
 }
 
 void upload_free(struct upload *upload)
