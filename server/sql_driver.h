@@ -4,6 +4,7 @@
  *             @NOW@  epoch milliseconds by the database's clock    @LOCK@  lock the rows read (FOR UPDATE)
  *             @SKIP@ the same, skipping rows that others hold      A database with one writer needs neither lock.
  *             @KEYED@ behind CREATE TABLE(...): store the rows in their primary key, where that can be chosen
+ *             @TALLY@ statements after which the table tally follows the rows it counts (sqlstore_schema.c)
  * Threads     a connection and its statements belong to one thread at a time. */
 #ifndef PARED_SERVER_SQL_DRIVER_H
 #define PARED_SERVER_SQL_DRIVER_H
@@ -18,7 +19,7 @@ struct sql_stmt;
 
 struct sql_driver {
     const char *name;
-    const char *now, *lock, *skip, *keyed; /* what the tokens become */
+    const char *now, *lock, *skip, *keyed, *tally; /* what the tokens become */
     /* One connection writes, several read; a reader never waits for the writer. */
     struct sql_conn *(*open)(const char *dsn, bool read_only, struct err *err);
     void (*close)(struct sql_conn *conn);

@@ -214,12 +214,28 @@ static int copy(const char *dsn, const char *path, struct err *err)
     return rc == SQLITE_OK ? 0 : -1;
 }
 
+/* Triggers: part of the transaction that writes the row, whoever writes it. */
+#define ADD(what, owner, n)                                                                                            \
+    "INSERT INTO tally(what,owner,n) VALUES(" what "," owner "," n ") ON CONFLICT(what,owner) DO UPDATE SET n=n+excluded.n;"
+#define COUNT_ROWS(table, what)                                                                                        \
+    "CREATE TRIGGER " table "_comes AFTER INSERT ON " table " BEGIN " ADD(what, "new.owner", "1")                      \
+    ADD("'bytes'", "new.owner", "new.bytes") "END;"                                                                    \
+    "CREATE TRIGGER " table "_goes AFTER DELETE ON " table " BEGIN " ADD(what, "old.owner", "-1")                      \
+    ADD("'bytes'", "old.owner", "-old.bytes") "END;"
+static const char tally[] =
+    COUNT_ROWS("model", "'models'") COUNT_ROWS("dataset", "'datasets'") COUNT_ROWS("artifact", "'artifacts'")
+    "CREATE TRIGGER job_comes AFTER INSERT ON job BEGIN " ADD("new.state", "new.owner", "1") "END;"
+    "CREATE TRIGGER job_goes AFTER DELETE ON job BEGIN " ADD("old.state", "old.owner", "-1") "END;"
+    "CREATE TRIGGER job_changes AFTER UPDATE OF state ON job WHEN old.state<>new.state BEGIN "
+    ADD("old.state", "old.owner", "-1") ADD("new.state", "new.owner", "1") "END;";
+
 const struct sql_driver sql_sqlite = {
     .name = "sqlite",
     .now = "CAST((julianday('now')-2440587.5)*86400000 AS INTEGER)",
     .lock = "",
     .skip = "",
     .keyed = "WITHOUT ROWID",
+    .tally = tally,
     .open = open_conn,
     .close = close_conn,
     .prepare = prepare,

@@ -177,7 +177,8 @@ static char *substitute(const struct sql_driver *driver, const char *sql)
     const struct {
         const char *token, *text;
     } tokens[] = {
-        {"@NOW@", driver->now}, {"@LOCK@", driver->lock}, {"@SKIP@", driver->skip}, {"@KEYED@", driver->keyed}};
+        {"@NOW@", driver->now}, {"@LOCK@", driver->lock}, {"@SKIP@", driver->skip}, {"@KEYED@", driver->keyed},
+        {"@TALLY@", driver->tally}};
     struct buf out = {0};
     while (*sql) {
         size_t i = 0, n = sizeof tokens / sizeof tokens[0];
@@ -463,24 +464,22 @@ int store_count(struct store *store, struct store_counts *counts, struct err *er
     if (!db)
         return -1;
     struct query q;
-    query_start(&q, db, "SELECT state,count(*) FROM job GROUP BY state", BIND_NOTHING, err);
+    query_start(&q, db, "SELECT what,sum(n) FROM tally GROUP BY what", BIND_NOTHING, err);
     while (query_row(&q)) {
-        int state = job_state_from_name(query_raw(&q, 0));
-        if (state >= 0)
-            counts->jobs[state] = query_int(&q, 1);
+        const char *what = query_raw(&q, 0);
+        int state = job_state_from_name(what);
+        int64_t *out = state >= 0                   ? &counts->jobs[state]
+                       : !strcmp(what, "models")    ? &counts->models
+                       : !strcmp(what, "datasets")  ? &counts->datasets
+                       : !strcmp(what, "artifacts") ? &counts->artifacts
+                                                    : NULL;
+        if (out)
+            *out = query_int(&q, 1);
     }
     int rc = query_end(&q);
-    query_start(&q, db,
-                "SELECT (SELECT count(*) FROM model),(SELECT count(*) FROM dataset),(SELECT count(*) FROM artifact),"
-                "(SELECT @NOW@-min(created_at) FROM job WHERE state='queued')",
-                BIND_NOTHING, err);
-    if (query_row(&q)) {
-        counts->models = query_int(&q, 0);
-        counts->datasets = query_int(&q, 1);
-        counts->artifacts = query_int(&q, 2);
-        counts->oldest_queued_ms = query_int(&q, 3);
-    }
-    rc |= query_end(&q);
+    if (db_int(db, "SELECT @NOW@-created_at FROM job WHERE state='queued' ORDER BY created_at LIMIT 1", BIND_NOTHING, 0,
+               &counts->oldest_queued_ms, err))
+        rc = -1;
     db_end(db);
     return rc;
 }

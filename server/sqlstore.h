@@ -114,11 +114,8 @@ int sqlstore_job(struct db *db, const char *owner, const char *id, struct arena 
                  struct err *err);
 /* sqlstore_key.c: what an owner uses up, and ERR_RATE_LIMITED when `more` bytes or one job more would be beyond
  * `limit` (0: none), inside the transaction that adds them. */
-#define SQLSTORE_OWNER_ACTIVE "SELECT count(*) FROM job WHERE owner=$1 AND state IN('queued','running')"
-#define SQLSTORE_OWNER_BYTES                                                                                           \
-    "SELECT coalesce((SELECT sum(bytes) FROM model WHERE owner=$1),0)"                                                 \
-    "+coalesce((SELECT sum(bytes) FROM dataset WHERE owner=$1),0)"                                                     \
-    "+coalesce((SELECT sum(bytes) FROM artifact WHERE owner=$1),0)"
+#define SQLSTORE_OWNER_ACTIVE "SELECT coalesce(sum(n),0) FROM tally WHERE what IN('queued','running') AND owner=$1"
+#define SQLSTORE_OWNER_BYTES "SELECT coalesce((SELECT n FROM tally WHERE what='bytes' AND owner=$1),0)"
 /* sqlstore_share.c: the owner who is next to have a job claimed; 1, 0 = nothing to do, -1. Its turn is over. Where a
  * queued job stands (job->queue_position). */
 enum { SQLSTORE_OWNER = 80 };

@@ -249,7 +249,7 @@ static int check_room(struct db *db, const struct store_job_new *in, struct err 
         return -1;
     if (!in->max_queued)
         return 0;
-    if (db_int(db, "SELECT count(*) FROM job WHERE state='queued' AND run_at>0", BIND_NOTHING, 0, &queued, err))
+    if (db_int(db, "SELECT coalesce(sum(n),0) FROM tally WHERE what='queued'", BIND_NOTHING, 0, &queued, err))
         return -1;
     if (queued >= in->max_queued)
         return err_set(err, ERR_UNAVAILABLE,

@@ -10,6 +10,8 @@
     " UNIQUE(owner, content));"                                                                                       \
     "CREATE INDEX " name "_owner ON " name "(owner, id);"
 
+#define COUNT_RESOURCES(table, what) "INSERT INTO tally SELECT '" what "',owner,count(*) FROM " table " GROUP BY owner;"
+
 /* clang-format off */
 const char *const sqlstore_migrations[] = {
     /* 1 */
@@ -79,9 +81,17 @@ const char *const sqlstore_migrations[] = {
     "CREATE TABLE server_value(name TEXT PRIMARY KEY, value TEXT NOT NULL);"
     "CREATE TABLE owner_turn(owner TEXT PRIMARY KEY, turn BIGINT NOT NULL) @KEYED@;"
     "DROP INDEX job_claim; CREATE INDEX job_claim ON job(owner, priority DESC, run_at, id) WHERE state='queued';"
-    "CREATE INDEX artifact_owner ON artifact(owner, bytes);"
-    /* counts of the queue, retention */
+    /* How many there are, by what and owner: of jobs by state, of models, datasets, artifacts, and the bytes of these three.
+     * Counting rows takes longer the more there are. */
+    "CREATE TABLE tally(what TEXT NOT NULL, owner TEXT NOT NULL, n BIGINT NOT NULL, PRIMARY KEY(what, owner)) @KEYED@;"
+    "INSERT INTO tally SELECT state,owner,count(*) FROM job GROUP BY state,owner;" COUNT_RESOURCES("model", "models")
+    COUNT_RESOURCES("dataset", "datasets") COUNT_RESOURCES("artifact", "artifacts")
+    "INSERT INTO tally SELECT 'bytes',owner,sum(bytes) FROM (SELECT owner,bytes FROM model UNION ALL SELECT owner,bytes"
+    " FROM dataset UNION ALL SELECT owner,bytes FROM artifact) b GROUP BY owner;"
+    "@TALLY@"
+    /* the queue, retention */
     "CREATE INDEX job_queued ON job(run_at) WHERE state='queued';"
+    "CREATE INDEX job_waiting ON job(created_at) WHERE state='queued';"
     "CREATE INDEX job_finished ON job(finished_at) WHERE finished_at IS NOT NULL;"
     "CREATE INDEX artifact_created ON artifact(created_at);"
     /* resumable uploads */
