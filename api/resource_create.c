@@ -24,6 +24,14 @@ const char *resource_name(const struct resource_kind *kind, struct req *req, con
     return NULL;
 }
 
+static const char *put_sha256(struct arena *arena, const struct blob_put *put)
+{
+    char sha256[SHA256_HEX];
+    struct hash hash = *blob_put_hash(put);
+    hash_final(&hash, sha256);
+    return arena_strdup(arena, sha256);
+}
+
 /* Where each file's bytes are now. `paths` holds those of stored blobs. */
 static int child_files(struct server *server, struct arena *arena, const struct resource_draft *draft,
                        struct child_file *files, struct err *err)
@@ -36,7 +44,9 @@ static int child_files(struct server *server, struct arena *arena, const struct 
             return err_set(err, ERR_NOMEM, "Out of memory.");
         if (path && blob_path(server->blobs, source->sha256, path, PATH_BYTES, err) != 0)
             return -1;
-        files[i] = (struct child_file){source->name, path ? path : blob_put_path(source->put)};
+        files[i] = (struct child_file){source->name, path ? path : blob_put_path(source->put), source->sha256};
+        if (source->put && !(files[i].sha256 = put_sha256(arena, source->put)))
+            return err_set(err, ERR_NOMEM, "Out of memory.");
     }
     return 0;
 }

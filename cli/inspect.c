@@ -123,7 +123,7 @@ static json_t *facts_of(const struct model *m, const struct facts *measured, con
 
 int inspect_file(const struct inspect_opts *opts, struct inspect_result *result, struct err *err)
 {
-    char sha256[SHA256_HEX];
+    char sha256[SHA256_HEX] = "";
     struct missing_ops missing = {0}, gradients = {0};
     struct facts facts;
     struct plan *plan = NULL;
@@ -136,7 +136,9 @@ int inspect_file(const struct inspect_opts *opts, struct inspect_result *result,
     json_t *warnings = json_array();
     facts_init(&facts);
     *result = (struct inspect_result){0};
-    if (hash_file(opts->path, sha256, err) || !(m = onnx_read_file(opts->path, &read, err)) || model_validate(m, err) ||
+    if (opts->sha256)
+        snprintf(sha256, sizeof sha256, "%s", opts->sha256);
+    if ((!sha256[0] && hash_file(opts->path, sha256, err)) || !(m = onnx_read_file(opts->path, &read, err)) || model_validate(m, err) ||
         add_files(opts, m, &facts, err))
         goto out;
     facts_weights(&facts, m);

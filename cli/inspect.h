@@ -12,6 +12,7 @@
 
 struct inspect_opts {
     const char *path;
+    const char *sha256;       /* of the file at path, if it is known; NULL: it is made */
     const char *external_dir; /* as onnx_read_opts */
     int (*resolve)(void *arg, const char *location);
     void *resolve_arg;

@@ -26,7 +26,7 @@
 
 struct job {
     json_t *spec;
-    const char *kind, *work, *out;
+    const char *kind, *work, *out, *model_sha256;
     json_int_t threads, memory_bytes, file_bytes, cpu_s;
     int die_with_parent, latency;
     const char *checkpoint, *cgroup;
@@ -145,11 +145,11 @@ static int read_spec(struct job *job, struct err *err)
     const char *sandbox = "off";
     job->die_with_parent = job->latency = 1;
     if (json_unpack_ex(job->spec, &e, JSON_STRICT,
-                       "{s:s, s:s, s?s, s?I, s?I, s?I, s?I, s?b, s?b, s?s, s?s, s?s, s?o, s?o, s?o, s?o, s?o, s?o, s?o, s?o}", "kind",
+                       "{s:s, s:s, s?s, s?I, s?I, s?I, s?I, s?b, s?b, s?s, s?s, s?s, s?s, s?o, s?o, s?o, s?o, s?o, s?o, s?o, s?o}", "kind",
                        &job->kind, "work", &job->work, "out", &job->out, "threads", &job->threads, "memory_bytes",
                        &job->memory_bytes, "file_bytes", &job->file_bytes, "cpu_s", &job->cpu_s, "die_with_parent",
                        &job->die_with_parent, "latency", &job->latency, "checkpoint",
-                       &job->checkpoint, "sandbox", &sandbox, "cgroup", &job->cgroup, "model", &job->model, "external", &job->external, "teacher", &job->teacher,
+                       &job->checkpoint, "sandbox", &sandbox, "cgroup", &job->cgroup, "model_sha256", &job->model_sha256, "model", &job->model, "external", &job->external, "teacher", &job->teacher,
                        "teacher_external", &job->teacher_external, "dataset", &job->dataset, "val_dataset", &job->val_dataset, "eval_dataset",
                        &job->eval_dataset, "recipe", &job->recipe))
         return err_set(err, ERR_INTERNAL, "the spec is wrong: %s", e.text);
@@ -348,7 +348,8 @@ static int do_inspect_model(struct job *job, struct err *err)
     if (file_of(job->model, "model", &name, &path, err))
         return -1;
     struct inspect_opts opts = {
-        .path = path, .resolve = resolve_external, .resolve_arg = job, .graph = true, .groups = true};
+        .path = path, .sha256 = job->model_sha256, .resolve = resolve_external, .resolve_arg = job, .graph = true,
+        .groups = true};
     int rc = inspect_file(&opts, &r, err);
     if (rc == 0)
         rc = write_beside(job, "layers.json", r.layers, err) || write_beside(job, "graph.json", r.graph, err) ||

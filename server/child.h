@@ -65,9 +65,9 @@ struct child_outcome {
 void child_run(const struct child_opts *opts, struct child_outcome *out);
 void child_outcome_fini(struct child_outcome *out);
 
-/* A file for the child to read: the name it goes by and where its bytes are. */
+/* A file for the child to read: the name it goes by, where its bytes are, and their SHA-256 if it is known. */
 struct child_file {
-    const char *name, *path;
+    const char *name, *path, *sha256;
 };
 /* What a child found in an upload. */
 struct child_inspection {

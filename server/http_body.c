@@ -9,18 +9,38 @@
 #include "server/http_internal.h"
 #include "server/store.h"
 
+bool body_chunk(struct exchange *x)
+{
+    size_t others = atomic_fetch_add(&x->http->chunks, 1), share = HTTP_CHUNKS_BYTES / (others + 1);
+    size_t size = share > HTTP_CHUNK_BYTES ? HTTP_CHUNK_BYTES : share < HTTP_CHUNK_LEAST ? HTTP_CHUNK_LEAST : share;
+    x->chunk_size = size & ~(size_t)4095;
+    x->chunk = malloc(x->chunk_size);
+    if (!x->chunk)
+        atomic_fetch_sub(&x->http->chunks, 1);
+    return x->chunk;
+}
+
+static void drop_chunk(struct exchange *x)
+{
+    if (x->chunk)
+        atomic_fetch_sub(&x->http->chunks, 1);
+    free(x->chunk);
+    x->chunk = NULL;
+}
+
 void body_open(struct exchange *x)
 {
     if (x->req.route->sink->open(&x->req, &x->err) != 0)
         x->mode = MODE_DISCARD;
 }
 
-/* The sink is done: after the answer was made, or because the client hung up. */
+/* Sink and chunk are done with: after the answer was made, or because the client hung up. */
 void body_close(struct exchange *x)
 {
     if (x->req.sink)
         x->req.route->sink->close(&x->req);
     x->req.sink = NULL;
+    drop_chunk(x);
 }
 
 /* The chunk goes where the body goes. After the first fault the rest of the body is only counted. */
@@ -39,8 +59,7 @@ void body_finish(struct exchange *x)
 {
     struct req *req = &x->req;
     body_flush(x);
-    free(x->chunk);
-    x->chunk = NULL;
+    drop_chunk(x);
     if (x->mode == MODE_UPLOAD && upload_end(req->upload, &x->err) != 0)
         x->mode = MODE_DISCARD;
     if (x->mode != MODE_JSON)

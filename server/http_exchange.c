@@ -142,7 +142,6 @@ void exchange_close(void *cls, struct MHD_Connection *conn, void **state, enum M
     arena_free(x->req.arena);
     struct connection *socket = x->socket;
     bool streams = x->streams;
-    free(x->chunk);
     free(x->target);
     free(x);
     pthread_mutex_lock(&http->lock);
@@ -455,9 +454,9 @@ static enum MHD_Result refuse(struct exchange *x, const char *method)
  * once the client has sent all. */
 static enum MHD_Result receive_upload(struct exchange *x, const char *data, size_t *size)
 {
-    if (!x->chunk && !(x->chunk = malloc(HTTP_CHUNK_BYTES)))
+    if (!x->chunk && !body_chunk(x))
         return MHD_NO;
-    size_t room = HTTP_CHUNK_BYTES - x->chunk_len, take = *size < room ? *size : room;
+    size_t room = x->chunk_size - x->chunk_len, take = *size < room ? *size : room;
     memcpy(x->chunk + x->chunk_len, data, take);
     x->chunk_len += take;
     x->body_bytes += (int64_t)take;

@@ -30,13 +30,17 @@
 #include "server/upload.h"
 
 enum {
-    HTTP_CHUNK_BYTES = 256 << 10,       /* buffer between socket and disk, one an upload */
+    /* Buffer between socket and disk, one an upload: the more uploads there are at once, the smaller a new one's, so
+     * that they share HTTP_CHUNKS_BYTES. Two hundred then take 23 MiB, not 50. */
+    HTTP_CHUNK_BYTES = 256 << 10,
+    HTTP_CHUNK_LEAST = 16 << 10,
+    HTTP_CHUNKS_BYTES = 8 << 20,
     /* libmicrohttpd's pool of a connection. It is cleared after every request: 256 KiB of it halved the small requests a
-     * second, and uploads gain nothing from it, since they have HTTP_CHUNK_BYTES of their own. */
+     * second, and uploads gain nothing from it, since they have a chunk of their own. */
     HTTP_CONNECTION_MEMORY = 32 << 10,
     HTTP_DISCARD_BYTES = 64 << 20,      /* so much of a refused body is read before the answer, and no more */
     HTTP_HEADER_SECONDS = 10,           /* preset of http_opts.header_timeout_s */
-    HTTP_RATE_SECONDS = 20,             /* least rates are looked at over so long */
+    HTTP_RATE_SECONDS = 20,             /* preset of http_opts.rate_window_s */
     HTTP_PAUSE_MS = 100,                /* between two looks of a stream or a long poll */
     HTTP_PARK_BUCKETS = 256,
     HTTP_TEXT_BYTES = 160,
@@ -79,8 +83,8 @@ struct exchange {
     enum body_mode mode;
     bool close; /* the answer ends the connection */
     char allow[ROUTE_ALLOW];
-    char *chunk; /* HTTP_CHUNK_BYTES, or NULL */
-    size_t chunk_len;
+    char *chunk; /* or NULL; counted in http->chunks */
+    size_t chunk_len, chunk_size;
     struct buf json;
     int64_t length; /* of the body; -1: chunked */
     int64_t body_bytes, discarded;
@@ -124,6 +128,7 @@ struct http {
     bool closing; /* suspend nothing more */
     bool stop;    /* ends the clock thread */
     atomic_bool draining;
+    atomic_size_t chunks;
     pthread_t clock;
     bool clock_runs;
     uint64_t id_base;
@@ -162,6 +167,7 @@ void *watch_run(void *http);
 struct MHD_Response *stream_response(struct exchange *x);
 void stream_look(struct exchange *x);
 /* http_body.c: what executors do with a body, and with the handler */
+bool body_chunk(struct exchange *x); /* makes it, of a size that fits the number of them; false: out of memory */
 void body_open(struct exchange *x);
 void body_flush(struct exchange *x);
 void body_close(struct exchange *x);

@@ -141,7 +141,7 @@ static bool too_slow(const struct http *http, struct connection *c, double now)
     enum moving moving = (enum moving)atomic_load(&c->moving);
     if (moving == MOVING_NOTHING || rate <= 0)
         return false;
-    if (c->marked_since == since && now - c->mark_time < HTTP_RATE_SECONDS && !atomic_load(&c->held))
+    if (c->marked_since == since && now - c->mark_time < http->opts.rate_window_s && !atomic_load(&c->held))
         return false;
     int64_t bytes = moving == MOVING_BODY ? atomic_load(&c->body_bytes) : tcp_bytes(c->fd, false);
     bool slow = c->marked_since == since && !atomic_load(&c->held) &&

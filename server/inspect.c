@@ -137,6 +137,8 @@ int child_inspect_model(const struct config *config, const struct child_file *fi
         return -1;
     json_t *spec = base_spec(config, "inspect_model", dir);
     json_object_set_new(spec, "model", file_json(&files[0]));
+    if (files[0].sha256)
+        json_object_set_new(spec, "model_sha256", json_string(files[0].sha256));
     if (count > 1)
         json_object_set_new(spec, "external", files_json(files + 1, count - 1));
     json_object_set_new(spec, "out", json_string(out_dir));

@@ -218,6 +218,7 @@ static int start_http(struct run *run, const struct route *routes, struct err *e
                                    .idle_timeout_s = (int)config->http_idle_timeout_s,
                                    .header_timeout_s = (int)config->http_header_timeout_s,
                                    .min_rate = config->http_min_rate_bytes,
+                                   .rate_window_s = (int)config->http_rate_window_s,
                                    .max_upload_bytes = config->max_upload_bytes,
                                    .max_json_bytes = config->max_json_bytes,
                                    .auth = server->auth,

@@ -43,16 +43,20 @@ int sqlstore_owner_served(struct db *db, const char *owner, struct err *err)
                : 0;
 }
 
+/* A stretch of job_claim each: an OR would look at the whole queue of the owner. */
+#define OWN_QUEUED(condition)                                                                                          \
+    "(SELECT count(*) FROM job WHERE owner=$2 AND state='queued' AND " condition ")"
+
 /* If nothing else came: the job is the `rank`th of its owner, so it is taken in the owner's rank-th turn. Before that
  * the others have had as many turns each, or one less when their turn is after its owner's. */
 int sqlstore_queue_position(struct db *db, struct store_job *job, struct err *err)
 {
     static const char own[] =
-        "SELECT 1+count(*) FROM job, (SELECT priority AS p, run_at AS r FROM job WHERE id=$1) mine"
-        " WHERE owner=$2 AND state='queued' AND (priority>p OR (priority=p AND (run_at<r OR (run_at=r AND id<$1))))";
+        "SELECT 1+" OWN_QUEUED("priority>p") "+" OWN_QUEUED("priority=p AND run_at<r") "+" OWN_QUEUED(
+            "priority=p AND run_at=r AND id<$1") " FROM (SELECT priority AS p, run_at AS r FROM job WHERE id=$1) mine";
     static const char others[] =
         WAITING "SELECT coalesce(sum(CASE WHEN c<$2 OR before THEN c ELSE c-1 END),0) FROM (SELECT"
-                " (SELECT count(*) FROM (SELECT 1 FROM job WHERE job.owner=w.owner AND state='queued' LIMIT $2) few) AS c,"
+                " (SELECT CASE WHEN n<$2 THEN n ELSE $2 END FROM tally q WHERE q.what='queued' AND q.owner=w.owner) AS c,"
                 " (coalesce(t.turn,0)<coalesce(m.turn,0) OR (coalesce(t.turn,0)=coalesce(m.turn,0) AND w.owner<$1))"
                 " AS before"
                 " FROM waiting w LEFT JOIN owner_turn t ON t.owner=w.owner LEFT JOIN owner_turn m ON m.owner=$1"

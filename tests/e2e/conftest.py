@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+import contract
+from pared_server import Server
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -27,3 +30,15 @@ def pared():
     path = ROOT / "build/pared"
     assert path.exists(), "build it first: make"
     return path
+
+
+def pytest_configure():
+    Server.observer = staticmethod(contract.observe)
+
+
+@pytest.fixture(autouse=True)
+def traffic():
+    """What a server answered in a test is what openapi.yaml says."""
+    yield
+    faults = contract.take_faults()
+    assert not faults, "not in the contract:\n" + "\n".join(faults[:20])

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""openapi.yaml against the route table, both ways, and against the traffic of other tests: statuses, types, headers, schemas, query words."""
+"""openapi.yaml against the route table, both ways, and against one good answer of every call. The traffic of all other tests is held
+against it too: see contract.py."""
 import json
 import os
 import re
@@ -8,16 +9,12 @@ import unittest
 import urllib.parse
 
 import jsonschema
-import yaml
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import contract
 import pared_server
-import test_api_rules
-import test_http
-
-with open(os.path.join(pared_server.ROOT, "openapi.yaml")) as f:
-    CONTRACT = yaml.safe_load(f)
-METHODS = ("get", "put", "post", "delete", "patch")
+import tiny
+from contract import document, operations, resolve, validate
 
 
 def route_table():
@@ -29,31 +26,8 @@ def route_table():
     return {(m, p.replace("{file.ext}", "{file}")): (*rest, deprecated) for _, m, p, *rest, deprecated in rows}
 
 
-def resolve_all(table):
-    return {name: resolve(row) for name, row in table.items()}
-
-
 def examples(media):
     return [media["example"]] if "example" in media else [resolve(e)["value"] for e in media.get("examples", {}).values()]
-
-
-def resolve(node):
-    while isinstance(node, dict) and "$ref" in node:
-        at = CONTRACT
-        for key in node["$ref"].lstrip("#/").split("/"):
-            at = at[key]
-        node = at
-    return node
-
-
-def operations():
-    return {(m.upper(), p): dict(item[m], parameters=[resolve(q) for q in item.get("parameters", []) + item[m].get("parameters", [])])
-            for p, item in CONTRACT["paths"].items() for m in METHODS if m in item}
-
-
-def schema_with_components(schema):
-    """References point into #/components: the schema is checked as a part of the whole document."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "components": CONTRACT["components"], **schema}
 
 
 class Contract(unittest.TestCase):
@@ -69,37 +43,39 @@ class Contract(unittest.TestCase):
                 self.assertEqual({q["name"] for q in operation["parameters"] if q["in"] == "query"}, set(query.split()))
                 self.assertEqual({q["name"] for q in operation["parameters"] if q["in"] == "path"}, set(re.findall(r"{([^}]+)}", call[1])))
                 self.assertEqual("requestBody" in operation, body != "NONE")
-                self.assertEqual(operation.get("security", CONTRACT["security"]) == [{}], auth == "OPEN")
+                self.assertEqual(operation.get("security", document()["security"]) == [{}], auth == "OPEN")
 
     def test_ids_and_references(self):
         ids = [o["operationId"] for o in operations().values()]
         self.assertEqual(len(ids), len(set(ids)))
-        text = json.dumps(CONTRACT)
+        text = json.dumps(document())
         for ref in set(re.findall(r'"\$ref": "([^"]+)"', text)):
             self.assertIsNotNone(resolve({"$ref": ref}), ref)
 
     def test_schemas_and_examples(self):
-        for name, schema in CONTRACT["components"]["schemas"].items():
+        for name, schema in document()["components"]["schemas"].items():
             jsonschema.Draft202012Validator.check_schema(schema)
             if "example" in schema:
-                jsonschema.validate(schema["example"], schema_with_components(schema))
+                validate(schema["example"], schema)
         bodies = [(call, media) for call, o in operations().items() for media in o.get("requestBody", {}).get("content", {}).items()]
         answers = [((*call, status), media) for call, o in operations().items() for status, r in o["responses"].items()
                    for media in resolve(r).get("content", {}).items()]
         for place, (kind, media) in bodies + answers:
             with self.subTest(place=place, kind=kind):
+                jsonschema.Draft202012Validator.check_schema(media.get("schema", {}))
                 if kind.endswith("json"):
                     self.assertTrue(examples(media), "no example")
                 for example in examples(media):
-                    jsonschema.validate(example, schema_with_components(media["schema"]))
+                    validate(example, media["schema"])
 
     def test_parameters(self):
         """What a client may send has a type; what can be said by an example is."""
         for call, operation in operations().items():
             for parameter in operation["parameters"]:
                 with self.subTest(call=call, parameter=parameter["name"]):
+                    jsonschema.Draft202012Validator.check_schema(parameter["schema"])
                     for example in examples(parameter):
-                        jsonschema.validate(example, schema_with_components(parameter["schema"]))
+                        validate(example, parameter["schema"])
 
     def test_error_codes(self):
         """Every status the error table knows has a response here, but those only a job's error has."""
@@ -109,83 +85,109 @@ class Contract(unittest.TestCase):
         self.assertLessEqual(statuses - described, {405, 414, 429, 431, 500, 504})
 
 
-# Headers that any answer may have: HTTP's own, and those that the server puts on all of them.
-COMMON_HEADERS = {"date", "connection", "content-length", "content-type", "content-encoding", "transfer-encoding", "vary", "x-request-id",
-                  "x-content-type-options", "cache-control", "referrer-policy", "cross-origin-resource-policy", "cross-origin-opener-policy",
-                  "content-security-policy", "x-frame-options", "permissions-policy", "strict-transport-security", "server-timing",
-                  "traceparent", "ratelimit", "ratelimit-policy", "allow", "tus-resumable", "x-accel-buffering", "access-control-allow-origin",
-                  "access-control-expose-headers", "access-control-allow-credentials", "retry-after", "www-authenticate", "server"}
+class EveryCall(unittest.TestCase):
+    """Each call of the contract, with each of its query words, answered well once."""
 
+    def ask(self, method, path, status=200, body=None, **headers):
+        answer = self.s.request(method, path, body=body, headers={k.replace("_", "-"): v for k, v in headers.items()})
+        self.assertEqual(answer.status, status, f"{method} {path}: {answer}")
+        return answer
 
-def check_answer(method, response, answer):
-    """Faults of one answer against its description."""
-    content, declared = response.get("content", {}), {k.lower() for k in response.get("headers", {})}
-    kind = answer.headers.get("content-type", "").split(";")[0]
-    if kind and method != "HEAD" and kind not in content and "*/*" not in content:
-        yield f"type {kind}, the contract has {list(content)}"
-    for name in set(answer.headers) - COMMON_HEADERS - declared:
-        yield f"the header {name} is not in the contract"
-    for name, header in response.get("headers", {}).items():
-        value = answer.headers.get(name.lower())
-        if value is None:
-            if resolve(header).get("required"):
-                yield f"the header {name} is missing"
-            continue
-        schema = resolve(header)["schema"]
-        try:
-            jsonschema.validate(int(value) if schema.get("type") == "integer" else value, schema_with_components(schema))
-        except (ValueError, jsonschema.ValidationError) as e:
-            yield f"the header {name} is {value!r}: {str(e)[:100]}"
-    media = content.get(kind, {})
-    if "schema" in media and kind.endswith("json") and method != "HEAD" and answer.status != 206 and "content-encoding" not in answer.headers:
-        try:
-            jsonschema.validate(answer.json(), schema_with_components(media["schema"]))
-        except jsonschema.ValidationError as e:
-            yield f"{e.json_path}: {e.message[:200]}"
+    def json(self, path, value, status):
+        return self.ask("POST", path, status, json.dumps(value), Content_Type="application/json").json()
 
+    def uploads(self):
+        body, tus = tiny.classifier(60), {"Tus_Resumable": "1.0.0"}
+        first, other = (urllib.parse.urlsplit(self.ask("POST", "/v1/uploads", 201, Upload_Length=str(len(body)), **tus).headers["location"]).path
+                        for _ in range(2))
+        self.ask("GET", first)
+        self.ask("HEAD", first, **tus)
+        self.ask("PATCH", first, 204, body, Upload_Offset="0", Content_Type="application/offset+octet-stream", **tus)
+        self.ask("DELETE", other, 204, **tus)
+        self.ask("GET", "/v1/uploads?limit=1&cursor=" + other.rsplit("/", 1)[1])
+        self.json("/v1/models", {"upload": first.rsplit("/", 1)[1]}, 201)
 
-class Traffic(unittest.TestCase):
-    """All of other tests once more, every exchange held against the contract."""
+    def resources(self):
+        """A model and a dataset, which stay."""
+        made = {}
+        for noun, body, other in (("models", tiny.classifier(), tiny.classifier(1)), ("datasets", tiny.dataset(), tiny.dataset(seed=1))):
+            one = self.ask("POST", f"/v1/{noun}?name=a", 201, other).json()["id"]
+            made[noun] = self.ask("PUT", f"/v1/{noun}?name=b", 201, body).json()["id"]
+            self.ask("GET", f"/v1/{noun}?name=a&created_from=2020-01-01&created_before=2099-01-01&limit=1&cursor={made[noun]}")
+            self.ask("GET", f"/v1/{noun}/{one}")
+            self.ask("GET", f"/v1/{noun}/{one}/content?file=" + self.ask("GET", f"/v1/{noun}/{one}").json()["files"][0]["name"])
+            self.ask("DELETE", f"/v1/{noun}/{one}", 204)
+        for part in ("layers", "graph", "groups"):
+            self.ask("GET", f"/v1/models/{made['models']}/{part}")
+        return made
 
-    def test_traffic(self):
-        table, seen, words, faults = operations(), set(), set(), []
-        patterns = [(re.compile("^" + re.sub(r"\\{[^}]*\\}", "[^/]+", re.escape(p)) + "$"), p) for p in CONTRACT["paths"]]
+    def jobs(self, made):
+        recipe = {"steps": [{"method": "prune.weights", "sparsity": 0.5}], "targets": {"max_nonzero_ratio": 0.9}}
+        self.json("/v1/recipes", {"name": "mine", "recipe": recipe}, 201)
+        self.ask("GET", "/v1/recipes/mine")
+        self.ask("GET", "/v1/recipes?limit=1&cursor=rcp_" + "z" * 26)
+        job = self.json("/v1/jobs", {"model": made["models"], "dataset": made["datasets"], "recipe": "mine", "labels": {"a": "b"}}, 202)["id"]
+        url = "/v1/jobs/" + job
+        for _ in range(4):
+            if self.ask("GET", url + "?wait=20").json()["state"] == "succeeded":
+                break
+        self.ask("GET", url + "?wait=1&since=1")
+        self.ask("GET", url + "/events?after=1")
+        self.ask("GET", url + "/report")
+        self.ask("GET", url + "/metrics?limit=5&cursor=0")
+        rows = self.ask("GET", url + "/artifacts").json()["data"]
+        self.ask("GET", url + "/artifacts/model.onnx")
+        self.ask("GET", self.ask("POST", url + "/artifacts/model.onnx/link").json()["url"])
+        for part in ("", "/content"):
+            self.ask("GET", "/v1/artifacts/" + rows[0]["id"] + part)
+        again = self.ask("POST", url + "/retry", 202).json()["id"]
+        self.ask("GET", f"/v1/jobs?state=queued,running,succeeded&label=a=b&model={made['models']}&retry_of={job}&priority=0"
+                        f"&created_from=2020-01-01&created_before=2099-01-01&limit=1&cursor={again}")
+        self.json("/v1/jobs", {"model": made["models"], "recipe": {"steps": []}, "name": "n"}, 202)
+        self.ask("GET", "/v1/jobs?name=n")
+        self.ask("DELETE", "/v1/recipes/mine", 204)
+        self.ask("DELETE", url, 204)
 
-        def observe(method, path, headers, body, answer):
-            bare, _, query = path.partition("?")
-            bare = urllib.parse.unquote(bare)
-            # a path that is spelt out hides one with {segments}
-            found = sorted((p.count("{"), p) for pattern, p in patterns if pattern.match(bare))
-            call = ("GET" if method == "HEAD" else method, found[0][1] if found else None)
-            if call not in table:
-                if answer.status not in (204, 400, 403, 404, 405):
-                    faults.append(f"{method} {path}: {answer.status} of a call that is not in the contract")
-                return
-            problem = answer.headers.get("content-type") == "application/problem+json"
-            if answer.status in (414, 431) or (problem and answer.status in (400, 404) and "%" in path):
-                return  # the guard's, before there is a call
-            response = resolve(table[call]["responses"].get(str(answer.status)))
-            if response is None:
-                faults.append(f"{method} {path}: status {answer.status} is not in the contract")
-                return
-            seen.add((*call, answer.status))
-            if answer.status < 400:
-                words.update((*call, name) for name in urllib.parse.parse_qs(query, keep_blank_values=True))
-            faults.extend(f"{method} {path}: {answer.status}: {fault}" for fault in check_answer(method, response, answer))
+    def cancel(self):
+        """A server without workers: the job is still there to be canceled."""
+        with pared_server.Server("--workers", "0") as self.s:
+            model = self.ask("PUT", "/v1/models", 201, tiny.classifier()).json()["id"]
+            job = self.json("/v1/jobs", {"model": model, "recipe": {"steps": []}}, 202)["id"]
+            self.ask("POST", f"/v1/jobs/{job}/cancel", 202)
 
-        pared_server.Server.observer = staticmethod(observe)
-        try:
-            result = unittest.TestResult()
-            for module in (test_http, test_api_rules):
-                unittest.defaultTestLoader.loadTestsFromModule(module).run(result)
-        finally:
-            pared_server.Server.observer = None
-        self.assertEqual(faults[:20], [])
-        hit = {(m, p) for m, p, status in seen if status < 400}
-        # a stream is read by test_events.py, not by request()
-        self.assertEqual(set(table) - hit - {("GET", "/v1/jobs/{id}/events")}, set(), "calls without a good answer in the recorded traffic")
+    def test_every_call(self):
+        contract.seen.clear()
+        contract.words.clear()
+        with pared_server.Server() as self.s:
+            self.uploads()
+            self.jobs(self.resources())
+            for path in ("/v1/methods", "/v1/methods/prune.weights", "/v1/stats", "/version", "/healthz", "/readyz", "/metrics", "/openapi.yaml", "/",
+                         "/app.js"):
+                self.ask("GET", path)
+        self.cancel()
+        table = operations()
+        self.assertEqual(contract.take_faults(), [])
+        self.assertEqual(set(table) - {(m, p) for m, p, status in contract.seen if status < 300}, set(), "calls without a good answer")
         wanted = {(*call, q["name"]) for call, o in table.items() for q in o["parameters"] if q["in"] == "query"}
-        self.assertEqual(wanted - words - {("GET", "/v1/jobs/{id}/events", "after")}, set(), "query words without a good answer")
+        self.assertEqual(wanted - contract.words, set(), "query words without a good answer")
+
+    def test_what_it_would_find(self):
+        """Answers that break the contract are seen."""
+        model = resolve(document()["components"]["examples"]["Model"])["value"]
+        kind = {"content-type": "application/json"}
+
+        def found(method, path, status, headers, body):
+            contract.observe(method, path, {}, None, pared_server.Answer(status, headers, json.dumps(body).encode()))
+            return " ".join(contract.take_faults())
+        url = "/v1/models/" + model["id"]
+        self.assertEqual(found("GET", url, 200, kind, model), "")
+        self.assertIn("status 418", found("GET", url, 418, kind, model))
+        self.assertIn("type text/html", found("GET", url, 200, {"content-type": "text/html"}, model))
+        self.assertIn("header x-new", found("GET", url, 200, {**kind, "x-new": "1"}, model))
+        self.assertIn("$.bytes", found("GET", url, 200, kind, {**model, "bytes": "823"}))
+        self.assertIn("'name' is a required", found("GET", url, 200, kind, {k: v for k, v in model.items() if k != "name"}))
+        self.assertIn("not in the contract", found("GET", "/v1/nothing", 200, kind, {}))
+        self.assertIn("header retry-after is 'soon'", found("POST", "/v1/jobs", 202, {**kind, "retry-after": "soon"}, {}))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ struct bench {
     struct store *store;
     struct arena *arena;
     struct err err;
-    char model[ID_SIZE], middle[ID_SIZE];
+    char model[ID_SIZE], middle[ID_SIZE], last[ID_SIZE];
 };
 
 static void fail(struct bench *b, const char *what)
@@ -35,7 +35,7 @@ static double cpu_seconds(void)
 }
 
 /* Rows as the store writes them; ids are older than any that is made today. */
-static int fill(const char *path, long jobs, long queued, struct err *err)
+static int fill(const char *path, long jobs, long queued, const char *model, struct err *err)
 {
     static const char text[] =
         "BEGIN; WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i+1 FROM n WHERE i+1<%ld)"
@@ -55,7 +55,7 @@ static int fill(const char *path, long jobs, long queued, struct err *err)
     struct sql_conn *conn = sql_sqlite.open(path, false, err);
     if (!conn)
         return -1;
-    snprintf(sql, sizeof sql, text, jobs + queued, jobs, jobs, jobs, "mdl_00000000000000000000000000");
+    snprintf(sql, sizeof sql, text, jobs + queued, jobs, jobs, jobs, model);
     int rc = jobs + queued ? sql_sqlite.exec(conn, sql, err) : 0;
     sql_sqlite.close(conn);
     return rc;
@@ -72,6 +72,7 @@ static void submit(struct bench *b)
     bool replayed;
     if (store_job_insert(b->store, &in, b->arena, &job, &replayed, &b->err))
         fail(b, "submit");
+    snprintf(b->last, sizeof b->last, "%s", job.id);
 }
 
 static void claim(struct bench *b)
@@ -113,6 +114,21 @@ static void count_all(struct bench *b)
         fail(b, "count");
 }
 
+static void get_queued(struct bench *b)
+{
+    struct store_job job;
+    if (store_job_get(b->store, "local", b->last, b->arena, &job, &b->err))
+        fail(b, "get");
+}
+
+static void ahead(struct bench *b)
+{
+    struct store_ahead *rows;
+    int count;
+    if (store_queue_ahead(b->store, b->last, b->arena, &rows, &count, &b->err))
+        fail(b, "ahead");
+}
+
 static int ascending(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -145,20 +161,24 @@ int main(int argc, char **argv)
     snprintf(path, sizeof path, "%s/catalogue.db", argv[1]);
     struct store_opts opts = {.path = path};
     b.store = store_open(&opts, &b.err);
-    if (!b.store || fill(path, jobs, queued, &b.err))
-        fail(&b, "fill");
+    if (!b.store)
+        fail(&b, "open");
     struct store_file file = {"m.onnx", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", 100};
     struct store_resource in = {.owner = "local", .name = "m", .facts = "{}", .files = &file, .file_count = 1}, out;
     bool existed;
     if (store_resource_insert(b.store, STORE_MODEL, &in, NULL, b.arena, &out, &existed, &b.err))
         fail(&b, "model");
     snprintf(b.model, sizeof b.model, "%s", out.id);
+    if (fill(path, jobs, queued, b.model, &b.err))
+        fail(&b, "fill");
     snprintf(b.middle, sizeof b.middle, "job_01h%023ld", jobs / 2);
     for (int i = 0; i < PAGE * 2; i++) /* so that an empty catalogue lists full pages, too */
         submit(&b);
     arena_free(b.arena);
     printf("{\"jobs\": %ld, \"queued\": %ld, ", jobs, queued);
     measure(&b, "submit", submit, false);
+    measure(&b, "get_queued", get_queued, false);
+    measure(&b, "ahead", ahead, false);
     measure(&b, "claim", claim, false);
     measure(&b, "list", list, false);
     measure(&b, "list_middle", list_middle, false);
