@@ -148,6 +148,8 @@ int http_start(struct http **out, const struct http_opts *opts, struct err *err)
     http->opts = *opts;
     if (http->opts.header_timeout_s <= 0)
         http->opts.header_timeout_s = HTTP_HEADER_SECONDS;
+    if (http->opts.rate_window_s <= 0)
+        http->opts.rate_window_s = HTTP_RATE_SECONDS;
     fit_file_limit(http);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);

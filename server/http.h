@@ -150,7 +150,7 @@ struct http_opts {
     int connection_limit, idle_timeout_s;
     int header_timeout_s; /* 0: 10 */
     int64_t min_rate;     /* bytes a second that a body, or the reading of an answer, must keep up; 0: any */
-    int rate_window_s;    /* over so long; 0: HTTP_RATE_SECONDS of http_internal.h */
+    int rate_window_s;    /* over so long; 0: 20 */
     _Atomic int64_t max_upload_bytes, max_json_bytes; /* http_set_limits */
     struct http_auth *auth;                                      /* borrowed: keys, Host and Origin */
     const struct router *router;                                 /* borrowed */

@@ -1,19 +1,36 @@
 /* SPDX-License-Identifier: Apache-2.0
  * A request head as the server judges it before anything else: "METHOD TARGET VERSION", header lines "NAME:VALUE".
- * Guard, target, Host, Origin, route, ranges and conditions, traces: what they let through must be safe to act on. */
+ * Guard, target, Host, Origin, route, ranges and conditions, traces, addresses told by proxies: what they let through
+ * must be safe to act on. The header "trusted" stands for the setting `trusted_proxies`. */
+#include <arpa/inet.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
-#include "api/routes.h"
 #include "core/base/utf8.h"
+#include "server/forwarded.h"
 #include "server/guard.h"
 #include "server/range.h"
 #include "server/trace.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* The server's paths, without the handlers, which would bring the whole server with them. */
+static int handled(struct req *req, struct res *res, struct err *err)
+{
+    (void)req, (void)res, (void)err;
+    return 0;
+}
+static const struct route routes[] = {
+#define ROUTE(verb, form, ...) {.method = #verb, .path = form, .handler = handled},
+#define ROUTE_UNTIL ROUTE
+#include "api/routes.def"
+#undef ROUTE
+#undef ROUTE_UNTIL
+    {0},
+};
 
 static void must(bool holds)
 {
@@ -23,7 +40,7 @@ static void must(bool holds)
 
 struct head {
     const char *method, *target, *version;
-    const char *host, *origin, *site, *range, *match, *trace;
+    const char *host, *origin, *site, *range, *match, *trace, *forwarded, *forwarded_for, *trusted;
     struct guard guard;
 };
 
@@ -41,8 +58,11 @@ static void header(struct head *head, const char *name, const char *value, size_
 {
     const struct {
         const char *name, **to;
-    } known[] = {{"Host", &head->host},   {"Origin", &head->origin},       {"Sec-Fetch-Site", &head->site},
-                 {"Range", &head->range}, {"If-None-Match", &head->match}, {"traceparent", &head->trace}};
+    } known[] = {{"Host", &head->host},           {"Origin", &head->origin},
+                 {"Sec-Fetch-Site", &head->site}, {"Range", &head->range},
+                 {"If-None-Match", &head->match}, {"traceparent", &head->trace},
+                 {"Forwarded", &head->forwarded}, {"X-Forwarded-For", &head->forwarded_for},
+                 {"trusted", &head->trusted}};
     guard_header(&head->guard, name, strlen(name), value, value_len);
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
         if (strcasecmp(name, known[i].name) == 0 && !*known[i].to)
@@ -129,11 +149,47 @@ static void conditions(const struct head *head)
     trace_begin(&trace, head->trace);
 }
 
+/* What is known of the client is an address or nothing, whatever its proxies say. */
+static void client(const config_list *trusted, const char *name, const char *value)
+{
+    const struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x0a000001)};
+    const struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+    const struct sockaddr *peers[] = {(const struct sockaddr *)&v4, (const struct sockaddr *)&v6, NULL};
+    struct proxies proxies;
+    struct err err = {0};
+    int rc = proxies_init(&proxies, trusted, name, &err);
+    must((rc == 0) == (err.code == ERR_NONE));
+    if (rc != 0)
+        return;
+    must((proxies_header(&proxies) != NULL) == (trusted->count > 0));
+    for (int i = 0; i < 3; i++) {
+        char out[CLIENT_TEXT];
+        struct in6_addr bytes;
+        proxies_client(&proxies, peers[i], value, out);
+        must(peers[i] ? inet_pton(strchr(out, ':') ? AF_INET6 : AF_INET, out, &bytes) == 1 : !out[0]);
+        must(trusted->count > 0 || i != 0 || strcmp(out, "10.0.0.1") == 0);
+    }
+    proxies_fini(&proxies);
+}
+
+static void clients(const struct head *head)
+{
+    char *items[4], *text = strdup(head->trusted ? head->trusted : "10.0.0.0/8"), *at = text;
+    must(text != NULL);
+    config_list trusted = {items, 0};
+    while (*at && trusted.count < 4)
+        items[trusted.count++] = cut(&at, ',');
+    client(&trusted, "Forwarded", head->forwarded);
+    client(&trusted, "X-Forwarded-For", head->forwarded_for);
+    client(&trusted, head->method, head->forwarded_for);
+    free(text);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct router *router;
     if (!router)
-        router = router_new(api_routes());
+        router = router_new(routes);
     char *text = malloc(size + 1);
     if (!text || !router)
         abort();
@@ -144,11 +200,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     read_head(&head, text, size);
     int rc = guard_verdict(&head.guard, head.version, &err);
     must((rc == 0) == (err.code == ERR_NONE));
-    must(rc != 0 || (head.guard.lengths <= 1 && head.guard.encodings <= 1 &&
-                     !(head.guard.lengths && head.guard.encodings)));
+    must(rc != 0 ||
+         (head.guard.lengths <= 1 && head.guard.encodings <= 1 && !(head.guard.lengths && head.guard.encodings)));
     route(router, &head);
     names(&head);
     conditions(&head);
+    clients(&head);
     free(text);
     return 0;
 }
