@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
- * methods.c - /v1/methods: the method table as JSON. */
+ * methods.c - /v1/methods: what a recipe may say, the tables of methods and of targets as JSON. A form for recipes can
+ * be made from it alone. */
 #include "api/api.h"
 #include "api/handlers.h"
 #include "core/recipe/catalogue.h"
+#include "core/recipe/target.h"
 
 int methods_list(struct req *req, struct res *res, struct err *err)
 {
-    json_t *all = method_json(NULL);
-    if (json_is_array(all)) /* every list of the API has the same frame */
-        all = api_page_json(all, false, NULL);
-    return api_json(req, res, all, API_FIXED, err);
+    json_t *page = api_page_json(method_json(NULL), false, NULL); /* every list of the API has the same frame */
+    json_object_set_new(page, "targets", target_catalogue());
+    return api_json(req, res, page, API_FIXED, err);
 }
 
 int methods_get(struct req *req, struct res *res, struct err *err)

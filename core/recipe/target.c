@@ -143,8 +143,12 @@ json_t *target_judge(const struct target *target, double wanted, const json_t *r
 json_t *target_catalogue(void)
 {
     json_t *all = json_array();
-    for (const struct target *t = rows; t->name; t++)
-        json_array_append_new(
-            all, json_pack("{s:s, s:s, s:f, s:f}", "name", t->name, "summary", t->doc, "min", t->min, "max", t->max));
+    for (const struct target *t = rows; t->name; t++) {
+        json_t *row = json_pack("{s:s, s:s, s:f, s:f, s:[]}", "name", t->name, "doc", t->doc, "min", t->min, "max",
+                                t->max, "needs");
+        if (t->needs_labels)
+            json_array_append_new(json_object_get(row, "needs"), json_string("labels"));
+        json_array_append_new(all, row);
+    }
     return all;
 }

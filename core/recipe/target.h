@@ -21,7 +21,7 @@ const struct target *target_all(void); /* ends with name NULL */
 const struct target *target_find(const char *name);
 /* {"target", "wanted", "got", "met"}; a figure that was not measured leaves `got` out and is not met. New reference. */
 json_t *target_judge(const struct target *target, double wanted, const json_t *report);
-/* The rows as JSON: [{"name", "summary", "min", "max"}]. New reference. */
+/* The rows as JSON: [{"name", "doc", "min", "max", "needs"}], needs as that of methods. New reference. */
 json_t *target_catalogue(void);
 
 #endif

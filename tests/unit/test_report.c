@@ -146,6 +146,15 @@ static void every_target_row_is_whole(void **state)
     }
     json_t *catalogue = target_catalogue();
     assert_int_equal(json_array_size(catalogue), n);
+    for (int i = 0; i < n; i++) {
+        const json_t *row = json_array_get(catalogue, (size_t)i);
+        const struct target *t = target_find(json_string_value(json_object_get(row, "name")));
+        assert_non_null(t);
+        assert_string_equal(json_string_value(json_object_get(row, "doc")), t->doc);
+        assert_true(json_real_value(json_object_get(row, "min")) == t->min);
+        assert_true(json_real_value(json_object_get(row, "max")) == t->max);
+        assert_int_equal(json_array_size(json_object_get(row, "needs")), t->needs_labels);
+    }
     json_decref(catalogue);
     json_decref(empty);
 }
