@@ -67,6 +67,8 @@ const char *const sqlstore_migrations[] = {
     "ALTER TABLE job ADD COLUMN fingerprint TEXT; ALTER TABLE job ADD COLUMN methods TEXT;"
     "ALTER TABLE job ADD COLUMN input_bytes BIGINT NOT NULL DEFAULT 0;"
     "CREATE INDEX job_name ON job(owner, name, id) WHERE name IS NOT NULL;"
+    "CREATE INDEX job_retry ON job(owner, retry_of, id) WHERE retry_of IS NOT NULL;"
+    "CREATE INDEX job_priority ON job(owner, priority, id) WHERE priority<>0;"
     "CREATE INDEX job_fingerprint ON job(owner, fingerprint, id) WHERE state='succeeded';"
     "CREATE INDEX job_methods ON job(methods, id) WHERE state='succeeded';"
     "CREATE TABLE job_label(owner TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, job_id TEXT NOT NULL,"

@@ -252,7 +252,7 @@ int store_count(struct store *store, struct store_counts *counts, struct err *er
 
 enum { JOB_FILTER_LABELS = 4 };
 /* All conditions hold; what is 0, NULL or empty is none. With page->name and its times. A page costs what it shows: the
- * most telling condition (model, label, name, state) walks its index, the others only sift. */
+ * condition that the fewest jobs hold walks its index, the others only sift. */
 struct store_job_filter {
     unsigned states;   /* 1 << state, several */
     const char *model; /* id */
