@@ -160,8 +160,7 @@ static int arrange(struct req *req, const struct store_upload *rows, int count, 
                    struct err *err)
 {
     draft->count = 1;
-    draft->files[0] =
-        (struct resource_source){.name = draft->name, .sha256 = rows[0].sha256, .bytes = rows[0].length};
+    draft->files[0] = (struct resource_source){.name = draft->name, .sha256 = rows[0].sha256, .bytes = rows[0].length};
     return count > 1 ? arrange_described(req, rows, count, draft, err) : 0;
 }
 

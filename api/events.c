@@ -181,8 +181,8 @@ static enum stream_step next(struct req *req, struct res *res, void *state, stru
     double now = clock_seconds();
     if (req->round == 0)
         sse_retry(out, RETRY_MS);
-    enum stream_step step = !arena || take_look(req, r, arena, &look, &err) != 0 ? tell_error(r, &err, out)
-                                                                                  : tell(r, &look, out);
+    enum stream_step step =
+        !arena || take_look(req, r, arena, &look, &err) != 0 ? tell_error(r, &err, out) : tell(r, &look, out);
     buf_fini(&look.text);
     arena_free(arena);
     if (step == STREAM_WAIT && (http_draining(req->http) || now - r->opened > STREAM_MAX_S)) {

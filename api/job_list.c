@@ -54,8 +54,9 @@ static int read_label(struct req *req, const char **text, struct store_label *ou
     if (equals && job_label_key(copy))
         return 0;
     faults_add(&req->faults, "?label", "must be KEY=VALUE, or several with commas, not '%.60s'", copy);
-    return err_set(err, ERR_INVALID, "The parameter `label` must be KEY=VALUE, or several with commas, where a "
-                                     "comma of a value is written `\\,`.");
+    return err_set(err, ERR_INVALID,
+                   "The parameter `label` must be KEY=VALUE, or several with commas, where a "
+                   "comma of a value is written `\\,`.");
 }
 
 static int read_labels(struct req *req, struct store_job_filter *filter, struct err *err)

@@ -12,6 +12,16 @@
 
 enum { KEY_MAX = 255 };
 
+/* Visible ASCII, so that a key is the same key through every proxy and log. */
+static bool idempotency_key(const char *key)
+{
+    const size_t len = strlen(key);
+    for (size_t i = 0; i < len; i++)
+        if (key[i] < '!' || key[i] > '~')
+            return false;
+    return len > 0 && len <= KEY_MAX;
+}
+
 bool job_label_key(const char *key)
 {
     size_t len = strlen(key);
@@ -52,8 +62,9 @@ int job_new_key(struct req *req, const char *bytes, size_t len, char sha256[65],
     const char *key = req_header(req, "Idempotency-Key");
     if (!key)
         return 0;
-    if (!key[0] || strlen(key) > KEY_MAX)
-        return err_set(err, ERR_BAD_REQUEST, "Idempotency-Key must have 1 to %d characters.", KEY_MAX);
+    if (!idempotency_key(key))
+        return err_set(err, ERR_BAD_REQUEST, "Idempotency-Key must be 1 to %d ASCII characters without blanks.",
+                       KEY_MAX);
     hash_bytes(bytes, len, sha256);
     job->idempotency_key = key;
     job->request_sha256 = sha256;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * job_retry.c - POST /v1/jobs/{id}/retry: a new job of the same inputs, recipe and settings, with a link to the old one.
- * The old job is history and stays as it is. Inputs are looked up anew: one that was deleted is a fault (422). */
+ * job_retry.c - POST /v1/jobs/{id}/retry: a new job of the same inputs, recipe and settings, with a link to the old
+ * one. The old job is history and stays as it is. Inputs are looked up anew: one that was deleted is a fault (422). */
 #include <stdio.h>
 #include <string.h>
 
@@ -25,8 +25,8 @@ static int copy(struct req *req, const struct store_job *old, const json_t *requ
                                   .max_bytes = req->caller->stored_bytes};
     memcpy(job->inputs, old->inputs, sizeof job->inputs);
     return job_new_fill(req->arena, json_object_get(request, "recipe"),
-                        json_string_value(json_object_get(request, "recipe_name")),
-                        json_object_get(request, "labels"), job, err);
+                        json_string_value(json_object_get(request, "recipe_name")), json_object_get(request, "labels"),
+                        job, err);
 }
 
 static int again(struct req *req, const struct store_job *old, struct store_job *out, bool *replayed, struct err *err)

@@ -26,19 +26,15 @@ static void set_links(json_t *object, const struct store_job *job)
     static const struct {
         const char *name, *suffix;
         enum { ALWAYS, LIVING, ENDED, SUCCEEDED } when;
-    } links[] = {{"self", "", ALWAYS},
-                 {"artifacts", "/artifacts", ALWAYS},
-                 {"metrics", "/metrics", ALWAYS},
-                 {"events", "/events", ALWAYS},
-                 {"report", "/report", SUCCEEDED},
-                 {"retry", "/retry", ENDED},
+    } links[] = {{"self", "", ALWAYS},          {"artifacts", "/artifacts", ALWAYS}, {"metrics", "/metrics", ALWAYS},
+                 {"events", "/events", ALWAYS}, {"report", "/report", SUCCEEDED},    {"retry", "/retry", ENDED},
                  {"cancel", "/cancel", LIVING}};
     json_t *all = json_object();
     for (size_t i = 0; i < sizeof links / sizeof links[0]; i++) {
         char url[160];
         bool ended = job_state_ended(job->state), succeeded = job->state == JOB_SUCCEEDED;
-        bool shown = links[i].when == ALWAYS || (links[i].when == LIVING && !ended) || (links[i].when == ENDED && ended) ||
-                     (links[i].when == SUCCEEDED && succeeded);
+        bool shown = links[i].when == ALWAYS || (links[i].when == LIVING && !ended) ||
+                     (links[i].when == ENDED && ended) || (links[i].when == SUCCEEDED && succeeded);
         snprintf(url, sizeof url, "/v1/jobs/%s%s", job->id, links[i].suffix);
         if (shown)
             json_object_set_new(all, links[i].name, json_string(url));
@@ -132,8 +128,7 @@ json_t *job_json_estimated(const struct req *req, const struct store_job *job)
     struct server *server = api_server(req);
     if (job_state_ended(job->state))
         return object;
-    struct estimate estimate =
-        estimate_job(server->store, server->config->workers, job, clock_epoch_ms(), req->arena);
+    struct estimate estimate = estimate_job(server->store, server->config->workers, job, clock_epoch_ms(), req->arena);
     set_estimate(object, "wait_s", estimate.wait_s);
     set_estimate(object, "eta_s", estimate.eta_s);
     return object;

@@ -134,8 +134,8 @@ static struct recipe_data data_of(const json_t *facts)
                                 json_integer_value(json_object_get(facts, "max_label"))};
 }
 
-/* The longest row among the outputs a model declares, as the pipeline finds it by running; 0: a shape is not known, or no row
- * holds more than one number, which are no classes. */
+/* The longest row among the outputs a model declares, as the pipeline finds it by running; 0: a shape is not known, or
+ * no row holds more than one number, which are no classes. */
 static int64_t output_classes(const json_t *facts)
 {
     const json_t *outputs = json_object_get(facts, "outputs"), *output, *dim;
@@ -151,8 +151,7 @@ static int64_t output_classes(const json_t *facts)
         {
             if (d == 0)
                 continue;
-            if (!json_is_integer(dim) || json_integer_value(dim) <= 0 ||
-                !i64_mul(row, json_integer_value(dim), &row))
+            if (!json_is_integer(dim) || json_integer_value(dim) <= 0 || !i64_mul(row, json_integer_value(dim), &row))
                 return 0;
         }
         longest = json_array_size(shape) > 0 && row > longest ? row : longest;
@@ -227,8 +226,9 @@ static int fill(struct draft *d, struct err *err)
 
 static int check(struct draft *d, struct err *err)
 {
-    static const char *const keys[] = {"model",     "dataset", "val_dataset",  "eval_dataset", "teacher", "recipe", "priority",
-                                       "timeout_s", "threads", "memory_bytes", "labels",       "name",    "reuse",  NULL};
+    static const char *const keys[] = {"model",    "dataset",   "val_dataset", "eval_dataset", "teacher", "recipe",
+                                       "priority", "timeout_s", "threads",     "memory_bytes", "labels",  "name",
+                                       "reuse",    NULL};
     struct req *req = d->req;
     if (!json_is_object(req->json))
         return err_set(err, ERR_INVALID,
@@ -249,11 +249,12 @@ static int check(struct draft *d, struct err *err)
 int jobs_create(struct req *req, struct res *res, struct err *err)
 {
     struct server *server = api_server(req);
-    struct draft d = {.req = req, .job = {.owner = req->owner,
-                                           .traceparent = req->trace.parent,
-                                           .max_queued = server->config->max_queued_jobs,
-                                           .max_active = req->caller->active_jobs,
-                                           .max_bytes = req->caller->stored_bytes}};
+    struct draft d = {.req = req,
+                      .job = {.owner = req->owner,
+                              .traceparent = req->trace.parent,
+                              .max_queued = server->config->max_queued_jobs,
+                              .max_active = req->caller->active_jobs,
+                              .max_bytes = req->caller->stored_bytes}};
     char sha256[SHA256_HEX];
     struct store_job job;
     bool replayed = false;

@@ -80,9 +80,8 @@ static int take(struct req *req, const struct resource_body *body, struct store_
             continue;
         if (why.code != ERR_NOT_FOUND)
             return err_set(err, why.code, "%s", why.msg);
-        const char *pointer = json_object_get(req->json, "uploads")
-                                  ? arena_printf(req->arena, "/uploads/%d", *taken)
-                                  : "/upload";
+        const char *pointer =
+            json_object_get(req->json, "uploads") ? arena_printf(req->arena, "/uploads/%d", *taken) : "/upload";
         faults_add(&req->faults, pointer, "names no upload: '%.60s'; it may have expired or been used", id);
         return err_set(err, ERR_REFERENCE, "There is no upload '%.60s'; it may have expired or been used.", id);
     }

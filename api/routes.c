@@ -11,9 +11,10 @@ static const struct route routes[] = {
 #define SINK_STREAM &uploads_sink
 #define ROUTE(method, path, handler, body, answer, auth, lane, query, summary)                                         \
     {#method, path, handler, BODY_##body, ANSWER_##answer, AUTH_##auth, LANE_##lane, query, summary, {0}, SINK_##body},
-#define ROUTE_UNTIL(method, path, handler, body, answer, auth, lane, query, summary, deprecated, sunset, successor)   \
-    {#method, path, handler, BODY_##body, ANSWER_##answer, AUTH_##auth, LANE_##lane, query, summary,                   \
-     {deprecated, sunset, successor}, SINK_##body},
+#define ROUTE_UNTIL(method, path, handler, body, answer, auth, lane, query, summary, deprecated, sunset, successor)    \
+    {#method,     path,        handler, BODY_##body, ANSWER_##answer,                                                  \
+     AUTH_##auth, LANE_##lane, query,   summary,     {deprecated, sunset, successor},                                  \
+     SINK_##body},
 #include "api/routes.def"
 #undef ROUTE
 #undef ROUTE_UNTIL

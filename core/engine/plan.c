@@ -258,6 +258,17 @@ static int collect_io(struct plan *plan, struct err *err)
     return 0;
 }
 
+static bool index_steps(struct plan *plan)
+{
+    const struct plan_graph *g = &plan->graph[0];
+    plan->step_of = malloc((plan->m->n_nodes + (size_t)1) * sizeof *plan->step_of);
+    for (uint32_t n = 0; plan->step_of && n < plan->m->n_nodes; n++)
+        plan->step_of[n] = -1;
+    for (int s = 0; plan->step_of && s < g->n_steps; s++)
+        plan->step_of[g->steps[s].node] = s;
+    return plan->step_of != NULL;
+}
+
 static int collect_weights(struct plan *plan, struct err *err)
 {
     size_t n = plan->m->n_values + (size_t)1;
@@ -276,7 +287,8 @@ static int collect_weights(struct plan *plan, struct err *err)
     plan->home = calloc(n, sizeof *plan->home);
     plan->loose = calloc(n, sizeof *plan->loose);
     if (!plan->type || !plan->known || !plan->known_always || !plan->slot || !plan->offset || !plan->last ||
-        !plan->die || !plan->die_first || !plan->macs || !plan->run || !plan->sizes || !plan->home || !plan->loose)
+        !plan->die || !plan->die_first || !plan->macs || !plan->run || !plan->sizes || !plan->home ||
+        !plan->loose || !index_steps(plan))
         return err_set(err, ERR_NOMEM, "out of memory");
     for (uint32_t v = 0; v < plan->m->n_values; v++) {
         const struct weight *w = plan->m->values[v].weight;
@@ -456,6 +468,7 @@ void plan_free(struct plan *plan)
     free(plan->die);
     free(plan->die_first);
     free(plan->macs);
+    free(plan->step_of);
     free(plan->run);
     free(plan->sizes);
     symbols_free(plan->symbols);
@@ -517,15 +530,12 @@ int64_t plan_macs(const struct plan *plan, uint32_t node)
 {
     const struct plan_graph *g = &plan->graph[0];
     int64_t sum = 0;
-    for (int i = 0; i < g->n_steps; i++) {
-        if (g->steps[i].node == node)
-            return plan->macs[i];
-        if (node != NODE_NONE)
-            continue;
+    if (node != NODE_NONE)
+        return node < plan->m->n_nodes && plan->step_of[node] >= 0 ? plan->macs[plan->step_of[node]] : -1;
+    for (int i = 0; i < g->n_steps; i++)
         if (plan->macs[i] < 0 || !i64_add(sum, plan->macs[i], &sum))
             return -1;
-    }
-    return node == NODE_NONE ? sum : -1;
+    return sum;
 }
 
 void plan_input_shape(const struct plan *plan, int i, int64_t batch, int64_t other, struct shape *out)

@@ -107,6 +107,7 @@ struct plan {
     struct symbols *symbols;       /* of a binding to shapes that are not all known */
     size_t known_bytes;            /* of folded constants */
     int64_t *macs;                 /* [n_steps] of the main graph; -1 unknown */
+    int *step_of;                  /* [n_nodes] the step of a node of the main graph; -1: none */
     int *last;            /* [n_values] last step that reads a value of the main graph; n_steps: output; -1: nobody */
     int *die, *die_first; /* values with bytes of their own whose last reader is step i: die[die_first[i] ..
                            * die_first[i + 1]) */
