@@ -12,21 +12,26 @@ TESTS = os.path.join(pared_server.ROOT, "tests")
 
 
 def things(server):
-    """Ids of a model, a dataset, an ended job and its first artifact."""
+    """(method, pattern of paths, parameters) that lead to a model, a dataset, an ended job, its first artifact and a link."""
     model = server.request("PUT", "/v1/models?name=kept.onnx", body=tiny.classifier()).json()["id"]
     dataset = server.request("PUT", "/v1/datasets?name=kept.npz", body=tiny.dataset()).json()["id"]
     job = server.post_json("/v1/jobs", {"model": model, "dataset": dataset, "recipe": {"steps": []}}).json()["id"]
     assert server.wait_job(job)["state"] == "succeeded"
     artifact = server.get(f"/v1/jobs/{job}/artifacts").json()["data"][0]["id"]
-    return {"models": model, "datasets": dataset, "jobs": job, "artifacts": artifact}
+    link = server.request("POST", f"/v1/jobs/{job}/artifacts/model.onnx/link").json()["url"].rsplit("/", 1)[1]
+    ids = {"models": model, "datasets": dataset, "jobs": job, "artifacts": artifact}
+    rows = [("GET", f"^/v1/{noun}/[{{]id[}}]", {"path.id": one}) for noun, one in ids.items()]
+    return rows + [("GET", "^/v1/links/", {"path.token": link}), ("POST", "/link$", {"path.id": job, "path.name": "model.onnx"}),
+                   ("POST", "/retry$", {"path.id": job})]
 
 
 def config(server):
-    """The configuration of tests/, and rows that give every GET below a thing the id of one that is there."""
+    """The configuration of tests/, and rows that give calls below a thing the id of one that is there."""
     with open(os.path.join(TESTS, "schemathesis.toml")) as f:
         text = f.read()
-    for noun, one in things(server).items():
-        text += f'\n[[operations]]\ninclude-path-regex = "^/v1/{noun}/[{{]id[}}]"\ninclude-method = "GET"\nparameters = {{ "path.id" = "{one}" }}\n'
+    for method, pattern, parameters in things(server):
+        values = ", ".join(f'"{name}" = "{value}"' for name, value in parameters.items())
+        text += f'\n[[operations]]\ninclude-path-regex = "{pattern}"\ninclude-method = "{method}"\nparameters = {{ {values} }}\n'
     path = os.path.join(server.dir, "schemathesis.toml")
     with open(path, "w") as f:
         f.write(text)
@@ -35,7 +40,7 @@ def config(server):
 
 def main(arguments):
     st = os.environ.get("SCHEMATHESIS", os.path.join(pared_server.ROOT, "build", "api-venv", "bin", "st"))
-    with pared_server.Server("--http-connections", "256") as server:
+    with pared_server.Server("--http-connections", "256", "--link-ttl-s", "3600") as server:
         command = [st, "--config-file", config(server), "run", os.path.join(pared_server.ROOT, "openapi.yaml"), "--url", server.url,
                    "--checks", "all", *arguments]
         env = {**os.environ, "SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": TESTS}
