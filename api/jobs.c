@@ -18,6 +18,7 @@
 #include "server/id.h"
 #include "server/metrics.h"
 #include "server/range.h"
+#include "server/text_cache.h"
 
 enum { WAIT_MAX_S = 30 };
 
@@ -279,6 +280,15 @@ static void etag_of(int64_t version, enum job_state state, char out[API_ETAG])
     snprintf(out, API_ETAG, "%s\"v%lld\"", job_state_ended(state) ? "" : "W/", (long long)version);
 }
 
+/* The text of an ended job as it was made before; whether it is this owner's was asked already. */
+static bool answer_known(struct req *req, struct res *res, const char *id, int64_t version)
+{
+    const struct text_key key = {id, version, store_job_ttl_ms(api_server(req)->store)};
+    size_t len;
+    char *text = text_cache_get(api_server(req)->texts, &key, &len);
+    return text && res_take(res, 200, "application/json", text, len) == 0;
+}
+
 int jobs_get(struct req *req, struct res *res, struct err *err)
 {
     struct store *store = api_server(req)->store;
@@ -301,12 +311,23 @@ int jobs_get(struct req *req, struct res *res, struct err *err)
         res_header(res, "ETag", "%s", etag);
         return res_empty(res, 304);
     }
+    if (job_state_ended(state) && answer_known(req, res, id, version)) {
+        res_header(res, "ETag", "%s", etag);
+        return 0;
+    }
     struct store_job job;
+    int64_t ttl_ms = store_job_ttl_ms(store);
     if (store_job_get(store, req->owner, id, req->arena, &job, err) != 0)
         return -1;
     etag_of(job.version, job.state, etag);
     res_header(res, "ETag", "%s", etag);
-    return res_json(res, 200, job_json_estimated(req, &job), err);
+    if (res_json(res, 200, job_json_estimated(req, &job), err) != 0)
+        return -1;
+    if (job_state_ended(job.state)) {
+        const struct text_key key = {id, job.version, ttl_ms};
+        text_cache_put(api_server(req)->texts, &key, res->bytes, res->len);
+    }
+    return 0;
 }
 
 /* ---- cancel, delete */

@@ -32,6 +32,7 @@
 #include "server/notify.h"
 #include "server/sandbox.h"
 #include "server/reload.h"
+#include "server/text_cache.h"
 #include "server/tls.h"
 #include "server/tus.h"
 #include "server/tus_http.h"
@@ -193,7 +194,7 @@ static int check_settings(struct run *run, struct err *err)
 static int open_access(struct server *server, struct err *err)
 {
     const struct config *config = server->config;
-    if (audit_open(&server->audit, config->audit_log, err))
+    if (audit_open(&server->audit, config->audit_log, err) || !(server->texts = text_cache_new(err)))
         return -1;
     char fresh[LINK_SECRET_HEX];
     link_secret_new(fresh);
@@ -374,6 +375,7 @@ static void stop_all(struct run *run)
     workers_free(atomic_load(&server->workers));
     router_free(server->router);
     http_auth_free(server->auth);
+    text_cache_free(server->texts);
     audit_close(server->audit);
     proxies_fini(&server->proxies);
     tls_unload();

@@ -38,6 +38,7 @@ struct server {
     struct workers *_Atomic workers; /* NULL until started */
     struct http *_Atomic http;       /* NULL until started */
     struct http_auth *auth;
+    struct text_cache *texts; /* jobs that have ended, as GET shows them */
     char link_secret[LINK_SECRET_HEX];
     struct audit *audit; /* NULL: none is kept */
     struct proxies proxies;

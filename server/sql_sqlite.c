@@ -16,8 +16,13 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+/* Said with every transaction, so that they are worth preparing. */
+static const char *const often[] = {"BEGIN", "BEGIN IMMEDIATE", "COMMIT"};
+enum { OFTEN = sizeof often / sizeof often[0] };
+
 struct sql_conn {
     sqlite3 *db;
+    sqlite3_stmt *often[OFTEN];
     int synchronous; /* 1 NORMAL, 2 FULL, 0 not set yet */
 };
 
@@ -29,9 +34,24 @@ static int fail(sqlite3 *db, int code, const char *what, struct err *err)
     return err_set(err, kind, "catalogue: %s: %s", what, db ? sqlite3_errmsg(db) : sqlite3_errstr(code));
 }
 
+static int exec_often(struct sql_conn *conn, size_t i)
+{
+    sqlite3_stmt **stmt = &conn->often[i];
+    if (!*stmt) {
+        int rc = sqlite3_prepare_v3(conn->db, often[i], -1, SQLITE_PREPARE_PERSISTENT, stmt, NULL);
+        if (rc != SQLITE_OK)
+            return rc;
+    }
+    sqlite3_step(*stmt);
+    return sqlite3_reset(*stmt); /* tells what the step has met */
+}
+
 static int exec(struct sql_conn *conn, const char *sql, struct err *err)
 {
-    int rc = sqlite3_exec(conn->db, sql, NULL, NULL, NULL);
+    size_t i = 0;
+    while (i < OFTEN && strcmp(sql, often[i]) != 0)
+        i++;
+    int rc = i < OFTEN ? exec_often(conn, i) : sqlite3_exec(conn->db, sql, NULL, NULL, NULL);
     return rc == SQLITE_OK ? 0 : fail(conn->db, rc, "statement failed", err);
 }
 
@@ -39,6 +59,8 @@ static void close_conn(struct sql_conn *conn)
 {
     if (!conn)
         return;
+    for (size_t i = 0; i < OFTEN; i++)
+        sqlite3_finalize(conn->often[i]);
     sqlite3_close(conn->db);
     free(conn);
 }
@@ -94,8 +116,12 @@ static void finalize(struct sql_stmt *stmt)
  */
 static int position(struct sql_stmt *stmt, int index)
 {
-    char name[16];
-    snprintf(name, sizeof name, "$%d", index);
+    char name[4] = "$", *at = name + 1; /* by hand: snprintf is a good part of a small query's time */
+    if (index < 1 || index > 99)
+        return 0;
+    if (index > 9)
+        *at++ = (char)('0' + index / 10);
+    *at = (char)('0' + index % 10);
     return sqlite3_bind_parameter_index(raw(stmt), name);
 }
 

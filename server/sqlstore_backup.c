@@ -71,7 +71,7 @@ int store_copy(const char *path, const char *to, struct arena *arena, struct sto
         return -1;
     struct sql_conn *conn = driver->open(to, false, err);
     int rc = conn && driver->exec(conn, unfinished, err) == 0 && list(driver, conn, arena, files, err) == 0 &&
-                     driver->exec(conn, "PRAGMA journal_mode=DELETE", err) == 0 /* one file again */
+                     driver->exec(conn, "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode=DELETE", err) == 0 /* one file */
                  ? 0
                  : -1;
     if (conn)

@@ -31,6 +31,11 @@ static int64_t after(int64_t at, int64_t ttl_ms)
     return at && ttl_ms ? at + ttl_ms : 0;
 }
 
+int64_t store_job_ttl_ms(struct store *store)
+{
+    return atomic_load(&sqlstore_upkeep(store)->job_ttl_ms);
+}
+
 int64_t sqlstore_job_expires(const struct db *db, int64_t finished_at)
 {
     return after(finished_at, atomic_load(&sqlstore_upkeep(db->store)->job_ttl_ms));

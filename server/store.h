@@ -45,6 +45,8 @@ int store_ping(struct store *store, struct err *err);
 /* Seconds this thread has spent in calls of stores, waiting for their turn included: differences are what a piece of
  * work cost there. */
 double store_thread_seconds(void);
+/* How long an ended job is kept, as store_retention says; 0: for ever. */
+int64_t store_job_ttl_ms(struct store *store);
 /* To be called about once a second: write-ahead log into the file, expired idempotency keys away. */
 int store_maintain(struct store *store, struct err *err);
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A server of its own, and schemathesis with all checks against it: `make schemathesis`. Arguments go to `st run`."""
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ def things(server):
     artifact = server.get(f"/v1/jobs/{job}/artifacts").json()["data"][0]["id"]
     link = server.request("POST", f"/v1/jobs/{job}/artifacts/model.onnx/link").json()["url"].rsplit("/", 1)[1]
     ids = {"models": model, "datasets": dataset, "jobs": job, "artifacts": artifact}
+    os.environ["PARED_THINGS"] = json.dumps({one[:3]: one for one in ids.values()}) # for schemathesis_hooks.py
     rows = [("GET", f"^/v1/{noun}/[{{]id[}}]", {"path.id": one}) for noun, one in ids.items()]
     return rows + [("GET", "^/v1/links/", {"path.token": link}), ("POST", "/link$", {"path.id": job, "path.name": "model.onnx"}),
                    ("POST", "/retry$", {"path.id": job})]
