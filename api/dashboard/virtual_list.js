@@ -8,12 +8,12 @@ const BEYOND = 8; // rows kept above and below the window
 export class VirtualList {
   #columns; #key; #height; #body; #table; #rows = []; #nodes = new Map(); #near; #asked = false;
 
-  /** columns: [{label, name, cell(row)}]; key(row): what a row is known by; height(): of a row in pixels; near(first, last): called
+  /** kind: class of the table, that says how wide the columns are. columns: [{label, name, cell(row)}]; key(row): what a row is known by; height(): of a row in pixels; near(first, last): called
    * with the rows now in sight. */
-  constructor({ columns, key, height, near, label, signal }) {
+  constructor({ columns, key, height, near, label, kind = "", signal }) {
     this.#columns = columns; this.#key = key; this.#height = height; this.#near = near;
     this.#body = el("div", { role: "rowgroup", class: "virtual-body" });
-    this.#table = el("div", { role: "table", class: "virtual", "aria-label": label },
+    this.#table = el("div", { role: "table", class: `virtual ${kind}`, "aria-label": label },
       el("div", { role: "rowgroup", class: "virtual-head" }, el("div", { role: "row", class: "virtual-row" }, columns.map((c) => el("div", { role: "columnheader", class: `cell ${c.name}` }, c.label)))), this.#body);
     const again = () => this.#soon();
     addEventListener("scroll", again, { passive: true, signal });

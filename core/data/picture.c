@@ -11,7 +11,16 @@
 #include <jpeglib.h>
 #include <png.h>
 
-enum { MAX_SIDE = 16384, MAX_PIXELS = 64000000, PRECISION = 22 };
+enum {
+    MAX_SIDE = 16384,
+#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
+    MAX_PIXELS = 64000, /* a fuzzer has no time for large pictures */
+#else
+    MAX_PIXELS = 64000000,
+#endif
+    MAX_SCANS = 200, /* encoders write about ten; each costs a pass over all pixels for a few bytes of the file */
+    PRECISION = 22
+};
 
 static int check_sides(int64_t width, int64_t height, struct err *err)
 {
@@ -29,6 +38,7 @@ static int alloc_pixels(struct picture *p, int width, int height, int channels, 
 
 struct jpeg_reader {
     struct jpeg_error_mgr errors;
+    struct jpeg_progress_mgr progress;
     jmp_buf escape;
     char why[JMSG_LENGTH_MAX];
 };
@@ -45,6 +55,15 @@ static void jpeg_silent(j_common_ptr info, int level)
     (void)info, (void)level;
 }
 
+static void jpeg_progress(j_common_ptr info)
+{
+    struct jpeg_reader *r = (struct jpeg_reader *)info->err;
+    if (((j_decompress_ptr)info)->input_scan_number <= MAX_SCANS)
+        return;
+    snprintf(r->why, sizeof r->why, "more than %d scans", MAX_SCANS);
+    longjmp(r->escape, 1);
+}
+
 static int decode_jpeg(struct picture *out, const unsigned char *data, size_t size, struct err *err)
 {
     struct jpeg_decompress_struct info;
@@ -58,6 +77,8 @@ static int decode_jpeg(struct picture *out, const unsigned char *data, size_t si
         return err_set(err, ERR_DATASET, "damaged JPEG: %s", reader.why);
     }
     jpeg_create_decompress(&info);
+    reader.progress.progress_monitor = jpeg_progress;
+    info.progress = &reader.progress;
     jpeg_mem_src(&info, data, size);
     jpeg_read_header(&info, TRUE);
     if (check_sides(info.image_width, info.image_height, err)) {

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 from PIL import Image
 
 
@@ -32,21 +33,121 @@ def zip_of(files):
     return out.getvalue()
 
 
+def picture(mode, kind, size=(9, 7), **options):
+    pixels = np.random.default_rng(3).integers(0, 256, (size[0], size[1], 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def many_scans():
+    """A progressive JPEG whose last scan comes 250 times: little to send, much to decode."""
+    data = picture("RGB", "JPEG", (64, 64), progressive=True)
+    scan = data.rindex(b"\xff\xda")
+    return data[:scan] + data[scan:-2] * 250 + data[-2:]
+
+
+def saved(array):
+    out = io.BytesIO()
+    np.save(out, array)
+    return out.getvalue()
+
+
+def npz(**arrays):
+    out = io.BytesIO()
+    np.savez(out, **arrays)
+    return out.getvalue()
+
+
+def folder(files):
+    """A whole folder for fuzz_dataset."""
+    return b"files\n" + b"\n--next--\n".join(name.encode() + b"\n" + data for name, data in files.items())
+
+
+def described(files=None, **description):
+    """A data.json and its files."""
+    return folder({"data.json": json.dumps(description).encode(), **(files or {})})
+
+
+def described_datasets(rng, pictures, idx):
+    small, grey = npz(x=rng.normal(size=(4, 3, 5, 5)).astype(np.float32), y=np.arange(4)), rng.integers(0, 255, (3, 6, 5), np.uint8)
+    yield described({"a.npz": small}, format="npz", files={"x": "a.npz"}, offset=1, limit=2, shuffle=True, inputs={"x": "picture"})
+    yield described({"a.npy": saved(grey), "b.npy": saved(np.arange(3))}, format="npz", files={"x": "a.npy", "y": "b.npy"},
+                    preprocess={"mean": [0.5], "std": [0.5], "scale": 0.1, "layout": "nhwc", "channels": "gray"})
+    yield described({"a.npy": saved(grey)}, format="npz", files={"x": "a.npy"}, preprocess={"resize_shorter": 4, "center_crop": 3, "layout": "nchw"})
+    yield described({"a": idx, "b": gzip.compress(idx)}, format="idx", files={"x": "a", "z": "b"}, inputs={"x": "x", "z": "z"})
+    yield described({"a": bytes(3073 * 2)}, format="cifar10", files={"x": "a"}, classes=["cat", "dog"],
+                    preprocess={"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.2], "channels": "bgr", "resize_shorter": 16, "center_crop": 12})
+    yield described({"a": bytes([10]) + bytes(3072)}, format="cifar10", files={"x": "a"})
+    yield described({"a.tar": tar_of(pictures)}, format="images", files={"x": "a.tar"}, classes=["b", "a"],
+                    augment={"flip": True, "crop_pad": 1, "resized_crop": [0.5, 1], "jitter": {"brightness": 0.4}, "rotate": 15, "cutout": 2, "mixup": 0.2},
+                    preprocess={"resize_shorter": 6, "center_crop": 4, "channels": "rgb"})
+    csv = b"file,class\n0.png,1\n1.jpg,cat\n2.png, 0\n3.jpg,2\r\n"
+    yield described({"a.zip": zip_of({k.split("/")[1]: v for k, v in pictures.items()}), "b.csv": csv}, format="images", files={"x": "a.zip", "y": "b.csv"}, classes=["dog", "cat"])
+    yield tar_of({**pictures, "labels.csv": csv.replace(b"cat", b"3")})
+    yield tar_of({**pictures, "labels.csv": b"file,class\n0.png,lynx\n"})
+    yield tar_of({**pictures, "labels.csv": b"a/0.png,0\n"})
+    yield folder(pictures)
+    for key, wrong in {"format": "tar", "files": [], "inputs": {"x": 1}, "preprocess": 1, "augment": {"flip": 1}, "classes": [1], "offset": -1, "limit": 0, "shuffle": 1,
+                       "other": 1}.items():
+        yield described(**{"format": "npz", "files": {"x": "a"}, key: wrong})
+    for key, wrong in {"mean": [], "std": [0], "channels": "cmyk", "layout": "hwc", "scale": 0, "center_crop": 0, "resize_shorter": 1 << 20, "other": 1}.items():
+        yield described(format="npz", preprocess={key: wrong})
+    for name in ("../a", "missing", "x" * 5000, "link"):
+        yield described(format="npz", files={"x": name})
+    yield described({"a": b""}, format="images", files={"x": "a"})
+    yield described({"a.npz": small, "b.npz": small}, format="npz", files={"x": "a.npz", "y": "b.npz"})
+    yield described({"y.npy": saved(np.arange(3))}, format="npz", files={"y": "y.npy"})
+    yield described(format="npz")
+    yield described({"a": idx}, format="idx")
+    yield described({"input_0.pb": tensor("x", grey)}, format="onnx")
+    yield described({"a.npy": saved(grey)}, format="npz", files={"x": "a.npy"}, classes=1)
+    yield b" {\"format\": \"npz\", "
+
+
+def tensor(name, array):
+    return onnx.numpy_helper.from_array(array, name).SerializeToString()
+
+
+def arrays_to_refuse(rng):
+    x = rng.normal(size=(2, 3)).astype(np.float32)
+    yield from (saved(np.asfortranarray(x)), saved(x.astype(">f4")), saved(np.array(1.0)), saved(x[:0]), saved(x)[:-1], saved(x).replace(b"(2, 3)", b"[2, 3]"),
+                saved(x).replace(b"descr", b"dscr_"), saved(x).replace(b"\x93NUMPY\1\0v\0", b"\x93NUMPY\2\0t\0\0\0"), saved(x)[:11], b"\x93NUMPY\2\0" + b"\xff" * 8)
+    yield from (npz(x=np.array([1, np.nan])), npz(x=x, y=np.array([0, -1])), npz(x=x, y=np.array([0.5, np.inf])), npz(x=x, y=np.arange(3)), npz(y=np.arange(3)),
+                npz(x=x, z=x[:1]), npz(**{f"a{i}": np.zeros((1, 1), np.uint8) for i in range(66)}), npz(), zip_of({"a.npy": b"", "b.txt": b""}))
+    for dtype in "?bBhHiIlLefd":
+        yield npz(x=np.ones((2, 3), dtype), z=np.ones((2, 2), np.int32))
+    yield npz(x=x.reshape(2, 3, 1), y=x)
+    yield npz(x=np.zeros((1, 2, 2, 2, 2, 1), np.float32))
+    yield npz(picture=rng.normal(size=(2, 48)).astype(np.float32))
+    yield npz(x=np.full((2, 12), 7, np.uint8))
+    yield from (b"", b"text", bytes([0, 0, 8, 4, 0, 0, 0, 1]), gzip.compress(b"text"), gzip.compress(bytes(3000))[:-9], gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, 2, 1, 2]))[:-4])
+    yield gzip.compress(bytes(5 << 20))
+    yield zip_of({"x.npy": bytes(5 << 20)})
+
+
 def dataset():
     rng = np.random.default_rng(0)
-    pictures = {}
-    for i, (mode, kind) in enumerate([("RGB", "PNG"), ("L", "JPEG"), ("P", "PNG"), ("RGB", "JPEG")]):
-        buffer = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (9, 7, 3), np.uint8)).convert(mode).save(buffer, kind)
-        pictures[f"{'ab'[i % 2]}/{i}.{'png' if kind == 'PNG' else 'jpg'}"] = buffer.getvalue()
-    arrays = io.BytesIO()
-    np.savez(arrays, x=rng.normal(size=(4, 3, 2, 2)).astype(np.float32), y=np.arange(4))
-    plain = io.BytesIO()
-    np.save(plain, rng.integers(0, 255, (3, 4, 4), np.uint8))
+    pictures = {f"{'ab'[i % 2]}/{i}.{'png' if kind == 'PNG' else 'jpg'}": picture(mode, kind) for i, (mode, kind) in
+                enumerate([("RGB", "PNG"), ("L", "JPEG"), ("P", "PNG"), ("RGB", "JPEG")])}
+    arrays = npz(x=rng.normal(size=(4, 3, 2, 2)).astype(np.float32), y=np.arange(4))
     idx = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 2]) + bytes(8)
-    yield from [arrays.getvalue(), plain.getvalue(), idx, gzip.compress(idx), bytes(3073), tar_of(pictures), zip_of(pictures), gzip.compress(tar_of(pictures)),
-                json.dumps({"format": "idx", "files": {"x": "input"}, "preprocess": {"mean": [0.5], "channels": "gray"}, "limit": 2}).encode()]
+    yield from [arrays, saved(rng.integers(0, 255, (3, 4, 4), np.uint8)), idx, gzip.compress(idx), bytes(3073), tar_of(pictures), zip_of(pictures),
+                gzip.compress(tar_of(pictures)), tar_of({"text": b"none"})]
     yield from pictures.values()
+    yield from arrays_to_refuse(rng)
+    yield from described_datasets(rng, pictures, idx)
+    for kind, name, options in (("PNG", "a.png", {}), ("JPEG", "a.jpg", {"progressive": True})):
+        for mode in ("1", "L", "LA", "RGBA", "I;16", "CMYK"):
+            if (kind == "PNG") == (mode != "CMYK") or mode == "L":
+                yield tar_of({"a/" + name: picture(mode, kind, **options) if mode != "I;16" else picture("I", kind)})
+    yield from (tar_of({"a/a.jpg": many_scans()}), tar_of({"./a/a.jpg": picture("L", "JPEG")[:150], "none.txt": b""}), tar_of({"a.png": picture("L", "PNG")[:60]}),
+                tar_of({"a.png": b"no picture"}), tar_of({"a.png": picture("1", "PNG", (1, 17000))}), tar_of({"a.jpg": picture("L", "JPEG", (1, 17000))}),
+                tar_of({"a/a.png": picture("L", "PNG"), "a/b.png": picture("L", "PNG", (3, 3))}), tar_of({"x" * 4200 + ".png": b""}))
+    text = onnx.helper.make_tensor("x", onnx.TensorProto.STRING, [1], [b"a"]).SerializeToString()
+    x = rng.normal(size=(2, 12)).astype(np.float16)
+    yield from (folder({"input_0.pb": tensor("x", x), "output_0.pb": tensor("y", x)}), folder({"input_0.pb": tensor("z", x.astype(np.float64)), "input_1.pb": tensor("x", np.arange(2))}),
+                folder({"output_0.pb": tensor("y", x)}), folder({"input_0.pb": b"\xff"}), folder({"input_0.pb": text, "output_0.pb": b"\1"}))
 
 
 def onnx_read():

@@ -143,10 +143,24 @@ static inline int setup(void **state)
     return 0;
 }
 
+/* What is kept about the rows is what counting them gives, after whatever a test did. */
+static inline void check_tally(struct fixture *f)
+{
+    static const char wrong[] =
+        "SELECT count(*) FROM (SELECT what,owner FROM (SELECT what,owner,n FROM tally"
+        " UNION ALL SELECT state,owner,-1 FROM job UNION ALL SELECT 'models',owner,-1 FROM model"
+        " UNION ALL SELECT 'datasets',owner,-1 FROM dataset UNION ALL SELECT 'artifacts',owner,-1 FROM artifact"
+        " UNION ALL SELECT 'bytes',owner,-bytes FROM model UNION ALL SELECT 'bytes',owner,-bytes FROM dataset"
+        " UNION ALL SELECT 'bytes',owner,-bytes FROM artifact) parts GROUP BY what,owner HAVING sum(n)<>0) sums";
+    assert_int_equal(int_of_sql(f, wrong), 0);
+}
+
 static inline int teardown(void **state)
 {
     struct fixture *f = *state;
     struct err err = {0};
+    if (f->store)
+        check_tally(f);
     store_close(f->store);
     f->driver.close(f->clock);
     arena_free(f->arena);
