@@ -165,7 +165,7 @@ def test_phone_width_in_the_dark(page, server):
     assert fits(page)
     shot(page, "phone_job")
     page.goto(server.url + "/#/models")
-    page.locator("td a").first.click()
+    page.locator(".virtual .id a").first.click()
     page.get_by_role("heading", name="Layers with weights").wait_for()
     assert fits(page)
     shot(page, "phone_model")

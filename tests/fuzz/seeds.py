@@ -64,9 +64,9 @@ def folder(files):
     return b"files\n" + b"\n--next--\n".join(name.encode() + b"\n" + data for name, data in files.items())
 
 
-def described(files=None, **description):
+def described(beside=None, /, **description):
     """A data.json and its files."""
-    return folder({"data.json": json.dumps(description).encode(), **(files or {})})
+    return folder({"data.json": json.dumps(description).encode(), **(beside or {})})
 
 
 def described_datasets(rng, pictures, idx):
@@ -137,10 +137,11 @@ def dataset():
     yield from pictures.values()
     yield from arrays_to_refuse(rng)
     yield from described_datasets(rng, pictures, idx)
-    for kind, name, options in (("PNG", "a.png", {}), ("JPEG", "a.jpg", {"progressive": True})):
-        for mode in ("1", "L", "LA", "RGBA", "I;16", "CMYK"):
-            if (kind == "PNG") == (mode != "CMYK") or mode == "L":
-                yield tar_of({"a/" + name: picture(mode, kind, **options) if mode != "I;16" else picture("I", kind)})
+    wide = io.BytesIO()
+    Image.fromarray(np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000).save(wide, "PNG")
+    yield tar_of({"a.png": wide.getvalue()})
+    yield from (tar_of({"a/a.png": picture(mode, "PNG")}) for mode in ("1", "LA", "RGBA"))
+    yield from (tar_of({"a/a.jpg": picture(mode, "JPEG", progressive=True)}) for mode in ("L", "CMYK"))
     yield from (tar_of({"a/a.jpg": many_scans()}), tar_of({"./a/a.jpg": picture("L", "JPEG")[:150], "none.txt": b""}), tar_of({"a.png": picture("L", "PNG")[:60]}),
                 tar_of({"a.png": b"no picture"}), tar_of({"a.png": picture("1", "PNG", (1, 17000))}), tar_of({"a.jpg": picture("L", "JPEG", (1, 17000))}),
                 tar_of({"a/a.png": picture("L", "PNG"), "a/b.png": picture("L", "PNG", (3, 3))}), tar_of({"x" * 4200 + ".png": b""}))

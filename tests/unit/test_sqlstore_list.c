@@ -3,6 +3,8 @@
  * carry the walks; labels, reuse and retries in the store. */
 #include "tests/unit/store_fixture.h"
 
+#include <sqlite3.h>
+
 #include "core/base/clock.h"
 
 enum { N = 60 };
@@ -158,35 +160,122 @@ static void labels_go_with_their_job(void **state)
     assert_int_equal(int_of_sql(f, "SELECT count(*) FROM job_label"), 0);
 }
 
-static void walks_use_their_indexes(void **state)
+/* ---- what a page costs --------------------------------------------------------------------------------------------
+ */
+
+static atomic_llong steps; /* of SQLite's machine, which do not depend on what else the computer does */
+
+static void counting_reset(struct sql_stmt *stmt)
+{
+    steps += sqlite3_stmt_status((sqlite3_stmt *)stmt, SQLITE_STMTSTATUS_VM_STEP, 1);
+    sql_sqlite.reset(stmt);
+}
+
+/* Many ended jobs and few waiting ones; labels, names, models, priorities that most have, some have, hardly any has. */
+static void fill_many(struct fixture *f, int jobs)
+{
+    char sql[3000];
+    snprintf(sql, sizeof sql,
+             "BEGIN; WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i+1 FROM n WHERE i+1<%d)"
+             " INSERT INTO job(id,owner,state,priority,run_at,timeout_s,memory_bytes,threads,request,name,retry_of,created_at,finished_at)"
+             " SELECT printf('job_01h%%023d',i),'local',CASE i%%10 WHEN 0 THEN 'failed' ELSE 'succeeded' END,"
+             " CASE WHEN i%%4000=7 THEN 9 ELSE 0 END,1000+i,0,0,0,'{}',CASE WHEN i%%2 THEN 'nightly' END,"
+             " CASE WHEN i%%5000=8 THEN 'job_x' END,1000+i,2000 FROM n;"
+             "INSERT INTO job_progress(job_id,owner,step,steps,stage,done,total,eta_s,version,updated_at)"
+             " SELECT id,owner,1,1,'',1,1,0,5,1 FROM job;"
+             "INSERT INTO job_input SELECT id,'model',owner,CASE WHEN run_at%%4000=1009 THEN 'mdl_rare' ELSE '%s' END FROM job;"
+             "INSERT INTO job_label SELECT owner,'team','vision',id FROM job WHERE run_at%%3>0;"
+             "INSERT INTO job_label SELECT owner,'stage','old',id FROM job WHERE run_at<3000;"
+             "INSERT INTO job_label SELECT owner,'rare','yes',id FROM job WHERE run_at%%4000=1003; COMMIT",
+             jobs, f->model);
+    run_sql(f, sql);
+}
+
+static long long cost(struct fixture *f, const struct store_page *page, const struct store_job_filter *filter, int *count)
+{
+    struct store_job rows[20];
+    bool more;
+    steps = 0;
+    assert_int_equal(store_job_search(f->store, page, filter, f->arena, rows, count, &more, &f->err), 0);
+    return steps;
+}
+
+static void a_page_costs_what_it_shows(void **state)
+{
+    enum { JOBS = 20000, MOST = 60000 };
+    struct fixture *f = *state;
+    static const struct store_label team = {"team", "vision"}, old = {"stage", "old"}, nobody = {"team", "nobody"},
+                                    rare[] = {{"team", "vision"}, {"rare", "yes"}};
+    static const int64_t nine = 9, one = 1;
+    const unsigned failed = 1u << JOB_FAILED, canceled = 1u << JOB_CANCELED, queued = 1u << JOB_QUEUED;
+    const char *middle = "job_01h00000000000000000010000", *common = f->model;
+    const struct {
+        const char *what;
+        int count;
+        struct store_page page;
+        struct store_job_filter filter;
+    } cases[] = {
+        {"all", 20, {0}, {0}},
+        {"from the middle", 20, {.after = middle}, {0}},
+        {"one state", 20, {0}, {.states = failed}},
+        {"states that none has", 0, {0}, {.states = canceled | queued}},
+        {"a label of many", 20, {0}, {.labels = &team, .label_count = 1}},
+        {"a label of old ones", 20, {0}, {.labels = &old, .label_count = 1}},
+        {"a label of few, second", 5, {0}, {.labels = rare, .label_count = 2}},
+        {"a label of few, with model and state", 0, {0}, {.labels = rare, .label_count = 2, .model = common, .states = failed}},
+        {"a label that none has, with a model", 0, {0}, {.labels = &nobody, .label_count = 1, .model = common}},
+        {"a rare model", 5, {0}, {.model = "mdl_rare", .labels = &team, .label_count = 0}},
+        {"a rare model with a label", 4, {0}, {.model = "mdl_rare", .labels = &team, .label_count = 1}},
+        {"a name, a state that none has", 0, {.name = "nightly"}, {.states = canceled}},
+        {"a rare priority", 5, {0}, {.priority = &nine}},
+        {"a priority that none has", 0, {0}, {.priority = &one}},
+        {"retries", 4, {0}, {.retry_of = "job_x"}},
+        {"a time long gone", 0, {.created_from = 1, .created_before = 2}, {0}},
+    };
+    int count, bad = 0;
+    store_close(f->store);
+    f->driver.reset = counting_reset;
+    f->store = open_store(f);
+    fill_many(f, JOBS);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct store_page page = cases[i].page;
+        page.owner = "local";
+        page.limit = 20;
+        long long spent = cost(f, &page, &cases[i].filter, &count);
+        if (spent > MOST || count != cases[i].count) {
+            print_error("%s: %lld steps, %d rows instead of %d\n", cases[i].what, spent, count, cases[i].count);
+            bad++;
+        }
+    }
+    assert_int_equal(bad, 0);
+}
+
+/* A job is submitted, claimed and settled, and the catalogue counted, at the cost of an empty one. */
+static void the_queue_costs_the_same_beside_many_jobs(void **state)
 {
     struct fixture *f = *state;
-    if (strcmp(driver_case->driver->now, sql_sqlite.now))
-        skip();
-    static const struct {
-        const char *where, *index;
-    } cases[] = {
-        {"FROM job WHERE owner='a' AND id<'x' AND id>='' ORDER BY id DESC LIMIT 5", "job_owner"},
-        {"FROM job WHERE state='queued' AND owner='a' AND id<'x' AND id>='' ORDER BY id DESC LIMIT 5", "job_state"},
-        {"FROM job WHERE name='n' AND owner='a' AND id<'x' AND id>='' ORDER BY id DESC LIMIT 5", "job_name"},
-        {"FROM job WHERE state='succeeded' AND methods='m' ORDER BY id DESC LIMIT 5", "job_methods"},
-        {"FROM job WHERE state='succeeded' AND owner='a' AND fingerprint='f' ORDER BY id DESC LIMIT 1", "job_fingerprint"},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        char sql[300];
-        bool found = false, sorts = false;
-        snprintf(sql, sizeof sql, "EXPLAIN QUERY PLAN SELECT id %s", cases[i].where);
-        struct sql_stmt *stmt = f->driver.prepare(f->clock, sql, &f->err);
-        assert_non_null(stmt);
-        while (f->driver.step(stmt, &f->err) == 1) {
-            const char *detail = f->driver.column_text(stmt, 3);
-            found |= strstr(detail, cases[i].index) != NULL;
-            sorts |= strstr(detail, "TEMP B-TREE") != NULL;
-        }
-        f->driver.finalize(stmt);
-        if (!found || sorts)
-            fail_msg("%s: index %s %s%s", cases[i].where, cases[i].index, found ? "used" : "not used", sorts ? ", sorted" : "");
+    long long spent[2][4];
+    store_close(f->store);
+    f->driver.reset = counting_reset;
+    f->store = open_store(f);
+    for (int full = 0; full < 2; full++) {
+        struct store_counts counts;
+        if (full)
+            fill_many(f, 20000);
+        steps = 0;
+        add_job_with(f, (struct store_job_new){.max_queued = 10, .max_active = 10, .max_bytes = 1000});
+        spent[full][0] = steps;
+        struct store_claim c = claim(f, 1000);
+        spent[full][1] = steps;
+        settle(f, &c, (struct store_outcome){.kind = STORE_FAILED, .error = "{}"});
+        spent[full][2] = steps;
+        assert_int_equal(store_count(f->store, &counts, &f->err), 0);
+        spent[full][3] = steps;
+        assert_int_equal(counts.jobs[JOB_FAILED], full ? 2002 : 1);
     }
+    for (int i = 0; i < 4; i++)
+        if (spent[1][i] > spent[0][i] * 3 / 2)
+            fail_msg("call %d: %lld steps beside 20,000 jobs, %lld without", i, spent[1][i], spent[0][i]);
 }
 
 /* ---- reuse */
@@ -309,7 +398,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         STORE_TEST(filters_are_those_of_the_twin), STORE_TEST(other_owners_see_nothing), STORE_TEST(labels_go_with_their_job),
-        STORE_TEST(walks_use_their_indexes),       STORE_TEST(results_are_reused),       STORE_TEST(reuse_is_of_contents),
+        STORE_TEST(a_page_costs_what_it_shows),    STORE_TEST(the_queue_costs_the_same_beside_many_jobs), STORE_TEST(results_are_reused),       STORE_TEST(reuse_is_of_contents),
         STORE_TEST(reuse_with_a_key),              STORE_TEST(retries_name_the_first),   STORE_TEST(resources_by_name_and_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
