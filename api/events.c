@@ -203,9 +203,9 @@ static enum stream_step next(struct req *req, struct res *res, void *state, stru
 static int read_after(struct req *req, int64_t *after, struct err *err)
 {
     const char *last = req_header(req, "Last-Event-ID");
-    if (!last || !*last)
-        return req_query_int(req, "after", 0, 0, INT64_MAX / 2, after, err);
-    if (sse_parse_id(last, after))
+    if (req_query_int(req, "after", 0, 0, INT64_MAX / 2, after, err) != 0)
+        return -1;
+    if (!last || !*last || sse_parse_id(last, after))
         return 0;
     return err_set(err, ERR_INVALID, "Last-Event-ID must be the id of an event of this job, a whole number.");
 }

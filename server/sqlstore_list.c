@@ -39,7 +39,8 @@ int sqlstore_labels(struct db *db, const struct store_job_new *in, const char *i
 
 /* ---- the walks ----------------------------------------------------------------------------------------------------
  * $1 owner, $2 and $3 bounds of the id, $4 and $5 of created_at, $6 states, $7 model, $8 name, $9 $10 priority, $11 ..
- * $18 labels, $19 retry_of, $20 limit; $21 the one state of that walk. */
+ * $18 labels, $19 retry_of, $20 limit; $21 the one state of that walk. A range of priorities is no use to an index that
+ * goes on with the id: the plus keeps it from one. */
 
 #define HAS_LABEL(key, value)                                                                                          \
     " AND (" key "='' OR EXISTS(SELECT 1 FROM job_label l WHERE l.owner=$1 AND l.key=" key " AND l.value=" value        \
@@ -48,7 +49,7 @@ int sqlstore_labels(struct db *db, const struct store_job_new *in, const char *i
     " AND job.owner=$1 AND job.id<$2 AND job.id>=$3 AND job.created_at>=$4 AND job.created_at<$5"                      \
     " AND ($6='' OR $6 LIKE '%,'||job.state||',%')"                                                                    \
     " AND ($7='' OR EXISTS(SELECT 1 FROM job_input i WHERE i.job_id=job.id AND i.role='model' AND i.resource_id=$7))"  \
-    " AND ($8='' OR job.name=$8) AND job.priority>=$9 AND job.priority<=$10"                                           \
+    " AND ($8='' OR job.name=$8) AND +job.priority>=$9 AND +job.priority<=$10"                                         \
     HAS_LABEL("$11", "$12") HAS_LABEL("$13", "$14") HAS_LABEL("$15", "$16") HAS_LABEL("$17", "$18")                    \
     " AND ($19='' OR job.retry_of=$19)"
 

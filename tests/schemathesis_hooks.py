@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What schemathesis cannot know: how a media type of tus is sent, and the ids of things that are there. PARED_THINGS is a JSON object of
 the first letters of an id and the id to use: an id in a JSON body, always a random one, becomes that of a thing of its kind half of the
-time, so that requests get beyond "there is no such model"."""
+time, so that requests get beyond "there is no such model". These things are not deleted. And a piece of a JSON text (Range) is no JSON,
+which schemathesis takes for a fault."""
 import json
 import os
 import random
@@ -20,6 +21,10 @@ def send_bytes(context, value):
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
+    if case.operation.label == "GET /v1/jobs/{id}/report" and case.headers:
+        case.headers.pop("Range", None)
+    if case.method == "DELETE" and case.path_parameters.get("id") in THINGS.values():
+        case.path_parameters["id"] = case.path_parameters["id"][:3] + "_" + "0" * 26
     if not isinstance(case.body, dict):
         return
     for key, value in case.body.items():

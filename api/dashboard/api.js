@@ -39,11 +39,17 @@ export const postJson = async (path, body) =>
   (await call(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: body === undefined ? undefined : JSON.stringify(body) })).json();
 export const remove = (path) => call(path, { method: "DELETE" });
 
+const listAddress = (path, query) =>
+  `${path}?${new URLSearchParams(Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== ""))}`;
+
 /** One page of a list: {data, next_cursor}. */
-export const getPage = (path, query, signal) => {
-  const words = new URLSearchParams(Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== ""));
-  return getJson(`${path}?${words}`, signal);
-};
+export const getPage = (path, query, signal) => getJson(listAddress(path, query), signal);
+
+/** The same if it is another than that of the etag: {etag, page}, page is null where nothing is new. */
+export async function getPageAgain(path, query, etag, signal) {
+  const response = await call(listAddress(path, query), { signal, headers: etag ? { "If-None-Match": etag } : {} });
+  return { etag: response.headers.get("ETag") ?? etag, page: response.status === 304 ? null : await response.json() };
+}
 
 /** All rows of a list, at most `most`. */
 export async function getAll(path, most = 200, signal) {

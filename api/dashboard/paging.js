@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // A list of the server, page by page: each page remembers where it began, so that it can be fetched again alone. And the table
 // that shows such a list: what is scrolled to is fetched, what is on its way already is not asked for twice.
-import { getPage } from "/api.js";
+import { getPageAgain } from "/api.js";
 import { VirtualList } from "/virtual_list.js";
 
-const PAGE = 200;
+const PAGE = 100;
 export const narrow = matchMedia("(max-width: 48rem)");
 
 /** Pages of a list, newest first; rows have ids that grow with time. moving(row): it may still change by itself. */
@@ -19,13 +19,15 @@ class Pages {
   more() {
     if (this.#loading) return null;
     const cursor = this.next;
-    this.#loading = getPage(this.#path, { ...this.#query, limit: PAGE, cursor }, this.#signal).then((answer) => {
+    this.#loading = this.#fetch(cursor, null).then(({ etag, page }) => {
       const known = new Set(this.rows.map((row) => row.id));
-      this.#pages.push({ cursor, rows: answer.data.filter((row) => !known.has(row.id)) });
-      this.next = answer.next_cursor;
+      this.#pages.push({ cursor, etag, rows: page.data.filter((row) => !known.has(row.id)) });
+      this.next = page.next_cursor;
     }).finally(() => { this.#loading = null; });
     return this.#loading;
   }
+
+  #fetch(cursor, etag) { return getPageAgain(this.#path, { ...this.#query, limit: PAGE, cursor }, etag, this.#signal); }
 
   /** Fetch again what may have changed: the head, and pages in sight with rows that move. Rows that are as they were stay the same
    * objects. */
@@ -37,10 +39,11 @@ class Pages {
       const inSight = at < last && at + one.rows.length > first, moving = one.rows.some(this.#moving);
       at += one.rows.length;
       if (i > 0 && !(inSight && moving)) continue;
-      const answer = await getPage(this.#path, { ...this.#query, limit: PAGE, cursor: one.cursor }, this.#signal);
-      const rows = answer.data.map(same);
-      if (i === 0) this.#takeHead(rows, answer.next_cursor);
-      else one.rows = rows;
+      const { etag, page } = await this.#fetch(one.cursor, one.etag);
+      if (!page) continue;
+      one.etag = etag;
+      if (i === 0) this.#takeHead(page.data.map(same), page.next_cursor);
+      else one.rows = page.data.map(same);
     }
   }
 
@@ -51,10 +54,10 @@ class Pages {
     head.rows = rows;
     if (this.#pages.length === 1) this.next = next;
     for (const one of this.#pages.slice(1)) if (one.rows.some((row) => there.has(row.id))) one.rows = one.rows.filter((row) => !there.has(row.id));
-    if (this.#pages.length > 1 && pushed.length) this.#pages.splice(1, 0, { cursor: next, rows: pushed });
+    if (this.#pages.length > 1 && pushed.length) this.#pages.splice(1, 0, { cursor: next, etag: null, rows: pushed });
   }
 
-  drop(id) { for (const one of this.#pages) one.rows = one.rows.filter((row) => row.id !== id); }
+  drop(id) { for (const one of this.#pages) { one.rows = one.rows.filter((row) => row.id !== id); one.etag = null; } }
 }
 
 /** The table of such a list in a place of its own: node, open(query), refresh(), drop(id), count. options: those of VirtualList

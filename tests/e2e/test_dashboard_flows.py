@@ -126,67 +126,146 @@ def test_without_events_the_job_is_polled(page, server):
 
 # ---- the list
 
-def clone_jobs(server, count):
-    """A catalogue of very many jobs, put straight into the store: an ended one is copied."""
-    submit(server, PRUNE, labels={"team": "one"})
+def clone_rows(server, count, tables, first):
+    """Very many copies of one row, put straight into the catalogue; tables: {name: its column of ids}; first: how their ids begin."""
     server.stop()
     database = next(os.path.join(d, f) for d, _, files in os.walk(server.data) for f in files if f.endswith((".db", ".sqlite", ".sqlite3")))
     with sqlite3.connect(database) as db:
-        def rows(table):
-            cursor = db.execute(f"select * from {table}")
-            return [c[0] for c in cursor.description], cursor.fetchall()
-
-        job_columns, (job, ) = rows("job")
-        at = job_columns.index("id")
-        ids = [f"job_00000000{i:018d}" for i in range(count)]
-        db.executemany(f"insert into job values ({', '.join('?' * len(job_columns))})", ([*job[:at], i, *job[at + 1:]] for i in ids))
-        for table in ["job_input", "job_progress", "job_label"]:  # what belongs to it
-            columns, found = rows(table)
-            at = columns.index("job_id")
-            db.executemany(f"insert into {table} values ({', '.join('?' * len(columns))})", ([*one[:at], i, *one[at + 1:]] for i in ids for one in found))
+        db.execute("pragma synchronous=off")
+        for table, key in tables.items():
+            columns = [row[1] for row in db.execute(f"pragma table_info({table})")]
+            picked = ", ".join("n.id" if c in (key, "content") else f"t.{c}" for c in columns)
+            db.execute(f"""with recursive n(i, id) as (select 0, printf('{first}%018d', 0) union all
+                select i + 1, printf('{first}%018d', i + 1) from n where i + 1 < {count})
+                insert into {table}({', '.join(columns)}) select {picked} from n cross join (select * from {table}) t""")
+    db.close()
     server.start()
+
+
+JOB_TABLES = {"job": "id", "job_input": "job_id", "job_progress": "job_id", "job_label": "job_id"}
+
+# A slice of work that only this thread does, timed again and again: how much slower than alone the machine is just now.
+CALIBRATION = """
+  const calibrate = () => { const a = performance.now(); let x = 1; const all = [];
+    for (let i = 0; i < 60000; i++) { x = (x * 48271) % 2147483647; all.push({ x }); }
+    all.sort((p, q) => p.x - q.x); return performance.now() - a; };
+  const middle = (all) => [...all].sort((a, b) => a - b)[all.length >> 1];
+"""
+
+SCROLL = """async () => {""" + CALIBRATION + """
+  const table = document.querySelector('.virtual'), step = () => new Promise(requestAnimationFrame), until = performance.now() + 120000;
+  let nodes = 0, longest = 0;
+  const look = () => { nodes = Math.max(nodes, document.querySelectorAll('.virtual-body .virtual-row').length); };
+  new PerformanceObserver((list) => { for (const e of list.getEntries()) longest = Math.max(longest, e.duration); }).observe({ type: 'longtask' });
+  while (performance.now() < until && table.getAttribute('aria-rowcount') === '-1') { scrollTo(0, document.body.scrollHeight); await step(); look(); }
+  const steps = [], units = [];
+  for (let i = 0; i < 30; i++) {
+    units.push(calibrate());
+    await step();
+    const a = performance.now();
+    scrollTo(0, ((i * 7919) % 30) / 30 * document.body.scrollHeight);
+    await step(); // the list is told and draws
+    document.body.getBoundingClientRect();
+    await step(); // what it drew is shown
+    steps.push(performance.now() - a);
+    look();
+  }
+  return { rows: table.getAttribute('aria-rowcount'), nodes, longest, step: middle(steps), unit: middle(units) };
+}"""
+
+QUIET_UNIT_MS = 30  # what calibrate() takes where nothing else runs
+
+
+def bound(milliseconds, unit):
+    """A bound for a quiet machine, stretched as far as this one is slower just now."""
+    return milliseconds * max(1, unit / QUIET_UNIT_MS)
 
 
 def test_ten_thousand_jobs_scroll_smoothly(page):
     with Server() as server:
-        clone_jobs(server, 10000)
+        submit(server, PRUNE, labels={"team": "one"})
+        clone_rows(server, 10000, JOB_TABLES, "job_00000000")
+        asked = []
+        page.on("request", lambda r: asked.append(r.url) if "/v1/jobs?" in r.url else None)
         page.goto(server.url + "/#/jobs")
         page.locator(".virtual-body .virtual-row").first.wait_for()
         assert page.locator(".virtual").get_attribute("aria-rowcount") == "-1"  # more than was fetched
-        pages = []
-        page.on("request", lambda r: pages.append(r.url) if "cursor=" in r.url else None)
-        script = """async () => {
-          let worst = 0, frames = 0, nodes = 0, until = performance.now() + 120000;
-          const step = () => new Promise(requestAnimationFrame);
-          let last = performance.now();
-          while (performance.now() < until && document.querySelector('.virtual').getAttribute('aria-rowcount') === '-1') {
-            scrollTo(0, document.body.scrollHeight);
-            await step();
-            const now = performance.now();
-            worst = Math.max(worst, now - last);
-            last = now;
-            frames++;
-            nodes = Math.max(nodes, document.querySelectorAll('.virtual-body .virtual-row').length);
-          }
-          const t = [];
-          for (let i = 0; i < 60; i++) { const a = performance.now(); scrollTo(0, Math.random() * document.body.scrollHeight); await step(); t.push(performance.now() - a); }
-          t.sort((a, b) => a - b);
-          return {rows: document.querySelector('.virtual').getAttribute('aria-rowcount'), worst, frames, nodes, median: t[30], p95: t[57]};
-        }"""
-        figures = page.evaluate(script)
-        print(figures)
-        assert figures["rows"] == "10002" and len(pages) >= 49  # all, and the row of headings
-        assert figures["nodes"] <= 80
-        assert figures["median"] < 3000  # a frame of a busy machine without a GPU; few nodes are what keeps it cheap
+        figures = page.evaluate(SCROLL)
+        print("scroll:", figures)
+        pages = [url for url in asked if "cursor=" in url]
+        assert figures["rows"] == "10002"  # all, and the row of headings
+        assert len(pages) == len(set(pages)) == 100  # no page twice
+        assert figures["nodes"] <= 60
+        assert figures["step"] <= bound(250, figures["unit"])
         # the keyboard walks on: the focus stays on its row through news
         page.evaluate("scrollTo(0, 200000)")
-        page.wait_for_timeout(300)
+        page.wait_for_timeout(100)
         page.locator(".virtual .id a").nth(12).focus()
         name = page.evaluate("document.activeElement.title")
-        page.wait_for_timeout(2600)
+        with page.expect_response(lambda r: "/v1/jobs?" in r.url) as again:
+            pass
+        assert again.value.status == 304  # nothing new: nothing is sent
+        page.wait_for_timeout(50)
         assert page.evaluate("document.activeElement.title") == name
         shot_viewport(page, "jobs_10000")
+        # a filter is one request, and what it leaves is shown at once
+        del asked[:]
+        took = page.evaluate("""async () => {""" + CALIBRATION + """
+          const list = document.querySelector('.virtual'), state = document.querySelector('select[name=state]'), steps = [], units = [];
+          for (let i = 0; i < 6; i++) {
+            units.push(calibrate());
+            const a = performance.now();
+            state.value = i % 2 ? '' : 'failed';
+            state.dispatchEvent(new Event('change', { bubbles: true }));
+            while (list.isConnected !== Boolean(i % 2)) await new Promise(requestAnimationFrame);
+            steps.push(performance.now() - a);
+          }
+          return { step: middle(steps), unit: middle(units) }; }""")
+        print("filter:", took)
+        assert len([url for url in asked if "state=failed" in url]) == 3
+        assert took["step"] <= bound(250, took["unit"])
         page.goto("about:blank")  # the page must not miss its server
+
+
+@pytest.mark.parametrize("what, tables, file", [("models", {"model": "id"}, "digits-cnn.onnx"), ("datasets", {"dataset": "id"}, "test.npz")])
+def test_long_lists_of_resources_come_by_pages(page, what, tables, file):
+    with Server() as server:
+        put(server, what, file)
+        clone_rows(server, 450, tables, f"{'mdl' if what == 'models' else 'dst'}_00000000")
+        asked = []
+        page.on("request", lambda r: asked.append(r.url) if f"/v1/{what}?" in r.url else None)
+        page.goto(f"{server.url}/#/{what}")
+        table = page.locator(".virtual")
+        page.locator(".virtual-body .virtual-row").first.wait_for()
+        assert len(asked) == 1 and table.get_attribute("aria-rowcount") == "-1"
+        page.evaluate("""async () => { while (document.querySelector('.virtual').getAttribute('aria-rowcount') === '-1') {
+            scrollTo(0, document.body.scrollHeight); await new Promise(requestAnimationFrame); } }""")
+        assert table.get_attribute("aria-rowcount") == "452" and len(asked) == 5
+        assert page.locator(".virtual-body .virtual-row").count() <= 60
+        page.evaluate("scrollTo(0, 0)")
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.get_by_role("button", name="Delete").first.click()
+        page.wait_for_function("() => document.querySelector('.virtual').getAttribute('aria-rowcount') === '451'")
+        shot_viewport(page, f"{what}_450")
+        page.goto("about:blank")
+
+
+def test_theme_is_chosen_and_kept(page, server):
+    page.goto(server.url + "/#/models")
+    paper = lambda: page.evaluate("getComputedStyle(document.body).backgroundColor")  # noqa: E731
+    light = paper()
+    page.get_by_label("Colours").select_option("dark")
+    dark = paper()
+    assert dark != light
+    page.reload()
+    assert paper() == dark and page.get_by_label("Colours").input_value() == "dark"
+    page.emulate_media(color_scheme="dark")
+    page.get_by_label("Colours").select_option("light")
+    assert paper() == light
+    page.get_by_label("Colours").select_option("auto")
+    assert paper() == dark and page.evaluate("localStorage.length") == 0
+    page.emulate_media(color_scheme="light")
+    assert paper() == light
 
 
 def shot_viewport(tab, name):
@@ -255,11 +334,12 @@ def test_graph_of_two_thousand_nodes(page, server, tmp_path):
     page.goto(f"{server.url}/#/models/{model}/graph")
     page.locator("svg.graph .node").first.wait_for(timeout=20000)
     assert page.locator("svg.graph .node").count() == 2002  # and what goes in and out
-    took = page.evaluate("""async (url) => { const { layoutGraph } = await import('/graph_layout.js'), g = await (await fetch(url)).json();
-      const t = []; for (let i = 0; i < 3; i++) { const a = performance.now(); layoutGraph(g.nodes, g.edges); t.push(performance.now() - a); } return t; }""",
-                         f"/v1/models/{model}/graph")
+    took = page.evaluate("""async (url) => {""" + CALIBRATION + """
+      const { layoutGraph } = await import('/graph_layout.js'), g = await (await fetch(url)).json(), t = [], units = [];
+      for (let i = 0; i < 5; i++) { units.push(calibrate()); const a = performance.now(); layoutGraph(g.nodes, g.edges); t.push(performance.now() - a); }
+      return { layout: middle(t), unit: middle(units) }; }""", f"/v1/models/{model}/graph")
     print("layout of 2,000 nodes:", float(page.locator(".stage").get_attribute("data-layout-ms")), took, "ms")
-    assert min(took) < 3000  # 0.2 s on a machine of its own; this one may be busy
+    assert took["layout"] <= bound(1000, took["unit"])
     graph = page.locator("svg.graph")
     shot_viewport(page, "graph_top")
     world = page.locator("svg.graph > g")

@@ -183,6 +183,16 @@ def container():
                 body(noise, b"", bytes([0, 99, 4, 9, 2, 1, 1, 0, 7, 9])), body(b"", b"", bytes([0, 32, 2, 2, 1, 1, 0, 5, 6, 2, len(huffman)]) + huffman),
                 body(b"", b"", bytes([0, 200, 1, 3, 2, 0, 9, 255, 4, 2, 0, 8, 9])), body(b"", b"", bytes([0, 8, 1, 1, 3, len(rans)]) + rans), body(noise, b"")[:-1] + bytes([20, 4])]
 
+    rng = np.random.default_rng(5)
+    few, sparse = rng.integers(0, 4, 300).astype(np.float32), np.where(rng.random(400) < 0.05, rng.normal(size=400), 0).astype(np.float32)
+    for array in (rng.normal(size=200).astype(np.float32), few, sparse, few * (rng.random(300) < 0.1), rng.integers(0, 9, 500).astype(np.int8), np.zeros(99, np.int8),
+                  np.arange(64, dtype=np.float64), rng.normal(size=99).astype(np.float16), np.frombuffer(b"text text " * 30, np.uint8), np.where(np.arange(900) % 300 == 7, 9, 0).astype(np.uint8)):
+        width = array.itemsize.bit_length() - 1
+        for only in range(7):
+            yield b"array" + bytes([width | 4 * (array.dtype.kind == "f") | 8, 19, 0, 255, only, only % 2, 1 + only % 3, 3, 1, 130, 5, 40, 255]) + array.tobytes()
+    for model in onnx_read():
+        yield b"regions" + model
+
 
 def tus():
     digest = lambda name, data: base64.b64encode(hashlib.new(name, data).digest())

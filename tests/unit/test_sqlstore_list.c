@@ -182,11 +182,12 @@ static void fill_many(struct fixture *f, int jobs)
              " CASE WHEN i%%4000=7 THEN 9 ELSE 0 END,1000+i,0,0,0,'{}',CASE WHEN i%%2 THEN 'nightly' END,"
              " CASE WHEN i%%5000=8 THEN 'job_x' END,1000+i,2000 FROM n;"
              "INSERT INTO job_progress(job_id,owner,step,steps,stage,done,total,eta_s,version,updated_at)"
-             " SELECT id,owner,1,1,'',1,1,0,5,1 FROM job;"
-             "INSERT INTO job_input SELECT id,'model',owner,CASE WHEN run_at%%4000=1009 THEN 'mdl_rare' ELSE '%s' END FROM job;"
-             "INSERT INTO job_label SELECT owner,'team','vision',id FROM job WHERE run_at%%3>0;"
+             " SELECT id,owner,1,1,'',1,1,0,5,1 FROM job WHERE id<'job_01i';"
+             "INSERT INTO job_input SELECT id,'model',owner,CASE WHEN run_at%%4000=1009 THEN 'mdl_rare' ELSE '%s' END FROM job"
+             " WHERE id<'job_01i';"
+             "INSERT INTO job_label SELECT owner,'team','vision',id FROM job WHERE id<'job_01i' AND run_at%%3>0;"
              "INSERT INTO job_label SELECT owner,'stage','old',id FROM job WHERE run_at<3000;"
-             "INSERT INTO job_label SELECT owner,'rare','yes',id FROM job WHERE run_at%%4000=1003; COMMIT",
+             "INSERT INTO job_label SELECT owner,'rare','yes',id FROM job WHERE id<'job_01i' AND run_at%%4000=1003; COMMIT",
              jobs, f->model);
     run_sql(f, sql);
 }
@@ -221,7 +222,7 @@ static void a_page_costs_what_it_shows(void **state)
         {"states that none has", 0, {0}, {.states = canceled | queued}},
         {"a label of many", 20, {0}, {.labels = &team, .label_count = 1}},
         {"a label of old ones", 20, {0}, {.labels = &old, .label_count = 1}},
-        {"a label of few, second", 5, {0}, {.labels = rare, .label_count = 2}},
+        {"a label of few, second", 4, {0}, {.labels = rare, .label_count = 2}},
         {"a label of few, with model and state", 0, {0}, {.labels = rare, .label_count = 2, .model = common, .states = failed}},
         {"a label that none has, with a model", 0, {0}, {.labels = &nobody, .label_count = 1, .model = common}},
         {"a rare model", 5, {0}, {.model = "mdl_rare", .labels = &team, .label_count = 0}},
