@@ -325,7 +325,9 @@ int jobs_get(struct req *req, struct res *res, struct err *err)
         return -1;
     if (job_state_ended(job.state)) {
         const struct text_key key = {id, job.version, ttl_ms};
-        text_cache_put(api_server(req)->texts, &key, res->bytes, res->len);
+        size_t len;
+        const char *text = res_body(res, &len);
+        text_cache_put(api_server(req)->texts, &key, text, len);
     }
     return 0;
 }

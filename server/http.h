@@ -110,6 +110,8 @@ int res_json(struct res *res, int status, json_t *json, struct err *err);
 int res_take(struct res *res, int status, const char *media_type, char *bytes, size_t len);
 /* Bytes that outlive the server (embedded files, tables). */
 int res_static(struct res *res, int status, const char *media_type, const void *bytes, size_t len);
+/* What such an answer holds now, to be kept by who makes it again. NULL: no body in memory. */
+const char *res_body(const struct res *res, size_t *len);
 /* No body. */
 int res_empty(struct res *res, int status);
 /* `len` bytes of an immutable file from `offset`; fd is taken over. */

@@ -92,6 +92,12 @@ int res_static(struct res *res, int status, const char *media_type, const void *
     return 0;
 }
 
+const char *res_body(const struct res *res, size_t *len)
+{
+    *len = res->bytes ? res->len : 0;
+    return res->bytes;
+}
+
 int res_empty(struct res *res, int status)
 {
     res_fini(res);
@@ -166,8 +172,9 @@ static void server_timing(struct MHD_Response *response, const struct exchange *
     char text[120];
     if (x->worked <= 0)
         return;
-    snprintf(text, sizeof text, "queue;dur=%.3f, app;dur=%.3f, store;dur=%.3f", x->waited * 1e3, x->worked * 1e3,
-             x->stored * 1e3);
+    long queue = (long)(x->waited * 1e6), app = (long)(x->worked * 1e6), store = (long)(x->stored * 1e6);
+    snprintf(text, sizeof text, "queue;dur=%ld.%03ld, app;dur=%ld.%03ld, store;dur=%ld.%03ld", queue / 1000,
+             queue % 1000, app / 1000, app % 1000, store / 1000, store % 1000); /* a third of the time of "%.3f" */
     MHD_add_response_header(response, "Server-Timing", text);
 }
 

@@ -103,8 +103,8 @@ static int sink_finish(struct sink *s, struct err *err)
     struct members *m = s->index;
     if (file_map_fd(&m->map, s->fd, err))
         return -1;
-    for (int64_t i = 0; i < m->count; i++)
-        m->at[i].data = m->map.data + (uintptr_t)m->at[i].data;
+    for (int64_t i = 0; i < m->count; i++) /* all empty: nothing is mapped */
+        m->at[i].data = m->map.data ? m->map.data + (uintptr_t)m->at[i].data : (const unsigned char *)"";
     if (m->count)
         qsort(m->at, (size_t)m->count, sizeof *m->at, by_name);
     return 0;

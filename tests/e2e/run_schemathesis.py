@@ -3,6 +3,7 @@
 once each call by itself, with ids of things that are there, and once chains of calls along the links of openapi.yaml (phase "stateful"),
 whose ids come from the answers before."""
 import argparse
+import base64
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pared_server
 import tiny
 
 TESTS = os.path.join(pared_server.ROOT, "tests")
+FILES = {f"/v1/{noun}": base64.b64encode(body).decode() for noun, body in (("models", tiny.classifier(1)), ("datasets", tiny.dataset(seed=1)))}
 RUNS = (["examples", "coverage", "fuzzing"], ["stateful"])
 
 
@@ -50,7 +52,7 @@ def run(server, phases, arguments):
     ids, rows = ({}, []) if phases == ["stateful"] else things(server)
     command = [st, "--config-file", config(server, rows), "run", os.path.join(pared_server.ROOT, "openapi.yaml"), "--url", server.url,
                "--checks", "all", "--phases", ",".join(phases), *arguments]
-    env = {**os.environ, "SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": TESTS, "PARED_THINGS": json.dumps(ids)}
+    env = {**os.environ, "SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": TESTS, "PARED_THINGS": json.dumps(ids), "PARED_FILES": json.dumps(FILES)}
     return subprocess.call(command, cwd=server.dir, env=env)
 
 

@@ -65,6 +65,17 @@ def finished(s, auth, job):
     raise TimeoutError(job)
 
 
+def route_table():
+    """(method, path, body, scope) of every route."""
+    with open(os.path.join(os.path.dirname(__file__), "..", "..", "api", "routes.def")) as f:
+        return re.findall(r'^ROUTE(?:_UNTIL)?\((\w+), "([^"]+)", \w+, (\w+), \w+, (\w+),', f.read(), re.M)
+
+
+def other_id(name):
+    """An id of nothing, of the same kind."""
+    return name[:4] + "0" * (len(name) - 4)
+
+
 # ---- pared keys
 
 
@@ -178,8 +189,7 @@ def test_key_file_beside_the_catalogue(data, tmp_path):
 def test_scopes(data):
     """Every route of the table, with a key that has all scopes but the one it needs, and one that has only this."""
     names = {"MODELS_READ": "models:read", "MODELS_WRITE": "models:write", "JOBS_READ": "jobs:read", "JOBS_WRITE": "jobs:write"}
-    with open(os.path.join(os.path.dirname(__file__), "..", "..", "api", "routes.def")) as f:
-        table = re.findall(r'ROUTE(?:_UNTIL)?\((\w+), "([^"]+)", \w+, (\w+), \w+, (\w+),', f.read())
+    table = route_table()
     only = {scope: add(data, "--scopes", scope)[0] for scope in names.values()}
     without = {scope: add(data, "--scopes", ",".join(s for s in ALL if s != scope))[0] for scope in names.values()}
     admin, _ = add(data, "--scopes", "admin")
@@ -200,29 +210,49 @@ def test_scopes(data):
 
 
 def test_other_owners_ids_do_not_exist(data):
+    """Every route of the table whose path names a thing: 404 for everybody but its owner. So do ids in bodies, lists and keys of requests."""
     alice, _ = add(data, "--owner", "alice")
     bob, _ = add(data, "--owner", "bob")
     also_alice, _ = add(data, "--owner", "alice")
+    tus = {"Tus-Resumable": "1.0.0"}
     with Server(data=data) as s:
         model = upload(s, alice)
-        job = submit(s, alice, model).json()["id"]
+        dataset = s.request("PUT", "/v1/datasets", body=tiny.dataset(), headers=alice).json()["id"]
+        assert s.post_json("/v1/recipes", {"name": "hers", "recipe": STEPS}, headers=alice).status == 201
+        job = submit(s, {**alice, "Idempotency-Key": "same"}, model).json()["id"]
         finished(s, alice, job)
         artifact = [a for a in s.get(f"/v1/jobs/{job}/artifacts", headers=alice).json()["data"] if a["name"] == "model.onnx"][0]["id"]
-        paths = [f"/v1/models/{model}", f"/v1/models/{model}/content", f"/v1/models/{model}/layers", f"/v1/jobs/{job}", f"/v1/jobs/{job}/events", f"/v1/jobs/{job}/report",
-                 f"/v1/jobs/{job}/artifacts", f"/v1/jobs/{job}/artifacts/model.onnx", f"/v1/artifacts/{artifact}", f"/v1/artifacts/{artifact}/content"]
-        for path in paths:
-            problem(s.get(path, headers=bob), 404, "not_found")
-            if not path.endswith("/events"):
-                assert s.get(path, headers=also_alice).status == 200, path
-        problem(s.post_json(f"/v1/jobs/{job}/artifacts/model.onnx/link", {}, headers=bob), 404, "not_found")
-        problem(s.post_json(f"/v1/jobs/{job}/cancel", {}, headers=bob), 404, "not_found")
-        problem(s.post_json(f"/v1/jobs/{job}/retry", {}, headers=bob), 404, "not_found")
-        problem(s.request("DELETE", f"/v1/jobs/{job}", headers=bob), 404, "not_found")
-        problem(s.request("DELETE", f"/v1/models/{model}", headers=bob), 404, "not_found")
+        part = s.request("POST", "/v1/uploads", headers={**alice, **tus, "Upload-Length": "5"}).json()["id"]
+        ids = {"models": model, "datasets": dataset, "jobs": job, "artifacts": artifact, "uploads": part, "recipes": "hers"}
+        seen = set()
+        for method, path, body, _ in route_table():
+            noun = path.split("/")[2] if path.startswith("/v1/") else ""
+            if noun not in ids or "{" not in path:
+                continue
+            seen.add(noun)
+            url = path.replace("{name}", "hers" if noun == "recipes" else "model.onnx").replace("{id}", ids[noun])
+            more = {**tus, "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"} if noun == "uploads" else {}
+            sent = b"x" if body != "NONE" else None
+            answer = s.request(method, url, body=sent, headers={**bob, **more})
+            problem(answer, 404, "not_found")
+            assert answer.json()["detail"] == s.request(method, url.replace(ids[noun], other_id(ids[noun])), body=sent, headers={**bob, **more}).json()[
+                "detail"].replace(other_id(ids[noun]), ids[noun]), "nothing tells it from an id of nothing"
+            if method == "GET" and not path.endswith("/events"):
+                assert s.get(url, headers=also_alice).status == 200, path
+        assert seen == set(ids)
         problem(submit(s, bob, model), 422, "invalid", "there is no")
-        assert s.request("POST", "/v1/models", body=json.dumps({"artifact": artifact}), headers={**bob, "Content-Type": "application/json"}).status in (404, 422)
-        assert s.get("/v1/jobs", headers=bob).json()["data"] == [] == s.get("/v1/models", headers=bob).json()["data"]
-        assert upload(s, bob) != model  # the same bytes are another owner's own model
+        problem(submit(s, bob, upload(s, bob, 1), recipe="hers"), 422, "invalid")
+        for noun, body in (("models", {"artifact": artifact}), ("models", {"upload": part}), ("datasets", {"upload": part})):
+            problem(s.post_json("/v1/" + noun, body, headers=bob), 422, "reference_not_found")
+        for noun in ("jobs", "datasets", "uploads"):
+            assert s.get("/v1/" + noun, headers=bob).json()["data"] == [], noun
+        for word in ("model=" + model, "retry_of=" + job, "cursor=" + job):
+            assert s.get("/v1/jobs?" + word, headers=bob).json()["data"] == [], word
+        his = upload(s, bob)
+        assert his != model  # the same bytes are another owner's own model
+        answer = submit(s, {**bob, "Idempotency-Key": "same"}, his)
+        assert answer.status == 202 and answer.json()["id"] != job  # a key of a request is its owner's
+        assert submit(s, bob, his, reuse=True).json()["id"] != job
 
 
 # ---- limits

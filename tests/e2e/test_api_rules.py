@@ -87,11 +87,21 @@ class Methods(Case):
                 for name in set(get.headers) - skip:
                     self.assertEqual(head.headers[name], get.headers[name], name)
 
-    def test_overrides_do_nothing(self):
+    def test_overrides_are_refused(self):
+        """As openapi.yaml says: a header that would override the method is 400, whatever it says and whichever the method."""
         url = "/v1/models/" + self.ids["models"]
-        for name in ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"):
-            self.assertIn(self.s.get(url, headers={name: "DELETE"}).status, (200, 400))
-            self.assertIn(self.s.request("POST", url, body=b"", headers={name: "DELETE"}).status, (400, 405))
+        for name in ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "x-http-method-override"):
+            for value in ("DELETE", "GET", "PATCH", "delete", "nonsense", ""):
+                for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"):
+                    with self.subTest(name=name, value=value, method=method):
+                        answer = self.s.request(method, url, headers={name: value})
+                        self.assertEqual(answer.status, 400, answer)
+                        if method != "HEAD":
+                            self.problem(answer, 400, "bad_request", says="override")
+        tus = {"Tus-Resumable": "1.0.0"}
+        upload = self.s.request("POST", "/v1/uploads", headers={**tus, "Upload-Length": "5"}).headers["location"]
+        self.problem(self.s.request("POST", upload, headers={**tus, "X-HTTP-Method-Override": "DELETE"}), 400, says="override")
+        self.ok(upload)
         self.problem(self.s.get(url + "?_method=DELETE"), 422, parameter="_method")
         self.problem(self.s.get(url + "?method=DELETE"), 422, parameter="method")
         self.ok(url)
@@ -424,8 +434,10 @@ class Again(Case):
         self.problem(self.s.post_json("/v1/jobs", {"model": job["model"], "recipe": STEPS}, headers=key), 422, says="Idempotency-Key")
         other = self.done(31)
         self.problem(self.s.request("POST", f"/v1/jobs/{other['id']}/retry", body=b"", headers=key), 422)
-        for bad in ("", "x" * 256):
-            self.problem(self.s.request("POST", url, body=b"", headers={"Idempotency-Key": bad}), 400, "bad_request")
+        for bad in ("", "x" * 256, "a b", "a\tb", "é", "\x80"):
+            self.problem(self.s.request("POST", url, body=b"", headers={"Idempotency-Key": bad}), 400, "bad_request", says="Idempotency-Key")
+        for good in ("x" * 255, "!~", '"8e03978e-40d5-43dd-bc93-6894a57f9324"'):
+            self.assertEqual(self.s.request("POST", url, body=b"", headers={"Idempotency-Key": good}).status, 202)
 
     def test_retry(self):
         dataset = self.dataset(3)
@@ -488,8 +500,39 @@ class Again(Case):
         self.assertNotIn("wait_s", done)
 
 
+class Forgotten(Case):
+    """An Idempotency-Key is remembered as long as the setting says."""
+    flags = ("--workers", "0", "--idempotency-ttl-s", "1")
+
+    def test_key_ends(self):
+        body, key = {"model": self.model(), "recipe": STEPS}, {"Idempotency-Key": "nightly"}
+        first = self.s.post_json("/v1/jobs", body, headers=key)
+        self.assertEqual(self.s.post_json("/v1/jobs", body, headers=key).json()["id"], first.json()["id"])
+        time.sleep(1.05)
+        later = self.s.post_json("/v1/jobs", {**body, "priority": 1}, headers=key)
+        self.assertEqual(later.status, 202, "another body is a new request by now")
+        self.assertNotEqual(later.json()["id"], first.json()["id"])
+        self.assertNotIn("idempotent-replayed", later.headers)
+
+
 class Uploads(Case):
     """The calls of resumable uploads once each; test_uploads.py has their rules."""
+
+    def test_overlap(self):
+        """A patch that begins anywhere but at the end is refused and changes nothing."""
+        body = tiny.classifier(61)
+        tus = {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}
+        url = self.s.request("POST", "/v1/uploads", headers={"Tus-Resumable": "1.0.0", "Upload-Length": str(len(body))}).headers["location"]
+
+        def patch(offset, data):
+            return self.s.request("PATCH", url, body=data, headers={**tus, "Upload-Offset": str(offset)})
+        self.assertEqual(patch(0, body[:100]).headers["upload-offset"], "100")
+        for offset, length in ((0, 100), (0, 200), (50, 100), (99, 1), (99, 2), (101, 10)):
+            with self.subTest(offset=offset, length=length):
+                self.problem(patch(offset, b"\xff" * length), 409, "wrong_state", says="at 100 of")
+        self.assertEqual(patch(100, body[100:]).status, 204)
+        model = self.s.post_json("/v1/models", {"upload": url.rsplit("/", 1)[1]}).json()
+        self.assertEqual(model["sha256"], hashlib.sha256(body).hexdigest())
 
     def test_life(self):
         tus = {"Tus-Resumable": "1.0.0"}

@@ -604,9 +604,9 @@ def test_traceparent(s, given, kept):
 
 def test_trace_of_a_job():
     """The trace of the request that queued a job is in its row, in the log of its worker and in its process's environment."""
-    from test_server_life import big_dataset, busy, children, setup, wait
+    from test_server_life import busy, children, training, wait
     with Server("--threads", "1") as server:
-        job = server.post_json("/v1/jobs", setup(server, big_dataset()), headers={"traceparent": TRACE}).json()
+        job = server.post_json("/v1/jobs", training(server), headers={"traceparent": TRACE}).json()
         assert job["traceparent"][3:35] == TRACE[3:35]
         wait(server, job["id"], busy)
         with open(f"/proc/{children(server)[0]}/environ", "rb") as f:

@@ -40,6 +40,13 @@ def setup(server, dataset=None):
     return body
 
 
+def training(server):
+    """The body of a job that trains until it is canceled, and tells of each batch."""
+    with open(os.path.join(ROOT, "examples", "digits", "train.npz"), "rb") as f:
+        body = setup(server, f.read())
+    return {**body, "recipe": {"steps": [{"method": "train.finetune", "epochs": 1000, "batch": 8}]}}
+
+
 def post(server, body):
     answer = server.post_json("/v1/jobs", body)
     assert answer.status == 202, answer

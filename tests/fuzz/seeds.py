@@ -190,7 +190,7 @@ def container():
         width = array.itemsize.bit_length() - 1
         for only in range(7):
             yield b"array" + bytes([width | 4 * (array.dtype.kind == "f") | 8, 19, 0, 255, only, only % 2, 1 + only % 3, 3, 1, 130, 5, 40, 255]) + array.tobytes()
-    for model in onnx_read():
+    for model in list(onnx_read())[::12]:
         yield b"regions" + model
 
 
