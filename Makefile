@@ -15,7 +15,7 @@ WARN := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototyp
 OPT_release := -O2 -g
 OPT_debug   := -O0 -g
 OPT_asan    := -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
-OPT_fuzz    := -O1 -g1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -w
+OPT_fuzz    := -O1 -g1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -w -DFUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
 OPT_tsan    := -O1 -g1 -fsanitize=thread -fno-omit-frame-pointer
 CFLAGS  += -std=c11 -D_GNU_SOURCE -DPARED_VERSION='"$(VERSION)"' $(WARN) $(OPT_$(MODE)) -ffp-contract=off -fno-math-errno -fstack-protector-strong -I. -I$(GEN) \
            $(shell pkg-config --cflags $(PKGS) 2>/dev/null) $(if $(CI),-Werror)
@@ -23,6 +23,13 @@ LDFLAGS += $(filter -fsanitize%,$(subst fuzzer-no-link$(comma),,$(OPT_$(MODE))))
 LDLIBS  := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lm
 
 SRC  := $(sort $(wildcard core/*/*.c server/*.c api/*.c cli/*.c))
+# What fuzzers look into is built by clang, with coverage. The rest (kernels, methods) comes from MODE=asan: gcc is done with
+# kernels in seconds where clang with sanitizers takes minutes, and who tests has these objects anyway.
+FUZZED := $(addsuffix /%,core/base core/tensor core/model core/engine core/ops core/data core/encode core/recipe server api)
+ifneq ($(filter fuzz,$(MODE)),)
+SRC  := $(filter $(FUZZED),$(SRC))
+REST := build/asan/libpared.a
+endif
 OBJ  := $(SRC:%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/gen/onnx.pb-c.o $(BUILD)/obj/gen/assets.o
 LIB  := $(BUILD)/libpared.a
 TEST_SRC := $(sort $(wildcard tests/unit/test_*.c))
@@ -73,6 +80,11 @@ $(BUILD)/obj/%.o: %.c | $(GENERATED)
 	$(Q)$(CC) $(CFLAGS) $(CFLAGS_$(<F)) -MMD -MP -c -o $@ $<
 $(LIB): $(filter-out $(BUILD)/obj/cli/main.o,$(OBJ))
 	@rm -f $@.new && ar rcs $@.new $^ && mv $@.new $@
+ifdef REST
+.PHONY: FORCE
+$(REST): FORCE | $(GENERATED) $(GEN)/assets.S
+	@$(MAKE) --no-print-directory MODE=asan $@
+endif
 $(BUILD)/pared: $(BUILD)/obj/cli/main.o $(LIB)
 	@echo "  LD $@"
 	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
@@ -86,10 +98,10 @@ $(BUILD)/tools/%: tests/tools/%.c $(LIB) | $(GENERATED)
 	@echo "  CC $@"
 	$(Q)$(CC) $(CFLAGS) -MMD -MP $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
 
-$(BUILD)/fuzz/%: tests/fuzz/%.c $(LIB) | $(GENERATED)
+$(BUILD)/fuzz/%: tests/fuzz/%.c $(LIB) $(REST) | $(GENERATED)
 	@mkdir -p $(@D)
 	@echo "  CC $@"
-	$(Q)$(CC) $(CFLAGS) -fsanitize=fuzzer -MMD -MP $(LDFLAGS) -o $@ $< $(LIB) $(LDLIBS)
+	$(Q)$(CC) $(CFLAGS) -fsanitize=fuzzer -MMD -MP $(LDFLAGS) -o $@ $< $(LIB) $(REST) $(LDLIBS)
 
 # element-wise loops: vectorize also where the trip count is not known (-O2 alone does not)
 $(foreach f,Binary Unary Reduce Expand fake_quant op_copy grad_util Binary_grad Reduce_grad Variadic,$(eval CFLAGS_$f.c := $(if $(filter release,$(MODE)),-O3)))
@@ -102,9 +114,6 @@ $(foreach i,avx2 avxvnni avx512 avx512vnni,$(foreach f,$(notdir $(wildcard core/
 # loops written to be vectorised: -O2 of gcc 12 leaves most of them scalar
 $(foreach f,conv conv_i8 conv_blocked_portable q8 qgemm qconv channels_last im2col depthwise pooling norm activation softmax quantize QuantizeLinear gemm_i8 LRN Clip attention gemm_packed act rows convert histogram extent bin_count recurrent block_round nbits_pack weight_view,$(eval CFLAGS_$f.c := $(if $(filter release,$(MODE)),-O3)))
 $(foreach f,act_grad batchnorm conv_grad norm_grad pool_grad loss optimizer grad_run,$(eval CFLAGS_$f.c := $(if $(filter release,$(MODE)),-O3)))
-
-# clang takes minutes over these two with sanitizers; under gcc's they run in the unit tests
-$(if $(filter fuzz,$(MODE)),$(foreach f,conv_blocked_avx2 conv_blocked_portable,$(eval CFLAGS_$f.c += -fno-sanitize=all)))
 
 clean: ## remove what was built
 	rm -rf build

@@ -33,16 +33,29 @@ bool trace_valid(const char *text)
            (text[LENGTH] == 0 || (later && text[LENGTH] == '-'));
 }
 
-/* Random ids need not be secret, only different: without the kernel's randomness the clock has to do. */
+/* Random ids need not be secret, only different: the kernel is asked for ten requests at once, and without its
+ * randomness the clock has to do. */
+static void random_bytes(uint8_t *out, size_t len)
+{
+    static _Thread_local uint8_t pool[256];
+    static _Thread_local size_t left;
+    if (left < len && getrandom(pool, sizeof pool, GRND_NONBLOCK) == (ssize_t)sizeof pool)
+        left = sizeof pool;
+    if (left >= len) {
+        memcpy(out, pool + sizeof pool - left, len);
+        left -= len;
+        return;
+    }
+    uint64_t now = (uint64_t)(clock_seconds() * 1e9);
+    for (size_t i = 0; i < len; i++)
+        out[i] = (uint8_t)(now >> 8 * (i % 8));
+}
+
 static void random_hex(char *out, int len)
 {
     static const char digits[] = "0123456789abcdef";
     uint8_t bytes[ID_LEN / 2];
-    if (getrandom(bytes, (size_t)len / 2, GRND_NONBLOCK) != len / 2) {
-        uint64_t now = (uint64_t)(clock_seconds() * 1e9);
-        for (int i = 0; i < len / 2; i++)
-            bytes[i] = (uint8_t)(now >> 8 * (i % 8));
-    }
+    random_bytes(bytes, (size_t)len / 2);
     bytes[0] |= 1; /* never all zero */
     for (int i = 0; i < len / 2; i++) {
         out[2 * i] = digits[bytes[i] >> 4];

@@ -8,7 +8,7 @@ export const plain = (x) => (typeof x === "number"
 
 /** Round steps that cover [low, high] with about `lines` lines. */
 export function ticks(low, high, lines = 4) {
-  const span = high - low || Math.abs(high) || 1;
+  const span = high - low || Math.abs(high) / 10 || 1;
   const rough = span / lines, power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((k) => k * power).find((s) => s >= rough) || 10 * power;
   const out = [];
@@ -63,9 +63,10 @@ function drawLines({ title, lines, across, format, mark }, width) {
   const xs = points.map((p) => p[0]), ys = points.map((p) => p[1]);
   const vertical = ticks(Math.min(...ys), Math.max(...ys));
   const low = vertical[0], high = vertical.at(-1) > low ? vertical.at(-1) : low + 1;
-  const first = Math.min(...xs), last = Math.max(...xs, first + 1);
+  const one = Math.min(...xs) === Math.max(...xs) ? 1 : 0; // a single place stands in the middle
+  const first = Math.min(...xs) - one, last = Math.max(...xs) + one;
   const { x, y } = axes(width, height, [first, last], [low, high], MARGIN);
-  const whole = ticks(first, last, 8).filter((v) => Number.isInteger(v) && v >= first && v <= last);
+  const whole = ticks(first, last, 8).filter((v) => Number.isInteger(v) && v >= first + one && v <= last - one);
   return picture(width, height, `${title}. The table below has the numbers.`,
     horizontalLines(vertical, y, width, format),
     whole.map((v) => middle(x(v), height - MARGIN.bottom + 16, String(v))),
@@ -151,7 +152,7 @@ export function histogram({ title, low, high, counts }) {
       end(low, 0, "start"), end(high, counts.length, "end"), zero !== null && zero > counts.length * 0.15 && zero < counts.length * 0.85 ? end(0, zero, "middle") : null,
       middle(width / 2, height - 5, "value; heights are square roots of counts"));
   };
-  return el("figure", { class: "chart" }, el("figcaption", { class: "small" }, el("b", {}, title)), frame(draw));
+  return el("figure", { class: "chart" }, el("figcaption", { class: "small" }, el("b", {}, title)), frame(draw, { kind: "short" }));
 }
 
 // ---- shades

@@ -35,7 +35,7 @@ class Drawing {
     this.shapes = nodes.map((n, i) => {
       const [x, y] = this.layout.at[i];
       const shape = svg("g", { class: `node ${kindOf(n.op_type)}`, transform: `translate(${(x - NODE.width / 2).toFixed(1)} ${(y - NODE.height / 2).toFixed(1)})` },
-        svg("rect", { width: NODE.width, height: NODE.height, rx: 6 }), svg("text", { x: NODE.width / 2, y: 17, class: "op" }, cut(n.op_type, 18)), svg("text", { x: NODE.width / 2, y: 32, class: "name" }, cut(n.name || "", 21)));
+        svg("rect", { width: NODE.width, height: NODE.height, rx: 6 }), svg("text", { x: NODE.width / 2, y: 17, class: "op" }, cut(n.op_type, 18)), svg("text", { x: NODE.width / 2, y: 32, class: "name" }, cut(n.name || "", 24)));
       shape.dataset.index = i;
       return shape;
     });
@@ -151,7 +151,7 @@ export async function graphView({ main, parameters: [id], signal }) {
   const stage = el("div", { class: "stage" }), note = el("p", { class: "quiet small" });
   const found = el("datalist", { id: "node-names" }), find = el("input", { type: "search", list: "node-names", placeholder: "name or operator" });
   const start = el("input", { type: "number", min: "0", max: String(Math.max(0, graph.nodes.length - 1)), step: String(MOST / 2), value: "0" });
-  let drawing = null;
+  let drawing = null, width = 0;
   const draw = () => {
     const from = Math.max(0, Math.min(graph.nodes.length - 1, Number(start.value) || 0)), nodes = graph.nodes.slice(from, from + MOST), there = new Set(nodes.map((n) => n.id));
     const edges = graph.edges.filter((e) => there.has(e.from) && there.has(e.to));
@@ -161,6 +161,7 @@ export async function graphView({ main, parameters: [id], signal }) {
     });
     found.replaceChildren(...nodes.slice(0, 500).map((n) => el("option", { value: n.name || n.op_type })));
     stage.replaceChildren(drawing.node);
+    width = stage.clientWidth;
     stage.dataset.layoutMs = drawing.ms.toFixed(0);
     note.textContent = `${nodes.length} nodes, ${edges.length} edges${graph.nodes.length > MOST ? `; the graph has ${graph.nodes.length} nodes` : ""}${graph.truncated ? " (the model has more)" : ""}.`;
     drawing.top();
@@ -175,6 +176,12 @@ export async function graphView({ main, parameters: [id], signal }) {
     else announce("no such node");
   };
   start.addEventListener("change", draw);
+  new ResizeObserver(() => { // what was in the middle stays there
+    if (!drawing || !stage.clientWidth || stage.clientWidth === width) return;
+    drawing.x += (stage.clientWidth - width) / 2;
+    width = stage.clientWidth;
+    drawing.show();
+  }).observe(stage);
   page(main, el("div", { class: "row spread" }, el("h1", {}, "Graph of ", model.name || model.id), el("a", { class: "button", href: `#/models/${id}` }, "Layers and facts")),
     el("form", { class: "row", onsubmit: (e) => { e.preventDefault(); look(); } },
       el("button", { type: "button", "aria-label": "zoom in", onclick: () => drawing.zoom(1.4) }, "+"), el("button", { type: "button", "aria-label": "zoom out", onclick: () => drawing.zoom(1 / 1.4) }, "−"),

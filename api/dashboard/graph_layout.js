@@ -4,7 +4,7 @@
 // averages of neighbours under the rule that nobody overlaps (isotonic regression). All passes are linear or n log n.
 // No page is needed: node runs it in the tests.
 
-export const NODE = { width: 132, height: 40, gapX: 22, gapY: 34, bend: 14 };
+export const NODE = { width: 150, height: 40, gapX: 22, gapY: 34, bend: 14 };
 const MOST_BENDS = 12000, SWEEPS = 8;
 
 /** Layer of every node: the longest way from a start; starts stand just above their first reader. Edges of a cycle that would

@@ -4,7 +4,10 @@ export const ended = (job) => !["queued", "running"].includes(job.state);
 const stepsText = (steps) => (steps || []).map((s) => (Array.isArray(s.steps) && s.steps.length ? `${s.method} (${stepsText(s.steps)})` : s.method)).join(" → ");
 export const recipeText = (recipe) => (typeof recipe === "string" ? recipe : stepsText(recipe?.steps) || "no steps");
 
-const seconds = (s) => (s < 100 ? `${Math.ceil(s)} s` : s < 6000 ? `${Math.round(s / 60)} min` : `${(s / 3600).toFixed(1)} h`);
+export const seconds = (s) => (s < 100 ? `${Math.ceil(s)} s` : s < 6000 ? `${Math.round(s / 60)} min` : `${(s / 3600).toFixed(1)} h`);
+
+/** A time that has passed. */
+export const took = (s) => (s < 10 ? `${Number(s.toFixed(s < 1 ? 2 : 1))} s` : s < 100 ? `${Math.round(s)} s` : seconds(s));
 
 /** How much of it is done, 0 to 1; null: not known. */
 export function fraction(job) {

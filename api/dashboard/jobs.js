@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The list of jobs: newest first, page by page as it is scrolled, filtered by the server, fresh while it is looked at.
 import { getAll } from "/api.js";
-import { ended, fraction, progressLine, recipeText } from "/job_text.js";
+import { ended, fraction, progressLine, recipeText, took } from "/job_text.js";
 import { sleep } from "/live.js";
 import { PagedTable, narrow } from "/paging.js";
 import { announce, el, page, percent, problemCard, state, whenShort } from "/ui.js";
@@ -36,9 +36,13 @@ function filterForm(query, change) {
 }
 
 function progressCell(job) {
-  if (ended(job)) return `ended ${whenShort(job.finished_at)}`;
+  if (ended(job)) return job.started_at && job.finished_at ? `in ${took((new Date(job.finished_at) - new Date(job.started_at)) / 1000)}` : "";
   return el("span", {}, progressLine(job), job.state === "running" ? el("progress", { max: 1, value: fraction(job) ?? undefined, "aria-label": `progress of ${job.id}` }) : null);
 }
+
+const top1 = (job) => job.metrics?.after?.metrics?.top1;
+/** A figure; its words stand before it where narrow screens have no headings. */
+const figure = (words, text) => [el("span", { class: "words" }, `${words} `), text];
 
 const columns = (chosen, choose) => [
   { label: el("span", { class: "unseen" }, "Compare"), name: "pick", cell: (j) => (j.state === "succeeded" ? el("input", { type: "checkbox", "aria-label": `compare ${j.id}`, checked: chosen.has(j.id), onchange: (e) => choose(j, e.target.checked) }) : "") },
@@ -47,7 +51,8 @@ const columns = (chosen, choose) => [
   { label: "Recipe", name: "recipe", cell: (j) => el("span", { title: recipeText(j.recipe) }, j.recipe_name || recipeText(j.recipe)) },
   { label: "Labels", name: "labels", cell: (j) => Object.entries(j.labels || {}).slice(0, 4).map(([k, v]) => el("span", { class: "label-chip" }, `${k}=${v}`)) },
   { label: "Progress", name: "progress", cell: progressCell },
-  { label: "Bytes left", name: "bytes", cell: (j) => (j.metrics?.ratio?.bytes ? percent(j.metrics.ratio.bytes) : "") },
+  { label: "Bytes left", name: "bytes num", cell: (j) => (j.metrics?.ratio?.bytes ? figure("bytes left", percent(j.metrics.ratio.bytes)) : "") },
+  { label: "Top-1", name: "top1 num", cell: (j) => (typeof top1(j) === "number" ? figure("top-1", percent(top1(j))) : "") },
   { label: "Created", name: "created", cell: (j) => whenShort(j.created_at) },
 ];
 
@@ -64,7 +69,7 @@ export async function jobsView({ main, query, signal }) {
   };
   let words = Object.fromEntries(FILTERS.map((name) => [name, query.get(name) || ""]));
   const empty = () => (Object.values(words).some(Boolean) ? el("p", {}, "No job is like that.")
-    : el("div", { class: "card" }, el("p", {}, "No job yet. Upload a model and choose what should happen to it."), el("a", { class: "button", href: "#/new" }, "Make the first job")));
+    : el("div", { class: "card" }, el("p", {}, "No job yet. Upload a model and choose what should happen to it."), el("a", { class: "button primary", href: "#/new" }, "Make the first job")));
   const list = new PagedTable({ path: "/v1/jobs", signal, label: "Jobs, newest first", kind: "jobs", moving: (job) => !ended(job), empty,
     height: () => (narrow.matches ? 136 : 46), columns: columns(chosen, choose) });
   async function open() {
@@ -82,7 +87,7 @@ export async function jobsView({ main, query, signal }) {
     history.replaceState(null, "", `#/jobs${text ? `?${text}` : ""}`);
     open().catch((problem) => { if (!signal.aborted) problems.replaceChildren(problemCard(problem)); });
   });
-  page(main, el("div", { class: "row spread" }, el("h1", {}, "Jobs"), el("div", { class: "row" }, compare, el("a", { class: "button", href: "#/new" }, "New job"))),
+  page(main, el("div", { class: "row spread" }, el("h1", {}, "Jobs"), el("div", { class: "row" }, compare, el("a", { class: "button primary", href: "#/new" }, "New job"))),
     filter.form, problems, list.node);
   getAll("/v1/models", MOST_MODELS, signal).then(filter.know).catch(() => {}); // without them the list is a short one
   await open();

@@ -10,7 +10,7 @@ const inside = (methods, method) => (method.holds === "scheduled" ? methods.filt
 const holdsText = { scheduled: "Steps that run while it trains, little by little:", steps: "Steps it repeats, in order:" };
 
 const rangeText = ({ min, max, above, below }) => [
-  min !== undefined ? `from ${min}` : above !== undefined ? `above ${above}` : "", max !== undefined ? `to ${max}` : below !== undefined ? `below ${below}` : ""].join(" ").trim();
+  min !== undefined ? `from ${min}` : above !== undefined ? `above ${above}` : "", max !== undefined && max < 1e9 ? `to ${max}` : below !== undefined ? `below ${below}` : ""].join(" ").trim();
 
 function numberFault(p, value) {
   if (typeof value !== "number" || !Number.isFinite(value)) return p.type === "integer" ? "must be a whole number" : "must be a number";
@@ -108,7 +108,7 @@ function stepForm(method, { all, depth, changed, move, drop }) {
       el("div", { class: "row spread" }, el("b", {}, method.name), el("div", { class: "row" },
         el("button", { type: "button", "aria-label": `move ${method.name} up`, onclick: () => move(-1) }, "↑"), el("button", { type: "button", "aria-label": `move ${method.name} down`, onclick: () => move(1) }, "↓"),
         el("button", { type: "button", class: "danger", "aria-label": `Remove ${method.name}`, onclick: drop }, "Remove"))),
-      el("p", { class: "quiet small" }, method.summary, method.needs?.includes("data") ? " Needs a dataset." : "", method.needs?.includes("labels") ? " Needs labels." : ""), fault, fields.length ? set : null,
+      el("p", { class: "quiet small" }, `${method.summary}.`, method.needs?.includes("data") ? " Needs a dataset." : "", method.needs?.includes("labels") ? " Needs labels." : ""), fault, fields.length ? set : null,
       inner ? el("div", { class: "nested" }, el("p", { class: "small" }, holdsText[method.holds]), inner.node) : null),
   };
 }

@@ -7,7 +7,7 @@ import { bars, bytes, count, el, ms, percent, table } from "/ui.js";
 
 function tile(name, before, after, format, ratio) {
   if (before === undefined && after === undefined) return null;
-  const good = typeof ratio === "number" ? `${percent(ratio)} of before` : "";
+  const good = typeof ratio === "number" ? percent(ratio) : "";
   return el("div", { class: "card tile" }, el("span", { class: "quiet small" }, name), el("b", {}, format(after)),
     el("span", { class: "quiet small" }, `before ${format(before)}`, good ? ` · ${good}` : ""), bars(before, after));
 }
@@ -37,7 +37,7 @@ export function fidelity(report) {
     ], f.outputs || [])];
 }
 
-const number = (v) => (Number.isInteger(v) ? count(v) : Number(v.toPrecision(3)));
+const number = (v) => (Number.isInteger(v) ? count(v) : Math.abs(v) < 1e-3 ? v.toExponential(2) : Number(v.toPrecision(3)));
 function fact(k, v) {
   if (k === "bytes" && typeof v === "number") return bytes(v);
   if (k === "dtype") return v;
@@ -115,6 +115,7 @@ export function sqnrHeatMap(report) {
   return el("section", { id: "heat" }, el("h2", {}, "Noise of every layer"),
     el("p", { class: "quiet small" }, `Signal over noise (SQNR) of ${all.length} weights: the darker, the more noise. The worst is `,
       el("span", { class: "mono" }, worst.node || worst.weight || ""), ` with ${worst.sqnr_db.toFixed(1)} dB (step ${worst.step}).`),
+    el("p", { class: "legend small quiet", "aria-hidden": "true" }, "50 dB and more ", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].map((s) => el("span", { class: `swatch s${s}` })), " 0 dB"),
     shades({ title: `Heat map of the noise of ${all.length} layers; the tables of the steps have the numbers.`, cells: cells.map((c) => c.row), rowNames: cells.map((c) => c.name), across: "layers in the order of the file", down: "step" }));
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // How a training went, or goes: curves of loss and accuracy, epoch by epoch; the rounds of a step that repeats others.
 import { chart, plain } from "/charts.js";
+import { seconds } from "/job_text.js";
 import { el, percent, table } from "/ui.js";
 
 const series = (rows, x, key) => rows.map((row) => [row[x], row[key]]);
@@ -88,7 +89,7 @@ export function liveSection(lines, job) {
   const tile = (name, value) => (value === null || value === undefined ? null : el("div", { class: "card tile" }, el("span", { class: "quiet small" }, name), el("b", {}, value)));
   return el("section", { id: "live" }, el("h2", {}, run ? `Training (step ${run.step}, ${run.method})` : "Rounds"),
     run ? el("div", { class: "grid" }, tile("Epochs done", String(last.epoch)), tile("Loss", plain(last.loss)), tile("Validation top-1", typeof last.val_top1 === "number" ? percent(last.val_top1) : null),
-      tile("Images/s", typeof last.images_per_s === "number" ? String(Math.round(last.images_per_s)) : null), tile("Left", typeof eta === "number" ? `${Math.ceil(eta)} s` : null)) : null,
+      tile("Images/s", typeof last.images_per_s === "number" ? String(Math.round(last.images_per_s)) : null), tile("Left", typeof eta === "number" ? seconds(eta) : null)) : null,
     run ? epochCharts(run.epochs) : null,
     runs.length > 1 ? el("p", { class: "quiet small" }, `Training number ${runs.length} of this job.`) : null,
     rounds.length ? roundsSection(rounds) : null);

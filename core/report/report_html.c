@@ -15,7 +15,7 @@ enum { MOST_ROWS = 2000, MOST_KEYS = 12, MOST_CURVES = 60, MOST_NUMBERS = 20, MO
 static const char style[] =
     ":root{color-scheme:light dark;--paper:#fbfbf9;--card:#fff;--ink:#1c2421;--quiet:#5a6661;--line:#dde2df;"
     "--accent:#2f7d5b;--bad:#b3372f;--bar:#c9d0cc}"
-    "@media (prefers-color-scheme:dark){:root{--paper:#141816;--card:#1d2320;--ink:#e6ebe8;--quiet:#9daaa4;"
+    "@media screen and (prefers-color-scheme:dark){:root{--paper:#141816;--card:#1d2320;--ink:#e6ebe8;--quiet:#9daaa4;"
     "--line:#333c38;--accent:#67c79d;--bad:#f08a80;--bar:#4a5650}}"
     "*{box-sizing:border-box}body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}"
     "main{max-width:72rem;margin:0 auto;padding:1.25rem}h1{font-size:1.5rem;overflow-wrap:anywhere}"
@@ -38,7 +38,13 @@ static const char style[] =
     ".nested{border-left:3px solid var(--line);padding-left:.9rem}dl{display:grid;"
     "grid-template-columns:max-content minmax(0,1fr);gap:.2rem 1rem}dt{color:var(--quiet)}dd{margin:0}"
     ".layers td{min-width:6rem}.layers td.mono{min-width:9rem}.layers td:nth-child(4){min-width:16rem}"
-    "@media (max-width:40rem){main{padding:.8rem}th,td{padding:.3rem}}";
+    ".charts{align-items:end}.zero{color:var(--quiet)}@media (min-width:60rem){.layers td.mono{min-width:14rem}}"
+    "@media (max-width:40rem){main{padding:.8rem}th,td{padding:.3rem}}"
+    /* Paper: white, nothing that scrolls, no row, chart or heading torn from what belongs to it. */
+    "@media print{:root{color-scheme:light;--paper:#fff}body{font-size:10pt}main{max-width:none;padding:0}"
+    ".scroll{overflow:visible}pre{white-space:pre-wrap}tr,figure{break-inside:avoid}h2,h3,caption{break-after:avoid}"
+    "thead{display:table-header-group}.layers td,.layers td.mono,.layers td:nth-child(4){min-width:0}a{color:inherit}}"
+    "@page{margin:15mm}";
 
 static void html_key(struct buf *b, const char *key)
 {
@@ -200,7 +206,8 @@ static void confusion(struct buf *b, const json_t *report)
         buf_printf(b, "<tr><th scope=\"row\">%zu</th>", r);
         for (size_t c = 0; c < n; c++) {
             json_int_t count = json_integer_value(json_array_get(json_array_get(m, r), c));
-            buf_printf(b, "<td class=\"%s\">%" JSON_INTEGER_FORMAT "</td>", !count ? "" : r == c ? "right" : "wrong", count);
+            const char *kind = !count ? "zero" : r == c ? "right" : "wrong";
+            buf_printf(b, "<td class=\"%s\">%" JSON_INTEGER_FORMAT "</td>", kind, count);
         }
         buf_puts(b, "</tr>");
     }

@@ -64,6 +64,21 @@ static int ends(const struct svg_plot *plot, struct scale *out)
     return points;
 }
 
+/* A round distance between lines, 1, 2 or 5 times a power of ten, that gives about GRID of them. */
+static double round_step(double span)
+{
+    double power = pow(10, floor(log10(span / GRID))), rough = span / GRID / power;
+    return power * (rough > 5 ? 10 : rough > 2 ? 5 : rough > 1 ? 2 : 1);
+}
+
+/* Let the vertical axis begin and end on a line. */
+static void round_ends(struct scale *s)
+{
+    double step = s->log ? 1 : round_step(s->y1 - s->y0);
+    s->y0 = floor(s->y0 / step + 1e-9) * step;
+    s->y1 = ceil(s->y1 / step - 1e-9) * step;
+}
+
 static double across(const struct scale *s, double x)
 {
     return LEFT + (x - s->x0) / (s->x1 - s->x0) * (WIDTH - LEFT - RIGHT);
@@ -75,19 +90,23 @@ static double up(const struct scale *s, double y)
     return HEIGHT - BOTTOM - (fmax(v, s->y0) - s->y0) / (s->y1 - s->y0) * (HEIGHT - TOP - BOTTOM);
 }
 
-static void grid(struct buf *b, const struct svg_plot *plot, const struct scale *s)
+static void down_axis(struct buf *b, const struct svg_plot *plot, const struct scale *s)
 {
-    for (int i = 0; i <= GRID; i++) {
-        double v = s->y0 + (s->y1 - s->y0) * i / GRID, y = HEIGHT - BOTTOM - (double)(HEIGHT - TOP - BOTTOM) * i / GRID;
-        double value = s->log ? pow(10, v) : v;
+    double step = s->log ? 1 : round_step(s->y1 - s->y0);
+    for (double k = ceil(s->y0 / step - 1e-9), last = s->y1 / step + 1e-9; k <= last; k++) {
+        double value = s->log ? pow(10, k) : k * step, y = up(s, value);
         buf_printf(b, "<line class=\"grid\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>", LEFT, WIDTH - RIGHT, y, y);
         buf_printf(b, "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.3g%s</text>", LEFT - 6, y + 4,
                    plot->percent ? value * 100 : value, plot->percent ? " %" : "");
     }
-    for (int i = 0; i <= GRID; i++)
-        buf_printf(b, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.3g</text>",
-                   LEFT + (double)(WIDTH - LEFT - RIGHT) * i / GRID, HEIGHT - BOTTOM + 16,
-                   s->x0 + (s->x1 - s->x0) * i / GRID);
+}
+
+static void across_axis(struct buf *b, const struct svg_plot *plot, const struct scale *s)
+{
+    double step = round_step(s->x1 - s->x0);
+    for (double k = ceil(s->x0 / step - 1e-9), last = s->x1 / step + 1e-9; k <= last; k++)
+        buf_printf(b, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.3g</text>", across(s, k * step),
+                   HEIGHT - BOTTOM + 16, k * step);
     buf_printf(b, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">", (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6);
     html_text(b, plot->across);
     buf_puts(b, "</text>");
@@ -111,12 +130,14 @@ bool svg_plot(struct buf *b, const struct svg_plot *plot)
     struct scale scale;
     if (ends(plot, &scale) < 2)
         return false;
+    round_ends(&scale);
     buf_puts(b, "<figure><figcaption>");
     html_text(b, plot->title);
     buf_printf(b, "</figcaption><svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"", WIDTH, HEIGHT);
     html_text(b, plot->title);
     buf_puts(b, "\">");
-    grid(b, plot, &scale);
+    down_axis(b, plot, &scale);
+    across_axis(b, plot, &scale);
     for (int s = 0; s < plot->n_series; s++)
         line(b, &plot->series[s], &scale);
     buf_puts(b, "</svg></figure>");
