@@ -85,6 +85,9 @@ static int bad_field(const char *name, struct err *err)
 int digest_add_field(struct digests *digests, const char *name, const char *text, struct err *err)
 {
     const char *at = text + strspn(text, " \t");
+    for (const char *c = at; *c; c++)
+        if (((unsigned char)*c < ' ' && *c != '\t') || (unsigned char)*c > '~') /* RFC 8941 4.2: ASCII */
+            return bad_field(name, err);
     for (;;) {
         size_t len = 0;
         while (key_char(at[len]))

@@ -23,7 +23,8 @@ static const char style[] =
     ".mono,pre{font-family:ui-monospace,monospace;font-size:.88em;overflow-wrap:anywhere}"
     ".scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}"
     "caption{text-align:left;font-size:.88rem}th,td{text-align:left;vertical-align:top;padding:.4rem .6rem;"
-    "border-bottom:1px solid var(--line)}th{font-size:.85rem;color:var(--quiet)}.num{text-align:right;white-space:nowrap}"
+    "border-bottom:1px solid "
+    "var(--line)}th{font-size:.85rem;color:var(--quiet)}.num{text-align:right;white-space:nowrap}"
     "pre{background:var(--card);border:1px solid var(--line);border-radius:.4rem;padding:.75rem;overflow-x:auto}"
     ".met{color:var(--accent);font-weight:700}.missed{color:var(--bad);font-weight:700}.pair{display:block;width:9rem}"
     ".pair rect{fill:var(--bar)}.pair rect+rect{fill:var(--accent)}.charts{display:grid;gap:1rem;"
@@ -31,7 +32,8 @@ static const char style[] =
     "figcaption{font-weight:600;font-size:.9rem}figure svg{display:block;width:100%;max-width:560px}"
     "svg text{fill:var(--quiet);font-size:12px}.grid{stroke:var(--line)}.line polyline{fill:none;stroke:var(--accent);"
     "stroke-width:2.5}.line.b polyline{stroke:var(--quiet);stroke-dasharray:6 4}.line.thin polyline{stroke-width:1.4;"
-    "opacity:.7}.noise{border-left:.4rem solid var(--bad);padding-left:.4rem}.clean{border-left:.4rem solid var(--accent);"
+    "opacity:.7}.noise{border-left:.4rem solid var(--bad);padding-left:.4rem}.clean{border-left:.4rem solid "
+    "var(--accent);"
     "padding-left:.4rem}.fair{border-left:.4rem solid var(--bar);padding-left:.4rem}.confusion{width:auto}"
     ".confusion th,.confusion td{border:1px solid var(--line);text-align:right;padding:.15rem .45rem}"
     ".confusion .right{color:var(--accent);font-weight:700}.confusion .wrong{color:var(--bad);font-weight:700}"
@@ -73,7 +75,8 @@ static void html_value(struct buf *b, const json_t *v, int depth)
     } else if (json_is_array(v)) {
         buf_printf(b, "%zu values", json_array_size(v));
     } else if (json_is_object(v) && depth < 2) {
-        json_object_foreach ((json_t *)v, key, inner) {
+        json_object_foreach((json_t *)v, key, inner)
+        {
             if (++shown > MOST_KEYS)
                 break;
             buf_puts(b, shown > 1 ? ", " : "");
@@ -109,15 +112,18 @@ static void figures(struct buf *b, const json_t *report)
 {
     const json_t *before = json_object_get(report, "before"), *after = json_object_get(report, "after");
     char left[32], right[32];
-    buf_puts(b, "<h2>Before and after</h2><div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th scope=\"col\">Figure</th>"
-                "<th scope=\"col\" class=\"num\">Before</th><th scope=\"col\" class=\"num\">After</th>"
-                "<th scope=\"col\" class=\"num\">Ratio</th><td></td></tr></thead><tbody>");
+    buf_puts(
+        b,
+        "<h2>Before and after</h2><div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th scope=\"col\">Figure</th>"
+        "<th scope=\"col\" class=\"num\">Before</th><th scope=\"col\" class=\"num\">After</th>"
+        "<th scope=\"col\" class=\"num\">Ratio</th><td></td></tr></thead><tbody>");
     for (size_t i = 0; i < report_n_rows; i++) {
         const struct report_row *row = &report_rows[i];
         const json_t *x = report_row_value(before, row), *y = report_row_value(after, row);
         if (!x && !y)
             continue;
-        buf_printf(b, "<tr><th scope=\"row\">%s</th><td class=\"num\">%s</td><td class=\"num\">%s</td><td class=\"num\">",
+        buf_printf(b,
+                   "<tr><th scope=\"row\">%s</th><td class=\"num\">%s</td><td class=\"num\">%s</td><td class=\"num\">",
                    row->label, report_row_text(left, before, row), report_row_text(right, after, row));
         const json_t *ratio = row->ratio ? json_object_get(json_object_get(report, "ratio"), row->ratio) : NULL;
         if (json_is_number(ratio))
@@ -136,9 +142,11 @@ static void targets(struct buf *b, const json_t *report)
     json_t *t;
     if (!json_array_size(list))
         return;
-    buf_puts(b, "<h2>Targets</h2><div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th scope=\"col\">Target</th><th scope=\"col\">"
+    buf_puts(b, "<h2>Targets</h2><div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th "
+                "scope=\"col\">Target</th><th scope=\"col\">"
                 "Wanted</th><th scope=\"col\">Got</th><th scope=\"col\">Met</th></tr></thead><tbody>");
-    json_array_foreach (list, i, t) {
+    json_array_foreach(list, i, t)
+    {
         bool met = json_is_true(json_object_get(t, "met"));
         buf_puts(b, "<tr>");
         cell(b, json_object_get(t, "target"));
@@ -156,7 +164,8 @@ static void warnings(struct buf *b, const json_t *report)
     if (!json_array_size(json_object_get(report, "warnings")))
         return;
     buf_puts(b, "<h2>Good to know</h2><ul>");
-    json_array_foreach (json_object_get(report, "warnings"), i, w) {
+    json_array_foreach(json_object_get(report, "warnings"), i, w)
+    {
         buf_puts(b, "<li>");
         html_text(b, json_string_value(w));
         buf_puts(b, "</li>");
@@ -172,14 +181,18 @@ static void fidelity(struct buf *b, const json_t *report)
     json_t *o;
     if (!f)
         return;
-    buf_printf(b, "<h2>Fidelity</h2><p class=\"quiet\">Outputs against those of the source, on %" JSON_INTEGER_FORMAT " ",
+    buf_printf(b,
+               "<h2>Fidelity</h2><p class=\"quiet\">Outputs against those of the source, on %" JSON_INTEGER_FORMAT " ",
                json_integer_value(json_object_get(f, "samples")));
     const char *source = json_string_value(json_object_get(f, "source"));
     buf_puts(b, source && !strcmp(source, "dataset") ? "samples of the dataset.</p>" : "generated inputs.</p>");
-    buf_puts(b, "<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th scope=\"col\">Output</th><th scope=\"col\">Top class agrees</th>"
-                "<th scope=\"col\">SQNR in dB</th><th scope=\"col\">Cosine</th><th scope=\"col\">Largest error</th></tr>"
-                "</thead><tbody>");
-    json_array_foreach (json_object_get(f, "outputs"), i, o) {
+    buf_puts(b,
+             "<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th scope=\"col\">Output</th><th "
+             "scope=\"col\">Top class agrees</th>"
+             "<th scope=\"col\">SQNR in dB</th><th scope=\"col\">Cosine</th><th scope=\"col\">Largest error</th></tr>"
+             "</thead><tbody>");
+    json_array_foreach(json_object_get(f, "outputs"), i, o)
+    {
         buf_puts(b, "<tr>");
         for (size_t k = 0; k < sizeof keys / sizeof keys[0]; k++)
             if (k == 1 && json_is_number(json_object_get(o, keys[k])))
@@ -197,7 +210,8 @@ static void confusion(struct buf *b, const json_t *report)
     size_t n = json_array_size(m);
     if (n == 0 || n > MOST_NUMBERS)
         return;
-    buf_puts(b, "<h2>Confusion</h2><div class=\"scroll\" tabindex=\"0\"><table class=\"confusion\"><caption>rows: the true class; columns: "
+    buf_puts(b, "<h2>Confusion</h2><div class=\"scroll\" tabindex=\"0\"><table class=\"confusion\"><caption>rows: the "
+                "true class; columns: "
                 "what the result says</caption><thead><tr><td></td>");
     for (size_t c = 0; c < n; c++)
         buf_printf(b, "<th scope=\"col\">%zu</th>", c);
@@ -220,12 +234,14 @@ static void training(struct buf *b, const json_t *details)
 {
     const json_t *epochs = json_object_get(json_object_get(details, "training"), "epochs");
     const json_t *rounds = json_object_get(details, "rounds");
-    const struct svg_series loss[] = {{"training", "b", epochs, "epoch", "loss"}, {"validation", "a", epochs, "epoch", "val_loss"}};
+    const struct svg_series loss[] = {{"training", "b", epochs, "epoch", "loss"},
+                                      {"validation", "a", epochs, "epoch", "val_loss"}};
     const struct svg_series top1[] = {{"validation", "a", epochs, "epoch", "val_top1"}};
     const struct svg_series ramp[] = {{"rounds", "a", rounds, "round", "ramp"}};
     buf_puts(b, "<div class=\"charts\">");
     if (epochs) {
-        svg_plot(b, &(struct svg_plot){"Loss: training (dashed) and validation", "epoch", .series = loss, .n_series = 2});
+        svg_plot(b,
+                 &(struct svg_plot){"Loss: training (dashed) and validation", "epoch", .series = loss, .n_series = 2});
         svg_plot(b, &(struct svg_plot){"Validation top-1", "epoch", .percent = true, .series = top1, .n_series = 1});
     }
     if (rounds)
@@ -246,7 +262,8 @@ static void sensitivity(struct buf *b, const json_t *layers)
         int n = 0;
         size_t i;
         json_t *row;
-        json_array_foreach (layers, i, row) {
+        json_array_foreach(layers, i, row)
+        {
             const json_t *curve = json_object_get(json_object_get(row, "after"), "curve");
             const char *name = json_string_value(json_object_get(row, "node"));
             if (json_array_size(curve) && n < MOST_CURVES)
@@ -287,14 +304,16 @@ static void layer_table(struct buf *b, const json_t *layers)
 {
     size_t i, shown = 0, left = 0;
     json_t *row;
-    json_array_foreach (layers, i, row)
-        left += json_object_get(json_object_get(row, "after"), "curve") == NULL;
+    json_array_foreach(layers, i, row) left += json_object_get(json_object_get(row, "after"), "curve") == NULL;
     if (!left)
         return;
-    buf_puts(b, "<div class=\"scroll\" tabindex=\"0\"><table class=\"layers\"><thead><tr><th scope=\"col\">Layer</th><th scope=\"col\">Operator</th>"
-                "<th scope=\"col\">Before</th><th scope=\"col\">After</th><th scope=\"col\" class=\"num\">SQNR</th></tr>"
-                "</thead><tbody>");
-    json_array_foreach (layers, i, row) {
+    buf_puts(b,
+             "<div class=\"scroll\" tabindex=\"0\"><table class=\"layers\"><thead><tr><th scope=\"col\">Layer</th><th "
+             "scope=\"col\">Operator</th>"
+             "<th scope=\"col\">Before</th><th scope=\"col\">After</th><th scope=\"col\" class=\"num\">SQNR</th></tr>"
+             "</thead><tbody>");
+    json_array_foreach(layers, i, row)
+    {
         if (json_object_get(json_object_get(row, "after"), "curve"))
             continue;
         if (++shown > MOST_ROWS)
@@ -310,7 +329,8 @@ static void steps(struct buf *b, const json_t *list, int depth)
 {
     size_t i;
     json_t *step;
-    json_array_foreach (list, i, step) {
+    json_array_foreach(list, i, step)
+    {
         const json_t *layers = json_object_get(step, "layers"), *details = json_object_get(step, "details");
         buf_printf(b, "<section class=\"%s\"><h3>%zu. ", depth ? "nested" : "", i + 1);
         html_text(b, json_string_value(json_object_get(step, "method")));
@@ -360,7 +380,8 @@ static void environment(struct buf *b, const json_t *report)
     const char *key;
     json_t *v;
     buf_puts(b, "<h2>Made by</h2><dl>");
-    json_object_foreach (json_object_get(report, "environment"), key, v) {
+    json_object_foreach(json_object_get(report, "environment"), key, v)
+    {
         buf_puts(b, "<dt>");
         html_key(b, key);
         buf_puts(b, "</dt><dd>");

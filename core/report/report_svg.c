@@ -13,11 +13,21 @@ void html_text(struct buf *b, const char *text)
     for (; text && *text; text++) {
         unsigned char c = (unsigned char)*text;
         switch (c) {
-        case '&': buf_puts(b, "&amp;"); break;
-        case '<': buf_puts(b, "&lt;"); break;
-        case '>': buf_puts(b, "&gt;"); break;
-        case '"': buf_puts(b, "&quot;"); break;
-        case '\'': buf_puts(b, "&#39;"); break;
+        case '&':
+            buf_puts(b, "&amp;");
+            break;
+        case '<':
+            buf_puts(b, "&lt;");
+            break;
+        case '>':
+            buf_puts(b, "&gt;");
+            break;
+        case '"':
+            buf_puts(b, "&quot;");
+            break;
+        case '\'':
+            buf_puts(b, "&#39;");
+            break;
         default:
             if ((c < 32 && c != '\n') || c == 127)
                 buf_puts(b, "\xef\xbf\xbd");

@@ -524,7 +524,7 @@ def test_digests(s):
     for header in ("Repr-Digest", "Content-Digest"):
         problem(s.request("PUT", "/v1/models", body=data, headers={header: f"sha-256=:{wrong}:"}), 422, "digest_mismatch", sha256)
         problem(s.request("PUT", "/v1/models", body=data, headers={header: f"sha-256=:{sha256}:, sha-512=:{b64(bytes(64))}:"}), 422, "digest_mismatch")
-        for bad in ("", "sha-256", "sha-256=" + sha256, f"sha-256=:{sha256}", "sha-256=::", f"sha-256=:{b64(bytes(31))}:", "=:x:", f"sha-256=:{sha256}:,",
+        for bad in ("", "sha-256", "sha-256=" + sha256, f"sha-256=:{sha256}", "sha-256=::", f"sha-256=:{b64(bytes(31))}:", "=:x:", f"sha-256=:{sha256}:,", "md5é", "1=:x:",
                     ", ".join([f"sha-256=:{sha256}:"] * 5), "sha-256=:" + "A" * 500 + ":"):
             problem(s.request("PUT", "/v1/models", body=data, headers={header: bad}), 400, "bad_request", header)
     assert s.files_on_disk() == before
