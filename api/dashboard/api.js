@@ -18,7 +18,11 @@ async function problemOf(response) {
   try {
     return new Problem({ status: response.status, ...(await response.json()) });
   } catch {
-    return new Problem({ status: response.status, title: "Request failed", detail: `The server answered ${response.status}.` });
+    return new Problem({
+      status: response.status,
+      title: "Request failed",
+      detail: `The server answered ${response.status}.`,
+    });
   }
 }
 
@@ -28,7 +32,11 @@ async function call(path, options = {}) {
     response = await fetch(path, { cache: "no-store", ...options, headers: { ...auth(), ...options.headers } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem({ status: 0, title: "Server not reached", detail: "The server does not answer. Is it still running?" });
+    throw new Problem({
+      status: 0,
+      title: "Server not reached",
+      detail: "The server does not answer. Is it still running?",
+    });
   }
   if (!response.ok && response.status !== 304) throw await problemOf(response);
   return response;
@@ -36,7 +44,13 @@ async function call(path, options = {}) {
 
 export const getJson = async (path, signal) => (await call(path, { signal })).json();
 export const postJson = async (path, body) =>
-  (await call(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: body === undefined ? undefined : JSON.stringify(body) })).json();
+  (
+    await call(path, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: body === undefined ? undefined : JSON.stringify(body),
+    })
+  ).json();
 export const remove = (path) => call(path, { method: "DELETE" });
 
 const listAddress = (path, query) =>
@@ -56,7 +70,10 @@ export async function getAll(path, most = 200, signal) {
   const rows = [];
   let cursor = null;
   do {
-    const page = await getJson(`${path}${path.includes("?") ? "&" : "?"}limit=100${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ""}`, signal);
+    const page = await getJson(
+      `${path}${path.includes("?") ? "&" : "?"}limit=100${cursor ? `&cursor=${encodeURIComponent(cursor)}` : ""}`,
+      signal,
+    );
     rows.push(...page.data);
     cursor = page.next_cursor;
   } while (cursor && rows.length < most);
@@ -65,7 +82,9 @@ export async function getAll(path, most = 200, signal) {
 
 /** The job: at once without an etag, else when it is another than that (long poll); no job means nothing new. */
 export async function waitForJob(id, etag, signal) {
-  const response = etag ? await call(`/v1/jobs/${id}?wait=20`, { signal, headers: { "If-None-Match": etag } }) : await call(`/v1/jobs/${id}`, { signal });
+  const response = etag
+    ? await call(`/v1/jobs/${id}?wait=20`, { signal, headers: { "If-None-Match": etag } })
+    : await call(`/v1/jobs/${id}`, { signal });
   if (response.status === 304) return { etag, job: null };
   return { etag: response.headers.get("ETag"), job: await response.json() };
 }
@@ -81,7 +100,11 @@ export function upload(path, body, progress) {
     request.onerror = () => reject(new Problem({ status: 0, detail: "The upload was cut off." }));
     request.onload = () => {
       let answer = {};
-      try { answer = JSON.parse(request.responseText); } catch { /* handled by the status */ }
+      try {
+        answer = JSON.parse(request.responseText);
+      } catch {
+        /* handled by the status */
+      }
       if (request.status >= 200 && request.status < 300) resolve(answer);
       else reject(new Problem({ status: request.status, detail: `The server answered ${request.status}.`, ...answer }));
     };
@@ -114,13 +137,18 @@ export async function download(path, name) {
 
 /** Server-sent events out of text that comes in pieces: push(text) returns the events that are whole. */
 export class EventParser {
-  #rest = ""; #data = []; #type = ""; #id = "";
+  #rest = "";
+  #data = [];
+  #type = "";
+  #id = "";
   push(text) {
-    const events = [], lines = (this.#rest + text).split(/\r\n|\n|\r(?!$)/);
+    const events = [],
+      lines = (this.#rest + text).split(/\r\n|\n|\r(?!$)/);
     this.#rest = lines.pop();
     for (const line of lines) {
       if (line === "") {
-        if (this.#data.length) events.push({ type: this.#type || "message", data: this.#data.join("\n"), id: this.#id });
+        if (this.#data.length)
+          events.push({ type: this.#type || "message", data: this.#data.join("\n"), id: this.#id });
         this.#data = [];
         this.#type = "";
         continue;
@@ -136,10 +164,15 @@ export class EventParser {
 
 /** Events of a stream as they come; fetch and not EventSource, because that cannot carry a key. last: number of the last one seen. */
 export async function* events(path, last, signal) {
-  const response = await call(path, { signal, headers: { Accept: "text/event-stream", "Last-Event-ID": String(last) } });
+  const response = await call(path, {
+    signal,
+    headers: { Accept: "text/event-stream", "Last-Event-ID": String(last) },
+  });
   if (!(response.headers.get("Content-Type") || "").startsWith("text/event-stream"))
     throw new Problem({ status: 406, detail: "The server streams no events." });
-  const reader = response.body.getReader(), decoder = new TextDecoder(), parser = new EventParser();
+  const reader = response.body.getReader(),
+    decoder = new TextDecoder(),
+    parser = new EventParser();
   try {
     for (let piece = await reader.read(); !piece.done; piece = await reader.read())
       yield* parser.push(decoder.decode(piece.value, { stream: true }));

@@ -26,16 +26,32 @@ let open = null;
 
 function keyForm(main) {
   const input = el("input", { type: "password", autocomplete: "off", required: true });
-  page(main, "API key", el("form", { class: "card", onsubmit: (event) => { event.preventDefault(); setKey(input.value.trim()); show(); } },
-    el("p", {}, "This server asks for a key. It is kept in this tab only."), el("label", {}, "API key", input),
-    el("p", {}, el("button", { class: "primary" }, "Continue"))));
+  page(
+    main,
+    "API key",
+    el(
+      "form",
+      {
+        class: "card",
+        onsubmit: (event) => {
+          event.preventDefault();
+          setKey(input.value.trim());
+          show();
+        },
+      },
+      el("p", {}, "This server asks for a key. It is kept in this tab only."),
+      el("label", {}, "API key", input),
+      el("p", {}, el("button", { class: "primary" }, "Continue")),
+    ),
+  );
   input.focus();
 }
 
 async function show() {
   open?.abort();
   open = new AbortController();
-  const { signal } = open, main = document.getElementById("main");
+  const { signal } = open,
+    main = document.getElementById("main");
   const [path, words] = [location.hash.slice(1).split("?")[0] || "/jobs", location.hash.split("?")[1]];
   for (const link of document.querySelectorAll("nav a")) {
     if (link.getAttribute("href") === `#/${path.split("/")[1]}`) link.setAttribute("aria-current", "page");
@@ -53,6 +69,12 @@ async function show() {
 }
 
 // The skip link's target is no view.
-document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); document.getElementById("main").focus(); });
-addEventListener("hashchange", () => { expectPage(); show(); });
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  document.getElementById("main").focus();
+});
+addEventListener("hashchange", () => {
+  expectPage();
+  show();
+});
 show();

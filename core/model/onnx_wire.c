@@ -180,7 +180,6 @@ static int read_field(struct level *l, size_t at, struct wire_cut *out, unsigned
     if (field == 0)
         return err_set(l->err, ERR_MODEL, "the field of %s at byte %zu has number 0; numbers start at 1",
                        l->desc->short_name, at);
-    place(l, field, at, where);
     *out = (struct wire_cut){.at = at, .start = p, .end = p, .field = field, .wire = (enum wire_type) * wire};
     uint64_t left = l->end - p, need = 0;
     switch (*wire) {
@@ -188,11 +187,11 @@ static int read_field(struct level *l, size_t at, struct wire_cut *out, unsigned
         if (wire_varint(bytes, &out->end, l->end, &value))
             return 0;
         l->w->truncated = l->depth == 1 && out->end == l->end;
-        return err_set(l->err, ERR_MODEL, "%s has a broken number", where);
+        return err_set(l->err, ERR_MODEL, "%s has a broken number", place(l, field, at, where));
     case WIRE_LEN:
         if (!wire_varint(bytes, &out->start, l->end, &need)) {
             l->w->truncated = l->depth == 1 && out->start == l->end;
-            return err_set(l->err, ERR_MODEL, "%s has a broken length", where);
+            return err_set(l->err, ERR_MODEL, "%s has a broken length", place(l, field, at, where));
         }
         out->end = out->start;
         left = l->end - out->start;
@@ -204,13 +203,13 @@ static int read_field(struct level *l, size_t at, struct wire_cut *out, unsigned
         need = 4;
         break;
     default:
-        return err_set(l->err, ERR_MODEL, "%s has wire type %u (%s), which ONNX does not use", where, *wire,
-                       wire_name(*wire));
+        return err_set(l->err, ERR_MODEL, "%s has wire type %u (%s), which ONNX does not use",
+                       place(l, field, at, where), *wire, wire_name(*wire));
     }
     if (need > left) {
         l->w->truncated = l->depth == 1;
-        return err_set(l->err, ERR_MODEL, "%s announces %" PRIu64 " bytes, but only %" PRIu64 " are left%s", where,
-                       need, left, l->depth == 1 ? "" : " in the message around it");
+        return err_set(l->err, ERR_MODEL, "%s announces %" PRIu64 " bytes, but only %" PRIu64 " are left%s",
+                       place(l, field, at, where), need, left, l->depth == 1 ? "" : " in the message around it");
     }
     out->end += (size_t)need;
     return 0;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * report_html.c - the report as one file to hand on. It is opened from a disk or a mail as often as from the server, so it
- * asks for nothing: its policy forbids every load and every script, and names from the model are written out as text. */
+ * report_html.c - the report as one file to hand on. It is opened from a disk or a mail as often as from the server, so
+ * it asks for nothing: its policy forbids every load and every script, and names from the model are written out as
+ * text. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

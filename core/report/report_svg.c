@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * report_svg.c - line charts as SVG of a fixed size that the page scales. Colours are classes of the page's style sheet, so
- * that they follow light and dark. */
+ * report_svg.c - line charts as SVG of a fixed size that the page scales. Colours are classes of the page's style sheet,
+ * so that they follow light and dark. */
 #include "core/report/report_svg.h"
 
 #include <math.h>
@@ -104,7 +104,7 @@ static void down_axis(struct buf *b, const struct svg_plot *plot, const struct s
 {
     double step = s->log ? 1 : round_step(s->y1 - s->y0);
     for (double k = ceil(s->y0 / step - 1e-9), last = s->y1 / step + 1e-9; k <= last; k++) {
-        double value = s->log ? pow(10, k) : k * step, y = up(s, value);
+        double value = s->log ? pow(10, k) : k * step + 0.0, y = up(s, value); /* no -0 */
         buf_printf(b, "<line class=\"grid\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>", LEFT, WIDTH - RIGHT, y, y);
         buf_printf(b, "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.3g%s</text>", LEFT - 6, y + 4,
                    plot->percent ? value * 100 : value, plot->percent ? " %" : "");

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The service under load, and beside nginx: `make load` (QUICK=1 for a short try).
 
-Load       1,000 clients that wait (half event streams, half long polls), 200 that upload at once, jobs that run; meanwhile a process of
-           its own asks for a job, one request after the other on four connections, as a dashboard does. Reported: p50 and p99 of that
+Load       1,000 clients that wait (half event streams of a job that trains, half long polls of one that is queued), 200 that upload at
+           once, other jobs that run; meanwhile a process of its own asks for a job, one request after the other on four connections,
+           as a dashboard does. Reported: p50 and p99 of that
            GET, the server's peak RSS, what the others got. A client that gets anything but what it asked for ends the run.
 nginx      GET of a job against a file of the same size; a download and uploads against the same bytes. Ours are hashed (SHA-256),
            compared with what the client announced, and on disk before the answer; nginx's PUT writes a file and renames it. Plain
@@ -28,7 +29,7 @@ from table import QUICK, heading, row
 
 from pared_server import Server
 
-WAITING, UPLOADS = 1000, 200
+WAITING, UPLOADS, QUEUE = 1000, 200, 20
 SECONDS = 8 if QUICK else 40
 UPLOAD_BYTES = 256 << 10 if QUICK else 2 << 20
 BIG_BYTES = 64 << 20 if QUICK else 1 << 30
@@ -115,13 +116,12 @@ async def upload_client(server, model, number, counts, until):
     writer.close()
 
 
-async def job_client(server, job_body, done, until):
-    """Keeps three jobs in the queue or running."""
+async def job_client(server, job_body, running, done, until):
+    """Keeps QUEUE jobs waiting or running, so that the one of the long polls never starts."""
     reader, writer = await connect(server)
     head = f"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(job_body)}\r\n\r\n".encode()
-    running = []
     while time.monotonic() < until:
-        while len(running) < 3:
+        while len(running) < QUEUE:
             writer.write(head + job_body)
             status, headers = await head_of(reader)
             running.append(json.loads(await reader.readexactly(int(headers["content-length"])))["id"])
@@ -134,11 +134,11 @@ async def job_client(server, job_body, done, until):
     writer.close()
 
 
-async def drive(server, waited_for, model, job_body, counts, done):
+async def drive(server, training, queued, model, job_body, running, counts, done):
     until = time.monotonic() + SECONDS
-    clients = [stream_client(server, waited_for, counts, until) if i % 2 else poll_client(server, waited_for, counts, until) for i in range(WAITING)]
+    clients = [stream_client(server, training, counts, until) if i % 2 else poll_client(server, queued, counts, until) for i in range(WAITING)]
     clients += [upload_client(server, model, i, counts, until) for i in range(UPLOADS)]
-    await asyncio.gather(job_client(server, job_body, done, until), *clients)
+    await asyncio.gather(job_client(server, job_body, running, done, until), *clients)
 
 
 def ask(host, port, job, start_at, seconds, out):
@@ -159,22 +159,26 @@ def ask(host, port, job, start_at, seconds, out):
 
 
 def under_load():
-    with Server("--workers", "1", "--threads", "1") as s:
+    with Server("--workers", "2", "--threads", "1") as s:
         model = (DIGITS / "digits-cnn.onnx").read_bytes()
         id_ = s.request("PUT", "/v1/models?name=digits.onnx", model).json()["id"]
         data = s.request("PUT", "/v1/datasets?name=train", (DIGITS / "train.npz").read_bytes()).json()["id"]
         job_body = json.dumps({"model": id_, "dataset": data, "recipe": {"steps": [{"method": "quantize.static"}]}}).encode()
-        # what the thousand wait for: behind all others in the queue
-        waited_for = s.post_json("/v1/jobs", {"model": id_, "priority": -1000, "recipe": {"steps": []}}).json()["id"]
+        finetune = {"method": "train.finetune", "epochs": 1000}
+        training = s.post_json("/v1/jobs", {"model": id_, "dataset": data, "recipe": {"steps": [finetune]}}).json()["id"]
+        running = [s.request("POST", "/v1/jobs", job_body, headers={"Content-Type": "application/json"}).json()["id"] for _ in range(QUEUE)]
+        queued = s.post_json("/v1/jobs", {"model": id_, "priority": -1000, "recipe": {"steps": []}}).json()["id"]
         rss = PeakRss(s.process.pid)
         rss.start()
         times, counts, done = multiprocessing.Queue(), Counts(), []
-        measuring = multiprocessing.Process(target=ask, args=(s.host, s.port, waited_for, time.time() + 3, SECONDS - 4, times))
+        measuring = multiprocessing.Process(target=ask, args=(s.host, s.port, training, time.time() + 3, SECONDS - 4, times))
         measuring.start()
-        asyncio.run(drive(s, waited_for, model, job_body, counts, done))
+        asyncio.run(drive(s, training, queued, model, job_body, running, counts, done))
         measured = times.get(timeout=60)
         measuring.join()
         rss.stop = True
+        states = [s.get(f"/v1/jobs/{job}").json()["state"] for job in (training, queued)]
+        assert states == ["running", "queued"], states
         what = f"{WAITING} waiting ({counts.streams} streams), {UPLOADS} uploads at once, jobs"
         row(f"GET of a job under load, p50 / p99 ({what})", f"{percentiles(measured)} of {len(measured)} requests", "p99 <= 50 ms (aim 10)")
         row("peak RSS of the server meanwhile", f"{rss.peak / 1e6:.1f} MB", "<= 128 MB")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chromium for the tests of the dashboard: fixtures `browser`, `server`, `page`, and what they all do. Screenshots are left in
-build/screenshots to be looked at."""
+"""Chromium for the tests of the dashboard: fixtures `browser`, `server`, `page`, and what they all do. With PARED_SHOTS=1 the
+tests leave screenshots in build/screenshots to be looked at; they take as long as the rest."""
 import json
 import os
 import shutil
@@ -60,8 +60,9 @@ def upload(tab, zone, path):
     card.get_by_text("is ready").wait_for(timeout=20000)
 
 
-def shot(tab, name):
-    tab.screenshot(path=os.path.join(SHOTS, name + ".png"), full_page=True)
+def shot(tab, name, full_page=True):
+    if os.environ.get("PARED_SHOTS"):
+        tab.screenshot(path=os.path.join(SHOTS, name + ".png"), full_page=full_page)
 
 
 def put(server, path, name):

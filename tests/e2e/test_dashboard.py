@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dashboard in headless Chromium: upload, build a recipe, watch the job, read the report, errors in words, phone width, keyboard, keys.
-Screenshots are left in build/screenshots to be looked at."""
+"""The dashboard in headless Chromium: upload, build a recipe, watch the job, read the report, errors in words, phone width, keyboard, keys."""
 import os
 
 import pytest

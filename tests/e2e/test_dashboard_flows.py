@@ -269,7 +269,7 @@ def test_theme_is_chosen_and_kept(page, server):
 
 
 def shot_viewport(tab, name):
-    tab.screenshot(path=os.path.join(ROOT, "build", "screenshots", name + ".png"))
+    shot(tab, name, full_page=False)
 
 
 def test_jobs_are_filtered_by_the_server(page, server):
