@@ -24,9 +24,9 @@ static void say(void *arg, const char *sentence)
 static int print_figures(const struct backup *what, const struct backup_figures *figures, bool json)
 {
     if (json)
-        return cli_print_json(json_pack("{s:s, s:I, s:I, s:I, s:I}", "to", what->to, "files", (json_int_t)figures->files,
-                                        "bytes", (json_int_t)figures->bytes, "copied", (json_int_t)figures->copied,
-                                        "left_out", (json_int_t)figures->left_out));
+        return cli_print_json(json_pack("{s:s, s:I, s:I, s:I, s:I}", "to", what->to, "files",
+                                        (json_int_t)figures->files, "bytes", (json_int_t)figures->bytes, "copied",
+                                        (json_int_t)figures->copied, "left_out", (json_int_t)figures->left_out));
     printf("%s: %" PRId64 " files, %" PRId64 " bytes; %" PRId64 " files copied\n", what->to, figures->files,
            figures->bytes, figures->copied);
     return fflush(stdout) ? CLI_FAILED : CLI_OK;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pared healthcheck: does the server answer? For containers, which have no curl. Takes the settings of `pared serve` and asks GET /healthz
- * at its `listen` address (on all addresses: at the loopback one). */
+ * pared healthcheck: does the server answer? For containers, which have no curl. Takes the settings of `pared serve`
+ * and asks GET /healthz at its `listen` address (on all addresses: at the loopback one). */
 #include <gnutls/gnutls.h>
 #include <netdb.h>
 #include <stdio.h>
@@ -92,10 +92,12 @@ int cmd_healthcheck(int argc, char **argv)
     struct err err = {0};
     if (config_load(&config, argc - 1, argv + 1, environ, &err))
         return cli_fail(&err);
-    int rc = config.help ? cli_help("Usage: pared healthcheck [OPTION]...\n\nAsks the server for GET /healthz; exit status 0 if it answers 200. "
+    int rc = config.help ? cli_help("Usage: pared healthcheck [OPTION]...\n\nAsks the server for GET /healthz; exit "
+                                    "status 0 if it answers 200. "
                                     "Takes the settings of `pared serve`.\n")
-             : config_address(config.listen, &at, &err) || ask(&at, config.tls_certificate[0] != 0, &err) ? cli_fail(&err)
-                                                                          : CLI_OK;
+             : config_address(config.listen, &at, &err) || ask(&at, config.tls_certificate[0] != 0, &err)
+                 ? cli_fail(&err)
+                 : CLI_OK;
     config_fini(&config);
     return rc;
 }

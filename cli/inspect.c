@@ -138,8 +138,8 @@ int inspect_file(const struct inspect_opts *opts, struct inspect_result *result,
     *result = (struct inspect_result){0};
     if (opts->sha256)
         snprintf(sha256, sizeof sha256, "%s", opts->sha256);
-    if ((!sha256[0] && hash_file(opts->path, sha256, err)) || !(m = onnx_read_file(opts->path, &read, err)) || model_validate(m, err) ||
-        add_files(opts, m, &facts, err))
+    if ((!sha256[0] && hash_file(opts->path, sha256, err)) || !(m = onnx_read_file(opts->path, &read, err)) ||
+        model_validate(m, err) || add_files(opts, m, &facts, err))
         goto out;
     facts_weights(&facts, m);
     model_nan_weights(m, warn_nan, warnings);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * inspect.h - what is in a model file, as JSON: for `pared inspect` and for the server's child.
- * The facts, rows and drawing are core/model/inspect.h's; here they gain what needs the file, the engine or the methods. */
+ * The facts, rows and drawing are core/model/inspect.h's; here they gain what needs the file, the engine or the
+ * methods. */
 #ifndef PARED_CLI_INSPECT_H
 #define PARED_CLI_INSPECT_H
 
@@ -39,12 +40,13 @@ enum {
 int inspect_file(const struct inspect_opts *opts, struct inspect_result *result, struct err *err);
 void inspect_result_fini(struct inspect_result *result);
 
-/* {"data": rows of model_layers_with()}, each with "macs"?, "prune": {"possible", "why"?} and "quantize": {"possible", "why"?}.
- * A row for each node that holds parameters, multiplies, or has an operator nobody knows. plan may be NULL (no MACs).
- * NULL when memory is out. */
+/* {"data": rows of model_layers_with()}, each with "macs"?, "prune": {"possible", "why"?} and "quantize": {"possible",
+ * "why"?}. A row for each node that holds parameters, multiplies, or has an operator nobody knows. plan may be NULL (no
+ * MACs). NULL when memory is out. */
 json_t *inspect_layers_json(const struct model *m, const struct plan *plan);
 
-/* {"data": rows of groups_json(), "more"?: groups left off, "why"?: why there are none}. m is not changed. ERR_NOMEM only. */
+/* {"data": rows of groups_json(), "more"?: groups left off, "why"?: why there are none}. m is not changed. ERR_NOMEM
+ * only. */
 json_t *inspect_groups_json(const struct model *m, struct err *err);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * pared __job: one piece of work in a process of its own. core/recipe/job_spec.h is the contract with the server. The
- * process ties itself down (limits, sandbox: cli/confine.h) before it looks at any input, tells progress on a pipe, and its
- * exit status says how it ended. */
+ * process ties itself down (limits, sandbox: cli/confine.h) before it looks at any input, tells progress on a pipe, and
+ * its exit status says how it ended. */
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -144,14 +144,16 @@ static int read_spec(struct job *job, struct err *err)
     json_error_t e;
     const char *sandbox = "off";
     job->die_with_parent = job->latency = 1;
-    if (json_unpack_ex(job->spec, &e, JSON_STRICT,
-                       "{s:s, s:s, s?s, s?I, s?I, s?I, s?I, s?b, s?b, s?s, s?s, s?s, s?s, s?o, s?o, s?o, s?o, s?o, s?o, s?o, s?o}", "kind",
-                       &job->kind, "work", &job->work, "out", &job->out, "threads", &job->threads, "memory_bytes",
-                       &job->memory_bytes, "file_bytes", &job->file_bytes, "cpu_s", &job->cpu_s, "die_with_parent",
-                       &job->die_with_parent, "latency", &job->latency, "checkpoint",
-                       &job->checkpoint, "sandbox", &sandbox, "cgroup", &job->cgroup, "model_sha256", &job->model_sha256, "model", &job->model, "external", &job->external, "teacher", &job->teacher,
-                       "teacher_external", &job->teacher_external, "dataset", &job->dataset, "val_dataset", &job->val_dataset, "eval_dataset",
-                       &job->eval_dataset, "recipe", &job->recipe))
+    if (json_unpack_ex(
+            job->spec, &e, JSON_STRICT,
+            "{s:s, s:s, s?s, s?I, s?I, s?I, s?I, s?b, s?b, s?s, s?s, s?s, s?s, s?o, s?o, s?o, s?o, s?o, s?o, s?o, s?o}",
+            "kind", &job->kind, "work", &job->work, "out", &job->out, "threads", &job->threads, "memory_bytes",
+            &job->memory_bytes, "file_bytes", &job->file_bytes, "cpu_s", &job->cpu_s, "die_with_parent",
+            &job->die_with_parent, "latency", &job->latency, "checkpoint", &job->checkpoint, "sandbox", &sandbox,
+            "cgroup", &job->cgroup, "model_sha256", &job->model_sha256, "model", &job->model, "external",
+            &job->external, "teacher", &job->teacher, "teacher_external", &job->teacher_external, "dataset",
+            &job->dataset, "val_dataset", &job->val_dataset, "eval_dataset", &job->eval_dataset, "recipe",
+            &job->recipe))
         return err_set(err, ERR_INTERNAL, "the spec is wrong: %s", e.text);
     if (!sandbox_mode_parse(sandbox, &job->sandbox))
         return err_set(err, ERR_INTERNAL, "the spec is wrong: there is no sandbox '%.50s'", sandbox);

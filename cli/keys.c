@@ -20,7 +20,8 @@ static const char help[] =
     "Usage: pared keys add [OPTION]...     make a key; it is printed once, on stdout\n"
     "       pared keys list [OPTION]...    all keys, without their secrets\n"
     "       pared keys revoke ID           refuse a key from now on\n\n"
-    "API keys of a data folder. Works while a server runs on it, which sees the change within a second, and before the\n"
+    "API keys of a data folder. Works while a server runs on it, which sees the change within a second, and before "
+    "the\n"
     "first start. Once a key was made, every caller needs one.\n\n"
     "  --data DIR             data folder (PARED_DATA, the file of PARED_CONFIG, or pared-data)\n"
     "  --json                 list, add: JSON\n\n"
@@ -306,7 +307,10 @@ int cmd_keys(int argc, char **argv)
     if (optind + 1 + revokes < argc)
         return cli_usage("keys", "'%.80s' is one word too many", argv[optind + 1 + revokes]);
     struct store *store = open_store(&o, adds, &err);
-    int rc = !store ? -1 : adds ? add(store, &o, &err) : lists ? list(store, &o, &err) : store_key_revoke(store, id, &err);
+    int rc = !store  ? -1
+             : adds  ? add(store, &o, &err)
+             : lists ? list(store, &o, &err)
+                     : store_key_revoke(store, id, &err);
     store_close(store);
     return rc ? cli_fail(&err) : CLI_OK;
 }

@@ -76,7 +76,8 @@ void auth_key_new(char id[ID_SIZE], char text[AUTH_KEY_SIZE])
 static bool id_of(const char *text, char id[ID_SIZE])
 {
     size_t prefix = strlen(AUTH_PREFIX);
-    if (strncmp(text, AUTH_PREFIX, prefix) != 0 || strlen(text) <= prefix + ID_DIGITS || text[prefix + ID_DIGITS] != '_')
+    if (strncmp(text, AUTH_PREFIX, prefix) != 0 || strlen(text) <= prefix + ID_DIGITS ||
+        text[prefix + ID_DIGITS] != '_')
         return false;
     snprintf(id, ID_SIZE, "key_%.*s", ID_DIGITS, text + prefix);
     return true;

@@ -2,9 +2,9 @@
  * blob_check.h - is a stored file still what it was stored as?
  * Why        A disk may change bytes, a person may edit a file, a restore may be cut short. A model that is not the one
  *            that was verified must not be served or trained on; so a file is hashed when it is read.
- * Cost       Hashing 1 GB takes about a second, so a file that was found right is believed as long as its inode, size, mtime
- *            and ctime are those of then and the check is not older than the setting allows. The memory of checks is a
- *            table of fixed size; what falls out of it is hashed again.
+ * Cost       Hashing 1 GB takes about a second, so a file that was found right is believed as long as its inode, size,
+ *            mtime and ctime are those of then and the check is not older than the setting allows. The memory of checks
+ *            is a table of fixed size; what falls out of it is hashed again.
  * Threads    all calls from any thread. */
 #ifndef PARED_SERVER_BLOB_CHECK_H
 #define PARED_SERVER_BLOB_CHECK_H

@@ -111,7 +111,8 @@ int child_watch_look(struct child_watch *w, double now, struct err *err)
     const int64_t disk = child_watch_disk(may->disk_dir, w->pid);
     w->next_disk = now + fmax(DISK_S, DISK_SHARE * (clock_seconds() - now));
     return disk > may->disk_bytes
-               ? err_set(err, ERR_DISK_LIMIT, "the job filled %lld MiB of the disk; %lld MiB are allowed (job_disk_bytes)",
-                         mib(disk), mib(may->disk_bytes))
+               ? err_set(err, ERR_DISK_LIMIT,
+                         "the job filled %lld MiB of the disk; %lld MiB are allowed (job_disk_bytes)", mib(disk),
+                         mib(may->disk_bytes))
                : 0;
 }

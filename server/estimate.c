@@ -35,16 +35,21 @@ static double run_time(struct store *store, const char *methods, int64_t bytes, 
 }
 
 /* < 0: not known. */
-static double wait_time(struct store *store, int64_t workers, const char *id, struct arena *arena)
+static double wait_time(struct store *store, int64_t workers, const struct store_job *job, struct arena *arena)
 {
     struct store_ahead *ahead;
     struct err err = {0};
     int count, samples, running = 0;
+    int64_t waiting = 0;
     double total = 0;
-    if (workers <= 0 || store_queue_ahead(store, id, arena, &ahead, &count, &err) != 0)
+    if (workers <= 0 || store_queue_ahead(store, job->id, arena, &ahead, &count, &err) != 0)
         return -1;
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
         running += ahead[i].ran_s >= 0;
+        waiting += ahead[i].ran_s < 0 ? ahead[i].count : 0;
+    }
+    /* a part of a long queue stands for all of it */
+    double share = waiting == STORE_AHEAD_SAMPLE ? (double)(job->queue_position - 1) / (double)waiting : 1;
     if (count == running && running < workers)
         return 0; /* a worker is free, and nothing else waits */
     for (int i = 0; i < count; i++) {
@@ -52,7 +57,7 @@ static double wait_time(struct store *store, int64_t workers, const char *id, st
         if (run < 0)
             return -1;
         if (ran < 0)
-            total += run * (double)ahead[i].count;
+            total += run * (double)ahead[i].count * (share > 1 ? share : 1);
         else if (run > ran) /* one that has run for longer than expected may end at any moment */
             total += run - ran;
     }
@@ -67,7 +72,7 @@ struct estimate estimate_job(struct store *store, int64_t workers, const struct 
         return out;
     double run = run_time(store, job->methods, job->input_bytes, &out.samples);
     if (job->state == JOB_QUEUED)
-        out.wait_s = wait_time(store, workers, job->id, arena);
+        out.wait_s = wait_time(store, workers, job, arena);
     double ran = job->state == JOB_RUNNING ? (double)(now_ms - job->started_at) / 1000 : 0;
     double wait = job->state == JOB_QUEUED ? out.wait_s : 0;
     if (run >= 0 && wait >= 0)

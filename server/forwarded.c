@@ -30,7 +30,8 @@ static int add_range(struct proxies *proxies, const char *text, struct err *err)
     char address[CLIENT_TEXT + 1];
     struct proxy_range range = {.bits = 128};
     size_t len = strcspn(text, "/"), digits = text[len] ? strspn(text + len + 1, "0123456789") : 0;
-    bool v4 = false, good = len < sizeof address && (!text[len] || (digits > 0 && digits < 4 && !text[len + 1 + digits]));
+    bool v4 = false,
+         good = len < sizeof address && (!text[len] || (digits > 0 && digits < 4 && !text[len + 1 + digits]));
     if (good) {
         memcpy(address, text, len);
         address[len] = 0;

@@ -2,8 +2,8 @@
  * forwarded.h - the address of the client behind proxies.
  * Why        behind a proxy every connection comes from the proxy; it tells the client's address in X-Forwarded-For or
  *            Forwarded (RFC 7239). Anybody can send these headers, so they are believed only from the addresses in the
- *            setting `trusted_proxies`, from the last entry back to the first one that is no trusted proxy, and only the
- *            one header is read that the proxy is known to write (`forwarded_header`).
+ *            setting `trusted_proxies`, from the last entry back to the first one that is no trusted proxy, and only
+ *            the one header is read that the proxy is known to write (`forwarded_header`).
  * Threads    read-only after proxies_init; any thread. */
 #ifndef PARED_SERVER_FORWARDED_H
 #define PARED_SERVER_FORWARDED_H

@@ -6,7 +6,8 @@
 #include <string.h>
 #include <strings.h>
 
-/* Digits at *text; false when there are none. What does not fit is as good as the largest number: no file is that long. */
+/* Digits at *text; false when there are none. What does not fit is as good as the largest number: no file is that
+ * long. */
 static bool number(const char **text, uint64_t *out)
 {
     uint64_t value = 0;

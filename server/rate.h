@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * rate.h - requests a second, as a token bucket: it holds RATE_WINDOW_S seconds' worth, each request takes one, and
  * they come back at an even rate. So a client may be idle and then hurry, but not hurry for ever.
- * Headers    RateLimit-Policy: "requests";q=1000;w=10 and RateLimit: "requests";r=12;t=10 (draft-ietf-httpapi-ratelimit-headers),
- *            made from a struct rate_view.
+ * Headers    RateLimit-Policy: "requests";q=1000;w=10 and RateLimit: "requests";r=12;t=10
+ *            (draft-ietf-httpapi-ratelimit-headers), made from a struct rate_view.
  * Threads    plain data; the caller locks. No clock of its own: `now` is any monotonic time in seconds. */
 #ifndef PARED_SERVER_RATE_H
 #define PARED_SERVER_RATE_H

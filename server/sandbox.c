@@ -69,8 +69,9 @@ int sandbox_check(enum sandbox_mode mode, struct err *err)
                        "with landlock among its security modules): use best-effort to go on without it",
                        has.landlock_abi, (int)SANDBOX_LANDLOCK_MIN);
     if (!has.calls)
-        return err_set(err, ERR_SANDBOX,
-                       "sandbox is strict, but this kernel has no seccomp filters: use best-effort to go on without them");
+        return err_set(
+            err, ERR_SANDBOX,
+            "sandbox is strict, but this kernel has no seccomp filters: use best-effort to go on without them");
     return 0;
 }
 

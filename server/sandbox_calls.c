@@ -29,19 +29,18 @@ const char *const sandbox_calls_allowed[] = {
     /* bytes and files; paths are landlock's matter */
     "read", "write", "readv", "writev", "pread64", "pwrite64", "preadv", "pwritev", "lseek", "close", "close_range",
     "open", "openat", "stat", "lstat", "fstat", "newfstatat", "statx", "statfs", "fstatfs", "access", "faccessat",
-    "faccessat2", "readlink", "readlinkat", "getcwd", "chdir", "fchdir", "getdents64", "ftruncate", "fallocate", "fadvise64", "fsync",
-    "fdatasync", "sync_file_range", "rename", "renameat", "renameat2", "unlink", "unlinkat", "mkdir", "mkdirat",
-    "rmdir", "symlink", "symlinkat", "dup", "dup2", "dup3", "pipe2", "copy_file_range", "umask",
+    "faccessat2", "readlink", "readlinkat", "getcwd", "chdir", "fchdir", "getdents64", "ftruncate", "fallocate",
+    "fadvise64", "fsync", "fdatasync", "sync_file_range", "rename", "renameat", "renameat2", "unlink", "unlinkat",
+    "mkdir", "mkdirat", "rmdir", "symlink", "symlinkat", "dup", "dup2", "dup3", "pipe2", "copy_file_range", "umask",
     /* memory */
     "munmap", "mremap", "madvise", "brk", "msync", "mincore", "get_mempolicy", "mbind", "set_mempolicy", "membarrier",
     /* threads, signals to oneself, time, waiting */
     "futex", "set_robust_list", "set_tid_address", "rseq", "arch_prctl", "sched_yield", "sched_getaffinity",
     "sched_getparam", "sched_getscheduler", "sched_get_priority_max", "sched_get_priority_min", "getcpu", "exit",
-    "exit_group", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "restart_syscall", "pause",
-    "getpid", "gettid", "getppid", "getpgrp", "getpgid", "getsid", "getuid", "geteuid", "getgid", "getegid",
-    "getgroups", "clock_gettime", "clock_getres", "clock_nanosleep", "nanosleep", "gettimeofday", "time", "times",
-    "getrusage", "getrlimit", "sysinfo", "uname", "getrandom", "poll", "ppoll", "select", "pselect6", "eventfd2",
-    NULL};
+    "exit_group", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "restart_syscall", "pause", "getpid",
+    "gettid", "getppid", "getpgrp", "getpgid", "getsid", "getuid", "geteuid", "getgid", "getegid", "getgroups",
+    "clock_gettime", "clock_getres", "clock_nanosleep", "nanosleep", "gettimeofday", "time", "times", "getrusage",
+    "getrlimit", "sysinfo", "uname", "getrandom", "poll", "ppoll", "select", "pselect6", "eventfd2", NULL};
 
 const char *const sandbox_calls_forbidden[] = {
     /* other programs and processes */
@@ -206,7 +205,8 @@ static void on_forbidden_call(int sig, siginfo_t *info, void *context)
     len = append(line, len, sizeof line, name);
     len = append(line, len, sizeof line, " (number ");
     len = append(line, len, sizeof line, digits + d);
-    len = append(line, len, sizeof line, "), which no job may call: its input is made to do harm, or the program is wrong");
+    len = append(line, len, sizeof line,
+                 "), which no job may call: its input is made to do harm, or the program is wrong");
     len = append(line, len, sizeof line, report_as_json ? "\"}\n" : "\n");
     if (write(report_to, line, len) < 0) {
     }

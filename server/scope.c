@@ -25,7 +25,7 @@ const char *scope_meaning(enum scope scope)
 
 int scopes_allow(unsigned scopes, enum scope scope)
 {
-    return (scopes >> scope & 1u) || (scopes >> SCOPE_ADMIN & 1u);
+    return scopes >> scope & 1u;
 }
 
 int scopes_parse(const char *text, unsigned *scopes, struct err *err)

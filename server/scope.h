@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * scope.h - what an API key may do, one row a scope: enum suffix, name, meaning. A route names the scope it needs in
- * api/routes.def. A scope never widens another one, but for admin, which stands for all of them. */
+ * api/routes.def. No scope contains another one. */
 #ifndef PARED_SERVER_SCOPE_H
 #define PARED_SERVER_SCOPE_H
 
@@ -11,7 +11,7 @@
     X(MODELS_WRITE, "models:write", "upload (resumable uploads too) and delete models and datasets")                   \
     X(JOBS_READ, "jobs:read", "read jobs, reports, artifacts and recipes")                                             \
     X(JOBS_WRITE, "jobs:write", "queue, cancel, retry and delete jobs; name and delete recipes")                       \
-    X(ADMIN, "admin", "everything, and what concerns the whole server")
+    X(ADMIN, "admin", "read what concerns the whole server, all owners: /metrics")
 
 enum scope {
 #define X(id, name, meaning) SCOPE_##id,

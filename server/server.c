@@ -244,8 +244,8 @@ static int announce(struct run *run, struct err *err)
     const struct config *config = run->server.config;
     char url[400];
     bool v6 = strchr(run->address.host, ':');
-    snprintf(url, sizeof url, "http%s://%s%s%s:%u", config->tls_certificate[0] ? "s" : "", v6 ? "[" : "", run->address.host, v6 ? "]" : "",
-             (unsigned)http_port(atomic_load(&run->server.http)));
+    snprintf(url, sizeof url, "http%s://%s%s%s:%u", config->tls_certificate[0] ? "s" : "", v6 ? "[" : "",
+             run->address.host, v6 ? "]" : "", (unsigned)http_port(atomic_load(&run->server.http)));
     log_info("pared " PARED_VERSION " serves %s from %s", url, config->data);
     if (config->address_file[0] && file_write_atomic(config->address_file, url, strlen(url), err))
         return err_wrap(err, "address_file '%s': ", config->address_file);
@@ -354,8 +354,8 @@ static int init_loop(struct run *run, struct err *err)
 
 static void close_loop(struct run *run)
 {
-    uv_handle_t *handles[] = {(uv_handle_t *)&run->term, (uv_handle_t *)&run->interrupt, (uv_handle_t *)&run->hangup, (uv_handle_t *)&run->upkeep,
-                              (uv_handle_t *)&run->reap, (uv_handle_t *)&run->drain};
+    uv_handle_t *handles[] = {(uv_handle_t *)&run->term,   (uv_handle_t *)&run->interrupt, (uv_handle_t *)&run->hangup,
+                              (uv_handle_t *)&run->upkeep, (uv_handle_t *)&run->reap,      (uv_handle_t *)&run->drain};
     for (size_t i = 0; i < sizeof handles / sizeof handles[0]; i++)
         uv_close(handles[i], NULL);
     uv_run(&run->loop, UV_RUN_DEFAULT);
@@ -396,7 +396,8 @@ static int absolute_data(const struct config *config, char out[PATH_MAX], struct
     return realpath(config->data, out) ? 0 : err_set_errno(err, ERR_IO, "data folder '%s'", config->data);
 }
 
-/* What jobs will be fenced in with; before the first of them. A control group takes the whole process, all its threads. */
+/* What jobs will be fenced in with; before the first of them. A control group takes the whole process, all its
+ * threads. */
 static void set_up_walls(const struct config *config)
 {
     struct err why = {0};

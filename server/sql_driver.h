@@ -46,7 +46,8 @@ struct sql_driver {
     /* Work the database wants done about once a second, on a connection of its own. *alone: it should be called once
      * more while nobody writes. */
     int (*maintain)(struct sql_conn *conn, bool *alone, struct err *err);
-    /* A consistent copy of the database into a new file, while others write. It is complete and on disk, or -1 and gone. */
+    /* A consistent copy of the database into a new file, while others write. It is complete and on disk, or -1 and
+     * gone. */
     int (*copy)(const char *dsn, const char *path, struct err *err);
 };
 

@@ -242,7 +242,8 @@ static int copy(const char *dsn, const char *path, struct err *err)
 
 /* Triggers: part of the transaction that writes the row, whoever writes it. */
 #define ADD(what, owner, n)                                                                                            \
-    "INSERT INTO tally(what,owner,n) VALUES(" what "," owner "," n ") ON CONFLICT(what,owner) DO UPDATE SET n=n+excluded.n;"
+    "INSERT INTO tally(what,owner,n) VALUES(" what "," owner "," n                                                     \
+    ") ON CONFLICT(what,owner) DO UPDATE SET n=n+excluded.n;"
 #define COUNT_ROWS(table, what)                                                                                        \
     "CREATE TRIGGER " table "_comes AFTER INSERT ON " table " BEGIN " ADD(what, "new.owner", "1")                      \
     ADD("'bytes'", "new.owner", "new.bytes") "END;"                                                                    \

@@ -23,9 +23,9 @@ int store_run_times(struct store *store, const char *methods, int64_t least, int
 
 /* Kinds of waiting jobs are told apart by their methods and by the number of digits of their size. */
 static const char ahead_sql[] =
-    "SELECT coalesce(methods,''),count(*),CAST(avg(input_bytes) AS BIGINT),-1.0 FROM job,"
+    "SELECT coalesce(methods,''),count(*),CAST(avg(input_bytes) AS BIGINT),-1.0 FROM (SELECT methods,input_bytes FROM job,"
     " (SELECT priority AS p,run_at AS r FROM job WHERE id=$1) mine"
-    " WHERE state='queued' AND (priority>p OR (priority=p AND (run_at<r OR (run_at=r AND id<$1))))"
+    " WHERE state='queued' AND (priority>p OR (priority=p AND (run_at<r OR (run_at=r AND id<$1)))) LIMIT $3) ahead"
     " GROUP BY coalesce(methods,''),length(CAST(input_bytes AS TEXT))"
     " UNION ALL SELECT coalesce(methods,''),1,input_bytes,(@NOW@-started_at)/1000.0 FROM job WHERE state='running'"
     " LIMIT $2";
@@ -44,7 +44,7 @@ int store_queue_ahead(struct store *store, const char *job_id, struct arena *are
         db_end(db);
         return err_set(err, ERR_NOMEM, "out of memory");
     }
-    query_start(&q, db, ahead_sql, BIND(T(job_id), I(AHEAD_MAX)), err);
+    query_start(&q, db, ahead_sql, BIND(T(job_id), I(AHEAD_MAX), I(STORE_AHEAD_SAMPLE)), err);
     while (*count < AHEAD_MAX && query_row(&q))
         (*rows)[(*count)++] =
             (struct store_ahead){query_text(&q, 0, arena), query_int(&q, 1), query_int(&q, 2), query_real(&q, 3)};

@@ -276,7 +276,9 @@ struct store_run {
 /* The latest succeeded jobs with these methods and from `least` to `most` bytes of inputs, that ran in one attempt. */
 int store_run_times(struct store *store, const char *methods, int64_t least, int64_t most,
                     struct store_run rows[STORE_RUN_SAMPLES], int *count, struct err *err);
-/* What stands before a queued job: waiting jobs of a kind, and the running ones. */
+/* What stands before a queued job: waiting jobs of a kind, and the running ones. Of a longer queue so many waiting jobs
+ * are looked at. */
+enum { STORE_AHEAD_SAMPLE = 1000 };
 struct store_ahead {
     const char *methods; /* "" for jobs that tell none */
     int64_t count, input_bytes; /* of one, on average */

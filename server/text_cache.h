@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * text_cache.h - answers that were made before, by what they show: a job that has ended is asked for again and again,
  * and making its text anew took nine tenths of the time.
- * Key        id, version of the row, and a setting that shows in the text too: a text is found only if all three are the
- *            same, so nothing need be taken out when one of them changes.
+ * Key        id, version of the row, and a setting that shows in the text too: a text is found only if all three are
+ *            the same, so nothing need be taken out when one of them changes.
  * Size       TEXT_CACHE_SLOTS texts of at most TEXT_CACHE_BYTES: 2 MiB. A later id of the same slot replaces a text.
  * Threads    any. */
 #ifndef PARED_SERVER_TEXT_CACHE_H

@@ -53,7 +53,7 @@ tsan: $(VENV)/ok ## server, worker pool and thread pool under ThreadSanitizer
 	@$(MAKE) --no-print-directory MODE=tsan unit-threads all
 	$(call sanitized_server,tsan,TSAN_OPTIONS,halt_on_error=0)
 .PHONY: unit-threads unit-threads-build
-THREAD_TESTS := base sqlstore store_conformance blob_disk child worker loader
+THREAD_TESTS := base id sqlstore store_conformance blob_disk tus auth http child worker loader
 unit-threads-build: $(patsubst %,$(BUILD)/tests/test_%,$(THREAD_TESTS))
 unit-threads: $(patsubst %,$(BUILD)/tests/test_%,$(THREAD_TESTS))
 	@set -e; for t in $^; do echo "== $$t"; TSAN_OPTIONS=halt_on_error=1 $$t; done

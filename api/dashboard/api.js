@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The HTTP API as functions. A failed call throws a Problem: the RFC 9457 document the server answered with, or one made here.
+// The HTTP API as functions. A failed call throws a Problem: the RFC 9457 document the server answered with, or one
+// made here.
 
 const KEY = "pared.api_key";
 
@@ -53,8 +54,8 @@ export const postJson = async (path, body) =>
   ).json();
 export const remove = (path) => call(path, { method: "DELETE" });
 
-const listAddress = (path, query) =>
-  `${path}?${new URLSearchParams(Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== ""))}`;
+const given = ([, value]) => value !== undefined && value !== null && value !== "";
+const listAddress = (path, query) => `${path}?${new URLSearchParams(Object.entries(query).filter(given))}`;
 
 /** One page of a list: {data, next_cursor}. */
 export const getPage = (path, query, signal) => getJson(listAddress(path, query), signal);
@@ -89,7 +90,8 @@ export async function waitForJob(id, etag, signal) {
   return { etag: response.headers.get("ETag"), job: await response.json() };
 }
 
-/** Send a file's bytes; progress is called with a fraction. XMLHttpRequest, because fetch does not report what was sent. */
+/** Send a file's bytes; progress is called with a fraction. XMLHttpRequest, because fetch does not report what was
+ * sent. */
 export function upload(path, body, progress) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
@@ -125,7 +127,8 @@ async function shortLink(path) {
   }
 }
 
-/** Save a file. Without a key a plain link does. With one, a link that is good for a minute; or the bytes themselves. */
+/** Save a file. Without a key a plain link does. With one, a link that is good for a minute; or the bytes themselves.
+ * */
 export async function download(path, name) {
   if (!getKey()) return save(path, name);
   const link = path.includes("/artifacts/") ? await shortLink(path) : null;
@@ -162,7 +165,8 @@ export class EventParser {
   }
 }
 
-/** Events of a stream as they come; fetch and not EventSource, because that cannot carry a key. last: number of the last one seen. */
+/** Events of a stream as they come; fetch and not EventSource, because that cannot carry a key. last: number of the
+ * last one seen. */
 export async function* events(path, last, signal) {
   const response = await call(path, {
     signal,

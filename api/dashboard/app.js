@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which view is shown: the part of the address behind '#', as "#/jobs?state=running". A view gets {main, parameters, query,
-// signal}; the signal aborts when another view opens.
+// Which view is shown: the part of the address behind '#', as "#/jobs?state=running". A view gets {main, parameters,
+// query, signal}; the signal aborts when another view opens.
 import { setKey } from "/api.js";
 import { compareView } from "/compare.js";
 import { graphView } from "/graph.js";

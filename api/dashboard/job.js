@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One job: how far it is, what its steps measure and say on the way, and in the end its report and files. What changes is
-// filled in place, so that the reader's focus and what was opened stay.
+// One job: how far it is, what its steps measure and say on the way, and in the end its report and files. What
+// changes is filled in place, so that the reader's focus and what was opened stay.
 import { download, getJson, postJson, remove } from "/api.js";
 import { ended, fraction, progressLine, recipeText } from "/job_text.js";
 import { watchJob } from "/live.js";
@@ -11,89 +11,241 @@ import { announce, bytes, el, page, percent, problemCard, refill, state, table, 
 function downloads(artifacts, report, say) {
   const save = (a) => async (event) => {
     event.target.disabled = true;
-    try { await download(`/v1/jobs/${a.job}/artifacts/${encodeURIComponent(a.name)}`, a.name); } catch (problem) { say(problem); }
+    try {
+      await download(`/v1/jobs/${a.job}/artifacts/${encodeURIComponent(a.name)}`, a.name);
+    } catch (problem) {
+      say(problem);
+    }
     event.target.disabled = false;
   };
-  return [el("h2", {}, "Downloads"), table([
-    { label: "File", cell: (a) => el("button", { onclick: save(a) }, a.name) },
-    { label: "Size", num: true, cell: (a) => bytes(a.bytes ?? a.size_bytes) },
-    { label: "Of the source", num: true, cell: (a) => ofSource(a, report) },
-    { label: "SHA-256", cell: (a) => el("span", { class: "mono hash" }, a.sha256) },
-  ], artifacts, "files of the job")];
+  return [
+    el("h2", {}, "Downloads"),
+    table(
+      [
+        { label: "File", cell: (a) => el("button", { onclick: save(a) }, a.name) },
+        { label: "Size", num: true, cell: (a) => bytes(a.bytes ?? a.size_bytes) },
+        { label: "Of the source", num: true, cell: (a) => ofSource(a, report) },
+        { label: "SHA-256", cell: (a) => el("span", { class: "mono hash" }, a.sha256) },
+      ],
+      artifacts,
+      "files of the job",
+    ),
+  ];
 }
 
 async function results(job, say, signal) {
-  const [report, artifacts] = await Promise.all([getJson(`/v1/jobs/${job.id}/report`, signal), getJson(`/v1/jobs/${job.id}/artifacts`, signal)]);
+  const [report, artifacts] = await Promise.all([
+    getJson(`/v1/jobs/${job.id}/report`, signal),
+    getJson(`/v1/jobs/${job.id}/artifacts`, signal),
+  ]);
   return [
-    el("h2", {}, "Before and after"), tiles(report),
-    report.warnings?.length ? el("div", { class: "card note" }, el("b", {}, "Good to know"), el("ul", {}, report.warnings.map((w) => el("li", {}, w)))) : null,
-    targets(report), fidelity(report), downloads(artifacts.data, report, say), confusionSection(report), sqnrHeatMap(report),
-    el("h2", {}, "Steps, layer by layer"), (report.steps || []).map((step, i) => stepSection(step, i)),
+    el("h2", {}, "Before and after"),
+    tiles(report),
+    report.warnings?.length
+      ? el(
+          "div",
+          { class: "card note" },
+          el("b", {}, "Good to know"),
+          el(
+            "ul",
+            {},
+            report.warnings.map((w) => el("li", {}, w)),
+          ),
+        )
+      : null,
+    targets(report),
+    fidelity(report),
+    downloads(artifacts.data, report, say),
+    confusionSection(report),
+    sqnrHeatMap(report),
+    el("h2", {}, "Steps, layer by layer"),
+    (report.steps || []).map((step, i) => stepSection(step, i)),
   ];
 }
 
 function actions(job, say) {
-  const act = (text, confirmation, run, kind) => el("button", { class: kind, onclick: async (event) => {
-    if (confirmation && !confirm(confirmation)) return;
-    event.target.disabled = true;
-    try { await run(); } catch (problem) { say(problem); event.target.disabled = false; }
-  } }, text);
-  if (!ended(job)) return act(job.cancel_requested ? "Canceling ..." : "Cancel job", null, () => postJson(`/v1/jobs/${job.id}/cancel`), "danger");
+  const act = (text, confirmation, run, kind) =>
+    el(
+      "button",
+      {
+        class: kind,
+        onclick: async (event) => {
+          if (confirmation && !confirm(confirmation)) return;
+          event.target.disabled = true;
+          try {
+            await run();
+          } catch (problem) {
+            say(problem);
+            event.target.disabled = false;
+          }
+        },
+      },
+      text,
+    );
+  if (!ended(job))
+    return act(
+      job.cancel_requested ? "Canceling ..." : "Cancel job",
+      null,
+      () => postJson(`/v1/jobs/${job.id}/cancel`),
+      "danger",
+    );
   return [
     el("a", { class: "button", href: `#/new?job=${job.id}` }, "New job like this"),
-    job.state !== "succeeded" ? act("Do it again", null, async () => { location.hash = `#/jobs/${(await postJson(`/v1/jobs/${job.id}/retry`)).id}`; }) : null,
+    job.state !== "succeeded"
+      ? act("Do it again", null, async () => {
+          location.hash = `#/jobs/${(await postJson(`/v1/jobs/${job.id}/retry`)).id}`;
+        })
+      : null,
     job.state === "succeeded" ? el("a", { class: "button", href: `#/compare?jobs=${job.id}` }, "Compare") : null,
-    act("Delete job", "Delete this job and its files?", async () => { await remove(`/v1/jobs/${job.id}`); location.hash = "#/jobs"; }, "danger")];
+    act(
+      "Delete job",
+      "Delete this job and its files?",
+      async () => {
+        await remove(`/v1/jobs/${job.id}`);
+        location.hash = "#/jobs";
+      },
+      "danger",
+    ),
+  ];
 }
 
 const resourceLink = (kind, id) => el("a", { href: `#/${kind}/${id}`, class: "mono" }, id);
 
 function facts(job) {
   const labels = Object.entries(job.labels || {});
-  const rows = [["Id", job.name && el("span", { class: "mono" }, job.id)], ["Recipe", job.recipe_name ? `${job.recipe_name}: ${recipeText(job.recipe)}` : recipeText(job.recipe)], ["Model", resourceLink("models", job.model)],
-    ...[["Dataset", job.dataset], ["Validation dataset", job.val_dataset], ["Evaluation dataset", job.eval_dataset]].map(([name, id]) => [name, id && el("span", { class: "mono" }, id)]),
+  const rows = [
+    ["Id", job.name && el("span", { class: "mono" }, job.id)],
+    ["Recipe", job.recipe_name ? `${job.recipe_name}: ${recipeText(job.recipe)}` : recipeText(job.recipe)],
+    ["Model", resourceLink("models", job.model)],
+    ...[
+      ["Dataset", job.dataset],
+      ["Validation dataset", job.val_dataset],
+      ["Evaluation dataset", job.eval_dataset],
+    ].map(([name, id]) => [name, id && el("span", { class: "mono" }, id)]),
     ["Teacher", job.teacher && resourceLink("models", job.teacher)],
-    ["Again after", job.retry_of && resourceLink("jobs", job.retry_of)], ["Result", job.reused && "of an earlier job that was the same"],
-    ["Labels", labels.length ? el("span", {}, labels.map(([k, v]) => el("span", { class: "label-chip" }, `${k}=${v}`))) : null],
-    ["Priority", job.priority || null], ["Created", when(job.created_at)], ["Started", job.started_at && when(job.started_at)], ["Finished", job.finished_at && when(job.finished_at)]];
-  return el("dl", {}, rows.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([name, value]) => [el("dt", {}, name), el("dd", {}, typeof value === "object" ? value : String(value))]));
+    ["Again after", job.retry_of && resourceLink("jobs", job.retry_of)],
+    ["Result", job.reused && "of an earlier job that was the same"],
+    [
+      "Labels",
+      labels.length
+        ? el(
+            "span",
+            {},
+            labels.map(([k, v]) => el("span", { class: "label-chip" }, `${k}=${v}`)),
+          )
+        : null,
+    ],
+    ["Priority", job.priority || null],
+    ["Created", when(job.created_at)],
+    ["Started", job.started_at && when(job.started_at)],
+    ["Finished", job.finished_at && when(job.finished_at)],
+  ];
+  return el(
+    "dl",
+    {},
+    rows
+      .filter(([, value]) => value !== null && value !== undefined && value !== "")
+      .map(([name, value]) => [el("dt", {}, name), el("dd", {}, typeof value === "object" ? value : String(value))]),
+  );
 }
 
 function statusLine(job) {
-  return [el("div", { class: "row" }, state(job.state), job.targets_met === false ? el("span", { class: "state failed" }, "targets missed") : null, el("span", {}, progressLine(job))),
-    job.state === "running" ? el("progress", { max: 1, value: fraction(job) ?? undefined, "aria-label": "progress of the job" }) : null];
+  return [
+    el(
+      "div",
+      { class: "row" },
+      state(job.state),
+      job.targets_met === false ? el("span", { class: "state failed" }, "targets missed") : null,
+      el("span", {}, progressLine(job)),
+    ),
+    job.state === "running"
+      ? el("progress", { max: 1, value: fraction(job) ?? undefined, "aria-label": "progress of the job" })
+      : null,
+  ];
 }
 
 function logSection(lines, job) {
   if (!lines.length) return null;
-  const list = el("ol", { class: "log mono" }, lines.map((line) => el("li", { class: line.level || "" }, line.level && line.level !== "info" ? el("b", {}, `${line.level}: `) : null, line.message ?? JSON.stringify(line))));
-  return el("details", { open: !ended(job) || job.state === "failed" }, el("summary", {}, `Log (${lines.length} ${lines.length === 1 ? "line" : "lines"})`),
-    el("div", { class: "scroll log-frame", tabindex: "0", role: "log", "aria-live": "off", "aria-label": "log of the job" }, list));
+  const list = el(
+    "ol",
+    { class: "log mono" },
+    lines.map((line) =>
+      el(
+        "li",
+        { class: line.level || "" },
+        line.level && line.level !== "info" ? el("b", {}, `${line.level}: `) : null,
+        line.message ?? JSON.stringify(line),
+      ),
+    ),
+  );
+  return el(
+    "details",
+    { open: !ended(job) || job.state === "failed" },
+    el("summary", {}, `Log (${lines.length} ${lines.length === 1 ? "line" : "lines"})`),
+    el(
+      "div",
+      { class: "scroll log-frame", tabindex: "0", role: "log", "aria-live": "off", "aria-label": "log of the job" },
+      list,
+    ),
+  );
 }
 
 export async function jobView({ main, parameters: [id], signal }) {
-  const places = Object.fromEntries(["buttons", "problems", "status", "facts", "failure", "live", "log", "results"].map((name) => [name, el("div", { class: name === "buttons" ? "row" : null })]));
+  const places = Object.fromEntries(
+    ["buttons", "problems", "status", "facts", "failure", "live", "log", "results"].map((name) => [
+      name,
+      el("div", { class: name === "buttons" ? "row" : null }),
+    ]),
+  );
   const say = (problem) => places.problems.replaceChildren(problemCard(problem));
   const seen = {}; // what a place shows now, so that only what changed is filled again
-  const fill = (name, what, make) => { const text = JSON.stringify(what); if (seen[name] !== text) { seen[name] = text; refill(places[name], make()); } };
-  let shown = false, finished = null;
+  const fill = (name, what, make) => {
+    const text = JSON.stringify(what);
+    if (seen[name] !== text) {
+      seen[name] = text;
+      refill(places[name], make());
+    }
+  };
+  let shown = false,
+    finished = null;
   const show = (job, record) => {
     if (signal.aborted) return;
     if (!shown) {
       shown = true;
-      page(main, el("div", { class: "row spread" }, el("h1", { class: job.name ? null : "mono" }, job.name || job.id), places.buttons), places.problems,
-        el("div", { class: "card" }, places.status, places.facts), places.failure, places.live, places.log, places.results);
+      page(
+        main,
+        el(
+          "div",
+          { class: "row spread" },
+          el("h1", { class: job.name ? null : "mono" }, job.name || job.id),
+          places.buttons,
+        ),
+        places.problems,
+        el("div", { class: "card" }, places.status, places.facts),
+        places.failure,
+        places.live,
+        places.log,
+        places.results,
+      );
     }
     fill("buttons", [job.state, job.cancel_requested], () => [actions(job, say)]);
     fill("status", [job.state, job.progress, job.queue_position, job.targets_met], () => statusLine(job));
     fill("facts", [job.state, job.labels], () => [facts(job)]);
     fill("failure", [job.state], () => [job.state === "failed" ? problemCard(job.error || { title: "Failed" }) : null]);
-    if (job.state !== "succeeded") fill("live", [job.state, record.lines.length], () => [liveSection(record.lines, job)]);
+    if (job.state !== "succeeded")
+      fill("live", [job.state, record.lines.length], () => [liveSection(record.lines, job)]);
     fill("log", [job.state, record.log.length], () => [logSection(record.log, job)]);
-    announce(`job ${job.state}${job.state === "running" && job.progress?.step ? `, step ${job.progress.step} of ${job.progress.steps}` : ""}`);
+    const { step, steps } = job.progress || {};
+    announce(`job ${job.state}${job.state === "running" && step ? `, step ${step} of ${steps}` : ""}`);
     if (job.state === "succeeded" && !finished) {
       places.live.replaceChildren();
-      finished = results(job, say, signal).then((parts) => { if (!signal.aborted) refill(places.results, parts); }).catch((problem) => { if (!signal.aborted) say(problem); });
+      finished = results(job, say, signal)
+        .then((parts) => {
+          if (!signal.aborted) refill(places.results, parts);
+        })
+        .catch((problem) => {
+          if (!signal.aborted) say(problem);
+        });
     }
   };
   await watchJob(id, show, signal);

@@ -1,29 +1,49 @@
 // SPDX-License-Identifier: Apache-2.0
-// A job as it changes. Its events come as a stream that is taken up again where it broke; a page in the background lets go of
-// it, because a browser has few connections to one server. Where there is no stream the job is asked for again and again.
+// A job as it changes. Its events come as a stream that is taken up again where it broke; a page in the background
+// lets go of it, because a browser has few connections to one server. Where there is no stream the job is asked for
+// again and again.
 import { events, getJson, waitForJob } from "/api.js";
 
 const ended = (job) => !["queued", "running"].includes(job.state);
 const RETRY_MS = [500, 1000, 2000, 5000, 10000];
 
-export const sleep = (milliseconds, signal) => new Promise((resolve) => {
-  const done = () => { clearTimeout(timer); signal?.removeEventListener("abort", done); resolve(); };
-  const timer = setTimeout(done, milliseconds);
-  signal?.addEventListener("abort", done, { once: true });
-});
+export const sleep = (milliseconds, signal) =>
+  new Promise((resolve) => {
+    const done = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = setTimeout(done, milliseconds);
+    signal?.addEventListener("abort", done, { once: true });
+  });
 
-const visible = (signal) => new Promise((resolve) => {
-  if (!document.hidden) return resolve();
-  const look = () => { if (!document.hidden || signal.aborted) { document.removeEventListener("visibilitychange", look); resolve(); } };
-  document.addEventListener("visibilitychange", look);
-  signal.addEventListener("abort", look, { once: true });
-});
+const visible = (signal) =>
+  new Promise((resolve) => {
+    if (!document.hidden) return resolve();
+    const look = () => {
+      if (!document.hidden || signal.aborted) {
+        document.removeEventListener("visibilitychange", look);
+        resolve();
+      }
+    };
+    document.addEventListener("visibilitychange", look);
+    signal.addEventListener("abort", look, { once: true });
+  });
 
-const parsed = (text) => { try { return JSON.parse(text); } catch { return null; } };
+const parsed = (text) => {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+};
 
 /** What a stream and a page of measurements both fill: every event once, in order. */
 class Record {
-  lines = []; log = []; last = 0;
+  lines = [];
+  log = [];
+  last = 0;
   take(type, data, seq) {
     if (seq && seq <= this.last) return false;
     if (seq) this.last = seq;
@@ -38,15 +58,20 @@ class Record {
 
 /** Read the stream until it ends; true: the job has ended and told everything. */
 async function stream(id, job, record, show, signal) {
-  const inner = new AbortController(), stop = () => inner.abort();
-  const hide = () => { if (document.hidden) stop(); };
+  const inner = new AbortController(),
+    stop = () => inner.abort();
+  const hide = () => {
+    if (document.hidden) stop();
+  };
   signal.addEventListener("abort", stop, { once: true });
   document.addEventListener("visibilitychange", hide);
   try {
     for await (const event of events(`/v1/jobs/${id}/events`, record.last, inner.signal)) {
-      const data = parsed(event.data), seq = Number(event.id) || 0;
+      const data = parsed(event.data),
+        seq = Number(event.id) || 0;
       if (event.type === "end") return true;
-      if (event.type === "state" && !ended(job) && data?.state !== job.state) job = await getJson(`/v1/jobs/${id}`, inner.signal);
+      if (event.type === "state" && !ended(job) && data?.state !== job.state)
+        job = await getJson(`/v1/jobs/${id}`, inner.signal);
       else if (event.type === "progress" && data) job = { ...job, progress: { ...job.progress, ...data } };
       record.take(event.type, data, seq);
       show(job, record);
@@ -80,16 +105,30 @@ async function poll(id, record, show, signal) {
   }
 }
 
-/** Call show(job, {lines, log}) whenever something is new, until the job has ended. Throws what the first request throws. */
+/** Call show(job, {lines, log}) whenever something is new, until the job has ended. Throws what the first request
+ * throws. */
 export async function watchJob(id, show, signal) {
   const record = new Record();
-  let job = await getJson(`/v1/jobs/${id}`, signal), failures = 0;
+  let job = await getJson(`/v1/jobs/${id}`, signal),
+    failures = 0;
   show(job, record);
   while (!signal.aborted) {
     await visible(signal);
     try {
       const seen = record.last;
-      if (await stream(id, job, record, (now, all) => { job = now; show(now, all); }, signal)) break;
+      if (
+        await stream(
+          id,
+          job,
+          record,
+          (now, all) => {
+            job = now;
+            show(now, all);
+          },
+          signal,
+        )
+      )
+        break;
       failures = record.last > seen ? 0 : failures + 1;
     } catch (problem) {
       if (signal.aborted) return;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A list of the server, page by page: each page remembers where it began, so that it can be fetched again alone. And the table
-// that shows such a list: what is scrolled to is fetched, what is on its way already is not asked for twice.
+// A list of the server, page by page: each page remembers where it began, so that it can be fetched again alone. And
+// the table that shows such a list: what is scrolled to is fetched, what is on its way already is not asked for
+// twice.
 import { getPageAgain } from "/api.js";
 import { VirtualList } from "/virtual_list.js";
 
@@ -9,34 +10,61 @@ export const narrow = matchMedia("(max-width: 48rem)");
 
 /** Pages of a list, newest first; rows have ids that grow with time. moving(row): it may still change by itself. */
 class Pages {
-  #path; #query; #signal; #moving; #pages = []; #loading = null; next = null;
-  constructor(path, query, signal, moving) { this.#path = path; this.#query = query; this.#signal = signal; this.#moving = moving; }
-  get rows() { return this.#pages.flatMap((p) => p.rows); }
-  get count() { return this.#pages.reduce((sum, p) => sum + p.rows.length, 0); }
-  get whole() { return this.#pages.length > 0 && !this.next; }
+  #path;
+  #query;
+  #signal;
+  #moving;
+  #pages = [];
+  #loading = null;
+  next = null;
+  constructor(path, query, signal, moving) {
+    this.#path = path;
+    this.#query = query;
+    this.#signal = signal;
+    this.#moving = moving;
+  }
+  get rows() {
+    return this.#pages.flatMap((p) => p.rows);
+  }
+  get count() {
+    return this.#pages.reduce((sum, p) => sum + p.rows.length, 0);
+  }
+  get whole() {
+    return this.#pages.length > 0 && !this.next;
+  }
 
   /** The page behind those there are; null while one is on its way. */
   more() {
     if (this.#loading) return null;
     const cursor = this.next;
-    this.#loading = this.#fetch(cursor, null).then(({ etag, page }) => {
-      const known = new Set(this.rows.map((row) => row.id));
-      this.#pages.push({ cursor, etag, rows: page.data.filter((row) => !known.has(row.id)) });
-      this.next = page.next_cursor;
-    }).finally(() => { this.#loading = null; });
+    this.#loading = this.#fetch(cursor, null)
+      .then(({ etag, page }) => {
+        const known = new Set(this.rows.map((row) => row.id));
+        this.#pages.push({ cursor, etag, rows: page.data.filter((row) => !known.has(row.id)) });
+        this.next = page.next_cursor;
+      })
+      .finally(() => {
+        this.#loading = null;
+      });
     return this.#loading;
   }
 
-  #fetch(cursor, etag) { return getPageAgain(this.#path, { ...this.#query, limit: PAGE, cursor }, etag, this.#signal); }
+  #fetch(cursor, etag) {
+    return getPageAgain(this.#path, { ...this.#query, limit: PAGE, cursor }, etag, this.#signal);
+  }
 
-  /** Fetch again what may have changed: the head, and pages in sight with rows that move. Rows that are as they were stay the same
-   * objects. */
+  /** Fetch again what may have changed: the head, and pages in sight with rows that move. Rows that are as they were
+   * stay the same objects. */
   async refresh(first, last) {
     const known = new Map(this.rows.map((row) => [row.id, row]));
-    const same = (row) => { const old = known.get(row.id); return old && JSON.stringify(old) === JSON.stringify(row) ? old : row; };
+    const same = (row) => {
+      const old = known.get(row.id);
+      return old && JSON.stringify(old) === JSON.stringify(row) ? old : row;
+    };
     let at = 0;
     for (const [i, one] of [...this.#pages].entries()) {
-      const inSight = at < last && at + one.rows.length > first, moving = one.rows.some(this.#moving);
+      const inSight = at < last && at + one.rows.length > first,
+        moving = one.rows.some(this.#moving);
       at += one.rows.length;
       if (i > 0 && !(inSight && moving)) continue;
       const { etag, page } = await this.#fetch(one.cursor, one.etag);
@@ -47,36 +75,55 @@ class Pages {
     }
   }
 
-  /** New rows push older ones off the first page: those go to the front of the second. Where rows went, some of the second come. */
+  /** New rows push older ones off the first page: those go to the front of the second. Where rows went, some of the
+   * second come. */
   #takeHead(rows, next) {
-    const head = this.#pages[0], there = new Set(rows.map((row) => row.id));
+    const head = this.#pages[0],
+      there = new Set(rows.map((row) => row.id));
     const pushed = head.rows.filter((row) => !there.has(row.id) && rows.length && row.id < rows.at(-1).id);
     head.rows = rows;
     if (this.#pages.length === 1) this.next = next;
-    for (const one of this.#pages.slice(1)) if (one.rows.some((row) => there.has(row.id))) one.rows = one.rows.filter((row) => !there.has(row.id));
+    for (const one of this.#pages.slice(1))
+      if (one.rows.some((row) => there.has(row.id))) one.rows = one.rows.filter((row) => !there.has(row.id));
     if (this.#pages.length > 1 && pushed.length) this.#pages.splice(1, 0, { cursor: next, etag: null, rows: pushed });
   }
 
-  drop(id) { for (const one of this.#pages) { one.rows = one.rows.filter((row) => row.id !== id); one.etag = null; } }
+  drop(id) {
+    for (const one of this.#pages) {
+      one.rows = one.rows.filter((row) => row.id !== id);
+      one.etag = null;
+    }
+  }
 }
 
-/** The table of such a list in a place of its own: node, open(query), refresh(), drop(id), count. options: those of VirtualList
- * without key and near; path; moving(row); empty(): what stands there when there is no row. */
+/** The table of such a list in a place of its own: node, open(query), refresh(), drop(id), count. options: those of
+ * VirtualList without key and near; path; moving(row); empty(): what stands there when there is no row. */
 export class PagedTable {
   node = document.createElement("div");
-  #options; #list; #pages = null; #sight = [0, PAGE];
+  #options;
+  #list;
+  #pages = null;
+  #sight = [0, PAGE];
   constructor(options) {
     this.#options = options;
     this.#list = new VirtualList({ ...options, key: (row) => row.id, near: (first, last) => this.#near(first, last) });
     narrow.addEventListener("change", () => this.#list.draw(), { signal: options.signal });
   }
-  get count() { return this.#pages?.count ?? 0; }
-  get whole() { return this.#pages?.whole ?? true; }
+  get count() {
+    return this.#pages?.count ?? 0;
+  }
+  get whole() {
+    return this.#pages?.whole ?? true;
+  }
 
   #near(first, last) {
     const mine = this.#pages;
     this.#sight = [first, last];
-    if (mine?.next && last > mine.count - PAGE / 2) mine.more()?.then(() => this.#draw(mine)).catch(() => {}); // the next scroll asks again
+    if (mine?.next && last > mine.count - PAGE / 2)
+      mine
+        .more()
+        ?.then(() => this.#draw(mine))
+        .catch(() => {}); // the next scroll asks again
   }
 
   #draw(mine) {
@@ -89,7 +136,8 @@ export class PagedTable {
 
   /** Show the list anew, by another query. */
   async open(query = {}) {
-    const { path, signal, moving = () => false } = this.#options, mine = new Pages(path, query, signal, moving);
+    const { path, signal, moving = () => false } = this.#options,
+      mine = new Pages(path, query, signal, moving);
     this.#asked = mine;
     await mine.more();
     if (this.#asked !== mine) return; // another was asked for meanwhile

@@ -5,52 +5,102 @@ import { PagedTable, narrow } from "/paging.js";
 import { bytes, count, dropZone, el, page, problemCard, whenShort } from "/ui.js";
 
 export const sendModel = (file, progress) => upload(`/v1/models?name=${encodeURIComponent(file.name)}`, file, progress);
-export const sendDataset = (file, progress) => upload(`/v1/datasets?name=${encodeURIComponent(file.name)}`, file, progress);
+export const sendDataset = (file, progress) =>
+  upload(`/v1/datasets?name=${encodeURIComponent(file.name)}`, file, progress);
 
 function deleteButton(path, name, after) {
-  return el("button", { class: "danger small", "aria-label": `Delete ${name}`, onclick: async () => {
-    if (!confirm(`Delete ${name}?`)) return;
-    try { await remove(path); after(); } catch (problem) { document.getElementById("main").prepend(problemCard(problem)); }
-  } }, "Delete");
+  return el(
+    "button",
+    {
+      class: "danger small",
+      "aria-label": `Delete ${name}`,
+      onclick: async () => {
+        if (!confirm(`Delete ${name}?`)) return;
+        try {
+          await remove(path);
+          after();
+        } catch (problem) {
+          document.getElementById("main").prepend(problemCard(problem));
+        }
+      },
+    },
+    "Delete",
+  );
 }
 
 async function listView(main, signal, { title, path, text, accept, send, columns, none }) {
-  const list = new PagedTable({ path, signal, label: `${title}, newest first`, kind: title.toLowerCase(), empty: () => el("p", { class: "quiet" }, none),
+  const list = new PagedTable({
+    path,
+    signal,
+    label: `${title}, newest first`,
+    kind: title.toLowerCase(),
+    empty: () => el("p", { class: "quiet" }, none),
     height: () => (narrow.matches ? 104 : 46),
-    columns: [...columns, { label: el("span", { class: "unseen" }, "Delete"), name: "remove", cell: (r) => deleteButton(`${path}/${r.id}`, r.name || r.id, () => list.drop(r.id)) }] });
-  page(main, title, el("div", { class: "card" }, dropZone(text, accept, async (file, progress) => {
-    const made = await send(file, progress);
-    await list.refresh();
-    return made;
-  })), list.node);
+    columns: [
+      ...columns,
+      {
+        label: el("span", { class: "unseen" }, "Delete"),
+        name: "remove",
+        cell: (r) => deleteButton(`${path}/${r.id}`, r.name || r.id, () => list.drop(r.id)),
+      },
+    ],
+  });
+  page(
+    main,
+    title,
+    el(
+      "div",
+      { class: "card" },
+      dropZone(text, accept, async (file, progress) => {
+        const made = await send(file, progress);
+        await list.refresh();
+        return made;
+      }),
+    ),
+    list.node,
+  );
   await list.open();
 }
 
 const created = { label: "Created", name: "created", cell: (row) => whenShort(row.created_at) };
 /** A figure: its words stand before it where narrow screens have no headings. */
-const figure = (label, name, text) => ({ label, name: `${name} num`, cell: (row) => [el("span", { class: "words" }, `${label} `), text(row)] });
-
-export const modelsView = ({ main, signal }) => listView(main, signal, {
-  title: "Models", path: "/v1/models", text: "ONNX model", accept: ".onnx", send: sendModel,
-  none: "No model yet. One that is sent here can be used by any number of jobs.",
-  columns: [
-    { label: "Name", name: "id", cell: (m) => el("a", { href: `#/models/${m.id}`, title: m.id }, m.name || m.id) },
-    figure("Bytes", "bytes", (m) => bytes(m.bytes ?? m.size_bytes)),
-    figure("Parameters", "params", (m) => count(m.params)),
-    figure("MACs", "macs", (m) => count(m.macs)),
-    created,
-  ],
+const figure = (label, name, text) => ({
+  label,
+  name: `${name} num`,
+  cell: (row) => [el("span", { class: "words" }, `${label} `), text(row)],
 });
 
-export const datasetsView = ({ main, signal }) => listView(main, signal, {
-  title: "Datasets", path: "/v1/datasets", text: "Dataset (.npz, .npy, IDX, CIFAR-10 .bin, .tar.gz or .zip of pictures)", accept: "", send: sendDataset,
-  none: "No dataset yet. One with labels lets jobs measure accuracy; any will do to calibrate and compare.",
-  columns: [
-    { label: "Name", name: "id", cell: (d) => el("span", { title: d.id }, d.name || d.id) },
-    { label: "Format", name: "format", cell: (d) => d.format || "" },
-    figure("Samples", "samples", (d) => count(d.samples)),
-    { label: "Labels", name: "labels", cell: (d) => d.labels || "no labels" },
-    figure("Bytes", "bytes", (d) => bytes(d.bytes ?? d.size_bytes)),
-    created,
-  ],
-});
+export const modelsView = ({ main, signal }) =>
+  listView(main, signal, {
+    title: "Models",
+    path: "/v1/models",
+    text: "ONNX model",
+    accept: ".onnx",
+    send: sendModel,
+    none: "No model yet. One that is sent here can be used by any number of jobs.",
+    columns: [
+      { label: "Name", name: "id", cell: (m) => el("a", { href: `#/models/${m.id}`, title: m.id }, m.name || m.id) },
+      figure("Bytes", "bytes", (m) => bytes(m.bytes ?? m.size_bytes)),
+      figure("Parameters", "params", (m) => count(m.params)),
+      figure("MACs", "macs", (m) => count(m.macs)),
+      created,
+    ],
+  });
+
+export const datasetsView = ({ main, signal }) =>
+  listView(main, signal, {
+    title: "Datasets",
+    path: "/v1/datasets",
+    text: "Dataset (.npz, .npy, IDX, CIFAR-10 .bin, .tar.gz or .zip of pictures)",
+    accept: "",
+    send: sendDataset,
+    none: "No dataset yet. One with labels lets jobs measure accuracy; any will do to calibrate and compare.",
+    columns: [
+      { label: "Name", name: "id", cell: (d) => el("span", { title: d.id }, d.name || d.id) },
+      { label: "Format", name: "format", cell: (d) => d.format || "" },
+      figure("Samples", "samples", (d) => count(d.samples)),
+      { label: "Labels", name: "labels", cell: (d) => d.labels || "no labels" },
+      figure("Bytes", "bytes", (d) => bytes(d.bytes ?? d.size_bytes)),
+      created,
+    ],
+  });

@@ -17,7 +17,8 @@ export function el(tag, attributes = {}, ...children) {
 /** The same for SVG. */
 export function svg(tag, attributes = {}, ...children) {
   const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) if (value !== undefined && value !== null) node.setAttribute(name, value);
+  for (const [name, value] of Object.entries(attributes))
+    if (value !== undefined && value !== null) node.setAttribute(name, value);
   node.append(...children.flat(Infinity).filter(Boolean));
   return node;
 }
@@ -41,7 +42,8 @@ export function count(n) {
 export const percent = (x) => (typeof x === "number" ? `${(x * 100).toFixed(2)} %` : "-");
 export const ms = (x) => (typeof x === "number" ? `${x < 100 ? Number(x.toPrecision(3)) : x.toFixed(0)} ms` : "-");
 export const when = (text) => (text ? new Date(text).toLocaleString() : "-");
-export const whenShort = (text) => (text ? new Date(text).toLocaleString([], { dateStyle: "short", timeStyle: "short" }) : "-");
+export const whenShort = (text) =>
+  text ? new Date(text).toLocaleString([], { dateStyle: "short", timeStyle: "short" }) : "-";
 
 /** A bar of value on a scale that ends at most. */
 export function bar(value, most, kind) {
@@ -53,7 +55,12 @@ export function bar(value, most, kind) {
 /** Two bars, before and after, on one scale. */
 export function bars(before, after) {
   const most = Math.max(before || 0, after || 0);
-  return el("div", { class: "pair", role: "img", "aria-label": `before ${before}, after ${after}` }, bar(before, most, "before"), bar(after, most, "after"));
+  return el(
+    "div",
+    { class: "pair", role: "img", "aria-label": `before ${before}, after ${after}` },
+    bar(before, most, "before"),
+    bar(after, most, "after"),
+  );
 }
 
 /** Say something to those who listen instead of looking. */
@@ -63,11 +70,14 @@ export function announce(text) {
 }
 
 let opening = false; // the next page() is a new view: its heading takes the focus
-export const expectPage = () => { opening = true; };
+export const expectPage = () => {
+  opening = true;
+};
 
 /** Show a view: its title (also the window's), then its content. title: text, or a heading made elsewhere. */
 export function page(main, title, ...content) {
-  const heading = typeof title === "string" ? el("h1", {}, title) : title.matches("h1") ? title : title.querySelector("h1");
+  const heading =
+    typeof title === "string" ? el("h1", {}, title) : title.matches("h1") ? title : title.querySelector("h1");
   heading.tabIndex = -1;
   document.title = `${heading.textContent} · pared`;
   main.replaceChildren(...[typeof title === "string" ? heading : title, ...content].flat(Infinity).filter(Boolean));
@@ -80,70 +90,146 @@ export function page(main, title, ...content) {
 
 /** Fill a place anew without closing what the reader opened in it, or losing the focus of a button of the same name. */
 export function refill(place, ...content) {
-  const open = [...place.querySelectorAll("details")].map((d) => d.open), active = document.activeElement;
+  const open = [...place.querySelectorAll("details")].map((d) => d.open),
+    active = document.activeElement;
   const held = place.contains(active) ? [active.tagName, active.textContent] : null;
   place.replaceChildren(...content.flat(Infinity).filter(Boolean));
   const now = place.querySelectorAll("details");
-  if (open.length === now.length) now.forEach((d, i) => { d.open = open[i]; });
-  if (held) [...place.querySelectorAll(held[0])].find((node) => node.textContent === held[1])?.focus({ preventScroll: true });
+  if (open.length === now.length)
+    now.forEach((d, i) => {
+      d.open = open[i];
+    });
+  if (held)
+    [...place.querySelectorAll(held[0])].find((node) => node.textContent === held[1])?.focus({ preventScroll: true });
 }
 
 export const state = (name) => el("span", { class: `state ${name}` }, name);
 
 /** What went wrong, in words, with every fault. */
 export function problemCard(problem) {
-  return el("div", { class: "card problem", role: "alert" },
+  return el(
+    "div",
+    { class: "card problem", role: "alert" },
     el("b", {}, problem.title || "That did not work"),
     el("div", {}, problem.detail || problem.message),
-    problem.errors?.length ? el("ul", {}, problem.errors.map((e) => el("li", {}, el("span", { class: "mono" }, e.pointer || "/"), ": ", e.detail))) : null,
-    problem.request_id ? el("div", { class: "quiet small" }, `request ${problem.request_id}`) : null);
+    problem.errors?.length
+      ? el(
+          "ul",
+          {},
+          problem.errors.map((e) => el("li", {}, el("span", { class: "mono" }, e.pointer || "/"), ": ", e.detail)),
+        )
+      : null,
+    problem.request_id ? el("div", { class: "quiet small" }, `request ${problem.request_id}`) : null,
+  );
 }
 
 /** Tables keep their meaning where narrow screens show each row as a card: the roles are written out. */
 function bodyRow(columns, row) {
-  return el("tr", { role: "row" }, columns.map((c) => el("td", { role: "cell", "data-label": c.label, class: c.num ? "num" : null }, c.cell(row))));
+  return el(
+    "tr",
+    { role: "row" },
+    columns.map((c) => el("td", { role: "cell", "data-label": c.label, class: c.num ? "num" : null }, c.cell(row))),
+  );
 }
 
 function wholeTable(caption, headers, body) {
-  return el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": caption || "table" }, el("table", { class: "cards", role: "table" },
-    caption ? el("caption", { class: "quiet small" }, caption) : null,
-    el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, headers)), body));
+  return el(
+    "div",
+    { class: "scroll", tabindex: "0", role: "group", "aria-label": caption || "table" },
+    el(
+      "table",
+      { class: "cards", role: "table" },
+      caption ? el("caption", { class: "quiet small" }, caption) : null,
+      el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, headers)),
+      body,
+    ),
+  );
 }
 
 /** rows of {label, num, cell(row)} columns; narrow screens show each row as a card. */
 export function table(columns, rows, caption) {
-  return wholeTable(caption, columns.map((c) => (c.label ? el("th", { scope: "col", role: "columnheader", class: c.num ? "num" : null }, c.label) : el("td", { role: "cell" }))),
-    el("tbody", { role: "rowgroup" }, rows.map((row) => bodyRow(columns, row))));
+  return wholeTable(
+    caption,
+    columns.map((c) =>
+      c.label
+        ? el("th", { scope: "col", role: "columnheader", class: c.num ? "num" : null }, c.label)
+        : el("td", { role: "cell" }),
+    ),
+    el(
+      "tbody",
+      { role: "rowgroup" },
+      rows.map((row) => bodyRow(columns, row)),
+    ),
+  );
 }
 
-/** The same with headings that sort (columns with by(row)), a box that filters by text(row), and rows a page at a time. */
+/** The same with headings that sort (columns with by(row)), a box that filters by text(row), and rows a page at a
+ * time. */
 export function explorerTable(columns, rows, { caption, text, page: size = 100, filterLabel = "Filter" }) {
-  const body = el("tbody", { role: "rowgroup" }), status = el("span", { class: "quiet small", role: "status" });
+  const body = el("tbody", { role: "rowgroup" }),
+    status = el("span", { class: "quiet small", role: "status" });
   const filter = el("input", { type: "search", class: "narrow" });
-  const more = el("button", { onclick: () => { shown += size; draw(); } }, "More rows");
-  let sorted = null, down = true, shown = size;
+  const more = el(
+    "button",
+    {
+      onclick: () => {
+        shown += size;
+        draw();
+      },
+    },
+    "More rows",
+  );
+  let sorted = null,
+    down = true,
+    shown = size;
   const headers = columns.map((c) => {
-    const header = el("th", { scope: "col", role: "columnheader", class: c.num ? "num" : null }, c.by ? el("button", { class: "plain sort", onclick: () => {
-      down = sorted === c ? !down : Boolean(c.num);
-      sorted = c;
-      for (const h of headers) h.removeAttribute("aria-sort");
-      header.setAttribute("aria-sort", down ? "descending" : "ascending");
-      draw();
-    } }, c.label) : c.label);
+    const header = el(
+      "th",
+      { scope: "col", role: "columnheader", class: c.num ? "num" : null },
+      c.by
+        ? el(
+            "button",
+            {
+              class: "plain sort",
+              onclick: () => {
+                down = sorted === c ? !down : Boolean(c.num);
+                sorted = c;
+                for (const h of headers) h.removeAttribute("aria-sort");
+                header.setAttribute("aria-sort", down ? "descending" : "ascending");
+                draw();
+              },
+            },
+            c.label,
+          )
+        : c.label,
+    );
     return header;
   });
-  const compare = (a, b) => (typeof a === "string" || typeof b === "string" ? String(a ?? "").localeCompare(String(b ?? "")) : (a ?? -Infinity) - (b ?? -Infinity));
+  const compare = (a, b) =>
+    typeof a === "string" || typeof b === "string"
+      ? String(a ?? "").localeCompare(String(b ?? ""))
+      : (a ?? -Infinity) - (b ?? -Infinity);
   function draw() {
     const wanted = filter.value.trim().toLowerCase();
     const found = wanted ? rows.filter((row) => text(row).toLowerCase().includes(wanted)) : [...rows];
     if (sorted) found.sort((a, b) => (down ? -1 : 1) * compare(sorted.by(a), sorted.by(b)));
     body.replaceChildren(...found.slice(0, shown).map((row) => bodyRow(columns, row)));
     more.hidden = found.length <= shown;
-    status.textContent = found.length === rows.length ? `${rows.length} rows` : `${found.length} of ${rows.length} rows`;
+    status.textContent =
+      found.length === rows.length ? `${rows.length} rows` : `${found.length} of ${rows.length} rows`;
   }
-  filter.addEventListener("input", () => { shown = size; draw(); });
+  filter.addEventListener("input", () => {
+    shown = size;
+    draw();
+  });
   draw();
-  return el("div", {}, el("div", { class: "row" }, el("label", { class: "inline" }, filterLabel, filter), status), wholeTable(caption, headers, body), more);
+  return el(
+    "div",
+    {},
+    el("div", { class: "row" }, el("label", { class: "inline" }, filterLabel, filter), status),
+    wholeTable(caption, headers, body),
+    more,
+  );
 }
 
 /** A place to drop or choose a file; `send(file, progress)` returns a promise. */
@@ -155,7 +241,9 @@ export function dropZone(text, accept, send) {
     meter.hidden = false;
     status.replaceChildren(`Uploading ${file.name} (${bytes(file.size)}) ...`);
     try {
-      const made = await send(file, (part) => { meter.value = part; });
+      const made = await send(file, (part) => {
+        meter.value = part;
+      });
       status.replaceChildren(`${file.name} is ready: `, el("span", { class: "mono" }, made.id));
     } catch (problem) {
       status.replaceChildren(problemCard(problem));
@@ -163,15 +251,41 @@ export function dropZone(text, accept, send) {
     meter.hidden = true;
   };
   const input = el("input", { type: "file", accept, "aria-label": text, onchange: () => take(input.files[0]) });
-  const zone = el("div", { class: "drop" }, el("p", { class: "quiet small" }, `${text}: drop a file here, or`), input, meter, status);
-  zone.addEventListener("dragover", (event) => { event.preventDefault(); zone.classList.add("over"); });
+  const zone = el(
+    "div",
+    { class: "drop" },
+    el("p", { class: "quiet small" }, `${text}: drop a file here, or`),
+    input,
+    meter,
+    status,
+  );
+  zone.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    zone.classList.add("over");
+  });
   zone.addEventListener("dragleave", () => zone.classList.remove("over"));
-  zone.addEventListener("drop", (event) => { event.preventDefault(); zone.classList.remove("over"); take(event.dataTransfer.files[0]); });
+  zone.addEventListener("drop", (event) => {
+    event.preventDefault();
+    zone.classList.remove("over");
+    take(event.dataTransfer.files[0]);
+  });
   return zone;
 }
 
 export function select(label, rows, { none, hint } = {}) {
-  const box = el("select", {}, none ? el("option", { value: "" }, none) : null, rows.map((r) => el("option", { value: r.id }, `${r.name || r.id}`)));
+  const box = el(
+    "select",
+    {},
+    none ? el("option", { value: "" }, none) : null,
+    rows.map((r) => el("option", { value: r.id }, `${r.name || r.id}`)),
+  );
   const whole = el("label", {}, label, hint ? el("span", { class: "quiet small" }, ` ${hint}`) : null, box);
-  return { node: whole, box, add(row) { box.append(el("option", { value: row.id }, row.name || row.id)); box.value = row.id; } };
+  return {
+    node: whole,
+    box,
+    add(row) {
+      box.append(el("option", { value: row.id }, row.name || row.id));
+      box.value = row.id;
+    },
+  };
 }

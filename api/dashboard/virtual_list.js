@@ -1,27 +1,54 @@
 // SPDX-License-Identifier: Apache-2.0
-// A table of very many rows of one height: only those near the window are in the page. A row's node stays as long as its data
-// does, so focus and selection survive news; a row that holds the focus is never taken away.
+// A table of very many rows of one height: only those near the window are in the page. A row's node stays as long as
+// its data does, so focus and selection survive news; a row that holds the focus is never taken away.
 import { el } from "/ui.js";
 
 const BEYOND = 8; // rows kept above and below the window
 
 export class VirtualList {
-  #columns; #key; #height; #body; #table; #rows = []; #nodes = new Map(); #near; #asked = false;
+  #columns;
+  #key;
+  #height;
+  #body;
+  #table;
+  #rows = [];
+  #nodes = new Map();
+  #near;
+  #asked = false;
 
-  /** kind: class of the table, that says how wide the columns are. columns: [{label, name, cell(row)}]; key(row): what a row is known by; height(): of a row in pixels; near(first, last): called
-   * with the rows now in sight. */
+  /** kind: class of the table, that says how wide the columns are. columns: [{label, name, cell(row)}]; key(row):
+   * what a row is known by; height(): of a row in pixels; near(first, last): called with the rows now in sight. */
   constructor({ columns, key, height, near, label, kind = "", signal }) {
-    this.#columns = columns; this.#key = key; this.#height = height; this.#near = near;
+    this.#columns = columns;
+    this.#key = key;
+    this.#height = height;
+    this.#near = near;
     this.#body = el("div", { role: "rowgroup", class: "virtual-body" });
-    this.#table = el("div", { role: "table", class: `virtual ${kind}`, "aria-label": label },
-      el("div", { role: "rowgroup", class: "virtual-head" }, el("div", { role: "row", class: "virtual-row" }, columns.map((c) => el("div", { role: "columnheader", class: `cell ${c.name}` }, c.label)))), this.#body);
+    this.#table = el(
+      "div",
+      { role: "table", class: `virtual ${kind}`, "aria-label": label },
+      el(
+        "div",
+        { role: "rowgroup", class: "virtual-head" },
+        el(
+          "div",
+          { role: "row", class: "virtual-row" },
+          columns.map((c) => el("div", { role: "columnheader", class: `cell ${c.name}` }, c.label)),
+        ),
+      ),
+      this.#body,
+    );
     const again = () => this.#soon();
     addEventListener("scroll", again, { passive: true, signal });
     addEventListener("resize", again, { signal });
   }
 
-  get node() { return this.#table; }
-  get rows() { return this.#rows; }
+  get node() {
+    return this.#table;
+  }
+  get rows() {
+    return this.#rows;
+  }
 
   /** whole: all rows there are; false: more exist beyond those given. */
   set(rows, whole) {
@@ -33,16 +60,24 @@ export class VirtualList {
   #soon() {
     if (this.#asked) return;
     this.#asked = true;
-    requestAnimationFrame(() => { this.#asked = false; this.draw(); });
+    requestAnimationFrame(() => {
+      this.#asked = false;
+      this.draw();
+    });
   }
 
   #row(data, index, height) {
     const key = this.#key(data);
     let known = this.#nodes.get(key);
     if (!known || known.data !== data) {
-      const node = el("div", { role: "row", class: "virtual-row" }, this.#columns.map((c) => el("div", { role: "cell", class: `cell ${c.name}` }, c.cell(data))));
+      const node = el(
+        "div",
+        { role: "row", class: "virtual-row" },
+        this.#columns.map((c) => el("div", { role: "cell", class: `cell ${c.name}` }, c.cell(data))),
+      );
       const active = document.activeElement;
-      if (known?.node.contains(active)) { // the new node takes over the focus
+      if (known?.node.contains(active)) {
+        // the new node takes over the focus
         const at = [...known.node.querySelectorAll("a, button, input")].indexOf(active);
         known.node.replaceWith(node);
         node.querySelectorAll("a, button, input")[at]?.focus({ preventScroll: true });
@@ -58,8 +93,11 @@ export class VirtualList {
 
   draw() {
     if (!this.#table.isConnected) return;
-    const height = this.#height(), top = -this.#body.getBoundingClientRect().top, count = this.#rows.length;
-    const first = Math.max(0, Math.floor(top / height) - BEYOND), last = Math.min(count, Math.ceil((top + innerHeight) / height) + BEYOND);
+    const height = this.#height(),
+      top = -this.#body.getBoundingClientRect().top,
+      count = this.#rows.length;
+    const first = Math.max(0, Math.floor(top / height) - BEYOND),
+      last = Math.min(count, Math.ceil((top + innerHeight) / height) + BEYOND);
     this.#body.style.height = `${count * height}px`;
     const keep = new Set();
     let before = null;
@@ -73,7 +111,10 @@ export class VirtualList {
       before = node;
     }
     for (const [key, known] of this.#nodes)
-      if (!keep.has(known.node) && !known.node.contains(document.activeElement)) { known.node.remove(); this.#nodes.delete(key); }
+      if (!keep.has(known.node) && !known.node.contains(document.activeElement)) {
+        known.node.remove();
+        this.#nodes.delete(key);
+      }
     this.#near?.(first, last);
   }
 

@@ -76,7 +76,8 @@ struct err {
  * err may be NULL (nobody wants the sentence). */
 int err_set(struct err *err, enum err_code code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
-/* As err_set with ": strerror(errno)" appended; ENOSPC, EDQUOT become ERR_DISK_FULL and ENOMEM ERR_NOMEM whatever `code` says. */
+/* As err_set with ": strerror(errno)" appended; ENOSPC, EDQUOT become ERR_DISK_FULL and ENOMEM ERR_NOMEM whatever
+ * `code` says. */
 int err_set_errno(struct err *err, enum err_code code, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 /* Prepend a place to the message: "node 'conv1' (Conv): ". Returns -1. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * file.h - whole files, safely: read-only mappings and writes that are either whole or not there.
- * Errors     ERR_IO / ERR_DISK_FULL with the reason; the caller names the file in its own terms (a path is no client's business). */
+ * Errors     ERR_IO / ERR_DISK_FULL with the reason; the caller names the file in its own terms (a path is no client's
+ *            business). */
 #ifndef PARED_BASE_FILE_H
 #define PARED_BASE_FILE_H
 
@@ -42,11 +43,13 @@ int file_draft_finish(struct file_draft *d, int rc, struct err *err);
 int file_write_atomic(const char *path, const void *bytes, size_t len, struct err *err);
 /* The whole file in memory with a NUL behind it (free); ERR_TOO_LARGE beyond `limit` bytes. */
 char *file_read(const char *path, size_t limit, size_t *len, struct err *err);
-/* The same of a file that a process we do not trust has written: no link, no second name, nothing but a regular file. */
+/* The same of a file that a process we do not trust has written: no link, no second name, nothing but a regular
+ * file. */
 char *file_read_own(const char *path, size_t limit, size_t *len, struct err *err);
 /* TMPDIR, or /tmp. Borrowed from the environment. */
 const char *file_temp_root(void);
-/* A new private folder below TMPDIR (without it /tmp), "pared-<what>-" and six letters: its path (free), NULL on error. */
+/* A new private folder below TMPDIR (without it /tmp), "pared-<what>-" and six letters: its path (free), NULL on
+ * error. */
 char *file_temp_dir(const char *what, struct err *err);
 /* mkdir -p. */
 int file_make_dirs(const char *path, struct err *err);

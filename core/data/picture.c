@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Decoders are libjpeg-turbo and libpng; libjpeg reports errors by longjmp, so everything it needs lives in one struct. */
+ * Decoders are libjpeg-turbo and libpng; libjpeg reports errors by longjmp, so everything it needs lives in one
+ * struct. */
 #include "core/data/picture.h"
 
 #include <math.h>
@@ -25,8 +26,8 @@ enum {
 static int check_sides(int64_t width, int64_t height, struct err *err)
 {
     if (width < 1 || height < 1 || width > MAX_SIDE || height > MAX_SIDE || width * height > MAX_PIXELS)
-        return err_set(err, ERR_DATASET, "picture of %lld x %lld pixels; allowed are 1 to %d a side and %d in all", (long long)width,
-                       (long long)height, MAX_SIDE, MAX_PIXELS);
+        return err_set(err, ERR_DATASET, "picture of %lld x %lld pixels; allowed are 1 to %d a side and %d in all",
+                       (long long)width, (long long)height, MAX_SIDE, MAX_PIXELS);
     return 0;
 }
 
@@ -177,7 +178,8 @@ struct taps {
     int first, count;
 };
 
-/* Triangle filter for in -> out pixels; weight[i * width_of_taps ...]. Returns the number of taps a position may have. */
+/* Triangle filter for in -> out pixels; weight[i * width_of_taps ...]. Returns the number of taps a position may
+ * have. */
 static int make_taps(int in, int out, struct taps **taps, int32_t **weights)
 {
     double scale = (double)in / out, stretch = scale < 1.0 ? 1.0 : scale, support = stretch;
@@ -260,18 +262,21 @@ int picture_resize_shorter(struct picture *p, int shorter, struct err *err)
     double k = (double)shorter / (p->width < p->height ? p->width : p->height);
     double width = nearbyint(p->width * k), height = nearbyint(p->height * k); /* half to even, as Python's round */
     if (width > MAX_SIDE || height > MAX_SIDE)
-        return err_set(err, ERR_DATASET, "resize_shorter %d makes %.0f x %.0f pixels; at most %d a side", shorter, width, height, MAX_SIDE);
+        return err_set(err, ERR_DATASET, "resize_shorter %d makes %.0f x %.0f pixels; at most %d a side", shorter,
+                       width, height, MAX_SIDE);
     return picture_resize(p, width < shorter ? shorter : (int)width, height < shorter ? shorter : (int)height, err);
 }
 
 int picture_center_crop(struct picture *p, int crop, struct err *err)
 {
     if (crop > p->width || crop > p->height)
-        return err_set(err, ERR_DATASET, "center_crop %d is larger than the picture of %d x %d", crop, p->width, p->height);
+        return err_set(err, ERR_DATASET, "center_crop %d is larger than the picture of %d x %d", crop, p->width,
+                       p->height);
     int left = (p->width - crop) / 2, top = (p->height - crop) / 2;
     size_t c = (size_t)p->channels, row = (size_t)crop * c;
     for (int y = 0; y < crop; y++)
-        memmove(p->pixels + (size_t)y * row, p->pixels + ((size_t)(top + y) * (size_t)p->width + (size_t)left) * c, row);
+        memmove(p->pixels + (size_t)y * row, p->pixels + ((size_t)(top + y) * (size_t)p->width + (size_t)left) * c,
+                row);
     p->width = p->height = crop;
     return 0;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Members are appended to one file while they stream out of libarchive, and an index of {name, offset, size} is kept; at the
- * end the file is mapped and the index sorted. Limits are checked on what really comes out, not only on what headers say. */
+ * Members are appended to one file while they stream out of libarchive, and an index of {name, offset, size} is kept;
+ * at the end the file is mapped and the index sorted. Limits are checked on what really comes out, not only on what
+ * headers say. */
 #include "core/data/unpack.h"
 
 #include <archive.h>
@@ -49,7 +50,8 @@ static int check_size(const struct sink *s, size_t more, struct err *err)
         return err_set(err, ERR_DATASET, "unpacks to more than the limit of %zu bytes", limit);
     size_t total = s->used + more;
     if (total > BOMB_FLOOR && total / BOMB_RATIO > s->packed)
-        return err_set(err, ERR_DATASET, "unpacks to more than %zu times its %zu bytes: refused as a zip bomb", BOMB_RATIO, s->packed);
+        return err_set(err, ERR_DATASET, "unpacks to more than %zu times its %zu bytes: refused as a zip bomb",
+                       BOMB_RATIO, s->packed);
     return 0;
 }
 
@@ -127,7 +129,8 @@ static int copy_entry(struct sink *s, struct archive *a, struct archive_entry *e
         rc = sink_write(s, chunk, (size_t)n, err);
     free(chunk);
     if (rc == 0 && n < 0)
-        rc = err_set(err, ERR_DATASET, "cannot be unpacked: %s", archive_error_string(a) ? archive_error_string(a) : "damaged");
+        rc = err_set(err, ERR_DATASET, "cannot be unpacked: %s",
+                     archive_error_string(a) ? archive_error_string(a) : "damaged");
     return rc ? rc : add_member(s, name, start, err);
 }
 
@@ -149,7 +152,8 @@ static int copy_entries(struct sink *s, struct archive *a, bool (*want)(const ch
             return err_wrap(err, "member '%.200s': ", name);
     }
     if (status != ARCHIVE_EOF)
-        return err_set(err, ERR_DATASET, "damaged archive: %s", archive_error_string(a) ? archive_error_string(a) : "unreadable");
+        return err_set(err, ERR_DATASET, "damaged archive: %s",
+                       archive_error_string(a) ? archive_error_string(a) : "unreadable");
     return 0;
 }
 
@@ -182,8 +186,9 @@ int unpack_archive(struct members *out, const char *path, const char *cache_dir,
         archive_read_support_format_tar(a);
         archive_read_support_format_zip_seekable(a);
         if (archive_read_open_filename(a, path, CHUNK) != ARCHIVE_OK) /* a zip is known by the directory at its end */
-            rc = err_set(err, ERR_DATASET,
-                         "the archive (tar, tar.gz or zip) is damaged, empty or cut short: its directory cannot be read");
+            rc = err_set(
+                err, ERR_DATASET,
+                "the archive (tar, tar.gz or zip) is damaged, empty or cut short: its directory cannot be read");
         else
             rc = copy_entries(&s, a, want, err);
     }

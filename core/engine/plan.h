@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * plan.h - the inside of a plan, shared by plan.c (resolving), plan_infer.c (types, constants), plan_place.c
- * (lives, who shares whose bytes), plan_memory.c (layout) and plan_run.c (executing). Not for users of the engine: engine.h.
+ * (lives, who shares whose bytes), plan_memory.c (layout) and plan_run.c (executing). Not for users of the engine:
+ * engine.h.
  * A plan     has two parts. Resolved once: every graph's nodes in order, with their rows and parsed attributes.
  * Bound to input
  *            shapes, and bound anew when these change: types of the main graph's values, contents known without
@@ -72,7 +73,8 @@ void plan_host_fini(struct plan_host *host);
 /* The blocks that the call at this depth holds are free again. */
 void plan_release_scratch(struct plan_host *host);
 
-/* A watched image that a rewritten plan has in blocked form only (blocked.h): `twin` is shown to observers as `value`. */
+/* A watched image that a rewritten plan has in blocked form only (blocked.h): `twin` is shown to observers as
+ * `value`. */
 struct plan_stand_in {
     uint32_t value, twin;
     int64_t channels;
@@ -139,8 +141,8 @@ const struct function *plan_function(const struct model *m, const struct node *n
 /* plan_infer.c */
 int plan_bind(struct plan *plan, const struct shape *in, struct err *err);
 void plan_unbind(struct plan *plan);
-/* plan_place.c: which steps are needed, when values die, where their bytes are. plan_place: for the types just inferred;
- * plan_prepare: for the slab there is now, before a run. */
+/* plan_place.c: which steps are needed, when values die, where their bytes are. plan_place: for the types just
+ * inferred; plan_prepare: for the slab there is now, before a run. */
 void plan_find_live(struct plan *plan);
 int plan_place(struct plan *plan, struct err *err);
 int plan_prepare(struct plan *plan, struct err *err);

@@ -102,7 +102,8 @@ static int64_t count_bytes(const unsigned char *p, int64_t n, unsigned char zero
 }
 
 /* Elements of `width` bytes that differ from zero[width]; `mask` takes the sign of floats out of the last byte. */
-static int64_t count_wide(const unsigned char *p, int64_t n, size_t width, const unsigned char *zero, unsigned char mask)
+static int64_t count_wide(const unsigned char *p, int64_t n, size_t width, const unsigned char *zero,
+                          unsigned char mask)
 {
     int64_t nonzero = 0;
     for (int64_t i = 0; i < n; i++, p += width) {

@@ -19,8 +19,8 @@ bool value_is_parameter(const struct model *m, const struct uses *uses, uint32_t
 
 /* How many, missing bytes counted by their dims. -1: no memory. */
 int64_t model_params(const struct model *m);
-/* How many of them stand for something else than 0: -0 is 0, a code equal to its zero point is 0. Reads all weights. -1: some
- * bytes are missing, or no memory. */
+/* How many of them stand for something else than 0: -0 is 0, a code equal to its zero point is 0. Reads all weights.
+ * -1: some bytes are missing, or no memory. */
 int64_t model_nonzero(const struct model *m);
 /* The same of one value's tensor. -1: its bytes are missing. */
 int64_t value_nonzero(const struct model *m, const struct uses *uses, uint32_t value);

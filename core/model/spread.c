@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * spread.c - two walks over the same elements: the first finds the ends and the moments, the second counts. The walk takes
- * every k-th element, so that a layer of a billion weights costs as little as one of a hundred thousand. */
+ * spread.c - two walks over the same elements: the first finds the ends and the moments, the second counts. The walk
+ * takes every k-th element, so that a layer of a billion weights costs as little as one of a hundred thousand. */
 #include "core/model/spread.h"
 
 #include <math.h>

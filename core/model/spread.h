@@ -10,9 +10,9 @@
 
 enum { SPREAD_BINS = 48, SPREAD_SAMPLES = 1 << 16 };
 
-/* { low, high, mean, deviation, counts: [SPREAD_BINS], sampled? }: counts of equal bins over [low, high], one bin when all
- * are equal. Of more than SPREAD_SAMPLES elements as many are taken, evenly, and `sampled` says how many. Values that are
- * not finite are left out. NULL: no bytes, no numbers, or no memory. */
+/* { low, high, mean, deviation, counts: [SPREAD_BINS], sampled? }: counts of equal bins over [low, high], one bin when
+ * all are equal. Of more than SPREAD_SAMPLES elements as many are taken, evenly, and `sampled` says how many. Values
+ * that are not finite are left out. NULL: no bytes, no numbers, or no memory. */
 json_t *tensor_spread_json(const struct tensor *t);
 
 #endif

@@ -22,13 +22,15 @@
  *   "sandbox"         optional, default "off": "strict", "best-effort" or "off" (server/sandbox.h). Inputs of the spec
  *                     may then be read, work, out, checkpoint and caches be written, and nothing else
  *   "cgroup"          optional folder of a control group that the child enters first
- * The child also sets no_new_privs, RLIMIT_CORE 0, nice JOB_NICE and oom_score_adj 1000 for itself before it looks at any input.
+ * The child also sets no_new_privs, RLIMIT_CORE 0, nice JOB_NICE and oom_score_adj 1000 for itself before it looks at
+ * any input.
  *
  * A FILE is {"name": "weights.bin", "path": "/blobs/ab/abcd..."}: name is a plain file name (no slash), path is where
  * its bytes lie.
  * A DATASET is {"files": [FILE, ...], "main": "data.json"?, "cache": "/folder"?}: the files are put side by side in
- * `work` (symbolic links; data.json may only name plain files of this list) and `main`, default the first, is opened. Or it is {"path": "/folder or file", "cache"?}. `cache` keeps unpacked archives for
- * the next job (default: below `work`).
+ * `work` (symbolic links; data.json may only name plain files of this list) and `main`, default the first, is opened.
+ * Or it is {"path": "/folder or file", "cache"?}. `cache` keeps unpacked archives for the next job (default: below
+ * `work`).
  *
  * kind "job":
  *   "model"           FILE (name: as uploaded, it becomes source.name of the report)
@@ -69,9 +71,10 @@
  *       errors only for a recipe that is wrong; pointers are those of POST /v1/jobs' body.
  *
  * Exit       0: a result line was written. 1: an error line was written. 75 (EX_TEMPFAIL): out of memory (an error
- *            line with code job_out_of_memory stands before it if there was memory to write it). 70 (EX_SOFTWARE): spec or
- *            pipe unusable, reason on stderr. Anything else, or a signal: a crash. SIGXCPU: cpu_s used up. SIGXFSZ:
- *            file_bytes. SIGSYS: a forbidden call; an error line with code job_forbidden_call that names it stands before. */
+ *            line with code job_out_of_memory stands before it if there was memory to write it). 70 (EX_SOFTWARE): spec
+ *            or pipe unusable, reason on stderr. Anything else, or a signal: a crash. SIGXCPU: cpu_s used up. SIGXFSZ:
+ *            file_bytes. SIGSYS: a forbidden call; an error line with code job_forbidden_call that names it stands
+ *            before. */
 #ifndef PARED_RECIPE_JOB_SPEC_H
 #define PARED_RECIPE_JOB_SPEC_H
 

@@ -3,8 +3,8 @@
  * Runs       The source is run once on one sample (or on generated inputs). If that works, the artifact must run too:
  *            from there on a failure is the artifact's. If an operator is missing or made-up inputs do not suit the
  *            model, structure is all that is verified, a warning says so, and what needs runs is absent.
- * One pass   Metrics before, metrics after and fidelity come from the same pass over the samples: all of them where there
- *            are labels or data of its own for it, else VERIFY_SAMPLES of the calibration data.
+ * One pass   Metrics before, metrics after and fidelity come from the same pass over the samples: all of them where
+ *            there are labels or data of its own for it, else VERIFY_SAMPLES of the calibration data.
  * Memory     The source's plan, which holds its weights packed, is there while something is measured, not during steps.
  * Latency    Both models in turn, at the end, when nothing else of ours runs. */
 #include <fcntl.h>
@@ -165,8 +165,8 @@ static struct plan *new_plan(struct pipeline *p, const struct model *m, struct e
     return plan_new(m, &opts, err);
 }
 
-/* MACs and memory are those of the model node by node, as it stands in the file: what the engine fuses for its own speed
- * says nothing about the model elsewhere. */
+/* MACs and memory are those of the model node by node, as it stands in the file: what the engine fuses for its own
+ * speed says nothing about the model elsewhere. */
 static int measure_cost(struct pipeline *p, struct subject *s, struct err *err)
 {
     const struct type *types;

@@ -40,8 +40,8 @@ int report_targets_met(const json_t *report);
 /* The report as a table for people: file sizes, parameters, MACs, metrics and latency before, after and their ratio;
  * fidelity; targets; warnings. malloc'ed text; NULL when memory is out. */
 char *report_text(const json_t *report);
-/* The report as one page that needs nothing else: no script, styles and charts inside, for light and dark. Every text of the
- * report is shown as text, whatever is in it. malloc'ed; NULL when memory is out. */
+/* The report as one page that needs nothing else: no script, styles and charts inside, for light and dark. Every text
+ * of the report is shown as text, whatever is in it. malloc'ed; NULL when memory is out. */
 char *report_html(const json_t *report);
 
 #endif

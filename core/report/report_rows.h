@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * report_rows.h - the figures of `before` and `after` that people read, one row each: report_text.c and report_html.c print
- * the same ones. Private to core/report. */
+ * report_rows.h - the figures of `before` and `after` that people read, one row each: report_text.c and report_html.c
+ * print the same ones. Private to core/report. */
 #ifndef PARED_REPORT_REPORT_ROWS_H
 #define PARED_REPORT_REPORT_ROWS_H
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * report_svg.c - line charts as SVG of a fixed size that the page scales. Colours are classes of the page's style sheet,
- * so that they follow light and dark. */
+ * report_svg.c - line charts as SVG of a fixed size that the page scales. Colours are classes of the page's style
+ * sheet, so that they follow light and dark. */
 #include "core/report/report_svg.h"
 
 #include <math.h>

@@ -9,8 +9,8 @@
 
 #include "core/base/buf.h"
 
-/* Append text for HTML, in an element or an attribute: what has a meaning there is written out, control characters become
- * U+FFFD. NULL appends nothing. */
+/* Append text for HTML, in an element or an attribute: what has a meaning there is written out, control characters
+ * become U+FFFD. NULL appends nothing. */
 void html_text(struct buf *b, const char *text);
 
 /* A line through rows[i][x], rows[i][y]; rows without both numbers are left out. */

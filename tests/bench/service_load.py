@@ -116,7 +116,7 @@ async def upload_client(server, model, number, counts, until):
     writer.close()
 
 
-async def job_client(server, job_body, running, done, until):
+async def job_client(server, job_body, training, queued, running, done, until):
     """Keeps QUEUE jobs waiting or running, so that the one of the long polls never starts."""
     reader, writer = await connect(server)
     head = f"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(job_body)}\r\n\r\n".encode()
@@ -131,6 +131,8 @@ async def job_client(server, job_body, running, done, until):
         assert status == 200 and state in ("queued", "running", "succeeded"), (status, text[:300])
         if state == "succeeded":
             done.append(running.pop(0))
+    states = [json.loads((await request(reader, writer, "GET", f"/v1/jobs/{job}"))[1])["state"] for job in (training, queued)]
+    assert states == ["running", "queued"], states
     writer.close()
 
 
@@ -138,7 +140,7 @@ async def drive(server, training, queued, model, job_body, running, counts, done
     until = time.monotonic() + SECONDS
     clients = [stream_client(server, training, counts, until) if i % 2 else poll_client(server, queued, counts, until) for i in range(WAITING)]
     clients += [upload_client(server, model, i, counts, until) for i in range(UPLOADS)]
-    await asyncio.gather(job_client(server, job_body, running, done, until), *clients)
+    await asyncio.gather(job_client(server, job_body, training, queued, running, done, until), *clients)
 
 
 def ask(host, port, job, start_at, seconds, out):
@@ -163,7 +165,7 @@ def under_load():
         model = (DIGITS / "digits-cnn.onnx").read_bytes()
         id_ = s.request("PUT", "/v1/models?name=digits.onnx", model).json()["id"]
         data = s.request("PUT", "/v1/datasets?name=train", (DIGITS / "train.npz").read_bytes()).json()["id"]
-        job_body = json.dumps({"model": id_, "dataset": data, "recipe": {"steps": [{"method": "quantize.static"}]}}).encode()
+        job_body = json.dumps({"model": id_, "dataset": data, "reuse": False, "recipe": {"steps": [{"method": "quantize.static"}]}}).encode()
         finetune = {"method": "train.finetune", "epochs": 1000}
         training = s.post_json("/v1/jobs", {"model": id_, "dataset": data, "recipe": {"steps": [finetune]}}).json()["id"]
         running = [s.request("POST", "/v1/jobs", job_body, headers={"Content-Type": "application/json"}).json()["id"] for _ in range(QUEUE)]
@@ -177,8 +179,6 @@ def under_load():
         measured = times.get(timeout=60)
         measuring.join()
         rss.stop = True
-        states = [s.get(f"/v1/jobs/{job}").json()["state"] for job in (training, queued)]
-        assert states == ["running", "queued"], states
         what = f"{WAITING} waiting ({counts.streams} streams), {UPLOADS} uploads at once, jobs"
         row(f"GET of a job under load, p50 / p99 ({what})", f"{percentiles(measured)} of {len(measured)} requests", "p99 <= 50 ms (aim 10)")
         row("peak RSS of the server meanwhile", f"{rss.peak / 1e6:.1f} MB", "<= 128 MB")

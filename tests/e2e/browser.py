@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chromium for the tests of the dashboard: fixtures `browser`, `server`, `page`, and what they all do. With PARED_SHOTS=1 the
-tests leave screenshots in build/screenshots to be looked at; they take as long as the rest."""
+"""Chromium for the tests of the dashboard: fixtures `browser`, `server`, `page`, and what they all do. With
+PARED_SHOTS=1 the tests leave screenshots in build/screenshots to be looked at; they take as long as the rest."""
+
 import json
 import os
 import shutil
@@ -17,8 +18,16 @@ playwright_only = pytest.mark.skipif(not (playwright and CHROMIUM), reason="skip
 SHOTS = os.path.join(ROOT, "build", "screenshots")
 DIGITS = os.path.join(ROOT, "examples", "digits")
 AXE = os.path.join(ROOT, "build", "npm", "node_modules", "axe-core", "axe.min.js")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(scope="module")
@@ -74,15 +83,21 @@ COLOUR_RULES = ["color-contrast", "link-in-text-block"]
 
 
 def axe(tab, only=None):
-    """What axe-core finds wrong with the page as it is: [(rule, impact, first places)]. only: names of rules, else all. The page's
-    own policy forbids strange scripts, so it is put in from outside, as a debugger does."""
+    """What axe-core finds wrong with the page as it is: [(rule, impact, first places)]. only: names of rules, else all. The
+    page's own policy forbids strange scripts, so it is put in from outside, as a debugger does."""
     if not os.path.exists(AXE):
         pytest.skip("skipped: axe-core is not below build/npm (make build/npm/ok)")
     if not tab.evaluate("'axe' in window"):
         with open(AXE) as f:
             tab.evaluate(f.read())
-    found = json.loads(tab.evaluate("""(only) => axe.run(document, {resultTypes: ['violations'], ...(only ? {runOnly: {type: 'rule', values: only}} : {})})
-        .then((r) => JSON.stringify(r.violations))""", only))
+    found = json.loads(
+        tab.evaluate(
+            """(only) => axe.run(document, { resultTypes: ['violations'],
+                                             ...(only ? { runOnly: { type: 'rule', values: only } } : {}) })
+                 .then((r) => JSON.stringify(r.violations))""",
+            only,
+        )
+    )
     return [(v["id"], v["impact"], [(n["target"], n["failureSummary"][:300]) for n in v["nodes"][:3]]) for v in found]
 
 
@@ -96,7 +111,10 @@ def in_every_look(tab):
     for width, scheme in LOOKS:
         tab.set_viewport_size({"width": width, "height": 800})
         tab.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        tab.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 20))))")
+        tab.evaluate(
+            """() => new Promise((done) =>
+                 requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 20))))"""
+        )
         yield ("phone-" if width < 500 else "") + scheme, COLOUR_RULES if width in checked else None
         checked.add(width)
     tab.set_viewport_size({"width": LOOKS[0][0], "height": 800})

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dashboard in headless Chromium: upload, build a recipe, watch the job, read the report, errors in words, phone width, keyboard, keys."""
+"""The dashboard in headless Chromium: upload, build a recipe, watch the job, read the report, errors in words, phone
+width, keyboard, keys."""
+
 import os
 
 import pytest
@@ -71,7 +73,12 @@ def test_strangers_names_are_text(page, server):
     with open(os.path.join(DIGITS, "digits-cnn.onnx"), "rb") as f:
         data = f.read()
     import urllib.parse
-    answer = server.request("POST", "/v1/datasets?name=" + urllib.parse.quote(name), body=open(os.path.join(DIGITS, "train.npz"), "rb").read())
+
+    answer = server.request(
+        "POST",
+        "/v1/datasets?name=" + urllib.parse.quote(name),
+        body=open(os.path.join(DIGITS, "train.npz"), "rb").read(),
+    )
     assert answer.status in (200, 201) and data
     page.goto(server.url + "/#/datasets")
     page.get_by_text(name).wait_for()
@@ -116,7 +123,11 @@ def test_sensitivity_is_plotted(page, server):
     table = page.locator(".sensitivity table")
     assert table.locator("tbody tr").count() == 3
     assert "%" in table.locator("tbody tr").first.locator("td").nth(3).inner_text()  # labels: top-1
-    assert [t.strip() for t in page.locator(".sensitivity select option").all_inner_texts()] == ["top-1", "KL divergence", "noise"]
+    assert [t.strip() for t in page.locator(".sensitivity select option").all_inner_texts()] == [
+        "top-1",
+        "KL divergence",
+        "noise",
+    ]
     # the line of the row that has the focus stands out
     last = table.locator("tbody tr").last.get_by_role("button")
     last.focus()
@@ -126,6 +137,7 @@ def test_sensitivity_is_plotted(page, server):
     assert "Kullback" in plot.get_attribute("aria-label")
     page.get_by_text("Ratios for macs:0.6").click()
     import json
+
     step = json.loads(page.locator(".sensitivity pre").inner_text())
     assert step["method"] == "prune.channels" and len(step["ratios"]) == 3
     assert fits(page)
@@ -178,7 +190,11 @@ def test_keyboard_reaches_everything(page, server):
     seen = set()
     for _ in range(40):
         page.keyboard.press("Tab")
-        seen.add(page.evaluate("document.activeElement.tagName + ':' + (document.activeElement.type || document.activeElement.textContent)"))
+        seen.add(
+            page.evaluate(
+                "(({ tagName, type, textContent }) => tagName + ':' + (type || textContent))(document.activeElement)"
+            )
+        )
     assert {"A:Jobs", "SELECT:select-one", "INPUT:file", "INPUT:radio", "BUTTON:submit"} <= seen
 
 
@@ -223,12 +239,23 @@ def test_a_training_is_watched_live(page, server):
     assert page.locator("#live .line.val circle").count() >= 6
 
 
-@pytest.mark.parametrize("page", [(1280, "light"), (1280, "dark"), (390, "light")], indirect=True, ids=["light", "dark", "phone"])
+@pytest.mark.parametrize(
+    "page", [(1280, "light"), (1280, "dark"), (390, "light")], indirect=True, ids=["light", "dark", "phone"]
+)
 def test_training_and_rounds_in_a_report(page, server, request):
-    job = start(server, [
-        {"method": "iterate", "until": {"max_accuracy_drop": 0.02}, "rounds": 3, "from": 0.4,
-         "steps": [PRUNED, {"method": "train.finetune", "epochs": 2, "samples": 400, "lr": 0.1, "batch": 32}]},
-        {"method": "train.finetune", "epochs": 5, "samples": 400, "lr": 0.05}])
+    job = start(
+        server,
+        [
+            {
+                "method": "iterate",
+                "until": {"max_accuracy_drop": 0.02},
+                "rounds": 3,
+                "from": 0.4,
+                "steps": [PRUNED, {"method": "train.finetune", "epochs": 2, "samples": 400, "lr": 0.1, "batch": 32}],
+            },
+            {"method": "train.finetune", "epochs": 5, "samples": 400, "lr": 0.05},
+        ],
+    )
     assert server.wait_job(job)["state"] == "succeeded"
     page.goto(f"{server.url}/#/jobs/{job}")
     page.get_by_role("heading", name="Rounds").wait_for(timeout=20000)
@@ -256,7 +283,10 @@ def test_nested_steps_and_a_teacher_in_the_form(page, server):
     page.get_by_role("combobox", name="method", exact=True).select_option("train.finetune")
     page.get_by_role("button", name="Add step", exact=True).click()
     inner = page.get_by_role("combobox", name="method of a nested step")
-    assert set(inner.locator("option").evaluate_all("all => all.map((o) => o.value)")) >= {"prune.weights", "prune.channels"}
+    assert set(inner.locator("option").evaluate_all("all => all.map((o) => o.value)")) >= {
+        "prune.weights",
+        "prune.channels",
+    }
     assert inner.locator("option[value='quantize.static']").count() == 0  # it has no schedule
     inner.select_option("prune.weights")
     page.get_by_role("button", name="Add nested step").click()
