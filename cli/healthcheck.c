@@ -92,9 +92,8 @@ int cmd_healthcheck(int argc, char **argv)
     struct err err = {0};
     if (config_load(&config, argc - 1, argv + 1, environ, &err))
         return cli_fail(&err);
-    int rc = config.help ? cli_help("Usage: pared healthcheck [OPTION]...\n\nAsks the server for GET /healthz; exit "
-                                    "status 0 if it answers 200. "
-                                    "Takes the settings of `pared serve`.\n")
+    int rc = config.help ? cli_help("Usage: pared healthcheck [OPTION]...\n\nAsks the server for GET /healthz; "
+                                    "exit status 0 if it answers 200. Takes the settings of `pared serve`.\n")
              : config_address(config.listen, &at, &err) || ask(&at, config.tls_certificate[0] != 0, &err)
                  ? cli_fail(&err)
                  : CLI_OK;

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  * work/JOB/checkpoint/ the state of long steps: given to every attempt, so that the next goes on from it; stays until
- * the
- *                      job has ended
+ *                      the job has ended
  * work/JOB/tmp-N/      temporary files of attempt N; what an earlier one left is removed first
  * work/JOB/out-N/      results of attempt N alone: a child that outlives its lease cannot write into its successor's
  *

@@ -463,9 +463,8 @@ void config_markdown(struct buf *out)
         "Each setting is a flag `--name VALUE`, an environment variable `PARED_NAME` and a line `name = value` of the\n"
         "file given by `--config FILE` or `PARED_CONFIG`. The flag wins, then the environment, then the file. Bytes\n"
         "take the suffixes k, m, g, t (powers of 1024); lists are separated by commas.\n\n"
-        "On SIGHUP the server reads them again. Those marked *live* change at once; a change of the others is logged "
-        "and\n"
-        "waits for a restart.\n\n"
+        "On SIGHUP the server reads them again. Those marked *live* change at once; a change of the others is\n"
+        "logged and waits for a restart.\n\n"
         "| setting | environment | type | default | allowed | live | meaning |\n"
         "| --- | --- | --- | --- | --- | --- | --- |\n");
     for (int i = 0; i < N_SETTINGS; i++) {

@@ -11,7 +11,9 @@
 #include "core/base/err.h"
 
 /* TLS 1.2 and 1.3 with forward secrecy, 128 bits or more. */
-#define TLS_PRIORITIES "SECURE128:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:-RSA:-DHE-RSA:-CIPHER-ALL:+AES-256-GCM:+CHACHA20-POLY1305:+AES-128-GCM"
+#define TLS_PRIORITIES                                                                                                 \
+    "SECURE128:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:-RSA:-DHE-RSA:-CIPHER-ALL:+AES-256-GCM:+CHACHA20-POLY1305:"         \
+    "+AES-128-GCM"
 
 /* ERR_USAGE: a file is missing, is no PEM, or key and certificate are no pair. */
 int tls_load(const char *certificate, const char *key, struct err *err);

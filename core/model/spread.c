@@ -69,7 +69,8 @@ json_t *tensor_spread_json(const struct tensor *t)
     struct moments m;
     if (!t->data || w.elements <= 0 || !(dtype_is_float(t->dtype) || dtype_is_integer(t->dtype)))
         return NULL;
-    if (w.elements > SPREAD_SAMPLES) /* rounded up and odd: rows of an even length are not met at the same columns only */
+    /* rounded up and odd: rows of an even length are not met at the same columns only */
+    if (w.elements > SPREAD_SAMPLES)
         w.step = ((w.elements + SPREAD_SAMPLES - 1) / SPREAD_SAMPLES) | 1;
     measure(&w, &m);
     if (m.n == 0 || !isfinite(m.mean) || !isfinite(m.m2))
