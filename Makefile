@@ -9,26 +9,33 @@ BUILD := build$(if $(filter-out release,$(MODE)),/$(MODE))
 GEN   := build/gen
 VERSION := $(shell cat VERSION)
 
-CC := $(if $(filter fuzz,$(MODE)),clang,gcc)
+CC := $(if $(filter fuzz cover,$(MODE)),clang,gcc)
 PKGS := libmicrohttpd jansson libuv openblas lapacke libprotobuf-c sqlite3 zlib libzstd libseccomp libarchive libjpeg libpng nettle gnutls
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wconversion -Wundef -Wno-missing-field-initializers
 OPT_release := -O2 -g
 OPT_debug   := -O0 -g
 OPT_asan    := -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 OPT_fuzz    := -O1 -g1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -w -DFUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
+OPT_cover   := -O0 -g1 -fprofile-instr-generate -fcoverage-mapping -w
 OPT_tsan    := -O1 -g1 -fsanitize=thread -fno-omit-frame-pointer
 CFLAGS  += -std=c11 -D_GNU_SOURCE -DPARED_VERSION='"$(VERSION)"' $(WARN) $(OPT_$(MODE)) -ffp-contract=off -fno-math-errno -fstack-protector-strong -I. -I$(GEN) \
            $(shell pkg-config --cflags $(PKGS) 2>/dev/null) $(if $(CI),-Werror)
-LDFLAGS += $(filter -fsanitize%,$(subst fuzzer-no-link$(comma),,$(OPT_$(MODE)))) -Wl,--as-needed -Wl,-z,relro,-z,now -pthread
+LDFLAGS += $(filter -fsanitize% -fprofile%,$(subst fuzzer-no-link$(comma),,$(OPT_$(MODE)))) -Wl,--as-needed -Wl,-z,relro,-z,now -pthread
 LDLIBS  := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lm
 
 SRC  := $(sort $(wildcard core/*/*.c server/*.c api/*.c cli/*.c))
 # What fuzzers look into is built by clang, with coverage. The rest (kernels, methods) comes from MODE=asan: gcc is done with
 # kernels in seconds where clang with sanitizers takes minutes, and who tests has these objects anyway.
-FUZZED := $(addsuffix /%,core/base core/tensor core/model core/engine core/ops core/data core/encode core/recipe server api)
-ifneq ($(filter fuzz,$(MODE)),)
-SRC  := $(filter $(FUZZED),$(SRC))
-REST := build/asan/libpared.a
+FUZZED := $(addsuffix /%.c,core/base core/tensor core/model core/engine core/ops core/data core/encode core/recipe server api)
+# MODE=cover counts the lines of these alone; the rest is what MODE=release has
+PARSERS := $(wildcard core/model/onnx_read*.c) core/model/onnx_wire.c core/model/onnx_value.c $(wildcard core/data/dataset*.c) \
+  $(patsubst %,core/data/%.c,array description picture unpack) \
+  $(patsubst %,core/encode/%.c,container_read array_decode huffman rans symbols mix mix_models onnx_regions) \
+  $(patsubst %,core/recipe/%.c,json_text recipe recipe_words recipe_needs params target) \
+  $(patsubst %,server/%.c,guard router range trace forwarded multipart digest tus_text) api/job_new.c api/recipes.c
+ifneq ($(filter fuzz cover,$(MODE)),)
+SRC  := $(filter $(if $(filter fuzz,$(MODE)),$(FUZZED),$(PARSERS)),$(SRC))
+REST := $(if $(filter fuzz,$(MODE)),build/asan/,build/)libpared.a
 endif
 OBJ  := $(SRC:%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/gen/onnx.pb-c.o $(BUILD)/obj/gen/assets.o
 LIB  := $(BUILD)/libpared.a
@@ -83,7 +90,7 @@ $(LIB): $(filter-out $(BUILD)/obj/cli/main.o,$(OBJ))
 ifdef REST
 .PHONY: FORCE
 $(REST): FORCE | $(GENERATED) $(GEN)/assets.S
-	@$(MAKE) --no-print-directory MODE=asan $@
+	@$(MAKE) --no-print-directory MODE=$(if $(filter fuzz,$(MODE)),asan,release) $@
 endif
 $(BUILD)/pared: $(BUILD)/obj/cli/main.o $(LIB)
 	@echo "  LD $@"

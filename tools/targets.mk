@@ -127,12 +127,28 @@ fuzz: ## every fuzzer for FUZZ_RUNS (10 million) executions: hours (T=name for s
 	@$(MAKE) --no-print-directory MODE=fuzz -j2 fuzz-build
 	@$(MAKE) --no-print-directory MODE=fuzz -j2 -Otarget FUZZ_LIMIT=-runs=$(FUZZ_RUNS) $(foreach f,$(FUZZERS),$(if $(T),$(if $(findstring $(T),$f),fuzz-$f),fuzz-$f))
 FUZZ_LIMIT = -max_total_time=$(FUZZ_SECONDS)
+# the longest input: what its parser can do with it, in an execution of about a millisecond at most
+FUZZ_LENGTH = $(or $(FUZZ_LENGTH_$*),16384)
+FUZZ_LENGTH_http := 4096
+FUZZ_LENGTH_json := 4096
+FUZZ_LENGTH_multipart := 4096
+FUZZ_LENGTH_ops := 1024
+FUZZ_LENGTH_recipe := 4096
+FUZZ_LENGTH_tus := 4096
 fuzz-build: $(FUZZERS:%=$(BUILD)/fuzz/fuzz_%)
-$(FUZZERS:%=fuzz-%): fuzz-%: $(BUILD)/fuzz/fuzz_% $(VENV)/ok
-	@mkdir -p build/corpus/$* tests/fuzz/regression/$*
-	@$(VENV)/bin/python tests/fuzz/seeds.py $* build/corpus/$*
-	@echo "== fuzz_$*"; $< $(FUZZ_LIMIT) -timeout=10 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=0 -verbosity=0 \
-	    -artifact_prefix=build/corpus/crash-$*- build/corpus/$* tests/fuzz/regression/$*
+fuzz-seeds: $(FUZZERS:%=fuzz-seeds-%)
+$(FUZZERS:%=fuzz-seeds-%): fuzz-seeds-%: $(VENV)/ok
+	@mkdir -p build/corpus/$* build/seeds/$* tests/fuzz/regression/$*
+	@PYTHONDONTWRITEBYTECODE=1 $(VENV)/bin/python tests/fuzz/seeds.py $* build/seeds/$*
+$(FUZZERS:%=fuzz-%): fuzz-%: $(BUILD)/fuzz/fuzz_% fuzz-seeds-%
+	@echo "== fuzz_$*"; ASAN_OPTIONS=quarantine_size_mb=16 $< $(FUZZ_LIMIT) -timeout=25 -rss_limit_mb=2048 -max_len=$(FUZZ_LENGTH) -print_final_stats=0 -verbosity=0 \
+	    $(patsubst %,-dict=%,$(wildcard tests/fuzz/$*.dict)) -artifact_prefix=build/corpus/crash-$*- build/corpus/$* build/seeds/$* tests/fuzz/regression/$*
+
+.PHONY: fuzz-seeds fuzz-coverage $(FUZZERS:%=fuzz-seeds-%)
+fuzz-coverage: ## lines of each parser that seeds, kept regressions and the corpus of former runs reach
+	@tools/deps.sh fuzz
+	@$(MAKE) --no-print-directory MODE=cover -j2 fuzz-build fuzz-seeds
+	@$(VENV)/bin/python tests/fuzz/coverage.py $(FUZZERS) -- $(PARSERS)
 
 # the contract against a running server, by tools of their own environment
 API_VENV := build/api-venv
