@@ -21,11 +21,16 @@
 
 enum { SNAPSHOTS = 10, CHUNK = 1 << 18, OBJECT_NAME = 100 };
 
+struct written {
+    const char *sha256;
+    int64_t bytes;
+};
+
 struct sink {
     const char *to;
     struct archive *archive;   /* NULL: a folder */
     char part[PATH_MAX];       /* the archive under way */
-    const char **written;      /* an archive's files so far, sorted, as an archive cannot be asked */
+    struct written *written;   /* an archive's files so far, sorted, as an archive cannot be asked */
     size_t n_written;
     char *chunk;
 };
@@ -122,13 +127,18 @@ static int compare(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-static bool has(struct sink *sink, const char *sha256, const char *name)
+/* Its size, or -1. */
+static int64_t has(struct sink *sink, const char *sha256, const char *name)
 {
     char path[PATH_MAX];
     struct err ignored = {0};
-    if (sink->archive)
-        return sink->n_written && bsearch(&sha256, sink->written, sink->n_written, sizeof *sink->written, compare);
-    return join(path, sink->to, name, &ignored) == 0 && access(path, F_OK) == 0;
+    struct stat st;
+    if (sink->archive) {
+        const struct written *found =
+            sink->n_written ? bsearch(&sha256, sink->written, sink->n_written, sizeof *sink->written, compare) : NULL;
+        return found ? found->bytes : -1;
+    }
+    return join(path, sink->to, name, &ignored) == 0 && stat(path, &st) == 0 ? (int64_t)st.st_size : -1;
 }
 
 /* ---- what is copied -----------------------------------------------------------------------------------------------
@@ -155,13 +165,13 @@ static int copy_object(struct run *run, const char *sha256, enum found *found, i
     object_name(sha256, name);
     if (join(path, run->what->data, name, err))
         return -1;
+    *found = FOUND; /* what was copied before may be gone by now: later snapshots then need few files, and soon one is whole */
+    if ((*bytes = has(&run->sink, sha256, name)) >= 0)
+        return 0;
     *found = VANISHED;
     if (stat(path, &st))
         return 0;
     *bytes = st.st_size;
-    *found = FOUND;
-    if (has(&run->sink, sha256, name))
-        return 0;
     if (hash_file(path, hash, &ignored)) {
         *found = access(path, F_OK) ? VANISHED : DAMAGED;
         return 0;
@@ -186,7 +196,8 @@ static void complain(struct run *run, const char *sha256, enum found found)
 /* All files of one snapshot; *vanished counts those that were not there. `last`: they are told. */
 static int copy_objects(struct run *run, const struct store_orphans *files, bool last, int *vanished, struct err *err)
 {
-    const char **written = run->sink.archive ? arena_calloc(run->arena, (size_t)files->count + 1, sizeof *written) : NULL;
+    struct written *written =
+        run->sink.archive ? arena_calloc(run->arena, (size_t)files->count + 1, sizeof *written) : NULL;
     size_t n_written = 0;
     struct backup_figures *figures = run->figures;
     if (run->sink.archive && !written)
@@ -203,7 +214,7 @@ static int copy_objects(struct run *run, const struct store_orphans *files, bool
             figures->files++;
             figures->bytes += bytes;
             if (written)
-                written[n_written++] = files->sha256[i];
+                written[n_written++] = (struct written){files->sha256[i], bytes};
         } else if (found == DAMAGED || last) {
             complain(run, files->sha256[i], found);
         }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * upload.h - the files of one upload while they arrive: raw (one file) or multipart (several), each a blob put.
+ * upload.h - the files of one upload while they arrive: raw (one file) or multipart (several), each a blob_put.
  * Life cycle upload_new -> upload_feed* -> upload_end -> (handler: inspect the files by blob_put_path, commit, insert
  *            rows) -> upload_free. What the handler did not commit was never there: a cut upload leaves nothing behind.
  * Threads    one thread at a time. Blocks on disk. */

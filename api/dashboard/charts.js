@@ -247,11 +247,7 @@ export function histogram({ title, low, high, counts }) {
             y: y(Math.sqrt(n / most)),
             height: Math.max(0, y(0) - y(Math.sqrt(n / most))),
           },
-          svg(
-            "title",
-            {},
-            `${plain(edge(i))} to ${plain(edge(i + 1))}: ${n} (${((100 * n) / total).toFixed(1)} %)`,
-          ),
+          svg("title", {}, `${plain(edge(i))} to ${plain(edge(i + 1))}: ${n} (${((100 * n) / total).toFixed(1)} %)`),
         ),
       ),
       zero === null

@@ -105,7 +105,8 @@ export function stepSection(step, index, inner = false) {
       el(
         "span",
         { class: "quiet small" },
-        ` ${typeof step.seconds === "number" ? `${step.seconds.toFixed(2)} s, ` : ""}${runs}${done}, ${left} left alone`,
+        typeof step.seconds === "number" ? ` ${step.seconds.toFixed(2)} s, ` : " ",
+        `${runs}${done}, ${left} left alone`,
       ),
     ),
     details,

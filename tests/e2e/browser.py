@@ -83,8 +83,8 @@ COLOUR_RULES = ["color-contrast", "link-in-text-block"]
 
 
 def axe(tab, only=None):
-    """What axe-core finds wrong with the page as it is: [(rule, impact, first places)]. only: names of rules, else all. The
-    page's own policy forbids strange scripts, so it is put in from outside, as a debugger does."""
+    """What axe-core finds wrong with the page as it is: [(rule, impact, first places)]. only: names of rules, else all.
+    The page's own policy forbids strange scripts, so it is put in from outside, as a debugger does."""
     if not os.path.exists(AXE):
         pytest.skip("skipped: axe-core is not below build/npm (make build/npm/ok)")
     if not tab.evaluate("'axe' in window"):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every flow of the grown-up dashboard in headless Chromium: the list of very many jobs, one job live, the explorer and
-the graph of a model, the recipe editor both ways, comparing, the report that is handed on; names that are HTML; axe-core
-on every view in both themes and at phone width."""
+the graph of a model, the recipe editor both ways, comparing, the report that is handed on; names that are HTML;
+axe-core on every view in both themes and at phone width."""
 
 import json
 import os
@@ -695,7 +695,8 @@ def test_layout_keeps_nodes_apart_and_edges_down(page, server):
           for (let i = 1; i < xs.length; i++) if (xs[i] - xs[i - 1] < NODE.width) bad++;
         }
         edges.forEach((e, i) => { const r = l.routes[i]; if (round % 4 && r && r[0][1] >= r.at(-1)[1]) up++; });
-        out.push([bad, up, l.at.every((p) => p.every(Number.isFinite)) && l.at.length === n && l.routes.at(-1) === null]);
+        const finite = l.at.every((p) => p.every(Number.isFinite));
+        out.push([bad, up, finite && l.at.length === n && l.routes.at(-1) === null]);
       }
       return out; }""")
     assert all(g == [0, 0, True] for g in got), got

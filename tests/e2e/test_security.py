@@ -462,3 +462,28 @@ def test_the_command_line_can_be_fenced_too(tmp_path):
     assert (tmp_path / "a" / "model.onnx").read_bytes() == (tmp_path / "b" / "model.onnx").read_bytes()
     done = subprocess.run([BINARY, *words, "--sandbox=loose"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "strict, best-effort or off" in done.stderr
+
+
+def test_pictures_and_training_behind_the_walls(tmp_path):
+    """What the command line does with an archive of pictures (unpacked into a file), a folder of them and checkpoints is the same."""
+    from PIL import Image
+    inits = [tiny.tensor("w", [192, 4], tiny.weights(1, 192 * 4))]
+    nodes = [tiny.node("Flatten", ["x"], ["f"], "flat"), tiny.node("MatMul", ["f", "w"], ["y"], "fc")]
+    (tmp_path / "m.onnx").write_bytes(tiny.model(nodes, inits, [tiny.value_info("x", ["N", 3, 8, 8])], [tiny.value_info("y", ["N", 4])]))
+    with tarfile.open(tmp_path / "pictures.tar.gz", "w:gz") as archive:
+        for i in range(16):
+            path = tmp_path / "pictures" / str(i % 4) / f"{i}.{'png' if i % 3 else 'jpg'}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.frombytes("RGB", (8, 8), bytes((i * 37 + k * 11) % 256 for k in range(192))).save(path)
+            archive.add(path, path.relative_to(tmp_path / "pictures"))
+
+    def trained(data, mode):
+        out = tmp_path / f"{data}-{mode}"
+        words = ["run", tmp_path / "m.onnx", "--data", tmp_path / data, "--step", "train.finetune epochs=2", "--step", "quantize.static",
+                 "--checkpoint", tmp_path / f"state-{out.name}", "--threads", "2", "--no-latency", "--quiet", "--out", out]
+        done = subprocess.run([BINARY, *words], env={**os.environ, "PARED_SANDBOX": mode}, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done
+        return (out / "model.onnx").read_bytes()
+    assert trained("pictures.tar.gz", "strict") == trained("pictures", "strict") == trained("pictures", "off")
+    done = subprocess.run([BINARY, "run", tmp_path / "m.onnx"], env={**os.environ, "PARED_SANDBOX": "loose"}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "PARED_SANDBOX 'loose': the mode is strict, best-effort or off" in done.stderr, done

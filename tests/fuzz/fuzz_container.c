@@ -88,7 +88,7 @@ static int decoded(const struct buf *coded, const struct buf *adaptive, unsigned
 
 static void arrays(const uint8_t *data, size_t size)
 {
-    enum { OPTIONS = 7, ROOM = 1 << 16 };
+    enum { OPTIONS = 7, MOST = 256, ROOM = 1 << 12 };
     if (size < OPTIONS)
         return;
     const size_t changes = data[6] % 8 * 2, lead = OPTIONS + changes, least = 1u << (data[0] & 3);
@@ -100,13 +100,14 @@ static void arrays(const uint8_t *data, size_t size)
                                  .cols = 1 + (data[1] | (size_t)data[2] << 8),
                                  .adaptive_most = data[3] * 64u,
                                  .only = data[4] % (SYMBOLS_MODES + 1) - 1};
-    const size_t n = (size - lead) / o.width < 4096 ? (size - lead) / o.width : 4096, repeat = 1 + data[5] % 4;
+    const size_t most = o.adaptive ? MOST / 4 : MOST, repeat = 1 + data[5] % 2; /* adaptive coding is slow */
+    const size_t n = (size - lead) / o.width < most ? (size - lead) / o.width : most;
     struct buf plain = {0}, coded = {0};
     struct err err = {0};
     struct array_made made;
     struct mix mix;
     size_t got = 0;
-    unsigned char *bytes = malloc(ROOM * 8);
+    unsigned char *bytes = malloc(ROOM * 2);
     for (size_t i = 0; i < repeat; i++)
         buf_append(&plain, data + lead, n * o.width);
     must(bytes && mix_init_encoder(&mix, &err) == 0);

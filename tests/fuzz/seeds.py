@@ -189,7 +189,7 @@ def container():
                   np.arange(64, dtype=np.float64), rng.normal(size=99).astype(np.float16), np.frombuffer(b"text text " * 30, np.uint8), np.where(np.arange(900) % 300 == 7, 9, 0).astype(np.uint8)):
         width = array.itemsize.bit_length() - 1
         for only in range(7):
-            yield b"array" + bytes([width | 4 * (array.dtype.kind == "f") | 8, 19, 0, 255, only, only % 2, 1 + only % 3, 3, 1, 130, 5, 40, 255]) + array.tobytes()
+            yield b"array" + bytes([width | 4 * (array.dtype.kind == "f") | 8 * (only in (0, 5)), 19, 0, 255, only, only % 2, 1 + only % 3, 3, 1, 130, 5, 40, 255]) + array.tobytes()
     for model in list(onnx_read())[::12]:
         yield b"regions" + model
 
