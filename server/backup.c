@@ -165,22 +165,27 @@ static int copy_object(struct run *run, const char *sha256, enum found *found, i
     object_name(sha256, name);
     if (join(path, run->what->data, name, err))
         return -1;
-    *found = FOUND; /* what was copied before may be gone by now: later snapshots then need few files, and soon one is whole */
+    /* what an earlier snapshot needed may be gone from the server: each needs fewer files, until one finds all of its own */
+    *found = FOUND;
     if ((*bytes = has(&run->sink, sha256, name)) >= 0)
         return 0;
     *found = VANISHED;
-    if (stat(path, &st))
-        return 0;
+    int rc = 0, fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC); /* from here on it may be deleted */
+    if (fd < 0 || fstat(fd, &st))
+        goto out;
     *bytes = st.st_size;
     if (hash_file(path, hash, &ignored)) {
         *found = access(path, F_OK) ? VANISHED : DAMAGED;
-        return 0;
+        goto out;
     }
     *found = strcmp(hash, sha256) ? DAMAGED : FOUND;
-    if (*found == FOUND && put_path(run, path, name, err))
-        return -1;
+    if (*found == FOUND)
+        rc = put(&run->sink, name, fd, err);
     run->figures->copied += *found == FOUND;
-    return 0;
+out:
+    if (fd >= 0)
+        close(fd);
+    return rc;
 }
 
 static void complain(struct run *run, const char *sha256, enum found found)
