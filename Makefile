@@ -34,8 +34,11 @@ PARSERS := $(wildcard core/model/onnx_read*.c) core/model/onnx_wire.c core/model
   $(patsubst %,core/recipe/%.c,json_text recipe recipe_words recipe_needs params target) \
   $(patsubst %,server/%.c,guard router range trace forwarded multipart digest tus_text) api/job_new.c api/recipes.c
 ifneq ($(filter fuzz cover,$(MODE)),)
+OTHER := build$(if $(filter fuzz,$(MODE)),/asan)
+REST := $(BUILD)/librest.a
+REST_OBJ := $(SRC:%.c=$(OTHER)/obj/%.o)
 SRC  := $(filter $(if $(filter fuzz,$(MODE)),$(FUZZED),$(PARSERS)),$(SRC))
-REST := $(if $(filter fuzz,$(MODE)),build/asan/,build/)libpared.a
+REST_OBJ := $(filter-out $(SRC:%.c=$(OTHER)/obj/%.o) %/cli/main.o,$(REST_OBJ))
 endif
 OBJ  := $(SRC:%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/gen/onnx.pb-c.o $(BUILD)/obj/gen/assets.o
 LIB  := $(BUILD)/libpared.a
@@ -90,7 +93,8 @@ $(LIB): $(filter-out $(BUILD)/obj/cli/main.o,$(OBJ))
 ifdef REST
 .PHONY: FORCE
 $(REST): FORCE | $(GENERATED) $(GEN)/assets.S
-	@$(MAKE) --no-print-directory MODE=$(if $(filter fuzz,$(MODE)),asan,release) $@
+	@$(MAKE) --no-print-directory MODE=$(if $(filter fuzz,$(MODE)),asan,release) $(OTHER)/libpared.a
+	@[ $@ -nt $(OTHER)/libpared.a ] || { rm -f $@ && ar rcsT $@ $(REST_OBJ); }
 endif
 $(BUILD)/pared: $(BUILD)/obj/cli/main.o $(LIB)
 	@echo "  LD $@"
@@ -108,7 +112,7 @@ $(BUILD)/tools/%: tests/tools/%.c $(LIB) | $(GENERATED)
 $(BUILD)/fuzz/%: tests/fuzz/%.c $(LIB) $(REST) | $(GENERATED)
 	@mkdir -p $(@D)
 	@echo "  CC $@"
-	$(Q)$(CC) $(CFLAGS) -fsanitize=fuzzer -MMD -MP $(LDFLAGS) -o $@ $< $(LIB) $(REST) $(LDLIBS)
+	$(Q)$(CC) $(CFLAGS) -fsanitize=fuzzer -MMD -MP $(LDFLAGS) -o $@ $< -Wl,--start-group $(LIB) $(REST) -Wl,--end-group $(LDLIBS)
 
 # element-wise loops: vectorize also where the trip count is not known (-O2 alone does not)
 $(foreach f,Binary Unary Reduce Expand fake_quant op_copy grad_util Binary_grad Reduce_grad Variadic,$(eval CFLAGS_$f.c := $(if $(filter release,$(MODE)),-O3)))

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """bench.py [--quick] [SECTION]...: the figures of docs/benchmarks.md, measured on this machine; peers run in the same run, alternating. Prints
-Markdown and never fails for noise: a peer that is missing is named. Sections: service forward int8 training memory growth quantize prune container conformance."""
+Markdown and never fails for noise: a peer that is missing is named. Sections: service catalogue forward int8 training memory growth quantize prune container conformance."""
 import os
 import platform
 import sys
 import time
 
+import catalogue
 import conformance
 import container
 import engine
@@ -14,7 +15,7 @@ import quantize
 import service
 import training
 
-SECTIONS = {"service": service.service, "forward": engine.forward, "int8": engine.int8, "training": training.training, "memory": engine.memory,
+SECTIONS = {"service": service.service, "catalogue": catalogue.catalogue, "forward": engine.forward, "int8": engine.int8, "training": training.training, "memory": engine.memory,
             "growth": engine.growth, "quantize": quantize.quantize, "prune": prune.prune, "container": container.container, "conformance": conformance.conformance}
 
 

@@ -173,6 +173,10 @@ def check_catalogue(folder, ids):
     wrong = {job: ends[job] for job in ids if ends[job] != 1}
     assert not wrong, f"jobs that did not end exactly once: {wrong}"
     used = {row[0] for row in db.execute("SELECT sha256 FROM resource_file UNION SELECT sha256 FROM artifact")}
+    counted = dict(db.execute("SELECT state, count(*) FROM job GROUP BY state"))
+    counted["artifacts"] = db.execute("SELECT count(*) FROM artifact").fetchone()[0]
+    for what, n in db.execute("SELECT what, sum(n) FROM tally WHERE what NOT IN ('bytes','models') GROUP BY what"):
+        assert n == counted.get(what, 0), f"{what}: {counted.get(what, 0)} rows, {n} by the tally"
     totals = db.execute("SELECT sum(attempt), sum(losses), sum(crashes) FROM job").fetchone()
     db.close()
     return used, totals

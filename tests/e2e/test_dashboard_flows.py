@@ -6,7 +6,6 @@ axe-core on every view in both themes and at phone width."""
 import json
 import os
 import sqlite3
-import time
 import urllib.parse
 
 import numpy

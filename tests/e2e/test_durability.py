@@ -360,6 +360,8 @@ def test_a_backup_of_a_server_at_work_can_be_served(tmp_path):
         body = setup(server)
         done = post(server, body)
         assert wait(server, done, ended)["state"] == "succeeded"
+        started = server.request("POST", "/v1/uploads", headers={"Tus-Resumable": "1.0.0", "Upload-Length": "1000"})
+        assert started.status == 201  # it never ends, and is not in the backup
         thread = threading.Thread(target=work, args=(server, body))
         thread.start()
         try:
@@ -381,12 +383,35 @@ def test_a_backup_of_a_server_at_work_can_be_served(tmp_path):
         assert sorted(p.name for p in folder.iterdir()) == ["blobs", "catalogue.db", "node"]
         with Server(*QUICK, data=str(folder)) as restored:
             check_artifacts(restored, done)
+            assert not restored.get("/v1/uploads").json()["data"]
             with open(DIGITS, "rb") as f:
                 assert restored.get(f"/v1/models/{body['model']}/content").body == f.read()
             for row in restored.get("/v1/jobs?limit=100").json()["data"]:
                 row = wait(restored, row["id"], ended)
                 assert row["state"] == "succeeded", row
                 check_artifacts(restored, row["id"])
+
+
+def test_the_printed_commands_restore(tmp_path):
+    """docs/operations.md, run line by line; the service is a server of ours, its folders are below tmp_path."""
+    text = pathlib.Path(ROOT, "docs/operations.md").read_text().split("## Backup and restore")[1].split("\n## ")[0]
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    assert sum("pared backup" in line for line in lines) == 2 and sum("systemctl" in line for line in lines) == 2
+    (tmp_path / "backup").mkdir()
+    with Server(*QUICK, data=str(tmp_path / "pared")) as server:
+        done = post(server, setup(server))
+        assert wait(server, done, ended)["state"] == "succeeded"
+        for line in lines:
+            if "systemctl" in line:
+                server.start() if " start " in line else server.stop()
+                continue
+            line = line.replace("/var/lib", str(tmp_path)).replace("/backup", str(tmp_path / "backup")).replace("sudo ", "")
+            line = line.replace("chown -R pared:", f"chown -R {os.getuid()}:").replace("pared backup", f"{BINARY} backup")
+            subprocess.run(["bash", "-euc", line], check=True, timeout=60)
+        assert (tmp_path / "pared.before").exists()
+        check_artifacts(server, done)
+    with Server(*QUICK, data=str(tmp_path / "backup/pared")) as server:  # the other way: the folder
+        check_artifacts(server, done)
 
 
 def test_backup_says_what_is_wrong(tmp_path):

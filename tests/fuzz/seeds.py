@@ -159,8 +159,16 @@ def onnx_read():
 
 
 def multipart():
+    part = lambda head, body=b"x": b"--b\r\n" + head + b"\r\n\r\n" + body + b"\r\n--b--"
+    named = b'Content-Disposition: form-data; name="n"'
     yield b'--b\r\nContent-Disposition: form-data; name="model"; filename="m.onnx"\r\n\r\nbytes\r\n--b--\r\n'
     yield b'--b\r\nContent-Disposition: form-data; name="data"\r\nContent-Type: application/json\r\n\r\n{}\r\n--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n\r\n--b--'
+    yield from (part(named + b'; filename="a\\"%22b\\\\"'), part(named, b"\r\n--\r\n--c\r\r\n-"), part(named + b"; filename=" + b"f" * 300), part(named[:-2]), part(b"Content-Type: a/b"),
+                part(named + b"\r\nContent-Transfer-Encoding: base64"), part(named + b"\r\nContent-Transfer-Encoding: binary"), part(named + b"\0"), part(named + b"\r\nX: " + b"x" * 8200),
+                part(b"Content-Disposition: attachment; name=n"), part(b"Content-Disposition: form-data; x; name*=a; name=n"), b"--b\r\n\r\n", b"--b \tx\r\n", b"--b\t\r\n" + named,
+                (b"--b\r\n" + named + b"\r\n\r\n\r\n") * 1001, b"pre\r\n" + part(named))
+    for kind in (b'form-data; boundary="a b"', b"form-data; boundary=", b"form-data; boundary=" + b"b" * 71, b'form-data; boundary="a', b"form-data; boundary=\x80", b"form-data; Boundary=c;x", b"x"):
+        yield kind + b"\n--a b\r\n" + named + b"\r\n\r\n\r\n--a b--"
 
 
 def recipe():
@@ -200,13 +208,35 @@ def tus():
     yield b"filename bS5vbm54,note,empty ,a YWJj\nsha1 " + digest("sha1", body) + b"\n\n18\n" + body
     yield b"\nsha256 " + digest("sha256", body) + b"\nsha-256=:" + digest("sha256", body) + b":, sha-512=:" + digest("sha512", body) + b":;q=1\n0\n" + body
     yield b"k\n\nmd5=:AA==:, x=\"a,b\\\"\";y, sha-512=:" + digest("sha512", b"") + b":\n999999999999999999\n"
+    for meta in (b"a " + base64.b64encode(b"\0"), b"a b c", b"a\x80", b",", b"a YQ==,a YQ==", b",".join(b"k%d" % i for i in range(65)), b"k" * 8200, b"a YQ", b"a Y\tQ="):
+        yield meta + b"\n\n\n\n"
+    for checksum in (b"md5 AAAA", b"sha1", b"sha1 AAAA", b"sha1 " + b"A" * 200, b"sha1 " + b"A" * 27 + b"\x0c"):
+        yield b"\n" + checksum + b"\n\n5\n" + body
+    whole = b"sha-256=:" + digest("sha256", body) + b":"
+    for field in (b"=", b"A=1", b"sha-256", b"sha-256=:", b"sha-256=:AA:", b", ".join([whole] * 5), b"*a=1;x=\"\\\"\", " + whole, whole + b" ", b"a", b"sha-512=:" + digest("sha512", b"other") + b":"):
+        yield b"\n\n" + field + b"\n1x\n" + body
 
 
 def http():
+    get = lambda target, *headers: b"\n".join([b"GET " + target + b" HTTP/1.1", b"Host:localhost", *headers])
     yield b"GET /v1/jobs?limit=5&state=queued HTTP/1.1\nHost:localhost:8080\nRange:bytes=0-9\nIf-None-Match:W/\"abc\", \"x\"\ntraceparent:00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     yield b"POST http://127.0.0.1/v1/models/mdl_01/content?file=a%20b HTTP/1.1\nHost:[::1]:80\nContent-Length:5\nOrigin:https://ci.example\nSec-Fetch-Site:same-site"
     yield b"PATCH /v1/uploads/upl_01m82yxp996vqy55w7rg0kkykt HTTP/1.0\nTransfer-Encoding:chunked\nX-HTTP-Method-Override:DELETE\nRange:bytes=-5"
     yield b"OPTIONS /v1/jobs/%6a/artifacts/%e2%82%ac HTTP/1.1\nHost:pared.example\nHost:x\nContent-Length :5"
+    yield from (get(t) for t in (b"/v1/%", b"/v1/%zz", b"/v1/..", b"/v1/%2e/a", b"/v1/a%2fb", b"/v1/%01", b"/v1/%5c", b"/v1/%ff", b"/a/b/c/d/e/f/g/h/i", b"*", b"?a", b"https://h", b"https://h?x#y", b"/v1/jobs/",
+                                 b"/v1/jobs?a=%zz", b"/v1/jobs?%zz=a", b"/v1/jobs?a=%00", b"/v1/jobs?a+b=%2B+&&c", b"/?" + b"a&" * 40, b"/" + b"a" * 8200, b"/v1/jobs/a/cancel"))
+    yield from (get(b"/", h) for h in (b"Content-Length:", b"Content-Length:1\nContent-Length:1", b"Content-Length:1\nTransfer-Encoding:chunked", b"Transfer-Encoding:gzip", b"Content-Length:x", b":",
+                                       b"a b:c", b"a:\x01", b"Host:two", b"X-HTTP-Method:PUT", b"a:" + b"b" * 17000, b"\n".join([b"a:b"] * 101)))
+    yield from (b"PUT / HTTP/1.1\n" + h for h in (b"", b"Host:[::1", b"Host:a:b", b"Host:localhost:123456", b"Host:pared.example\nOrigin:http://pared.example", b"Host:localhost\nOrigin:x",
+                                                 b"Host:localhost\nSec-Fetch-Site:cross-site", b"Host:other.example:80"))
+    yield from (get(b"/", b"Range:" + r) for r in (b"bytes=5", b"bytes=1-0", b"bytes= 0-0 ", b"bytes=-", b"bytes=99-", b"bytes=18446744073709551616-", b"bytes=-0", b"bytes=0-,2-3", b"items=0-1", b"bytes=100-200"))
+    yield from (get(b"/", b"If-None-Match:" + e) for e in (b"*", b"\"a", b"abc", b"W/\"abc\"", b" , \"abc\""))
+    spans = (b"0af7651916cd43dd8448eb211c80319c", b"b7ad6b7169203331")
+    yield from (get(b"/", b"traceparent:" + v + b"-" + b"-".join(spans) + tail) for v in (b"00", b"01", b"ff", b"0G") for tail in (b"-01", b"-01-more", b"-0", b"_01"))
+    ours = b"trusted:10.0.0.0/8,::1,fd00::/8\n"
+    yield from (get(b"/", ours + b"Forwarded:" + v) for v in (b"for=1.2.3.4", b"for=\"[fd00::1]:80\";proto=https, for=10.0.0.2", b"by=a", b"for=unknown", b"for=", b"proto=http; for=\"a,b\"", b"for=\"[::1\""))
+    yield from (get(b"/", ours + b"X-Forwarded-For:" + v) for v in (b"1.2.3.4, 10.9.9.9", b" 1.2.3.4:5 ", b"::ffff:1.2.3.4", b"[2001:db8::1]:4", b"x" * 90, b"", b","))
+    yield from (get(b"/", b"trusted:" + t) for t in (b"10.0.0.0/33", b"10.0.0.0/", b"a", b"::/129", b"1" * 60, b"10.0.0.5", b"::/0", b"10.0.0.0/9999"))
 
 
 def json_():
