@@ -28,11 +28,11 @@ SRC  := $(sort $(wildcard core/*/*.c server/*.c api/*.c cli/*.c))
 # kernels in seconds where clang with sanitizers takes minutes, and who tests has these objects anyway.
 FUZZED := $(addsuffix /%.c,core/base core/tensor core/model core/engine core/ops core/data core/encode core/recipe server api)
 # MODE=cover counts the lines of these alone; the rest is what MODE=release has
-PARSERS := $(wildcard core/model/onnx_read*.c) core/model/onnx_wire.c core/model/onnx_value.c $(wildcard core/data/dataset*.c) \
+PARSERS := $(wildcard core/model/onnx_read*.c) core/model/onnx_wire.c $(wildcard core/data/dataset*.c) \
   $(patsubst %,core/data/%.c,array description picture unpack) \
   $(patsubst %,core/encode/%.c,container_read array_decode huffman rans symbols mix mix_models onnx_regions) \
-  $(patsubst %,core/recipe/%.c,json_text recipe recipe_words recipe_needs params target) \
-  $(patsubst %,server/%.c,guard router range trace forwarded multipart digest tus_text) api/job_new.c api/recipes.c
+  $(patsubst %,core/recipe/%.c,json_text recipe recipe_words recipe_needs params) \
+  $(patsubst %,server/%.c,guard router range trace forwarded multipart digest tus_text) api/job_new.c api/recipes.c api/resource_create.c
 ifneq ($(filter fuzz cover,$(MODE)),)
 OTHER := build$(if $(filter fuzz,$(MODE)),/asan)
 REST := $(BUILD)/librest.a

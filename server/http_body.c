@@ -70,6 +70,9 @@ void body_finish(struct exchange *x)
     }
     req->body = x->json.data ? x->json.data : "";
     req->body_len = x->json.len;
+    digest_update(x->json_digests, req->body, req->body_len);
+    if (digest_verify(x->json_digests, ERR_DIGEST, &x->err) != 0)
+        return;
     req->json = json_text_parse(req->body, req->body_len, (size_t)x->http->opts.max_json_bytes, &x->err);
 }
 

@@ -245,16 +245,6 @@ static int64_t declared_length(const struct exchange *x)
     return strlen(text) > 18 ? INT64_MAX : strtoll(text, NULL, 10);
 }
 
-static int json_body(struct exchange *x)
-{
-    int64_t limit = x->http->opts.max_json_bytes;
-    if (x->length > limit)
-        return err_set(&x->err, ERR_TOO_LARGE, "The JSON body has %lld bytes; at most %lld are taken.",
-                       (long long)x->length, (long long)limit);
-    x->mode = MODE_JSON;
-    return 0;
-}
-
 /* RFC 9530: what the client says of its body is verified once it is there. */
 static int announced(struct exchange *x, struct digests *digests)
 {
@@ -265,6 +255,19 @@ static int announced(struct exchange *x, struct digests *digests)
             return -1;
     }
     return 0;
+}
+
+static int json_body(struct exchange *x)
+{
+    int64_t limit = x->http->opts.max_json_bytes;
+    if (x->length > limit)
+        return err_set(&x->err, ERR_TOO_LARGE, "The JSON body has %lld bytes; at most %lld are taken.",
+                       (long long)x->length, (long long)limit);
+    x->json_digests = arena_calloc(x->req.arena, 1, sizeof *x->json_digests);
+    if (!x->json_digests)
+        return err_set(&x->err, ERR_NOMEM, "Out of memory.");
+    x->mode = MODE_JSON;
+    return announced(x, x->json_digests);
 }
 
 static int upload_body(struct exchange *x, const char *type)

@@ -86,6 +86,7 @@ struct exchange {
     char *chunk; /* or NULL; counted in http->chunks */
     size_t chunk_len, chunk_size;
     struct buf json;
+    struct digests *json_digests; /* in the arena: what the client says of it */
     int64_t length; /* of the body; -1: chunked */
     int64_t body_bytes, discarded;
     /* streamed answer */

@@ -63,8 +63,8 @@ char *text_cache_get(struct text_cache *cache, const struct text_key *key, size_
     char *copy = NULL;
     pthread_mutex_lock(&cache->lock);
     const struct slot *slot = slot_of(cache, key->id);
-    if (slot->text && !strcmp(slot->id, key->id) && slot->version == key->version &&
-        slot->setting == key->setting && (copy = copy_of(slot->text, slot->len)))
+    if (slot->text && !strcmp(slot->id, key->id) && slot->version == key->version && slot->setting == key->setting &&
+        (copy = copy_of(slot->text, slot->len)))
         *len = slot->len;
     pthread_mutex_unlock(&cache->lock);
     return copy;

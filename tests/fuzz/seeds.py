@@ -171,9 +171,41 @@ def multipart():
         yield kind + b"\n--a b\r\n" + named + b"\r\n\r\n\r\n--a b--"
 
 
+WRONG = (1, -1, 0.5, 1e300, "x", "", True, None, [], [1, "x"], {}, {"x": 1})
+METHODS = ("analyse.sensitivity", "encode.cluster", "encode.container", "factor.cp", "factor.depthwise_separable", "factor.spatial_svd", "factor.svd", "factor.tucker", "graph.optimize", "iterate",
+           "prune.channels", "prune.heads", "prune.layers", "prune.weights", "quantize.adaround", "quantize.auto", "quantize.bf16", "quantize.dequantize", "quantize.dynamic", "quantize.equalize",
+           "quantize.fp16", "quantize.smooth", "quantize.static", "quantize.weights", "recover.bias_correction", "recover.bn_stats", "recover.least_squares", "train.distill", "train.finetune", "train.qat")
+
+
+def recipes():
+    step = lambda method="prune.weights", **params: {"method": method, **params}
+    inner = step(steps=[])
+    for _ in range(40):
+        inner = step("iterate", steps=[inner])
+    yield {"steps": [step("graph.optimize"), step(sparsity=0.5, include=["*"])], "targets": {"max_bytes_ratio": 0.5, "min_accuracy": 1, "max_macs_ratio": 0}, "seed": 1}
+    for method in METHODS:
+        yield {"steps": [step(method)]}
+        for key in ("include", "sparsity", "steps", "bits", "epochs", "scope", "schedule", "seed", "optimizer", "augment", "nearly"):
+            yield {"steps": [step(method, **{key: WRONG[(len(method) + len(key)) % len(WRONG)]})]}
+    for wrong in WRONG:
+        yield from (wrong, {"steps": wrong}, {"steps": [wrong]}, {"steps": [], "targets": wrong}, {"steps": [], "seed": wrong}, {"steps": [step(wrong)]}, {"steps": [], "targets": {"min_accuracy": wrong}},
+                    {"steps": [], "stepz": wrong}, {"steps": [], "targets": {"min_accurasy": wrong}})
+        for key in ("sparsity", "include", "scope", "block", "nothing"):
+            yield {"steps": [step(**{key: wrong})]}
+        for key in ("epochs", "lr", "optimizer", "augment", "batch", "seed", "steps"):
+            yield {"steps": [step("train.finetune", **{key: wrong})]}
+        yield {"steps": [step("factor.svd", rank=wrong)]}
+    yield from ({}, {"steps": [inner]}, {"steps": [step()] * 300}, {"steps": [step(include="a/~b")]}, {"steps": [step("train.finetune", steps=[step(), step("graph.optimize")])]},
+                {"steps": [step("iterate", steps=[step(), step("train.finetune", epochs=1)], rounds=2)]}, {"steps": [step("graph.optimize", steps=[])]}, {"steps": [step("train.qat"), step("quantize.static")]},
+                {"steps": [step("quantize.static"), step("train.qat"), step("encode.container")]})
+
+
 def recipe():
-    yield json.dumps({"steps": [{"method": "graph.optimize"}, {"method": "prune.weights", "sparsity": 0.5, "include": ["*"]}], "targets": {"max_bytes_ratio": 0.5}, "seed": 1}).encode()
-    yield b'{"steps": []}'
+    for made in recipes():
+        yield json.dumps(made).encode()
+    yield from (b"[" * 100, b"{", b'{"a\\"": "[[["}', b'{"a": 1, "a": 2}', b'"' + b"\xc3\xa9" * 200 + b'"', b'{"steps": [{"method": "' + b"\xc3\xa9" * 200 + b'"}]}')
+    yield from (b"prune.weights sparsity=0.5", b"prune.weights:sparsity=0.5,include=a", b"prune.weights sparsity=[1,2] include=*", b"graph.optimize", b"x", b"", b" a = b", b"prune.weights sparsity",
+                b"prune.weights sparsity=0.5 sparsity=1", b"prune.weights =1", b"prune.weights include={", b"prune.weights include=" + b"\xc3" * 9, b"iterate steps=[{\"method\":\"x\"}]")
 
 
 def ops():
@@ -243,10 +275,24 @@ def json_():
     steps = [{"method": "graph.optimize"}, {"method": "prune.weights", "sparsity": 0.5, "include": ["*"]}, {"method": "quantize.static"}]
     job = {"model": "@M", "dataset": "@D", "val_dataset": "@D", "eval_dataset": "@D", "teacher": "@M", "recipe": {"steps": steps[:2], "targets": {"max_bytes_ratio": 0.5}, "seed": 1},
            "priority": 1, "timeout_s": 60, "threads": 1, "memory_bytes": 1 << 30, "labels": {"a": "b"}, "name": "n", "reuse": False}
-    for body in (job, {"model": "@M", "recipe": "small"}, {"model": "@M", "dataset": "@D", "recipe": {"steps": steps}}, {"model": "mdl_0", "recipe": {"steps": []}}):
+    yield from (b"", b"j{", b"x{}", b"j" + b"[" * 100, b'j{"model": "@M", "model": "@M"}')
+    for body in (job, {"model": "@M", "recipe": "small"}, {"model": "@M", "recipe": "fp16"}, {"model": "@M", "recipe": "int8", "dataset": "@D"}, {"model": "@M", "dataset": "@D", "recipe": {"steps": steps}},
+                 {"model": "mdl_0", "recipe": {"steps": []}}, {"model": "@D", "dataset": "@M", "recipe": "fp16"}, {"model": "@M", "recipe": {"steps": [{"method": "train.finetune"}]}},
+                 {"model": "@M", "dataset": "@D", "recipe": {"steps": [{"method": "train.finetune", "epochs": 1}]}}):
         yield b"j" + json.dumps(body).encode()
+    for wrong in WRONG:
+        for key in job:
+            yield b"j" + json.dumps({"model": "@M", "recipe": "fp16", key: wrong}).encode()
+        for key in ("name", "recipe", "description", "labels", "nothing"):
+            yield b"r" + json.dumps({"name": "mine", "recipe": {"steps": steps[:1]}, key: wrong}).encode()
+        for key in ("upload", "uploads", "artifact", "name", "nothing"):
+            yield from (b"m" + json.dumps({key: wrong}).encode(), b"d" + json.dumps({key: wrong}).encode())
+        yield b"j" + json.dumps({"model": "@M", "recipe": "fp16", "labels": {"k": wrong}}).encode()
+    for name in ("int8", "a" * 80, "a b", "../a", "a.b-c_1"):
+        yield b"r" + json.dumps({"name": name, "recipe": {"steps": steps[:1]}}).encode()
     yield b"r" + json.dumps({"name": "mine", "recipe": {"steps": steps[:1]}}).encode()
-    for body in ({"upload": "upl_01m82yxp996vqy55w7rg0kkykt"}, {"uploads": ["upl_01m82yxp996vqy55w7rg0kkykt", "x"], "name": "n"}, {"artifact": "art_01m815f1gk4zqfhrf60qn4k0as"}):
+    for body in ({"upload": "upl_01m82yxp996vqy55w7rg0kkykt"}, {"uploads": ["upl_01m82yxp996vqy55w7rg0kkykt", "x"], "name": "n"}, {"artifact": "art_01m815f1gk4zqfhrf60qn4k0as"},
+                 {"artifact": "job_01m815f1gk4zqfhrf60qn4k0as/model.onnx"}, {"upload": "x", "uploads": []}, {"uploads": ["upl_01m82yxp996vqy55w7rg0kkykt"] * 2}):
         yield b"m" + json.dumps(body).encode()
         yield b"d" + json.dumps(body).encode()
 

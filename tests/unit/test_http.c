@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Who waits in the HTTP server (http_park, http_stream, http_watch): a daemon on a free port with routes of its own, and
- * clients on plain sockets. */
+ * Who waits in the HTTP server (http_park, http_stream, http_watch): a daemon on a free port with routes of its own,
+ * and clients on plain sockets. */
 #include <arpa/inet.h>
 #include <poll.h>
 #include <setjmp.h>
@@ -335,13 +335,13 @@ static void test_pause(void **state)
 
 /* ---- deadlines */
 
-/* All at once, since each takes a second or two: a header that does not end, nothing at all, a body that trickles. One
- * that waits for its answer is left alone, and so is a used connection that rests. */
+/* All at once, since each takes a second or two: a header that does not end, nothing at all, a body that stops. One that
+ * waits for its answer is left alone, and so is a used connection that rests. */
 static void test_deadlines(void **state)
 {
     struct fixture *f = *state;
-    int header = call(f, "GET /wait HTTP/1.1\r\nHost: loc"), silent = call(f, ""), waits = get(f, "/wait?key=a&ms=2500"),
-        rests = get(f, "/wait?key=a&ms=0"),
+    int header = call(f, "GET /wait HTTP/1.1\r\nHost: loc"), silent = call(f, ""),
+        waits = get(f, "/wait?key=a&ms=2500"), rests = get(f, "/wait?key=a&ms=0"),
         body = call(f, "POST /json HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                        "Content-Length: 100000\r\n\r\n{");
     assert_true(hears(rests, "same", 10));
@@ -382,9 +382,9 @@ static void test_eviction(void **state)
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-    const struct CMUnitTest tests[] = {TEST(test_wake),      TEST(test_time_is_up), TEST(test_no_lost_wake),
-                                       TEST(test_draining),  TEST(test_crowd),      TEST(test_stream),
-                                       TEST(test_pause),     TEST(test_deadlines),  TEST(test_eviction)};
+    const struct CMUnitTest tests[] = {TEST(test_wake),     TEST(test_time_is_up), TEST(test_no_lost_wake),
+                                       TEST(test_draining), TEST(test_crowd),      TEST(test_stream),
+                                       TEST(test_pause),    TEST(test_deadlines),  TEST(test_eviction)};
 #undef TEST
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
