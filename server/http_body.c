@@ -6,6 +6,7 @@
 #include "core/base/clock.h"
 #include "core/base/log.h"
 #include "core/recipe/json_text.h"
+#include "server/digest.h"
 #include "server/http_internal.h"
 #include "server/store.h"
 

@@ -35,8 +35,8 @@ enum {
     HTTP_CHUNK_BYTES = 256 << 10,
     HTTP_CHUNK_LEAST = 16 << 10,
     HTTP_CHUNKS_BYTES = 8 << 20,
-    /* libmicrohttpd's pool of a connection. It is cleared after every request: 256 KiB of it halved the small requests a
-     * second, and uploads gain nothing from it, since they have a chunk of their own. */
+    /* libmicrohttpd's pool of a connection. It is cleared after every request: 256 KiB of it halved the small requests
+     * a second, and uploads gain nothing from it, since they have a chunk of their own. */
     HTTP_CONNECTION_MEMORY = 32 << 10,
     HTTP_DISCARD_BYTES = 64 << 20,      /* so much of a refused body is read before the answer, and no more */
     HTTP_HEADER_SECONDS = 10,           /* preset of http_opts.header_timeout_s */

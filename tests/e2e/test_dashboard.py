@@ -43,7 +43,7 @@ def test_upload_preset_job_and_report(page, server):
 
 def test_own_recipe_faults_beside_their_fields(page, server):
     page.goto(server.url + "/#/new")
-    page.locator("select").first.select_option(index=1)
+    page.locator("main select").first.select_option(index=1)
     page.get_by_role("radio", name="own recipe").check()
     page.get_by_role("combobox", name="method").select_option("prune.weights")
     page.get_by_role("button", name="Add step").click()

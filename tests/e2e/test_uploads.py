@@ -536,6 +536,16 @@ def test_digests(s):
     assert s.request("POST", "/v1/datasets", body=body, headers={"Content-Type": kind, "Content-Digest": digest}).status == 201
 
 
+def test_digests_of_json(s):
+    body = b'{"name": "digested", "recipe": {"steps": []}}'
+    json_type = {"Content-Type": "application/json"}
+    for header in ("Repr-Digest", "Content-Digest"):
+        problem(s.request("POST", "/v1/recipes", body=body, headers={**json_type, header: "sha-256"}), 400, "bad_request", header)
+        problem(s.request("POST", "/v1/recipes", body=body, headers={**json_type, header: f"sha-256=:{b64(bytes(32))}:"}), 422, "digest_mismatch")
+    good = {"Repr-Digest": f"sha-256=:{b64(hashlib.sha256(body).digest())}:"}
+    assert s.request("POST", "/v1/recipes", body=body, headers={**json_type, **good}).status == 201
+
+
 # ---- real clients
 
 def test_tuspy(s, tmp_path):

@@ -335,8 +335,8 @@ static void test_pause(void **state)
 
 /* ---- deadlines */
 
-/* All at once, since each takes a second or two: a header that does not end, nothing at all, a body that stops. One that
- * waits for its answer is left alone, and so is a used connection that rests. */
+/* All at once, since each takes a second or two: a header that does not end, nothing at all, a body that stops. One
+ * that waits for its answer is left alone, and so is a used connection that rests. */
 static void test_deadlines(void **state)
 {
     struct fixture *f = *state;
