@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  * libFuzzer target: any bytes are read, validated, described, cloned and written, and what was written is read again.
  * Run by `make fuzz-smoke`; what once crashed lies in regression/onnx_read/ and is replayed first. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/base/buf.h"
+#include "core/base/file.h"
 #include "core/model/inspect.h"
 #include "core/model/onnx_read.h"
 #include "core/model/onnx_write.h"
@@ -12,10 +14,31 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+static char dir[40];
+
+static void remove_dir(void)
+{
+    file_remove_tree(dir, &(struct err){0});
+}
+
+/* Where external data is looked for: one file of 256 bytes. */
+static void start(void)
+{
+    static const char data[256];
+    char path[60];
+    snprintf(dir, sizeof dir, "/dev/shm/pared-fuzz-XXXXXX");
+    if (!mkdtemp(dir))
+        abort();
+    atexit(remove_dir);
+    snprintf(path, sizeof path, "%s/w.bin", dir);
+    if (file_write_atomic(path, data, sizeof data, &(struct err){0}))
+        abort();
+}
+
 static struct model *read_copy(const void *data, size_t size)
 {
     struct err err = {0};
-    struct onnx_read_opts opts = {.allow_missing_external = true};
+    struct onnx_read_opts opts = {.allow_missing_external = true, .external_dir = dir};
     struct tbuf *bytes = tbuf_new(size, &err);
     if (!bytes)
         return NULL;
@@ -29,6 +52,8 @@ static struct model *read_copy(const void *data, size_t size)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct err err = {0};
+    if (!dir[0])
+        start();
     struct model *m = read_copy(data, size);
     if (!m)
         return 0;

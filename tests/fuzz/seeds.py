@@ -8,6 +8,7 @@ import json
 import sys
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -151,11 +152,99 @@ def dataset():
                 folder({"output_0.pb": tensor("y", x)}), folder({"input_0.pb": b"\xff"}), folder({"input_0.pb": text, "output_0.pb": b"\1"}))
 
 
+def text_fields(**fields):
+    return [onnx.StringStringEntryProto(key=k, value=str(v)) for k, v in fields.items()]
+
+
+def outside(name="w", dtype=onnx.TensorProto.FLOAT, dims=(4,), **where):
+    return onnx.TensorProto(name=name, data_type=dtype, dims=dims, data_location=onnx.TensorProto.EXTERNAL, external_data=text_fields(**where))
+
+
+def odd_tensors():
+    """Every list of elements, right and wrong."""
+    T = onnx.TensorProto
+    for dtype in range(1, 27):
+        for count, dims in ((4, (4,)), (3, (4,)), (0, (0,)), (4, ()), (0, (4,))):
+            for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+                if count == 4 and dims == (4,) or field == ("float_data", "int32_data", "int64_data")[dtype % 3]:
+                    yield T(name="w", data_type=dtype, dims=dims, **{field: [1] * count})
+        yield T(name="w", data_type=dtype, dims=(4,), raw_data=bytes(32 if dtype in (7, 11, 13) else 16))
+    yield from (T(name="w", data_type=8, dims=(2,), string_data=[b"a", b"b"]), T(name="w", data_type=8, dims=(2,), string_data=[b"a"]), T(name="w", data_type=8, dims=(2,), raw_data=b"a"),
+                T(name="w", data_type=1, dims=(1,), string_data=[b"a"]), T(name="w", data_type=1, dims=(-1,)), T(name="w", data_type=1, dims=(1 << 40, 1 << 40)), T(name="w", data_type=99, dims=(1,)),
+                T(name="w", data_type=1, dims=(1,), raw_data=bytes(4), float_data=[1]), T(name="w", data_type=1, dims=[1] * 20, float_data=[1]), T(data_type=1, dims=(1,), float_data=[1]))
+    yield from (outside(location="w.bin"), outside(location="w.bin", offset=16, length=16), outside(location="w.bin", offset=4), outside(location="w.bin", length=15), outside(location="missing"),
+                outside(location="../w.bin"), outside(location="/etc/passwd"), outside(location=""), outside(offset=0), outside(location="w.bin", offset="x"), outside(location="w.bin", offset=999),
+                outside(location="w.bin", offset="-1"), outside(location="w.bin", length="18446744073709551616"), outside(dtype=8, location="w.bin"), outside(dims=(500,), location="w.bin"),
+                outside(dtype=10, location="w.bin", offset=8, length=8), outside(dims=(40,), location="a", offset=0, length=160), outside(location="sub/w.bin"), outside(location="w.bin", other=1, checksum="x"))
+
+
+def odd_attributes():
+    H, A = onnx.helper, onnx.AttributeProto
+    tensor, graph = H.make_tensor("t", 1, [1], [1.0]), H.make_graph([H.make_node("Relu", ["x"], ["i"])], "g", [], [H.make_tensor_value_info("i", 1, None)])
+    sparse, kind = H.make_sparse_tensor(tensor, H.make_tensor("i", 7, [1], [0]), [4]), H.make_tensor_type_proto(1, [2])
+    for name, value in (("f", 1.5), ("i", 3), ("s", "text"), ("t", tensor), ("g", graph), ("floats", [1.5]), ("ints", [1, 2]), ("strings", ["a", "b"]), ("tensors", [tensor, tensor]),
+                        ("graphs", [graph]), ("sp", sparse), ("sps", [sparse]), ("tp", kind), ("tps", [kind])):
+        yield H.make_attribute(name, value)
+    for kind in range(15):
+        yield A(name="both", type=kind, f=1, i=2, s=b"s", floats=[1], ints=[1], strings=[b"a"], t=tensor, g=graph, tensors=[tensor], graphs=[graph], sparse_tensor=sparse, sparse_tensors=[sparse])
+    yield from (A(name="none"), A(i=1), A(name="ref", ref_attr_name="a", type=2), A(name="t", type=4, t=onnx.TensorProto(data_type=1, dims=[-1])))
+
+
+def odd_types():
+    H = onnx.helper
+    plain = H.make_tensor_type_proto(1, ["N", 2, None], shape_denotation=["DATA_BATCH", "", "X"])
+    yield from (plain, H.make_sequence_type_proto(plain), H.make_optional_type_proto(H.make_sequence_type_proto(plain)), H.make_map_type_proto(7, plain), H.make_sparse_tensor_type_proto(1, [3]),
+                H.make_tensor_type_proto(1, [-1]), H.make_tensor_type_proto(1, [1] * 20), H.make_tensor_type_proto(99, [1]), onnx.TypeProto(), onnx.TypeProto(denotation="IMAGE"),
+                onnx.TypeProto(sequence_type=onnx.TypeProto.Sequence()), onnx.TypeProto(opaque_type=onnx.TypeProto.Opaque(domain="a", name="b")))
+
+
+def odd_models():
+    H = onnx.helper
+    relu, x, y = H.make_node("Relu", ["x"], ["y"], "n", doc_string="d"), H.make_tensor_value_info("x", 1, [2]), H.make_tensor_value_info("y", 1, [2])
+
+    def model(nodes=(relu,), inputs=(x,), outputs=(y,), **rest):
+        top = {k: rest.pop(k) for k in list(rest) if k in ("functions", "metadata_props", "opset_import", "producer_name", "training_info")}
+        graph = onnx.GraphProto(node=nodes, name="g", input=inputs, output=outputs, **rest)
+        return onnx.ModelProto(**{"ir_version": 10, "opset_import": [H.make_opsetid("", 17)], "graph": graph, **top})
+    for tensor in odd_tensors():
+        yield model(initializer=[tensor])
+    for attribute in odd_attributes():
+        node = H.make_node("Relu", ["x"], ["y"])
+        node.attribute.append(attribute)
+        yield model([node])
+    for kind in odd_types():
+        yield model(inputs=[onnx.ValueInfoProto(name="x", type=kind)])
+    function = H.make_function("f", "Twice", ["a"], ["b"], [H.make_node("Add", ["a", "a"], ["b"])], [H.make_opsetid("", 17)], attributes=["alpha"], attribute_protos=[H.make_attribute("beta", 1)], doc_string="d",
+                               overload="o", value_info=[H.make_tensor_value_info("b", 1, [2])])
+    function.metadata_props.extend(text_fields(k="v"))
+    yield model([H.make_node("Twice", ["x"], ["y"], domain="f")], functions=[function], opset_import=[H.make_opsetid("", 17), H.make_opsetid("f", 1)])
+    bad = H.make_function("f", "Bad", ["a"], ["b"], [H.make_node("Add", ["a", "a"], ["a"])], [])
+    yield from (model(functions=[bad]), model(metadata_props=text_fields(k="v", author="me"), producer_name="p"))
+    sparse = [H.make_sparse_tensor(H.make_tensor(n, 1, [1], [1.0]), H.make_tensor("i", 7, [1], [0]), [4]) for n in ("s", "")]
+    yield from (model(sparse_initializer=sparse[:1]), model(sparse_initializer=sparse[1:]), model(inputs=[x, x]), model(outputs=[y, y]), model([relu, relu]), model([onnx.NodeProto(input=["x"], output=["y"])]),
+                model(inputs=[onnx.ValueInfoProto()]), model(value_info=[y, H.make_tensor_value_info("z", 1, None)]), model(quantization_annotation=[onnx.TensorAnnotation(tensor_name="x")]),
+                model(initializer=[H.make_tensor("x", 1, [2], [1, 2])] * 2), model([H.make_node("Relu", ["x", "", "later"], ["", "y"]), H.make_node("Relu", ["y"], ["later"])]), model([]), onnx.ModelProto(),
+                onnx.ModelProto(ir_version=3, graph=onnx.GraphProto()), model(training_info=[onnx.TrainingInfoProto()]))
+
+
 def onnx_read():
     root = Path("/usr/share/libonnx-testdata")
     for path in sorted(root.rglob("model.onnx")):
         if path.stat().st_size < 2000:
             yield path.read_bytes()
+    whole = b""
+    for made in odd_models():
+        yield made.SerializeToString()
+        whole = max(whole, made.SerializeToString(), key=len)
+    tag = lambda number, kind: bytes([number << 3 | kind])
+    yield from (whole + tag(15, 2) + b"\3new", whole + tag(12, 0) + b"\1" + tag(13, 1) + bytes(8) + tag(14, 5) + bytes(4), whole[:-3], whole[:40], whole + tag(15, 3), whole + tag(15, 7), whole + b"\0", whole + b"\xff" * 11,
+                tag(7, 0) + b"\1", tag(1, 2) + b"\0", tag(7, 2) + b"\xff\xff\xff\xff\x0f", whole + whole, tag(7, 2) + b"\0" + tag(7, 2) + b"\0", tag(7, 2) + b"\6" + (tag(1, 2) + b"\1" + b"\x08"))
+    nested = b""
+    for _ in range(80):
+        nested = tag(7, 2) + bytes([len(nested) & 127 | 128, len(nested) >> 7]) + nested
+    yield nested
+    yield from (b"", b"PK\3\4" + bytes(40), b"\x1f\x8b\x08" + bytes(40), b"\x89PNG\r\n\x1a\n" + bytes(20), b"\x7fELF" + bytes(60), b"plain text", b"{\"json\": 1}", b"\x93NUMPY\1\0" + bytes(20), b"\x89HDF\r\n\x1a\n" + bytes(9),
+                b"\x08\x0a", bytes(4) + b"TFL3" + bytes(40), b"\x80\x02}q" + bytes(20))
 
 
 def multipart():
@@ -223,6 +312,18 @@ def container():
                 body(noise, b"", bytes([0, 99, 4, 9, 2, 1, 1, 0, 7, 9])), body(b"", b"", bytes([0, 32, 2, 2, 1, 1, 0, 5, 6, 2, len(huffman)]) + huffman),
                 body(b"", b"", bytes([0, 200, 1, 3, 2, 0, 9, 255, 4, 2, 0, 8, 9])), body(b"", b"", bytes([0, 8, 1, 1, 3, len(rans)]) + rans), body(noise, b"")[:-1] + bytes([20, 4])]
 
+    number = lambda n: bytes([n & 127 | 128, n >> 7]) if n > 127 else bytes([n])
+    part = lambda lead, inner: (lead + number(len(inner)) + inner) + zlib.crc32(lead + number(len(inner)) + inner).to_bytes(4, "little")
+    entry = lambda name, data, size=None: number(len(name)) + name + number(len(data) if size is None else size) + hashlib.sha256(data).digest()
+    block = part(b"", body(b"", b"onnx"))
+    good = part(b"PARED\1", b"\1" + entry(b"m", b"onnx")) + block
+    yield from (good, good + b"x", good[:-1], good[:20], b"PARED", b"PARED\2" + good[6:], part(b"PARED\1", b"\2" + entry(b"m", b"onnx") + entry(b"n", b"")) + block, part(b"PARED\1", b"\2" + entry(b"m", b"") * 2),
+                part(b"PARED\1", b"\1" + entry(b"../m", b"")), part(b"PARED\1", b"\1" + entry(b"m", b"onnx", 1 << 13)) + block, part(b"PARED\1", b"\1" + entry(b"m", b"onyx")) + block,
+                part(b"PARED\1", b"\1" + entry(b"m", b"on")) + block, part(b"PARED\1", b"\1" + entry(b"m", b"") + b"x"), part(b"PARED\1", b"\0"), part(b"PARED\1", b"\1"), good[:-2] + b"xx",
+                part(b"PARED\1", b"\1\1m\xff\xff\xff\x7f" + bytes(32)), b"PARED\1\xff\xff\xff\xff\x0f", part(b"PARED\1", b"\1" + entry(b"m", b"onnx")) + b"\xff\xff\xff\x7f",
+                part(b"PARED\1", b"\1" + entry(b"m", b"onnx")) + part(b"", b"\0\0"))
+    deflated = zlib.compress(b"text " * 9)
+    yield from (bytes([0, 45, 5, len(deflated)]) + deflated, bytes([0, 45, 5, 3, 1, 2, 3]), bytes([0, 45, 9]), bytes([0, 45, 1, 65]))
     rng = np.random.default_rng(5)
     few, sparse = rng.integers(0, 4, 300).astype(np.float32), np.where(rng.random(400) < 0.05, rng.normal(size=400), 0).astype(np.float32)
     for array in (rng.normal(size=200).astype(np.float32), few, sparse, few * (rng.random(300) < 0.1), rng.integers(0, 9, 500).astype(np.int8), np.zeros(99, np.int8),
@@ -230,7 +331,7 @@ def container():
         width = array.itemsize.bit_length() - 1
         for only in range(7):
             yield b"array" + bytes([width | 4 * (array.dtype.kind == "f") | 8 * (only in (0, 5)), 19, 0, 255, only, only % 2, 1 + only % 3, 3, 1, 130, 5, 40, 255]) + array.tobytes()
-    for model in list(onnx_read())[::12]:
+    for model in (*list(onnx_read())[::40], *(m.SerializeToString() for m in odd_models())):
         yield b"regions" + model
 
 
