@@ -32,7 +32,7 @@ PARSERS := $(wildcard core/model/onnx_read*.c) core/model/onnx_wire.c $(wildcard
   $(patsubst %,core/data/%.c,array description picture unpack) \
   $(patsubst %,core/encode/%.c,container_read array_decode huffman rans symbols mix mix_models onnx_regions) \
   $(patsubst %,core/recipe/%.c,json_text recipe recipe_words recipe_needs params) \
-  $(patsubst %,server/%.c,guard router range trace forwarded multipart digest tus_text) api/job_new.c api/recipes.c api/resource_create.c
+  $(patsubst %,server/%.c,guard router range trace forwarded multipart digest tus_text) api/job_new.c api/recipes.c
 ifneq ($(filter fuzz cover,$(MODE)),)
 OTHER := build$(if $(filter fuzz,$(MODE)),/asan)
 REST := $(BUILD)/librest.a

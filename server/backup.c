@@ -28,9 +28,9 @@ struct written {
 
 struct sink {
     const char *to;
-    struct archive *archive;   /* NULL: a folder */
-    char part[PATH_MAX];       /* the archive under way */
-    struct written *written;   /* an archive's files so far, sorted, as an archive cannot be asked */
+    struct archive *archive; /* NULL: a folder */
+    char part[PATH_MAX];     /* the archive under way */
+    struct written *written; /* an archive's files so far, sorted, as an archive cannot be asked */
     size_t n_written;
     char *chunk;
 };
@@ -165,7 +165,8 @@ static int copy_object(struct run *run, const char *sha256, enum found *found, i
     object_name(sha256, name);
     if (join(path, run->what->data, name, err))
         return -1;
-    /* what an earlier snapshot needed may be gone from the server: each needs fewer files, until one finds all of its own */
+    /* what an earlier snapshot needed may be gone from the server: each needs fewer files, until one finds all of its
+     * own */
     *found = FOUND;
     if ((*bytes = has(&run->sink, sha256, name)) >= 0)
         return 0;
@@ -366,7 +367,8 @@ int backup_run(const struct backup *what, struct backup_figures *out, struct err
     if (archive ? open_archive(&run.sink, err) : open_folder(&run.sink, err))
         goto out;
     int n = snprintf(copy, sizeof copy, archive ? "%s.catalogue" : "%s/catalogue.new", what->to);
-    rc = n < (int)sizeof copy ? take(&run, catalogue, copy, err) : err_set(err, ERR_USAGE, "--to: the path is too long");
+    rc =
+        n < (int)sizeof copy ? take(&run, catalogue, copy, err) : err_set(err, ERR_USAGE, "--to: the path is too long");
     unlink(copy);
 out:
     if (run.sink.archive && close_archive(&run.sink, rc == 0, err))

@@ -3,8 +3,8 @@
  * Why        The catalogue and the files it refers to change all the time; a copy by cp has rows without files.
  * Layout     as a data folder: catalogue.db, node, blobs/objects/. Not in it: work folders (jobs that ran are queued
  *            again and begin anew) and uploads that were not finished.
- * Order      a snapshot of the catalogue first, then every file it refers to. A file that went away meanwhile, because its row did, makes
- *            another snapshot necessary.
+ * Order      a snapshot of the catalogue first, then every file it refers to. A file that went away meanwhile, because
+ *            its row did, makes another snapshot necessary.
  * Checks     every file is hashed on its way; a damaged or missing one is told and left out. */
 #ifndef PARED_SERVER_BACKUP_H
 #define PARED_SERVER_BACKUP_H
@@ -15,7 +15,8 @@
 
 struct backup {
     const char *data; /* folder of the server */
-    const char *to;   /* a folder (made, or one of an earlier backup, whose files are kept), or FILE.tar, .tar.gz, .tar.zst */
+    /* a folder (made, or one of an earlier backup, whose files are kept), or FILE.tar, .tar.gz, .tar.zst */
+    const char *to;
     /* One sentence for each file that is left out. */
     void (*complain)(void *arg, const char *sentence);
     void *arg;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Once a second: pages of expired rows until none is left, and a sweep when its time has come. A file goes after its last
- * row has: gc_blob asks again under the blobs' lock, so a row or a pin that came meanwhile keeps it. */
+ * Once a second: pages of expired rows until none is left, and a sweep when its time has come. A file goes after its
+ * last row has: gc_blob asks again under the blobs' lock, so a row or a pin that came meanwhile keeps it. */
 #include "server/collector.h"
 
 #include <stdatomic.h>

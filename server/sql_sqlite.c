@@ -246,15 +246,19 @@ static int copy(const char *dsn, const char *path, struct err *err)
     ") ON CONFLICT(what,owner) DO UPDATE SET n=n+excluded.n;"
 #define COUNT_ROWS(table, what)                                                                                        \
     "CREATE TRIGGER " table "_comes AFTER INSERT ON " table " BEGIN " ADD(what, "new.owner", "1")                      \
-    ADD("'bytes'", "new.owner", "new.bytes") "END;"                                                                    \
-    "CREATE TRIGGER " table "_goes AFTER DELETE ON " table " BEGIN " ADD(what, "old.owner", "-1")                      \
-    ADD("'bytes'", "old.owner", "-old.bytes") "END;"
-static const char tally[] =
-    COUNT_ROWS("model", "'models'") COUNT_ROWS("dataset", "'datasets'") COUNT_ROWS("artifact", "'artifacts'")
-    "CREATE TRIGGER job_comes AFTER INSERT ON job BEGIN " ADD("new.state", "new.owner", "1") "END;"
-    "CREATE TRIGGER job_goes AFTER DELETE ON job BEGIN " ADD("old.state", "old.owner", "-1") "END;"
-    "CREATE TRIGGER job_changes AFTER UPDATE OF state ON job WHEN old.state<>new.state BEGIN "
-    ADD("old.state", "old.owner", "-1") ADD("new.state", "new.owner", "1") "END;";
+        ADD("'bytes'", "new.owner", "new.bytes") "END;"                                                                \
+                                                 "CREATE TRIGGER " table "_goes AFTER DELETE ON " table                \
+                                                 " BEGIN " ADD(what, "old.owner", "-1")                                \
+                                                     ADD("'bytes'", "old.owner", "-old.bytes") "END;"
+static const char tally[] = COUNT_ROWS("model", "'models'") COUNT_ROWS("dataset", "'datasets'")
+    COUNT_ROWS("artifact", "'artifacts'") "CREATE TRIGGER job_comes AFTER INSERT ON job BEGIN " ADD(
+        "new.state", "new.owner",
+        "1") "END;"
+             "CREATE TRIGGER job_goes AFTER DELETE ON job BEGIN " ADD(
+                 "old.state", "old.owner",
+                 "-1") "END;"
+                       "CREATE TRIGGER job_changes AFTER UPDATE OF state ON job WHEN old.state<>new.state BEGIN " ADD(
+                           "old.state", "old.owner", "-1") ADD("new.state", "new.owner", "1") "END;";
 
 const struct sql_driver sql_sqlite = {
     .name = "sqlite",

@@ -17,8 +17,11 @@ static int list(const struct sql_driver *driver, struct sql_conn *conn, struct a
                 struct err *err)
 {
     int64_t room = 0, rc;
-    struct sql_stmt *count = driver->prepare(conn, "SELECT (SELECT count(*) FROM resource_file)+(SELECT count(*) FROM artifact)"
-                                                   "+(SELECT count(*) FROM upload)", err);
+    struct sql_stmt *count =
+        driver->prepare(conn,
+                        "SELECT (SELECT count(*) FROM resource_file)+(SELECT count(*) FROM artifact)"
+                        "+(SELECT count(*) FROM upload)",
+                        err);
     struct sql_stmt *rows = count ? driver->prepare(conn, used, err) : NULL;
     if (rows && driver->step(count, err) == 1)
         room = driver->column_int(count, 0);
@@ -71,7 +74,8 @@ int store_copy(const char *path, const char *to, struct arena *arena, struct sto
         return -1;
     struct sql_conn *conn = driver->open(to, false, err);
     int rc = conn && driver->exec(conn, unfinished, err) == 0 && list(driver, conn, arena, files, err) == 0 &&
-                     driver->exec(conn, "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode=DELETE", err) == 0 /* one file */
+                     driver->exec(conn, "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode=DELETE", err) ==
+                         0 /* one file */
                  ? 0
                  : -1;
     if (conn)

@@ -23,7 +23,8 @@ int store_run_times(struct store *store, const char *methods, int64_t least, int
 
 /* Kinds of waiting jobs are told apart by their methods and by the number of digits of their size. */
 static const char ahead_sql[] =
-    "SELECT coalesce(methods,''),count(*),CAST(avg(input_bytes) AS BIGINT),-1.0 FROM (SELECT methods,input_bytes FROM job,"
+    "SELECT coalesce(methods,''),count(*),CAST(avg(input_bytes) AS BIGINT),-1.0 FROM (SELECT methods,input_bytes FROM "
+    "job,"
     " (SELECT priority AS p,run_at AS r FROM job WHERE id=$1) mine"
     " WHERE state='queued' AND (priority>p OR (priority=p AND (run_at<r OR (run_at=r AND id<$1)))) LIMIT $3) ahead"
     " GROUP BY coalesce(methods,''),length(CAST(input_bytes AS TEXT))"

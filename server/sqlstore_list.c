@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Lists of jobs, newest first, by filters and page by page. A page is found in two steps: ids from the index of the most
- * telling condition, sifted by the others; then the rows of those ids. Which condition tells most is counted, up to some
- * hundreds of rows: a rare label is found at once, whatever else is asked. The cursor is the last id seen and every index
- * ends with the id, so that a page costs the same wherever it begins, and rows that come or go between two pages shift
- * nothing. Several states are one walk each, merged.
+ * Lists of jobs, newest first, by filters and page by page. A page is found in two steps: ids from the index of the
+ * most telling condition, sifted by the others; then the rows of those ids. Which condition tells most is counted, up
+ * to some hundreds of rows: a rare label is found at once, whatever else is asked. The cursor is the last id seen and
+ * every index ends with the id, so that a page costs the same wherever it begins, and rows that come or go between two
+ * pages shift nothing. Several states are one walk each, merged.
  *
- * Times are conditions on created_at, which is the database's clock; bounds on the id keep the walk short. An id holds the
- * time of its making by the server's clock, which may differ, and never goes back within a process: the bounds have an
- * hour of slack. */
+ * Times are conditions on created_at, which is the database's clock; bounds on the id keep the walk short. An id holds
+ * the time of its making by the server's clock, which may differ, and never goes back within a process: the bounds have
+ * an hour of slack. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,15 +43,14 @@ int sqlstore_labels(struct db *db, const struct store_job_new *in, const char *i
  * goes on with the id: the plus keeps it from one. */
 
 #define HAS_LABEL(key, value)                                                                                          \
-    " AND (" key "='' OR EXISTS(SELECT 1 FROM job_label l WHERE l.owner=$1 AND l.key=" key " AND l.value=" value        \
+    " AND (" key "='' OR EXISTS(SELECT 1 FROM job_label l WHERE l.owner=$1 AND l.key=" key " AND l.value=" value       \
     " AND l.job_id=job.id))"
 #define SIFT                                                                                                           \
     " AND job.owner=$1 AND job.id<$2 AND job.id>=$3 AND job.created_at>=$4 AND job.created_at<$5"                      \
     " AND ($6='' OR $6 LIKE '%,'||job.state||',%')"                                                                    \
     " AND ($7='' OR EXISTS(SELECT 1 FROM job_input i WHERE i.job_id=job.id AND i.role='model' AND i.resource_id=$7))"  \
-    " AND ($8='' OR job.name=$8) AND +job.priority>=$9 AND +job.priority<=$10"                                         \
-    HAS_LABEL("$11", "$12") HAS_LABEL("$13", "$14") HAS_LABEL("$15", "$16") HAS_LABEL("$17", "$18")                    \
-    " AND ($19='' OR job.retry_of=$19)"
+    " AND ($8='' OR job.name=$8) AND +job.priority>=$9 AND +job.priority<=$10" HAS_LABEL("$11", "$12")                 \
+        HAS_LABEL("$13", "$14") HAS_LABEL("$15", "$16") HAS_LABEL("$17", "$18") " AND ($19='' OR job.retry_of=$19)"
 
 enum walk { WALK_MODEL, WALK_LABEL, WALK_RETRY, WALK_NAME, WALK_PRIORITY, WALK_STATE, WALK_ALL };
 static const char *const walk_sql[] = {
@@ -61,13 +60,14 @@ static const char *const walk_sql[] = {
                    " d.value=$12 AND d.job_id<$2 AND d.job_id>=$3" SIFT " ORDER BY d.job_id DESC LIMIT $20",
     [WALK_RETRY] = "SELECT job.id FROM job WHERE job.retry_of=$19" SIFT " ORDER BY job.id DESC LIMIT $20",
     [WALK_NAME] = "SELECT job.id FROM job WHERE job.name=$8" SIFT " ORDER BY job.id DESC LIMIT $20",
-    [WALK_PRIORITY] = "SELECT job.id FROM job WHERE job.priority<>0 AND job.priority=$9" SIFT
-                      " ORDER BY job.id DESC LIMIT $20",
+    [WALK_PRIORITY] =
+        "SELECT job.id FROM job WHERE job.priority<>0 AND job.priority=$9" SIFT " ORDER BY job.id DESC LIMIT $20",
     [WALK_STATE] = "SELECT job.id FROM job WHERE job.state=$21" SIFT " ORDER BY job.id DESC LIMIT $20",
     [WALK_ALL] = "SELECT job.id FROM job WHERE 1=1" SIFT " ORDER BY job.id DESC LIMIT $20",
 };
 
-/* How many rows a walk has, counted up to 500: $1 what it is by, $2 and $3 bounds of the id, $4 owner, $5 a label's value. */
+/* How many rows a walk has, counted up to 500: $1 what it is by, $2 and $3 bounds of the id, $4 owner, $5 a label's
+ * value. */
 #define FEW(from) "SELECT count(*) FROM (SELECT 1 FROM " from " LIMIT 500) few"
 static const char *const count_sql[] = {
     [WALK_MODEL] = FEW("job_input WHERE resource_id=$1 AND job_id<$2 AND job_id>=$3"),
@@ -110,8 +110,11 @@ static int count_one(struct db *db, const struct store_page *page, const struct 
 {
     const struct id_span span = sqlstore_span(page, "job");
     const struct sql_value values[] = {c->by, T(span.high), T(span.low), T(page->owner), T(c->value)};
-    return db_int(db, count_sql[c->walk], values, c->walk == WALK_MODEL ? 3 : c->walk == WALK_LABEL ? 5 : 4, 0, count,
-                  err);
+    return db_int(db, count_sql[c->walk], values,
+                  c->walk == WALK_MODEL   ? 3
+                  : c->walk == WALK_LABEL ? 5
+                                          : 4,
+                  0, count, err);
 }
 
 static int count_condition(struct db *db, const struct store_page *page, const struct store_job_filter *filter,
@@ -183,7 +186,14 @@ static int walk(struct db *db, const struct condition *by, const struct store_pa
         T(page->name ? page->name : ""),
         I(filter->priority ? *filter->priority : -PRIORITY_ANY),
         I(filter->priority ? *filter->priority : PRIORITY_ANY),
-        T(""), T(""), T(""), T(""), T(""), T(""), T(""), T(""),
+        T(""),
+        T(""),
+        T(""),
+        T(""),
+        T(""),
+        T(""),
+        T(""),
+        T(""),
         T(filter->retry_of ? filter->retry_of : ""),
         I(page->limit + 1),
         T(state),

@@ -67,7 +67,10 @@ static int claim_one(struct db *db, const char *worker, int64_t lease_ms, struct
         return -1;
     if (!out->id)
         return 0;
-    return sqlstore_owner_served(db, owner, err) || claim_inputs(db, arena, out, err) || sqlstore_state_event(db, out->id, JOB_RUNNING, err) ? -1 : 1;
+    return sqlstore_owner_served(db, owner, err) || claim_inputs(db, arena, out, err) ||
+                   sqlstore_state_event(db, out->id, JOB_RUNNING, err)
+               ? -1
+               : 1;
 }
 
 int store_job_claim(struct store *store, const char *worker, int64_t lease_ms, struct arena *arena,
@@ -362,8 +365,8 @@ static int find_lost(struct db *db, const char *node, struct attempt *list, int 
 static int reap_page(struct store *store, const char *node, struct attempt *list, bool *queued, int *count,
                      struct err *err)
 {
-    static const char lost[] =
-        "{\"code\":\"job_lost\",\"title\":\"Lease lost too often\",\"detail\":\"The job was interrupted too often: its worker stopped 20 times.\"}";
+    static const char lost[] = "{\"code\":\"job_lost\",\"title\":\"Lease lost too often\",\"detail\":\"The job was "
+                               "interrupted too often: its worker stopped 20 times.\"}";
     struct db *db = db_write(store, true, err);
     if (!db)
         return -1;

@@ -198,10 +198,10 @@ int store_resource_list(struct store *store, enum store_kind kind, const struct 
                         struct store_resource *rows, int *count, bool *more, struct err *err)
 {
 #define SELECT_PAGE(table)                                                                                             \
-    "SELECT " COLUMNS " FROM " table " WHERE owner=$1 AND id<$2 AND id>=$4 AND created_at>=$5 AND created_at<$6"        \
+    "SELECT " COLUMNS " FROM " table " WHERE owner=$1 AND id<$2 AND id>=$4 AND created_at>=$5 AND created_at<$6"       \
     " ORDER BY id DESC LIMIT $3"
 #define SELECT_NAMED(table)                                                                                            \
-    "SELECT " COLUMNS " FROM " table " WHERE owner=$1 AND id<$2 AND id>=$4 AND created_at>=$5 AND created_at<$6"        \
+    "SELECT " COLUMNS " FROM " table " WHERE owner=$1 AND id<$2 AND id>=$4 AND created_at>=$5 AND created_at<$6"       \
     " AND name=$7 ORDER BY id DESC LIMIT $3"
     static const char *const all[] = BOTH(SELECT_PAGE), *const named[] = BOTH(SELECT_NAMED);
     const struct id_span span = sqlstore_span(page, kind == STORE_MODEL ? "mdl" : "dst");
@@ -211,13 +211,10 @@ int store_resource_list(struct store *store, enum store_kind kind, const struct 
     struct query q;
     *count = 0;
     *more = false;
-    const struct sql_value values[] = {T(page->owner),
-                                       T(span.high),
-                                       I(page->limit + 1),
-                                       T(span.low),
-                                       I(page->created_from),
-                                       I(page->created_before ? page->created_before : INT64_MAX),
-                                       T(page->name)};
+    const struct sql_value values[] = {
+        T(page->owner), T(span.high),          I(page->limit + 1),
+        T(span.low),    I(page->created_from), I(page->created_before ? page->created_before : INT64_MAX),
+        T(page->name)};
     query_start(&q, db, page->name ? named[kind] : all[kind], values, page->name ? 7 : 6, err);
     while (query_row(&q)) {
         if (*count == page->limit) {

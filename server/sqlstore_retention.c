@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What time does to rows: jobs and artifacts that are old enough go, and what a jump of the database's clock would break is put right.
+ * What time does to rows: jobs and artifacts that are old enough go, and what a jump of the database's clock would
+ * break is put right.
  *
- * A clock that jumps forward ends every lease at once, although the workers live: the jump is seen by comparing the clock
- * with the monotonic one since the last look, and the leases move with it. A clock that jumps back makes waits endless
- * that were to last seconds: no lease ends later than the longest lease from now, no back-off is longer than the longest
- * back-off, and a job that never waited for anything may be claimed. */
+ * A clock that jumps forward ends every lease at once, although the workers live: the jump is seen by comparing the
+ * clock with the monotonic one since the last look, and the leases move with it. A clock that jumps back makes waits
+ * endless that were to last seconds: no lease ends later than the longest lease from now, no back-off is longer than
+ * the longest back-off, and a job that never waited for anything may be claimed. */
 #include "core/base/clock.h"
 #include "core/base/log.h"
 #include "server/sqlstore.h"
@@ -64,8 +65,8 @@ static int look(struct store *store, int64_t job_ttl_ms, int64_t artifact_ttl_ms
         return -1;
     int rc = any_older(db, "SELECT EXISTS(SELECT 1 FROM job WHERE finished_at<@NOW@-$1)", job_ttl_ms, jobs, err);
     if (rc == 0)
-        rc = any_older(db, "SELECT EXISTS(SELECT 1 FROM artifact WHERE created_at<@NOW@-$1)", artifact_ttl_ms, artifacts,
-                       err);
+        rc = any_older(db, "SELECT EXISTS(SELECT 1 FROM artifact WHERE created_at<@NOW@-$1)", artifact_ttl_ms,
+                       artifacts, err);
     db_end(db);
     return rc;
 }
@@ -192,9 +193,8 @@ static int read_clock(struct store *store, int64_t *now, int64_t *wrong, struct 
 /* By how much the database's clock went ahead of the monotonic one since the last look. */
 static int64_t jumped(struct sqlstore_upkeep *upkeep, int64_t now, double monotonic)
 {
-    int64_t jump = upkeep->looked_at > 0
-                       ? now - upkeep->clock_ms - (int64_t)((monotonic - upkeep->looked_at) * 1e3)
-                       : 0;
+    int64_t jump =
+        upkeep->looked_at > 0 ? now - upkeep->clock_ms - (int64_t)((monotonic - upkeep->looked_at) * 1e3) : 0;
     upkeep->looked_at = monotonic;
     upkeep->clock_ms = now;
     return jump;
@@ -209,7 +209,8 @@ static int repair(struct store *store, int64_t jump, struct err *err)
                       start[] = "UPDATE job SET run_at=@NOW@ WHERE " TOO_LATE("$1"),
                       cut[] = "UPDATE job SET lease_until=@NOW@+$1 WHERE " TOO_LONG("$1");
     if ((jump > 0 && db_run(db, move, BIND(I(jump)), err) < 0) ||
-        db_run(db, start, BIND(I(LONGEST_BACKOFF_MS)), err) < 0 || db_run(db, cut, BIND(I(LONGEST_LEASE_MS)), err) < 0) {
+        db_run(db, start, BIND(I(LONGEST_BACKOFF_MS)), err) < 0 ||
+        db_run(db, cut, BIND(I(LONGEST_LEASE_MS)), err) < 0) {
         db_abort(db);
         return -1;
     }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  * The catalogue's tables, as steps from each schema version to the next. A step that was released is never edited: add
- * one. `job` is narrow and its hot indexes are partial, so that finished jobs cost the queue nothing; what changes often
- * (progress) and what grows (events) has tables of its own. `lease_until` is not indexed: a beat then touches no index. */
+ * one. `job` is narrow and its hot indexes are partial, so that finished jobs cost the queue nothing; what changes
+ * often (progress) and what grows (events) has tables of its own. `lease_until` is not indexed: a beat then touches no
+ * index. */
 #include "server/sqlstore.h"
 
 #define RESOURCE_TABLE(name)                                                                                          \
@@ -83,8 +84,8 @@ const char *const sqlstore_migrations[] = {
     "CREATE TABLE server_value(name TEXT PRIMARY KEY, value TEXT NOT NULL);"
     "CREATE TABLE owner_turn(owner TEXT PRIMARY KEY, turn BIGINT NOT NULL) @KEYED@;"
     "DROP INDEX job_claim; CREATE INDEX job_claim ON job(owner, priority DESC, run_at, id) WHERE state='queued';"
-    /* How many there are, by what and owner: of jobs by state, of models, datasets, artifacts, and the bytes of these three.
-     * Counting rows takes longer the more there are. */
+    /* How many there are, by what and owner: of jobs by state, of models, datasets, artifacts, and the bytes of these
+     * three. Counting rows takes longer the more there are. */
     "CREATE TABLE tally(what TEXT NOT NULL, owner TEXT NOT NULL, n BIGINT NOT NULL, PRIMARY KEY(what, owner)) @KEYED@;"
     "INSERT INTO tally SELECT state,owner,count(*) FROM job GROUP BY state,owner;" COUNT_RESOURCES("model", "models")
     COUNT_RESOURCES("dataset", "datasets") COUNT_RESOURCES("artifact", "artifacts")

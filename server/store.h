@@ -50,8 +50,8 @@ int64_t store_job_ttl_ms(struct store *store);
 /* To be called about once a second: write-ahead log into the file, expired idempotency keys away. */
 int store_maintain(struct store *store, struct err *err);
 
-/* For a backup: a consistent copy of the catalogue file `path` into the new file `to`, while others write; and the hashes of
- * all blobs that the copy refers to, sorted. Unfinished uploads are not in it. */
+/* For a backup: a consistent copy of the catalogue file `path` into the new file `to`, while others write; and the
+ * hashes of all blobs that the copy refers to, sorted. Unfinished uploads are not in it. */
 struct store_orphans;
 int store_copy(const char *path, const char *to, struct arena *arena, struct store_orphans *files, struct err *err);
 
@@ -77,9 +77,9 @@ struct store_resource {
     int64_t max_bytes; /* inserts only: ERR_RATE_LIMITED when the owner would have more stored; 0 = no limit */
 };
 /* Insert `in`; id and created_at are the store's. `details` are larger JSON texts, ended by {NULL, NULL}, read only by
- * store_resource_details ("layers", "graph", "groups"); NULL for none. If the owner already has the same content (all files:
- * names and hashes; the first file's name does not count) nothing is inserted, *existed is true and *out is the old
- * row. */
+ * store_resource_details ("layers", "graph", "groups"); NULL for none. If the owner already has the same content (all
+ * files: names and hashes; the first file's name does not count) nothing is inserted, *existed is true and *out is the
+ * old row. */
 struct store_detail {
     const char *what, *json;
 };
@@ -185,8 +185,8 @@ struct store_job_new {
     const char *traceparent; /* trace.h; or NULL */
     const char *retry_of; /* the job that this one does again, or NULL */
     const char *methods;  /* those of its steps, in order, separated by spaces: what run times are estimated by */
-    /* Text of everything but the inputs that decides the bytes of the result: version, recipe, seed. With the contents of
-     * the inputs it makes the job's fingerprint. NULL: none. */
+    /* Text of everything but the inputs that decides the bytes of the result: version, recipe, seed. With the contents
+     * of the inputs it makes the job's fingerprint. NULL: none. */
     const char *plan;
     bool reuse; /* a succeeded job of the same fingerprint, whose artifacts are there, is the answer */
     const char *request; /* JSON text as the API shows it again; its `recipe` (object) is what workers run */
@@ -196,7 +196,8 @@ struct store_job_new {
     const char *idempotency_key, *request_sha256; /* both or none */
     int64_t idempotency_ttl_s;
     int64_t max_queued; /* 0 = no limit; ERR_UNAVAILABLE when so many wait */
-    int64_t max_active, max_bytes; /* of the owner: jobs queued or running, stored bytes; 0 = no limit; ERR_RATE_LIMITED */
+    /* of the owner: jobs queued or running, stored bytes; 0 = no limit; ERR_RATE_LIMITED */
+    int64_t max_active, max_bytes;
 };
 struct store_progress {
     int64_t step, steps, done, total; /* step counts from 1 */
@@ -451,8 +452,8 @@ struct store_outcome {
  * written; -1. A success of a job that was asked to cancel is a success: the work was done before the word came. */
 int store_job_settle(struct store *store, const char *id, int64_t attempt, const struct store_outcome *outcome,
                      enum job_state *state, struct err *err);
-/* Jobs whose lease has ended go back to the queue (or end); leases and waits follow a clock that jumped. From one thread at
- * a time. `node` not NULL: those whose lease_owner starts with
+/* Jobs whose lease has ended go back to the queue (or end); leases and waits follow a clock that jumped. From one
+ * thread at a time. `node` not NULL: those whose lease_owner starts with
  * "node:" too, lease or not: at boot nobody else can be running them. *count = how many. */
 int store_job_reap(struct store *store, const char *node, int *count, struct err *err);
 /* Is this job running or queued? For cleaning work folders. 1 yes, 0 no, -1. */

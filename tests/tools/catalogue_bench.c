@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Speed of the catalogue, empty and with many jobs: catalogue_bench FOLDER JOBS [QUEUED]. Fills a new catalogue in FOLDER
- * with JOBS ended jobs of ten owners, and QUEUED waiting ones, through plain SQL; then times each call, by the clock and
- * by the processor time of this thread. One JSON object on stdout, microseconds, medians.
+ * Speed of the catalogue, empty and with many jobs: catalogue_bench FOLDER JOBS [QUEUED]. Fills a new catalogue in
+ * FOLDER with JOBS ended jobs of ten owners, and QUEUED waiting ones, through plain SQL; then times each call, by the
+ * clock and by the processor time of this thread. One JSON object on stdout, microseconds, medians.
  *
  * Every call finds the same, whatever JOBS is: a list of an empty catalogue has full pages of the jobs that were
  * submitted, claimed and settled before. */
@@ -62,7 +62,8 @@ static const char fill_sql[] =
     " (SELECT 1 AS value UNION ALL SELECT 2 UNION ALL SELECT 3) s;"
     "INSERT INTO job_label SELECT owner,'team','team-'||(run_at%%7),id FROM job;"
     "INSERT INTO job_label SELECT owner,'rare','yes',id FROM job WHERE run_at%%5000=1000;"
-    "INSERT INTO artifact SELECT replace(id,'job_','art_'),owner,id,'model.onnx','a/b',printf('%%064d',rowid),5,created_at"
+    "INSERT INTO artifact SELECT "
+    "replace(id,'job_','art_'),owner,id,'model.onnx','a/b',printf('%%064d',rowid),5,created_at"
     " FROM job WHERE state='succeeded'; COMMIT;";
 
 static int fill(const char *path, long jobs, long queued, const char *model, struct err *err)
@@ -174,8 +175,9 @@ static void list_label(struct bench *b)
 static void list_rare(struct bench *b)
 {
     const struct store_label label = {"rare", "yes"};
-    list_by(b, (struct store_page){0},
-            (struct store_job_filter){.labels = &label, .label_count = 1, .model = b->model, .states = 1u << JOB_FAILED});
+    list_by(
+        b, (struct store_page){0},
+        (struct store_job_filter){.labels = &label, .label_count = 1, .model = b->model, .states = 1u << JOB_FAILED});
 }
 
 static void list_none(struct bench *b)
@@ -200,10 +202,20 @@ static const struct {
     const char *name;
     void (*call)(struct bench *b);
 } calls[] = {
-    {"submit", submit},         {"get_queued", get_queued},   {"ahead", ahead},           {"claim", claim},
-    {"settle", settle},         {"list", list},               {"list_middle", list_middle}, {"list_failed", list_failed},
-    {"list_model", list_model}, {"list_label", list_label},   {"list_name", list_name},   {"list_rare", list_rare},
-    {"list_none", list_none},   {"count", count_all},
+    {"submit", submit},
+    {"get_queued", get_queued},
+    {"ahead", ahead},
+    {"claim", claim},
+    {"settle", settle},
+    {"list", list},
+    {"list_middle", list_middle},
+    {"list_failed", list_failed},
+    {"list_model", list_model},
+    {"list_label", list_label},
+    {"list_name", list_name},
+    {"list_rare", list_rare},
+    {"list_none", list_none},
+    {"count", count_all},
 };
 enum { CALLS = sizeof calls / sizeof calls[0] };
 
@@ -226,8 +238,8 @@ static void measure(struct bench *b, int which)
     }
     qsort(wall, ROUNDS, sizeof *wall, ascending);
     qsort(cpu, ROUNDS, sizeof *cpu, ascending);
-    printf("\"%s\": {\"us\": %.1f, \"cpu_us\": %.1f}%s", calls[which].name, wall[ROUNDS / 2] * 1e6, cpu[ROUNDS / 2] * 1e6,
-           which == CALLS - 1 ? "}\n" : ", ");
+    printf("\"%s\": {\"us\": %.1f, \"cpu_us\": %.1f}%s", calls[which].name, wall[ROUNDS / 2] * 1e6,
+           cpu[ROUNDS / 2] * 1e6, which == CALLS - 1 ? "}\n" : ", ");
 }
 
 static void open_filled(struct bench *b, const char *folder, long jobs, long queued)

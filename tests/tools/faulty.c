@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
- * pared with faults in its catalogue, for tests of durability. It takes the commands of pared, and from the environment:
+ * pared with faults in its catalogue, for tests of durability. It takes the commands of pared, and from the
+ * environment:
  *
  *   PARED_FAULT_LOG=FILE            a line "CALL MOMENT" for each call of the catalogue
- *   PARED_FAULT_KILL=CALL:MOMENT[:N] SIGKILL at the N-th (first) time that CALL comes to MOMENT (before, after its commit)
- *   PARED_FAULT_RATE=P[:SEED]       a fraction P of all calls fails, half of them after their commit
+ *   PARED_FAULT_KILL=CALL:MOMENT[:N] SIGKILL at the N-th (first) time that CALL comes to MOMENT (before, after its
+ *   commit) PARED_FAULT_RATE=P[:SEED]       a fraction P of all calls fails, half of them after their commit
  *
  * The pared that is installed has none of this: its main() does not set the hook. */
 #include <fcntl.h>
@@ -68,7 +69,8 @@ static int bad(const char *what)
 
 static int read_plan(void)
 {
-    const char *log = getenv("PARED_FAULT_LOG"), *kill_at = getenv("PARED_FAULT_KILL"), *rate = getenv("PARED_FAULT_RATE");
+    const char *log = getenv("PARED_FAULT_LOG"), *kill_at = getenv("PARED_FAULT_KILL"),
+               *rate = getenv("PARED_FAULT_RATE");
     char moment[10] = "";
     if (log && (plan.log_fd = open(log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644)) < 0)
         return bad("PARED_FAULT_LOG");

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * store_fixture.h - a catalogue of its own for each test, over any driver, with a clock that the test moves.
- * Clock      the driver's "now" is taken with a shift from a one-row table added to it, so that waits cost nothing and jumps can be
- *            tried: the database's own clock stays what counts, as in a server. */
+ * Clock      the driver's "now" is taken with a shift from a one-row table added to it, so that waits cost nothing and
+ *            jumps can be tried: the database's own clock stays what counts, as in a server. */
 #ifndef PARED_TESTS_STORE_FIXTURE_H
 #define PARED_TESTS_STORE_FIXTURE_H
 
@@ -102,8 +102,8 @@ static inline void make_clock(struct fixture *f)
     run_sql(f, "CREATE TABLE test_clock(shift BIGINT NOT NULL); INSERT INTO test_clock VALUES(0)");
 }
 
-static inline struct store_resource add_model(struct fixture *f, const char *owner, const char *name, const char *sha256,
-                                              bool *existed)
+static inline struct store_resource add_model(struct fixture *f, const char *owner, const char *name,
+                                              const char *sha256, bool *existed)
 {
     struct store_file file = {name, sha256, 100};
     struct store_resource in = {.owner = owner,

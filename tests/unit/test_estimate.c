@@ -20,7 +20,7 @@ static void median_of_scaled_runs(void **state)
         {2, {{10, 100}, {10, 100}}, 100, -1},
         {3, {{10, 100}, {30, 100}, {20, 100}}, 100, 20},
         {4, {{10, 100}, {30, 100}, {20, 100}, {40, 100}}, 100, 25},
-        {3, {{10, 50}, {10, 100}, {10, 200}}, 100, 10}, /* 20, 10, 5 */
+        {3, {{10, 50}, {10, 100}, {10, 200}}, 100, 10},                     /* 20, 10, 5 */
         {5, {{1000, 100}, {1, 100}, {2, 100}, {3, 100}, {2, 100}}, 100, 2}, /* one slow run is no rule */
         {3, {{10, 0}, {20, 0}, {30, 0}}, 100, 20},
     };
@@ -70,7 +70,7 @@ static void nothing_is_told_without_a_past(void **state)
     struct estimate e = estimate(f, job.id, 1);
     assert_true(e.eta_s < 0);
     assert_int_equal(e.samples, 2);
-    near(e.wait_s, 0); /* but a worker is free */
+    near(e.wait_s, 0);           /* but a worker is free */
     past_job(f, "prune", 10000); /* it takes `job`, the older one, and leaves the new one */
     past_job(f, "quantize", 10000);
     struct store_job other = add(f, "quantize");
@@ -98,7 +98,7 @@ static void times_of_the_past(void **state)
     near(estimate(f, third.id, 1).wait_s, 18);
     near(estimate(f, third.id, 2).wait_s, 9);
     assert_true(estimate(f, third.id, 0).wait_s < 0); /* nobody works here */
-    move_clock(f, 60000); /* longer than expected */
+    move_clock(f, 60000);                             /* longer than expected */
     near(estimate(f, first.id, 1).eta_s, 0);
     near(estimate(f, second.id, 1).wait_s, 0);
     struct store_job unknown = add(f, "train"), behind = add(f, "prune");
@@ -129,7 +129,8 @@ static void other_sizes_tell_nothing(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(median_of_scaled_runs), STORE_TEST(nothing_is_told_without_a_past),
-                                       STORE_TEST(times_of_the_past), STORE_TEST(other_sizes_tell_nothing)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(median_of_scaled_runs),
+                                       STORE_TEST(nothing_is_told_without_a_past), STORE_TEST(times_of_the_past),
+                                       STORE_TEST(other_sizes_tell_nothing)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

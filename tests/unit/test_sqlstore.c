@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What is SQLite's own in the catalogue: every statement of the queue and of the lists finds its rows by an index (EXPLAIN QUERY
- * PLAN of all that the store prepares), a copy is taken while others write, a file that is none is refused, and so are folders that
- * cannot be written. What any database must do: test_store_conformance.c. */
+ * What is SQLite's own in the catalogue: every statement of the queue and of the lists finds its rows by an index
+ * (EXPLAIN QUERY PLAN of all that the store prepares), a copy is taken while others write, a file that is none is
+ * refused, and so are folders that cannot be written. What any database must do: test_store_conformance.c. */
 #include "tests/unit/store_fixture.h"
 
 #include <fcntl.h>
@@ -25,7 +25,8 @@ static struct sql_stmt *recording_prepare(struct sql_conn *conn, const char *sql
 /* A life with everything in it, so that all statements are prepared. */
 static void live(struct fixture *f)
 {
-    struct store_job_new in = {.idempotency_key = "k", .request_sha256 = SHA_A, .idempotency_ttl_s = 100, .max_queued = 1000};
+    struct store_job_new in = {
+        .idempotency_key = "k", .request_sha256 = SHA_A, .idempotency_ttl_s = 100, .max_queued = 1000};
     struct store_job job = add_job_with(f, in), rows[5];
     struct store_counts counts;
     struct store_orphans orphans;
@@ -50,7 +51,8 @@ static void live(struct fixture *f)
     store_job_metric(f->store, c.id, c.attempt, "{}", &f->err);
     assert_int_equal(store_event_list(f->store, "local", c.id, NULL, 0, 5, f->arena, events, &count, &f->err), 0);
     struct store_artifact made = {.name = "m", .media_type = "a/b", .sha256 = SHA_B, .bytes = 5};
-    settle(f, &c, (struct store_outcome){.kind = STORE_SUCCEEDED, .result = "{}", .artifacts = &made, .artifact_count = 1});
+    settle(f, &c,
+           (struct store_outcome){.kind = STORE_SUCCEEDED, .result = "{}", .artifacts = &made, .artifact_count = 1});
     assert_int_equal(store_artifact_list(f->store, "local", job.id, f->arena, &artifacts, &count, &f->err), 0);
     assert_int_equal(store_artifact_by_name(f->store, "local", job.id, "m", f->arena, &one, &f->err), 0);
     assert_int_equal(store_blob_used(f->store, SHA_B, &f->err), 1);
@@ -70,10 +72,12 @@ static void live(struct fixture *f)
 /* Tables that grow with the catalogue; the others stay small. */
 static bool grows(const char *detail)
 {
-    static const char *const tables[] = {"job", "p", "job_event", "job_input", "job_progress", "job_label", "artifact",
-                                         "resource_file", "resource_detail", "model", "dataset", "idempotency"};
+    static const char *const tables[] = {"job",       "p",          "job_event",     "job_input",       "job_progress",
+                                         "job_label", "artifact",   "resource_file", "resource_detail", "model",
+                                         "dataset",   "idempotency"};
     char word[100] = "";
-    bool unbounded = !strncmp(detail, "SEARCH", 6) && !strchr(detail, '('); /* min() over an index with a condition it cannot see */
+    bool unbounded =
+        !strncmp(detail, "SEARCH", 6) && !strchr(detail, '('); /* min() over an index with a condition it cannot see */
     if (sscanf(detail, unbounded ? "SEARCH %99s" : "SCAN %99s", word) != 1)
         return false;
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++)

@@ -84,12 +84,13 @@ static void fill(struct fixture *f, struct known all[N], const char *models[2])
         if (k->stage)
             labels[count++] = (struct store_label){"stage", k->stage};
         struct store_job job = add_job_with(f, (struct store_job_new){.inputs = {[JOB_ROLE_MODEL] = k->model},
-                                                                     .name = k->name,
-                                                                     .priority = k->priority,
-                                                                     .labels = labels,
-                                                                     .label_count = count});
+                                                                      .name = k->name,
+                                                                      .priority = k->priority,
+                                                                      .labels = labels,
+                                                                      .label_count = count});
         snprintf(k->id, sizeof k->id, "%s", job.id);
-        snprintf(sql, sizeof sql, "UPDATE job SET state='%.20s',lease_until=%s,finished_at=%s,created_at=%lld WHERE id='%.40s'",
+        snprintf(sql, sizeof sql,
+                 "UPDATE job SET state='%.20s',lease_until=%s,finished_at=%s,created_at=%lld WHERE id='%.40s'",
                  states[k->state], k->state == JOB_RUNNING ? "1" : "NULL", k->state >= JOB_SUCCEEDED ? "1" : "NULL",
                  (long long)k->created_at, k->id);
         run_sql(f, sql);
@@ -137,8 +138,10 @@ static void other_owners_see_nothing(void **state)
     struct store_job rows[5];
     int count;
     bool more;
-    const struct store_page page = {.owner = "mallory", .limit = 5}, named = {.owner = "mallory", .limit = 5, .name = "nightly"};
-    const struct store_job_filter filters[] = {{0}, {.model = f->model}, {.labels = &label, .label_count = 1}, {.states = 1}};
+    const struct store_page page = {.owner = "mallory", .limit = 5},
+                            named = {.owner = "mallory", .limit = 5, .name = "nightly"};
+    const struct store_job_filter filters[] = {
+        {0}, {.model = f->model}, {.labels = &label, .label_count = 1}, {.states = 1}};
     for (size_t i = 0; i < sizeof filters / sizeof filters[0]; i++) {
         assert_int_equal(store_job_search(f->store, &page, &filters[i], f->arena, rows, &count, &more, &f->err), 0);
         assert_int_equal(count, 0);
@@ -175,24 +178,29 @@ static void counting_reset(struct sql_stmt *stmt)
 static void fill_many(struct fixture *f, int jobs)
 {
     char sql[3000];
-    snprintf(sql, sizeof sql,
-             "BEGIN; WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i+1 FROM n WHERE i+1<%d)"
-             " INSERT INTO job(id,owner,state,priority,run_at,timeout_s,memory_bytes,threads,request,name,retry_of,created_at,finished_at)"
-             " SELECT printf('job_01h%%023d',i),'local',CASE i%%10 WHEN 0 THEN 'failed' ELSE 'succeeded' END,"
-             " CASE WHEN i%%4000=7 THEN 9 ELSE 0 END,1000+i,0,0,0,'{}',CASE WHEN i%%2 THEN 'nightly' END,"
-             " CASE WHEN i%%5000=8 THEN 'job_x' END,1000+i,2000 FROM n;"
-             "INSERT INTO job_progress(job_id,owner,step,steps,stage,done,total,eta_s,version,updated_at)"
-             " SELECT id,owner,1,1,'',1,1,0,5,1 FROM job WHERE id<'job_01i';"
-             "INSERT INTO job_input SELECT id,'model',owner,CASE WHEN run_at%%4000=1009 THEN 'mdl_rare' ELSE '%s' END FROM job"
-             " WHERE id<'job_01i';"
-             "INSERT INTO job_label SELECT owner,'team','vision',id FROM job WHERE id<'job_01i' AND run_at%%3>0;"
-             "INSERT INTO job_label SELECT owner,'stage','old',id FROM job WHERE run_at<3000;"
-             "INSERT INTO job_label SELECT owner,'rare','yes',id FROM job WHERE id<'job_01i' AND run_at%%4000=1003; COMMIT",
-             jobs, f->model);
+    snprintf(
+        sql, sizeof sql,
+        "BEGIN; WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i+1 FROM n WHERE i+1<%d)"
+        " INSERT INTO "
+        "job(id,owner,state,priority,run_at,timeout_s,memory_bytes,threads,request,name,retry_of,created_at,finished_"
+        "at)"
+        " SELECT printf('job_01h%%023d',i),'local',CASE i%%10 WHEN 0 THEN 'failed' ELSE 'succeeded' END,"
+        " CASE WHEN i%%4000=7 THEN 9 ELSE 0 END,1000+i,0,0,0,'{}',CASE WHEN i%%2 THEN 'nightly' END,"
+        " CASE WHEN i%%5000=8 THEN 'job_x' END,1000+i,2000 FROM n;"
+        "INSERT INTO job_progress(job_id,owner,step,steps,stage,done,total,eta_s,version,updated_at)"
+        " SELECT id,owner,1,1,'',1,1,0,5,1 FROM job WHERE id<'job_01i';"
+        "INSERT INTO job_input SELECT id,'model',owner,CASE WHEN run_at%%4000=1009 THEN 'mdl_rare' ELSE '%s' END FROM "
+        "job"
+        " WHERE id<'job_01i';"
+        "INSERT INTO job_label SELECT owner,'team','vision',id FROM job WHERE id<'job_01i' AND run_at%%3>0;"
+        "INSERT INTO job_label SELECT owner,'stage','old',id FROM job WHERE run_at<3000;"
+        "INSERT INTO job_label SELECT owner,'rare','yes',id FROM job WHERE id<'job_01i' AND run_at%%4000=1003; COMMIT",
+        jobs, f->model);
     run_sql(f, sql);
 }
 
-static long long cost(struct fixture *f, const struct store_page *page, const struct store_job_filter *filter, int *count)
+static long long cost(struct fixture *f, const struct store_page *page, const struct store_job_filter *filter,
+                      int *count)
 {
     struct store_job rows[20];
     bool more;
@@ -223,7 +231,10 @@ static void a_page_costs_what_it_shows(void **state)
         {"a label of many", 20, {0}, {.labels = &team, .label_count = 1}},
         {"a label of old ones", 20, {0}, {.labels = &old, .label_count = 1}},
         {"a label of few, second", 4, {0}, {.labels = rare, .label_count = 2}},
-        {"a label of few, with model and state", 0, {0}, {.labels = rare, .label_count = 2, .model = common, .states = failed}},
+        {"a label of few, with model and state",
+         0,
+         {0},
+         {.labels = rare, .label_count = 2, .model = common, .states = failed}},
         {"a label that none has, with a model", 0, {0}, {.labels = &nobody, .label_count = 1, .model = common}},
         {"a rare model", 5, {0}, {.model = "mdl_rare", .labels = &team, .label_count = 0}},
         {"a rare model with a label", 4, {0}, {.model = "mdl_rare", .labels = &team, .label_count = 1}},
@@ -288,9 +299,12 @@ static struct store_job add_plan(struct fixture *f, const char *plan, bool reuse
 
 static void finish(struct fixture *f, enum store_outcome_kind kind, bool artifact)
 {
-    static const struct store_artifact made = {.name = "model.onnx", .media_type = "application/octet-stream", .sha256 = SHA_C, .bytes = 3};
+    static const struct store_artifact made = {
+        .name = "model.onnx", .media_type = "application/octet-stream", .sha256 = SHA_C, .bytes = 3};
     struct store_claim c = claim(f, 60000);
-    settle(f, &c, (struct store_outcome){.kind = kind, .result = "{}", .error = "{}", .artifacts = &made, .artifact_count = artifact});
+    settle(f, &c,
+           (struct store_outcome){
+               .kind = kind, .result = "{}", .error = "{}", .artifacts = &made, .artifact_count = artifact});
 }
 
 static void results_are_reused(void **state)
@@ -308,10 +322,20 @@ static void results_are_reused(void **state)
     assert_false(add_plan(f, "v2 recipe", true).reused);
     assert_false(add_plan(f, NULL, true).reused);
     const struct store_resource other = add_model(f, "local", "n.onnx", SHA_B, NULL);
-    assert_false(add_job_with(f, (struct store_job_new){.plan = "v1 recipe", .reuse = true, .inputs = {[JOB_ROLE_MODEL] = other.id}}).reused);
-    assert_false(add_job_with(f, (struct store_job_new){.plan = "v1 recipe", .reuse = true, .inputs = {[JOB_ROLE_TEACHER] = f->model}}).reused);
+    assert_false(
+        add_job_with(
+            f, (struct store_job_new){.plan = "v1 recipe", .reuse = true, .inputs = {[JOB_ROLE_MODEL] = other.id}})
+            .reused);
+    assert_false(
+        add_job_with(
+            f, (struct store_job_new){.plan = "v1 recipe", .reuse = true, .inputs = {[JOB_ROLE_TEACHER] = f->model}})
+            .reused);
     const struct store_resource theirs = add_model(f, "mallory", "m.onnx", SHA_A, NULL);
-    assert_false(add_job_with(f, (struct store_job_new){.owner = "mallory", .plan = "v1 recipe", .reuse = true, .inputs = {[JOB_ROLE_MODEL] = theirs.id}}).reused);
+    assert_false(add_job_with(f, (struct store_job_new){.owner = "mallory",
+                                                        .plan = "v1 recipe",
+                                                        .reuse = true,
+                                                        .inputs = {[JOB_ROLE_MODEL] = theirs.id}})
+                     .reused);
     run_sql(f, "DELETE FROM artifact");
     assert_false(add_plan(f, "v1 recipe", true).reused); /* its files are gone */
 }
@@ -325,7 +349,8 @@ static void reuse_is_of_contents(void **state)
     assert_int_equal(store_resource_delete(f->store, STORE_MODEL, "local", f->model, f->arena, &orphans, &f->err), 0);
     const struct store_resource same = add_model(f, "local", "renamed.onnx", SHA_A, NULL);
     assert_string_not_equal(same.id, f->model);
-    struct store_job job = add_job_with(f, (struct store_job_new){.plan = "p", .reuse = true, .inputs = {[JOB_ROLE_MODEL] = same.id}});
+    struct store_job job =
+        add_job_with(f, (struct store_job_new){.plan = "p", .reuse = true, .inputs = {[JOB_ROLE_MODEL] = same.id}});
     assert_true(job.reused);
     assert_string_equal(job.id, old.id);
 }
@@ -336,8 +361,14 @@ static void reuse_with_a_key(void **state)
     struct store_job old = add_plan(f, "p", false), job;
     finish(f, STORE_SUCCEEDED, true);
     bool replayed;
-    struct store_job_new in = {.owner = "local", .request = "{}", .inputs = {f->model}, .plan = "p", .reuse = true,
-                               .idempotency_key = "k", .request_sha256 = SHA_A, .idempotency_ttl_s = 60};
+    struct store_job_new in = {.owner = "local",
+                               .request = "{}",
+                               .inputs = {f->model},
+                               .plan = "p",
+                               .reuse = true,
+                               .idempotency_key = "k",
+                               .request_sha256 = SHA_A,
+                               .idempotency_ttl_s = 60};
     for (int i = 0; i < 2; i++) {
         assert_int_equal(store_job_insert(f->store, &in, f->arena, &job, &replayed, &f->err), 0);
         assert_string_equal(job.id, old.id);
@@ -398,9 +429,16 @@ static void resources_by_name_and_time(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        STORE_TEST(filters_are_those_of_the_twin), STORE_TEST(other_owners_see_nothing), STORE_TEST(labels_go_with_their_job),
-        STORE_TEST(a_page_costs_what_it_shows),    STORE_TEST(the_queue_costs_the_same_beside_many_jobs), STORE_TEST(results_are_reused),       STORE_TEST(reuse_is_of_contents),
-        STORE_TEST(reuse_with_a_key),              STORE_TEST(retries_name_the_first),   STORE_TEST(resources_by_name_and_time),
+        STORE_TEST(filters_are_those_of_the_twin),
+        STORE_TEST(other_owners_see_nothing),
+        STORE_TEST(labels_go_with_their_job),
+        STORE_TEST(a_page_costs_what_it_shows),
+        STORE_TEST(the_queue_costs_the_same_beside_many_jobs),
+        STORE_TEST(results_are_reused),
+        STORE_TEST(reuse_is_of_contents),
+        STORE_TEST(reuse_with_a_key),
+        STORE_TEST(retries_name_the_first),
+        STORE_TEST(resources_by_name_and_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
