@@ -2,7 +2,7 @@
  * Any bytes as a container: read or refused with a sentence. So that a fuzzer gets behind the checksums, bytes that do
  * not begin with the magic are taken for the body of one block, which gets its header and CRC here.
  * Bytes that begin with "array" are elements: coded, decoded and compared, then decoded once more with some bytes of the
- * code changed. Bytes that begin with "regions" are a model in which tensors are looked for. */
+ * code changed; "text" is coded and decoded. Bytes that begin with "regions" are a model in which tensors are looked for. */
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -126,6 +126,31 @@ static void arrays(const uint8_t *data, size_t size)
     free(bytes);
 }
 
+/* ---- "text", a byte of options, text */
+
+static void text(const uint8_t *data, size_t size)
+{
+    struct buf coded = {0};
+    struct err err = {0};
+    struct mix mix;
+    const bool adaptive = size && data[0] & 1;
+    if (size < 2)
+        return;
+    const size_t n = size - 1 < 1024 ? size - 1 : 1024;
+    unsigned char *bytes = malloc(n);
+    must(bytes && mix_init_encoder(&mix, &err) == 0);
+    must(text_encode(data + 1, n, adaptive, &coded, &mix, &err) == 0);
+    mix_flush(&mix);
+    struct mix back;
+    must(mix_init_decoder(&back, mix.out.data ? mix.out.data : "", mix.out.len, &err) == 0);
+    struct byte_reader r = {(const unsigned char *)coded.data, 0, coded.len};
+    must(text_decode(&r, &back, bytes, n, &err) == 0 && memcmp(bytes, data + 1, n) == 0);
+    mix_fini(&back);
+    mix_fini(&mix);
+    buf_fini(&coded);
+    free(bytes);
+}
+
 /* ---- "regions", a model */
 
 static void find_regions(const uint8_t *data, size_t size)
@@ -149,6 +174,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size >= 5 && memcmp(data, "array", 5) == 0) {
         arrays(data + 5, size - 5);
+        return 0;
+    }
+    if (size >= 4 && memcmp(data, "text", 4) == 0) {
+        text(data + 4, size - 4);
         return 0;
     }
     if (size >= 7 && memcmp(data, "regions", 7) == 0) {

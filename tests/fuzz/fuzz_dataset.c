@@ -16,7 +16,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { MODELS = 5, INPUTS = 2, PARTS = 8 };
+enum { MODELS = 8, INPUTS = 2, PARTS = 8 };
 
 static const char lead[] = "files\n", next[] = "\n--next--\n";
 static char dir[40], cache[48], input[48];
@@ -68,6 +68,9 @@ static void start(void)
         {{"picture", DTYPE_FLOAT, SHAPE(DIM_UNKNOWN, 3, 4, 4)}},
         {{"x", DTYPE_DOUBLE, SHAPE_UNKNOWN}, {"z", DTYPE_INT64, SHAPE(DIM_UNKNOWN, 2)}},
         {{"x", DTYPE_FLOAT16, SHAPE(DIM_UNKNOWN, 12)}},
+        {{"x", DTYPE_FLOAT, {.rank = 0}}},
+        {{"x", DTYPE_STRING, SHAPE_UNKNOWN}},
+        {{NULL}},
     };
     snprintf(dir, sizeof dir, "/dev/shm/pared-fuzz-XXXXXX"); /* a fuzzer should not wait for a disk */
     must(mkdtemp(dir) != NULL);
@@ -158,6 +161,11 @@ static void examine(struct dataset *ds)
     must((dataset_check_values(ds, &err) == 0) == (err.code == ERR_NONE));
     for (int i = 0; i < MODELS; i++)
         read_as(ds, models[i]);
+    int64_t *spread = NULL, n = dataset_spread(ds, 3, &spread, &err);
+    must(n > 0 && n <= 3 && spread[n - 1] < dataset_count(ds));
+    free(spread);
+    for (int i = 0; i < dataset_n_expected(ds); i++)
+        must(dataset_single_feed(ds) && tensor_count(dataset_expected(ds, i)) >= 0);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

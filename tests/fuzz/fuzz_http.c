@@ -98,7 +98,14 @@ static void segments(const struct route_path *target)
     }
 }
 
-static void route(const struct router *router, const struct head *head)
+static struct router *router;
+
+static void free_router(void)
+{
+    router_free(router);
+}
+
+static void route(const struct head *head)
 {
     struct err err = {0};
     struct route_path target;
@@ -187,9 +194,10 @@ static void clients(const struct head *head)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static struct router *router;
-    if (!router)
+    if (!router) {
         router = router_new(routes);
+        atexit(free_router);
+    }
     char *text = malloc(size + 1);
     if (!text || !router)
         abort();
@@ -202,7 +210,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     must((rc == 0) == (err.code == ERR_NONE));
     must(rc != 0 ||
          (head.guard.lengths <= 1 && head.guard.encodings <= 1 && !(head.guard.lengths && head.guard.encodings)));
-    route(router, &head);
+    route(&head);
     names(&head);
     conditions(&head);
     clients(&head);

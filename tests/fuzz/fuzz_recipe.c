@@ -41,8 +41,13 @@ static void check_refusal(const struct faults *faults, const struct err *err)
 
 static void check_needs(const struct recipe *recipe)
 {
-    static const struct recipe_given cases[] = {
-        {.missing_ops = ""}, {.data = {{true}}}, {.data = {{true, true, true}}, .missing_ops = "Frobnicate x1"}};
+    static const struct recipe_given cases[] = {{.missing_ops = ""},
+                                                {.data = {{true}}},
+                                                {.data = {{true, true, true}}, .missing_ops = "Frobnicate x1"},
+                                                {.data = {{true, true, true, 9}, {true, true, true, 3}},
+                                                 .output_classes = 4,
+                                                 .missing_gradients = "Frobnicate"}};
+    recipe_has_family(recipe, "train");
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct faults faults = {0};
         struct err err = {0};

@@ -238,7 +238,9 @@ def onnx_read():
         whole = max(whole, made.SerializeToString(), key=len)
     tag = lambda number, kind: bytes([number << 3 | kind])
     yield from (whole + tag(15, 2) + b"\3new", whole + tag(12, 0) + b"\1" + tag(13, 1) + bytes(8) + tag(14, 5) + bytes(4), whole[:-3], whole[:40], whole + tag(15, 3), whole + tag(15, 7), whole + b"\0", whole + b"\xff" * 11,
-                tag(7, 0) + b"\1", tag(1, 2) + b"\0", tag(7, 2) + b"\xff\xff\xff\xff\x0f", whole + whole, tag(7, 2) + b"\0" + tag(7, 2) + b"\0", tag(7, 2) + b"\6" + (tag(1, 2) + b"\1" + b"\x08"))
+                tag(7, 0) + b"\1", tag(1, 2) + b"\0", tag(7, 2) + b"\xff\xff\xff\xff\x0f", whole + whole, tag(7, 2) + b"\0" + tag(7, 2) + b"\0", tag(7, 2) + b"\6" + (tag(1, 2) + b"\1" + b"\x08"), tag(2, 2) + b"\2a\0", tag(1, 0) + b"\xff" * 11, tag(15, 6) + b"x", tag(2, 0) + b"\1", tag(1, 5) + bytes(4))
+    initializer = lambda inner: tag(7, 2) + bytes([len(inner) + 2]) + tag(5, 2) + bytes([len(inner)]) + inner
+    yield from (initializer(b"\x0a\1\4\x10\1\x22\x07" + bytes(7)), initializer(b"\x0a\1\1\x10\7\x3a\2\xff\xff"), initializer(b"\x0a\1\1\x10\1\x25" + bytes(4)), initializer(b"\x0a\1\1\x10\x0b\x51" + bytes(8)))
     nested = b""
     for _ in range(80):
         nested = tag(7, 2) + bytes([len(nested) & 127 | 128, len(nested) >> 7]) + nested
@@ -324,6 +326,7 @@ def container():
                 part(b"PARED\1", b"\1" + entry(b"m", b"onnx")) + part(b"", b"\0\0"))
     deflated = zlib.compress(b"text " * 9)
     yield from (bytes([0, 45, 5, len(deflated)]) + deflated, bytes([0, 45, 5, 3, 1, 2, 3]), bytes([0, 45, 9]), bytes([0, 45, 1, 65]))
+    yield from (b"text" + lead + tail for lead in (b"\0", b"\1") for tail in (b"text " * 60, bytes(range(40)), noise * 20, b"ab" * 300))
     rng = np.random.default_rng(5)
     few, sparse = rng.integers(0, 4, 300).astype(np.float32), np.where(rng.random(400) < 0.05, rng.normal(size=400), 0).astype(np.float32)
     for array in (rng.normal(size=200).astype(np.float32), few, sparse, few * (rng.random(300) < 0.1), rng.integers(0, 9, 500).astype(np.int8), np.zeros(99, np.int8),

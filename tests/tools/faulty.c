@@ -2,9 +2,10 @@
  * pared with faults in its catalogue, for tests of durability. It takes the commands of pared, and from the
  * environment:
  *
- *   PARED_FAULT_LOG=FILE            a line "CALL MOMENT" for each call of the catalogue
- *   PARED_FAULT_KILL=CALL:MOMENT[:N] SIGKILL at the N-th (first) time that CALL comes to MOMENT (before, after its
- *   commit) PARED_FAULT_RATE=P[:SEED]       a fraction P of all calls fails, half of them after their commit
+ *   PARED_FAULT_LOG=FILE             a line "CALL MOMENT" for each call of the catalogue
+ *   PARED_FAULT_KILL=CALL:MOMENT[:N] SIGKILL at the N-th (first) time that CALL comes to MOMENT (before it, or after
+ *                                    its commit)
+ *   PARED_FAULT_RATE=P[:SEED]        a fraction P of all calls fails, half of them after their commit
  *
  * The pared that is installed has none of this: its main() does not set the hook. */
 #include <fcntl.h>
