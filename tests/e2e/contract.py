@@ -115,6 +115,8 @@ def observe(method, path, headers, body, answer):
     problem = answer.headers.get("content-type") == "application/problem+json"
     if problem and answer.status in (400, 404) and "%" in path:
         return  # the guard's, before there is a call
+    if problem and answer.status == 500:
+        return  # a broken disk: no call promises it, and a test that does not break one fails by its own words
     response = resolve(operations()[call]["responses"].get(str(answer.status)))
     if response is None:
         faults.append(f"{method} {path}: status {answer.status} is not in the contract")
