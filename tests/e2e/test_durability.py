@@ -3,6 +3,7 @@
 files, files that nothing refers to, ages, and backups taken from a server at work.
 
 Faults of the catalogue come from build/tools/faulty, which is pared with a hook (tests/tools/faulty.c)."""
+import concurrent.futures
 import contextlib
 import hashlib
 import http.client
@@ -108,12 +109,10 @@ def points_of_a_life(faulty):
             return list(dict.fromkeys(tuple(line.split()) for line in f))
 
 
-def test_death_at_every_call_of_a_jobs_life(faulty):
-    points = points_of_a_life(faulty)
-    calls = {call for call, _ in points}
-    always = {"store_job_insert", "store_job_claim", "store_job_settle", "store_job_get"}
-    assert always <= calls and len(points) >= 10, points
-    missed = []  # a slow machine makes calls that a life does without, such as another beat
+def die_and_recover(points):
+    """For each point a death there and a life after it; the points that no death came to."""
+    missed = []
+    recipe = {"steps": [{"method": "prune.weights", "sparsity": 0.5}]}
     with FaultyServer(*QUICK) as server:
         model = setup(server)["model"]
         for i, (call, moment) in enumerate(points):
@@ -129,14 +128,25 @@ def test_death_at_every_call_of_a_jobs_life(faulty):
                 server.stop(signal.SIGKILL)
             server.env = {}
             server.start()
-            id_ = submit(server, {"model": model, "recipe": {"steps": [{"method": "prune.weights", "sparsity": 0.5}]}}, f"key-{i}")
+            id_ = submit(server, {"model": model, "recipe": recipe}, f"key-{i}")
             row = wait(server, id_, ended, 20)
             assert row["state"] == "succeeded", (call, moment, row)
             check_artifacts(server, id_)
-        assert len(missed) <= 3 and not always & {call for call, _ in missed}, missed
         assert set(ends(server).values()) == {1} and len(ends(server)) == len(points)
         assert server.files_on_disk()["tmp"] == 0
         assert not [p for p in pathlib.Path(server.data, "work").rglob("*") if p.is_file()]
+    return missed
+
+
+def test_death_at_every_call_of_a_jobs_life(faulty):
+    """Calls are seen where sessions of the catalogue begin and end: one that is new is in the list by itself."""
+    points = points_of_a_life(faulty)
+    always = {"store_job_insert", "store_job_claim", "store_job_settle", "store_job_get"}
+    assert always <= {call for call, _ in points} and len(points) >= 10, points
+    with concurrent.futures.ThreadPoolExecutor(2) as lanes:  # most of it is waiting
+        missed = sum(lanes.map(die_and_recover, (points[::2], points[1::2])), [])
+    # a slow machine makes calls that a life does without, such as another beat
+    assert len(missed) <= 3 and not always & {call for call, _ in missed}, missed
 
 
 def test_errors_of_the_catalogue_lose_nothing(faulty):

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * Any bytes as a container: read or refused with a sentence. So that a fuzzer gets behind the checksums, bytes that do
  * not begin with the magic are taken for the body of one block, which gets its header and CRC here.
- * Bytes that begin with "array" are elements: coded, decoded and compared, then decoded once more with some bytes of the
- * code changed; "text" is coded and decoded. Bytes that begin with "regions" are a model in which tensors are looked for. */
+ * Bytes that begin with "array" are elements: coded, decoded and compared, then decoded once more with some bytes of
+ * the code changed; "text" is coded and decoded. Bytes that begin with "regions" are a model in which tensors are
+ * looked for. */
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,7 +96,8 @@ static void arrays(const uint8_t *data, size_t size)
     if (size < lead + least)
         return;
     const struct array_opts o = {.width = 1u << (data[0] & 3),
-                                 .rotate = data[0] & 4,
+                                 .rotate =
+                                     (data[0] & 4) && (data[0] & 3), /* bytes are not rotated, see onnx_regions.c */
                                  .adaptive = data[0] & 8,
                                  .cols = 1 + (data[1] | (size_t)data[2] << 8),
                                  .adaptive_most = data[3] * 64u,
