@@ -38,7 +38,7 @@
 #include "server/tus_http.h"
 #include "server/worker.h"
 
-enum { DRAIN_TICK_MS = 50, UPKEEP_MS = 1000, NODE_FILE_LIMIT = 100 };
+enum { DRAIN_TICK_MS = 50, UPKEEP_MS = 1000, NODE_FILE_LIMIT = 100, LOCK_TRIES = 40, LOCK_PAUSE_US = 50000 };
 static const double HTTP_GRACE_S = 3;
 
 /* Where a stop is. */
@@ -65,7 +65,8 @@ static int data_path(const struct config *config, const char *name, char out[PAT
     return n < 0 || n >= PATH_MAX ? err_set(err, ERR_USAGE, "data: the path is too long") : 0;
 }
 
-/* One server a folder. The lock goes with the process, however it ends; children do not inherit it. */
+/* One server a folder. The lock goes with the process, however it ends; children do not inherit it. A child that was
+ * just being made when its server was killed has it until its exec: such a lock is waited for. */
 static int lock_data(struct run *run, struct err *err)
 {
     const struct config *config = run->server.config;
@@ -79,7 +80,12 @@ static int lock_data(struct run *run, struct err *err)
     run->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (run->lock_fd < 0)
         return err_set_errno(err, ERR_IO, "data folder '%s'", config->data);
-    if (flock(run->lock_fd, LOCK_EX | LOCK_NB) == 0)
+    int locked = flock(run->lock_fd, LOCK_EX | LOCK_NB);
+    for (int i = 0; i < LOCK_TRIES && locked && errno == EWOULDBLOCK; i++) {
+        usleep(LOCK_PAUSE_US);
+        locked = flock(run->lock_fd, LOCK_EX | LOCK_NB);
+    }
+    if (locked == 0)
         return 0;
     if (errno == EWOULDBLOCK)
         return err_set(err, ERR_IN_USE,

@@ -410,12 +410,15 @@ def test_a_backup_of_a_server_at_work_can_be_served(tmp_path):
         subprocess.run(["tar", "-xf", tmp_path / name, "-C", folders[-1]], check=True)
     for folder in folders:
         assert sorted(p.name for p in folder.iterdir()) == ["blobs", "catalogue.db", "node"]
-        with Server(*QUICK, data=str(folder)) as restored:
+        runs_jobs = folder == folders[0]
+        with Server(*QUICK, *([] if runs_jobs else ["--workers", "0"]), data=str(folder)) as restored:
             check_artifacts(restored, done)
             assert not restored.get("/v1/uploads").json()["data"]
             with open(DIGITS, "rb") as f:
                 assert restored.get(f"/v1/models/{body['model']}/content").body == f.read()
-            for row in restored.get("/v1/jobs?limit=100").json()["data"]:
+            rows = restored.get("/v1/jobs?limit=100").json()["data"]
+            assert done in [row["id"] for row in rows]
+            for row in rows if runs_jobs else []:
                 row = wait(restored, row["id"], ended)
                 assert row["state"] == "succeeded", row
                 check_artifacts(restored, row["id"])
