@@ -145,7 +145,7 @@ class Client:
             piece = data[at:at + self.rng.randrange(1, len(data))]
             digest = base64.b64encode(hashlib.sha256(piece).digest()).decode()
             done = self.call("PATCH", path, piece, {**TUS, "Upload-Offset": str(at), "Content-Type": "application/offset+octet-stream",
-                                                    "Upload-Checksum": f"sha256 {digest}"}, may=(204, 404))  # or it took too long
+                                                    "Upload-Checksum": f"sha256 {digest}"}, may=(204, 404, 409))  # or it took too long, or was sent again
             at += len(piece) if done.status == 204 else len(data)
             if leaves and self.rng.random() < 0.5:  # it ends by its age
                 return
