@@ -21,7 +21,7 @@ from pared_server import BINARY, ROOT, Server, multipart
 
 X, Y = [tiny.value_info("x", ["N", 4])], [tiny.value_info("y", ["N", 4])]
 RELU = tiny.node("Relu", ["x"], ["y"], "relu")
-INSIDE = re.compile(r"/tmp/|/proc/\d|/work/|/home/|root:|\.c:\d|0x[0-9a-f]{6}|errno|null\)")  # what no answer may tell
+INSIDE = re.compile(r"/tmp/|/proc/\d|/work/|/home/|root:|\.c:\d|\b0x[0-9a-f]{6}|errno|null\)")  # what no answer may tell
 ENDED = ("succeeded", "failed", "canceled")
 
 
