@@ -45,8 +45,8 @@ struct workers {
     bool beater_started;
     uv_mutex_t lock;
     uv_cond_t work, beat, settled; /* idle workers; the beater; a drain that waits for claims under way */
-    uint64_t queued;      /* counts pokes: a worker that saw fewer than now looks again */
-    bool cancels;         /* the beater is to ask at once */
+    uint64_t queued;               /* counts pokes: a worker that saw fewer than now looks again */
+    bool cancels;                  /* the beater is to ask at once */
     bool drain, stop;
 };
 
@@ -125,7 +125,7 @@ static void beater_main(void *arg)
 /* ---- a worker -----------------------------------------------------------------------------------------------------
  */
 
-/* Under the pool's lock. */
+/* The claim found a job, which counts as busy from here, or none. Under the pool's lock. */
 static void claim_settled(struct worker *w)
 {
     w->claiming = false;
