@@ -17,8 +17,8 @@ static void push(struct lane_queue *lane, struct exchange *x)
     x->next = NULL;
     *lane->tail = x;
     lane->tail = &x->next;
-    pthread_cond_signal(&lane->ready);
     pthread_mutex_unlock(&lane->lock);
+    pthread_cond_signal(&lane->ready); /* now: who wakes shall not wait for the lock next */
 }
 
 static struct exchange *pop(struct lane_queue *lane)

@@ -241,7 +241,7 @@ SCROLL = (
 }"""
 )
 
-QUIET_UNIT_MS = 30  # what calibrate() takes where nothing else runs
+QUIET_UNIT_MS = 25  # what calibrate() takes where nothing else runs
 
 
 def bound(milliseconds, unit):
