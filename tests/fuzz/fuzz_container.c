@@ -89,7 +89,7 @@ static int decoded(const struct buf *coded, const struct buf *adaptive, unsigned
 
 static void arrays(const uint8_t *data, size_t size)
 {
-    enum { OPTIONS = 7, MOST = 1024, ROOM = 1 << 14 };
+    enum { OPTIONS = 7, MOST = 1024, MANY = 40, ROOM = MANY * MOST };
     if (size < OPTIONS)
         return;
     const size_t changes = data[6] % 8 * 2, lead = OPTIONS + changes, least = 1u << (data[0] & 3);
@@ -102,7 +102,8 @@ static void arrays(const uint8_t *data, size_t size)
                                  .cols = 1 + (data[1] | (size_t)data[2] << 8),
                                  .adaptive_most = data[3] * 64u,
                                  .only = data[4] % (SYMBOLS_MODES + 1) - 1};
-    const size_t most = o.adaptive ? MOST / 16 : MOST, repeat = 1 + data[5] % 2; /* adaptive coding is slow */
+    const bool many = (data[5] & 2) && o.width == 1 && !o.adaptive; /* adaptive coding is slow */
+    const size_t most = o.adaptive ? MOST / 16 : MOST, repeat = many ? MANY : 1 + data[5] % 2;
     const size_t n = (size - lead) / o.width < most ? (size - lead) / o.width : most;
     struct buf plain = {0}, coded = {0};
     struct err err = {0};

@@ -196,6 +196,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (!router) {
         router = router_new(routes);
+        if (router && router_rows(router) != routes)
+            abort();
         atexit(free_router);
     }
     char *text = malloc(size + 1);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * A byte that chooses the call, then a JSON body, through the handlers that take one: jobs, recipes, models and
- * datasets made of what the server has. "@M" and "@D" in the body stand for a model and a dataset that exist. Every refusal must
- * have a sentence and become a problem document; what is accepted must be readable again. */
+ * datasets made of what the server has; or the header Idempotency-Key. "@M" and "@D" in the body stand for a model and a dataset
+ * that exist. Every refusal must have a sentence and become a problem document; what is accepted must be readable again. */
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "api/handlers.h"
+#include "api/job_new.h"
 #include "core/base/file.h"
 #include "core/recipe/json_text.h"
 #include "server/auth.h"
@@ -20,7 +21,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-enum { BODY_MAX = 1 << 20 };
+enum { BODY_MAX = 4000 }; /* inputs have 4,096 bytes */
 static const char model_facts[] =
     "{\"opset\":13,\"parameters\":160,\"inputs\":[{\"name\":\"x\",\"dtype\":\"float32\",\"shape\":[\"N\",16]}],"
     "\"outputs\":[{\"name\":\"y\",\"dtype\":\"float32\",\"shape\":[\"N\",4]}],\"missing_operators\":[],"
@@ -28,6 +29,7 @@ static const char model_facts[] =
 static const char dataset_facts[] =
     "{\"samples\":8,\"labels\":\"classes\",\"max_label\":3,\"inputs\":[{\"name\":\"x\",\"shape\":[16]}]}";
 
+static const char *idempotency_key; /* the only header of these requests */
 static char dir[40], model[ID_SIZE], dataset[ID_SIZE];
 static struct config config;
 static struct server server;
@@ -36,6 +38,12 @@ static void must(bool holds)
 {
     if (!holds)
         abort();
+}
+
+/* In place of libmicrohttpd's: there is no connection. */
+const char *MHD_lookup_connection_value(struct MHD_Connection *connection, enum MHD_ValueKind kind, const char *key)
+{
+    return !connection && kind == MHD_HEADER_KIND && strcmp(key, "Idempotency-Key") == 0 ? idempotency_key : NULL;
 }
 
 static void remove_dir(void)
@@ -94,6 +102,44 @@ static void expand(struct buf *out, const char *text, size_t len)
     }
 }
 
+static void follow(struct exchange *x, handler_fn *handler, int status)
+{
+    res_fini(&x->res);
+    res_reset(&x->res, &x->req);
+    must(handler(&x->req, &x->res, &x->err) == 0 && x->res.status == status);
+}
+
+/* What is written to a file can be read again. */
+static void write_and_read(const json_t *json)
+{
+    char path[80];
+    struct file_map map;
+    struct err err = {0};
+    snprintf(path, sizeof path, "%s/text.json", dir);
+    must(json_text_write(json, path, &err) == 0 && file_map_open(&map, path, &err) == 0);
+    json_t *again = json_text_parse((const char *)map.data, map.size, 0, &err);
+    must(json_equal(json, again));
+    json_decref(again);
+    file_map_close(&map);
+}
+
+/* A recipe that was taken is listed, read and deleted as its owner would. */
+static void recipe_life(struct exchange *x, const char *name)
+{
+    static const struct route row = {.method = "GET", .query = "cursor limit"};
+    x->req.route = &row;
+    x->req.param[0] = name;
+    follow(x, recipes_list, 200);
+    must(memmem(x->res.bytes, x->res.len, name, strlen(name)) != NULL);
+    follow(x, recipes_get, 200);
+    follow(x, recipes_delete, 204);
+    must(recipes_get(&x->req, &x->res, &x->err) != 0 && x->err.code == ERR_NOT_FOUND);
+    x->err = (struct err){0};
+    x->req.param[0] = "fp16"; /* ships with the server: read, not deleted */
+    follow(x, recipes_get, 200);
+    must(recipes_delete(&x->req, &x->res, &x->err) != 0 && x->err.code == ERR_FORBIDDEN);
+}
+
 /* What was made goes again, so that the catalogue stays as it is. */
 static void undo(struct exchange *x, char call)
 {
@@ -109,8 +155,10 @@ static void undo(struct exchange *x, char call)
         must(store_job_cancel(server.store, AUTH_LOCAL, id, x->req.arena, &job, &err) == 0);
         must(store_job_delete(server.store, AUTH_LOCAL, id, x->req.arena, &orphans, &err) == 0);
     }
-    if (call == 'r' && name)
-        store_recipe_delete(server.store, AUTH_LOCAL, name, &err);
+    if (call == 'r') {
+        write_and_read(answer);
+        recipe_life(x, name);
+    }
     json_decref(answer);
 }
 
@@ -125,14 +173,38 @@ static void refusal(struct exchange *x)
     json_decref(problem);
 }
 
+/* A key goes to the catalogue as it came, beside the hash of its request; or it is refused. */
+static void key(const struct buf *text)
+{
+    struct exchange *x = calloc(1, sizeof *x);
+    struct store_job_new job = {0};
+    char sha256[SHA256_HEX];
+    must(x != NULL);
+    x->req.app = &server;
+    idempotency_key = text->data ? text->data : "";
+    if (job_new_key(&x->req, "body", 4, sha256, &job, &x->err) == 0)
+        must(strlen(sha256) == 64 && job.request_sha256 == sha256 &&
+             strcmp(job.idempotency_key, idempotency_key) == 0 && !strpbrk(idempotency_key, " \n\x7f"));
+    else
+        must(x->err.code == ERR_BAD_REQUEST && !job.idempotency_key);
+    idempotency_key = NULL;
+    free(x);
+}
+
 static void run(char call, handler_fn *handler, const struct buf *body)
 {
     static const struct auth_caller caller = {.owner = AUTH_LOCAL, .key_id = "", .scopes = SCOPES_ALL};
     struct exchange *x = calloc(1, sizeof *x);
     must(x != NULL);
     struct req *req = &x->req;
-    *req = (struct req){.arena = arena_new(), .app = &server, .method = "POST", .path = "/v1", .request_id = "req_1",
-                        .owner = AUTH_LOCAL, .caller = &caller, .body = body->data ? body->data : "",
+    *req = (struct req){.arena = arena_new(),
+                        .app = &server,
+                        .method = "POST",
+                        .path = "/v1",
+                        .request_id = "req_1",
+                        .owner = AUTH_LOCAL,
+                        .caller = &caller,
+                        .body = body->data ? body->data : "",
                         .body_len = body->len};
     trace_begin(&req->trace, NULL);
     res_reset(&x->res, req);
@@ -164,6 +236,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++)
         if (data[0] == (uint8_t)calls[i].byte)
             run(calls[i].byte, calls[i].handler, &body);
+    if (data[0] == 'k')
+        key(&body);
     buf_fini(&body);
     return 0;
 }

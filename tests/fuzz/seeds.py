@@ -89,6 +89,11 @@ def described_datasets(rng, pictures, idx):
     yield tar_of({**pictures, "labels.csv": b"file,class\n0.png,lynx\n"})
     yield tar_of({**pictures, "labels.csv": b"a/0.png,0\n"})
     yield folder(pictures)
+    for preprocess in ({"channels": "gray"}, {"resize_shorter": 12000, "center_crop": 4}, {"center_crop": 8}, {"resize_shorter": 9, "center_crop": 9}):
+        yield described({"a.tar": tar_of({"a/a.png": picture("RGB", "PNG"), "b/b.jpg": picture("RGB", "JPEG")})}, format="images", files={"x": "a.tar"}, preprocess=preprocess)
+    png = picture("RGB", "PNG")
+    for damaged in (png[:20], png[:-30] + bytes(30), png.replace(b"IDAT", b"IDAX")):
+        yield described({"a.tar": tar_of({"a/a.png": damaged, "b/b.png": png})}, format="images", files={"x": "a.tar"})
     for key, wrong in {"format": "tar", "files": [], "inputs": {"x": 1}, "preprocess": 1, "augment": {"flip": 1}, "classes": [1], "offset": -1, "limit": 0, "shuffle": 1,
                        "other": 1}.items():
         yield described(**{"format": "npz", "files": {"x": "a"}, key: wrong})
@@ -175,7 +180,8 @@ def odd_tensors():
     yield from (outside(location="w.bin"), outside(location="w.bin", offset=16, length=16), outside(location="w.bin", offset=4), outside(location="w.bin", length=15), outside(location="missing"),
                 outside(location="../w.bin"), outside(location="/etc/passwd"), outside(location=""), outside(offset=0), outside(location="w.bin", offset="x"), outside(location="w.bin", offset=999),
                 outside(location="w.bin", offset="-1"), outside(location="w.bin", length="18446744073709551616"), outside(dtype=8, location="w.bin"), outside(dims=(500,), location="w.bin"),
-                outside(dtype=10, location="w.bin", offset=8, length=8), outside(dims=(40,), location="a", offset=0, length=160), outside(location="sub/w.bin"), outside(location="w.bin", other=1, checksum="x"))
+                outside(dtype=10, location="w.bin", offset=8, length=8), outside(dims=(40,), location="a", offset=0, length=160), outside(location="sub/w.bin"), outside(location="sub"), outside(location="link"), outside(location="empty"), outside(dims=(0,), location="empty"),
+                outside(location="w.bin", offset=""), outside(location="w.bin", other=1, checksum="x"))
 
 
 def odd_attributes():
@@ -208,6 +214,9 @@ def odd_models():
         return onnx.ModelProto(**{"ir_version": 10, "opset_import": [H.make_opsetid("", 17)], "graph": graph, **top})
     for tensor in odd_tensors():
         yield model(initializer=[tensor])
+        if tensor.external_data:  # fuzz_onnx_read chooses by the length how a model is read
+            yield from (model(initializer=[tensor], producer_name="p" * n) for n in range(1, 17))
+    yield model(initializer=[outside(name, location="w.bin") for name in "ab"])
     for attribute in odd_attributes():
         node = H.make_node("Relu", ["x"], ["y"])
         node.attribute.append(attribute)
@@ -241,10 +250,18 @@ def onnx_read():
                 tag(7, 0) + b"\1", tag(1, 2) + b"\0", tag(7, 2) + b"\xff\xff\xff\xff\x0f", whole + whole, tag(7, 2) + b"\0" + tag(7, 2) + b"\0", tag(7, 2) + b"\6" + (tag(1, 2) + b"\1" + b"\x08"), tag(2, 2) + b"\2a\0", tag(1, 0) + b"\xff" * 11, tag(15, 6) + b"x", tag(2, 0) + b"\1", tag(1, 5) + bytes(4))
     initializer = lambda inner: tag(7, 2) + bytes([len(inner) + 2]) + tag(5, 2) + bytes([len(inner)]) + inner
     yield from (initializer(b"\x0a\1\4\x10\1\x22\x07" + bytes(7)), initializer(b"\x0a\1\1\x10\7\x3a\2\xff\xff"), initializer(b"\x0a\1\1\x10\1\x25" + bytes(4)), initializer(b"\x0a\1\1\x10\x0b\x51" + bytes(8)))
-    nested = b""
-    for _ in range(80):
-        nested = tag(7, 2) + bytes([len(nested) & 127 | 128, len(nested) >> 7]) + nested
-    yield nested
+    number = lambda n: bytes([n & 127 | 128, n >> 7]) if n > 127 else bytes([n])
+
+    def inside(fields, inner):
+        for field in reversed(fields):
+            inner = tag(field, 2) + number(len(inner)) + inner
+        return inner
+    attribute, packed = (7, 1, 5), bytes(8) + b"\xff"  # graph, node, attribute
+    yield from (inside((*attribute, 7), packed[:8]), inside((*attribute, 7), packed), inside((*attribute, 8), packed), inside(attribute + (6, 1, 5) * 70, b""), b"2 " + b"a line of text, and then some \n\n\n",
+                inside((7, 1), tag(1, 2) + b"\xff"), inside((7,), tag(1, 2)), whole + tag(15, 2) + b"\xff")
+    new = tag(15, 2) + b"\3new" + tag(14, 0) + b"\1"  # fields of a later version, in what is kept as it came
+    yield from (inside(path, new) + whole for path in ((20,), (7, 14), (7, 14, 2), (7, 15), (7, 15, 1), (7, 11, 2), (7, 11, 2, 5), (7, 11, 2, 9, 1), (*attribute, 22), (7, 5, 13), (7, 5, 16)))
+    yield inside((7,) * 80, b"")
     yield from (b"", b"PK\3\4" + bytes(40), b"\x1f\x8b\x08" + bytes(40), b"\x89PNG\r\n\x1a\n" + bytes(20), b"\x7fELF" + bytes(60), b"plain text", b"{\"json\": 1}", b"\x93NUMPY\1\0" + bytes(20), b"\x89HDF\r\n\x1a\n" + bytes(9),
                 b"\x08\x0a", bytes(4) + b"TFL3" + bytes(40), b"\x80\x02}q" + bytes(20))
 
@@ -334,6 +351,13 @@ def container():
         width = array.itemsize.bit_length() - 1
         for only in range(7):
             yield b"array" + bytes([width | 4 * (array.dtype.kind == "f") | 8 * (only in (0, 5)), 19, 0, 255, only, only % 2, 1 + only % 3, 3, 1, 130, 5, 40, 255]) + array.tobytes()
+    for data in (b"\0" * 1000 + b"\1" * 24, noise * 17):  # 40 times over: long enough for rANS with all its lanes
+        yield b"array" + bytes([0, 19, 0, 255, 4, 2, 1, 9, 1]) + data
+    H, filled = onnx.helper, [1.0] * 100
+    tensors = [H.make_tensor("r", 1, [10, 10], np.ones(100, np.float32).tobytes(), raw=True), H.make_tensor("f", 1, [100], filled), H.make_tensor("d", 11, [100], filled),
+               outside("o", dims=(20,), location="a", offset=160), outside("p", dims=(16,), location="a"), outside("q", dims=(16,), location="b.data", length=64), outside("u", dims=(16,), location="a", offset=8)]
+    for order in (tensors, tensors[::-1]):
+        yield b"regions" + H.make_model(H.make_graph([], "g", [], [], initializer=order)).SerializeToString()
     for model in (*list(onnx_read())[::40], *(m.SerializeToString() for m in odd_models())):
         yield b"regions" + model
 
@@ -379,7 +403,7 @@ def json_():
     steps = [{"method": "graph.optimize"}, {"method": "prune.weights", "sparsity": 0.5, "include": ["*"]}, {"method": "quantize.static"}]
     job = {"model": "@M", "dataset": "@D", "val_dataset": "@D", "eval_dataset": "@D", "teacher": "@M", "recipe": {"steps": steps[:2], "targets": {"max_bytes_ratio": 0.5}, "seed": 1},
            "priority": 1, "timeout_s": 60, "threads": 1, "memory_bytes": 1 << 30, "labels": {"a": "b"}, "name": "n", "reuse": False}
-    yield from (b"", b"j{", b"x{}", b"j" + b"[" * 100, b'j{"model": "@M", "model": "@M"}')
+    yield from (b"", b"j{", b"x{}", b"r[]", b"r{}", b"j" + b"[" * 100, b"j" + b" " * 4050, b"r" + b" " * 4090, b'j{"model": "@M", "model": "@M"}')
     for body in (job, {"model": "@M", "recipe": "small"}, {"model": "@M", "recipe": "fp16"}, {"model": "@M", "recipe": "int8", "dataset": "@D"}, {"model": "@M", "dataset": "@D", "recipe": {"steps": steps}},
                  {"model": "mdl_0", "recipe": {"steps": []}}, {"model": "@D", "dataset": "@M", "recipe": "fp16"}, {"model": "@M", "recipe": {"steps": [{"method": "train.finetune"}]}},
                  {"model": "@M", "dataset": "@D", "recipe": {"steps": [{"method": "train.finetune", "epochs": 1}]}}):
@@ -392,6 +416,10 @@ def json_():
         for key in ("upload", "uploads", "artifact", "name", "nothing"):
             yield from (b"m" + json.dumps({key: wrong}).encode(), b"d" + json.dumps({key: wrong}).encode())
         yield b"j" + json.dumps({"model": "@M", "recipe": "fp16", "labels": {"k": wrong}}).encode()
+    yield from (b"k" + key for key in (b"", b"run-7", b"a b", b"a\n", b"\xff", b"k" * 255, b"k" * 256))
+    many = {str(i): "v" for i in range(40)}
+    yield from (b"j" + json.dumps({"model": "@M", "recipe": "fp16", "labels": labels}).encode() for labels in (many, {"": "v"}, {"a=b": "v"}, {"a\n": "v"}, {"k": "v" * 300}))
+    yield from (b"r" + json.dumps({"name": "mine", "recipe": recipe}).encode() for recipe in ({"steps": steps, "targets": {"max_bytes_ratio": 0.5}}, {"steps": []}))
     for name in ("int8", "a" * 80, "a b", "../a", "a.b-c_1"):
         yield b"r" + json.dumps({"name": name, "recipe": {"steps": steps[:1]}}).encode()
     yield b"r" + json.dumps({"name": "mine", "recipe": {"steps": steps[:1]}}).encode()
