@@ -135,6 +135,8 @@ FUZZ_LENGTH_multipart := 4096
 FUZZ_LENGTH_ops := 1024
 FUZZ_LENGTH_recipe := 4096
 FUZZ_LENGTH_tus := 4096
+# whose words it shares
+FUZZ_WORDS_recipe := json
 fuzz-build: $(FUZZERS:%=$(BUILD)/fuzz/fuzz_%)
 fuzz-seeds: $(FUZZERS:%=fuzz-seeds-%)
 $(FUZZERS:%=fuzz-seeds-%): fuzz-seeds-%: $(VENV)/ok
@@ -142,7 +144,7 @@ $(FUZZERS:%=fuzz-seeds-%): fuzz-seeds-%: $(VENV)/ok
 	@PYTHONDONTWRITEBYTECODE=1 $(VENV)/bin/python tests/fuzz/seeds.py $* build/seeds/$*
 $(FUZZERS:%=fuzz-%): fuzz-%: $(BUILD)/fuzz/fuzz_% fuzz-seeds-%
 	@echo "== fuzz_$*"; ASAN_OPTIONS=quarantine_size_mb=16 $< $(FUZZ_LIMIT) -timeout=25 -rss_limit_mb=2048 -max_len=$(FUZZ_LENGTH) -print_final_stats=0 -verbosity=0 \
-	    $(patsubst %,-dict=%,$(wildcard tests/fuzz/$*.dict)) -artifact_prefix=build/corpus/crash-$*- build/corpus/$* build/seeds/$* tests/fuzz/regression/$*
+	    $(patsubst %,-dict=%,$(wildcard tests/fuzz/$(or $(FUZZ_WORDS_$*),$*).dict)) -artifact_prefix=build/corpus/crash-$*- build/corpus/$* build/seeds/$* tests/fuzz/regression/$*
 
 .PHONY: fuzz-seeds fuzz-coverage $(FUZZERS:%=fuzz-seeds-%)
 fuzz-coverage: ## lines of each parser that seeds, kept regressions and the corpus of former runs reach
