@@ -279,8 +279,7 @@ int api_download(struct req *req, struct res *res, const struct api_download *wh
     snprintf(etag, sizeof etag, "\"%s\"", what->sha256);
     if (api_if_match(req, etag, err) != 0)
         return -1;
-    if (!what->revalidate)
-        res_header(res, "Cache-Control", "private, max-age=3600, immutable");
+    res_header(res, "Cache-Control", what->ends ? "private, no-store" : "private, max-age=3600, immutable");
     if (api_not_modified(req, res, etag))
         return 0;
     int fd = blob_open(api_server(req)->blobs, what->sha256, &bytes, err);

@@ -69,8 +69,8 @@ int api_room(const struct req *req, int64_t bytes, struct err *err);
 /* ---- downloads */
 struct api_download {
     const char *sha256, *name, *media_type;
-    bool inline_;    /* shown by a browser instead of saved */
-    bool revalidate; /* the bytes behind this URL may become others: a cache asks each time */
+    bool inline_; /* shown by a browser instead of saved */
+    bool ends;    /* the URL holds for a moment: no cache may keep what it gave */
 };
 /* 200, 206, 304, 412 or 416, with ETag, Repr-Digest, Content-Disposition and ranges. */
 int api_download(struct req *req, struct res *res, const struct api_download *what, struct err *err);

@@ -114,8 +114,8 @@ int links_content(struct req *req, struct res *res, struct err *err)
     if (ends_at <= clock_epoch_ms())
         return err_set(err, ERR_FORBIDDEN,
                        "The link has ended. POST /v1/jobs/{id}/artifacts/{name}/link gives another one.");
-    res_header(res, "Cache-Control", "private, no-store");
-    struct api_download what = {.sha256 = artifact.sha256, .name = artifact.name, .media_type = artifact.media_type};
+    struct api_download what = {
+        .sha256 = artifact.sha256, .name = artifact.name, .media_type = artifact.media_type, .ends = true};
     return api_download(req, res, &what, err);
 }
 

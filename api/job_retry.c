@@ -7,6 +7,7 @@
 #include "api/handlers.h"
 #include "api/job_new.h"
 #include "core/base/hash.h"
+#include "server/admission.h"
 
 /* `request` holds what `job` borrows. */
 static int copy(struct req *req, const struct store_job *old, const json_t *request, struct store_job_new *job,
@@ -54,7 +55,8 @@ int jobs_retry(struct req *req, struct res *res, struct err *err)
     if (http_draining(req->http))
         return err_set(err, ERR_UNAVAILABLE,
                        "The server is stopping and takes nothing new. Try again in a few seconds.");
-    if (store_job_get(api_server(req)->store, req->owner, id, req->arena, &old, err) != 0)
+    if (admission_check(api_server(req), err) != 0 ||
+        store_job_get(api_server(req)->store, req->owner, id, req->arena, &old, err) != 0)
         return -1;
     if (!job_state_ended(old.state))
         return err_set(err, ERR_WRONG_STATE, "The job is %s; only one that has ended is done again.",

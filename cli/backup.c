@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cli/commands.h"
+#include "core/base/file.h"
 #include "server/backup.h"
 
 static const char help[] =
@@ -53,6 +54,7 @@ int cmd_backup(int argc, char **argv)
     }
     if (!what.data || !what.to || !*what.data || !*what.to)
         return cli_usage("backup", "--data and --to are needed");
+    file_make_private();
     if (backup_run(&what, &figures, &err))
         return cli_fail(&err);
     int status = print_figures(&what, &figures, json);

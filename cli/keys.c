@@ -161,6 +161,7 @@ static json_t *key_json(const struct store_key *key);
 static int add(struct store *store, const struct options *o, struct err *err)
 {
     char id[ID_SIZE], text[AUTH_KEY_SIZE], sha256[SHA256_HEX], scopes[SCOPES_TEXT];
+    bool shown;
     auth_key_new(id, text);
     hash_bytes(text, strlen(text), sha256);
     scopes_print(o->scopes, scopes);
@@ -179,13 +180,15 @@ static int add(struct store *store, const struct options *o, struct err *err)
     if (o->json) {
         json_t *json = key_json(&key);
         json_object_set_new(json, "key", json_string(text));
-        cli_print_json(json);
+        shown = cli_print_json(json) == CLI_OK;
     } else {
         fprintf(stderr, "key %s of owner %s: %s. It is shown only now; keep it.\n", id, o->owner, scopes);
-        puts(text);
+        shown = puts(text) != EOF && fflush(stdout) == 0;
     }
     explicit_bzero(text, sizeof text);
-    return 0;
+    if (shown || store_key_revoke(store, id, err)) /* nobody has seen it, so nobody may use it */
+        return shown ? 0 : -1;
+    return err_set(err, ERR_IO, "the key could not be written to the standard output; it was revoked again");
 }
 
 /* ---- list */
@@ -265,7 +268,7 @@ static int list(struct store *store, const struct options *o, struct err *err)
         json_t *array = json_array();
         for (int i = 0; i < count; i++)
             json_array_append_new(array, key_json(&rows[i]));
-        cli_print_json(array);
+        rc = cli_print_json(array) == CLI_OK ? 0 : err_set(err, ERR_IO, "the list could not be written");
     } else if (rc == 0) {
         printf("%-30s %-12s %-8s %-16s %-16s %s\n", "id", "owner", "state", "expires (UTC)", "last used", "scopes");
         for (int i = 0; i < count; i++)
@@ -305,6 +308,7 @@ int cmd_keys(int argc, char **argv)
         return cli_usage("keys", "revoke takes the id of a key: key_ and 26 characters, as `pared keys list` shows it");
     if (optind + 1 + revokes < argc)
         return cli_usage("keys", "'%.80s' is one word too many", argv[optind + 1 + revokes]);
+    file_make_private();
     struct store *store = open_store(&o, adds, &err);
     int rc = !store  ? -1
              : adds  ? add(store, &o, &err)

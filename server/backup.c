@@ -101,7 +101,7 @@ static int put_in_archive(struct sink *sink, const char *name, int fd, struct er
     archive_entry_set_pathname(entry, name);
     archive_entry_set_size(entry, st.st_size);
     archive_entry_set_filetype(entry, AE_IFREG);
-    archive_entry_set_perm(entry, 0644);
+    archive_entry_set_perm(entry, 0600);
     archive_entry_set_mtime(entry, st.st_mtime, 0);
     int rc = archive_write_header(sink->archive, entry) == ARCHIVE_OK ? 0 : archive_failed(sink->archive, err);
     archive_entry_free(entry);

@@ -3,6 +3,7 @@
  * repaired request is one that two parties may read differently. */
 #include "server/guard.h"
 
+#include <arpa/inet.h>
 #include <stdint.h>
 #include <string.h>
 #include <strings.h>
@@ -230,6 +231,20 @@ static bool listed(const char *const *names, const char *text, size_t len)
     return false;
 }
 
+/* `text` is an IPv4 address, or an IPv6 one in brackets. A page that was lured here by DNS sends a name. */
+static bool is_address(const char *text, size_t len)
+{
+    char address[INET6_ADDRSTRLEN];
+    struct in6_addr any;
+    const bool v6 = len > 2 && text[0] == '[' && text[len - 1] == ']';
+    const size_t n = v6 ? len - 2 : len;
+    if (n >= sizeof address)
+        return false;
+    memcpy(address, text + v6, n);
+    address[n] = 0;
+    return inet_pton(v6 ? AF_INET6 : AF_INET, address, &any) == 1;
+}
+
 int guard_host(const struct guard_names *names, const char *host, struct err *err)
 {
     static const char *const loopback[] = {"localhost", "127.0.0.1", "[::1]", NULL};
@@ -238,6 +253,8 @@ int guard_host(const struct guard_names *names, const char *host, struct err *er
     size_t len = host_name_len(host);
     bool any = !names->loopback && (!names->hosts || !names->hosts[0]);
     if (len && (any || listed(names->hosts, host, len) || listed(loopback, host, len)))
+        return 0;
+    if (len && !names->loopback && is_address(host, len)) /* probes and scrapers call by address */
         return 0;
     return err_set(
         err, ERR_FORBIDDEN,

@@ -396,7 +396,7 @@ static void stop_all(struct run *run)
 /* Children get absolute paths, so the data folder is made absolute once. */
 static int absolute_data(const struct config *config, char out[PATH_MAX], struct err *err)
 {
-    umask(S_IRWXG | S_IRWXO); /* other people's models, and the secret of links */
+    file_make_private();
     if (file_make_dirs(config->data, err))
         return err_wrap(err, "data folder '%s': ", config->data);
     return realpath(config->data, out) ? 0 : err_set_errno(err, ERR_IO, "data folder '%s'", config->data);

@@ -123,6 +123,9 @@ int sqlstore_next_owner(struct db *db, char owner[SQLSTORE_OWNER], struct err *e
 int sqlstore_owner_served(struct db *db, const char *owner, struct err *err);
 int sqlstore_queue_position(struct db *db, struct store_job *job, struct err *err);
 int sqlstore_check_bytes(struct db *db, const char *owner, int64_t more, int64_t limit, struct err *err);
+/* `sql` counts what `owner` ($1) has. */
+int sqlstore_check_count(struct db *db, const char *sql, const char *owner, int64_t most, const char *what,
+                         struct err *err);
 int sqlstore_check_active(struct db *db, const char *owner, int64_t limit, struct err *err);
 /* Those of `hashes` that nothing refers to. */
 int sqlstore_orphans(struct db *db, const char **hashes, int count, struct arena *arena, struct store_orphans *orphans,

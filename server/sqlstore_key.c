@@ -190,6 +190,16 @@ int sqlstore_check_bytes(struct db *db, const char *owner, int64_t more, int64_t
                    (long long)bytes, (long long)limit);
 }
 
+int sqlstore_check_count(struct db *db, const char *sql, const char *owner, int64_t most, const char *what,
+                         struct err *err)
+{
+    int64_t count;
+    if (db_int(db, sql, BIND(T(owner)), 0, &count, err))
+        return -1;
+    return count < most ? 0 : err_set(err, ERR_RATE_LIMITED, "%lld %s are there, no more are kept; delete some",
+                                      (long long)count, what);
+}
+
 int sqlstore_check_active(struct db *db, const char *owner, int64_t limit, struct err *err)
 {
     static const char sql[] = SQLSTORE_OWNER_ACTIVE;

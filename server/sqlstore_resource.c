@@ -360,6 +360,9 @@ int store_recipe_insert(struct store *store, const char *owner, const char *name
     *existed = rows == 0;
     if (rows < 0 || get_recipe(db, owner, name, arena, out, err))
         goto fail;
+    if (rows > 0 && sqlstore_check_count(db, "SELECT count(*)-1 FROM recipe WHERE owner=$1", owner, STORE_RECIPES_MAX,
+                                         "recipes", err))
+        goto fail;
     if (*existed && strcmp(out->body, body)) {
         err_set(err, ERR_WRONG_STATE, "there is another recipe named '%.100s'; delete it first or choose another name",
                 name);

@@ -43,6 +43,9 @@ static int one(struct db *db, const char *sql, const struct sql_value *values, i
 static int check_bytes(struct db *db, const struct store_upload_new *in, struct err *err)
 {
     int64_t open;
+    if (sqlstore_check_count(db, "SELECT count(*) FROM upload WHERE owner=$1", in->owner, STORE_UPLOADS_MAX,
+                             "unfinished uploads", err))
+        return -1;
     if (in->max_bytes <= 0)
         return 0;
     if (db_int(db, "SELECT coalesce(sum(length),0) FROM upload WHERE owner=$1", BIND(T(in->owner)), 0, &open, err))

@@ -119,6 +119,7 @@ struct store_recipe {
     const char *body; /* JSON text */
     int64_t created_at;
 };
+enum { STORE_RECIPES_MAX = 1000, STORE_UPLOADS_MAX = 1000 }; /* of one owner; ERR_RATE_LIMITED for one more */
 /* Same name and same body: the old row, *existed true. Same name, other body: ERR_WRONG_STATE. */
 int store_recipe_insert(struct store *store, const char *owner, const char *name, const char *body, struct arena *arena,
                         struct store_recipe *out, bool *existed, struct err *err);

@@ -242,6 +242,11 @@ char *file_temp_dir(const char *what, struct err *err)
     return path;
 }
 
+void file_make_private(void)
+{
+    umask(S_IRWXG | S_IRWXO); /* other people's models, and the secret of links */
+}
+
 int file_make_dirs(const char *path, struct err *err)
 {
     char copy[PATH_MAX];

@@ -51,6 +51,8 @@ const char *file_temp_root(void);
 /* A new private folder below TMPDIR (without it /tmp), "pared-<what>-" and six letters: its path (free), NULL on
  * error. */
 char *file_temp_dir(const char *what, struct err *err);
+/* Files and folders this process makes from now on are for its user alone (umask). */
+void file_make_private(void);
 /* mkdir -p. */
 int file_make_dirs(const char *path, struct err *err);
 /* rm -r; a missing path is fine; symbolic links are removed, not followed. */

@@ -10,13 +10,20 @@ api() { # method, path, further arguments of curl
     shift 2
     curl -sS --fail-with-body --retry 3 --retry-connrefused -X "$method" ${PARED_API_KEY:+-H "Authorization: Bearer $PARED_API_KEY"} "$@" "$url$path"
 }
-body=$(jq -n --arg model "$(api PUT "/v1/models?name=$(basename "$model")" -T "$model" | jq -r .id)" --arg recipe "${RECIPE:-int8}" '$ARGS.named')
+refused() { # what the server said, in its words
+    printf '%s\n' "$1" >&2
+    exit 1
+}
+made=$(api PUT "/v1/models?name=$(basename "$model")" -T "$model") || refused "$made"
+body=$(printf %s "$made" | jq --arg recipe "${RECIPE:-int8}" '{model: .id, recipe: $recipe, reuse: true}')
 if [ -n "$dataset" ]; then
-    id=$(api PUT "/v1/datasets?name=$(basename "$dataset")" -T "$dataset" | jq -r .id)
-    body=$(printf %s "$body" | jq --arg id "$id" '. + {dataset: $id}')
+    made=$(api PUT "/v1/datasets?name=$(basename "$dataset")" -T "$dataset") || refused "$made"
+    body=$(printf %s "$made" | jq --argjson body "$body" '$body + {dataset: .id}')
 fi
-# the commit and the file make the key: a pipeline that is run again finds the job of the first time
-job=$(api POST /v1/jobs --json "$body" -H "Idempotency-Key: ${CI_COMMIT_SHA:-${GITHUB_SHA:-local-$$}}-$(basename "$model")-${RECIPE:-int8}" | jq -r .id)
+# the run of the pipeline and the file make the key: a request sent twice is one job. A pipeline run again finds what succeeded by `reuse`
+run=${CI_JOB_ID:-${GITHUB_RUN_ID:-local-$$}-${GITHUB_RUN_ATTEMPT:-1}}
+made=$(api POST /v1/jobs --json "$body" -H "Idempotency-Key: $run-$(basename "$model")-${RECIPE:-int8}") || refused "$made"
+job=$(printf %s "$made" | jq -r .id)
 echo "job $job"
 state=queued
 while [ "$state" = queued ] || [ "$state" = running ]; do

@@ -92,6 +92,8 @@ def test_the_command(data):
     keys(data, "revoke", rows[0]["id"])
     keys(data, "revoke", rows[0]["id"])
     assert [r["state"] for r in json.loads(keys(data, "list", "--json").stdout)] == ["revoked", "active"]
+    # for the user of the server alone, whatever the umask
+    assert [oct(os.stat(p).st_mode & 0o777) for p in (data, os.path.join(data, "catalogue.db"))] == ["0o700", "0o600"]
     listed = keys(data, "list").stdout
     assert "nightly" in listed and key[33:] not in listed
     # the secret is nowhere on the disk
@@ -152,7 +154,10 @@ def test_the_last_revoked_key_does_not_open_the_server(data):
         assert s.get("/v1/models").status == 200  # no keys yet, and on loopback
         _, key_id = add(data)
         keys(data, "revoke", key_id)
-        time.sleep(0.6)
+        until = time.time() + 5
+        while s.get("/v1/models").status == 200:
+            assert time.time() < until
+            time.sleep(0.05)
         problem(s.get("/v1/models"), 401, "unauthorized")
         assert s.stop() == 0
         s.start()
@@ -342,6 +347,7 @@ def test_links(data):
         file = s.get(path + "model.onnx", headers=alice)
         got = s.get(url)
         assert (got.status, got.body) == (200, file.body)
+        assert got.headers["cache-control"] == "private, no-store" != file.headers["cache-control"]  # the copy ends with the link
         assert got.headers["content-disposition"].startswith("attachment;") and got.headers["content-security-policy"] == "sandbox"
         assert got.headers["repr-digest"] == file.headers["repr-digest"]
         part = s.get(url, headers={"Range": "bytes=2-5"})
@@ -545,6 +551,8 @@ def test_tls(data, tmp_path):
         with open(key, "w") as f:
             f.write("nonsense")
         s.process.send_signal(signal.SIGHUP)
-        time.sleep(0.3)
+        until = time.time() + 5
+        while "the old certificate stays" not in s.log_text():
+            assert time.time() < until
+            time.sleep(0.05)
         assert curl(s, cert).stdout.endswith("200")  # what is no key is not taken
-        assert "the old certificate stays" in s.log_text()

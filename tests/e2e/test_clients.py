@@ -80,7 +80,7 @@ def test_the_shell_of_ci_files(server, name, tmp_path):
     shutil.copy(MODEL, tmp_path / "models/digits.onnx")
     shutil.copy(TRAIN, tmp_path / "models/digits.npz")
     shell = ["bash", "-e", "-c"] if name.startswith("github") else ["sh", "-e", "-c"]
-    env = {"PARED_URL": server.url, "RECIPE": "int8", "CI_COMMIT_SHA": name}
+    env = {"PARED_URL": server.url, "RECIPE": "int8", "GITHUB_RUN_ID": name}
     done = run([*shell, script_of(name)], cwd=tmp_path, env=env)
     assert done.returncode == 0, done
     onnx.checker.check_model(onnx.load(tmp_path / "small/digits.onnx"))
@@ -88,10 +88,13 @@ def test_the_shell_of_ci_files(server, name, tmp_path):
     assert report["ratio"]["bytes"] < 0.5
     again = run([*shell, script_of(name)], cwd=tmp_path, env=env)
     first = [line for line in done.stdout.splitlines() if line.startswith("job ")]
-    assert again.returncode == 0 and first == [line for line in again.stdout.splitlines() if line.startswith("job ")], "the same commit finds its job"
+    assert again.returncode == 0 and first == [line for line in again.stdout.splitlines() if line.startswith("job ")], "the same run finds its job"
 
 
 def test_a_failed_job_fails_the_pipeline(server, tmp_path):
     script = os.path.join(ROOT, "examples/ci/compress.sh")
     done = run([script], server.url, MODEL, tmp_path / "out.onnx", env={"RECIPE": "no-such-recipe"})
     assert done.returncode != 0 and not (tmp_path / "out.onnx").exists(), done
+    assert "recipe_invalid" in done.stderr and "/recipe" in done.stderr, done
+    refused = run([script], server.url, MODEL, tmp_path / "out.onnx", key="wrong")
+    assert refused.returncode != 0 and "unauthorized" in refused.stderr and "null" not in refused.stdout, refused

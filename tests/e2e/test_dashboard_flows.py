@@ -408,7 +408,8 @@ def test_layers_are_sorted_filtered_and_drawn(page, server):
         if i.name == w["name"]
     )
     h = w["histogram"]
-    assert h["counts"] == numpy.histogram(values, bins=len(h["counts"]))[0].tolist() or sum(h["counts"]) == values.size
+    apart = numpy.abs(numpy.histogram(values, bins=len(h["counts"]))[0] - h["counts"])  # edges of bins are rounded otherwise
+    assert sum(h["counts"]) == values.size and apart.sum() <= 0.01 * values.size, h
     assert abs(h["mean"] - values.mean()) < 1e-5 and abs(h["deviation"] - values.std()) < 1e-5
     assert (numpy.float32(h["low"]), numpy.float32(h["high"])) == (values.min(), values.max()) and w[
         "nonzero"
@@ -576,10 +577,7 @@ def test_a_preset_is_edited_and_a_job_done_again(page, server):
     page.get_by_role("button", name="Start job").click()
     page.get_by_role("heading", name="Before and after").wait_for(timeout=60000)
     assert page.get_by_role("heading", level=1).inner_text() == "edited preset"
-    assert (
-        page.locator(".label-chip").all_inner_texts() == ["run=7", "team=vision"]
-        or page.locator(".label-chip").count() == 2
-    )
+    assert sorted(page.locator(".label-chip").all_inner_texts()) == ["run=7", "team=vision"]
 
 
 # ---- results

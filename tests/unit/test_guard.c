@@ -185,6 +185,11 @@ static void test_host(void **state)
     assert_int_equal(guard_host(&closed, "anything.example.com", NULL), -1);
     assert_int_equal(guard_host(&closed, "pared.example.com", NULL), 0);
     assert_int_equal(guard_host(&closed, "127.0.0.1:8080", NULL), 0);
+    assert_int_equal(guard_host(&closed, "10.1.2.3:8080", NULL), 0);
+    assert_int_equal(guard_host(&closed, "[fd00::7]", NULL), 0);
+    assert_int_equal(guard_host(&closed, "[fd00::x]", NULL), -1);
+    assert_int_equal(guard_host(&closed, "10.1.2.3.example.com", NULL), -1);
+    assert_int_equal(guard_host(&loopback, "10.1.2.3:8080", NULL), -1);
 }
 
 static void test_origin(void **state)

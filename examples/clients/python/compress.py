@@ -55,7 +55,7 @@ while job["state"] in ("queued", "running"):
     print(f"{job['id']}: {job['state']} {job.get('progress', {}).get('stage', '')}", file=sys.stderr)
     job = call("GET", f"/v1/jobs/{job['id']}?wait=25").json()
 if job["state"] != "succeeded":
-    sys.exit(f"{job['id']}: {job['state']}: {job.get('error', {}).get('detail', '')}")
+    sys.exit(f"{job['id']}: {job['state']}: {(job.get('error') or {}).get('detail', '')}")
 
 args.out.write_bytes(call("GET", f"/v1/jobs/{job['id']}/artifacts/model.onnx").content)
 report = call("GET", f"/v1/jobs/{job['id']}/report").json()
