@@ -45,11 +45,13 @@ struct http_auth {
     bool loopback;
     pthread_mutex_t lock; /* guards what follows */
     struct keyring ring;
+    bool locked;        /* there was a key once: without any left nobody gets in */
     int64_t generation; /* of the store's keys in the ring */
     int64_t requests_per_s, active_jobs, stored_bytes;
     char *key_file;
     /* the watcher */
-    pthread_mutex_t changing; /* one who makes a new ring at a time */
+    pthread_mutex_t changing; /* one who makes a new ring at a time; guards the next too */
+    bool complained;          /* that the key file cannot be read */
     pthread_cond_t ended;
     pthread_t watcher;
     bool watches, end;
@@ -242,25 +244,66 @@ static void carry_over(const struct keyring *from, struct keyring *to)
     }
 }
 
-/* Read all keys anew. */
-static int refresh(struct http_auth *auth, const char *key_file, struct err *err)
+/* The keys of the file that are known now. */
+static int keep_file_keys(struct http_auth *auth, struct keyring *ring, struct err *err)
 {
-    struct keyring ring = {0};
+    struct key *key = NULL;
+    int i = 0;
+    ring->count = ring->in_file = 0;
+    pthread_mutex_lock(&auth->lock);
+    for (; i < auth->ring.in_file && (key = grow(ring, err)); i++) {
+        *key = auth->ring.at[i];
+        ring->in_file++;
+    }
+    bool all = i == auth->ring.in_file;
+    pthread_mutex_unlock(&auth->lock);
+    return all ? 0 : -1;
+}
+
+/* A ring of the keys read so far from the file, and those of the store, becomes the one in use. */
+static int replace(struct http_auth *auth, struct keyring ring, struct err *err)
+{
     int64_t generation = 0;
-    int rc = key_file[0] ? read_file_keys(&ring, key_file, err) : 0;
-    if (rc == 0)
-        rc = read_store_keys(&ring, auth->store, &generation, err);
+    int rc = read_store_keys(&ring, auth->store, &generation, err);
     if (rc == 0) {
         pthread_mutex_lock(&auth->lock);
         struct keyring old = auth->ring;
         carry_over(&old, &ring);
         auth->ring = ring;
+        auth->locked = auth->locked || ring.count > 0;
         auth->generation = generation;
         pthread_mutex_unlock(&auth->lock);
         ring = old;
     }
     free(ring.at);
     return rc;
+}
+
+/* Read all keys anew. */
+static int refresh(struct http_auth *auth, const char *key_file, struct err *err)
+{
+    struct keyring ring = {0};
+    if (key_file[0] && read_file_keys(&ring, key_file, err)) {
+        free(ring.at);
+        return -1;
+    }
+    return replace(auth, ring, err);
+}
+
+/* The same after a change in the store, which must hold also while the file cannot be read. */
+static int refresh_store(struct http_auth *auth, struct err *err)
+{
+    struct keyring ring = {0};
+    struct err unread = {0};
+    bool fails = auth->key_file[0] && read_file_keys(&ring, auth->key_file, &unread);
+    if (fails && !auth->complained)
+        log_warn("%s; its keys stay as they were", unread.msg);
+    auth->complained = fails;
+    if (fails && keep_file_keys(auth, &ring, err)) {
+        free(ring.at);
+        return -1;
+    }
+    return replace(auth, ring, err);
 }
 
 /* ---- the watcher */
@@ -298,7 +341,7 @@ static void look(struct http_auth *auth)
     if (store_key_generation(auth->store, &generation, &err))
         rc = -1;
     else if (generation != auth->generation)
-        rc = refresh(auth, auth->key_file, &err);
+        rc = refresh_store(auth, &err);
     pthread_mutex_unlock(&auth->changing);
     if (rc)
         log_warn("API keys not read again: %s", err.msg);
@@ -489,7 +532,7 @@ int http_auth_check(struct http_auth *auth, const char *authorization, enum auth
     bool bearer = authorization && strncasecmp(authorization, "Bearer ", 7) == 0;
     const char *text = bearer ? authorization + 7 + strspn(authorization + 7, " ") : "";
     pthread_mutex_lock(&auth->lock);
-    if (auth->ring.count == 0) {
+    if (auth->ring.count == 0 && !auth->locked) {
         out->owner = AUTH_LOCAL;
         out->scopes = SCOPES_ALL;
     } else if (!bearer) {

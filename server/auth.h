@@ -7,7 +7,8 @@
  * Key file   the other way, for keys that come from a secret manager: one key a line, `KEY` or `OWNER KEY`; # starts a
  *            comment. Such a key has all scopes and the limits of the settings; it is called "file:LINE".
  * Owners     a key without owner belongs to "local", as everything does on a server without keys. Once a key was made,
- *            callers need one: revoking the last one locks everybody out, it does not open the server.
+ *            callers need one: to revoke the last one, or to take it from the file, locks everybody out and does not open
+ *            the server.
  * Changes    by `pared keys` reach a running server within AUTH_WATCH_MS: a thread looks at the catalogue's count of
  *            changes. It also writes when keys were last used, to the minute.
  * Life cycle http_auth_new -> http_auth_check from any thread -> http_auth_free */

@@ -11,6 +11,7 @@
 #ifndef PARED_SERVER_BLOB_H
 #define PARED_SERVER_BLOB_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "core/base/err.h"
@@ -26,6 +27,8 @@ void blobs_close(struct blobs *blobs); /* NULL is fine */
 
 struct blob_put *blob_put_begin(struct blobs *blobs, struct err *err);
 int blob_put_write(struct blob_put *put, const void *bytes, size_t len, struct err *err);
+/* All is written: durable, read-only, without a descriptor. The commit does it too. */
+int blob_put_end(struct blob_put *put, struct err *err);
 int64_t blob_put_bytes(const struct blob_put *put);
 /* SHA-256 of what was written so far. Lives as long as the put. */
 const struct hash *blob_put_hash(const struct blob_put *put);
@@ -40,9 +43,8 @@ void blob_put_free(struct blob_put *put);
 int blob_put_take(struct blobs *blobs, const char *path, char sha256[SHA256_HEX], int64_t *bytes, struct err *err);
 
 /* The same for a file whose hash is known and which has been synced: it is not read again, and not pinned. When this
- * fails the file is where it was. `fd`: open on the file, if the hash was made as its bytes were written: the first
- * blob_open believes it then. -1: it does not. */
-int blob_put_adopt(struct blobs *blobs, const char *path, int fd, const char *sha256, struct err *err);
+ * fails the file is where it was. `hashed`: as its bytes were written, so the first blob_open believes it. */
+int blob_put_adopt(struct blobs *blobs, const char *path, bool hashed, const char *sha256, struct err *err);
 
 /* Read-only descriptor of the caller (close), -1 with ERR_NOT_FOUND. The content is what the hash says (blob_check.h):
  * ERR_CORRUPT when it is not, so the first call for a large file may take seconds. */

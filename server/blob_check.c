@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A direct-mapped table: a blob's slot follows from the first digits of its hash, and a later blob of the same slot
- * replaces it. 4,096 slots of 128 bytes; pages of it that were never touched cost nothing. */
+ * A table of sets: a blob's set follows from the first digits of its hash, and of the four blobs in it the one that was
+ * checked longest ago makes room. 4,096 slots of 128 bytes; pages of it that were never touched cost nothing. */
 #include "server/blob_check.h"
 
 #include <errno.h>
@@ -15,7 +15,7 @@
 #include "core/base/hash.h"
 #include "core/base/log.h"
 
-enum { SLOTS = 4096, CHUNK = 1 << 18, DEFAULT_AGE_S = 86400 };
+enum { WAYS = 4, SLOTS = 4096, CHUNK = 1 << 18, DEFAULT_AGE_S = 86400 };
 
 /* What a file that was not touched keeps. */
 struct identity {
@@ -62,10 +62,18 @@ void blob_checks_set_age(struct blob_checks *checks, int64_t seconds)
     atomic_store(&checks->age_s, seconds);
 }
 
+/* The blob's own slot, or else the oldest of its set. */
 static struct check *slot_of(struct blob_checks *checks, const char *sha256)
 {
     char digits[4] = {sha256[0], sha256[1], sha256[2], 0};
-    return &checks->slots[strtoul(digits, NULL, 16) % SLOTS];
+    struct check *set = &checks->slots[strtoul(digits, NULL, 16) % (SLOTS / WAYS) * WAYS], *oldest = set;
+    for (struct check *c = set; c < set + WAYS; c++) {
+        if (!strcmp(c->sha256, sha256))
+            return c;
+        if (c->at < oldest->at)
+            oldest = c;
+    }
+    return oldest;
 }
 
 static int identify(int fd, struct identity *out, struct err *err)

@@ -48,6 +48,8 @@ struct blob_put {
     char path[PATH_MAX];
     struct hash hash;
     int64_t bytes, flushed;
+    bool ours;        /* the file at `path` goes with the put */
+    bool hashed_here; /* the hash was made as the bytes came: they need not be read again to be believed */
     bool committed;
     char sha256[SHA256_HEX];
 };
@@ -248,6 +250,7 @@ struct blob_put *blob_put_begin(struct blobs *blobs, struct err *err)
     if (!put)
         return NULL;
     put->fd = open(put->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    put->ours = put->hashed_here = true;
     if (put->fd < 0) {
         err_set_errno(err, ERR_IO, "cannot create a temporary file");
         blob_put_free(put);
@@ -269,6 +272,16 @@ int blob_put_write(struct blob_put *put, const void *bytes, size_t len, struct e
     sync_file_range(put->fd, put->flushed, put->bytes - put->flushed, SYNC_FILE_RANGE_WRITE);
     put->flushed = put->bytes;
     return check_space(put->blobs, err);
+}
+
+int blob_put_end(struct blob_put *put, struct err *err)
+{
+    if (put->fd < 0)
+        return 0;
+    int rc = fchmod(put->fd, 0444) || fsync(put->fd) ? err_set_errno(err, ERR_IO, "cannot store the file") : 0;
+    close(put->fd);
+    put->fd = -1;
+    return rc;
 }
 
 int64_t blob_put_bytes(const struct blob_put *put)
@@ -297,8 +310,17 @@ static bool stored_whole(struct blob_put *put, const char *object)
     return whole;
 }
 
+static void note_stored(const struct blob_put *put, const char *object)
+{
+    int fd = open(object, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    blob_checks_note(put->blobs->checks, put->sha256, fd);
+    close(fd);
+}
+
 /* Under the lock: name and pin the object. */
-static int publish(struct blob_put *put, struct err *err)
+static int publish_locked(struct blob_put *put, struct err *err)
 {
     char object[PATH_MAX], dir[PATH_MAX];
     if (pin_locked(put->blobs, put->sha256, err))
@@ -314,36 +336,44 @@ static int publish(struct blob_put *put, struct err *err)
         return -1;
     if (rename(put->path, object))
         return err_set_errno(err, ERR_IO, "cannot name a stored file");
-    if (put->fd >= 0)
-        blob_checks_note(put->blobs->checks, put->sha256, put->fd);
+    if (put->hashed_here)
+        note_stored(put, object);
     object_dir(put->blobs, put->sha256, 2, dir);
     return sync_dir(dir, err);
 }
 
-int blob_put_commit(struct blob_put *put, char sha256[SHA256_HEX], struct err *err)
+static int publish(struct blob_put *put, struct err *err)
 {
-    hash_final(&put->hash, put->sha256);
-    memcpy(sha256, put->sha256, SHA256_HEX);
-    if (fchmod(put->fd, 0444) || fsync(put->fd))
-        return err_set_errno(err, ERR_IO, "cannot store the file");
     char object[PATH_MAX];
     if (blob_path(put->blobs, put->sha256, object, sizeof object, err))
         return -1;
     stored_whole(put, object); /* hashes it, if need be, before the lock is taken: under it the answer is remembered */
     pthread_mutex_lock(&put->blobs->lock);
-    int rc = publish(put, err);
+    int rc = publish_locked(put, err);
     pthread_mutex_unlock(&put->blobs->lock);
     return rc;
+}
+
+int blob_put_commit(struct blob_put *put, char sha256[SHA256_HEX], struct err *err)
+{
+    struct stat st;
+    hash_final(&put->hash, put->sha256);
+    memcpy(sha256, put->sha256, SHA256_HEX);
+    if (blob_put_end(put, err))
+        return -1;
+    if (stat(put->path, &st) || st.st_size != put->bytes)
+        return err_set(err, ERR_CORRUPT, "A file is not as it was written: something else has touched it.");
+    return publish(put, err);
 }
 
 void blob_put_free(struct blob_put *put)
 {
     if (!put)
         return;
-    if (put->fd >= 0) {
+    if (put->fd >= 0)
         close(put->fd);
+    if (put->ours)
         unlink(put->path); /* gone already after a commit */
-    }
     if (put->committed)
         blob_unpin(put->blobs, put->sha256);
     free(put);
@@ -372,6 +402,7 @@ int blob_put_take(struct blobs *blobs, const char *path, char sha256[SHA256_HEX]
     int rc = -1;
     struct stat st;
     put->fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    put->ours = put->hashed_here = true;
     if (put->fd < 0 || fstat(put->fd, &st))
         err_set_errno(err, ERR_IO, "cannot open a finished file");
     else if (!S_ISREG(st.st_mode) || st.st_nlink != 1)
@@ -387,7 +418,7 @@ int blob_put_take(struct blobs *blobs, const char *path, char sha256[SHA256_HEX]
     return rc;
 }
 
-int blob_put_adopt(struct blobs *blobs, const char *path, int fd, const char *sha256, struct err *err)
+int blob_put_adopt(struct blobs *blobs, const char *path, bool hashed, const char *sha256, struct err *err)
 {
     struct blob_put *put = put_new(blobs, err);
     if (!put)
@@ -395,15 +426,12 @@ int blob_put_adopt(struct blobs *blobs, const char *path, int fd, const char *sh
     int rc = -1;
     snprintf(put->path, sizeof put->path, "%s", path);
     snprintf(put->sha256, sizeof put->sha256, "%s", sha256);
-    put->fd = fd;
-    pthread_mutex_lock(&blobs->lock);
+    put->hashed_here = hashed;
     if (chmod(path, 0444))
         err_set_errno(err, ERR_IO, "cannot take a finished file");
     else
         rc = publish(put, err);
-    pthread_mutex_unlock(&blobs->lock);
-    put->fd = -1;
-    blob_put_free(put); /* without a descriptor it leaves the file alone */
+    blob_put_free(put);
     return rc;
 }
 

@@ -14,10 +14,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/base/cgroup_path.h"
 #include "core/base/file.h"
 
 enum { FILE_LIMIT = 1 << 16 };
-#define DEFAULT_MOUNT "/sys/fs/cgroup"
 #define GROUP_PREFIX "job-"
 
 static char own[PATH_MAX]; /* "" = there are no groups; written by cgroup_open alone */
@@ -34,28 +34,6 @@ static int write_command(const char *folder, const char *file, const char *text,
     const ssize_t n = write(fd, text, strlen(text));
     const int rc = n < 0 ? err_set_errno(err, ERR_IO, "%s of the control group cannot be written", file) : 0;
     close(fd);
-    return rc;
-}
-
-/* The path behind "0::" in /proc/self/cgroup, below the mount; a hybrid machine has other lines too. */
-static int find_own(const char *mount, char path[PATH_MAX], struct err *err)
-{
-    char *text = file_read("/proc/self/cgroup", FILE_LIMIT, NULL, err);
-    if (!text)
-        return err_wrap(err, "/proc/self/cgroup: ");
-    const char *line = !strncmp(text, "0::", 3) ? text : strstr(text, "\n0::");
-    int rc = -1;
-    if (!line) {
-        err_set(err, ERR_IO, "there are no control groups of version 2");
-    } else {
-        line += (*line == '\n') + 3;
-        const int len = (int)strcspn(line, "\n");
-        const bool root = len == 1 && *line == '/';
-        rc = snprintf(path, PATH_MAX, "%s%.*s", mount, root ? 0 : len, line) < PATH_MAX - 64
-                 ? 0
-                 : err_set(err, ERR_IO, "the path of the control group is too long");
-    }
-    free(text);
     return rc;
 }
 
@@ -114,7 +92,7 @@ int cgroup_open(const char *mount, struct err *why)
 {
     char group[PATH_MAX];
     own[0] = 0;
-    if (find_own(mount ? mount : DEFAULT_MOUNT, group, why) || hand_down(group, why))
+    if (cgroup_own(mount ? mount : CGROUP_MOUNT, group, why) || hand_down(group, why))
         return -1;
     memcpy(own, group, sizeof own);
     remove_old();

@@ -357,8 +357,10 @@ static void watch(struct child *child)
         struct pollfd fds[3] = {
             {child->pidfd, POLLIN, 0}, {child->status_fd, POLLIN, 0}, {child->opts->wake_fd, POLLIN, 0}};
         int n = poll(fds, 3, wait_ms);
-        if (n < 0 && errno != EINTR)
+        if (n < 0 && errno != EINTR) { /* nobody could stop it any more */
+            kill(-child->pid, SIGKILL);
             return;
+        }
         if (n <= 0)
             continue;
         if (fds[1].revents)

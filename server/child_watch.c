@@ -16,6 +16,7 @@
 #include "core/base/clock.h"
 
 enum { BLOCK = 512 /* unit of st_blocks */, MAX_DEPTH = 8 };
+static const int64_t TOO_DEEP_BYTES = INT64_C(1) << 60;
 static const double DISK_S = 1, DISK_SHARE = 20;
 
 void child_watch_usage(pid_t pid, int64_t *memory_bytes, int64_t *threads)
@@ -40,7 +41,8 @@ void child_watch_usage(pid_t pid, int64_t *memory_bytes, int64_t *threads)
         fclose(f);
 }
 
-/* Links are not followed, neither to folders nor to files: what they lead to is not the child's. */
+/* Links are not followed, neither to folders nor to files: what they lead to is not the child's. Nobody's work needs
+ * folders so deep that they are not looked into, so these count as more than any limit. */
 static int64_t folder_bytes(int parent, const char *name, int depth)
 {
     int64_t total = 0;
@@ -55,8 +57,10 @@ static int64_t folder_bytes(int parent, const char *name, int depth)
             fstatat(dirfd(dir), e->d_name, &st, AT_SYMLINK_NOFOLLOW))
             continue;
         total += (int64_t)st.st_blocks * BLOCK;
-        if (S_ISDIR(st.st_mode) && depth < MAX_DEPTH)
-            total += folder_bytes(dirfd(dir), e->d_name, depth + 1);
+        if (S_ISDIR(st.st_mode))
+            total += depth < MAX_DEPTH ? folder_bytes(dirfd(dir), e->d_name, depth + 1) : TOO_DEEP_BYTES;
+        if (total > TOO_DEEP_BYTES)
+            total = TOO_DEEP_BYTES;
     }
     if (dir)
         closedir(dir);

@@ -35,7 +35,8 @@ static double run_time(struct store *store, const char *methods, int64_t bytes, 
 }
 
 /* < 0: not known. */
-static double wait_time(struct store *store, int64_t workers, const struct store_job *job, struct arena *arena)
+static double wait_time(struct store *store, int64_t workers, const struct store_job *job, double own_run_s,
+                        struct arena *arena)
 {
     struct store_ahead *ahead;
     struct err err = {0};
@@ -48,16 +49,23 @@ static double wait_time(struct store *store, int64_t workers, const struct store
         running += ahead[i].ran_s >= 0;
         waiting += ahead[i].ran_s < 0 ? ahead[i].count : 0;
     }
-    /* a part of a long queue stands for all of it */
-    double share = waiting == STORE_AHEAD_SAMPLE ? (double)(job->queue_position - 1) / (double)waiting : 1;
-    if (count == running && running < workers)
-        return 0; /* a worker is free, and nothing else waits */
+    /* Those of higher rank stand for those whose turn comes before: owners take turns, and of a long queue only a part
+     * was looked at. */
+    double before = job->queue_position > 0 ? (double)(job->queue_position - 1) : 0;
+    double share = waiting > 0 ? before / (double)waiting : 0;
+    if (before <= 0 && running < workers)
+        return 0; /* a worker is free, and nothing comes first */
+    if (waiting == 0 && before > 0) { /* others' turns, but nothing of higher rank: of those nothing is known */
+        if (own_run_s < 0)
+            return -1;
+        total += own_run_s * before;
+    }
     for (int i = 0; i < count; i++) {
         double run = run_time(store, ahead[i].methods, ahead[i].input_bytes, &samples), ran = ahead[i].ran_s;
         if (run < 0)
             return -1;
         if (ran < 0)
-            total += run * (double)ahead[i].count * (share > 1 ? share : 1);
+            total += run * (double)ahead[i].count * share;
         else if (run > ran) /* one that has run for longer than expected may end at any moment */
             total += run - ran;
     }
@@ -72,7 +80,7 @@ struct estimate estimate_job(struct store *store, int64_t workers, const struct 
         return out;
     double run = run_time(store, job->methods, job->input_bytes, &out.samples);
     if (job->state == JOB_QUEUED)
-        out.wait_s = wait_time(store, workers, job, arena);
+        out.wait_s = wait_time(store, workers, job, run, arena);
     double ran = job->state == JOB_RUNNING ? (double)(now_ms - job->started_at) / 1000 : 0;
     double wait = job->state == JOB_QUEUED ? out.wait_s : 0;
     if (run >= 0 && wait >= 0)

@@ -148,7 +148,7 @@ struct http_opts {
     const char *host; /* "127.0.0.1", "::1", "localhost", ...: a numeric address or a name that resolves to one */
     uint16_t port;    /* 0: any free one */
     int threads;      /* event threads */
-    int executors;    /* threads of the fast lane, 0: 4; the slow lane (uploads) has half as many, at least 2 */
+    int executors;    /* threads of the fast lane, 0: 4; as many for whole files; half as many, at least 2, wait for children */
     int connection_limit, idle_timeout_s;
     int header_timeout_s; /* 0: 10 */
     int64_t min_rate;     /* bytes a second that a body, or the reading of an answer, must keep up; 0: any */

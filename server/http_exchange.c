@@ -12,7 +12,6 @@
 
 #include "core/base/clock.h"
 #include "server/auth.h"
-#include "server/deprecation.h"
 #include "server/http_internal.h"
 
 /* ---- accessors for handlers */
@@ -130,6 +129,25 @@ void exchange_close(void *cls, struct MHD_Connection *conn, void **state, enum M
             x->req.method, x->caller.key_id, x->client, res_header_value(&x->res, "Location")};
         http->opts.record(http->opts.app, &record);
     }
+    struct connection *socket = x->socket;
+    x->socket = NULL;
+    x->conn = NULL;
+    if (socket) {
+        pthread_mutex_lock(&http->lock);
+        watch_idle(http, socket);
+        pthread_mutex_unlock(&http->lock);
+    }
+    if (!x->req.sink && !x->req.upload) {
+        exchange_end(x);
+        return;
+    }
+    x->task = TASK_END; /* files are written or removed: not in the event thread */
+    exec_push(x);
+}
+
+void exchange_end(struct exchange *x)
+{
+    struct http *http = x->http;
     if (x->phase == PHASE_BODY && x->req.sink)
         body_flush(x); /* hung up: what has arrived is worth keeping */
     body_close(x);
@@ -140,13 +158,10 @@ void exchange_close(void *cls, struct MHD_Connection *conn, void **state, enum M
     faults_fini(&x->req.faults);
     res_fini(&x->res);
     arena_free(x->req.arena);
-    struct connection *socket = x->socket;
     bool streams = x->streams;
     free(x->target);
     free(x);
     pthread_mutex_lock(&http->lock);
-    if (socket)
-        watch_idle(http, socket);
     http->live--;
     http->streams -= streams;
     pthread_cond_broadcast(&http->fewer);
@@ -296,6 +311,9 @@ static int check_body(struct exchange *x)
         return err_set(&x->err, ERR_MEDIA_TYPE, "The body has Content-Encoding `%s`; send it as it is.", coding);
     switch (kind) {
     case BODY_NONE:
+        if (x->length > HTTP_DISCARD_BYTES)
+            return err_set(&x->err, ERR_TOO_LARGE, "This call takes no body, and one of %lld bytes was announced.",
+                           (long long)x->length);
         x->mode = any ? MODE_DISCARD : MODE_NONE;
         return 0;
     case BODY_JSON:
@@ -332,7 +350,6 @@ static int find_route(struct exchange *x, const char *method, const struct route
     req->route = router_find(x->http->opts.router, method, target, req->param, x->allow);
     if (req->route) {
         x->route_text = req->route->path;
-        deprecation_headers(req->route, &x->res);
         return 0;
     }
     if (!x->allow[0])

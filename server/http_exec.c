@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * http_exec.c - three lanes of threads that may block: short requests, long ones, and those that were parked.
+ * http_exec.c - four lanes of threads that may block: short requests, whole files, those that wait for a child process, and
+ * those that were parked.
  *
  * Suspending comes before handing over: the executor may resume the connection before exec_submit returns. A connection
  * that is suspended when the daemon stops would abort the process, so `suspended` counts them and `closing` forbids new
@@ -40,8 +41,10 @@ static struct lane_queue *lane_of(struct exchange *x)
 {
     if (x->task == TASK_STREAM || x->req.round > 0) /* who has waited long is in less of a hurry than who just came */
         return &x->http->stream;
-    bool slow = x->task == TASK_RUN && x->req.route && x->req.route->lane == LANE_SLOW;
-    return slow ? &x->http->slow : &x->http->fast;
+    if (x->task == TASK_FLUSH || x->task == TASK_END)
+        return &x->http->bulk;
+    enum lane lane = x->task == TASK_RUN && x->req.route ? x->req.route->lane : LANE_FAST;
+    return lane == LANE_SLOW ? &x->http->slow : lane == LANE_BULK ? &x->http->bulk : &x->http->fast;
 }
 
 void exec_push(struct exchange *x)
@@ -129,6 +132,9 @@ static void run(struct exchange *x)
     case TASK_STREAM:
         stream_look(x);
         break;
+    case TASK_END:
+        exchange_end(x);
+        break;
     }
 }
 
@@ -178,8 +184,8 @@ static void lane_stop(struct lane_queue *lane)
 int exec_start(struct http *http, struct err *err)
 {
     int fast = http->opts.executors > 0 ? http->opts.executors : 4, slow = fast / 2 > 2 ? fast / 2 : 2;
-    if (lane_start(&http->fast, http, fast, err) != 0 || lane_start(&http->slow, http, slow, err) != 0 ||
-        lane_start(&http->stream, http, 1, err) != 0)
+    if (lane_start(&http->fast, http, fast, err) != 0 || lane_start(&http->bulk, http, fast, err) != 0 ||
+        lane_start(&http->slow, http, slow, err) != 0 || lane_start(&http->stream, http, 1, err) != 0)
         return -1;
     errno = pthread_create(&http->clock, NULL, watch_run, http);
     http->clock_runs = errno == 0;
@@ -195,6 +201,7 @@ void exec_stop(struct http *http)
     if (http->clock_runs)
         pthread_join(http->clock, NULL);
     lane_stop(&http->fast);
+    lane_stop(&http->bulk);
     lane_stop(&http->slow);
     lane_stop(&http->stream);
 }

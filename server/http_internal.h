@@ -48,7 +48,7 @@ enum {
 
 enum phase { PHASE_NEW, PHASE_OPENED, PHASE_BODY, PHASE_WORK, PHASE_DONE };
 enum body_mode { MODE_NONE, MODE_JSON, MODE_UPLOAD, MODE_STREAM, MODE_DISCARD };
-enum task { TASK_OPEN, TASK_FLUSH, TASK_RUN, TASK_STREAM };
+enum task { TASK_OPEN, TASK_FLUSH, TASK_RUN, TASK_STREAM, TASK_END };
 
 enum moving { MOVING_NOTHING, MOVING_BODY, MOVING_ANSWER };
 struct connection { /* one socket, for the watchdog (http_watch.c) */
@@ -115,7 +115,7 @@ struct http {
     struct http_opts opts;
     struct MHD_Daemon *daemon;
     uint16_t port;
-    struct lane_queue fast, slow, stream;
+    struct lane_queue fast, bulk, slow, stream;
     /* suspended connections: parked ones and those on executors */
     pthread_mutex_t lock;
     pthread_cond_t fewer;   /* suspended or live went down; CLOCK_MONOTONIC, as the next */
@@ -141,6 +141,8 @@ void *exchange_open(void *cls, const char *uri, struct MHD_Connection *conn);
 enum MHD_Result exchange_step(void *cls, struct MHD_Connection *conn, const char *url, const char *method,
                               const char *version, const char *data, size_t *size, void **state);
 void exchange_close(void *cls, struct MHD_Connection *conn, void **state, enum MHD_RequestTerminationCode code);
+/* What it held goes, and it; the connection may be gone. */
+void exchange_end(struct exchange *x);
 /* http_exec.c: executors */
 int exec_start(struct http *http, struct err *err);
 void exec_stop(struct http *http);

@@ -18,7 +18,7 @@ static const char *sent(const struct exchange *x, const char *name)
  * Access-Control-Allow-Credentials. */
 
 static const char cors_headers[] = "Authorization, Content-Type, Accept, Idempotency-Key, If-Match, If-None-Match, "
-                                   "If-Range, Last-Event-ID, Prefer, Range, Repr-Digest, X-Request-Id, traceparent, "
+                                   "If-Range, Last-Event-ID, Prefer, Range, Content-Digest, Repr-Digest, X-Request-Id, traceparent, "
                                    "Tus-Resumable, Upload-Length, Upload-Offset, Upload-Metadata, Upload-Checksum";
 static const char cors_exposed[] =
     "Location, ETag, Retry-After, RateLimit, RateLimit-Policy, Content-Disposition, Content-Range, Accept-Ranges, "

@@ -9,6 +9,7 @@
 
 #include "core/base/log.h"
 #include "server/coding.h"
+#include "server/deprecation.h"
 #include "server/http_internal.h"
 #include "server/problem.h"
 
@@ -35,23 +36,22 @@ void res_fini(struct res *res)
 
 void res_header(struct res *res, const char *name, const char *fmt, ...)
 {
-    char text[2048];
-    va_list args;
+    va_list args, again;
     va_start(args, fmt);
-    int n = vsnprintf(text, sizeof text, fmt, args);
+    va_copy(again, args);
+    int n = vsnprintf(NULL, 0, fmt, args);
+    char *text = n < 0 ? NULL : arena_alloc(res->req->arena, (size_t)n + 1);
+    struct res_header *header = text ? arena_alloc(res->req->arena, sizeof *header) : NULL;
+    if (header)
+        vsnprintf(text, (size_t)n + 1, fmt, again);
+    va_end(again);
     va_end(args);
-    if (n < 0 || (size_t)n >= sizeof text)
-        return;
-    for (int i = 0; i < n; i++)
+    for (int i = 0; header && i < n; i++)
         if ((unsigned char)text[i] < 32 || text[i] == 127)
             return;
-    struct res_header *header = arena_alloc(res->req->arena, sizeof *header);
     if (!header)
         return;
-    header->name = name;
-    header->value = arena_strndup(res->req->arena, text, (size_t)n);
-    if (!header->value)
-        return;
+    *header = (struct res_header){.name = name, .value = text};
     struct res_header **at = &res->headers;
     while (*at && strcmp((*at)->name, name) != 0)
         at = &(*at)->next;
@@ -268,6 +268,8 @@ enum MHD_Result res_send(struct exchange *x)
     struct res *res = &x->res;
     if (x->http->opts.finish && x->req.method)
         x->http->opts.finish(x->http->opts.app, &x->req, res);
+    if (x->req.route)
+        deprecation_headers(x->req.route, res);
     vary(res);
     struct MHD_Response *response = response_of(x);
     if (!response)

@@ -2,9 +2,13 @@
 #include "server/machine.h"
 
 #include <inttypes.h>
+#include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "core/base/cgroup_path.h"
 
 /* A limit file holds a number, or "max" (version 2), or a number beyond all memory (version 1). */
 static int64_t read_limit(const char *path)
@@ -19,12 +23,21 @@ static int64_t read_limit(const char *path)
     return bytes;
 }
 
+/* A file of a control group. */
+static const char *file_of(const char *group, const char *name, char path[PATH_MAX])
+{
+    return snprintf(path, PATH_MAX, "%s/%s", group, name) < PATH_MAX ? path : "";
+}
+
 int64_t machine_memory_bytes(void)
 {
-    static const char *const limits[] = {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"};
+    char group[PATH_MAX], path[PATH_MAX];
     int64_t bytes = (int64_t)sysconf(_SC_PHYS_PAGES) * (int64_t)sysconf(_SC_PAGESIZE);
-    for (unsigned i = 0; i < sizeof limits / sizeof limits[0]; i++) {
-        int64_t limit = read_limit(limits[i]);
+    int64_t limit = read_limit("/sys/fs/cgroup/memory/memory.limit_in_bytes");
+    if (limit > 0 && limit < bytes)
+        bytes = limit;
+    for (bool there = cgroup_own(CGROUP_MOUNT, group, NULL) == 0; there; there = cgroup_parent(CGROUP_MOUNT, group)) {
+        limit = read_limit(file_of(group, "memory.max", path));
         if (limit > 0 && limit < bytes)
             bytes = limit;
     }
@@ -46,10 +59,12 @@ static int64_t read_key(const char *path, const char *key)
     return value;
 }
 
-/* Of a cgroup: limit - (used - cache that can be dropped). INT64_MAX without a limit. */
-static int64_t cgroup_left(const char *limit_path, const char *used_path, const char *stat_path, const char *cache_key)
+/* Of a control group: limit - (used - cache that can be dropped). INT64_MAX without a limit. */
+static int64_t group_left(const char *group, const char *limit_file, const char *used_file, const char *cache_key)
 {
-    int64_t limit = read_limit(limit_path), used = read_limit(used_path), cache = read_key(stat_path, cache_key);
+    char path[PATH_MAX];
+    int64_t limit = read_limit(file_of(group, limit_file, path)), used = read_limit(file_of(group, used_file, path));
+    int64_t cache = read_key(file_of(group, "memory.stat", path), cache_key);
     if (limit <= 0 || used <= 0 || limit >= INT64_MAX / 2)
         return INT64_MAX;
     int64_t left = limit - used + (cache > 0 ? cache : 0);
@@ -58,15 +73,15 @@ static int64_t cgroup_left(const char *limit_path, const char *used_path, const 
 
 int64_t machine_memory_available(void)
 {
+    char group[PATH_MAX];
     int64_t kib = read_key("/proc/meminfo", "MemAvailable:");
-    int64_t bytes = kib > 0 && kib < INT64_MAX / 1024 ? kib * 1024 : 0;
-    const int64_t left[] = {
-        cgroup_left("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat",
-                    "inactive_file "),
-        cgroup_left("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-                    "/sys/fs/cgroup/memory/memory.stat", "total_inactive_file ")};
-    for (unsigned i = 0; i < sizeof left / sizeof left[0]; i++)
-        if (left[i] < (bytes > 0 ? bytes : INT64_MAX))
-            bytes = left[i];
-    return bytes;
+    int64_t least = kib > 0 && kib < INT64_MAX / 1024 ? kib * 1024 : INT64_MAX;
+    int64_t left =
+        group_left("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file ");
+    least = left < least ? left : least;
+    for (bool there = cgroup_own(CGROUP_MOUNT, group, NULL) == 0; there; there = cgroup_parent(CGROUP_MOUNT, group)) {
+        left = group_left(group, "memory.max", "memory.current", "inactive_file ");
+        least = left < least ? left : least;
+    }
+    return least < INT64_MAX ? least : 0;
 }

@@ -35,7 +35,7 @@ static const double byte_bounds[N_BOUNDS] = {1 << 10,   1 << 12,   1 << 14, 1 <<
 
 struct histogram {
     atomic_llong buckets[N_BOUNDS + 1];
-    atomic_llong sum_millionths;
+    atomic_llong sum; /* bytes, or microseconds */
 };
 static atomic_llong values[METRIC_COUNT];
 static struct histogram histograms[METRIC_COUNT];
@@ -68,13 +68,19 @@ int64_t metrics_value(enum metric metric)
     return atomic_load_explicit(&values[metric], memory_order_relaxed);
 }
 
+/* Seconds are summed in microseconds, bytes as they are. */
+static double unit_of(const double bounds[N_BOUNDS])
+{
+    return bounds == byte_bounds ? 1 : 1e-6;
+}
+
 static void observe(struct histogram *h, const double bounds[N_BOUNDS], double value)
 {
     int i = 0;
     while (i < N_BOUNDS && value > bounds[i])
         i++;
     atomic_fetch_add_explicit(&h->buckets[i], 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&h->sum_millionths, (long long)(value * 1e6), memory_order_relaxed);
+    atomic_fetch_add_explicit(&h->sum, (long long)(value / unit_of(bounds)), memory_order_relaxed);
 }
 
 void metrics_observe(enum metric metric, double value)
@@ -139,7 +145,7 @@ static void render_histogram(struct buf *out, const char *name, const char *labe
     total += atomic_load_explicit(&h->buckets[N_BOUNDS], memory_order_relaxed);
     buf_printf(out, "%s_bucket{%s%sle=\"+Inf\"} %lld\n", name, labels, comma, total);
     buf_printf(out, "%s_sum%s%s%s %.6f\n%s_count%s%s%s %lld\n", name, open, labels, end,
-               (double)atomic_load_explicit(&h->sum_millionths, memory_order_relaxed) / 1e6, name, open, labels, end,
+               (double)atomic_load_explicit(&h->sum, memory_order_relaxed) * unit_of(bounds), name, open, labels, end,
                total);
 }
 

@@ -152,7 +152,6 @@ static void allow_machine(int ruleset, uint64_t handled)
                  {"/proc/cpuinfo", LANDLOCK_ACCESS_FS_READ_FILE},
                  {"/proc/meminfo", LANDLOCK_ACCESS_FS_READ_FILE},
                  {"/sys/devices/system/cpu", LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR},
-                 {"/sys/fs/cgroup/cpu.max", LANDLOCK_ACCESS_FS_READ_FILE},
                  {"/dev/null", LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE}};
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++)
         (void)allow(ruleset, files[i].path, files[i].access & handled); /* stays open: see above */

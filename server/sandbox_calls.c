@@ -8,7 +8,7 @@
  * say CLONE_THREAD.
  *
  * Calls that name files by path and that landlock knows nothing of are not allowed at all: chmod, chown, utimes, xattr
- * and (before its ABI 3) truncate would change files of the same user. fcntl is bound to some commands because F_SETOWN
+ * and (before its ABI 3) truncate would change files of the same user; so would opening to read with O_TRUNC. fcntl is bound to some commands because F_SETOWN
  * with F_SETSIG sends any signal to any process of the user. Memory shared without a file is not counted by
  * RLIMIT_DATA, so there is none; memory cannot become executable. */
 #include "server/sandbox_calls.h"
@@ -28,7 +28,7 @@
 const char *const sandbox_calls_allowed[] = {
     /* bytes and files; paths are landlock's matter */
     "read", "write", "readv", "writev", "pread64", "pwrite64", "preadv", "pwritev", "lseek", "close", "close_range",
-    "open", "openat", "stat", "lstat", "fstat", "newfstatat", "statx", "statfs", "fstatfs", "access", "faccessat",
+    "stat", "lstat", "fstat", "newfstatat", "statx", "statfs", "fstatfs", "access", "faccessat",
     "faccessat2", "readlink", "readlinkat", "getcwd", "chdir", "fchdir", "getdents64", "ftruncate", "fallocate",
     "fadvise64", "fsync", "fdatasync", "sync_file_range", "rename", "renameat", "renameat2", "unlink", "unlinkat",
     "mkdir", "mkdirat", "rmdir", "symlink", "symlinkat", "dup", "dup2", "dup3", "pipe2", "copy_file_range", "umask",
@@ -103,6 +103,14 @@ static int add_argument_rules(scmp_filter_ctx filter, uint32_t arch, pid_t pid, 
     const struct argument_rule rules[] = {
         {"clone", false, 1, {BITS_ARE(0, CLONE_THREAD, CLONE_THREAD)}}, /* a thread */
         {"clone", true, 1, {BITS_ARE(0, CLONE_THREAD, 0)}},             /* a process */
+        {"open", false, 1, {BITS_ARE(1, O_TRUNC, 0)}},
+        {"open", false, 1, {BITS_ARE(1, O_ACCMODE, O_WRONLY)}},
+        {"open", false, 1, {BITS_ARE(1, O_ACCMODE, O_RDWR)}},
+        {"open", true, 1, {BITS_ARE(1, O_TRUNC | O_ACCMODE, O_TRUNC | O_RDONLY)}},
+        {"openat", false, 1, {BITS_ARE(2, O_TRUNC, 0)}},
+        {"openat", false, 1, {BITS_ARE(2, O_ACCMODE, O_WRONLY)}},
+        {"openat", false, 1, {BITS_ARE(2, O_ACCMODE, O_RDWR)}},
+        {"openat", true, 1, {BITS_ARE(2, O_TRUNC | O_ACCMODE, O_TRUNC | O_RDONLY)}},
         {"tgkill", false, 1, {INT_IS(0, pid)}},
         {"tgkill", true, 1, {SCMP_CMP64(0, SCMP_CMP_NE, (uint64_t)pid)}},
         {"prlimit64", false, 1, {INT_IS(0, 0)}},
@@ -217,7 +225,7 @@ static void on_forbidden_call(int sig, siginfo_t *info, void *context)
 
 int sandbox_calls_enter(int report_fd, bool report_json, bool terminal, struct err *err)
 {
-    static const char *const by_argument[] = {"clone", "tgkill", "prlimit64", "fcntl", "ioctl", NULL};
+    static const char *const by_argument[] = {"open", "openat", "clone", "tgkill", "prlimit64", "fcntl", "ioctl", NULL};
     report_to = report_fd;
     report_as_json = report_json;
     note_names(sandbox_calls_forbidden);

@@ -123,6 +123,9 @@ int sqlstore_next_owner(struct db *db, char owner[SQLSTORE_OWNER], struct err *e
 int sqlstore_owner_served(struct db *db, const char *owner, struct err *err);
 int sqlstore_queue_position(struct db *db, struct store_job *job, struct err *err);
 int sqlstore_check_bytes(struct db *db, const char *owner, int64_t more, int64_t limit, struct err *err);
+/* Announced by the owner's unfinished uploads, without those that are the files `but`. */
+int sqlstore_open_bytes(struct db *db, const char *owner, const struct store_file *but, int count, int64_t *bytes,
+                        struct err *err);
 /* `sql` counts what `owner` ($1) has. */
 int sqlstore_check_count(struct db *db, const char *sql, const char *owner, int64_t most, const char *what,
                          struct err *err);

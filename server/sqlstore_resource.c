@@ -130,7 +130,10 @@ static int insert_resource(struct db *db, enum store_kind kind, const struct sto
     if (rows < 0)
         return -1;
     *existed = rows == 0;
-    if (!*existed && sqlstore_check_bytes(db, in->owner, 0, in->max_bytes, err))
+    int64_t open = 0;
+    if (!*existed && in->max_bytes > 0 &&
+        (sqlstore_open_bytes(db, in->owner, in->files, in->file_count, &open, err) ||
+         sqlstore_check_bytes(db, in->owner, open, in->max_bytes, err)))
         return -1;
     if (!*existed)
         return insert_parts(db, id, in, details, err);

@@ -39,6 +39,21 @@ static int one(struct db *db, const char *sql, const struct sql_value *values, i
     return found ? 0 : not_found(id, err);
 }
 
+int sqlstore_open_bytes(struct db *db, const char *owner, const struct store_file *but, int count, int64_t *bytes,
+                        struct err *err)
+{
+    int64_t taken;
+    if (db_int(db, "SELECT coalesce(sum(length),0) FROM upload WHERE owner=$1", BIND(T(owner)), 0, bytes, err))
+        return -1;
+    for (int i = 0; i < count && *bytes > 0; i++) {
+        if (db_int(db, "SELECT coalesce(sum(length),0) FROM upload WHERE owner=$1 AND sha256=$2",
+                   BIND(T(owner), T(but[i].sha256)), 0, &taken, err))
+            return -1;
+        *bytes -= taken < *bytes ? taken : *bytes;
+    }
+    return 0;
+}
+
 /* What is announced is taken as stored: else a thousand uploads would pass one limit together. */
 static int check_bytes(struct db *db, const struct store_upload_new *in, struct err *err)
 {
@@ -48,7 +63,7 @@ static int check_bytes(struct db *db, const struct store_upload_new *in, struct 
         return -1;
     if (in->max_bytes <= 0)
         return 0;
-    if (db_int(db, "SELECT coalesce(sum(length),0) FROM upload WHERE owner=$1", BIND(T(in->owner)), 0, &open, err))
+    if (sqlstore_open_bytes(db, in->owner, NULL, 0, &open, err))
         return -1;
     int64_t more = in->length <= INT64_MAX - open ? in->length + open : INT64_MAX;
     return sqlstore_check_bytes(db, in->owner, more, in->max_bytes, err);

@@ -190,13 +190,13 @@ int64_t tus_offset(struct tus *tus, const struct store_upload *row)
     return counted(tus, row, stat(path, &st) == 0 ? st.st_size : 0);
 }
 
-/* The third step of completion. The file may have been moved already. `fd` as for blob_put_adopt. */
-static int to_blobs(struct tus *tus, const char *id, int fd, const char *sha256, struct err *err)
+/* The third step of completion. The file may have been moved already. `hashed` as for blob_put_adopt. */
+static int to_blobs(struct tus *tus, const char *id, bool hashed, const char *sha256, struct err *err)
 {
     char path[PATH_MAX];
     upload_path(tus, id, path);
     pthread_mutex_lock(&tus->moving);
-    int rc = access(path, F_OK) == 0 ? blob_put_adopt(tus->blobs, path, fd, sha256, err) : 0;
+    int rc = access(path, F_OK) == 0 ? blob_put_adopt(tus->blobs, path, hashed, sha256, err) : 0;
     pthread_mutex_unlock(&tus->moving);
     return rc;
 }
@@ -228,7 +228,7 @@ static void recover(struct tus *tus, const char *name)
     if (store_upload_get(tus->store, NULL, name, arena, &row, &err) != 0) {
         if (err.code == ERR_NOT_FOUND)
             unlink(path);
-    } else if (row.sha256 && to_blobs(tus, name, -1, row.sha256, &err) != 0) {
+    } else if (row.sha256 && to_blobs(tus, name, false, row.sha256, &err) != 0) {
         log_warn("upload %s: %s", name, err.msg);
     }
     arena_free(arena);
@@ -467,7 +467,7 @@ static int complete(struct tus_patch *patch, struct err *err)
     if (store_upload_complete(patch->tus->store, patch->id, sha256, patch->ttl_s, err) != 0)
         return -1;
     struct err why = {0};
-    if (to_blobs(patch->tus, patch->id, patch->fd, sha256, &why) != 0)
+    if (to_blobs(patch->tus, patch->id, true, sha256, &why) != 0)
         log_warn("upload %s: %s", patch->id, why.msg); /* tus_take tries again */
     pthread_mutex_lock(&patch->tus->lock);
     spot_remove(patch->tus, patch->id);
@@ -626,7 +626,7 @@ int tus_take(struct tus *tus, const char *owner, const char *id, struct arena *a
     int64_t left_s = (upload.row.expires_at - upload.row.created_at) / 1000 + 1;
     if (!upload.row.sha256 && finish(tus, owner, id, upload.row.length, left_s, arena, &upload, err) != 0)
         return -1;
-    if (to_blobs(tus, id, -1, upload.row.sha256, err) != 0 || blob_pin(tus->blobs, upload.row.sha256, err) != 0)
+    if (to_blobs(tus, id, false, upload.row.sha256, err) != 0 || blob_pin(tus->blobs, upload.row.sha256, err) != 0)
         return -1;
     int fd = blob_open(tus->blobs, upload.row.sha256, NULL, err);
     if (fd < 0) {

@@ -62,11 +62,11 @@ static int data(void *arg, const char *bytes, size_t len, struct err *err)
     return blob_put_write(upload->files[upload->count - 1].put, bytes, len, err);
 }
 
+/* A thousand parts must not be a thousand descriptors. */
 static int end(void *arg, struct err *err)
 {
-    (void)arg;
-    (void)err;
-    return 0;
+    struct upload *upload = arg;
+    return blob_put_end(upload->files[upload->count - 1].put, err);
 }
 
 struct upload *upload_new(struct arena *arena, struct blobs *blobs, const char *content_type, int64_t limit,
@@ -108,7 +108,9 @@ int upload_end(struct upload *upload, struct err *err)
         return -1;
     if (upload->multipart)
         return multipart_end(upload->multipart, err);
-    return upload->count ? 0 : begin_raw(upload, err); /* an empty file is a file */
+    if (upload->count == 0 && begin_raw(upload, err) != 0) /* an empty file is a file */
+        return -1;
+    return end(upload, err);
 }
 
 void upload_free(struct upload *upload)

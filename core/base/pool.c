@@ -7,6 +7,7 @@
  *            before it reads `open`, the caller clears `open` before it reads `inside`: one of them sees the other. */
 #include "core/base/pool.h"
 
+#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -14,6 +15,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "core/base/cgroup_path.h"
 
 enum { MAX_THREADS = 256, SPINS = 2000 };
 
@@ -171,22 +174,27 @@ void pool_run(struct pool *pool, int64_t tasks, pool_fn *fn, void *arg)
     }
 }
 
-static int cgroup_quota_cores(void)
+/* The share of processors a control group may use, rounded up; INT_MAX without a limit. */
+static int quota_cores(const char *group)
 {
-    FILE *f = fopen("/sys/fs/cgroup/cpu.max", "re");
+    char path[PATH_MAX];
     long long quota = 0, period = 0;
+    FILE *f = snprintf(path, sizeof path, "%s/cpu.max", group) < (int)sizeof path ? fopen(path, "re") : NULL;
     int fields = f ? fscanf(f, "%lld %lld", &quota, &period) : 0;
     if (f)
         fclose(f);
-    return fields == 2 && quota > 0 && period > 0 ? (int)((quota + period - 1) / period) : 0;
+    return fields == 2 && quota > 0 && period > 0 && quota / period < INT_MAX ? (int)((quota + period - 1) / period)
+                                                                              : INT_MAX;
 }
 
 int pool_default_threads(void)
 {
     cpu_set_t set;
     int cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    int quota = cgroup_quota_cores();
-    if (quota > 0 && quota < cores)
-        cores = quota;
+    char group[PATH_MAX];
+    for (bool there = cgroup_own(CGROUP_MOUNT, group, NULL) == 0; there; there = cgroup_parent(CGROUP_MOUNT, group)) {
+        int quota = quota_cores(group);
+        cores = quota < cores ? quota : cores;
+    }
     return cores > 0 ? cores : 1;
 }

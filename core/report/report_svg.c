@@ -6,7 +6,7 @@
 #include <math.h>
 #include <stdbool.h>
 
-enum { WIDTH = 560, HEIGHT = 240, LEFT = 64, RIGHT = 14, TOP = 12, BOTTOM = 40, GRID = 4, MOST_DECADES = 5 };
+enum { WIDTH = 560, HEIGHT = 240, LEFT = 64, RIGHT = 14, TOP = 12, BOTTOM = 40, GRID = 4, LINES_MAX = 20, MOST_DECADES = 5 };
 
 void html_text(struct buf *b, const char *text)
 {
@@ -67,9 +67,9 @@ static int ends(const struct svg_plot *plot, struct scale *out)
         }
     if (plot->log)
         out->y0 = fmax(out->y0, out->y1 - MOST_DECADES);
-    if (!(out->x1 > out->x0))
+    if (!(out->x1 - out->x0 > 1e-9 * fabs(out->x0)))
         out->x1 = out->x0 + 1;
-    if (!(out->y1 > out->y0))
+    if (!(out->y1 - out->y0 > 1e-9 * fabs(out->y0))) /* equal but for rounding: lines would lie closer than numbers do */
         out->y1 = out->y0 + fmax(1e-3, fabs(out->y0) * 0.01);
     return points;
 }
@@ -103,7 +103,9 @@ static double up(const struct scale *s, double y)
 static void down_axis(struct buf *b, const struct svg_plot *plot, const struct scale *s)
 {
     double step = s->log ? 1 : round_step(s->y1 - s->y0);
-    for (double k = ceil(s->y0 / step - 1e-9), last = s->y1 / step + 1e-9; k <= last; k++) {
+    double first = ceil(s->y0 / step - 1e-9), last = s->y1 / step + 1e-9;
+    for (int i = 0; i < LINES_MAX && first + i <= last; i++) {
+        double k = first + i;
         double value = s->log ? pow(10, k) : k * step + 0.0, y = up(s, value); /* no -0 */
         buf_printf(b, "<line class=\"grid\" x1=\"%d\" x2=\"%d\" y1=\"%.1f\" y2=\"%.1f\"/>", LEFT, WIDTH - RIGHT, y, y);
         buf_printf(b, "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.3g%s</text>", LEFT - 6, y + 4,
@@ -114,9 +116,12 @@ static void down_axis(struct buf *b, const struct svg_plot *plot, const struct s
 static void across_axis(struct buf *b, const struct svg_plot *plot, const struct scale *s)
 {
     double step = round_step(s->x1 - s->x0);
-    for (double k = ceil(s->x0 / step - 1e-9), last = s->x1 / step + 1e-9; k <= last; k++)
+    double first = ceil(s->x0 / step - 1e-9), last = s->x1 / step + 1e-9;
+    for (int i = 0; i < LINES_MAX && first + i <= last; i++) {
+        double k = first + i;
         buf_printf(b, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.3g</text>", across(s, k * step),
                    HEIGHT - BOTTOM + 16, k * step);
+    }
     buf_printf(b, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">", (LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6);
     html_text(b, plot->across);
     buf_puts(b, "</text>");

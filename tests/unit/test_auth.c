@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -183,6 +184,31 @@ static void key_file(void **state)
         assert_non_null(strstr(err.msg, bad[i].says));
         assert_int_equal(check(f, auth, "Bearer bob-key-0123456789", AUTH_KEY, &caller), ERR_NONE);
     }
+    /* a change in the store holds while the file is gone */
+    assert_int_equal(unlink(path), 0);
+    struct made alice = add(f, "alice", "jobs:read", STORE_KEY_DEFAULT, 0);
+    int looks = 0;
+    while (check(f, auth, alice.header, AUTH_KEY, &caller) != ERR_NONE && looks++ < 100)
+        pause_ms(50);
+    assert_true(looks < 100);
+    assert_int_equal(check(f, auth, "Bearer bob-key-0123456789", AUTH_KEY, &caller), ERR_NONE);
+    http_auth_free(auth);
+}
+
+static void no_key_left_locks(void **state)
+{
+    struct fixture *f = *state;
+    struct auth_caller caller;
+    char path[500];
+    snprintf(path, sizeof path, "%s/keys", f->dir);
+    assert_int_equal(file_write_atomic(path, "file-key-0123456789\n", 20, &f->err), 0);
+    assert_int_equal(config_set(&f->config, "api_key_file", path, "test", &f->err), 0);
+    struct http_auth *auth = http_auth_new(&f->config, f->store, &f->err);
+    assert_non_null(auth);
+    assert_int_equal(config_set(&f->config, "api_key_file", "", "test", &f->err), 0);
+    assert_int_equal(http_auth_reload(auth, &f->config, &f->err), 0);
+    assert_int_equal(check(f, auth, NULL, AUTH_KEY, &caller), ERR_UNAUTHORIZED);
+    assert_int_equal(check(f, auth, "Bearer file-key-0123456789", AUTH_KEY, &caller), ERR_UNAUTHORIZED);
     http_auth_free(auth);
 }
 
@@ -243,7 +269,7 @@ static void values_are_given_once(void **state)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 int main(void)
 {
-    const struct CMUnitTest tests[] = {TEST(what_a_key_opens), TEST(changes_are_seen), TEST(key_file),
+    const struct CMUnitTest tests[] = {TEST(what_a_key_opens), TEST(changes_are_seen), TEST(key_file), TEST(no_key_left_locks),
                                        TEST(open_to_others_needs_a_key), cmocka_unit_test(scopes),
                                        TEST(values_are_given_once)};
     return cmocka_run_group_tests(tests, NULL, NULL);

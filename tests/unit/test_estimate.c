@@ -108,6 +108,24 @@ static void times_of_the_past(void **state)
     assert_true(estimate(f, first.id, 1).eta_s < 0);
 }
 
+/* Owner "other" is next after one job of "local", however many of these wait. */
+static void owners_take_turns(void **state)
+{
+    struct fixture *f = *state;
+    for (int i = 0; i < 3; i++)
+        past_job(f, "prune", 10000);
+    for (int i = 0; i < 20; i++)
+        add(f, "prune");
+    claim(f, 3600000);
+    struct store_resource model = add_model(f, "other", "m.onnx", SHA_A, NULL);
+    struct store_job job = add_job_with(
+        f, (struct store_job_new){.owner = "other", .methods = "prune", .inputs = {[JOB_ROLE_MODEL] = model.id}});
+    assert_int_equal(store_job_get(f->store, "other", job.id, f->arena, &job, &f->err), 0);
+    int64_t now = clock_epoch_ms() + int_of_sql(f, "SELECT shift FROM test_clock");
+    near(estimate_job(f->store, 1, &job, now, f->arena).wait_s, 10.0 * (double)job.queue_position);
+    assert_in_range(job.queue_position, 1, 2);
+}
+
 static void other_sizes_tell_nothing(void **state)
 {
     struct fixture *f = *state;
@@ -130,7 +148,7 @@ static void other_sizes_tell_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(median_of_scaled_runs),
-                                       STORE_TEST(nothing_is_told_without_a_past), STORE_TEST(times_of_the_past),
+                                       STORE_TEST(nothing_is_told_without_a_past), STORE_TEST(times_of_the_past), STORE_TEST(owners_take_turns),
                                        STORE_TEST(other_sizes_tell_nothing)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,11 +5,13 @@
 #include <stdint.h>
 #include <setjmp.h>
 #include <cmocka.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/recipe/target.h"
 #include "core/report/report.h"
+#include "core/report/report_svg.h"
 
 static const char sha[] = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -205,6 +207,24 @@ static void page_shows_strangers_text_as_text(void **state)
     json_decref(report);
 }
 
+/* Values that differ in their last digits alone are a flat line: the lines behind it end too. */
+static void curves_that_differ_by_rounding(void **state)
+{
+    (void)state;
+    for (int ulps = 0; ulps < 4; ulps++) {
+        double y = 0.7;
+        for (int i = 0; i < ulps; i++)
+            y = nextafter(y, 1);
+        json_t *rows = json_pack("[{s:i,s:f},{s:i,s:f}]", "x", 1, "y", 0.7, "x", 2, "y", y);
+        const struct svg_series series = {.name = "loss", .kind = "a", .rows = rows, .x = "x", .y = "y"};
+        struct buf b = {0};
+        assert_true(svg_plot(&b, &(struct svg_plot){.title = "t", .across = "x", .series = &series, .n_series = 1}));
+        assert_in_range(b.len, 100, 8000);
+        buf_fini(&b);
+        json_decref(rows);
+    }
+}
+
 static void matrix_is_in_the_report_and_not_in_the_list(void **state)
 {
     (void)state;
@@ -232,6 +252,7 @@ int main(void)
         cmocka_unit_test(every_target_row_is_whole),
         cmocka_unit_test(text_shows_figures_and_no_control_characters),
         cmocka_unit_test(page_shows_strangers_text_as_text),
+        cmocka_unit_test(curves_that_differ_by_rounding),
         cmocka_unit_test(matrix_is_in_the_report_and_not_in_the_list),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

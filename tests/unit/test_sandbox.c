@@ -492,6 +492,7 @@ static void forbidden_calls_are_named(void **state)
                  {"fchownat", NULL, {AT_FDCWD}},
                  {"utimensat", NULL, {AT_FDCWD}},
                  {"truncate", "/etc/passwd", {0, 0}},
+                 {"open", "/etc/passwd", {0, O_RDONLY | O_TRUNC}},
                  {"linkat", NULL, {AT_FDCWD}},
                  {"mknodat", NULL, {AT_FDCWD}},
                  {"mount", NULL, {0}},
@@ -656,6 +657,12 @@ static void lists_of_both_architectures(void **state)
     } cases[] = {{"clone", {0x3d0f00}, allow}, /* what pthread_create asks for */
                  {"clone", {SIGCHLD}, trap},
                  {"clone3", {0}, unknown},
+                 {"open", {0, O_RDONLY}, allow},
+                 {"open", {0, O_WRONLY | O_CREAT | O_TRUNC}, allow}, /* whether it may is landlock's matter */
+                 {"open", {0, O_RDONLY | O_TRUNC}, trap},
+                 {"openat", {0, 0, O_RDWR | O_TRUNC}, allow},
+                 {"openat", {0, 0, O_RDONLY | O_CLOEXEC}, allow},
+                 {"openat", {0, 0, O_RDONLY | O_TRUNC | O_CLOEXEC}, trap},
                  {"tgkill", {PID, PID, 6}, allow},
                  {"tgkill", {1, 1, 9}, trap},
                  {"prlimit64", {0, 7}, allow},
@@ -698,6 +705,8 @@ static void lists_of_both_architectures(void **state)
         for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
             struct seccomp_data one = {.arch = archs[k].audit};
             one.nr = seccomp_syscall_resolve_name_arch(archs[k].arch, cases[i].call);
+            if (one.nr < 0)
+                continue; /* there is no `open` on aarch64 */
             memcpy(one.args, cases[i].args, sizeof cases[i].args);
             if (interpret(code, count, &one) != cases[i].want)
                 fail_msg("case %zu (%s): %#x, expected %#x", i, cases[i].call, interpret(code, count, &one),

@@ -200,6 +200,34 @@ static void test_limit(void **state)
     expect(f, store_upload_insert(f->store, &in, f->arena, &row, &f->err), ERR_RATE_LIMITED);
 }
 
+/* What was announced counts for models too, except for the model that is made of it. */
+static void test_limit_of_models(void **state)
+{
+    struct fixture *f = *state;
+    struct store_upload row;
+    struct store_resource out;
+    bool existed;
+    struct store_file file = {"m.onnx", SHA_A, 60};
+    const struct store_upload_new in = {.owner = "anna", .metadata = "", .length = 60, .ttl_s = 60, .max_bytes = 100};
+    struct store_resource model = {
+        .owner = "anna", .name = "m", .facts = "{}", .files = &file, .file_count = 1, .max_bytes = 100};
+    expect(f, store_upload_insert(f->store, &in, f->arena, &row, &f->err), ERR_NONE);
+    expect(f, store_resource_insert(f->store, STORE_MODEL, &model, NULL, f->arena, &out, &existed, &f->err),
+           ERR_RATE_LIMITED);
+    expect(f, store_upload_complete(f->store, row.id, SHA_A, 60, &f->err), ERR_NONE);
+    expect(f, store_resource_insert(f->store, STORE_MODEL, &model, NULL, f->arena, &out, &existed, &f->err), ERR_NONE);
+}
+
+static void test_many_uploads(void **state)
+{
+    struct fixture *f = *state;
+    struct store_upload row;
+    const struct store_upload_new in = {.owner = "anna", .metadata = "", .length = 0, .ttl_s = 60};
+    for (int i = 0; i < STORE_UPLOADS_MAX; i++)
+        expect(f, store_upload_insert(f->store, &in, f->arena, &row, &f->err), ERR_NONE);
+    expect(f, store_upload_insert(f->store, &in, f->arena, &row, &f->err), ERR_RATE_LIMITED);
+}
+
 /* ---- header values */
 
 static void test_numbers(void **state)
@@ -474,7 +502,7 @@ static void test_many(void **state)
 int main(void)
 {
 #define T(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
-    const struct CMUnitTest tests[] = {T(test_rows),   T(test_limit),    T(test_numbers), T(test_metadata),
+    const struct CMUnitTest tests[] = {T(test_rows),   T(test_limit), T(test_limit_of_models), T(test_many_uploads),    T(test_numbers), T(test_metadata),
                                        T(test_digests), T(test_pieces),  T(test_checksum), T(test_locks),
                                        T(test_restart), T(test_expiry),  T(test_many)};
     return cmocka_run_group_tests(tests, NULL, NULL);
