@@ -4,8 +4,7 @@
  *            what the machine has left is measured once a second, and below the settings min_free_disk_bytes and
  *            min_free_memory_bytes uploads and jobs are refused (507, 503, with Retry-After) and no job is started,
  *            while reads, cancels and deletes go on: they are what makes room.
- * Threads    admission_measure from one thread (the loop); the others from any: they read two atomic words and never
- *            block. */
+ * Threads    all from any: what was measured are atomic words, and admission_check only reads them. */
 #ifndef PARED_SERVER_ADMISSION_H
 #define PARED_SERVER_ADMISSION_H
 

@@ -11,7 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/random.h>
 
 #include "core/base/clock.h"
 #include "core/base/file.h"
@@ -63,14 +62,9 @@ void auth_key_new(char id[ID_SIZE], char text[AUTH_KEY_SIZE])
 {
     unsigned char secret[AUTH_SECRET_BYTES];
     id_new(id, "key");
-    for (size_t n = 0; n < sizeof secret;) {
-        ssize_t got = getrandom(secret + n, sizeof secret - n, 0);
-        if (got > 0)
-            n += (size_t)got;
-    }
+    random_bytes(secret, sizeof secret);
     int n = snprintf(text, AUTH_KEY_SIZE, AUTH_PREFIX "%s_", id + strlen("key_"));
-    for (size_t i = 0; i < sizeof secret; i++)
-        n += snprintf(text + n, AUTH_KEY_SIZE - (size_t)n, "%02x", secret[i]);
+    hex_text(secret, sizeof secret, text + n);
     explicit_bzero(secret, sizeof secret);
 }
 

@@ -15,7 +15,7 @@
 #include "core/base/hash.h"
 #include "core/base/log.h"
 
-enum { WAYS = 4, SLOTS = 4096, CHUNK = 1 << 18, DEFAULT_AGE_S = 86400 };
+enum { WAYS = 4, SLOTS = 4096, DEFAULT_AGE_S = 86400 };
 
 /* What a file that was not touched keeps. */
 struct identity {
@@ -120,35 +120,19 @@ void blob_checks_note(struct blob_checks *checks, const char *sha256, int fd)
         remember(checks, sha256, &file);
 }
 
-static int hash_fd(int fd, char hex[SHA256_HEX], struct err *err)
-{
-    struct hash hash;
-    char *chunk = malloc(CHUNK);
-    if (!chunk)
-        return err_set(err, ERR_NOMEM, "out of memory");
-    hash_init(&hash);
-    ssize_t n;
-    off_t at = 0;
-    while ((n = pread(fd, chunk, CHUNK, at)) > 0 || (n < 0 && errno == EINTR))
-        if (n > 0) {
-            hash_update(&hash, chunk, (size_t)n);
-            at += n;
-        }
-    free(chunk);
-    hash_final(&hash, hex);
-    return n < 0 ? err_set_errno(err, ERR_IO, "cannot read a stored file") : 0;
-}
-
 int blob_checks_verify(struct blob_checks *checks, const char *sha256, int fd, struct err *err)
 {
     struct identity before, after;
     char found[SHA256_HEX];
+    struct hash hash;
     if (identify(fd, &before, err))
         return -1;
     if (believed(checks, sha256, &before))
         return 0;
-    if (hash_fd(fd, found, err) || identify(fd, &after, err))
+    hash_init(&hash);
+    if (hash_fd(&hash, fd, NULL, err) || identify(fd, &after, err))
         return -1;
+    hash_final(&hash, found);
     if (strcmp(found, sha256)) {
         log_error("stored file %s is damaged: its SHA-256 is %s now", sha256, found);
         return err_set(err, ERR_CORRUPT,

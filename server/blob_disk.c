@@ -129,16 +129,6 @@ static void object_dir(struct blobs *blobs, const char *sha256, int levels, char
         snprintf(out, PATH_MAX, "%s/objects/%.2s/%.2s", blobs->dir, sha256, sha256 + 2);
 }
 
-static int sync_dir(const char *path, struct err *err)
-{
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return err_set_errno(err, ERR_IO, "cannot open a storage folder");
-    int rc = fsync(fd) ? err_set_errno(err, ERR_IO, "cannot sync a storage folder") : 0;
-    close(fd);
-    return rc;
-}
-
 /* Make aa/bb; a new folder's name is durable once its parent is synced. */
 static int make_object_dir(struct blobs *blobs, const char *sha256, struct err *err)
 {
@@ -147,7 +137,7 @@ static int make_object_dir(struct blobs *blobs, const char *sha256, struct err *
         object_dir(blobs, sha256, levels, dir);
         object_dir(blobs, sha256, levels - 1, parent);
         if (mkdir(dir, 0755) == 0) {
-            if (sync_dir(parent, err))
+            if (file_sync_dir(parent, err))
                 return -1;
         } else if (errno != EEXIST) {
             return err_set_errno(err, ERR_IO, "cannot make a storage folder");
@@ -339,7 +329,7 @@ static int publish_locked(struct blob_put *put, struct err *err)
     if (put->hashed_here)
         note_stored(put, object);
     object_dir(put->blobs, put->sha256, 2, dir);
-    return sync_dir(dir, err);
+    return file_sync_dir(dir, err);
 }
 
 static int publish(struct blob_put *put, struct err *err)
@@ -379,21 +369,6 @@ void blob_put_free(struct blob_put *put)
     free(put);
 }
 
-static int hash_fd(struct blob_put *put, struct err *err)
-{
-    char *buffer = malloc(COPY_BYTES);
-    if (!buffer)
-        return err_set(err, ERR_NOMEM, "out of memory");
-    ssize_t n;
-    while ((n = read(put->fd, buffer, COPY_BYTES)) > 0 || (n < 0 && errno == EINTR))
-        if (n > 0) {
-            hash_update(&put->hash, buffer, (size_t)n);
-            put->bytes += n;
-        }
-    free(buffer);
-    return n < 0 ? err_set_errno(err, ERR_IO, "cannot read a finished file") : 0;
-}
-
 int blob_put_take(struct blobs *blobs, const char *path, char sha256[SHA256_HEX], int64_t *bytes, struct err *err)
 {
     struct blob_put *put = put_new(blobs, err);
@@ -409,7 +384,7 @@ int blob_put_take(struct blobs *blobs, const char *path, char sha256[SHA256_HEX]
         err_set(err, ERR_IO, "a finished file is not a regular file of its own");
     else if (rename(path, put->path))
         err_set_errno(err, ERR_IO, "cannot take a finished file");
-    else if (hash_fd(put, err) == 0)
+    else if (hash_fd(&put->hash, put->fd, &put->bytes, err) == 0)
         rc = blob_put_commit(put, sha256, err);
     *bytes = put->bytes;
     if (rc == 0)

@@ -8,14 +8,12 @@
 #include <string.h>
 
 #include "core/base/clock.h"
+#include "core/base/hash.h"
 #include "server/http_internal.h"
 
 static struct exchange **bucket_of(struct http *http, const char *key)
 {
-    uint32_t hash = 2166136261u;
-    for (; *key; key++)
-        hash = (hash ^ (unsigned char)*key) * 16777619u;
-    return &http->parked[hash % HTTP_PARK_BUCKETS];
+    return &http->parked[fnv1a(key) % HTTP_PARK_BUCKETS];
 }
 
 /* Under the lock. The clock thread is only woken when it would sleep too long. */

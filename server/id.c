@@ -7,9 +7,9 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "core/base/clock.h"
+#include "core/base/hash.h"
 
 static const char digits[] = "0123456789abcdefghjkmnpqrstvwxyz";
 enum { TIME_DIGITS = 10, RANDOM_DIGITS = 16, DIGITS = TIME_DIGITS + RANDOM_DIGITS };
@@ -21,12 +21,7 @@ static uint8_t random_digits[RANDOM_DIGITS]; /* values 0..31 */
 static void draw(void)
 {
     uint8_t bytes[RANDOM_DIGITS];
-    size_t got = 0;
-    while (got < sizeof bytes) { /* cannot fail for so few bytes once the kernel's pool is ready */
-        ssize_t n = getrandom(bytes + got, sizeof bytes - got, 0);
-        if (n > 0)
-            got += (size_t)n;
-    }
+    random_bytes(bytes, sizeof bytes);
     for (int i = 0; i < RANDOM_DIGITS; i++)
         random_digits[i] = bytes[i] & 31;
     random_digits[0] &= 15; /* room to count up */

@@ -6,25 +6,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
+
+#include "core/base/hash.h"
 
 enum { ID_DIGITS = 26, END_DIGITS = 15, MAC_HEX = 2 * SHA256_DIGEST_SIZE };
-
-static void to_hex(const uint8_t *bytes, size_t len, char *out)
-{
-    for (size_t i = 0; i < len; i++)
-        snprintf(out + 2 * i, 3, "%02x", bytes[i]);
-}
 
 void link_secret_new(char hex[LINK_SECRET_HEX])
 {
     uint8_t secret[LINK_SECRET_BYTES];
-    for (size_t n = 0; n < sizeof secret;) {
-        ssize_t got = getrandom(secret + n, sizeof secret - n, 0);
-        if (got > 0)
-            n += (size_t)got;
-    }
-    to_hex(secret, sizeof secret, hex);
+    random_bytes(secret, sizeof secret);
+    hex_text(secret, sizeof secret, hex);
     explicit_bzero(secret, sizeof secret);
 }
 
@@ -40,7 +31,7 @@ static void mac(const char *secret_hex, const char *owner, const char *artifact,
     hmac_sha256_update(&ctx, strlen(owner), (const uint8_t *)owner);
     hmac_sha256_update(&ctx, (size_t)n, (const uint8_t *)tail);
     hmac_sha256_digest(&ctx, sizeof digest, digest);
-    to_hex(digest, sizeof digest, out);
+    hex_text(digest, sizeof digest, out);
 }
 
 bool link_sign(const char *secret_hex, const char *owner, const char *artifact, int64_t ends_at, char token[LINK_TOKEN])

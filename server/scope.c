@@ -5,22 +5,15 @@
 #include <stdio.h>
 #include <string.h>
 
-static const struct {
-    const char *name, *meaning;
-} rows[SCOPE_COUNT] = {
-#define X(id, name, meaning) [SCOPE_##id] = {name, meaning},
+static const char *const names[SCOPE_COUNT] = {
+#define X(id, name, meaning) [SCOPE_##id] = name,
     SCOPE_MAP(X)
 #undef X
 };
 
 const char *scope_name(enum scope scope)
 {
-    return rows[scope].name;
-}
-
-const char *scope_meaning(enum scope scope)
-{
-    return rows[scope].meaning;
+    return names[scope];
 }
 
 int scopes_allow(unsigned scopes, enum scope scope)
@@ -36,7 +29,7 @@ int scopes_parse(const char *text, unsigned *scopes, struct err *err)
         unsigned before = *scopes;
         bool known = len == 0;
         for (int i = 0; i < SCOPE_COUNT; i++)
-            if (strlen(rows[i].name) == len && strncmp(rows[i].name, at, len) == 0) {
+            if (strlen(names[i]) == len && strncmp(names[i], at, len) == 0) {
                 *scopes = before | 1u << i;
                 known = true;
             }
@@ -56,5 +49,5 @@ void scopes_print(unsigned scopes, char out[SCOPES_TEXT])
     out[0] = 0;
     for (int i = 0; i < SCOPE_COUNT; i++)
         if (scopes >> i & 1u)
-            n += (size_t)snprintf(out + n, SCOPES_TEXT - n, "%s%s", n ? " " : "", rows[i].name);
+            n += (size_t)snprintf(out + n, SCOPES_TEXT - n, "%s%s", n ? " " : "", names[i]);
 }

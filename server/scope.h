@@ -11,7 +11,7 @@
     X(MODELS_WRITE, "models:write", "upload (resumable uploads too) and delete models and datasets")                   \
     X(JOBS_READ, "jobs:read", "read jobs, reports, artifacts and recipes")                                             \
     X(JOBS_WRITE, "jobs:write", "queue, cancel, retry and delete jobs; name and delete recipes")                       \
-    X(ADMIN, "admin", "read what concerns the whole server, all owners: /metrics")
+    X(ADMIN, "admin", "read what concerns the whole server, all owners: /metrics, /v1/stats")
 
 enum scope {
 #define X(id, name, meaning) SCOPE_##id,
@@ -26,7 +26,6 @@ enum { SCOPES_ALL = (1 << SCOPE_COUNT) - 1, SCOPES_TEXT = 80 };
 enum { SCOPES_DEFAULT = SCOPES_ALL & ~(1 << SCOPE_ADMIN) };
 
 const char *scope_name(enum scope scope);
-const char *scope_meaning(enum scope scope);
 /* Does the set allow what needs `scope`? */
 int scopes_allow(unsigned scopes, enum scope scope);
 /* "models:read jobs:read", separated by blanks or commas, into a set. ERR_USAGE names the word that is none. */

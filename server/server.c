@@ -122,7 +122,7 @@ static void changed(void *arg, enum store_change change, const char *job_id)
     struct http *http = atomic_load(&server->http);
     struct workers *workers = atomic_load(&server->workers);
     if (workers)
-        workers_poke(workers, change, job_id);
+        workers_poke(workers, change);
     if (http)
         http_wake(http, job_id);
 }

@@ -14,7 +14,7 @@
 #include "server/store.h"
 #include "server/store_fault.h"
 
-enum { MAX_STATEMENTS = 192, MAX_CHANGES = 128 };
+enum { MAX_STATEMENTS = 192 };
 
 /* A connection with its prepared statements, found again by the address of their text. */
 struct db {

@@ -152,26 +152,16 @@ int store_value(struct store *store, const char *name, const char *preset, char 
 
 /* ---- what an owner uses up */
 
-static int owner_int(struct store *store, const char *sql, const char *owner, int64_t *out, struct err *err)
+int store_owner_bytes(struct store *store, const char *owner, int64_t *bytes, struct err *err)
 {
+    static const char sql[] =
+        SQLSTORE_OWNER_BYTES "+coalesce((SELECT sum(length) FROM upload WHERE owner=$1),0)";
     struct db *db = db_read(store, err);
     if (!db)
         return -1;
-    int rc = db_int(db, sql, BIND(T(owner)), 0, out, err);
+    int rc = db_int(db, sql, BIND(T(owner)), 0, bytes, err);
     db_end(db);
     return rc;
-}
-
-int store_owner_active(struct store *store, const char *owner, int64_t *jobs, struct err *err)
-{
-    return owner_int(store, SQLSTORE_OWNER_ACTIVE, owner, jobs, err);
-}
-
-int store_owner_bytes(struct store *store, const char *owner, int64_t *bytes, struct err *err)
-{
-    return owner_int(store,
-                     SQLSTORE_OWNER_BYTES "+coalesce((SELECT sum(length) FROM upload WHERE owner=$1),0)", owner, bytes,
-                     err);
 }
 
 int sqlstore_check_bytes(struct db *db, const char *owner, int64_t more, int64_t limit, struct err *err)

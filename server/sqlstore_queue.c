@@ -8,6 +8,7 @@
  * artifacts, in the one transaction that also ends the job. */
 #include <string.h>
 
+#include "core/base/hash.h"
 #include "server/sqlstore.h"
 
 enum { REAP_AT_ONCE = 100, BACKOFF_MAX_S = 1024 };
@@ -207,10 +208,7 @@ struct next {
 static int64_t backoff_ms(const struct attempt *a)
 {
     int64_t seconds = a->attempt >= 10 ? BACKOFF_MAX_S : INT64_C(1) << a->attempt;
-    unsigned seed = 2166136261u;
-    for (const char *p = a->id; *p; p++)
-        seed = (seed ^ (unsigned char)*p) * 16777619u;
-    return seconds * (900 + (int64_t)(seed % 201));
+    return seconds * (900 + (int64_t)(fnv1a(a->id) % 201));
 }
 
 static struct next again(const struct attempt *a, bool failed, int64_t delay_ms)

@@ -366,8 +366,7 @@ int store_key_used(struct store *store, const char *id, int64_t at, struct err *
 /* A text of the server itself, `size` bytes with the NUL at most. The first who asks for `name` gives it `preset`. */
 int store_value(struct store *store, const char *name, const char *preset, char *out, size_t size, struct err *err);
 
-/* What an owner has: jobs queued or running; bytes of models, datasets, artifacts and resumable uploads. */
-int store_owner_active(struct store *store, const char *owner, int64_t *jobs, struct err *err);
+/* Bytes of an owner's models, datasets, artifacts and resumable uploads. */
 int store_owner_bytes(struct store *store, const char *owner, int64_t *bytes, struct err *err);
 /* Whose artifact is it? For signed links, which name no owner. ERR_NOT_FOUND. */
 int store_artifact_any(struct store *store, const char *id, struct arena *arena, struct store_artifact *out,

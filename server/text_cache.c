@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/base/hash.h"
+
 #include "server/id.h"
 
 struct slot {
@@ -42,10 +44,7 @@ void text_cache_free(struct text_cache *cache)
 
 static struct slot *slot_of(struct text_cache *cache, const char *id)
 {
-    uint32_t hash = 2166136261u;
-    for (; *id; id++)
-        hash = (hash ^ (unsigned char)*id) * 16777619u;
-    return &cache->slots[hash % TEXT_CACHE_SLOTS];
+    return &cache->slots[fnv1a(id) % TEXT_CACHE_SLOTS];
 }
 
 static char *copy_of(const char *text, size_t len)

@@ -72,10 +72,7 @@ struct tus_patch {
 
 static struct spot **spot_place(struct tus *tus, const char *id)
 {
-    uint32_t h = 2166136261u;
-    for (const char *c = id; *c; c++)
-        h = (h ^ (unsigned char)*c) * 16777619u;
-    struct spot **at = &tus->spots[h % BUCKETS];
+    struct spot **at = &tus->spots[fnv1a(id) % BUCKETS];
     while (*at && strcmp((*at)->id, id) != 0)
         at = &(*at)->next;
     return at;
@@ -153,15 +150,6 @@ static void set_offset(struct tus_patch *patch, int64_t offset)
 static void upload_path(const struct tus *tus, const char *id, char out[PATH_MAX])
 {
     snprintf(out, PATH_MAX, "%s/%s", tus->dir, id); /* tus_open has looked at the length */
-}
-
-static int sync_dir(const char *path, struct err *err)
-{
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int rc = fd < 0 || fsync(fd) ? err_set_errno(err, ERR_IO, "the folder of uploads cannot be synced") : 0;
-    if (fd >= 0)
-        close(fd);
-    return rc;
 }
 
 /* What counts of a file of `size` bytes. */
@@ -483,7 +471,7 @@ static int settle(struct tus_patch *patch, struct err *err)
         return 0;
     if (fdatasync(patch->fd) != 0)
         return err_set_errno(err, ERR_IO, "an upload cannot be synced");
-    if (patch->base == 0 && sync_dir(patch->tus->dir, err) != 0)
+    if (patch->base == 0 && file_sync_dir(patch->tus->dir, err) != 0)
         return -1;
     patch->ended = true; /* they count from here, whatever comes */
     set_offset(patch, patch->at);

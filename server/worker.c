@@ -270,14 +270,13 @@ struct workers *workers_start(struct server *server, struct err *err)
     }
     if (requeued) {
         metrics_add(METRIC_JOBS_REQUEUED, requeued);
-        log_info("%d jobs of the last run are queued again", requeued);
+        log_info("%d jobs of the last run were running: queued again, or ended", requeued);
     }
     return pool;
 }
 
-void workers_poke(struct workers *pool, enum store_change change, const char *job_id)
+void workers_poke(struct workers *pool, enum store_change change)
 {
-    (void)job_id; /* the beater asks for all running jobs: there are few */
     if (change == STORE_CHANGE_JOB)
         return;
     uv_mutex_lock(&pool->lock);

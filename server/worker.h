@@ -14,7 +14,7 @@ struct workers; /* opaque */
 /* config.workers threads (none is fine). Jobs of a former run of this node are put back into the queue first. */
 struct workers *workers_start(struct server *server, struct err *err);
 /* A job was queued (idle workers look at once), or is to be canceled (its worker asks the catalogue at once). */
-void workers_poke(struct workers *workers, enum store_change change, const char *job_id);
+void workers_poke(struct workers *workers, enum store_change change);
 /* Claim nothing more: returns when claims under way have found a job, which runs, or none. */
 void workers_drain(struct workers *workers);
 /* Jobs running now. */

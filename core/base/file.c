@@ -103,17 +103,22 @@ int file_draft_open(struct file_draft *d, const char *path, const char *suffix, 
     return rc;
 }
 
+int file_sync_dir(const char *path, struct err *err)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int rc = fd < 0 || fsync(fd) ? err_set_errno(err, ERR_IO, "a storage folder cannot be synced") : 0;
+    if (fd >= 0)
+        close(fd);
+    return rc;
+}
+
 /* The folder's entry must be durable too. Some file systems cannot sync a folder: then there is nothing more to do. */
 static void sync_folder(char *path)
 {
     char *slash = strrchr(path, '/');
     if (slash)
         slash[slash == path] = 0;
-    const int fd = open(slash ? path : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd >= 0) {
-        (void)fsync(fd);
-        close(fd);
-    }
+    (void)file_sync_dir(slash ? path : ".", NULL);
 }
 
 int file_draft_publish(struct file_draft *d, struct err *err)

@@ -53,6 +53,8 @@ const char *file_temp_root(void);
 char *file_temp_dir(const char *what, struct err *err);
 /* Files and folders this process makes from now on are for its user alone (umask). */
 void file_make_private(void);
+/* What was made, renamed or removed in the folder is durable. */
+int file_sync_dir(const char *path, struct err *err);
 /* mkdir -p. */
 int file_make_dirs(const char *path, struct err *err);
 /* rm -r; a missing path is fine; symbolic links are removed, not followed. */

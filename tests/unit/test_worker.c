@@ -147,10 +147,11 @@ struct fixture {
 
 static void changed(void *arg, enum store_change change, const char *job_id)
 {
+    (void)job_id;
     struct fixture *f = arg;
     struct workers *workers = atomic_load(&f->server.workers);
     if (workers)
-        workers_poke(workers, change, job_id);
+        workers_poke(workers, change);
 }
 
 static void open_all(struct fixture *f)
