@@ -62,7 +62,7 @@ def closes(c, seconds):
     return time.time() - started, out
 
 
-def served(server, seconds=0.5):
+def served(server, seconds=2):
     started = time.time()
     assert server.get("/healthz").status == 200
     assert server.get("/v1/stats").status == 200
