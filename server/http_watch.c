@@ -6,8 +6,8 @@
  *                that is used again (the kernel's count of received bytes tells when that was);
  *   a body, and the reading of an answer, must keep up a least rate over each window of some seconds. Time in which the
  *                server itself held the connection does not count.
- * When nearly all connections are in use, each new one pushes out the one that has been idle longest: ten thousand
- * clients that connect and say nothing cost no one else his turn. */
+ * When nearly all connections are in use, each new one pushes out one that is idle, those that never said anything
+ * first: ten thousand clients that connect and say nothing cost no one else his turn. */
 #include <linux/tcp.h>
 #include <math.h>
 #include <netinet/in.h>
@@ -46,18 +46,26 @@ static void cut(struct connection *c)
     shutdown(c->fd, SHUT_RDWR); /* libmicrohttpd sees its end and closes it */
 }
 
-/* Busy ones that are met on the way go to the end, so that they are not met again soon. */
+/* Rather one that has never asked for anything than a client between two requests. What is met on the way and stays goes
+ * to the end, so that it is not met again soon (the clock algorithm of page caches). */
 static void evict_idle(struct http *http)
 {
+    struct connection *second = NULL;
     for (int i = 0; i < EVICT_LOOKS && http->oldest; i++) {
         struct connection *c = http->oldest;
         unlink_connection(http, c);
         append_connection(http, c);
-        if (!c->cut && !atomic_load(&c->busy)) {
+        if (c->cut || atomic_load(&c->busy))
+            continue;
+        if (!atomic_load(&c->used)) {
             cut(c);
             return;
         }
+        if (!second)
+            second = c;
     }
+    if (second)
+        cut(second);
 }
 
 void watch_open(struct http *http, struct connection *c)
