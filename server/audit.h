@@ -8,7 +8,8 @@
  *    "resource":"/v1/jobs/job_.."}
  *
  * outcome    done (below 400), refused (401, 403, 429) or failed; the last two have `code`. Keys are named by their id.
- * Threads    audit_write from any: a line is one write(2) to a file opened for appending, so lines do not mix.
+ * Threads    audit_write from any: a line is one write(2) to a file opened for appending, so lines do not mix (unless
+ *            the disk takes only a part of one).
  *            audit_reopen while others write: for log rotation. A line that cannot be written is told to the log. */
 #ifndef PARED_SERVER_AUDIT_H
 #define PARED_SERVER_AUDIT_H

@@ -19,7 +19,7 @@
 const char *req_header(const struct req *req, const char *name)
 {
     const struct exchange *x = (const struct exchange *)((const char *)req - offsetof(struct exchange, req));
-    return MHD_lookup_connection_value(x->conn, MHD_HEADER_KIND, name);
+    return header_of(x, name);
 }
 
 const char *req_query(const struct req *req, const char *name)
@@ -64,7 +64,7 @@ static bool id_char(unsigned char c)
 
 static void set_request_id(struct exchange *x)
 {
-    const char *given = MHD_lookup_connection_value(x->conn, MHD_HEADER_KIND, "X-Request-Id");
+    const char *given = header_of(x, "X-Request-Id");
     size_t len = given ? strlen(given) : 0;
     bool good = len > 0 && len <= 128;
     for (size_t i = 0; good && i < len; i++)
@@ -122,11 +122,21 @@ void exchange_close(void *cls, struct MHD_Connection *conn, void **state, enum M
         return;
     *state = NULL;
     if (http->opts.record && x->phase == PHASE_DONE) {
-        struct http_record record = {
-            x->req.route ? x->req.route->method : "", x->route_text, x->request_id,    &x->req.trace,
-            x->res.status, clock_seconds() - x->req.started, x->body_bytes,
-            shown_path(x), x->req.owner ? x->req.owner : "", (int64_t)x->res.len, x->err.code,
-            x->req.method, x->caller.key_id, x->client, res_header_value(&x->res, "Location")};
+        struct http_record record = {x->req.route ? x->req.route->method : "",
+                                     x->route_text,
+                                     x->request_id,
+                                     &x->req.trace,
+                                     x->res.status,
+                                     clock_seconds() - x->req.started,
+                                     x->body_bytes,
+                                     shown_path(x),
+                                     x->req.owner ? x->req.owner : "",
+                                     (int64_t)x->res.len,
+                                     x->err.code,
+                                     x->req.method,
+                                     x->caller.key_id,
+                                     x->client,
+                                     res_header_value(&x->res, "Location")};
         http->opts.record(http->opts.app, &record);
     }
     struct connection *socket = x->socket;
@@ -169,11 +179,6 @@ void exchange_end(struct exchange *x)
 }
 
 /* ---- the steps that may refuse */
-
-static const char *header_of(const struct exchange *x, const char *name)
-{
-    return MHD_lookup_connection_value(x->conn, MHD_HEADER_KIND, name);
-}
 
 static enum MHD_Result feed_guard(void *cls, enum MHD_ValueKind kind, const char *name, size_t name_len,
                                   const char *value, size_t value_len)
@@ -360,10 +365,9 @@ static int find_route(struct exchange *x, const char *method, const struct route
 static int check_key(struct exchange *x)
 {
     struct req *req = &x->req;
-    int rc = req->route->auth == AUTH_OPEN
-                 ? 0
-                 : http_auth_check(x->http->opts.auth, header_of(x, "Authorization"), req->route->auth, req->arena,
-                                   &x->caller, &x->err);
+    int rc = req->route->auth == AUTH_OPEN ? 0
+                                           : http_auth_check(x->http->opts.auth, header_of(x, "Authorization"),
+                                                             req->route->auth, req->arena, &x->caller, &x->err);
     req->owner = x->caller.owner; /* of a refused key too: for the logs */
     req->caller = &x->caller;
     return rc;

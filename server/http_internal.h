@@ -141,6 +141,11 @@ void *exchange_open(void *cls, const char *uri, struct MHD_Connection *conn);
 enum MHD_Result exchange_step(void *cls, struct MHD_Connection *conn, const char *url, const char *method,
                               const char *version, const char *data, size_t *size, void **state);
 void exchange_close(void *cls, struct MHD_Connection *conn, void **state, enum MHD_RequestTerminationCode code);
+/* A header of the request, or NULL. In a thread of libmicrohttpd, or while the connection is suspended. */
+static inline const char *header_of(const struct exchange *x, const char *name)
+{
+    return MHD_lookup_connection_value(x->conn, MHD_HEADER_KIND, name);
+}
 /* What it held goes, and it; the connection may be gone. */
 void exchange_end(struct exchange *x);
 /* http_exec.c: executors */

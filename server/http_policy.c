@@ -9,17 +9,13 @@
 
 enum { QUOTA_RETRY_S = 10 }; /* when jobs or bytes are too many: nobody knows when that ends */
 
-static const char *sent(const struct exchange *x, const char *name)
-{
-    return MHD_lookup_connection_value(x->conn, MHD_HEADER_KIND, name);
-}
-
 /* ---- other origins (Fetch standard). Callers are known by a bearer key, never by a cookie, so there is no
  * Access-Control-Allow-Credentials. */
 
-static const char cors_headers[] = "Authorization, Content-Type, Accept, Idempotency-Key, If-Match, If-None-Match, "
-                                   "If-Range, Last-Event-ID, Prefer, Range, Content-Digest, Repr-Digest, X-Request-Id, traceparent, "
-                                   "Tus-Resumable, Upload-Length, Upload-Offset, Upload-Metadata, Upload-Checksum";
+static const char cors_headers[] =
+    "Authorization, Content-Type, Accept, Idempotency-Key, If-Match, If-None-Match, "
+    "If-Range, Last-Event-ID, Prefer, Range, Content-Digest, Repr-Digest, X-Request-Id, traceparent, "
+    "Tus-Resumable, Upload-Length, Upload-Offset, Upload-Metadata, Upload-Checksum";
 static const char cors_exposed[] =
     "Location, ETag, Retry-After, RateLimit, RateLimit-Policy, Content-Disposition, Content-Range, Accept-Ranges, "
     "Repr-Digest, X-Request-Id, Server-Timing, traceparent, Idempotent-Replayed, Deprecation, Sunset, Link, "
@@ -28,7 +24,7 @@ static const char cors_exposed[] =
 /* The request's Origin when it is in the setting allowed_origins. */
 static const char *allowed_origin(const struct exchange *x)
 {
-    const char *origin = sent(x, "Origin");
+    const char *origin = header_of(x, "Origin");
     const struct guard_names *names = http_auth_names(x->http->opts.auth);
     for (const char *const *at = names->origins; origin && at && *at; at++)
         if (strcasecmp(*at, origin) == 0)
@@ -51,7 +47,7 @@ static void add_cors(const struct exchange *x, struct MHD_Response *response)
 
 void policy_preflight(struct exchange *x)
 {
-    if (!sent(x, "Access-Control-Request-Method") || !allowed_origin(x))
+    if (!header_of(x, "Access-Control-Request-Method") || !allowed_origin(x))
         return;
     res_header(&x->res, "Access-Control-Allow-Methods", "%s", x->allow);
     res_header(&x->res, "Access-Control-Allow-Headers", "%s", cors_headers);
@@ -101,7 +97,8 @@ static void add_challenge(const struct exchange *x, struct MHD_Response *respons
         !x->req.route || x->req.route->auth <= AUTH_KEY)
         return;
     enum scope scope = (enum scope)(x->req.route->auth - AUTH_KEY - 1);
-    snprintf(text, sizeof text, "Bearer realm=\"pared\", error=\"insufficient_scope\", scope=\"%s\"", scope_name(scope));
+    snprintf(text, sizeof text, "Bearer realm=\"pared\", error=\"insufficient_scope\", scope=\"%s\"",
+             scope_name(scope));
     MHD_add_response_header(response, "WWW-Authenticate", text);
 }
 

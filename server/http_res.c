@@ -140,8 +140,9 @@ void res_encode(struct exchange *x)
 {
     struct res *res = &x->res;
     const char *etag = res_header_value(res, "ETag");
-    if (!res->bytes || res->stream || res_header_value(res, "Content-Encoding") || res_header_value(res, "Content-Range") ||
-        res_header_value(res, "Repr-Digest") || !coding_useful(res_header_value(res, "Content-Type")))
+    if (!res->bytes || res->stream || res_header_value(res, "Content-Encoding") ||
+        res_header_value(res, "Content-Range") || res_header_value(res, "Repr-Digest") ||
+        !coding_useful(res_header_value(res, "Content-Type")))
         return;
     enum coding coding = coding_choose(req_header(&x->req, "Accept-Encoding"));
     size_t len;

@@ -188,6 +188,14 @@ def test_key_file_beside_the_catalogue(data, tmp_path):
         assert s.get("/v1/models", headers=auth).status == 200
 
 
+@pytest.mark.parametrize("flags", [[], ["--json"]], ids=["text", "json"])
+def test_a_key_that_nobody_saw_opens_nothing(data, flags):
+    with open("/dev/full", "w") as full:
+        run = subprocess.run([BINARY, "keys", "add", *flags, "--data", data], stdout=full, stderr=subprocess.PIPE, text=True, timeout=30)
+    assert run.returncode != 0 and "revoked again" in run.stderr, run
+    assert [row["state"] for row in json.loads(keys(data, "list", "--json").stdout)] == ["revoked"]
+
+
 # ---- scopes and owners
 
 
