@@ -2,7 +2,8 @@
 // The HTTP API as functions. A failed call throws a Problem: the RFC 9457 document the server answered with, or one
 // made here.
 
-const KEY = "pared.api_key";
+const KEY = "pared.api_key",
+  MOST_HELD_BYTES = 256 * 2 ** 20;
 
 export class Problem extends Error {
   constructor(document) {
@@ -10,6 +11,10 @@ export class Problem extends Error {
     Object.assign(this, document);
   }
 }
+
+/** Whether the same call may go better later: no answer, a broken one, or one of a server that is not well. */
+export const passing = (problem) =>
+  problem instanceof Problem && (problem.status === 0 || problem.status >= 500 || problem.status === 429);
 
 export const getKey = () => sessionStorage.getItem(KEY) || "";
 export const setKey = (key) => (key ? sessionStorage.setItem(KEY, key) : sessionStorage.removeItem(KEY));
@@ -27,31 +32,34 @@ async function problemOf(response) {
   }
 }
 
+/** What fetch says of an answer that does not come, or breaks off, as a Problem. */
+function cut(error) {
+  if (error.name === "AbortError") throw error;
+  throw new Problem({
+    status: 0,
+    title: "Server not reached",
+    detail: "The server does not answer. Is it still running?",
+  });
+}
+
+const jsonOf = (response) => response.json().catch(cut);
+
 async function call(path, options = {}) {
-  let response;
-  try {
-    response = await fetch(path, { cache: "no-store", ...options, headers: { ...auth(), ...options.headers } });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Problem({
-      status: 0,
-      title: "Server not reached",
-      detail: "The server does not answer. Is it still running?",
-    });
-  }
+  const headers = { ...auth(), ...options.headers };
+  const response = await fetch(path, { cache: "no-store", ...options, headers }).catch(cut);
   if (!response.ok && response.status !== 304) throw await problemOf(response);
   return response;
 }
 
-export const getJson = async (path, signal) => (await call(path, { signal })).json();
+export const getJson = async (path, signal) => jsonOf(await call(path, { signal }));
 export const postJson = async (path, body) =>
-  (
+  jsonOf(
     await call(path, {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: body === undefined ? undefined : JSON.stringify(body),
-    })
-  ).json();
+    }),
+  );
 export const remove = (path) => call(path, { method: "DELETE" });
 
 const given = ([, value]) => value !== undefined && value !== null && value !== "";
@@ -63,7 +71,7 @@ export const getPage = (path, query, signal) => getJson(listAddress(path, query)
 /** The same if it is another than that of the etag: {etag, page}, page is null where nothing is new. */
 export async function getPageAgain(path, query, etag, signal) {
   const response = await call(listAddress(path, query), { signal, headers: etag ? { "If-None-Match": etag } : {} });
-  return { etag: response.headers.get("ETag") ?? etag, page: response.status === 304 ? null : await response.json() };
+  return { etag: response.headers.get("ETag") ?? etag, page: response.status === 304 ? null : await jsonOf(response) };
 }
 
 /** All rows of a list, at most `most`. */
@@ -87,18 +95,20 @@ export async function waitForJob(id, etag, signal) {
     ? await call(`/v1/jobs/${id}?wait=20`, { signal, headers: { "If-None-Match": etag } })
     : await call(`/v1/jobs/${id}`, { signal });
   if (response.status === 304) return { etag, job: null };
-  return { etag: response.headers.get("ETag"), job: await response.json() };
+  return { etag: response.headers.get("ETag"), job: await jsonOf(response) };
 }
 
-/** Send a file's bytes; progress is called with a fraction. XMLHttpRequest, because fetch does not report what was
- * sent. */
-export function upload(path, body, progress) {
+/** Send a file's bytes until the signal aborts; progress is called with a fraction. XMLHttpRequest, because fetch does
+ * not report what was sent. */
+export function upload(path, body, progress, signal) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open("POST", path);
     for (const [name, value] of Object.entries(auth())) request.setRequestHeader(name, value);
     if (!(body instanceof FormData)) request.setRequestHeader("Content-Type", "application/octet-stream");
     request.upload.onprogress = (event) => event.lengthComputable && progress(event.loaded / event.total);
+    signal.addEventListener("abort", () => request.abort(), { once: true });
+    request.onabort = () => reject(new DOMException("The upload was canceled.", "AbortError"));
     request.onerror = () => reject(new Problem({ status: 0, detail: "The upload was cut off." }));
     request.onload = () => {
       let answer = {};
@@ -116,24 +126,30 @@ export function upload(path, body, progress) {
 
 const save = (href, name) => Object.assign(document.createElement("a"), { href, download: name }).click();
 
-/** A link that opens the file for a minute without a key; null where the server makes none. */
-async function shortLink(path) {
-  try {
-    const made = await (await call(`${path}/link`, { method: "POST" })).json();
-    return made.url || made.href || null;
-  } catch (problem) {
-    if ([404, 405].includes(problem.status)) return null;
-    throw problem;
+/** The bytes of a file as a link to them. The browser holds them all meanwhile, so a large file is refused, with the
+ * command that saves it as it comes. */
+async function heldLink(path) {
+  const response = await call(path),
+    size = Number(response.headers.get("Content-Length"));
+  if (size > MOST_HELD_BYTES) {
+    response.body.cancel().catch(() => {});
+    throw new Problem({
+      title: "Too large for the browser",
+      detail:
+        `The file has ${Math.ceil(size / 2 ** 20)} MiB; at most ${MOST_HELD_BYTES / 2 ** 20} MiB are downloaded here ` +
+        "when there is a key. With the key in PARED_API_KEY this command saves it:",
+      command: `curl -fOJ -H "Authorization: Bearer $PARED_API_KEY" '${new URL(path, location.href)}'`,
+    });
   }
+  return URL.createObjectURL(await response.blob().catch(cut));
 }
 
-/** Save a file. Without a key a plain link does. With one, a link that is good for a minute; or the bytes themselves.
- * */
+/** Save a file. Without a key a plain link does. With one, an artifact has a link that is good for a minute; of other
+ * files the bytes themselves come. */
 export async function download(path, name) {
   if (!getKey()) return save(path, name);
-  const link = path.includes("/artifacts/") ? await shortLink(path) : null;
-  if (link && new URL(link, location.href).origin === location.origin) return save(link, name);
-  const url = URL.createObjectURL(await (await call(path)).blob());
+  if (path.includes("/artifacts/")) return save((await postJson(`${path}/link`)).url, name);
+  const url = await heldLink(path);
   save(url, name);
   setTimeout(() => URL.revokeObjectURL(url), 10000);
 }
@@ -176,9 +192,10 @@ export async function* events(path, last, signal) {
     throw new Problem({ status: 406, detail: "The server streams no events." });
   const reader = response.body.getReader(),
     decoder = new TextDecoder(),
-    parser = new EventParser();
+    parser = new EventParser(),
+    read = () => reader.read().catch(cut);
   try {
-    for (let piece = await reader.read(); !piece.done; piece = await reader.read())
+    for (let piece = await read(); !piece.done; piece = await read())
       yield* parser.push(decoder.decode(piece.value, { stream: true }));
   } finally {
     reader.cancel().catch(() => {});

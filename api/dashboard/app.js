@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which view is shown: the part of the address behind '#', as "#/jobs?state=running". A view gets {main, parameters,
 // query, signal}; the signal aborts when another view opens.
-import { setKey } from "/api.js";
+import { getKey, setKey } from "/api.js";
 import { compareView } from "/compare.js";
 import { graphView } from "/graph.js";
 import { jobView } from "/job.js";
@@ -22,10 +22,19 @@ const routes = [
   [/^\/datasets$/, datasetsView],
 ];
 
-let open = null;
+const main = document.getElementById("main"),
+  changeKey = document.getElementById("change-key");
+let open = null; // aborts the view that is shown
 
-function keyForm(main) {
-  const input = el("input", { type: "password", autocomplete: "off", required: true });
+/** Ask for a key. refused: what the server said of the one it was sent; null where the reader wants to change it. */
+function keyForm(refused) {
+  const input = el("input", {
+    type: "password",
+    autocomplete: "off",
+    required: true,
+    pattern: "\\s*[!-~]+\\s*", // what a header can carry
+    title: "A key has no spaces and no letters beyond ASCII.",
+  });
   page(
     main,
     "API key",
@@ -41,8 +50,14 @@ function keyForm(main) {
       },
       el("p", {}, "This server asks for a key. It is kept in this tab only."),
       el("label", {}, "API key", input),
-      el("p", {}, el("button", { class: "primary" }, "Continue")),
+      el(
+        "p",
+        { class: "row" },
+        el("button", { class: "primary" }, "Continue"),
+        refused ? null : el("button", { type: "button", onclick: show }, "Keep the key there is"),
+      ),
     ),
+    refused && getKey() ? problemCard(refused) : null,
   );
   input.focus();
 }
@@ -50,8 +65,8 @@ function keyForm(main) {
 async function show() {
   open?.abort();
   open = new AbortController();
-  const { signal } = open,
-    main = document.getElementById("main");
+  changeKey.hidden = !getKey();
+  const { signal } = open;
   const [path, words] = [location.hash.slice(1).split("?")[0] || "/jobs", location.hash.split("?")[1]];
   for (const link of document.querySelectorAll("nav a")) {
     if (link.getAttribute("href") === `#/${path.split("/")[1]}`) link.setAttribute("aria-current", "page");
@@ -63,7 +78,7 @@ async function show() {
     await found[1]({ main, parameters: found[0].slice(1), query: new URLSearchParams(words || ""), signal });
   } catch (problem) {
     if (signal.aborted) return;
-    if (problem.status === 401) keyForm(main);
+    if (problem.status === 401) keyForm(problem);
     else page(main, "That did not work", problemCard(problem));
   }
 }
@@ -71,7 +86,11 @@ async function show() {
 // The skip link's target is no view.
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
-  document.getElementById("main").focus();
+  main.focus();
+});
+changeKey.addEventListener("click", () => {
+  open.abort();
+  keyForm(null);
 });
 addEventListener("hashchange", () => {
   expectPage();

@@ -227,7 +227,11 @@ async function chooser(main, chosen, signal) {
 export async function compareView({ main, query, signal }) {
   const ids = [...new Set((query.get("jobs") || "").split(",").filter((id) => /^\w+$/.test(id)))].slice(0, MOST);
   if (ids.length < 2) return chooser(main, ids, signal);
-  const jobs = await Promise.all(ids.map((id) => getJson(`/v1/jobs/${id}`, signal)));
+  const without = (id) => (problem) => {
+    if (problem.status !== 404) throw problem;
+    return { id, state: "gone" };
+  };
+  const jobs = await Promise.all(ids.map((id) => getJson(`/v1/jobs/${id}`, signal).catch(without(id))));
   const ready = jobs.filter((job) => job.metrics?.after),
     all = subjects(ready);
   page(
@@ -244,10 +248,8 @@ export async function compareView({ main, query, signal }) {
             .join(", ")}.`,
         )
       : null,
-    charts(all),
-    el("h2", {}, "Figures"),
-    figures(all),
-    el("h2", {}, "Jobs"),
-    key(all),
+    ready.length
+      ? [charts(all), el("h2", {}, "Figures"), figures(all), el("h2", {}, "Jobs"), key(all)]
+      : null,
   );
 }

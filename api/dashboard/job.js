@@ -3,10 +3,23 @@
 // changes is filled in place, so that the reader's focus and what was opened stay.
 import { download, getJson, postJson, remove } from "/api.js";
 import { ended, fraction, progressLine, recipeText } from "/job_text.js";
-import { watchJob } from "/live.js";
+import { persist, watchJob } from "/live.js";
 import { confusionSection, fidelity, ofSource, sqnrHeatMap, stepSection, targets, tiles } from "/report_view.js";
 import { liveSection } from "/training.js";
-import { announce, bytes, el, page, percent, problemCard, refill, state, table, when } from "/ui.js";
+import {
+  announce,
+  bytes,
+  connectionLine,
+  el,
+  expectPage,
+  page,
+  percent,
+  problemCard,
+  refill,
+  state,
+  table,
+  when,
+} from "/ui.js";
 
 function downloads(artifacts, report, say) {
   const save = (a) => async (event) => {
@@ -23,7 +36,7 @@ function downloads(artifacts, report, say) {
     table(
       [
         { label: "File", cell: (a) => el("button", { onclick: save(a) }, a.name) },
-        { label: "Size", num: true, cell: (a) => bytes(a.bytes ?? a.size_bytes) },
+        { label: "Size", num: true, cell: (a) => bytes(a.bytes) },
         { label: "Of the source", num: true, cell: (a) => ofSource(a, report) },
         { label: "SHA-256", cell: (a) => el("span", { class: "mono hash" }, a.sha256) },
       ],
@@ -164,39 +177,58 @@ function statusLine(job) {
   ];
 }
 
-function logSection(lines, job) {
-  if (!lines.length) return null;
-  const list = el(
-    "ol",
-    { class: "log mono" },
-    lines.map((line) =>
-      el(
-        "li",
-        { class: line.level || "" },
-        line.level && line.level !== "info" ? el("b", {}, `${line.level}: `) : null,
-        line.message ?? JSON.stringify(line),
-      ),
-    ),
+const logLine = (line) =>
+  el(
+    "li",
+    { class: line.level || "" },
+    line.level && line.level !== "info" ? el("b", {}, `${line.level}: `) : null,
+    line.message ?? JSON.stringify(line),
   );
-  return el(
-    "details",
-    { open: !ended(job) || job.state === "failed" },
-    el("summary", {}, `Log (${lines.length} ${lines.length === 1 ? "line" : "lines"})`),
-    el(
-      "div",
-      { class: "scroll log-frame", tabindex: "0", role: "log", "aria-live": "off", "aria-label": "log of the job" },
-      list,
-    ),
+
+/** The log: its node, and take(record, job), which adds what is new, so that the reader's place in it and the focus
+ * stay. The end is followed by those who are there. However many lines come at once, the page is laid out once. */
+function logSection() {
+  const list = el("ol", { class: "log mono" }),
+    summary = el("summary");
+  const frame = el(
+    "div",
+    { class: "scroll log-frame", tabindex: "0", role: "log", "aria-live": "off", "aria-label": "log of the job" },
+    list,
   );
+  const node = el("details", { hidden: true }, summary, frame);
+  let taken = 0,
+    next = null;
+  function draw() {
+    const { log, logged } = next.record,
+      { job } = next;
+    next = null;
+    if (node.hidden) node.open = !ended(job) || job.state === "failed";
+    node.hidden = false;
+    const atEnd = frame.scrollTop + frame.clientHeight >= frame.scrollHeight - 8;
+    list.append(...log.slice(Math.max(0, log.length - (logged - taken))).map(logLine));
+    while (list.children.length > log.length) list.firstChild.remove();
+    list.start = logged - log.length + 1;
+    summary.textContent = `Log (${logged} ${logged === 1 ? "line" : "lines"})`;
+    taken = logged;
+    if (atEnd) frame.scrollTop = frame.scrollHeight;
+  }
+  const take = (record, job) => {
+    if (record.logged === taken) return;
+    if (!next) requestAnimationFrame(draw);
+    next = { record, job };
+  };
+  return { node, take };
 }
 
 export async function jobView({ main, parameters: [id], signal }) {
   const places = Object.fromEntries(
-    ["buttons", "problems", "status", "facts", "failure", "live", "log", "results"].map((name) => [
+    ["buttons", "problems", "status", "facts", "failure", "live", "results"].map((name) => [
       name,
       el("div", { class: name === "buttons" ? "row" : null }),
     ]),
   );
+  const connection = connectionLine(),
+    log = logSection();
   const say = (problem) => places.problems.replaceChildren(problemCard(problem));
   const seen = {}; // what a place shows now, so that only what changed is filled again
   const fill = (name, what, make) => {
@@ -208,10 +240,16 @@ export async function jobView({ main, parameters: [id], signal }) {
   };
   let shown = false,
     finished = null;
+  const reached = (yes) => {
+    if (signal.aborted) return;
+    if (!yes && !connection.node.isConnected) page(main, id, connection.node);
+    connection.show(!yes);
+  };
   const show = (job, record) => {
     if (signal.aborted) return;
     if (!shown) {
       shown = true;
+      if (main.querySelector("h1") === document.activeElement) expectPage(); // the heading while there was no answer
       page(
         main,
         el(
@@ -220,26 +258,28 @@ export async function jobView({ main, parameters: [id], signal }) {
           el("h1", { class: job.name ? null : "mono" }, job.name || job.id),
           places.buttons,
         ),
+        connection.node,
         places.problems,
         el("div", { class: "card" }, places.status, places.facts),
         places.failure,
         places.live,
-        places.log,
+        log.node,
         places.results,
       );
     }
     fill("buttons", [job.state, job.cancel_requested], () => [actions(job, say)]);
-    fill("status", [job.state, job.progress, job.queue_position, job.targets_met], () => statusLine(job));
+    const { progress, queue_position, wait_s, eta_s, targets_met } = job;
+    fill("status", [job.state, progress, queue_position, wait_s, eta_s, targets_met], () => statusLine(job));
     fill("facts", [job.state, job.labels], () => [facts(job)]);
     fill("failure", [job.state], () => [job.state === "failed" ? problemCard(job.error || { title: "Failed" }) : null]);
     if (job.state !== "succeeded")
       fill("live", [job.state, record.lines.length], () => [liveSection(record.lines, job)]);
-    fill("log", [job.state, record.log.length], () => [logSection(record.log, job)]);
-    const { step, steps } = job.progress || {};
+    log.take(record, job);
+    const { step, steps } = progress || {};
     announce(`job ${job.state}${job.state === "running" && step ? `, step ${step} of ${steps}` : ""}`);
     if (job.state === "succeeded" && !finished) {
       places.live.replaceChildren();
-      finished = results(job, say, signal)
+      finished = persist(() => results(job, say, signal), reached, signal)
         .then((parts) => {
           if (!signal.aborted) refill(places.results, parts);
         })
@@ -248,6 +288,6 @@ export async function jobView({ main, parameters: [id], signal }) {
         });
     }
   };
-  await watchJob(id, show, signal);
+  await watchJob(id, show, reached, signal);
   await finished;
 }

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The list of jobs: newest first, page by page as it is scrolled, filtered by the server, fresh while it is looked at.
-import { getAll } from "/api.js";
+import { getAll, passing } from "/api.js";
 import { ended, fraction, progressLine, recipeText, took } from "/job_text.js";
 import { sleep } from "/live.js";
 import { PagedTable, narrow } from "/paging.js";
-import { announce, el, page, percent, problemCard, state, whenShort } from "/ui.js";
+import { announce, connectionLine, el, page, percent, problemCard, state, whenShort } from "/ui.js";
 
 const FRESH_MS = 2000,
   FRESH_HIDDEN_MS = 15000,
   TYPING_MS = 150,
   MOST_MODELS = 200;
-const FILTERS = ["state", "label", "model", "created_from"];
 
 /** The form, and know(models): what its list of models offers once they are there. */
 function filterForm(query, change) {
@@ -134,7 +133,8 @@ const asked = (words) => ({
 
 export async function jobsView({ main, query, signal }) {
   const chosen = new Set(),
-    problems = el("div");
+    problems = el("div"),
+    connection = connectionLine();
   const compare = el(
     "button",
     {
@@ -151,7 +151,6 @@ export async function jobsView({ main, query, signal }) {
     compare.disabled = chosen.size < 2;
     compare.textContent = chosen.size ? `Compare ${chosen.size}` : "Compare";
   };
-  let words = Object.fromEntries(FILTERS.map((name) => [name, query.get(name) || ""]));
   const empty = () =>
     Object.values(words).some(Boolean)
       ? el("p", {}, "No job is like that.")
@@ -171,25 +170,36 @@ export async function jobsView({ main, query, signal }) {
     height: () => (narrow.matches ? 136 : 46),
     columns: columns(chosen, choose),
   });
-  async function open() {
-    problems.replaceChildren();
+  let told = null; // the filter whose jobs were counted aloud
+  /** load(), and what became of it on the page. */
+  async function show(load) {
+    const mine = words;
     try {
-      await list.open(asked(words));
+      await load();
     } catch (problem) {
       if (signal.aborted || problem.status === 401) throw problem;
-      return problems.replaceChildren(problemCard(problem));
+      if (passing(problem)) connection.show(true);
+      else if (!problems.hasChildNodes()) problems.append(problemCard(problem)); // said once, not every round
+      return;
     }
+    connection.show(false);
+    problems.replaceChildren();
+    if (told === mine || mine !== words) return;
+    told = mine;
     announce(`${list.count}${list.whole ? "" : " and more"} jobs`);
   }
+  const open = () => {
+    problems.replaceChildren();
+    return show(() => list.open(asked(words)));
+  };
   const filter = filterForm(query, (next) => {
     if (JSON.stringify(next) === JSON.stringify(words)) return;
     words = next;
     const text = new URLSearchParams(Object.entries(words).filter(([, v]) => v)).toString();
     history.replaceState(null, "", `#/jobs${text ? `?${text}` : ""}`);
-    open().catch((problem) => {
-      if (!signal.aborted) problems.replaceChildren(problemCard(problem));
-    });
+    open().catch(() => {}); // a key is asked for by the next round
   });
+  let words = Object.fromEntries(new FormData(filter.form)); // what the form takes of the address
   page(
     main,
     el(
@@ -199,6 +209,7 @@ export async function jobsView({ main, query, signal }) {
       el("div", { class: "row" }, compare, el("a", { class: "button primary", href: "#/new" }, "New job")),
     ),
     filter.form,
+    connection.node,
     problems,
     list.node,
   );
@@ -209,10 +220,6 @@ export async function jobsView({ main, query, signal }) {
   while (!signal.aborted) {
     await sleep(document.hidden ? FRESH_HIDDEN_MS : FRESH_MS, signal);
     if (signal.aborted) return;
-    try {
-      await list.refresh();
-    } catch (problem) {
-      if (problem.status === 401) throw problem; // else the next round may go better
-    }
+    await show(() => list.refresh());
   }
 }

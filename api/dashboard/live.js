@@ -2,10 +2,11 @@
 // A job as it changes. Its events come as a stream that is taken up again where it broke; a page in the background
 // lets go of it, because a browser has few connections to one server. Where there is no stream the job is asked for
 // again and again.
-import { events, getJson, waitForJob } from "/api.js";
+import { events, getJson, passing, waitForJob } from "/api.js";
 
 const ended = (job) => !["queued", "running"].includes(job.state);
-const RETRY_MS = [500, 1000, 2000, 5000, 10000];
+const RETRY_MS = [500, 1000, 2000, 5000, 10000],
+  MOST_LOG = 2000;
 
 export const sleep = (milliseconds, signal) =>
   new Promise((resolve) => {
@@ -42,7 +43,8 @@ const parsed = (text) => {
 /** What a stream and a page of measurements both fill: every event once, in order. */
 class Record {
   lines = [];
-  log = [];
+  log = []; // the newest of them
+  logged = 0; // how many there were
   last = 0;
   take(type, data, seq) {
     if (seq && seq <= this.last) return false;
@@ -50,7 +52,8 @@ class Record {
     if (type === "metric" && data) this.lines.push({ ...data, seq });
     if (type === "log" && data) {
       this.log.push(data);
-      if (this.log.length > 2000) this.log.splice(0, this.log.length - 2000);
+      this.logged++;
+      if (this.log.length > MOST_LOG) this.log.shift();
     }
     return true;
   }
@@ -86,6 +89,22 @@ async function stream(id, job, record, show, signal) {
   }
 }
 
+/** The answer of ask(), which is called until there is one; reached(whether the server answers) is told of every try.
+ * Throws what will not go better by itself. */
+export async function persist(ask, reached, signal) {
+  for (let failures = 0; ; failures++) {
+    try {
+      const answer = await ask();
+      reached(true);
+      return answer;
+    } catch (problem) {
+      if (signal.aborted || !passing(problem)) throw problem;
+      reached(false);
+      await sleep(RETRY_MS[Math.min(failures, RETRY_MS.length - 1)], signal);
+    }
+  }
+}
+
 async function takeMetrics(id, record, signal) {
   for (let page; !page || page.next_cursor;) {
     page = await getJson(`/v1/jobs/${id}/metrics?cursor=${record.last}`, signal);
@@ -93,23 +112,24 @@ async function takeMetrics(id, record, signal) {
   }
 }
 
-async function poll(id, record, show, signal) {
+async function poll(id, record, show, reached, signal) {
   let etag = null;
   while (!signal.aborted) {
-    const answer = await waitForJob(id, etag, signal);
+    const answer = await persist(() => waitForJob(id, etag, signal), reached, signal);
     if (!answer.job) continue;
     etag = answer.etag;
-    if (answer.job.state !== "queued") await takeMetrics(id, record, signal);
+    if (answer.job.state !== "queued") await persist(() => takeMetrics(id, record, signal), reached, signal);
     show(answer.job, record);
     if (ended(answer.job)) return;
   }
 }
 
-/** Call show(job, {lines, log}) whenever something is new, until the job has ended. Throws what the first request
- * throws. */
-export async function watchJob(id, show, signal) {
-  const record = new Record();
-  let job = await getJson(`/v1/jobs/${id}`, signal),
+/** Call show(job, record) whenever something is new, until the job has ended, and reached(whether the server answers)
+ * on the way. Throws what will not go better by itself. */
+export async function watchJob(id, show, reached, signal) {
+  const record = new Record(),
+    ask = () => persist(() => getJson(`/v1/jobs/${id}`, signal), reached, signal);
+  let job = await ask(),
     failures = 0;
   show(job, record);
   while (!signal.aborted) {
@@ -132,15 +152,15 @@ export async function watchJob(id, show, signal) {
       failures = record.last > seen ? 0 : failures + 1;
     } catch (problem) {
       if (signal.aborted) return;
-      if ([404, 405, 406].includes(problem.status)) return poll(id, record, show, signal);
-      if (problem.status && problem.status < 500 && problem.status !== 429) throw problem;
+      if ([404, 405, 406].includes(problem.status)) return poll(id, record, show, reached, signal);
+      if (!passing(problem)) throw problem;
       failures++;
     }
     await sleep(RETRY_MS[Math.min(failures, RETRY_MS.length - 1)], signal);
-    job = await getJson(`/v1/jobs/${id}`, signal).catch(() => job);
+    job = await ask();
     show(job, record);
     if (ended(job) && failures > 2) return;
   }
   if (signal.aborted) return;
-  show(await getJson(`/v1/jobs/${id}`, signal), record);
+  show(await ask(), record);
 }

@@ -107,7 +107,7 @@ function factRows(model) {
   return [
     ["Id", el("span", { class: "mono" }, model.id)],
     ["SHA-256", el("span", { class: "mono" }, model.sha256)],
-    ["Bytes", bytes(model.bytes ?? model.size_bytes)],
+    ["Bytes", bytes(model.bytes)],
     ["Parameters", count(model.params)],
     ["Zero", typeof model.sparsity === "number" ? percent(model.sparsity) : null],
     ["MACs", count(model.macs)],

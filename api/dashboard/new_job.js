@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A new job: model, data, and a preset or a recipe of one's own. "#/new?model=ID" starts with that model,
-// "#/new?job=ID" as that job was asked for. Faults appear beside the field they name.
+// "#/new?job=ID" as that job was asked for, without its name. Faults appear beside the field they name.
 import { getAll, getJson, postJson } from "/api.js";
 import { recipeEditor } from "/recipe.js";
 import { sendDataset, sendModel } from "/resources.js";
@@ -75,8 +75,13 @@ function taken(made, chosen, others) {
   return made;
 }
 
+const labelsText = (labels) =>
+  Object.entries(labels)
+    .map(([key, value]) => `${key}=${value}`)
+    .join(", ");
+
 function startLike(job, roles, own, choices) {
-  for (const [role] of ROLES) if (job[role]) roles[role].box.value = job[role];
+  for (const [role] of ROLES) if (job[role]) roles[role].choose(job[role]);
   const preset = choices.querySelector(`input[value="${CSS.escape(job.recipe_name || "\u0000")}"]`);
   if (preset) preset.checked = true;
   else {
@@ -86,22 +91,22 @@ function startLike(job, roles, own, choices) {
 }
 
 export async function newJobView({ main, query, signal }) {
-  const list = (answer) => answer.data || answer,
-    jobId = /^\w+$/.test(query.get("job") || "") ? query.get("job") : null;
+  const jobId = /^\w+$/.test(query.get("job") || "") ? query.get("job") : null;
   const [models, datasets, methods, presets, like] = await Promise.all([
     getAll("/v1/models", 500, signal),
     getAll("/v1/datasets", 500, signal),
     getJson("/v1/methods", signal),
-    getJson("/v1/recipes?limit=200", signal).then(list),
+    getAll("/v1/recipes", 200, signal),
     jobId ? getJson(`/v1/jobs/${jobId}`, signal) : null,
   ]);
   const roles = roleSelects(models, datasets),
-    own = recipeEditor(list(methods), methods.targets || []);
+    own = recipeEditor(methods.data, methods.targets);
   const problems = el("div"),
     submit = el("button", { class: "primary" }, "Start job");
+  const likeLabels = labelsText(like?.labels || {});
   const name = el("input", { maxlength: "200" }),
-    labels = el("input", { placeholder: "team=vision, run=7" }),
-    priority = el("input", { type: "number", step: "1", placeholder: "0" });
+    labels = el("input", { placeholder: "team=vision, run=7", value: likeLabels }),
+    priority = el("input", { type: "number", step: "1", placeholder: "0", value: like?.priority || null });
   const chosen = () => choices.querySelector("input:checked").value,
     toggle = () => {
       own.node.hidden = chosen() !== "";
@@ -115,7 +120,7 @@ export async function newJobView({ main, query, signal }) {
   };
   const choices = presetChoices(presets, edit);
   choices.addEventListener("change", toggle);
-  if (query.get("model")) roles.model.box.value = query.get("model");
+  if (query.get("model")) roles.model.choose(query.get("model"));
   if (like) startLike(like, roles, own, choices);
   toggle();
 
@@ -123,7 +128,8 @@ export async function newJobView({ main, query, signal }) {
     event.preventDefault();
     problems.replaceChildren();
     const body = { recipe: chosen() || own.value() },
-      words = labelsOf(labels.value);
+      same = likeLabels && labels.value === likeLabels, // then they may hold commas
+      words = same ? like.labels : labelsOf(labels.value);
     for (const [role] of ROLES) if (roles[role].box.value) body[role] = roles[role].box.value;
     if (words && Object.keys(words).length) body.labels = words;
     if (name.value.trim()) body.name = name.value.trim();
@@ -161,7 +167,9 @@ export async function newJobView({ main, query, signal }) {
           roles.model.node,
           roles.teacher.node,
           el("p"),
-          dropZone("ONNX model", ".onnx", async (f, p) => taken(await sendModel(f, p), roles.model, [roles.teacher])),
+          dropZone("ONNX model", ".onnx", signal, async (...file) =>
+            taken(await sendModel(...file), roles.model, [roles.teacher]),
+          ),
         ),
         el(
           "div",
@@ -170,8 +178,8 @@ export async function newJobView({ main, query, signal }) {
           roles.val_dataset.node,
           roles.eval_dataset.node,
           el("p"),
-          dropZone("Dataset", "", async (f, p) =>
-            taken(await sendDataset(f, p), roles.dataset, [roles.val_dataset, roles.eval_dataset]),
+          dropZone("Dataset", "", signal, async (...file) =>
+            taken(await sendDataset(...file), roles.dataset, [roles.val_dataset, roles.eval_dataset]),
           ),
         ),
       ),

@@ -49,6 +49,11 @@ class Pages {
     return this.#loading;
   }
 
+  /** The first page, which may be on its way already. */
+  first() {
+    return this.#loading ?? this.more();
+  }
+
   #fetch(cursor, etag) {
     return getPageAgain(this.#path, { ...this.#query, limit: PAGE, cursor }, etag, this.#signal);
   }
@@ -102,6 +107,7 @@ export class PagedTable {
   node = document.createElement("div");
   #options;
   #list;
+  #asked = null;
   #pages = null;
   #sight = [0, PAGE];
   constructor(options) {
@@ -134,21 +140,32 @@ export class PagedTable {
     this.#list.set(rows, mine.whole);
   }
 
-  /** Show the list anew, by another query. */
-  async open(query = {}) {
-    const { path, signal, moving = () => false } = this.#options,
-      mine = new Pages(path, query, signal, moving);
-    this.#asked = mine;
-    await mine.more();
-    if (this.#asked !== mine) return; // another was asked for meanwhile
+  /** Show the list anew, by another query. Where that fails nothing is shown: what stood there answered another. */
+  open(query = {}) {
+    const { path, signal, moving = () => false } = this.#options;
+    this.#asked = new Pages(path, query, signal, moving);
+    return this.#show(this.#asked);
+  }
+
+  async #show(mine) {
+    try {
+      await mine.first();
+    } catch (problem) {
+      if (this.#asked !== mine) return; // another was asked for meanwhile
+      this.#pages = null;
+      this.node.replaceChildren();
+      throw problem;
+    }
+    if (this.#asked !== mine) return;
     this.#pages = mine;
     this.#draw(mine);
   }
-  #asked = null;
 
+  /** Show what is new; what was asked for and is not shown yet is asked for again. */
   async refresh() {
-    const mine = this.#pages;
+    const mine = this.#asked;
     if (!mine) return;
+    if (mine !== this.#pages) return this.#show(mine);
     await mine.refresh(...this.#sight);
     this.#draw(mine);
   }

@@ -168,7 +168,7 @@ export function targets(report) {
 
 /** How large a file of the model is, measured by what came in. */
 export function ofSource(artifact, report) {
-  const size = artifact.bytes ?? artifact.size_bytes,
+  const size = artifact.bytes,
     before = report.before?.bytes;
   if (!before || !size || !/\.(onnx|pared)$/.test(artifact.name)) return "";
   return `${percent(size / before)}${before / size >= 1.05 ? ` (${(before / size).toPrecision(3)}x smaller)` : ""}`;

@@ -4,11 +4,14 @@ import { remove, upload } from "/api.js";
 import { PagedTable, narrow } from "/paging.js";
 import { bytes, count, dropZone, el, page, problemCard, whenShort } from "/ui.js";
 
-export const sendModel = (file, progress) => upload(`/v1/models?name=${encodeURIComponent(file.name)}`, file, progress);
-export const sendDataset = (file, progress) =>
-  upload(`/v1/datasets?name=${encodeURIComponent(file.name)}`, file, progress);
+const send =
+  (path) =>
+  (file, ...rest) =>
+    upload(`${path}?name=${encodeURIComponent(file.name)}`, file, ...rest);
+export const sendModel = send("/v1/models");
+export const sendDataset = send("/v1/datasets");
 
-function deleteButton(path, name, after) {
+function deleteButton(path, name, problems, after) {
   return el(
     "button",
     {
@@ -18,9 +21,10 @@ function deleteButton(path, name, after) {
         if (!confirm(`Delete ${name}?`)) return;
         try {
           await remove(path);
+          problems.replaceChildren();
           after();
         } catch (problem) {
-          document.getElementById("main").prepend(problemCard(problem));
+          problems.replaceChildren(problemCard(problem));
         }
       },
     },
@@ -29,6 +33,7 @@ function deleteButton(path, name, after) {
 }
 
 async function listView(main, signal, { title, path, text, accept, send, columns, none }) {
+  const problems = el("div");
   const list = new PagedTable({
     path,
     signal,
@@ -41,7 +46,7 @@ async function listView(main, signal, { title, path, text, accept, send, columns
       {
         label: el("span", { class: "unseen" }, "Delete"),
         name: "remove",
-        cell: (r) => deleteButton(`${path}/${r.id}`, r.name || r.id, () => list.drop(r.id)),
+        cell: (r) => deleteButton(`${path}/${r.id}`, r.name || r.id, problems, () => list.drop(r.id)),
       },
     ],
   });
@@ -51,12 +56,13 @@ async function listView(main, signal, { title, path, text, accept, send, columns
     el(
       "div",
       { class: "card" },
-      dropZone(text, accept, async (file, progress) => {
-        const made = await send(file, progress);
+      dropZone(text, accept, signal, async (...file) => {
+        const made = await send(...file);
         await list.refresh();
         return made;
       }),
     ),
+    problems,
     list.node,
   );
   await list.open();
@@ -80,7 +86,7 @@ export const modelsView = ({ main, signal }) =>
     none: "No model yet. One that is sent here can be used by any number of jobs.",
     columns: [
       { label: "Name", name: "id", cell: (m) => el("a", { href: `#/models/${m.id}`, title: m.id }, m.name || m.id) },
-      figure("Bytes", "bytes", (m) => bytes(m.bytes ?? m.size_bytes)),
+      figure("Bytes", "bytes", (m) => bytes(m.bytes)),
       figure("Parameters", "params", (m) => count(m.params)),
       figure("MACs", "macs", (m) => count(m.macs)),
       created,
@@ -100,7 +106,7 @@ export const datasetsView = ({ main, signal }) =>
       { label: "Format", name: "format", cell: (d) => d.format || "" },
       figure("Samples", "samples", (d) => count(d.samples)),
       { label: "Labels", name: "labels", cell: (d) => d.labels || "no labels" },
-      figure("Bytes", "bytes", (d) => bytes(d.bytes ?? d.size_bytes)),
+      figure("Bytes", "bytes", (d) => bytes(d.bytes)),
       created,
     ],
   });

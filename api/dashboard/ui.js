@@ -112,6 +112,7 @@ export function problemCard(problem) {
     { class: "card problem", role: "alert" },
     el("b", {}, problem.title || "That did not work"),
     el("div", {}, problem.detail || problem.message),
+    problem.command ? el("pre", { tabindex: "0", role: "group", "aria-label": "command" }, problem.command) : null,
     problem.errors?.length
       ? el(
           "ul",
@@ -121,6 +122,18 @@ export function problemCard(problem) {
       : null,
     problem.request_id ? el("div", { class: "quiet small" }, `request ${problem.request_id}`) : null,
   );
+}
+
+/** The place of a line that is there while the server does not answer: node, show(lost). */
+export function connectionLine() {
+  const node = el("div", { role: "status" });
+  return {
+    node,
+    show(lost) {
+      if (lost === node.hasChildNodes()) return;
+      node.replaceChildren(...(lost ? [el("div", { class: "card note" }, "Not connected; trying again")] : []));
+    },
+  };
 }
 
 /** Tables keep their meaning where narrow screens show each row as a card: the roles are written out. */
@@ -232,36 +245,57 @@ export function explorerTable(columns, rows, { caption, text, page: size = 100, 
   );
 }
 
-/** A place to drop or choose a file; `send(file, progress)` returns a promise. */
-export function dropZone(text, accept, send) {
+/** A place to drop or choose a file, one at a time; `send(file, progress, signal)` returns a promise. What is on its
+ * way is let go by its button, and when the view's signal aborts. */
+export function dropZone(text, accept, signal, send) {
   const status = el("div", { class: "small", role: "status" });
-  const meter = el("progress", { max: 1, value: 0, hidden: true, "aria-label": "upload" });
+  const meter = el("progress", { max: 1, "aria-label": "upload" });
+  let sending = null;
+  const cancel = el("button", { type: "button", class: "small", onclick: () => sending.abort() }, "Cancel upload");
+  const way = el("div", { class: "sending", hidden: true }, meter, cancel);
+  const input = el("input", { type: "file", accept, "aria-label": text, onchange: () => take(input.files[0]) });
+  /** The focus stays at the control that is of use: the button while something is on its way, else the field. */
+  const busy = (on) => {
+    const held = [input, cancel].includes(document.activeElement);
+    way.hidden = !on;
+    input.disabled = on;
+    if (held) (on ? cancel : input).focus();
+  };
+  signal.addEventListener("abort", () => sending?.abort(), { once: true });
   const take = async (file) => {
-    if (!file) return;
-    meter.hidden = false;
+    if (!file || sending) return;
+    const mine = new AbortController();
+    let words;
+    sending = mine;
+    meter.value = 0;
+    busy(true);
     status.replaceChildren(`Uploading ${file.name} (${bytes(file.size)}) ...`);
     try {
-      const made = await send(file, (part) => {
+      const progress = (part) => {
         meter.value = part;
-      });
-      status.replaceChildren(`${file.name} is ready: `, el("span", { class: "mono" }, made.id));
+      };
+      const made = await send(file, progress, mine.signal);
+      words = [`${file.name} is ready: `, el("span", { class: "mono" }, made.id)];
     } catch (problem) {
-      status.replaceChildren(problemCard(problem));
+      words = [mine.signal.aborted ? `The upload of ${file.name} was canceled.` : problemCard(problem)];
     }
-    meter.hidden = true;
+    sending = null;
+    input.value = ""; // the same file can be chosen again
+    busy(false);
+    status.replaceChildren(...words);
   };
-  const input = el("input", { type: "file", accept, "aria-label": text, onchange: () => take(input.files[0]) });
   const zone = el(
     "div",
     { class: "drop" },
     el("p", { class: "quiet small" }, `${text}: drop a file here, or`),
     input,
-    meter,
+    way,
     status,
   );
   zone.addEventListener("dragover", (event) => {
     event.preventDefault();
-    zone.classList.add("over");
+    if (sending) event.dataTransfer.dropEffect = "none";
+    else zone.classList.add("over");
   });
   zone.addEventListener("dragleave", () => zone.classList.remove("over"));
   zone.addEventListener("drop", (event) => {
@@ -286,6 +320,11 @@ export function select(label, rows, { none, hint } = {}) {
     add(row) {
       box.append(el("option", { value: row.id }, row.name || row.id));
       box.value = row.id;
+    },
+    /** Choose it, also where the rows do not go as far back. */
+    choose(id) {
+      box.value = id;
+      if (box.value !== id) this.add({ id });
     },
   };
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chromium for the tests of the dashboard: fixtures `browser`, `server`, `page`, and what they all do. With
+"""Chromium for the tests of the dashboard: fixtures `browser`, `server`, `page`, `cut_page`, and what they all do. With
 PARED_SHOTS=1 the tests leave screenshots in build/screenshots to be looked at; they take as long as the rest."""
 
 import json
@@ -45,18 +45,29 @@ def server():
         yield s
 
 
-@pytest.fixture
-def page(browser, request):
-    """A page whose test fails on any console error."""
+def watched(browser, request, expected):
+    """A page whose test fails on any console error but the expected."""
     width, scheme = getattr(request, "param", (1280, "light"))
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     tab = context.new_page()
     errors = []
     tab.on("pageerror", lambda e: errors.append(str(e)))
-    tab.on("console", lambda m: errors.append(m.text) if m.type == "error" and "status of 4" not in m.text else None)
+    known = lambda text: any(words in text for words in expected)  # noqa: E731
+    tab.on("console", lambda m: errors.append(m.text) if m.type == "error" and not known(m.text) else None)
     yield tab
     context.close()
     assert errors == []
+
+
+@pytest.fixture
+def page(browser, request):
+    yield from watched(browser, request, ["status of 4"])
+
+
+@pytest.fixture
+def cut_page(browser, request):
+    """The same where requests are cut off on purpose."""
+    yield from watched(browser, request, ["status of 4", "net::ERR_"])
 
 
 def fits(tab):

@@ -204,9 +204,30 @@ def test_key_is_asked_for(browser, tmp_path):
     with Server("--api-key-file", str(keys)) as s:
         tab = browser.new_context().new_page()
         tab.goto(s.url)
-        tab.get_by_label("API key").fill("k" * 40)
+        change = tab.get_by_role("button", name="Change key")
+        field = tab.get_by_label("API key")
+        field.wait_for()
+        assert change.is_hidden() and tab.get_by_role("alert").count() == 0  # no key was refused
+        field.fill("w" * 40)
+        tab.get_by_role("button", name="Continue").click()
+        refusal = tab.get_by_role("alert")
+        refusal.wait_for()
+        assert "The API key is not one of this server's." in refusal.inner_text()
+        shot(tab, "key_refused")
+        field.fill("k" * 40)
         tab.get_by_role("button", name="Continue").click()
         tab.get_by_text("No job yet").wait_for()
+        assert refusal.count() == 0
+        tab.set_viewport_size({"width": 360, "height": 800})
+        assert fits(tab)
+        shot(tab, "change_key")
+        change.click()
+        tab.get_by_role("button", name="Keep the key there is").click()
+        tab.get_by_text("No job yet").wait_for()
+        change.click()
+        field.fill("x" * 40)
+        field.press("Enter")
+        refusal.wait_for()
 
 
 def start(server, recipe, **more):

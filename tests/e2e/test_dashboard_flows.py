@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every flow of the grown-up dashboard in headless Chromium: the list of very many jobs, one job live, the explorer and
-the graph of a model, the recipe editor both ways, comparing, the report that is handed on; names that are HTML;
-axe-core on every view in both themes and at phone width."""
+the graph of a model, the recipe editor both ways, comparing, the report that is handed on; a server that goes away; uploads
+that are let go; names that are HTML; axe-core on every view in both themes and at phone width."""
 
 import json
 import os
+import signal
 import sqlite3
+import subprocess
 import urllib.parse
 
 import numpy
 import onnx
 import pytest
-from browser import browser, page, server  # noqa: F401 (fixtures)
+from browser import browser, cut_page, page, server  # noqa: F401 (fixtures)
 from browser import DIGITS, axe, fits, in_every_look, playwright_only, put, shot
 from pared_server import ROOT, Server
 
@@ -172,6 +174,156 @@ def test_without_events_the_job_is_polled(page, server):
     )
     page.goto(f"{server.url}/#/jobs/{job}")
     page.get_by_role("heading", name="Before and after").wait_for(timeout=20000)
+
+
+def test_estimates_follow_the_server(page, server):
+    """Of a job without events: each answer's estimate is shown, though nothing else of it is new."""
+    job = submit(server, PRUNE)
+    value = {**server.get(f"/v1/jobs/{job}").json(), "state": "queued", "queue_position": 2}
+    asked = []
+
+    def answer(route):
+        asked.append(route)
+        if len(asked) < 4:
+            route.fulfill(json={**value, "wait_s": 10 * len(asked)}, headers={"ETag": f'"{len(asked)}"'})
+
+    page.route(f"**/v1/jobs/{job}/events*", lambda route: route.fulfill(status=404, json={"title": "no"}))
+    page.route(f"**/v1/jobs/{job}", answer)
+    page.route(f"**/v1/jobs/{job}?wait*", answer)
+    page.goto(f"{server.url}/#/jobs/{job}")
+    page.get_by_text("waiting, place 2 in the queue, about 30 s").wait_for()
+
+
+def test_the_log_stays_where_it_is_read(page, server):
+    """New lines go to its end: the reader's place and focus stay, and who is at the end follows it."""
+    job = submit(server, PRUNE)
+    lines = lambda first, last: "".join(  # noqa: E731
+        f'id: {i}\nevent: log\ndata: {{"level": "info", "message": "line {i}"}}\n\n' for i in range(first, last)
+    )
+    stream = {"status": 200, "content_type": "text/event-stream"}
+    held = []
+
+    def events(route):
+        held.append(route)
+        if len(held) == 1:
+            route.fulfill(**stream, body=lines(1, 61))
+
+    def running(route):
+        value = server.get(f"/v1/jobs/{job}").json()
+        route.fulfill(json={**value, "state": "running"}, headers={"ETag": '"x"'})
+
+    def more(n, first, last):
+        """The n-th request for events gets lines; they are there."""
+        until(page, lambda: len(held) >= n)
+        held[n - 1].fulfill(**stream, body=lines(first, last))
+        page.get_by_text(f"Log ({last - 1} lines)").wait_for()
+
+    page.route(f"**/v1/jobs/{job}/events*", events)
+    page.route(f"**/v1/jobs/{job}", running)
+    page.goto(f"{server.url}/#/jobs/{job}")
+    page.get_by_text("Log (60 lines)").wait_for()
+    frame = page.get_by_role("log")
+    at_end = "(f) => f.scrollHeight > f.clientHeight && f.scrollTop + f.clientHeight >= f.scrollHeight - 1"
+    assert frame.evaluate(at_end)
+    more(2, 61, 81)
+    assert frame.evaluate(at_end) and frame.locator("li").count() == 80
+    frame.focus()
+    frame.evaluate("(f) => { f.scrollTop = 100; f.firstChild.firstChild.dataset.mark = 'same'; }")
+    more(3, 81, 2081)
+    assert frame.evaluate("(f) => f === document.activeElement")
+    assert frame.locator("li").count() == 2000  # the newest
+    assert frame.locator("ol").get_attribute("start") == "81"
+    assert not frame.evaluate(at_end)
+    shot(page, "job_log")
+
+
+# ---- without an answer
+
+
+def until(tab, condition, seconds=20):
+    """Wait for a condition of the test, while the page's events come."""
+    for _ in range(seconds * 50):
+        if condition():
+            return
+        tab.wait_for_timeout(20)
+    raise AssertionError("that did not happen")
+
+
+LOST = "Not connected; trying again"
+
+
+def test_the_list_comes_back_with_the_server(cut_page):
+    with Server() as server:
+        submit(server, PRUNE, name="the one")
+        server.listen = f"127.0.0.1:{server.port}"  # so that it comes back where it was
+        cut_page.goto(server.url + "/#/models")
+        cut_page.get_by_role("heading", name="Models").wait_for()
+        lost = cut_page.get_by_role("status").get_by_text(LOST)
+        one = cut_page.get_by_role("link", name="the one")
+        server.stop()
+        cut_page.get_by_role("link", name="Jobs", exact=True).click()  # a first load without an answer
+        lost.wait_for()
+        assert one.count() == 0 and axe(cut_page) == []
+        shot(cut_page, "jobs_lost")
+        server.start()
+        one.wait_for()
+        lost.wait_for(state="detached")
+        server.stop()  # later: what is there stays
+        lost.wait_for()
+        assert one.count() == 1
+        shot(cut_page, "jobs_stale")
+        cut_page.get_by_label("Label").fill("team=none")  # but not below a filter it was not asked for
+        one.wait_for(state="detached")
+        assert lost.count() == 1
+        server.start()
+        cut_page.get_by_text("No job is like that.").wait_for()
+        lost.wait_for(state="detached")
+        cut_page.get_by_label("Label").fill("")
+        one.wait_for()
+        cut_page.goto("about:blank")
+
+
+def test_what_is_refused_is_said_and_forgotten(page, server):
+    submit(server, PRUNE, name="refused once")
+    refusal = {"title": "Not allowed", "status": 403, "detail": "The key lacks the scope jobs:read."}
+    page.route("**/v1/jobs?*", lambda route: route.fulfill(status=403, json=refusal))
+    page.goto(server.url + "/#/jobs")
+    card = page.get_by_role("alert")
+    card.wait_for()
+    assert "jobs:read" in card.inner_text() and page.get_by_text(LOST).count() == 0
+    with page.expect_response("**/v1/jobs?*"):
+        pass
+    assert card.count() == 1
+    page.unroute("**/v1/jobs?*")
+    page.get_by_role("link", name="refused once").first.wait_for()
+    assert card.count() == 0
+
+
+def test_the_page_of_a_job_comes_back_with_the_server(cut_page):
+    with Server() as server:
+        training = [{"method": "train.finetune", "epochs": 4000, "samples": 300, "lr": 0.01}]
+        job = submit(server, training, wait=False, name="a long one")
+        server.listen = f"127.0.0.1:{server.port}"
+        cut_page.goto(server.url + "/#/jobs")
+        cut_page.get_by_role("link", name="a long one").wait_for()
+        lost = cut_page.get_by_role("status").get_by_text(LOST)
+        server.stop(signal.SIGKILL)
+        cut_page.get_by_role("link", name="a long one").click()  # its first request is not answered
+        cut_page.get_by_role("heading", name=job).wait_for()
+        lost.wait_for()
+        server.start()
+        cut_page.get_by_role("heading", name="a long one").wait_for()
+        lost.wait_for(state="detached")
+        assert cut_page.evaluate("document.activeElement.tagName") == "H1"
+        server.stop(signal.SIGKILL)
+        lost.wait_for()
+        assert cut_page.get_by_role("heading", name="a long one").count() == 1
+        shot(cut_page, "job_lost")
+        server.start()
+        lost.wait_for(state="detached")
+        cut_page.get_by_role("button", name="Cancel job").click()
+        cut_page.locator(".state", has_text="canceled").wait_for(timeout=30000)
+        cut_page.goto("about:blank")
 
 
 # ---- the list
@@ -580,6 +732,78 @@ def test_a_preset_is_edited_and_a_job_done_again(page, server):
     assert sorted(page.locator(".label-chip").all_inner_texts()) == ["run=7", "team=vision"]
 
 
+def test_a_job_like_this_is_asked_for_as_it_was(page, server):
+    """Also with inputs that the lists do not go back to, and labels the form could not write."""
+    labels = {"team": "red, or blue=green", "run": "7"}
+    job = submit(server, [{"method": "prune.weights", "sparsity": 0.45}], labels=labels, priority=3)
+    value = server.get(f"/v1/jobs/{job}").json()
+    for what in ["models", "datasets"]:
+        page.route(f"**/v1/{what}?*", lambda route: route.fulfill(json={"data": [], "next_cursor": None}))
+    page.goto(f"{server.url}/#/new?job={job}")
+    model = page.get_by_role("combobox", name="Model", exact=True)
+    model.wait_for()
+    assert model.input_value() == value["model"]
+    shot(page, "new_job_like")
+    with page.expect_request(lambda r: r.method == "POST" and r.url.endswith("/v1/jobs")) as sent:
+        page.get_by_role("button", name="Start job").click()
+    body = sent.value.post_data_json
+    assert (body["model"], body["dataset"]) == (value["model"], value["dataset"])
+    assert (body["labels"], body["priority"]) == (labels, 3)
+    assert body["recipe"]["steps"][0]["sparsity"] == 0.45
+    page.get_by_role("heading", name="Before and after").wait_for(timeout=60000)
+
+
+# ---- files that are sent
+
+
+@pytest.mark.parametrize("leave", [False, True], ids=["button", "leaving"])
+def test_an_upload_is_let_go(cut_page, server, leave):
+    held, failed = [], []
+    cut_page.route("**/v1/datasets?name=*", lambda route: held.append(route))
+    cut_page.on("requestfailed", lambda r: failed.append(r.url) if r.method == "POST" else None)
+    cut_page.goto(server.url + "/#/datasets")
+    field = cut_page.locator(".drop input[type=file]")
+    field.set_input_files(os.path.join(DIGITS, "test.npz"))
+    cancel = cut_page.get_by_role("button", name="Cancel upload")
+    cancel.wait_for()
+    until(cut_page, lambda: held)
+    assert field.is_disabled() and axe(cut_page) == []
+    shot(cut_page, "upload")
+    if leave:
+        cut_page.get_by_role("link", name="Models", exact=True).click()
+        cut_page.get_by_role("heading", name="Models").wait_for()
+        until(cut_page, lambda: failed)
+        return
+    cancel.press("Enter")
+    cut_page.get_by_text("The upload of test.npz was canceled.").wait_for()
+    until(cut_page, lambda: failed)
+    assert cancel.is_hidden() and cut_page.locator(".problem").count() == 0
+    assert cut_page.evaluate("document.activeElement.type") == "file"  # the focus is not lost
+    cut_page.unroute("**/v1/datasets?name=*")
+    field.set_input_files(os.path.join(DIGITS, "test.npz"))  # the same file again
+    cut_page.get_by_text("test.npz is ready").wait_for()
+
+
+def test_a_refused_delete_is_said_once(page, server):
+    with open(os.path.join(DIGITS, "test.npz"), "rb") as f:
+        made = server.request("POST", "/v1/datasets?name=to%20delete.npz", body=f.read()).json()
+    row = f"**/v1/datasets/{made['id']}"
+    page.route(row, lambda route: route.fulfill(status=409, json={"status": 409, "detail": "A job needs it."}))
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.goto(server.url + "/#/datasets")
+    button = page.get_by_role("button", name=f"Delete {made['name']}", exact=True)
+    for _ in range(2):
+        with page.expect_response(row):
+            button.click()
+        page.get_by_text("A job needs it.").wait_for()
+    assert page.get_by_role("alert").count() == 1
+    page.unroute(row)
+    page.route(row, lambda route: route.fulfill(status=204))
+    button.click()
+    button.wait_for(state="detached")
+    assert page.get_by_role("alert").count() == 0
+
+
 # ---- results
 
 
@@ -661,6 +885,20 @@ def test_jobs_are_compared(page, server, request):
     assert figures.locator("td").count() == 4 and figures.locator("b").count() >= 1
     assert fits(page)
     shot(page, "compare_" + request.node.callspec.id)
+
+
+def test_a_comparison_goes_on_without_a_deleted_job(page, server):
+    jobs = [submit(server, [{"method": "prune.weights", "sparsity": s}]) for s in (0.3, 0.6)]
+    gone = submit(server, PRUNE)
+    assert server.request("DELETE", f"/v1/jobs/{gone}").status == 204
+    page.goto(f"{server.url}/#/compare?jobs={jobs[0]},{gone},{jobs[1]}")
+    page.get_by_role("heading", name="Compare 2 jobs").wait_for()
+    assert f"{gone} is gone" in page.locator(".note").inner_text()
+    assert page.locator("table.figures").count() == 1
+    shot(page, "compare_gone")
+    page.goto(f"{server.url}/#/compare?jobs={gone},{gone}x")
+    page.get_by_role("heading", name="Compare 0 jobs").wait_for()
+    assert page.locator("table.figures").count() == 0
 
 
 def test_pareto_front_by_hand(page, server):
@@ -877,6 +1115,22 @@ def test_downloads_work_with_a_key(browser, tmp_path):  # noqa: F811
             tab.get_by_role("button", name="Download").click()
         got.value.save_as(tmp_path / "source.onnx")
         assert os.path.getsize(tmp_path / "source.onnx") == os.path.getsize(os.path.join(DIGITS, "digits-cnn.onnx"))
+        # what the browser would have to hold whole is refused, with the command that does it
+        large = {"Content-Length": str(300 * 2**20), "Content-Type": "application/octet-stream"}
+        tab.route(f"**/v1/models/{model}/content", lambda route: route.fulfill(headers=large, body=b"x"))
+        tab.get_by_role("button", name="Download").click()
+        card = tab.get_by_role("alert")
+        card.wait_for()
+        assert "The file has 300 MiB; at most 256 MiB" in card.inner_text()
+        command = card.locator("pre").inner_text()
+        assert command.startswith("curl ") and f"{s.url}/v1/models/{model}/content" in command
+        assert "k" * 40 not in command and axe(tab) == []
+        shot(tab, "too_large")
+        saved = subprocess.run(
+            ["bash", "-c", command], cwd=tmp_path, env={**os.environ, "PARED_API_KEY": "k" * 40}, capture_output=True
+        )
+        assert saved.returncode == 0, saved.stderr
+        assert os.path.getsize(tmp_path / "m.onnx") == os.path.getsize(tmp_path / "source.onnx")
         context.close()
 
 
