@@ -437,7 +437,7 @@ def test_the_printed_commands_restore(tmp_path):
             if "systemctl" in line:
                 server.start() if " start " in line else server.stop()
                 continue
-            line = line.replace("/var/lib", str(tmp_path)).replace("/backup", str(tmp_path / "backup")).replace("sudo ", "")
+            line = line.replace("/var/lib", str(tmp_path)).replace("/backup", str(tmp_path / "backup")).replace("sudo -u pared ", "").replace("sudo ", "")
             line = line.replace("chown -R pared:", f"chown -R {os.getuid()}:{os.getgid()}").replace("pared backup", f"{BINARY} backup")
             subprocess.run(["bash", "-euc", line], check=True, timeout=60)
         assert (tmp_path / "pared.before").exists()
