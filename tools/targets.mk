@@ -36,7 +36,7 @@ test: ## all tests: units, then the real binary over real HTTP and against ONNX 
 	@$(MAKE) --no-print-directory e2e
 
 e2e: $(VENV)/ok $(NPM)/ok ## end-to-end tests only (T=name for some; SANDBOX=strict: all behind the walls of docs/security.md)
-	$(if $(SANDBOX),PARED_SANDBOX=$(SANDBOX) )$(VENV)/bin/python -m pytest -q -p no:cacheprovider $(if $(T),-k $(T),-n 2 --dist worksteal) tests/e2e
+	$(if $(SANDBOX),PARED_SANDBOX=$(SANDBOX) )$(VENV)/bin/python -m pytest -q -p no:cacheprovider $(if $(T),-k $(T),-n 3 --dist worksteal) tests/e2e
 
 # The server under a sanitizer: all of test_http.py; any report, also of a child, is a failure. Sanitizers trace their own process
 # and write reports, which the sandbox forbids.
@@ -132,6 +132,7 @@ FUZZ_LENGTH = $(or $(FUZZ_LENGTH_$*),16384)
 FUZZ_LENGTH_http := 4096
 FUZZ_LENGTH_json := 4096
 FUZZ_LENGTH_multipart := 4096
+FUZZ_LENGTH_onnx_read := 4096
 FUZZ_LENGTH_ops := 1024
 FUZZ_LENGTH_recipe := 4096
 FUZZ_LENGTH_tus := 4096
