@@ -7,7 +7,8 @@ RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq 
     libjpeg62-turbo-dev libpng-dev nettle-dev libgnutls28-dev
 WORKDIR /src
 COPY . .
-RUN make -j2 all && strip -o /pared build/pared
+ARG OPT=-O2
+RUN make -j2 OPT_release=$OPT all && strip -o /pared build/pared
 
 FROM debian:bookworm-slim
 RUN apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \

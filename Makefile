@@ -20,28 +20,32 @@ OPT_cover   := -O0 -g1 -fprofile-instr-generate -fcoverage-mapping -w
 OPT_tsan    := -O1 -g1 -fsanitize=thread -fno-omit-frame-pointer
 CFLAGS  += -std=c11 -D_GNU_SOURCE -DPARED_VERSION='"$(VERSION)"' $(WARN) $(OPT_$(MODE)) -ffp-contract=off -fno-math-errno -fstack-protector-strong -I. -I$(GEN) \
            $(shell pkg-config --cflags $(PKGS) 2>/dev/null) $(if $(CI),-Werror)
-LDFLAGS += $(filter -fsanitize% -fprofile%,$(subst fuzzer-no-link$(comma),,$(OPT_$(MODE)))) -Wl,--as-needed -Wl,-z,relro,-z,now -pthread
+LDFLAGS += $(if $(filter gcc,$(CC)),-fuse-ld=gold) $(filter -fsanitize% -fprofile%,$(subst fuzzer-no-link$(comma),,$(OPT_$(MODE)))) -Wl,--as-needed -Wl,-z,relro,-z,now -pthread
 LDLIBS  := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lm
 
 SRC  := $(sort $(wildcard core/*/*.c server/*.c api/*.c cli/*.c))
-# What fuzzers look into is built by clang, with coverage. The rest (kernels, methods) comes from MODE=asan: gcc is done with
-# kernels in seconds where clang with sanitizers takes minutes, and who tests has these objects anyway.
-FUZZED := $(addsuffix /%.c,core/base core/tensor core/model core/engine core/ops core/data core/encode core/recipe server api)
+# Some modes look into a part of the code; the rest they take from another mode, which the tests have built anyway.
+# fuzz: what parses hostile bytes is built by clang, with coverage; the rest comes from MODE=asan. (gcc is done with kernels in
+# seconds where clang with sanitizers takes minutes.) tsan: operators and kernels share nothing but what the thread pool hands them.
+LOOKED_fuzz := $(addsuffix /%.c,core/base core/tensor core/model core/engine core/data core/encode core/recipe server api)
+LOOKED_tsan = $(filter-out core/ops/%.c core/kernels/%.c,$(SRC))
 # MODE=cover counts the lines of these alone; the rest is what MODE=release has
+LOOKED_cover = $(PARSERS)
 PARSERS := $(wildcard core/model/onnx_read*.c) core/model/onnx_wire.c $(wildcard core/data/dataset*.c) \
   $(patsubst %,core/data/%.c,array description picture unpack) \
   $(patsubst %,core/encode/%.c,container_read array_decode huffman rans symbols mix mix_models onnx_regions) \
   $(patsubst %,core/recipe/%.c,json_text recipe recipe_words recipe_needs params) \
   $(patsubst %,server/%.c,guard router range trace forwarded multipart digest tus_text) api/job_new.c api/recipes.c
-ifneq ($(filter fuzz cover,$(MODE)),)
+ifneq ($(filter fuzz cover tsan,$(MODE)),)
 OTHER := build$(if $(filter fuzz,$(MODE)),/asan)
 REST := $(BUILD)/librest.a
 REST_OBJ := $(SRC:%.c=$(OTHER)/obj/%.o)
-SRC  := $(filter $(if $(filter fuzz,$(MODE)),$(FUZZED),$(PARSERS)),$(SRC))
+SRC  := $(filter $(LOOKED_$(MODE)),$(SRC))
 REST_OBJ := $(filter-out $(SRC:%.c=$(OTHER)/obj/%.o) %/cli/main.o,$(REST_OBJ))
 endif
 OBJ  := $(SRC:%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/gen/onnx.pb-c.o $(BUILD)/obj/gen/assets.o
 LIB  := $(BUILD)/libpared.a
+LIBS := -Wl,--start-group $(LIB) $(REST) -Wl,--end-group
 TEST_SRC := $(sort $(wildcard tests/unit/test_*.c))
 TEST_BIN := $(TEST_SRC:tests/unit/%.c=$(BUILD)/tests/%)
 GENERATED := $(GEN)/onnx.pb-c.h $(GEN)/op_list.inc $(GEN)/method_list.inc $(GEN)/preset_list.inc
@@ -96,13 +100,13 @@ $(REST): FORCE | $(GENERATED) $(GEN)/assets.S
 	@$(MAKE) --no-print-directory MODE=$(if $(filter fuzz,$(MODE)),asan,release) $(OTHER)/libpared.a
 	@[ $@ -nt $(OTHER)/libpared.a ] || { rm -f $@ && ar rcsT $@ $(REST_OBJ); }
 endif
-$(BUILD)/pared: $(BUILD)/obj/cli/main.o $(LIB)
+$(BUILD)/pared: $(BUILD)/obj/cli/main.o $(LIB) $(REST)
 	@echo "  LD $@"
-	$(Q)$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
-$(BUILD)/tests/%: tests/unit/%.c $(LIB) | $(GENERATED)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $< $(LIBS) $(LDLIBS)
+$(BUILD)/tests/%: tests/unit/%.c $(LIB) $(REST) | $(GENERATED)
 	@mkdir -p $(@D)
 	@echo "  CC $@"
-	$(Q)$(CC) $(CFLAGS) -Wno-missing-prototypes -MMD -MP $(LDFLAGS) -o $@ $< $(LIB) -lcmocka $(LDLIBS)
+	$(Q)$(CC) $(CFLAGS) -Wno-missing-prototypes -MMD -MP $(LDFLAGS) -o $@ $< $(LIBS) -lcmocka $(LDLIBS)
 
 $(BUILD)/tools/%: tests/tools/%.c $(LIB) | $(GENERATED)
 	@mkdir -p $(@D)
@@ -112,7 +116,7 @@ $(BUILD)/tools/%: tests/tools/%.c $(LIB) | $(GENERATED)
 $(BUILD)/fuzz/%: tests/fuzz/%.c $(LIB) $(REST) | $(GENERATED)
 	@mkdir -p $(@D)
 	@echo "  CC $@"
-	$(Q)$(CC) $(CFLAGS) -fsanitize=fuzzer -MMD -MP $(LDFLAGS) -o $@ $< -Wl,--start-group $(LIB) $(REST) -Wl,--end-group $(LDLIBS)
+	$(Q)$(CC) $(CFLAGS) -fsanitize=fuzzer -MMD -MP $(LDFLAGS) -o $@ $< $(LIBS) $(LDLIBS)
 
 # element-wise loops: vectorize also where the trip count is not known (-O2 alone does not)
 $(foreach f,Binary Unary Reduce Expand fake_quant op_copy grad_util Binary_grad Reduce_grad Variadic,$(eval CFLAGS_$f.c := $(if $(filter release,$(MODE)),-O3)))

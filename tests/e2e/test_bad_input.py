@@ -587,7 +587,7 @@ def test_reserve():
 def test_reserve_and_retry(tmp_path):
     with Server("--workers", "0", data=str(tmp_path / "data")) as s:
         job = s.post_json("/v1/jobs", {"model": put(s, tiny.classifier(1)).json()["id"], "recipe": {"steps": []}}).json()["id"]
-        assert s.post_json(f"/v1/jobs/{job}/cancel", {}).status == 200
+        assert s.post_json(f"/v1/jobs/{job}/cancel", {}).status == 202
     with Server("--workers", "0", "--min_free_disk_bytes", "1000t", data=str(tmp_path / "data")) as s:
         refused(s, lambda: s.request("POST", f"/v1/jobs/{job}/retry"), 507, "disk_full", FULL)
 

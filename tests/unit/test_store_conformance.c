@@ -160,16 +160,17 @@ static void recipes(void **state)
     err = (struct err){0};
     assert_int_equal(store_recipe_delete(f->store, "local", "mine", &err), -1);
     assert_int_equal(err.code, ERR_NOT_FOUND);
-    for (int i = 0; i <= STORE_RECIPES_MAX; i++) { /* each owner has so many, and no more */
-        char name[20];
-        snprintf(name, sizeof name, "r%d", i);
-        err = (struct err){0};
-        int rc = store_recipe_insert(f->store, "local", name, "{}", f->arena, &r, &existed, &err);
-        assert_int_equal(rc == 0 ? ERR_NONE : err.code, i < STORE_RECIPES_MAX ? ERR_NONE : ERR_RATE_LIMITED);
-    }
-    assert_int_equal(store_recipe_insert(f->store, "local", "r0", "{}", f->arena, &r, &existed, &f->err), 0);
+    /* each owner has so many, and no more */
+    assert_int_equal(STORE_RECIPES_MAX, 1000);
+    int_of_sql(f, "INSERT INTO recipe(id,owner,name,body,created_at) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT"
+                  " i+1 FROM n WHERE i<999) SELECT 'rcp_'||i,'local','r'||i,'{}',0 FROM n RETURNING 1");
+    assert_int_equal(store_recipe_insert(f->store, "local", "last", "{}", f->arena, &r, &existed, &f->err), 0);
+    assert_int_equal(store_recipe_insert(f->store, "local", "more", "{}", f->arena, &r, &existed, &f->err), -1);
+    assert_int_equal(f->err.code, ERR_RATE_LIMITED);
+    f->err = (struct err){0};
+    assert_int_equal(store_recipe_insert(f->store, "local", "r1", "{}", f->arena, &r, &existed, &f->err), 0);
     assert_true(existed);
-    assert_int_equal(store_recipe_insert(f->store, "other", "r0", "{}", f->arena, &r, &existed, &f->err), 0);
+    assert_int_equal(store_recipe_insert(f->store, "other", "more", "{}", f->arena, &r, &existed, &f->err), 0);
 }
 
 /* ---- the queue ----------------------------------------------------------------------------------------------------
