@@ -241,6 +241,14 @@ bool query_row(struct query *q)
     return rc > 0;
 }
 
+bool query_page_row(struct query *q, int limit, int *count, bool *more)
+{
+    const bool row = query_row(q);
+    *more = row && *count == limit;
+    *count += row && !*more;
+    return row && !*more;
+}
+
 int query_end(struct query *q)
 {
     if (q->stmt)

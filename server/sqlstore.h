@@ -71,6 +71,9 @@ struct query {
 void query_start(struct query *q, struct db *db, const char *sql, const struct sql_value *values, int count,
                  struct err *err);
 bool query_row(struct query *q);
+/* The next row of a page, of which *count were read before (and are counted here); false at the end. A query for one row
+ * more than `limit` tells by it that there are *more. */
+bool query_page_row(struct query *q, int limit, int *count, bool *more);
 int query_end(struct query *q);
 int64_t query_int(const struct query *q, int column);
 double query_real(const struct query *q, int column);

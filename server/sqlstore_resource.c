@@ -213,19 +213,13 @@ int store_resource_list(struct store *store, enum store_kind kind, const struct 
         return -1;
     struct query q;
     *count = 0;
-    *more = false;
     const struct sql_value values[] = {
         T(page->owner), T(span.high),          I(page->limit + 1),
         T(span.low),    I(page->created_from), I(page->created_before ? page->created_before : INT64_MAX),
         T(page->name)};
     query_start(&q, db, page->name ? named[kind] : all[kind], values, page->name ? 7 : 6, err);
-    while (query_row(&q)) {
-        if (*count == page->limit) {
-            *more = true;
-            break;
-        }
-        read_row(&q, arena, &rows[(*count)++]);
-    }
+    while (query_page_row(&q, page->limit, count, more))
+        read_row(&q, arena, &rows[*count - 1]);
     int rc = query_end(&q);
     for (int i = 0; i < *count && rc == 0; i++)
         rc = sqlstore_files(db, rows[i].id, arena, &rows[i], err);
@@ -396,16 +390,10 @@ int store_recipe_list(struct store *store, const struct store_page *page, struct
         return -1;
     struct query q;
     *count = 0;
-    *more = false;
     query_start(&q, db, "SELECT " RECIPE_COLUMNS " FROM recipe WHERE owner=$1 AND id<$2 ORDER BY id DESC LIMIT $3",
                 BIND(T(page->owner), T(page->after ? page->after : "~"), I(page->limit + 1)), err);
-    while (query_row(&q)) {
-        if (*count == page->limit) {
-            *more = true;
-            break;
-        }
-        read_recipe(&q, arena, &rows[(*count)++]);
-    }
+    while (query_page_row(&q, page->limit, count, more))
+        read_recipe(&q, arena, &rows[*count - 1]);
     int rc = query_end(&q);
     db_end(db);
     return rc;

@@ -110,18 +110,12 @@ int store_upload_list(struct store *store, const struct store_page *page, struct
         return -1;
     struct query q;
     *count = 0;
-    *more = false;
     query_start(&q, db,
                 "SELECT " COLUMNS
                 " FROM upload WHERE owner=$1 AND id<$2 AND expires_at>@NOW@ ORDER BY id DESC LIMIT $3",
                 BIND(T(page->owner), T(page->after ? page->after : "~"), I(page->limit + 1)), err);
-    while (query_row(&q)) {
-        if (*count == page->limit) {
-            *more = true;
-            break;
-        }
-        read_row(&q, arena, &rows[(*count)++]);
-    }
+    while (query_page_row(&q, page->limit, count, more))
+        read_row(&q, arena, &rows[*count - 1]);
     int rc = query_end(&q);
     db_end(db);
     return rc;

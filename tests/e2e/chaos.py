@@ -22,7 +22,6 @@ import pathlib
 import random
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -32,6 +31,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+
+from pared_server import leave_early
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ENDED = ("succeeded", "failed", "canceled")
@@ -121,13 +122,7 @@ def hang_up(server, model, model_bytes, rng, stop, counts):
                                    f"GET /v1/jobs/{job}/events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode()])
         try:
             to = urllib.parse.urlsplit(server.url)
-            with socket.create_connection((to.hostname, to.port), timeout=2) as s:
-                s.sendall(text[:rng.choice([len(text), rng.randrange(1, len(text))])])
-                if rng.random() < 0.5:
-                    s.settimeout(rng.random() / 4)
-                    s.recv(rng.randrange(1, 2000))
-                if rng.random() < 0.5:  # close by a reset
-                    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            leave_early(to.hostname, to.port, text, rng)
             counts["hung up"] += 1
         except OSError:
             pass

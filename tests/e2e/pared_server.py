@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -37,6 +38,17 @@ class Answer:
 
     def __repr__(self):
         return f"{self.status} {self.body[:600]!r}"
+
+
+def leave_early(host, port, text, rng):
+    """Send a request, or the beginning of one, and leave: at once or after a piece of the answer, by a close or by a reset."""
+    with socket.create_connection((host, port), timeout=2) as s:
+        s.sendall(text[:rng.choice([len(text), rng.randrange(1, len(text))])])
+        if rng.random() < 0.5:
+            s.settimeout(rng.random() / 4)
+            s.recv(rng.randrange(1, 2000))
+        if rng.random() < 0.5:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class Server:

@@ -43,7 +43,7 @@ parser.add_argument("--seed", type=int, default=1)
 args = parser.parse_args()
 BINARY = pathlib.Path(args.pared or ROOT / "build" / args.mode / "pared").resolve()
 os.environ["PARED_BINARY"] = str(BINARY)
-from pared_server import Server, multipart  # noqa: E402  (reads PARED_BINARY)
+from pared_server import Server, leave_early, multipart  # noqa: E402  (reads PARED_BINARY)
 from test_server_life import children, npy  # noqa: E402
 
 REPORT = BINARY.parent / "soak-report"
@@ -298,13 +298,7 @@ def hang_up(server, rng, model):
     while not stop.is_set():
         text = rng.choice(texts)
         try:
-            with socket.create_connection((server.host, server.port), timeout=2) as s:
-                s.sendall(text[:rng.choice([len(text), rng.randrange(1, len(text))])])
-                if rng.random() < 0.5:
-                    s.settimeout(rng.random() / 4)
-                    s.recv(rng.randrange(1, 2000))
-                if rng.random() < 0.5:  # close by a reset
-                    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            leave_early(server.host, server.port, text, rng)
         except OSError:
             pass
         time.sleep(rng.random() / 2)
