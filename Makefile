@@ -26,9 +26,8 @@ LDLIBS  := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lm
 SRC  := $(sort $(wildcard core/*/*.c server/*.c api/*.c cli/*.c))
 # Some modes look into a part of the code; the rest they take from another mode, which the tests have built anyway.
 # fuzz: what parses hostile bytes is built by clang, with coverage; the rest comes from MODE=asan. (gcc is done with kernels in
-# seconds where clang with sanitizers takes minutes.) tsan: operators and kernels share nothing but what the thread pool hands them.
+# seconds where clang with sanitizers takes minutes.)
 LOOKED_fuzz := $(addsuffix /%.c,core/base core/tensor core/model core/engine core/data core/encode core/recipe server api)
-LOOKED_tsan = $(filter-out core/ops/%.c core/kernels/%.c,$(SRC))
 # MODE=cover counts the lines of these alone; the rest is what MODE=release has
 LOOKED_cover = $(PARSERS)
 PARSERS := $(wildcard core/model/onnx_read*.c) core/model/onnx_wire.c $(wildcard core/data/dataset*.c) \
@@ -36,7 +35,7 @@ PARSERS := $(wildcard core/model/onnx_read*.c) core/model/onnx_wire.c $(wildcard
   $(patsubst %,core/encode/%.c,container_read array_decode huffman rans symbols mix mix_models onnx_regions) \
   $(patsubst %,core/recipe/%.c,json_text recipe recipe_words recipe_needs params) \
   $(patsubst %,server/%.c,guard router range trace forwarded multipart digest tus_text) api/job_new.c api/recipes.c
-ifneq ($(filter fuzz cover tsan,$(MODE)),)
+ifneq ($(filter fuzz cover,$(MODE)),)
 OTHER := build$(if $(filter fuzz,$(MODE)),/asan)
 REST := $(BUILD)/librest.a
 REST_OBJ := $(SRC:%.c=$(OTHER)/obj/%.o)
