@@ -255,10 +255,10 @@ static void time_limit(void **state)
     static const char *const names[] = {"sleep", "stubborn"};
     for (int i = 0; i < 2; i++) {
         order = CHILD_GO_ON;
-        struct child_outcome out = run_with(names[i], 200, -1, 0);
+        struct child_outcome out = run_with(names[i], 1000, -1, 0);
         assert_int_equal(out.end, CHILD_TIMEOUT);
         assert_non_null(strstr(out.err.msg, "in stage sleep"));
-        assert_true(out.seconds > 0.19 && out.seconds < (i ? 5 : 2));
+        assert_true(out.seconds > 0.99 && out.seconds < (i ? 6 : 3));
         child_outcome_fini(&out);
     }
 }
