@@ -1,14 +1,20 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # compress.sh URL MODEL OUT [DATASET]: one CI step. Uploads, runs the recipe RECIPE (int8), waits, downloads the model and its report, and
-# fails when the job fails or a target is missed. Key in PARED_API_KEY. Needs curl 7.76 or newer, and jq.
+# fails when the job fails or a target is missed. Key in PARED_API_KEY. Needs curl 7.84 or newer, and jq.
 set -eu
 url=$1 model=$2 out=$3 dataset=${4:-}
+text=$(mktemp)
+trap 'rm -f "$text"' EXIT
 
-api() { # method, path, further arguments of curl
-    method=$1 path=$2
+api() { # method, path, further arguments of curl; prints the answer, of several tries the last: curl cuts a file, not a pipe
+    method=$1 path=$2 status=0
     shift 2
-    curl -sS --fail-with-body --retry 3 --retry-connrefused -X "$method" ${PARED_API_KEY:+-H "Authorization: Bearer $PARED_API_KEY"} "$@" "$url$path"
+    : >"$text"
+    curl -sS --fail-with-body --retry 3 --retry-connrefused -X "$method" ${PARED_API_KEY:+-H "Authorization: Bearer $PARED_API_KEY"} "$@" \
+        -o "$text" "$url$path" || status=$?
+    cat "$text"
+    return $status
 }
 refused() { # what the server said, in its words
     printf '%s\n' "$1" >&2

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The example clients and CI files, run as a user would run them, against a real server with keys."""
+import http.server
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
+import urllib.request
 
 import onnx
 import pytest
@@ -59,7 +62,8 @@ def test_errors_are_shown(server, client, change, words, tmp_path):
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_server_that_is_not_there(client, tmp_path):
     done = run(client, "http://127.0.0.1:9", MODEL, "--out", tmp_path / "x.onnx")
-    assert done.returncode == 1
+    assert done.returncode == 1 and "/v1/models" in done.stderr
+    assert "Traceback" not in done.stderr and "    at " not in done.stderr, done.stderr
 
 
 # ---- CI files
@@ -98,3 +102,41 @@ def test_a_failed_job_fails_the_pipeline(server, tmp_path):
     assert "recipe_invalid" in done.stderr and "/recipe" in done.stderr, done
     refused = run([script], server.url, MODEL, tmp_path / "out.onnx", key="wrong")
     assert refused.returncode != 0 and "unauthorized" in refused.stderr and "null" not in refused.stdout, refused
+
+
+def test_a_refusal_that_passes_is_tried_again(server, tmp_path):
+    """A proxy whose server is away for the first request of each kind."""
+    asked = []
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        def forward(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            asked.append((self.command, self.path))
+            if asked.count(asked[-1]) == 1:
+                status, headers, answer = 503, {"Content-Type": "application/problem+json", "Retry-After": "1"}, b'{"status":503,"detail":"away"}'
+            else:
+                names = [n for n in self.headers if n.lower() not in ("host", "connection", "accept-encoding", "expect")]
+                request = urllib.request.Request(server.url + self.path, body or None, {n: self.headers[n] for n in names}, method=self.command)
+                with urllib.request.urlopen(request) as got:
+                    status, headers, answer = got.status, {"Content-Type": got.headers["Content-Type"]}, got.read()
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        do_GET = do_PUT = do_POST = forward
+
+        def log_message(self, *_):
+            pass
+
+    proxy = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    try:
+        done = run([os.path.join(ROOT, "examples/ci/compress.sh")], f"http://127.0.0.1:{proxy.server_port}", MODEL, tmp_path / "out.onnx", env={"RECIPE": "fp16"})
+    finally:
+        proxy.shutdown()
+    assert done.returncode == 0 and "null" not in done.stdout, done
+    onnx.checker.check_model(onnx.load(tmp_path / "out.onnx"))
+    assert min(asked.count(one) for one in asked) >= 2 and json.loads((tmp_path / "out.report.json").read_text())["ratio"]["bytes"] < 1

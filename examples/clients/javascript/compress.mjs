@@ -28,7 +28,7 @@ class Refused extends Error {}
 // One request. A problem of the server becomes an error with its sentence and every fault it lists.
 async function call(method, path, { headers = {}, ...how } = {}) {
   const answer = await fetch(url.replace(/\/$/, "") + path, {
-    method, ...how, headers: { ...(key && { Authorization: `Bearer ${key}` }), ...headers } });
+    method, ...how, headers: { ...(key && { Authorization: `Bearer ${key}` }), ...headers } }).catch((error) => { throw new Refused(`${method} ${path}: ${error.cause?.message ?? error.message}`); });
   if (answer.ok) return answer;
   const body = await answer.text();
   let problem = { detail: body };

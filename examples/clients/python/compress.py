@@ -29,7 +29,10 @@ if os.environ.get("PARED_API_KEY"):
 
 def call(method, path, **how):
     """One request. A problem of the server ends the program with its sentence and every fault it lists."""
-    answer = session.request(method, args.url.rstrip("/") + path, timeout=(10, 600), **how)
+    try:
+        answer = session.request(method, args.url.rstrip("/") + path, timeout=(10, 600), **how)
+    except requests.RequestException as error:
+        sys.exit(f"{method} {path}: {error}")
     if answer.ok:
         return answer
     problem = answer.json() if "json" in answer.headers.get("Content-Type", "") else {"detail": answer.text}
