@@ -42,7 +42,8 @@ static int child_files(struct server *server, struct arena *arena, const struct 
         char *path = source->put ? NULL : arena_alloc(arena, PATH_BYTES);
         if (!source->put && !path)
             return err_set(err, ERR_NOMEM, "Out of memory.");
-        if (path && blob_path(server->blobs, source->sha256, path, PATH_BYTES, err) != 0)
+        if (path && (blob_verify(server->blobs, source->sha256, err) != 0 ||
+                     blob_path(server->blobs, source->sha256, path, PATH_BYTES, err) != 0))
             return -1;
         files[i] = (struct child_file){source->name, path ? path : blob_put_path(source->put), source->sha256};
         if (source->put && !(files[i].sha256 = put_sha256(arena, source->put)))
@@ -65,6 +66,11 @@ static void take_faults(const json_t *problem, struct faults *faults)
     }
 }
 
+static bool stopped(void *arg)
+{
+    return http_closing(arg);
+}
+
 static int inspect(const struct resource_kind *kind, const struct resource_draft *draft, struct req *req,
                    struct child_inspection *found, struct err *err)
 {
@@ -74,7 +80,8 @@ static int inspect(const struct resource_kind *kind, const struct resource_draft
         return err_set(err, ERR_NOMEM, "Out of memory.");
     if (child_files(server, req->arena, draft, files, err) != 0)
         return -1;
-    if (kind->inspect(server->config, files, draft->count, found, err) == 0)
+    const struct child_stop stop = {stopped, req->http};
+    if (kind->inspect(server->config, &stop, files, draft->count, found, err) == 0)
         return 0;
     if (err_status(err->code) == 422)
         metrics_add(METRIC_UPLOADS_REFUSED, 1);

@@ -349,9 +349,12 @@ static int do_inspect_model(struct job *job, struct err *err)
         return err_set(err, ERR_INTERNAL, "the spec is wrong: inspect_model needs model and out");
     if (file_of(job->model, "model", &name, &path, err))
         return -1;
-    struct inspect_opts opts = {
-        .path = path, .sha256 = job->model_sha256, .resolve = resolve_external, .resolve_arg = job, .graph = true,
-        .groups = true};
+    struct inspect_opts opts = {.path = path,
+                                .sha256 = job->model_sha256,
+                                .resolve = resolve_external,
+                                .resolve_arg = job,
+                                .graph = true,
+                                .groups = true};
     int rc = inspect_file(&opts, &r, err);
     if (rc == 0)
         rc = write_beside(job, "layers.json", r.layers, err) || write_beside(job, "graph.json", r.graph, err) ||
@@ -409,9 +412,7 @@ int cmd_job(void)
     }
     fcntl(JOB_FD_STATUS, F_SETFD, FD_CLOEXEC);
     if (read_spec(&job, &err) || tie_down(&job, &err)) {
-        fprintf(stderr, "pared __job: %s\n", err.msg);
-        if (err.code == ERR_SANDBOX)
-            status = refuse(&job, &err);
+        status = refuse(&job, &err);
         goto out;
     }
     size_t k = 0;

@@ -102,7 +102,11 @@ static json_t *line_of(const struct http_record *r)
     set(line, "path", r->path);
     set(line, "route", r->route);
     json_object_set_new(line, "status", json_integer(r->status));
-    set(line, "outcome", refused(r->status) ? "refused" : r->status >= 400 ? "failed" : "done");
+    set(line, "outcome",
+        r->status == HTTP_CUT ? "cut"
+        : refused(r->status)  ? "refused"
+        : r->status >= 400    ? "failed"
+                              : "done");
     set(line, "code", r->error ? err_slug(r->error) : NULL);
     set(line, "resource", r->location);
     return line;

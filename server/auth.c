@@ -47,10 +47,8 @@ struct http_auth {
     bool locked;        /* there was a key once: without any left nobody gets in */
     int64_t generation; /* of the store's keys in the ring */
     int64_t requests_per_s, active_jobs, stored_bytes;
-    char *key_file;
     /* the watcher */
     pthread_mutex_t changing; /* one who makes a new ring at a time; guards the next too */
-    bool complained;          /* that the key file cannot be read */
     pthread_cond_t ended;
     pthread_t watcher;
     bool watches, end;
@@ -284,16 +282,11 @@ static int refresh(struct http_auth *auth, const char *key_file, struct err *err
     return replace(auth, ring, err);
 }
 
-/* The same after a change in the store, which must hold also while the file cannot be read. */
+/* The same after a change in the store. The file is read when somebody says that it is complete (SIGHUP). */
 static int refresh_store(struct http_auth *auth, struct err *err)
 {
     struct keyring ring = {0};
-    struct err unread = {0};
-    bool fails = auth->key_file[0] && read_file_keys(&ring, auth->key_file, &unread);
-    if (fails && !auth->complained)
-        log_warn("%s; its keys stay as they were", unread.msg);
-    auth->complained = fails;
-    if (fails && keep_file_keys(auth, &ring, err)) {
+    if (keep_file_keys(auth, &ring, err)) {
         free(ring.at);
         return -1;
     }
@@ -389,21 +382,14 @@ static void take_limits(struct http_auth *auth, const struct config *config)
 
 int http_auth_reload(struct http_auth *auth, const struct config *config, struct err *err)
 {
-    char *path = strdup(config->api_key_file);
-    if (!path)
-        return err_set(err, ERR_NOMEM, "Out of memory.");
     pthread_mutex_lock(&auth->changing);
-    int rc = refresh(auth, path, err);
+    int rc = refresh(auth, config->api_key_file, err);
     if (rc == 0) {
         pthread_mutex_lock(&auth->lock);
         take_limits(auth, config);
-        char *old = auth->key_file;
-        auth->key_file = path;
-        path = old;
         pthread_mutex_unlock(&auth->lock);
     }
     pthread_mutex_unlock(&auth->changing);
-    free(path);
     return rc;
 }
 
@@ -466,7 +452,6 @@ void http_auth_free(struct http_auth *auth)
     free(auth->ring.at);
     free_list(auth->hosts);
     free_list(auth->origins);
-    free(auth->key_file);
     pthread_cond_destroy(&auth->ended);
     pthread_mutex_destroy(&auth->changing);
     pthread_mutex_destroy(&auth->lock);

@@ -268,9 +268,19 @@ int blob_put_end(struct blob_put *put, struct err *err)
 {
     if (put->fd < 0)
         return 0;
-    int rc = fchmod(put->fd, 0444) || fsync(put->fd) ? err_set_errno(err, ERR_IO, "cannot store the file") : 0;
+    int rc = fchmod(put->fd, 0444) ? err_set_errno(err, ERR_IO, "cannot store the file") : 0;
     close(put->fd);
     put->fd = -1;
+    return rc;
+}
+
+/* Of a file that was ended: what is refused before its commit never costs a sync. */
+static int sync_put(const struct blob_put *put, struct err *err)
+{
+    int fd = open(put->path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    int rc = fd < 0 || fsync(fd) ? err_set_errno(err, ERR_IO, "cannot store the file") : 0;
+    if (fd >= 0)
+        close(fd);
     return rc;
 }
 
@@ -309,19 +319,10 @@ static void note_stored(const struct blob_put *put, const char *object)
     close(fd);
 }
 
-/* Under the lock: name and pin the object. */
-static int publish_locked(struct blob_put *put, struct err *err)
+/* Under the lock. */
+static int name_object(struct blob_put *put, const char *object, struct err *err)
 {
-    char object[PATH_MAX], dir[PATH_MAX];
-    if (pin_locked(put->blobs, put->sha256, err))
-        return -1;
-    put->committed = true; /* from here blob_put_free takes the pin away */
-    if (blob_path(put->blobs, put->sha256, object, sizeof object, err))
-        return -1;
-    if (access(object, F_OK) == 0 && stored_whole(put, object)) {
-        unlink(put->path);
-        return 0;
-    }
+    char dir[PATH_MAX];
     if (make_object_dir(put->blobs, put->sha256, err))
         return -1;
     if (rename(put->path, object))
@@ -337,9 +338,15 @@ static int publish(struct blob_put *put, struct err *err)
     char object[PATH_MAX];
     if (blob_path(put->blobs, put->sha256, object, sizeof object, err))
         return -1;
-    stored_whole(put, object); /* hashes it, if need be, before the lock is taken: under it the answer is remembered */
+    if (blob_pin(put->blobs, put->sha256, err))
+        return -1;
+    put->committed = true;           /* from here blob_put_free takes the pin away */
+    if (stored_whole(put, object)) { /* which may hash it: not under the lock. The pin keeps it */
+        unlink(put->path);
+        return 0;
+    }
     pthread_mutex_lock(&put->blobs->lock);
-    int rc = publish_locked(put, err);
+    int rc = name_object(put, object, err);
     pthread_mutex_unlock(&put->blobs->lock);
     return rc;
 }
@@ -349,7 +356,7 @@ int blob_put_commit(struct blob_put *put, char sha256[SHA256_HEX], struct err *e
     struct stat st;
     hash_final(&put->hash, put->sha256);
     memcpy(sha256, put->sha256, SHA256_HEX);
-    if (blob_put_end(put, err))
+    if (blob_put_end(put, err) || sync_put(put, err))
         return -1;
     if (stat(put->path, &st) || st.st_size != put->bytes)
         return err_set(err, ERR_CORRUPT, "A file is not as it was written: something else has touched it.");

@@ -98,6 +98,8 @@ static int file_actions(posix_spawn_file_actions_t *actions, const char *dir, in
 {
     int rc = posix_spawn_file_actions_addopen(actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
     rc |= posix_spawn_file_actions_addopen(actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+    /* not the server's: that may be a file to cut, or a terminal to read */
+    rc |= posix_spawn_file_actions_addopen(actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
     rc |= posix_spawn_file_actions_adddup2(actions, spec, JOB_FD_SPEC);
     rc |= posix_spawn_file_actions_adddup2(actions, status, JOB_FD_STATUS);
     rc |= posix_spawn_file_actions_addclosefrom_np(actions, JOB_FD_STATUS + 1);
@@ -444,9 +446,8 @@ static enum child_end forbidden(struct child_outcome *out)
     const char *slug = json_string_value(json_object_get(out->problem, "code"));
     const char *detail = json_string_value(json_object_get(out->problem, "detail"));
     const bool named = slug && detail && err_code_from_slug(slug) == ERR_FORBIDDEN_CALL;
-    err_set(&out->err, ERR_FORBIDDEN_CALL, "%.800s%s%s",
-            named ? detail : "the process called what no job may call", out->stage[0] ? ", in stage " : "",
-            out->stage);
+    err_set(&out->err, ERR_FORBIDDEN_CALL, "%.800s%s%s", named ? detail : "the process called what no job may call",
+            out->stage[0] ? ", in stage " : "", out->stage);
     return CHILD_FORBIDDEN;
 }
 
@@ -508,11 +509,11 @@ static enum child_end judge(const struct child *child)
 static void count_exit(const struct child_outcome *out)
 {
     static const enum metric rows[] = {
-        [CHILD_RESULT] = METRIC_CHILD_RESULTS,       [CHILD_ERROR] = METRIC_CHILD_ERRORS,
-        [CHILD_CRASHED] = METRIC_CHILD_CRASHES,      [CHILD_MEMORY_LIMIT] = METRIC_CHILD_MEMORY_LIMITS,
-        [CHILD_TIMEOUT] = METRIC_CHILD_TIMEOUTS,     [CHILD_CANCELED] = METRIC_CHILD_CANCELED,
-        [CHILD_ABANDONED] = METRIC_CHILD_ABANDONED,  [CHILD_NOT_STARTED] = METRIC_CHILD_NOT_STARTED,
-        [CHILD_FORBIDDEN] = METRIC_CHILD_FORBIDDEN,  [CHILD_DISK_LIMIT] = METRIC_CHILD_DISK_LIMITS,
+        [CHILD_RESULT] = METRIC_CHILD_RESULTS,      [CHILD_ERROR] = METRIC_CHILD_ERRORS,
+        [CHILD_CRASHED] = METRIC_CHILD_CRASHES,     [CHILD_MEMORY_LIMIT] = METRIC_CHILD_MEMORY_LIMITS,
+        [CHILD_TIMEOUT] = METRIC_CHILD_TIMEOUTS,    [CHILD_CANCELED] = METRIC_CHILD_CANCELED,
+        [CHILD_ABANDONED] = METRIC_CHILD_ABANDONED, [CHILD_NOT_STARTED] = METRIC_CHILD_NOT_STARTED,
+        [CHILD_FORBIDDEN] = METRIC_CHILD_FORBIDDEN, [CHILD_DISK_LIMIT] = METRIC_CHILD_DISK_LIMITS,
     };
     metrics_add(rows[out->end], 1);
 }

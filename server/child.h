@@ -69,6 +69,11 @@ void child_outcome_fini(struct child_outcome *out);
 struct child_file {
     const char *name, *path, *sha256;
 };
+/* `now(arg)`, asked several times a second, ends the child's work. */
+struct child_stop {
+    bool (*now)(void *arg);
+    void *arg;
+};
 /* What a child found in an upload. */
 struct child_inspection {
     json_t *facts;        /* owned; what GET shows */
@@ -77,12 +82,13 @@ struct child_inspection {
 };
 /* Read an uploaded model (files[0], the others are its external data) or dataset (files[0] is data.json or the
  * self-describing file) in a child with the limits of config. -1 with *err: what the child said, or
- * ERR_MODEL_UNREADABLE / ERR_DATASET_UNREADABLE when it died or ran out of time or memory. Nothing is left on disk.
+ * ERR_MODEL_UNREADABLE / ERR_DATASET_UNREADABLE when it died or ran out of time or memory, ERR_UNAVAILABLE when it was
+ * stopped. Nothing is left on disk.
  * Blocks; any thread. */
-int child_inspect_model(const struct config *config, const struct child_file *files, int count,
-                        struct child_inspection *out, struct err *err);
-int child_inspect_dataset(const struct config *config, const struct child_file *files, int count,
-                          struct child_inspection *out, struct err *err);
+int child_inspect_model(const struct config *config, const struct child_stop *stop, const struct child_file *files,
+                        int count, struct child_inspection *out, struct err *err);
+int child_inspect_dataset(const struct config *config, const struct child_stop *stop, const struct child_file *files,
+                          int count, struct child_inspection *out, struct err *err);
 void child_inspection_fini(struct child_inspection *inspection);
 
 #endif

@@ -127,13 +127,13 @@ static int start_daemon(struct http *http, struct err *err)
         flags |= MHD_USE_TLS;
     else
         tls[0].option = MHD_OPTION_END;
-    http->daemon =
-        MHD_start_daemon(flags, 0, NULL, NULL, exchange_step, http, MHD_OPTION_EXTERNAL_LOGGER, daemon_log, NULL,
-                         MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_ARRAY, pool, MHD_OPTION_ARRAY, tls, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-                         (size_t)HTTP_CONNECTION_MEMORY, MHD_OPTION_CONNECTION_LIMIT, limit,
-                         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)http->opts.idle_timeout_s,
-                         MHD_OPTION_URI_LOG_CALLBACK, exchange_open, http, MHD_OPTION_NOTIFY_COMPLETED, exchange_close,
-                         http, MHD_OPTION_NOTIFY_CONNECTION, connection_event, http, MHD_OPTION_END);
+    http->daemon = MHD_start_daemon(flags, 0, NULL, NULL, exchange_step, http, MHD_OPTION_EXTERNAL_LOGGER, daemon_log,
+                                    NULL, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_ARRAY, pool, MHD_OPTION_ARRAY, tls,
+                                    MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HTTP_CONNECTION_MEMORY,
+                                    MHD_OPTION_CONNECTION_LIMIT, limit, MHD_OPTION_CONNECTION_TIMEOUT,
+                                    (unsigned)http->opts.idle_timeout_s, MHD_OPTION_URI_LOG_CALLBACK, exchange_open,
+                                    http, MHD_OPTION_NOTIFY_COMPLETED, exchange_close, http,
+                                    MHD_OPTION_NOTIFY_CONNECTION, connection_event, http, MHD_OPTION_END);
     if (http->daemon)
         return 0;
     close(fd);
@@ -187,6 +187,14 @@ void http_set_limits(struct http *http, int64_t max_upload_bytes, int64_t max_js
 bool http_draining(const struct http *http)
 {
     return atomic_load(&http->draining);
+}
+
+bool http_closing(struct http *http)
+{
+    pthread_mutex_lock(&http->lock);
+    bool closing = http->closing;
+    pthread_mutex_unlock(&http->lock);
+    return closing;
 }
 
 /* Waits until *count is 0 or `until`; false: the time was up. Under the lock. */

@@ -60,7 +60,7 @@ struct body_sink {
     /* Before the first byte is asked for, so that a refusal costs the client nothing. Sets req->sink. */
     int (*open)(struct req *req, struct err *err);
     int (*write)(struct req *req, const char *bytes, size_t len, struct err *err);
-    /* Once if req->sink was set; when the client hung up, in an event thread: must be quick. */
+    /* Once if req->sink was set, also when the client hung up. */
     void (*close)(struct req *req);
 };
 
@@ -125,6 +125,7 @@ int res_stream(struct res *res, int status, const char *media_type, stream_fn *n
 
 /* ---- the server */
 /* What is told after each answer, from an event thread: must not block. */
+enum { HTTP_CUT = 499 }; /* status of no answer: the client left while it sent to a sink */
 struct http_record {
     const char *method, *route; /* the template, "" when no route matched */
     const char *request_id;
@@ -175,6 +176,8 @@ void http_set_draining(struct http *http);
 /* Other limits for the requests that come from now on. */
 void http_set_limits(struct http *http, int64_t max_upload_bytes, int64_t max_json_bytes);
 bool http_draining(const struct http *http);
+/* http_stop has waited long enough: what a handler can give up, it should. */
+bool http_closing(struct http *http);
 /* Run the parked handlers and streams that wait for `key` again; NULL wakes all. */
 void http_wake(struct http *http, const char *key);
 /* So many connections are held by streams and long polls that no more should wait: the rest is for short requests. */

@@ -10,11 +10,16 @@
 #include "server/http_internal.h"
 #include "server/store.h"
 
+size_t chunk_share(atomic_size_t *holders)
+{
+    size_t others = atomic_fetch_add(holders, 1), share = HTTP_CHUNKS_BYTES / (others + 1);
+    size_t size = share > HTTP_CHUNK_BYTES ? HTTP_CHUNK_BYTES : share < HTTP_CHUNK_LEAST ? HTTP_CHUNK_LEAST : share;
+    return size & ~(size_t)4095;
+}
+
 bool body_chunk(struct exchange *x)
 {
-    size_t others = atomic_fetch_add(&x->http->chunks, 1), share = HTTP_CHUNKS_BYTES / (others + 1);
-    size_t size = share > HTTP_CHUNK_BYTES ? HTTP_CHUNK_BYTES : share < HTTP_CHUNK_LEAST ? HTTP_CHUNK_LEAST : share;
-    x->chunk_size = size & ~(size_t)4095;
+    x->chunk_size = chunk_share(&x->http->chunks);
     x->chunk = malloc(x->chunk_size);
     if (!x->chunk)
         atomic_fetch_sub(&x->http->chunks, 1);
@@ -44,12 +49,53 @@ void body_close(struct exchange *x)
     drop_chunk(x);
 }
 
+/* What the uploads of an owner have brought without a row in the catalogue is together at most what the owner may have.
+ * What is stored counts when the row is made: a file that is there already may be sent again. */
+static int claim(struct exchange *x, size_t len)
+{
+    const int64_t limit = x->caller.stored_bytes;
+    int64_t all = 0;
+    if (limit == 0)
+        return 0;
+    struct http *http = x->http;
+    pthread_mutex_lock(&http->lock);
+    x->claimed += (int64_t)len;
+    if (!x->claims) {
+        x->next_claimant = http->claimants;
+        http->claimants = x;
+        x->claims = true;
+    }
+    for (const struct exchange *one = http->claimants; one; one = one->next_claimant)
+        if (strcmp(one->caller.owner, x->caller.owner) == 0)
+            all += one->claimed;
+    pthread_mutex_unlock(&http->lock);
+    return all <= limit ? 0
+                        : err_set(&x->err, ERR_RATE_LIMITED,
+                                  "stored bytes: this upload and others under way have %lld bytes so far; the limit "
+                                  "of this key is %lld",
+                                  (long long)all, (long long)limit);
+}
+
+void body_claim_end(struct exchange *x)
+{
+    if (!x->claims)
+        return;
+    pthread_mutex_lock(&x->http->lock);
+    struct exchange **at = &x->http->claimants;
+    while (*at != x)
+        at = &(*at)->next_claimant;
+    *at = x->next_claimant;
+    x->claims = false;
+    pthread_mutex_unlock(&x->http->lock);
+}
+
 /* The chunk goes where the body goes. After the first fault the rest of the body is only counted. */
 void body_flush(struct exchange *x)
 {
     size_t len = x->chunk_len;
     x->chunk_len = 0;
-    if (x->mode == MODE_UPLOAD && len && upload_feed(x->req.upload, x->chunk, len, &x->err) != 0)
+    if (x->mode == MODE_UPLOAD && len &&
+        (claim(x, len) != 0 || upload_feed(x->req.upload, x->chunk, len, &x->err) != 0))
         x->mode = MODE_DISCARD;
     if (x->mode == MODE_STREAM && len && x->req.route->sink->write(&x->req, x->chunk, len, &x->err) != 0)
         x->mode = MODE_DISCARD;
@@ -79,8 +125,7 @@ void body_finish(struct exchange *x)
 
 void handler_run(struct exchange *x)
 {
-    const struct log_scope scope = {
-        .request_id = x->request_id, .trace_id = x->req.trace.id, .owner = x->req.owner};
+    const struct log_scope scope = {.request_id = x->request_id, .trace_id = x->req.trace.id, .owner = x->req.owner};
     const struct log_scope *before = log_enter(&scope);
     double began = clock_seconds(), store_began = store_thread_seconds();
     res_reset(&x->res, &x->req);

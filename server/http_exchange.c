@@ -121,12 +121,13 @@ void exchange_close(void *cls, struct MHD_Connection *conn, void **state, enum M
     if (!x)
         return;
     *state = NULL;
-    if (http->opts.record && x->phase == PHASE_DONE) {
+    const bool cut = x->phase == PHASE_BODY && x->req.sink; /* what has arrived is kept */
+    if (http->opts.record && (x->phase == PHASE_DONE || cut)) {
         struct http_record record = {x->req.route ? x->req.route->method : "",
                                      x->route_text,
                                      x->request_id,
                                      &x->req.trace,
-                                     x->res.status,
+                                     cut ? HTTP_CUT : x->res.status,
                                      clock_seconds() - x->req.started,
                                      x->body_bytes,
                                      shown_path(x),
@@ -162,6 +163,7 @@ void exchange_end(struct exchange *x)
         body_flush(x); /* hung up: what has arrived is worth keeping */
     body_close(x);
     upload_free(x->req.upload);
+    body_claim_end(x);
     json_decref(x->req.json);
     buf_fini(&x->json);
     buf_fini(&x->out);
@@ -297,6 +299,11 @@ static int upload_body(struct exchange *x, const char *type)
         return err_set(&x->err, ERR_TOO_LARGE,
                        "The upload has %lld bytes; this server takes at most %lld (max_upload_bytes).",
                        (long long)x->length, (long long)limit);
+    const int64_t may = x->caller.stored_bytes;
+    if (may > 0 && x->length > may)
+        return err_set(&x->err, ERR_RATE_LIMITED,
+                       "stored bytes: the upload has %lld bytes; the limit of this key is %lld in all",
+                       (long long)x->length, (long long)may);
     x->req.upload = upload_new(x->req.arena, x->http->opts.blobs, type, limit, &x->err);
     x->mode = MODE_UPLOAD;
     return x->req.upload ? announced(x, &x->req.upload->digests) : -1;

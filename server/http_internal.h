@@ -34,7 +34,7 @@ enum {
      * that they share HTTP_CHUNKS_BYTES. Two hundred then take 23 MiB, not 50. */
     HTTP_CHUNK_BYTES = 256 << 10,
     HTTP_CHUNK_LEAST = 16 << 10,
-    HTTP_CHUNKS_BYTES = 8 << 20,
+    HTTP_CHUNKS_BYTES = 8 << 20, /* and as much for the files that are sent */
     /* libmicrohttpd's pool of a connection. It is cleared after every request: 256 KiB of it halved the small requests
      * a second, and uploads gain nothing from it, since they have a chunk of their own. */
     HTTP_CONNECTION_MEMORY = 32 << 10,
@@ -89,6 +89,10 @@ struct exchange {
     struct digests *json_digests; /* in the arena: what the client says of it */
     int64_t length; /* of the body; -1: chunked */
     int64_t body_bytes, discarded;
+    /* under the lock: in http->claimants while `claims`, with so many bytes */
+    struct exchange *next_claimant;
+    bool claims;
+    int64_t claimed;
     /* streamed answer */
     struct buf out; /* bytes of the last look, of which `sent` have gone */
     size_t sent;
@@ -129,7 +133,8 @@ struct http {
     bool closing; /* suspend nothing more */
     bool stop;    /* ends the clock thread */
     atomic_bool draining;
-    atomic_size_t chunks;
+    atomic_size_t chunks, files; /* that hold a buffer */
+    struct exchange *claimants;  /* uploads under way of owners with a limit; under the lock */
     pthread_t clock;
     bool clock_runs;
     uint64_t id_base;
@@ -175,6 +180,9 @@ void *watch_run(void *http);
 struct MHD_Response *stream_response(struct exchange *x);
 void stream_look(struct exchange *x);
 /* http_body.c: what executors do with a body, and with the handler */
+/* One holder more, and how large its buffer may be: all together about HTTP_CHUNKS_BYTES. */
+size_t chunk_share(atomic_size_t *holders);
+void body_claim_end(struct exchange *x); /* an upload's bytes are in the catalogue, or gone */
 bool body_chunk(struct exchange *x); /* makes it, of a size that fits the number of them; false: out of memory */
 void body_open(struct exchange *x);
 void body_flush(struct exchange *x);

@@ -208,9 +208,9 @@ void res_problem(struct exchange *x)
 }
 
 /* Bytes of an open file. libmicrohttpd's own sendfile goes 128 KiB at a time and wakes the reader for each: over loopback
- * that is a third slower than blocks of this size, read and copied. */
-enum { FILE_BLOCK_BYTES = 256 * 1024 };
+ * that is a third slower than large blocks, read and copied. */
 struct file_body {
+    atomic_size_t *holders;
     int fd;
     uint64_t offset;
 };
@@ -228,25 +228,28 @@ static ssize_t read_file_body(void *cls, uint64_t pos, char *buf, size_t max)
 static void close_file_body(void *cls)
 {
     struct file_body *file = cls;
+    atomic_fetch_sub(file->holders, 1);
     close(file->fd);
     free(file);
 }
 
 /* Takes res->fd. */
-static struct MHD_Response *file_response(struct res *res)
+static struct MHD_Response *file_response(struct http *http, struct res *res)
 {
     struct file_body *file = malloc(sizeof *file);
     if (!file)
         return NULL;
-    *file = (struct file_body){.fd = res->fd, .offset = res->offset};
-    size_t block = res->len < FILE_BLOCK_BYTES ? res->len : FILE_BLOCK_BYTES;
+    *file = (struct file_body){.holders = &http->files, .fd = res->fd, .offset = res->offset};
+    size_t share = chunk_share(&http->files), block = res->len < share ? res->len : share;
     struct MHD_Response *response =
         MHD_create_response_from_callback(res->len, block ? block : 1, read_file_body, file, close_file_body);
-    if (response)
+    if (response) {
         res->fd = -1;
-    else
-        free(file);
-    return response;
+        return response;
+    }
+    atomic_fetch_sub(&http->files, 1);
+    free(file);
+    return NULL;
 }
 
 static struct MHD_Response *response_of(struct exchange *x)
@@ -256,7 +259,7 @@ static struct MHD_Response *response_of(struct exchange *x)
     if (res->stream)
         return stream_response(x);
     if (res->fd >= 0)
-        return file_response(res);
+        return file_response(x->http, res);
     response = MHD_create_response_from_buffer(
         res->len, res->bytes, res->borrowed || !res->bytes ? MHD_RESPMEM_PERSISTENT : MHD_RESPMEM_MUST_FREE);
     if (response)

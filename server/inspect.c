@@ -14,7 +14,13 @@
 #include "server/id.h"
 #include "server/sandbox.h"
 
-enum { MAX_DETAIL_BYTES = 256 << 20, DIR_SIZE = PATH_MAX - 100 };
+enum { MAX_DETAIL_BYTES = 256 << 20, DIR_SIZE = PATH_MAX - 100, TICK_MS = 250 };
+
+static enum child_tick tick(void *arg)
+{
+    const struct child_stop *stop = arg;
+    return stop->now(stop->arg) ? CHILD_ABANDON : CHILD_GO_ON;
+}
 
 static json_t *file_json(const struct child_file *file)
 {
@@ -31,10 +37,9 @@ static json_t *files_json(const struct child_file *files, int count)
 
 static json_t *base_spec(const struct config *config, const char *kind, const char *dir)
 {
-    return json_pack("{s:s, s:s, s:i, s:I, s:I, s:s}", "kind", kind, "work", dir, "threads", 1,
-                     "memory_bytes", (json_int_t)config->inspect_memory_bytes, "file_bytes",
-                     (json_int_t)config->job_file_bytes, "sandbox",
-                     sandbox_mode_name((enum sandbox_mode)config->sandbox));
+    return json_pack("{s:s, s:s, s:i, s:I, s:I, s:s}", "kind", kind, "work", dir, "threads", 1, "memory_bytes",
+                     (json_int_t)config->inspect_memory_bytes, "file_bytes", (json_int_t)config->job_file_bytes,
+                     "sandbox", sandbox_mode_name((enum sandbox_mode)config->sandbox));
 }
 
 /* Disk that reading may fill (unpacked archives): what is free now, without the reserve. */
@@ -49,8 +54,8 @@ static int64_t free_bytes(const struct config *config)
 
 /* Run the child; its facts go to out->facts. Every way to die is the upload's fault: `unreadable` says which kind it
  * was. */
-static int run(const struct config *config, json_t *spec, const char *dir, enum err_code unreadable,
-               struct child_inspection *out, struct err *err)
+static int run(const struct config *config, const struct child_stop *stop, json_t *spec, const char *dir,
+               enum err_code unreadable, struct child_inspection *out, struct err *err)
 {
     struct child_opts opts = {.spec = spec,
                               .dir = dir,
@@ -59,7 +64,10 @@ static int run(const struct config *config, json_t *spec, const char *dir, enum 
                                          .threads = CHILD_MAX_THREADS,
                                          .disk_dir = dir,
                                          .disk_bytes = free_bytes(config)},
-                              .wake_fd = -1};
+                              .wake_fd = -1,
+                              .tick_ms = TICK_MS,
+                              .tick = tick,
+                              .arg = (void *)(uintptr_t)stop};
     struct child_outcome outcome;
     child_run(&opts, &outcome);
     int rc = -1;
@@ -76,6 +84,9 @@ static int run(const struct config *config, json_t *spec, const char *dir, enum 
         break;
     case CHILD_NOT_STARTED:
         *err = outcome.err;
+        break;
+    case CHILD_ABANDONED:
+        err_set(err, ERR_UNAVAILABLE, "The server stopped while it read the file. Send it again in a few seconds.");
         break;
     case CHILD_TIMEOUT:
         err_set(err, unreadable, "reading the file took longer than %lld s", (long long)config->inspect_timeout_s);
@@ -128,8 +139,8 @@ static void remove_dir(const char *dir)
         log_warn("work folder: %s", err.msg);
 }
 
-int child_inspect_model(const struct config *config, const struct child_file *files, int count,
-                        struct child_inspection *out, struct err *err)
+int child_inspect_model(const struct config *config, const struct child_stop *stop, const struct child_file *files,
+                        int count, struct child_inspection *out, struct err *err)
 {
     char dir[DIR_SIZE], out_dir[PATH_MAX];
     *out = (struct child_inspection){0};
@@ -142,7 +153,7 @@ int child_inspect_model(const struct config *config, const struct child_file *fi
     if (count > 1)
         json_object_set_new(spec, "external", files_json(files + 1, count - 1));
     json_object_set_new(spec, "out", json_string(out_dir));
-    int rc = run(config, spec, dir, ERR_MODEL_UNREADABLE, out, err);
+    int rc = run(config, stop, spec, dir, ERR_MODEL_UNREADABLE, out, err);
     if (rc == 0) {
         out->layers = detail(out_dir, "layers.json");
         out->graph = detail(out_dir, "graph.json");
@@ -153,8 +164,8 @@ int child_inspect_model(const struct config *config, const struct child_file *fi
     return rc;
 }
 
-int child_inspect_dataset(const struct config *config, const struct child_file *files, int count,
-                          struct child_inspection *out, struct err *err)
+int child_inspect_dataset(const struct config *config, const struct child_stop *stop, const struct child_file *files,
+                          int count, struct child_inspection *out, struct err *err)
 {
     char dir[DIR_SIZE], out_dir[PATH_MAX];
     *out = (struct child_inspection){0};
@@ -163,7 +174,7 @@ int child_inspect_dataset(const struct config *config, const struct child_file *
     json_t *spec = base_spec(config, "inspect_dataset", dir);
     json_object_set_new(spec, "dataset",
                         json_pack("{s:o, s:s}", "files", files_json(files, count), "main", files[0].name));
-    int rc = run(config, spec, dir, ERR_DATASET_UNREADABLE, out, err);
+    int rc = run(config, stop, spec, dir, ERR_DATASET_UNREADABLE, out, err);
     json_decref(spec);
     remove_dir(dir);
     return rc;

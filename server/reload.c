@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * All or nothing: everything that can fail happens before the first change. */
+ * Settings and keys change all or not at all: everything that can fail happens before the first change. */
 #include "server/reload.h"
 
 #include <stdlib.h>
@@ -58,9 +58,9 @@ void server_reload(struct server *server)
     log_set_format((enum log_format)fresh->config.log_format);
     http_set_limits(atomic_load(&server->http), fresh->config.max_upload_bytes, fresh->config.max_json_bytes);
     admission_measure(server);
-    reopen(server);
     say(&changed, &refused);
 out:
+    reopen(server); /* whatever is wrong with the settings: a log that was moved is not written on */
     metrics_add(err.code == ERR_NONE ? METRIC_RELOADS : METRIC_RELOADS_FAILED, 1);
     if (err.code != ERR_NONE)
         log_error("settings not read again, the old ones stay: %s", err.msg);

@@ -7,6 +7,7 @@
 #include <sys/random.h>
 
 #include "core/base/clock.h"
+#include "core/base/hash.h"
 
 enum { ID_AT = 3, ID_LEN = 32, SPAN_AT = 36, SPAN_LEN = 16, FLAGS_AT = 53, LENGTH = 55 };
 
@@ -35,7 +36,7 @@ bool trace_valid(const char *text)
 
 /* Random ids need not be secret, only different: the kernel is asked for ten requests at once, and without its
  * randomness the clock has to do. */
-static void random_bytes(uint8_t *out, size_t len)
+static void pooled_bytes(uint8_t *out, size_t len)
 {
     static _Thread_local uint8_t pool[256];
     static _Thread_local size_t left;
@@ -53,15 +54,10 @@ static void random_bytes(uint8_t *out, size_t len)
 
 static void random_hex(char *out, int len)
 {
-    static const char digits[] = "0123456789abcdef";
     uint8_t bytes[ID_LEN / 2];
-    random_bytes(bytes, (size_t)len / 2);
+    pooled_bytes(bytes, (size_t)len / 2);
     bytes[0] |= 1; /* never all zero */
-    for (int i = 0; i < len / 2; i++) {
-        out[2 * i] = digits[bytes[i] >> 4];
-        out[2 * i + 1] = digits[bytes[i] & 15];
-    }
-    out[len] = 0;
+    hex_text(bytes, (size_t)len / 2, out);
 }
 
 void trace_begin(struct trace *trace, const char *given)

@@ -290,7 +290,7 @@ static int open_file(struct tus_patch *patch, const struct store_upload *row, st
     struct stat st;
     upload_path(tus, patch->id, patch->path);
     patch->length = row->length;
-    patch->base = row->length;
+    patch->at = patch->base = row->length;
     if (row->sha256)
         return 0;
     patch->fd = open(patch->path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
@@ -477,8 +477,8 @@ static int settle(struct tus_patch *patch, struct err *err)
     set_offset(patch, patch->at);
     if (patch->at == patch->length)
         return complete(patch, err);
-    return store_upload_mark(patch->tus->store, patch->id, patch->at,
-                             patch->digests.count ? "" : patch->tus->boot, patch->ttl_s, true, err);
+    return store_upload_mark(patch->tus->store, patch->id, patch->at, patch->digests.count ? "" : patch->tus->boot,
+                             patch->ttl_s, true, err);
 }
 
 int tus_patch_end(struct tus_patch *patch, struct arena *arena, struct tus_upload *out, struct err *err)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -315,6 +316,29 @@ def test_jobs_and_bytes(data):
         upload(s, small, 3)
 
 
+def test_bytes_under_way(data):
+    """What an owner sends at once is together no more than it may store; what is cut counts no longer."""
+    key, _ = add(data, "--owner", "a", "--stored-bytes", "1000000")
+    body = bytes(900_000)
+
+    def ask_until(status):
+        """The answer to an upload of its own: the other one comes and goes a moment after it was sent or cut."""
+        for _ in range(100):
+            answer = s.request("PUT", "/v1/models", body=body, headers=key)
+            if answer.status == status:
+                break
+            time.sleep(0.05)
+        return answer
+
+    with Server(data=data) as s:
+        problem(s.request("PUT", "/v1/models", body=bytes(1_000_001), headers=key), 429, "rate_limited", "1000001 bytes")
+        with socket.create_connection((s.host, s.port)) as slow:
+            head = f"PUT /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: {key['Authorization']}\r\nContent-Length: {len(body)}\r\n\r\n"
+            slow.sendall(head.encode() + body[:800_000])
+            problem(ask_until(429), 429, "rate_limited", "under way")
+        assert ask_until(422).status == 422
+
+
 def test_no_owner_starves_another(data):
     """One owner queues five jobs, two others come later with two each, of the lowest priority: they take turns."""
     auth = {name: add(data, "--owner", name)[0] for name in "abc"}
@@ -491,6 +515,19 @@ def test_audit(data, tmp_path):
             time.sleep(0.02)
         assert s.request("POST", f"/v1/jobs/{job}/cancel", headers=alice).status in (200, 202)
         assert pick(wait_lines(log, 1)[0], "path", "outcome") == (f"/v1/jobs/{job}/cancel", "done")
+
+
+def test_a_cut_upload_is_audited(data, tmp_path):
+    alice, _ = add(data, "--owner", "alice")
+    log = str(tmp_path / "audit.jsonl")
+    with Server("--audit-log", log, data=data) as s:
+        path = s.request("POST", "/v1/uploads", headers={**alice, "Tus-Resumable": "1.0.0", "Upload-Length": "1000"}).headers["location"]
+        with socket.create_connection((s.host, s.port)) as client:
+            client.sendall(f"PATCH {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {alice['Authorization']}\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\n"
+                           "Content-Type: application/offset+octet-stream\r\nContent-Length: 1000\r\n\r\nhundred".encode())
+            time.sleep(0.3)
+        line = wait_lines(log, 2)[1]
+        assert (line["method"], line["path"], line["status"], line["outcome"], line["owner"]) == ("PATCH", path, 499, "cut", "alice")
 
 
 @pytest.mark.parametrize("flags, says", [

@@ -96,13 +96,14 @@ def test_one_access_line_a_request_and_none_when_off():
 
 def test_reload(tmp_path):
     settings, keys = tmp_path / "pared.conf", tmp_path / "keys"
-    settings.write_text(f"api_key_file = {keys}\nmax_json_bytes = 1MiB\n")
+    audit = tmp_path / "audit"
+    settings.write_text(f"api_key_file = {keys}\nmax_json_bytes = 1MiB\naudit_log = {audit}\n")
     keys.write_text("team-a first-key-0123456789\n")
     with Server("--config", str(settings)) as s:
         first, second = ({"Authorization": f"Bearer {k}"} for k in ("first-key-0123456789", "second-key-0123456789"))
         assert s.get("/v1/models", headers=first).status == 200 and s.get("/v1/models", headers=second).status == 401
         keys.write_text("team-a second-key-0123456789\n")
-        settings.write_text(f"api_key_file = {keys}\nmax_json_bytes = 1024\nlog_format = json\nworkers = 3\n")
+        settings.write_text(f"api_key_file = {keys}\nmax_json_bytes = 1024\nlog_format = json\nworkers = 3\naudit_log = {audit}\n")
         s.process.send_signal(signal.SIGHUP)
         changed = json.loads(log_has(s, ["settings read again"]))
         assert "max_json_bytes" in changed["message"] and "log_format" in changed["message"]
@@ -111,8 +112,10 @@ def test_reload(tmp_path):
         big = s.post_json("/v1/jobs", {"model": "x" * 2000}, headers=second)
         assert big.status == 413 and "1024" in big.json()["detail"]
         settings.write_text("colour = red\n")
+        audit.rename(tmp_path / "audit.1")
         s.process.send_signal(signal.SIGHUP)
         log_has(s, ["error", "the old ones stay", "line 1"])
+        assert audit.exists(), "a log that was moved is left, whatever is wrong with the settings"
         assert s.get("/v1/models", headers=second).status == 200
         rows = exposition.parse(s.get("/metrics", headers=second).body.decode())["pared_config_reloads_total"].samples
         assert {r[1]["outcome"]: r[2] for r in rows} == {"done": 1, "failed": 1}

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The life of a server: start, one a folder, cancel of a running job, graceful stop, sudden death, what is left on disk."""
+import http.client
 import io
 import os
 import pathlib
 import signal
 import struct
 import subprocess
+import threading
 import time
 import zipfile
 
 import pytest
 
+import tiny
 from pared_server import BINARY, ROOT, Server
 
 DIGITS = os.path.join(ROOT, "examples", "digits", "digits-cnn.onnx")
@@ -143,6 +146,38 @@ def test_draining_says_no():
         assert answer.status == 503 and int(answer.headers["retry-after"]) > 0
         assert server.request("GET", "/healthz").status == 200
         assert server.process.wait(20) == 0
+
+
+def stopped_reader(server):
+    """Upload until a child that reads the file was stopped in the middle of it."""
+    def send():
+        try:
+            server.request("PUT", "/v1/models", tiny.classifier(0))
+        except (OSError, http.client.HTTPException):
+            pass  # the server ends
+
+    for _ in range(20):
+        sender = threading.Thread(target=send)
+        sender.start()
+        while sender.is_alive():
+            for pid in children(server):
+                try:
+                    os.kill(pid, signal.SIGSTOP)
+                    return pid
+                except ProcessLookupError:
+                    pass
+    raise AssertionError("no child was seen")
+
+
+def test_a_second_signal_stops_at_once():
+    """Also while a child reads an upload, here one that would never end."""
+    with Server() as server:
+        stopped_reader(server)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(15) == 0
+        assert not children(server)
 
 
 def test_sudden_death_loses_no_job(dataset):

@@ -16,8 +16,10 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/base/clock.h"
@@ -125,6 +127,12 @@ static int act_garbage(void)
 }
 
 /* What was inherited: descriptors, environment, signals, group. */
+static bool is_null(int fd)
+{
+    struct stat found, null;
+    return fstat(fd, &found) == 0 && stat("/dev/null", &null) == 0 && found.st_rdev == null.st_rdev;
+}
+
 static int act_look(void)
 {
     char text[300];
@@ -138,9 +146,10 @@ static int act_look(void)
     sigset_t mask;
     sigprocmask(SIG_BLOCK, NULL, &mask);
     snprintf(text, sizeof text,
-             "{\"type\":\"result\",\"fds\":%d,\"env\":%d,\"usr1\":%d,\"pipe_default\":%d,\"leader\":%d,\"seal\":%d}\n",
+             "{\"type\":\"result\",\"fds\":%d,\"env\":%d,\"usr1\":%d,\"pipe_default\":%d,\"leader\":%d,\"seal\":%d,"
+             "\"null\":%d}\n",
              fds - 1, env, sigismember(&mask, SIGUSR1), signal(SIGPIPE, SIG_DFL) == SIG_DFL, getpgrp() == getpid(),
-             write(JOB_FD_SPEC, "x", 1) < 0);
+             write(JOB_FD_SPEC, "x", 1) < 0, is_null(0) && is_null(1) && is_null(2));
     say(text);
     return 0;
 }
@@ -325,6 +334,7 @@ static void nothing_is_inherited(void **state)
     assert_int_equal(json_integer_value(json_object_get(out.result, "pipe_default")), 1);
     assert_int_equal(json_integer_value(json_object_get(out.result, "leader")), 1);
     assert_int_equal(json_integer_value(json_object_get(out.result, "seal")), 1);
+    assert_int_equal(json_integer_value(json_object_get(out.result, "null")), 1);
     child_outcome_fini(&out);
     close(leak);
 }
