@@ -452,6 +452,16 @@ def test_ten_thousand_jobs_scroll_smoothly(page):
         page.goto("about:blank")  # the page must not miss its server
 
 
+def to_the_end(tab):
+    """Scroll until every page is there."""
+    tab.evaluate("""async () => {
+      while (document.querySelector('.virtual').getAttribute('aria-rowcount') === '-1') {
+        scrollTo(0, document.body.scrollHeight); await new Promise(requestAnimationFrame); } }""")
+
+
+TITLES = "[...document.querySelectorAll('.virtual-body .id [title]')].map((node) => node.title)"
+
+
 @pytest.mark.parametrize(
     "what, tables, file", [("models", {"model": "id"}, "digits-cnn.onnx"), ("datasets", {"dataset": "id"}, "test.npz")]
 )
@@ -465,23 +475,106 @@ def test_long_lists_of_resources_come_by_pages(page, what, tables, file):
         table = page.locator(".virtual")
         page.locator(".virtual-body .virtual-row").first.wait_for()
         assert len(asked) == 1 and table.get_attribute("aria-rowcount") == "-1"
-        page.evaluate("""async () => {
-          while (document.querySelector('.virtual').getAttribute('aria-rowcount') === '-1') {
-            scrollTo(0, document.body.scrollHeight); await new Promise(requestAnimationFrame); } }""")
+        to_the_end(page)
         assert table.get_attribute("aria-rowcount") == "452" and len(asked) == 5
         assert page.locator(".virtual-body .virtual-row").count() <= 60
         page.evaluate("scrollTo(0, 0)")
         page.on("dialog", lambda dialog: dialog.accept())
+        page.wait_for_function("() => document.querySelector('.virtual-body [aria-rowindex=\"2\"]')")
+        gone, after = page.evaluate(TITLES)[:2]
         page.get_by_role("button", name="Delete").first.click()
         page.wait_for_function("() => document.querySelector('.virtual').getAttribute('aria-rowcount') === '451'")
+        titles = page.evaluate(TITLES)
+        assert gone not in titles and titles[0] == after
+        active = "document.activeElement.closest('.virtual-row')"
+        assert page.evaluate(f"{active}.querySelector('.id [title]').title") == after  # its button took over the focus
         shot_viewport(page, f"{what}_450")
         page.goto("about:blank")
+
+
+def served(tab, path, rows):
+    """Answer for the list at this path, out of rows that the test may change."""
+
+    def answer(route):
+        query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(route.request.url).query))
+        rest = [row for row in rows if row["id"] < query.get("cursor", "~")]
+        route.fulfill(json={"data": rest[:100], "next_cursor": rest[99]["id"] if len(rest) > 100 else None})
+
+    tab.route(f"**/v1/{path}?*", answer)
+
+
+def test_jobs_that_come_while_pages_are_there(page, server):
+    """A few push rows from the first page to the next; where more than a page came, none of them is left out."""
+    job = server.get(f"/v1/jobs/{submit(server, PRUNE)}").json()
+    row = lambda n: {**job, "id": f"job_{n:026d}", "state": "running"}  # noqa: E731
+    rows = [row(n) for n in range(1250, 1000, -1)]
+    served(page, "jobs", rows)
+    page.goto(server.url + "/#/jobs")
+    table = page.locator(".virtual")
+    page.locator(".virtual-body .virtual-row").first.wait_for()
+    to_the_end(page)
+    assert table.get_attribute("aria-rowcount") == "251"
+    page.evaluate("scrollTo(0, 95 * 46)")
+    rows.insert(0, row(1251))
+    for _ in range(2):  # what was pushed is fetched alone, as soon as it is known
+        with page.expect_response(lambda r: f"cursor={row(1152)['id']}" in r.url):
+            pass
+    page.wait_for_timeout(50)
+    assert table.get_attribute("aria-rowcount") == "252"
+    numbers = [int(title[4:]) for title in page.evaluate(TITLES)]
+    assert numbers == list(range(numbers[0], numbers[0] - len(numbers), -1)) and 1151 in numbers
+    page.evaluate("scrollTo(0, 0)")
+    rows[:0] = [row(n) for n in range(1401, 1251, -1)]
+    page.get_by_role("link", name=row(1401)["id"]).wait_for()
+    to_the_end(page)
+    assert table.get_attribute("aria-rowcount") == "402"
+
+
+def test_a_page_on_its_way_while_a_job_comes(page, server):
+    """It is of the list before: what was pushed off the first page lies between."""
+    job = server.get(f"/v1/jobs/{submit(server, PRUNE)}").json()
+    rows = [{**job, "id": f"job_{n:026d}"} for n in range(150, 0, -1)]
+    held = []
+
+    def late(route):
+        held.append(route)
+        if len(held) > 1:
+            route.fallback()
+
+    served(page, "jobs", rows)
+    page.route("**/v1/jobs?*cursor=*", late)
+    page.goto(server.url + "/#/jobs")
+    page.locator(".virtual-body .virtual-row").first.wait_for()
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    until(page, lambda: held)
+    rows.insert(0, {**job, "id": f"job_{151:026d}"})
+    with page.expect_response(lambda r: "/v1/jobs?" in r.url and "cursor=" not in r.url):
+        pass
+    page.wait_for_timeout(50)
+    held[0].fallback()
+    to_the_end(page)
+    assert page.locator(".virtual").get_attribute("aria-rowcount") == "152"
+
+
+def test_no_more_jobs_are_chosen_than_compared(page, server):
+    job = server.get(f"/v1/jobs/{submit(server, PRUNE)}").json()
+    served(page, "jobs", [{**job, "id": f"job_{n:026d}"} for n in range(25, 0, -1)])
+    page.set_viewport_size({"width": 1280, "height": 1600})
+    page.goto(server.url + "/#/jobs")
+    boxes = page.get_by_role("checkbox")
+    boxes.nth(20).wait_for()
+    for box in boxes.all()[:21]:
+        box.check()
+    assert page.get_by_role("button", name="Compare 21: at most 20").is_disabled()
+    boxes.first.uncheck()
+    assert page.get_by_role("button", name="Compare 20", exact=True).is_enabled()
 
 
 def test_theme_is_chosen_and_kept(page, server):
     page.goto(server.url + "/#/models")
     paper = lambda: page.evaluate("getComputedStyle(document.body).backgroundColor")  # noqa: E731
     light = paper()
+    assert page.evaluate("getComputedStyle(document.querySelector('.brand')).textDecorationLine") == "none"
     page.get_by_label("Colours").select_option("dark")
     dark = paper()
     assert dark != light
