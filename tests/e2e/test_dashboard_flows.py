@@ -123,6 +123,7 @@ def test_a_job_is_watched_by_its_events(page, server):
     page.keyboard.press("Enter")
     page.locator(".state", has_text="canceled").wait_for(timeout=20000)
     assert page.get_by_role("status").last.text_content() == "job canceled"
+    assert page.evaluate("document.activeElement.tagName") == "H1"  # its button is gone
     # done again, from its page
     page.get_by_role("button", name="Do it again").click()
     page.wait_for_url(lambda url: job not in url and "/jobs/job_" in url)
@@ -324,6 +325,37 @@ def test_the_page_of_a_job_comes_back_with_the_server(cut_page):
         cut_page.get_by_role("button", name="Cancel job").click()
         cut_page.locator(".state", has_text="canceled").wait_for(timeout=30000)
         cut_page.goto("about:blank")
+
+
+def test_every_view_comes_back_with_the_server(cut_page, server):
+    """Its first load is not answered; it is tried again, and what stands there meanwhile stays."""
+    model, job, other = put(server, "models", "digits-cnn.onnx"), submit(server, PRUNE), submit(server, "int8")
+    lost = cut_page.get_by_role("status").get_by_text(LOST)
+    cut_page.goto(server.url + "/#/nothing/here")
+    for view, ready in [
+        ("models", ".virtual-body .virtual-row"),
+        ("datasets", ".virtual-body .virtual-row"),
+        ("new", "form select"),
+        (f"compare?jobs={job},{other}", "table.figures"),
+        (f"models/{model}", "#layers tbody tr"),
+        (f"models/{model}/graph", "svg.graph .node"),
+    ]:
+        cut_page.route("**/v1/**", lambda route: route.abort("connectionrefused"))
+        cut_page.goto(f"{server.url}/#/{view}")
+        lost.wait_for()
+        assert cut_page.get_by_role("alert").count() == 0, view
+        zone = cut_page.locator(".drop")
+        if zone.count():
+            zone.evaluate("(zone) => { zone.dataset.mark = 'same'; }")
+        elif view == "new":
+            assert axe(cut_page) == []
+            shot(cut_page, "view_lost")
+        cut_page.unroute("**/v1/**")
+        cut_page.locator(ready).first.wait_for()
+        lost.wait_for(state="detached")
+        assert cut_page.evaluate("document.activeElement.tagName") == "H1", view
+        if view in ("models", "datasets"):
+            assert zone.get_attribute("data-mark") == "same"  # a file may be on its way there
 
 
 # ---- the list
@@ -877,6 +909,53 @@ def test_an_upload_is_let_go(cut_page, server, leave):
     cut_page.get_by_text("test.npz is ready").wait_for()
 
 
+def test_what_was_sent_is_there_though_the_list_is_not(cut_page, server, tmp_path):
+    put(server, "datasets", "test.npz")
+    with numpy.load(os.path.join(DIGITS, "test.npz")) as whole:
+        numpy.savez(tmp_path / "fresh.npz", **{name: part[:50] for name, part in whole.items()})
+    cut_page.goto(server.url + "/#/datasets")
+    cut_page.locator(".virtual-body .virtual-row").first.wait_for()
+    cut_page.route("**/v1/datasets?limit=*", lambda route: route.abort("connectionreset"))
+    cut_page.locator(".drop input[type=file]").set_input_files(str(tmp_path / "fresh.npz"))
+    cut_page.get_by_text("fresh.npz is ready").wait_for()
+    row = cut_page.locator(f".virtual-body [title={cut_page.locator('.drop .mono').inner_text()}]")
+    lost = cut_page.get_by_role("status").get_by_text(LOST)
+    lost.wait_for()
+    assert cut_page.get_by_role("alert").count() == 0 and row.count() == 0
+    cut_page.unroute("**/v1/datasets?limit=*")
+    row.wait_for()
+    lost.wait_for(state="detached")
+
+
+def test_the_last_row_leaves_its_focus_to_the_heading(page, server):
+    row = server.get("/v1/models/" + put(server, "models", "digits-cnn.onnx")).json()
+    served(page, "models", [row])
+    page.route(f"**/v1/models/{row['id']}", lambda route: route.fulfill(status=204))
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.goto(server.url + "/#/models")
+    page.get_by_role("button", name="Delete").press("Enter")
+    page.get_by_text("No model yet").wait_for()
+    assert page.evaluate("document.activeElement.tagName") == "H1"
+
+
+def test_a_refusal_is_forgotten_at_the_next_try(page, server):
+    job = submit(server, PRUNE)
+    held = []
+    page.route(
+        f"**/v1/jobs/{job}", lambda route: held.append(route) if route.request.method == "DELETE" else route.fallback()
+    )
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.goto(f"{server.url}/#/jobs/{job}")
+    page.get_by_role("button", name="Delete job").focus()
+    for _ in range(2):
+        page.keyboard.press("Enter")
+        until(page, lambda: held)
+        assert page.get_by_role("alert").count() == 0
+        held.pop().fulfill(status=409, json={"status": 409, "detail": "Something needs it."})
+        page.get_by_role("alert").wait_for()
+        assert page.evaluate("document.activeElement.textContent") == "Delete job"  # the focus is not lost
+
+
 def test_a_refused_delete_is_said_once(page, server):
     with open(os.path.join(DIGITS, "test.npz"), "rb") as f:
         made = server.request("POST", "/v1/datasets?name=to%20delete.npz", body=f.read()).json()
@@ -1224,6 +1303,10 @@ def test_downloads_work_with_a_key(browser, tmp_path):  # noqa: F811
         )
         assert saved.returncode == 0, saved.stderr
         assert os.path.getsize(tmp_path / "m.onnx") == os.path.getsize(tmp_path / "source.onnx")
+        tab.unroute(f"**/v1/models/{model}/content")
+        with tab.expect_download():
+            tab.get_by_role("button", name="Download").click()
+        assert card.count() == 0
         context.close()
 
 
