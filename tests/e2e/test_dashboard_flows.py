@@ -757,6 +757,7 @@ def own_recipe(page, server):
 
 def test_recipe_is_a_form_and_json_at_once(page, server):
     text = own_recipe(page, server)
+    assert text.get_attribute("spellcheck") == "false"
     page.get_by_role("combobox", name="method", exact=True).select_option("prune.weights")
     page.get_by_role("button", name="Add step", exact=True).click()
     page.locator(".step label", has_text="sparsity").first.locator("input").fill("0.5")
@@ -795,6 +796,10 @@ def test_recipe_is_a_form_and_json_at_once(page, server):
         ('{"steps": [{"method": "no.such"}]}', "no method"),
         ('{"steps": 1}', "list"),
         ('{"steps": [], "step": 1}', "no key step"),
+        ('{"steps": [], "targets": {"max_byte_ratio": 1}}', 'no target "max_byte_ratio"'),
+        ('{"steps": [], "targets": {"max_bytes_ratio": "small"}}', "max_bytes_ratio must be a number"),
+        ('{"steps": [], "targets": [1]}', "is an object"),
+        ('{"steps": [], "seed": "three"}', "seed must be a whole number"),
     ]:
         text.fill(wrong)
         assert says in page.locator("#json-fault").inner_text()
@@ -860,7 +865,8 @@ def test_a_preset_is_edited_and_a_job_done_again(page, server):
 def test_a_job_like_this_is_asked_for_as_it_was(page, server):
     """Also with inputs that the lists do not go back to, and labels the form could not write."""
     labels = {"team": "red, or blue=green", "run": "7"}
-    job = submit(server, [{"method": "prune.weights", "sparsity": 0.45}], labels=labels, priority=3)
+    limits = {"timeout_s": 600, "threads": 1, "memory_bytes": 2**30}
+    job = submit(server, [{"method": "prune.weights", "sparsity": 0.45}], labels=labels, priority=3, **limits)
     value = server.get(f"/v1/jobs/{job}").json()
     for what in ["models", "datasets"]:
         page.route(f"**/v1/{what}?*", lambda route: route.fulfill(json={"data": [], "next_cursor": None}))
@@ -874,8 +880,54 @@ def test_a_job_like_this_is_asked_for_as_it_was(page, server):
     body = sent.value.post_data_json
     assert (body["model"], body["dataset"]) == (value["model"], value["dataset"])
     assert (body["labels"], body["priority"]) == (labels, 3)
+    assert {key: body[key] for key in limits} == limits
     assert body["recipe"]["steps"][0]["sparsity"] == 0.45
     page.get_by_role("heading", name="Before and after").wait_for(timeout=60000)
+
+
+def test_a_lost_answer_makes_no_second_job(cut_page, server):
+    job = submit(server, PRUNE)
+    keys, made = [], []
+
+    def take(route):
+        keys.append(route.request.headers["idempotency-key"])
+        answer = route.fetch()
+        made.append(answer.json()["id"])
+        if len(keys) < 3:
+            route.abort("connectionreset")
+        else:
+            route.fulfill(response=answer)
+
+    cut_page.route("**/v1/jobs", take)
+    cut_page.goto(f"{server.url}/#/new?job={job}")
+    send = cut_page.get_by_role("button", name="Start job")
+    send.press("Enter")
+    until(cut_page, lambda: len(keys) == 1)
+    cut_page.get_by_role("alert").wait_for()
+    assert cut_page.evaluate("document.activeElement.textContent") == "Start job"  # the focus is not lost
+    cut_page.get_by_role("textbox", name="Name for people").fill("another")
+    for n in (2, 3):
+        send.click()
+        until(cut_page, lambda: len(keys) == n)
+    cut_page.get_by_role("heading", name="another").wait_for()
+    assert keys[0] != keys[1] == keys[2] and made[0] != made[1] == made[2]
+
+
+def test_what_is_refused_of_a_preset_is_seen(page, server):
+    """The editor is out of sight then."""
+    job = submit(server, PRUNE)
+    fault = {"pointer": "/recipe/steps/0/sparsity", "detail": "too bold"}
+    refusal = {"status": 422, "detail": "No.", "errors": [fault]}
+    page.route("**/v1/jobs", lambda route: route.fulfill(status=422, json=refusal))
+    page.goto(f"{server.url}/#/new?job={job}")
+    page.get_by_role("radio", name="int8 8-bit").check()
+    send, card = page.get_by_role("button", name="Start job"), page.get_by_role("alert")
+    send.click()
+    card.get_by_text("too bold").wait_for()
+    page.get_by_role("radio", name="own recipe").check()
+    send.click()
+    page.locator(".step .fault").get_by_text("too bold").wait_for()
+    assert card.get_by_text("too bold").count() == 0
 
 
 # ---- files that are sent
