@@ -52,11 +52,11 @@ async function call(path, options = {}) {
 }
 
 export const getJson = async (path, signal) => jsonOf(await call(path, { signal }));
-export const postJson = async (path, body) =>
+export const postJson = async (path, body, headers) =>
   jsonOf(
     await call(path, {
       method: "POST",
-      headers: { "Content-Type": "application/json" },
+      headers: { "Content-Type": "application/json", ...headers },
       body: body === undefined ? undefined : JSON.stringify(body),
     }),
   );

@@ -6,10 +6,11 @@ import { compareView } from "/compare.js";
 import { graphView } from "/graph.js";
 import { jobView } from "/job.js";
 import { jobsView } from "/jobs.js";
+import { persist } from "/live.js";
 import { modelView } from "/model.js";
 import { newJobView } from "/new_job.js";
 import { datasetsView, modelsView } from "/resources.js";
-import { el, expectPage, page, problemCard } from "/ui.js";
+import { connectionLine, el, expectPage, page, problemCard } from "/ui.js";
 
 const routes = [
   [/^\/jobs$/, jobsView],
@@ -73,9 +74,16 @@ async function show() {
     else link.removeAttribute("aria-current");
   }
   const found = routes.map(([pattern, view]) => [pattern.exec(path), view]).find(([match]) => match);
+  const connection = connectionLine();
+  const reached = (yes) => {
+    if (yes || signal.aborted) return;
+    if (!connection.node.isConnected) page(main, "Not connected", connection.node);
+    connection.show(true);
+  };
   try {
     if (!found) throw new Error("There is no such page.");
-    await found[1]({ main, parameters: found[0].slice(1), query: new URLSearchParams(words || ""), signal });
+    const given = { main, parameters: found[0].slice(1), query: new URLSearchParams(words || ""), signal };
+    await persist(() => found[1](given), reached, signal);
   } catch (problem) {
     if (signal.aborted) return;
     if (problem.status === 401) keyForm(problem);

@@ -6,7 +6,7 @@ import { scatter } from "/charts.js";
 import { recipeText } from "/job_text.js";
 import { bytes, count, el, ms, page, percent, table, when } from "/ui.js";
 
-const MOST = 20;
+export const MOST = 20; // jobs side by side
 
 const FIGURES = [
   { name: "Top-1", of: (f) => f?.metrics?.top1, format: percent, high: true },

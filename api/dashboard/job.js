@@ -11,26 +11,20 @@ import {
   bytes,
   connectionLine,
   el,
-  expectPage,
+  once,
   page,
   percent,
   problemCard,
   refill,
+  sayIn,
   state,
   table,
   when,
 } from "/ui.js";
 
 function downloads(artifacts, report, say) {
-  const save = (a) => async (event) => {
-    event.target.disabled = true;
-    try {
-      await download(`/v1/jobs/${a.job}/artifacts/${encodeURIComponent(a.name)}`, a.name);
-    } catch (problem) {
-      say(problem);
-    }
-    event.target.disabled = false;
-  };
+  const save = (a) => (event) =>
+    once(event.target, () => download(`/v1/jobs/${a.job}/artifacts/${encodeURIComponent(a.name)}`, a.name), say);
   return [
     el("h2", {}, "Downloads"),
     table(
@@ -82,15 +76,8 @@ function actions(job, say) {
       "button",
       {
         class: kind,
-        onclick: async (event) => {
-          if (confirmation && !confirm(confirmation)) return;
-          event.target.disabled = true;
-          try {
-            await run();
-          } catch (problem) {
-            say(problem);
-            event.target.disabled = false;
-          }
+        onclick: (event) => {
+          if (!confirmation || confirm(confirmation)) once(event.target, run, say);
         },
       },
       text,
@@ -229,7 +216,7 @@ export async function jobView({ main, parameters: [id], signal }) {
   );
   const connection = connectionLine(),
     log = logSection();
-  const say = (problem) => places.problems.replaceChildren(problemCard(problem));
+  const say = sayIn(places.problems);
   const seen = {}; // what a place shows now, so that only what changed is filled again
   const fill = (name, what, make) => {
     const text = JSON.stringify(what);
@@ -249,7 +236,6 @@ export async function jobView({ main, parameters: [id], signal }) {
     if (signal.aborted) return;
     if (!shown) {
       shown = true;
-      if (main.querySelector("h1") === document.activeElement) expectPage(); // the heading while there was no answer
       page(
         main,
         el(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The list of jobs: newest first, page by page as it is scrolled, filtered by the server, fresh while it is looked at.
 import { getAll, passing } from "/api.js";
+import { MOST as MOST_COMPARED } from "/compare.js";
 import { ended, fraction, progressLine, recipeText, took } from "/job_text.js";
 import { sleep } from "/live.js";
 import { PagedTable, narrow } from "/paging.js";
@@ -148,8 +149,10 @@ export async function jobsView({ main, query, signal }) {
   const choose = (job, on) => {
     if (on) chosen.add(job.id);
     else chosen.delete(job.id);
-    compare.disabled = chosen.size < 2;
-    compare.textContent = chosen.size ? `Compare ${chosen.size}` : "Compare";
+    const many = chosen.size > MOST_COMPARED;
+    compare.disabled = chosen.size < 2 || many;
+    compare.textContent = chosen.size ? `Compare ${chosen.size}${many ? `: at most ${MOST_COMPARED}` : ""}` : "Compare";
+    if (many) announce(`${chosen.size} jobs are chosen; at most ${MOST_COMPARED} can be compared`);
   };
   const empty = () =>
     Object.values(words).some(Boolean)

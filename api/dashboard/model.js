@@ -4,7 +4,7 @@
 import { download, getJson } from "/api.js";
 import { histogram, plain } from "/charts.js";
 import { groupsSection } from "/prune.js";
-import { announce, bar, bytes, count, el, explorerTable, page, percent, problemCard } from "/ui.js";
+import { announce, bar, bytes, count, el, explorerTable, once, page, percent, sayIn } from "/ui.js";
 
 const shape = (value) =>
   `${value.name}: ${value.dtype || value.kind || ""} [${(value.shape || []).map((d) => d ?? "?").join(", ")}]`;
@@ -141,10 +141,8 @@ export async function modelView({ main, parameters: [id], signal }) {
   ]);
   const problems = el("div"),
     name = model.name || model.id;
-  const save = () =>
-    download(`/v1/models/${id}/content`, model.name || "model.onnx").catch((problem) =>
-      problems.replaceChildren(problemCard(problem)),
-    );
+  const save = (event) =>
+    once(event.target, () => download(`/v1/models/${id}/content`, model.name || "model.onnx"), sayIn(problems));
   page(
     main,
     name,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // A new job: model, data, and a preset or a recipe of one's own. "#/new?model=ID" starts with that model,
 // "#/new?job=ID" as that job was asked for, without its name. Faults appear beside the field they name.
-import { getAll, getJson, postJson } from "/api.js";
+import { getAll, getJson, passing, postJson } from "/api.js";
 import { recipeEditor } from "/recipe.js";
 import { sendDataset, sendModel } from "/resources.js";
-import { announce, dropZone, el, page, problemCard, select } from "/ui.js";
+import { announce, dropZone, el, once, page, sayIn, select } from "/ui.js";
 
 function presetChoices(presets, edit) {
   const box = (value, title, text, checked) =>
@@ -51,6 +51,16 @@ const ROLES = [
   ["val_dataset", "Validation dataset"],
   ["eval_dataset", "Evaluation dataset"],
 ];
+
+const LIMITS = [
+  ["timeout_s", "Time limit", "seconds"],
+  ["threads", "Threads", "to compute with"],
+  ["memory_bytes", "Memory", "bytes"],
+];
+
+/** A key as no other request has; randomUUID is not there on plain HTTP. */
+const newKey = () =>
+  [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
 function roleSelects(models, datasets) {
   return {
@@ -102,11 +112,18 @@ export async function newJobView({ main, query, signal }) {
   const roles = roleSelects(models, datasets),
     own = recipeEditor(methods.data, methods.targets);
   const problems = el("div"),
+    say = sayIn(problems),
     submit = el("button", { class: "primary" }, "Start job");
   const likeLabels = labelsText(like?.labels || {});
   const name = el("input", { maxlength: "200" }),
     labels = el("input", { placeholder: "team=vision, run=7", value: likeLabels }),
     priority = el("input", { type: "number", step: "1", placeholder: "0", value: like?.priority || null });
+  const limits = LIMITS.map(([key, label, unit]) => ({
+    key,
+    label,
+    unit,
+    box: el("input", { type: "number", min: "1", step: "1", placeholder: "the server's", value: like?.[key] }),
+  }));
   const chosen = () => choices.querySelector("input:checked").value,
     toggle = () => {
       own.node.hidden = chosen() !== "";
@@ -124,9 +141,23 @@ export async function newJobView({ main, query, signal }) {
   if (like) startLike(like, roles, own, choices);
   toggle();
 
-  const start = async (event) => {
+  let sent = null; // the last request and its key: sent once more after a lost answer, it makes no second job
+  const send = async (body) => {
+    const text = JSON.stringify(body);
+    if (sent?.text !== text) sent = { text, key: newKey() };
+    try {
+      const job = await postJson("/v1/jobs", body, { "Idempotency-Key": sent.key });
+      sent = null;
+      location.hash = `#/jobs/${job.id}`;
+    } catch (problem) {
+      if (!passing(problem)) sent = null;
+      if (typeof body.recipe !== "string") problem.errors = own.complain(problem.errors || []);
+      throw problem;
+    }
+  };
+  const start = (event) => {
     event.preventDefault();
-    problems.replaceChildren();
+    say(null);
     const body = { recipe: chosen() || own.value() },
       same = likeLabels && labels.value === likeLabels, // then they may hold commas
       words = same ? like.labels : labelsOf(labels.value);
@@ -134,6 +165,7 @@ export async function newJobView({ main, query, signal }) {
     if (words && Object.keys(words).length) body.labels = words;
     if (name.value.trim()) body.name = name.value.trim();
     if (priority.value) body.priority = Number(priority.value);
+    for (const { key, box } of limits) if (box.value) body[key] = Number(box.value);
     const errors = [
       !body.model && { pointer: "/model", detail: "choose a model, or send one" },
       !words && { pointer: "/labels", detail: "labels are written as key=value, separated by commas" },
@@ -141,15 +173,8 @@ export async function newJobView({ main, query, signal }) {
         !own.judge() && { pointer: "/recipe", detail: "some values of the recipe are wrong; they are marked" },
     ].filter(Boolean);
     if (errors.length)
-      return problems.replaceChildren(problemCard({ title: "Not sent", detail: "Please mend this first.", errors }));
-    submit.disabled = true;
-    try {
-      location.hash = `#/jobs/${(await postJson("/v1/jobs", body)).id}`;
-    } catch (problem) {
-      problem.errors = own.complain(problem.errors || []);
-      problems.replaceChildren(problemCard(problem));
-    }
-    submit.disabled = false;
+      return say({ title: "Not sent", detail: "Please mend this first.", errors });
+    once(submit, () => send(body), say);
   };
 
   page(
@@ -190,6 +215,9 @@ export async function newJobView({ main, query, signal }) {
         el("label", {}, "Name", el("span", { class: "quiet small" }, " for people"), name),
         el("label", {}, "Labels", el("span", { class: "quiet small" }, " to find the job again"), labels),
         el("label", {}, "Priority", el("span", { class: "quiet small" }, " higher goes first"), priority),
+        limits.map(({ label, unit, box }) =>
+          el("label", {}, label, el("span", { class: "quiet small" }, ` ${unit}`), box),
+        ),
       ),
       problems,
       submit,

@@ -39,6 +39,7 @@ class Pages {
     const cursor = this.next;
     this.#loading = this.#fetch(cursor, null)
       .then(({ etag, page }) => {
+        if (this.next !== cursor) return; // the pages before it are others by now
         const known = new Set(this.rows.map((row) => row.id));
         this.#pages.push({ cursor, etag, rows: page.data.filter((row) => !known.has(row.id)) });
         this.next = page.next_cursor;
@@ -68,6 +69,7 @@ class Pages {
     };
     let at = 0;
     for (const [i, one] of [...this.#pages].entries()) {
+      if (!this.#pages.includes(one)) return; // started over
       const inSight = at < last && at + one.rows.length > first,
         moving = one.rows.some(this.#moving);
       at += one.rows.length;
@@ -76,15 +78,20 @@ class Pages {
       if (!page) continue;
       one.etag = etag;
       if (i === 0) this.#takeHead(page.data.map(same), page.next_cursor);
-      else one.rows = page.data.map(same);
+      else {
+        const others = this.#pages.filter((p) => p !== one).flatMap((p) => p.rows);
+        const elsewhere = new Set(others.map((row) => row.id));
+        one.rows = page.data.map(same).filter((row) => !elsewhere.has(row.id));
+      }
     }
   }
 
   /** New rows push older ones off the first page: those go to the front of the second. Where rows went, some of the
-   * second come. */
+   * second come. A head of which no row is known may have others between it and the known ones: it starts over. */
   #takeHead(rows, next) {
     const head = this.#pages[0],
       there = new Set(rows.map((row) => row.id));
+    if (!this.rows.some((row) => there.has(row.id))) this.#pages = [head];
     const pushed = head.rows.filter((row) => !there.has(row.id) && rows.length && row.id < rows.at(-1).id);
     head.rows = rows;
     if (this.#pages.length === 1) this.next = next;

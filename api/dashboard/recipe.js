@@ -33,6 +33,8 @@ function numberFault(p, value) {
   return out ? `must be ${rangeText(p)}, not ${value}` : "";
 }
 
+const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+
 /** What is wrong with a value of a parameter; "" if nothing. The server has the last word. */
 export function faultOf(p, value) {
   if (value === undefined) return p.required ? "is required" : "";
@@ -54,9 +56,7 @@ export function faultOf(p, value) {
         ? ""
         : "must be a list of patterns";
     case "object":
-      return value && typeof value === "object" && !Array.isArray(value)
-        ? ""
-        : 'must be a JSON object, as {"key": value}';
+      return isObject(value) ? "" : 'must be a JSON object, as {"key": value}';
     default:
       return typeof value === "string" ? "" : "must be text";
   }
@@ -434,7 +434,14 @@ function targetsForm(rows, changed) {
       Object.fromEntries(
         all.filter((t) => t.key.value && t.value.value !== "").map((t) => [t.key.value, Number(t.value.value)]),
       ),
+    /** Throws a sentence for a target that no form can show. */
     load(targets) {
+      if (targets !== undefined && !isObject(targets)) throw new Error('"targets" is an object, as {"name": 0.5}');
+      for (const [name, wanted] of Object.entries(targets || {})) {
+        if (rows.length && !rows.some((r) => r.name === name))
+          throw new Error(`there is no target ${JSON.stringify(name)}`);
+        if (typeof wanted !== "number") throw new Error(`target ${name} must be a number`);
+      }
       all.length = 0;
       for (const [name, wanted] of Object.entries(targets || {})) add(name, wanted);
       draw();
@@ -447,7 +454,7 @@ export function recipeEditor(methods, targetRows = []) {
   const fault = el("p", { class: "fault", id: "json-fault", hidden: true });
   const json = el("textarea", {
     rows: 14,
-    spellcheck: false,
+    spellcheck: "false",
     class: "mono",
     "aria-label": "recipe as JSON",
     "aria-describedby": "json-fault",
@@ -477,10 +484,12 @@ export function recipeEditor(methods, targetRows = []) {
   const load = (recipe) => {
     quiet = true;
     try {
-      if (!recipe || typeof recipe !== "object" || !Array.isArray(recipe.steps))
+      if (!isObject(recipe) || !Array.isArray(recipe.steps))
         throw new Error('a recipe is an object with a list "steps"');
       const unknown = Object.keys(recipe).filter((k) => !["steps", "targets", "seed"].includes(k));
       if (unknown.length) throw new Error(`a recipe has no key ${unknown.join(", ")}`);
+      if (recipe.seed !== undefined && !Number.isInteger(recipe.seed))
+        throw new Error("the seed must be a whole number");
       list.load(recipe.steps);
       targets.load(recipe.targets);
       seed.value = recipe.seed || "";
@@ -502,9 +511,10 @@ export function recipeEditor(methods, targetRows = []) {
   return {
     value,
     judge: () => fault.hidden && list.judge(),
+    /** What cannot be shown is a fault beside the JSON. */
     load(recipe) {
-      load(recipe);
-      write();
+      json.value = JSON.stringify(recipe, null, 2);
+      read();
     },
     complain: (errors) => list.complain(errors),
     node: el(

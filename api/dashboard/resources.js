@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Models and datasets: lists with upload and delete.
 import { remove, upload } from "/api.js";
+import { persist } from "/live.js";
 import { PagedTable, narrow } from "/paging.js";
-import { bytes, count, dropZone, el, page, problemCard, whenShort } from "/ui.js";
+import { bytes, connectionLine, count, dropZone, el, page, problemCard, whenShort } from "/ui.js";
 
 const send =
   (path) =>
@@ -33,7 +34,17 @@ function deleteButton(path, name, problems, after) {
 }
 
 async function listView(main, signal, { title, path, text, accept, send, columns, none }) {
-  const problems = el("div");
+  const problems = el("div"),
+    connection = connectionLine();
+  const reached = (yes) => connection.show(!yes);
+  const say = (problem) => {
+    if (!signal.aborted) problems.replaceChildren(problemCard(problem));
+  };
+  /** Out of the list; the focus, where no row is left to take it, goes to the heading. */
+  const drop = (id) => {
+    list.drop(id);
+    if (document.activeElement === document.body) main.querySelector("h1")?.focus({ preventScroll: true });
+  };
   const list = new PagedTable({
     path,
     signal,
@@ -46,7 +57,7 @@ async function listView(main, signal, { title, path, text, accept, send, columns
       {
         label: el("span", { class: "unseen" }, "Delete"),
         name: "remove",
-        cell: (r) => deleteButton(`${path}/${r.id}`, r.name || r.id, problems, () => list.drop(r.id)),
+        cell: (r) => deleteButton(`${path}/${r.id}`, r.name || r.id, problems, () => drop(r.id)),
       },
     ],
   });
@@ -58,14 +69,15 @@ async function listView(main, signal, { title, path, text, accept, send, columns
       { class: "card" },
       dropZone(text, accept, signal, async (...file) => {
         const made = await send(...file);
-        await list.refresh();
+        persist(() => list.refresh(), reached, signal).catch(say); // what is sent is there, also if the list is not
         return made;
       }),
     ),
+    connection.node,
     problems,
     list.node,
   );
-  await list.open();
+  await persist(() => list.open(), reached, signal);
 }
 
 const created = { label: "Created", name: "created", cell: (row) => whenShort(row.created_at) };

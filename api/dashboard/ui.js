@@ -74,12 +74,14 @@ export const expectPage = () => {
   opening = true;
 };
 
-/** Show a view: its title (also the window's), then its content. title: text, or a heading made elsewhere. */
+/** Show a view: its title (also the window's), then its content. title: text, or a heading made elsewhere. The focus of
+ * a heading passes on to the next. */
 export function page(main, title, ...content) {
   const heading =
     typeof title === "string" ? el("h1", {}, title) : title.matches("h1") ? title : title.querySelector("h1");
   heading.tabIndex = -1;
   document.title = `${heading.textContent} · pared`;
+  opening ||= main.querySelector("h1") === document.activeElement;
   main.replaceChildren(...[typeof title === "string" ? heading : title, ...content].flat(Infinity).filter(Boolean));
   if (opening) {
     opening = false;
@@ -88,7 +90,8 @@ export function page(main, title, ...content) {
   }
 }
 
-/** Fill a place anew without closing what the reader opened in it, or losing the focus of a button of the same name. */
+/** Fill a place anew without closing what the reader opened in it, or losing the focus: a button of the same name has
+ * it again, or else the heading. */
 export function refill(place, ...content) {
   const open = [...place.querySelectorAll("details")].map((d) => d.open),
     active = document.activeElement;
@@ -99,8 +102,26 @@ export function refill(place, ...content) {
     now.forEach((d, i) => {
       d.open = open[i];
     });
-  if (held)
-    [...place.querySelectorAll(held[0])].find((node) => node.textContent === held[1])?.focus({ preventScroll: true });
+  if (!held) return;
+  const same = [...place.querySelectorAll(held[0])].find((node) => node.textContent === held[1]);
+  (same || document.querySelector("main h1"))?.focus({ preventScroll: true });
+}
+
+/** say(problem) shows it in this place, instead of the one before; say(null) only forgets that. */
+export const sayIn = (place) => (problem) => place.replaceChildren(...(problem ? [problemCard(problem)] : []));
+
+/** run() for a button, one at a time: it is marked and not disabled, which would take the focus from it. say: of
+ * sayIn(), for what goes wrong. */
+export async function once(button, run, say) {
+  if (button.getAttribute("aria-disabled")) return;
+  button.setAttribute("aria-disabled", "true");
+  say(null);
+  try {
+    await run();
+  } catch (problem) {
+    say(problem);
+  }
+  button.removeAttribute("aria-disabled");
 }
 
 export const state = (name) => el("span", { class: `state ${name}` }, name);

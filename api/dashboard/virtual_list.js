@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // A table of very many rows of one height: only those near the window are in the page. A row's node stays as long as
-// its data does, so focus and selection survive news; a row that holds the focus is never taken away.
+// its data does, so focus and selection survive news; a row that holds the focus is drawn as long as it is listed.
 import { el } from "/ui.js";
 
 const BEYOND = 8; // rows kept above and below the window
+const controls = (node) => [...node.querySelectorAll("a, button, input")];
 
 export class VirtualList {
   #columns;
@@ -50,11 +51,24 @@ export class VirtualList {
     return this.#rows;
   }
 
-  /** whole: all rows there are; false: more exist beyond those given. */
+  /** whole: all rows there are; false: more exist beyond those given. The row that comes to the place of one that is
+   * gone takes over its focus. */
   set(rows, whole) {
+    const keys = new Set(rows.map(this.#key)),
+      active = document.activeElement;
+    let left = null;
+    for (const [key, { node, index }] of this.#nodes) {
+      if (keys.has(key)) continue;
+      if (node.contains(active)) left = { index, at: controls(node).indexOf(active) };
+      node.remove();
+      this.#nodes.delete(key);
+    }
     this.#rows = rows;
     this.#table.setAttribute("aria-rowcount", whole ? String(rows.length + 1) : "-1");
     this.draw();
+    const next = left && this.#rows[Math.min(left.index, this.#rows.length - 1)];
+    const node = next && this.#nodes.get(this.#key(next))?.node;
+    if (node) controls(node)[left.at]?.focus({ preventScroll: true });
   }
 
   #soon() {
@@ -78,9 +92,9 @@ export class VirtualList {
       const active = document.activeElement;
       if (known?.node.contains(active)) {
         // the new node takes over the focus
-        const at = [...known.node.querySelectorAll("a, button, input")].indexOf(active);
+        const at = controls(known.node).indexOf(active);
         known.node.replaceWith(node);
-        node.querySelectorAll("a, button, input")[at]?.focus({ preventScroll: true });
+        controls(node)[at]?.focus({ preventScroll: true });
       } else known?.node.remove();
       known = { data, node };
       this.#nodes.set(key, known);

@@ -123,6 +123,7 @@ def test_a_job_is_watched_by_its_events(page, server):
     page.keyboard.press("Enter")
     page.locator(".state", has_text="canceled").wait_for(timeout=20000)
     assert page.get_by_role("status").last.text_content() == "job canceled"
+    assert page.evaluate("document.activeElement.tagName") == "H1"  # its button is gone
     # done again, from its page
     page.get_by_role("button", name="Do it again").click()
     page.wait_for_url(lambda url: job not in url and "/jobs/job_" in url)
@@ -326,6 +327,37 @@ def test_the_page_of_a_job_comes_back_with_the_server(cut_page):
         cut_page.goto("about:blank")
 
 
+def test_every_view_comes_back_with_the_server(cut_page, server):
+    """Its first load is not answered; it is tried again, and what stands there meanwhile stays."""
+    model, job, other = put(server, "models", "digits-cnn.onnx"), submit(server, PRUNE), submit(server, "int8")
+    lost = cut_page.get_by_role("status").get_by_text(LOST)
+    cut_page.goto(server.url + "/#/nothing/here")
+    for view, ready in [
+        ("models", ".virtual-body .virtual-row"),
+        ("datasets", ".virtual-body .virtual-row"),
+        ("new", "form select"),
+        (f"compare?jobs={job},{other}", "table.figures"),
+        (f"models/{model}", "#layers tbody tr"),
+        (f"models/{model}/graph", "svg.graph .node"),
+    ]:
+        cut_page.route("**/v1/**", lambda route: route.abort("connectionrefused"))
+        cut_page.goto(f"{server.url}/#/{view}")
+        lost.wait_for()
+        assert cut_page.get_by_role("alert").count() == 0, view
+        zone = cut_page.locator(".drop")
+        if zone.count():
+            zone.evaluate("(zone) => { zone.dataset.mark = 'same'; }")
+        elif view == "new":
+            assert axe(cut_page) == []
+            shot(cut_page, "view_lost")
+        cut_page.unroute("**/v1/**")
+        cut_page.locator(ready).first.wait_for()
+        lost.wait_for(state="detached")
+        assert cut_page.evaluate("document.activeElement.tagName") == "H1", view
+        if view in ("models", "datasets"):
+            assert zone.get_attribute("data-mark") == "same"  # a file may be on its way there
+
+
 # ---- the list
 
 
@@ -452,6 +484,16 @@ def test_ten_thousand_jobs_scroll_smoothly(page):
         page.goto("about:blank")  # the page must not miss its server
 
 
+def to_the_end(tab):
+    """Scroll until every page is there."""
+    tab.evaluate("""async () => {
+      while (document.querySelector('.virtual').getAttribute('aria-rowcount') === '-1') {
+        scrollTo(0, document.body.scrollHeight); await new Promise(requestAnimationFrame); } }""")
+
+
+TITLES = "[...document.querySelectorAll('.virtual-body .id [title]')].map((node) => node.title)"
+
+
 @pytest.mark.parametrize(
     "what, tables, file", [("models", {"model": "id"}, "digits-cnn.onnx"), ("datasets", {"dataset": "id"}, "test.npz")]
 )
@@ -465,23 +507,106 @@ def test_long_lists_of_resources_come_by_pages(page, what, tables, file):
         table = page.locator(".virtual")
         page.locator(".virtual-body .virtual-row").first.wait_for()
         assert len(asked) == 1 and table.get_attribute("aria-rowcount") == "-1"
-        page.evaluate("""async () => {
-          while (document.querySelector('.virtual').getAttribute('aria-rowcount') === '-1') {
-            scrollTo(0, document.body.scrollHeight); await new Promise(requestAnimationFrame); } }""")
+        to_the_end(page)
         assert table.get_attribute("aria-rowcount") == "452" and len(asked) == 5
         assert page.locator(".virtual-body .virtual-row").count() <= 60
         page.evaluate("scrollTo(0, 0)")
         page.on("dialog", lambda dialog: dialog.accept())
+        page.wait_for_function("() => document.querySelector('.virtual-body [aria-rowindex=\"2\"]')")
+        gone, after = page.evaluate(TITLES)[:2]
         page.get_by_role("button", name="Delete").first.click()
         page.wait_for_function("() => document.querySelector('.virtual').getAttribute('aria-rowcount') === '451'")
+        titles = page.evaluate(TITLES)
+        assert gone not in titles and titles[0] == after
+        active = "document.activeElement.closest('.virtual-row')"
+        assert page.evaluate(f"{active}.querySelector('.id [title]').title") == after  # its button took over the focus
         shot_viewport(page, f"{what}_450")
         page.goto("about:blank")
+
+
+def served(tab, path, rows):
+    """Answer for the list at this path, out of rows that the test may change."""
+
+    def answer(route):
+        query = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(route.request.url).query))
+        rest = [row for row in rows if row["id"] < query.get("cursor", "~")]
+        route.fulfill(json={"data": rest[:100], "next_cursor": rest[99]["id"] if len(rest) > 100 else None})
+
+    tab.route(f"**/v1/{path}?*", answer)
+
+
+def test_jobs_that_come_while_pages_are_there(page, server):
+    """A few push rows from the first page to the next; where more than a page came, none of them is left out."""
+    job = server.get(f"/v1/jobs/{submit(server, PRUNE)}").json()
+    row = lambda n: {**job, "id": f"job_{n:026d}", "state": "running"}  # noqa: E731
+    rows = [row(n) for n in range(1250, 1000, -1)]
+    served(page, "jobs", rows)
+    page.goto(server.url + "/#/jobs")
+    table = page.locator(".virtual")
+    page.locator(".virtual-body .virtual-row").first.wait_for()
+    to_the_end(page)
+    assert table.get_attribute("aria-rowcount") == "251"
+    page.evaluate("scrollTo(0, 95 * 46)")
+    rows.insert(0, row(1251))
+    for _ in range(2):  # what was pushed is fetched alone, as soon as it is known
+        with page.expect_response(lambda r: f"cursor={row(1152)['id']}" in r.url):
+            pass
+    page.wait_for_timeout(50)
+    assert table.get_attribute("aria-rowcount") == "252"
+    numbers = [int(title[4:]) for title in page.evaluate(TITLES)]
+    assert numbers == list(range(numbers[0], numbers[0] - len(numbers), -1)) and 1151 in numbers
+    page.evaluate("scrollTo(0, 0)")
+    rows[:0] = [row(n) for n in range(1401, 1251, -1)]
+    page.get_by_role("link", name=row(1401)["id"]).wait_for()
+    to_the_end(page)
+    assert table.get_attribute("aria-rowcount") == "402"
+
+
+def test_a_page_on_its_way_while_a_job_comes(page, server):
+    """It is of the list before: what was pushed off the first page lies between."""
+    job = server.get(f"/v1/jobs/{submit(server, PRUNE)}").json()
+    rows = [{**job, "id": f"job_{n:026d}"} for n in range(150, 0, -1)]
+    held = []
+
+    def late(route):
+        held.append(route)
+        if len(held) > 1:
+            route.fallback()
+
+    served(page, "jobs", rows)
+    page.route("**/v1/jobs?*cursor=*", late)
+    page.goto(server.url + "/#/jobs")
+    page.locator(".virtual-body .virtual-row").first.wait_for()
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    until(page, lambda: held)
+    rows.insert(0, {**job, "id": f"job_{151:026d}"})
+    with page.expect_response(lambda r: "/v1/jobs?" in r.url and "cursor=" not in r.url):
+        pass
+    page.wait_for_timeout(50)
+    held[0].fallback()
+    to_the_end(page)
+    assert page.locator(".virtual").get_attribute("aria-rowcount") == "152"
+
+
+def test_no_more_jobs_are_chosen_than_compared(page, server):
+    job = server.get(f"/v1/jobs/{submit(server, PRUNE)}").json()
+    served(page, "jobs", [{**job, "id": f"job_{n:026d}"} for n in range(25, 0, -1)])
+    page.set_viewport_size({"width": 1280, "height": 1600})
+    page.goto(server.url + "/#/jobs")
+    boxes = page.get_by_role("checkbox")
+    boxes.nth(20).wait_for()
+    for box in boxes.all()[:21]:
+        box.check()
+    assert page.get_by_role("button", name="Compare 21: at most 20").is_disabled()
+    boxes.first.uncheck()
+    assert page.get_by_role("button", name="Compare 20", exact=True).is_enabled()
 
 
 def test_theme_is_chosen_and_kept(page, server):
     page.goto(server.url + "/#/models")
     paper = lambda: page.evaluate("getComputedStyle(document.body).backgroundColor")  # noqa: E731
     light = paper()
+    assert page.evaluate("getComputedStyle(document.querySelector('.brand')).textDecorationLine") == "none"
     page.get_by_label("Colours").select_option("dark")
     dark = paper()
     assert dark != light
@@ -632,6 +757,7 @@ def own_recipe(page, server):
 
 def test_recipe_is_a_form_and_json_at_once(page, server):
     text = own_recipe(page, server)
+    assert text.get_attribute("spellcheck") == "false"
     page.get_by_role("combobox", name="method", exact=True).select_option("prune.weights")
     page.get_by_role("button", name="Add step", exact=True).click()
     page.locator(".step label", has_text="sparsity").first.locator("input").fill("0.5")
@@ -670,6 +796,10 @@ def test_recipe_is_a_form_and_json_at_once(page, server):
         ('{"steps": [{"method": "no.such"}]}', "no method"),
         ('{"steps": 1}', "list"),
         ('{"steps": [], "step": 1}', "no key step"),
+        ('{"steps": [], "targets": {"max_byte_ratio": 1}}', 'no target "max_byte_ratio"'),
+        ('{"steps": [], "targets": {"max_bytes_ratio": "small"}}', "max_bytes_ratio must be a number"),
+        ('{"steps": [], "targets": [1]}', "is an object"),
+        ('{"steps": [], "seed": "three"}', "seed must be a whole number"),
     ]:
         text.fill(wrong)
         assert says in page.locator("#json-fault").inner_text()
@@ -735,7 +865,8 @@ def test_a_preset_is_edited_and_a_job_done_again(page, server):
 def test_a_job_like_this_is_asked_for_as_it_was(page, server):
     """Also with inputs that the lists do not go back to, and labels the form could not write."""
     labels = {"team": "red, or blue=green", "run": "7"}
-    job = submit(server, [{"method": "prune.weights", "sparsity": 0.45}], labels=labels, priority=3)
+    limits = {"timeout_s": 600, "threads": 1, "memory_bytes": 2**30}
+    job = submit(server, [{"method": "prune.weights", "sparsity": 0.45}], labels=labels, priority=3, **limits)
     value = server.get(f"/v1/jobs/{job}").json()
     for what in ["models", "datasets"]:
         page.route(f"**/v1/{what}?*", lambda route: route.fulfill(json={"data": [], "next_cursor": None}))
@@ -749,8 +880,54 @@ def test_a_job_like_this_is_asked_for_as_it_was(page, server):
     body = sent.value.post_data_json
     assert (body["model"], body["dataset"]) == (value["model"], value["dataset"])
     assert (body["labels"], body["priority"]) == (labels, 3)
+    assert {key: body[key] for key in limits} == limits
     assert body["recipe"]["steps"][0]["sparsity"] == 0.45
     page.get_by_role("heading", name="Before and after").wait_for(timeout=60000)
+
+
+def test_a_lost_answer_makes_no_second_job(cut_page, server):
+    job = submit(server, PRUNE)
+    keys, made = [], []
+
+    def take(route):
+        keys.append(route.request.headers["idempotency-key"])
+        answer = route.fetch()
+        made.append(answer.json()["id"])
+        if len(keys) < 3:
+            route.abort("connectionreset")
+        else:
+            route.fulfill(response=answer)
+
+    cut_page.route("**/v1/jobs", take)
+    cut_page.goto(f"{server.url}/#/new?job={job}")
+    send = cut_page.get_by_role("button", name="Start job")
+    send.press("Enter")
+    until(cut_page, lambda: len(keys) == 1)
+    cut_page.get_by_role("alert").wait_for()
+    assert cut_page.evaluate("document.activeElement.textContent") == "Start job"  # the focus is not lost
+    cut_page.get_by_role("textbox", name="Name for people").fill("another")
+    for n in (2, 3):
+        send.click()
+        until(cut_page, lambda: len(keys) == n)
+    cut_page.get_by_role("heading", name="another").wait_for()
+    assert keys[0] != keys[1] == keys[2] and made[0] != made[1] == made[2]
+
+
+def test_what_is_refused_of_a_preset_is_seen(page, server):
+    """The editor is out of sight then."""
+    job = submit(server, PRUNE)
+    fault = {"pointer": "/recipe/steps/0/sparsity", "detail": "too bold"}
+    refusal = {"status": 422, "detail": "No.", "errors": [fault]}
+    page.route("**/v1/jobs", lambda route: route.fulfill(status=422, json=refusal))
+    page.goto(f"{server.url}/#/new?job={job}")
+    page.get_by_role("radio", name="int8 8-bit").check()
+    send, card = page.get_by_role("button", name="Start job"), page.get_by_role("alert")
+    send.click()
+    card.get_by_text("too bold").wait_for()
+    page.get_by_role("radio", name="own recipe").check()
+    send.click()
+    page.locator(".step .fault").get_by_text("too bold").wait_for()
+    assert card.get_by_text("too bold").count() == 0
 
 
 # ---- files that are sent
@@ -782,6 +959,53 @@ def test_an_upload_is_let_go(cut_page, server, leave):
     cut_page.unroute("**/v1/datasets?name=*")
     field.set_input_files(os.path.join(DIGITS, "test.npz"))  # the same file again
     cut_page.get_by_text("test.npz is ready").wait_for()
+
+
+def test_what_was_sent_is_there_though_the_list_is_not(cut_page, server, tmp_path):
+    put(server, "datasets", "test.npz")
+    with numpy.load(os.path.join(DIGITS, "test.npz")) as whole:
+        numpy.savez(tmp_path / "fresh.npz", **{name: part[:50] for name, part in whole.items()})
+    cut_page.goto(server.url + "/#/datasets")
+    cut_page.locator(".virtual-body .virtual-row").first.wait_for()
+    cut_page.route("**/v1/datasets?limit=*", lambda route: route.abort("connectionreset"))
+    cut_page.locator(".drop input[type=file]").set_input_files(str(tmp_path / "fresh.npz"))
+    cut_page.get_by_text("fresh.npz is ready").wait_for()
+    row = cut_page.locator(f".virtual-body [title={cut_page.locator('.drop .mono').inner_text()}]")
+    lost = cut_page.get_by_role("status").get_by_text(LOST)
+    lost.wait_for()
+    assert cut_page.get_by_role("alert").count() == 0 and row.count() == 0
+    cut_page.unroute("**/v1/datasets?limit=*")
+    row.wait_for()
+    lost.wait_for(state="detached")
+
+
+def test_the_last_row_leaves_its_focus_to_the_heading(page, server):
+    row = server.get("/v1/models/" + put(server, "models", "digits-cnn.onnx")).json()
+    served(page, "models", [row])
+    page.route(f"**/v1/models/{row['id']}", lambda route: route.fulfill(status=204))
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.goto(server.url + "/#/models")
+    page.get_by_role("button", name="Delete").press("Enter")
+    page.get_by_text("No model yet").wait_for()
+    assert page.evaluate("document.activeElement.tagName") == "H1"
+
+
+def test_a_refusal_is_forgotten_at_the_next_try(page, server):
+    job = submit(server, PRUNE)
+    held = []
+    page.route(
+        f"**/v1/jobs/{job}", lambda route: held.append(route) if route.request.method == "DELETE" else route.fallback()
+    )
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.goto(f"{server.url}/#/jobs/{job}")
+    page.get_by_role("button", name="Delete job").focus()
+    for _ in range(2):
+        page.keyboard.press("Enter")
+        until(page, lambda: held)
+        assert page.get_by_role("alert").count() == 0
+        held.pop().fulfill(status=409, json={"status": 409, "detail": "Something needs it."})
+        page.get_by_role("alert").wait_for()
+        assert page.evaluate("document.activeElement.textContent") == "Delete job"  # the focus is not lost
 
 
 def test_a_refused_delete_is_said_once(page, server):
@@ -1131,6 +1355,10 @@ def test_downloads_work_with_a_key(browser, tmp_path):  # noqa: F811
         )
         assert saved.returncode == 0, saved.stderr
         assert os.path.getsize(tmp_path / "m.onnx") == os.path.getsize(tmp_path / "source.onnx")
+        tab.unroute(f"**/v1/models/{model}/content")
+        with tab.expect_download():
+            tab.get_by_role("button", name="Download").click()
+        assert card.count() == 0
         context.close()
 
 
