@@ -216,9 +216,9 @@ void http_stop(struct http *http, double grace_s)
     if (!http)
         return;
     if (http->daemon) {
-        MHD_socket fd = MHD_quiesce_daemon(http->daemon);
-        if (fd != MHD_INVALID_SOCKET)
-            close(fd);
+        const MHD_socket listening = MHD_quiesce_daemon(http->daemon);
+        if (listening != MHD_INVALID_SOCKET)
+            shutdown(listening, SHUT_RDWR); /* nobody waits for an answer; the event thread may still know the number */
         http_set_draining(http);
         double until = clock_seconds() + grace_s;
         pthread_mutex_lock(&http->lock);
@@ -231,6 +231,8 @@ void http_stop(struct http *http, double grace_s)
             log_warn("http: waiting for %d handlers to end", http->suspended);
         pthread_mutex_unlock(&http->lock);
         MHD_stop_daemon(http->daemon);
+        if (listening != MHD_INVALID_SOCKET)
+            close(listening);
     }
     exec_stop(http);
     pthread_mutex_destroy(&http->lock);
