@@ -411,7 +411,11 @@ int cmd_job(void)
         return JOB_EXIT_SOFTWARE;
     }
     fcntl(JOB_FD_STATUS, F_SETFD, FD_CLOEXEC);
-    if (read_spec(&job, &err) || tie_down(&job, &err)) {
+    if (read_spec(&job, &err)) {
+        fprintf(stderr, "pared __job: %s\n", err.msg);
+        goto out;
+    }
+    if (tie_down(&job, &err)) {
         status = refuse(&job, &err);
         goto out;
     }

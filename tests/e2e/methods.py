@@ -20,6 +20,12 @@ PARED = os.environ.get("PARED", str(ROOT / "build/pared"))
 DIGITS = ROOT / "examples/digits"
 
 
+def has_vnni():
+    """Does this machine multiply bytes without saturating (AVX512-VNNI or AVX-VNNI)?"""
+    with open("/proc/cpuinfo") as f:
+        return not {"avx512_vnni", "avx_vnni"}.isdisjoint(f.read().split())
+
+
 def apply(method, model, out, data=None, threads=None, **params):
     """One step through `pared run`; the model lands in `out`. Returns the report."""
     words = [method] + [f"{k}={v}" for k, v in params.items()]

@@ -150,8 +150,9 @@ def test_dynamic_convolutions(cases, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_static(cases, tmp_path, name, per_channel):
     case, form = cases(name), str(per_channel).lower()
-    apply("quantize.static", case.path, tmp_path / "u8.onnx", data=case.data, samples=16, per_channel=form)
-    apply("quantize.static", case.path, tmp_path / "s8.onnx", data=case.data, samples=16, per_channel=form, activations="int8")
+    isa = "vnni" if methods.has_vnni() else "portable"  # with it sums of ONNX Runtime's file do not saturate, and ours need no spare bit
+    apply("quantize.static", case.path, tmp_path / "u8.onnx", data=case.data, samples=16, per_channel=form, isa=isa)
+    apply("quantize.static", case.path, tmp_path / "s8.onnx", data=case.data, samples=16, per_channel=form, isa=isa, activations="int8")
     floor = floor_db(case, tmp_path, lambda to: methods.ort_static(case.path, to, case.samples, per_channel))
     u8, s8 = case.compare(tmp_path / "u8.onnx"), case.compare(tmp_path / "s8.onnx")
     got = sqnr(case.float, u8)
