@@ -92,6 +92,7 @@ class Client:
     def __init__(self, server, seed):
         self.server, self.rng, self.connection = server, random.Random(seed), None
         self.models, self.datasets, self.jobs, self.artifacts, self.recipes = [], [], [], [], []
+        self.made = []  # models that jobs made: quantized, say, which other jobs refuse
         self.model = self.call("PUT", "/v1/models?name=soak.onnx", MODEL, may=(200, 201)).json()["id"]
         self.train = self.call("PUT", "/v1/datasets?name=train.npz", TRAIN, may=(200, 201)).json()["id"]
 
@@ -157,7 +158,7 @@ class Client:
 
     def upload_artifact(self):
         if self.artifacts:  # may have ended by its age
-            self.keep(self.call("POST", "/v1/models", {"artifact": self.rng.choice(self.artifacts)["id"]}, may=(200, 201, 422)), self.models)
+            self.keep(self.call("POST", "/v1/models", {"artifact": self.rng.choice(self.artifacts)["id"]}, may=(200, 201, 422)), self.made)
 
     def upload_dataset(self):
         self.keep(self.call("PUT", "/v1/datasets?name=x.npy", small_data(self.rng), may=(201,)), self.datasets)
@@ -217,7 +218,7 @@ class Client:
             self.jobs.append(job)
 
     def delete_resources(self):
-        for kind, rows in (("models", self.models), ("datasets", self.datasets)):
+        for kind, rows in (("models", self.models), ("models", self.made), ("datasets", self.datasets)):
             if rows:
                 row = rows.pop(0)
                 if self.call("DELETE", f"/v1/{kind}/{row}", may=(204, 404, 409)).status == 409:
