@@ -66,11 +66,6 @@ static void take_faults(const json_t *problem, struct faults *faults)
     }
 }
 
-static bool stopped(void *arg)
-{
-    return http_closing(arg);
-}
-
 static int inspect(const struct resource_kind *kind, const struct resource_draft *draft, struct req *req,
                    struct child_inspection *found, struct err *err)
 {
@@ -80,8 +75,7 @@ static int inspect(const struct resource_kind *kind, const struct resource_draft
         return err_set(err, ERR_NOMEM, "Out of memory.");
     if (child_files(server, req->arena, draft, files, err) != 0)
         return -1;
-    const struct child_stop stop = {stopped, req->http};
-    if (kind->inspect(server->config, &stop, files, draft->count, found, err) == 0)
+    if (kind->inspect(server->config, req->http, files, draft->count, found, err) == 0)
         return 0;
     if (err_status(err->code) == 422)
         metrics_add(METRIC_UPLOADS_REFUSED, 1);

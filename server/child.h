@@ -37,15 +37,15 @@ enum child_tick { CHILD_GO_ON, CHILD_CANCEL, CHILD_ABANDON };
 /* Memory a process has before it does anything, and threads that no honest one reaches. */
 enum { CHILD_OWN_BYTES = 128 << 20, CHILD_MAX_THREADS = 1024 };
 struct child_opts {
-    const char *exe;         /* NULL = this binary */
-    const char *const *argv; /* NULL = {"pared", "__job", NULL} */
-    const char *dir;         /* working directory, NULL = / */
-    json_t *spec;            /* borrowed; gets "cgroup" when there is one */
-    const char *traceparent; /* becomes TRACEPARENT in its environment; NULL = none */
-    int64_t timeout_ms;      /* 0 = none */
+    const char *exe;            /* NULL = this binary */
+    const char *const *argv;    /* NULL = {"pared", "__job", NULL} */
+    const char *dir;            /* working directory, NULL = / */
+    json_t *spec;               /* borrowed; gets "cgroup" when there is one */
+    const char *traceparent;    /* becomes TRACEPARENT in its environment; NULL = none */
+    int64_t timeout_ms;         /* 0 = none */
     struct child_limits limits; /* what the parent watches */
-    int wake_fd;             /* eventfd that asks for a tick at once; -1 = none */
-    int64_t tick_ms;         /* tick at least so often; 0 = only on wake_fd */
+    int wake_fd;                /* eventfd that asks for a tick at once; -1 = none */
+    int64_t tick_ms;            /* tick at least so often; 0 = only on wake_fd */
     enum child_tick (*tick)(void *arg);
     void (*line)(void *arg, const char *type, json_t *line); /* progress, log, metric lines; borrowed */
     void *arg;
@@ -65,30 +65,26 @@ struct child_outcome {
 void child_run(const struct child_opts *opts, struct child_outcome *out);
 void child_outcome_fini(struct child_outcome *out);
 
+struct http;
+
 /* A file for the child to read: the name it goes by, where its bytes are, and their SHA-256 if it is known. */
 struct child_file {
     const char *name, *path, *sha256;
 };
-/* `now(arg)`, asked several times a second, ends the child's work. */
-struct child_stop {
-    bool (*now)(void *arg);
-    void *arg;
-};
 /* What a child found in an upload. */
 struct child_inspection {
-    json_t *facts;        /* owned; what GET shows */
+    json_t *facts;                 /* owned; what GET shows */
     char *layers, *graph, *groups; /* models: JSON text of GET .../layers, .../graph and .../groups, owned; else NULL */
-    json_t *problem;      /* after a failure: the child's error line ("code", "detail", "errors"?), owned, or NULL */
+    json_t *problem; /* after a failure: the child's error line ("code", "detail", "errors"?), owned, or NULL */
 };
 /* Read an uploaded model (files[0], the others are its external data) or dataset (files[0] is data.json or the
  * self-describing file) in a child with the limits of config. -1 with *err: what the child said, or
- * ERR_MODEL_UNREADABLE / ERR_DATASET_UNREADABLE when it died or ran out of time or memory, ERR_UNAVAILABLE when it was
- * stopped. Nothing is left on disk.
- * Blocks; any thread. */
-int child_inspect_model(const struct config *config, const struct child_stop *stop, const struct child_file *files,
-                        int count, struct child_inspection *out, struct err *err);
-int child_inspect_dataset(const struct config *config, const struct child_stop *stop, const struct child_file *files,
-                          int count, struct child_inspection *out, struct err *err);
+ * ERR_MODEL_UNREADABLE / ERR_DATASET_UNREADABLE when it died or ran out of time or memory, ERR_UNAVAILABLE when `http`
+ * is closing (NULL: never). Nothing is left on disk. Blocks; any thread. */
+int child_inspect_model(const struct config *config, struct http *http, const struct child_file *files, int count,
+                        struct child_inspection *out, struct err *err);
+int child_inspect_dataset(const struct config *config, struct http *http, const struct child_file *files, int count,
+                          struct child_inspection *out, struct err *err);
 void child_inspection_fini(struct child_inspection *inspection);
 
 #endif

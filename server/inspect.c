@@ -11,6 +11,7 @@
 #include "core/base/file.h"
 #include "core/base/log.h"
 #include "server/child.h"
+#include "server/http.h"
 #include "server/id.h"
 #include "server/sandbox.h"
 
@@ -18,8 +19,7 @@ enum { MAX_DETAIL_BYTES = 256 << 20, DIR_SIZE = PATH_MAX - 100, TICK_MS = 250 };
 
 static enum child_tick tick(void *arg)
 {
-    const struct child_stop *stop = arg;
-    return stop->now(stop->arg) ? CHILD_ABANDON : CHILD_GO_ON;
+    return arg && http_closing(arg) ? CHILD_ABANDON : CHILD_GO_ON;
 }
 
 static json_t *file_json(const struct child_file *file)
@@ -54,8 +54,8 @@ static int64_t free_bytes(const struct config *config)
 
 /* Run the child; its facts go to out->facts. Every way to die is the upload's fault: `unreadable` says which kind it
  * was. */
-static int run(const struct config *config, const struct child_stop *stop, json_t *spec, const char *dir,
-               enum err_code unreadable, struct child_inspection *out, struct err *err)
+static int run(const struct config *config, struct http *http, json_t *spec, const char *dir, enum err_code unreadable,
+               struct child_inspection *out, struct err *err)
 {
     struct child_opts opts = {.spec = spec,
                               .dir = dir,
@@ -67,7 +67,7 @@ static int run(const struct config *config, const struct child_stop *stop, json_
                               .wake_fd = -1,
                               .tick_ms = TICK_MS,
                               .tick = tick,
-                              .arg = (void *)(uintptr_t)stop};
+                              .arg = http};
     struct child_outcome outcome;
     child_run(&opts, &outcome);
     int rc = -1;
@@ -139,8 +139,8 @@ static void remove_dir(const char *dir)
         log_warn("work folder: %s", err.msg);
 }
 
-int child_inspect_model(const struct config *config, const struct child_stop *stop, const struct child_file *files,
-                        int count, struct child_inspection *out, struct err *err)
+int child_inspect_model(const struct config *config, struct http *http, const struct child_file *files, int count,
+                        struct child_inspection *out, struct err *err)
 {
     char dir[DIR_SIZE], out_dir[PATH_MAX];
     *out = (struct child_inspection){0};
@@ -153,7 +153,7 @@ int child_inspect_model(const struct config *config, const struct child_stop *st
     if (count > 1)
         json_object_set_new(spec, "external", files_json(files + 1, count - 1));
     json_object_set_new(spec, "out", json_string(out_dir));
-    int rc = run(config, stop, spec, dir, ERR_MODEL_UNREADABLE, out, err);
+    int rc = run(config, http, spec, dir, ERR_MODEL_UNREADABLE, out, err);
     if (rc == 0) {
         out->layers = detail(out_dir, "layers.json");
         out->graph = detail(out_dir, "graph.json");
@@ -164,8 +164,8 @@ int child_inspect_model(const struct config *config, const struct child_stop *st
     return rc;
 }
 
-int child_inspect_dataset(const struct config *config, const struct child_stop *stop, const struct child_file *files,
-                          int count, struct child_inspection *out, struct err *err)
+int child_inspect_dataset(const struct config *config, struct http *http, const struct child_file *files, int count,
+                          struct child_inspection *out, struct err *err)
 {
     char dir[DIR_SIZE], out_dir[PATH_MAX];
     *out = (struct child_inspection){0};
@@ -174,7 +174,7 @@ int child_inspect_dataset(const struct config *config, const struct child_stop *
     json_t *spec = base_spec(config, "inspect_dataset", dir);
     json_object_set_new(spec, "dataset",
                         json_pack("{s:o, s:s}", "files", files_json(files, count), "main", files[0].name));
-    int rc = run(config, stop, spec, dir, ERR_DATASET_UNREADABLE, out, err);
+    int rc = run(config, http, spec, dir, ERR_DATASET_UNREADABLE, out, err);
     json_decref(spec);
     remove_dir(dir);
     return rc;

@@ -267,7 +267,7 @@ static void time_limit(void **state)
         struct child_outcome out = run_with(names[i], 1000, -1, 0);
         assert_int_equal(out.end, CHILD_TIMEOUT);
         assert_non_null(strstr(out.err.msg, "in stage sleep"));
-        assert_true(out.seconds > 0.99 && out.seconds < (i ? 6 : 3));
+        assert_true(out.seconds > 0.99 && out.seconds < (i ? 5.8 : 2.8));
         child_outcome_fini(&out);
     }
 }

@@ -23,18 +23,21 @@ if (!url || !model) {
 }
 const key = process.env.PARED_API_KEY;
 
-class Refused extends Error {}
-
 // One request. A problem of the server becomes an error with its sentence and every fault it lists.
 async function call(method, path, { headers = {}, ...how } = {}) {
-  const answer = await fetch(url.replace(/\/$/, "") + path, {
-    method, ...how, headers: { ...(key && { Authorization: `Bearer ${key}` }), ...headers } }).catch((error) => { throw new Refused(`${method} ${path}: ${error.cause?.message ?? error.message}`); });
+  let answer;
+  try {
+    answer = await fetch(url.replace(/\/$/, "") + path, {
+      method, ...how, headers: { ...(key && { Authorization: `Bearer ${key}` }), ...headers } });
+  } catch (error) {
+    throw new Error(`${method} ${path}: ${error.message}`, { cause: error.cause });
+  }
   if (answer.ok) return answer;
   const body = await answer.text();
   let problem = { detail: body };
   try { problem = JSON.parse(body); } catch { /* a proxy's page, say */ }
   const faults = (problem.errors ?? []).map((f) => `\n  ${f.pointer ?? f.parameter ?? ""}: ${f.detail}`);
-  throw new Refused(`${method} ${path}: ${answer.status}: ${problem.detail}${faults.join("")}`);
+  throw new Error(`${method} ${path}: ${answer.status}: ${problem.detail}${faults.join("")}`);
 }
 
 // The id of the file on the server; the same bytes again give the same id. The file is streamed.
@@ -56,7 +59,7 @@ async function main() {
     console.error(`${job.id}: ${job.state} ${job.progress?.stage ?? ""}`);
     job = await (await call("GET", `/v1/jobs/${job.id}?wait=25`)).json();
   }
-  if (job.state !== "succeeded") throw new Refused(`${job.id}: ${job.state}: ${job.error?.detail ?? ""}`);
+  if (job.state !== "succeeded") throw new Error(`${job.id}: ${job.state}: ${job.error?.detail ?? ""}`);
 
   const artifact = await call("GET", `/v1/jobs/${job.id}/artifacts/model.onnx`);
   await pipeline(Readable.fromWeb(artifact.body), createWriteStream(args.out));
@@ -66,6 +69,6 @@ async function main() {
 }
 
 main().catch((error) => {
-  console.error(error instanceof Refused ? error.message : `${error.message}: ${error.cause?.message ?? ""}`);
+  console.error(error.cause ? `${error.message}: ${error.cause.message || error.cause.code}` : error.message);
   process.exitCode = 1;
 });
