@@ -60,6 +60,11 @@ export const postJson = async (path, body, headers) =>
       body: body === undefined ? undefined : JSON.stringify(body),
     }),
   );
+
+/** An Idempotency-Key as no other request has; randomUUID is not there on plain HTTP. */
+export const idempotencyKey = () =>
+  [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
 export const remove = (path) => call(path, { method: "DELETE" });
 
 const given = ([, value]) => value !== undefined && value !== null && value !== "";

@@ -225,7 +225,8 @@ async function chooser(main, chosen, signal) {
 }
 
 export async function compareView({ main, query, signal }) {
-  const ids = [...new Set((query.get("jobs") || "").split(",").filter((id) => /^\w+$/.test(id)))].slice(0, MOST);
+  const ids = [...new Set((query.get("jobs") || "").split(",").filter((id) => /^\w+$/.test(id)))],
+    left = ids.splice(MOST).length;
   if (ids.length < 2) return chooser(main, ids, signal);
   const without = (id) => (problem) => {
     if (problem.status !== 404) throw problem;
@@ -238,6 +239,7 @@ export async function compareView({ main, query, signal }) {
     main,
     `Compare ${ready.length} jobs`,
     el("p", {}, el("a", { href: "#/compare" }, "Choose others")),
+    left ? el("div", { class: "card note" }, `The first ${MOST} of ${MOST + left} jobs.`) : null,
     ready.length < jobs.length
       ? el(
           "div",

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One job: how far it is, what its steps measure and say on the way, and in the end its report and files. What
 // changes is filled in place, so that the reader's focus and what was opened stay.
-import { download, getJson, postJson, remove } from "/api.js";
+import { download, getJson, idempotencyKey, postJson, remove } from "/api.js";
 import { ended, fraction, progressLine, recipeText } from "/job_text.js";
 import { persist, watchJob } from "/live.js";
 import { confusionSection, fidelity, ofSource, sqnrHeatMap, stepSection, targets, tiles } from "/report_view.js";
@@ -89,11 +89,13 @@ function actions(job, say) {
       () => postJson(`/v1/jobs/${job.id}/cancel`),
       "danger",
     );
+  const again = idempotencyKey(); // of this page: pressed once more after a lost answer, it makes no second job
   return [
     el("a", { class: "button", href: `#/new?job=${job.id}` }, "New job like this"),
     job.state !== "succeeded"
       ? act("Do it again", null, async () => {
-          location.hash = `#/jobs/${(await postJson(`/v1/jobs/${job.id}/retry`)).id}`;
+          const next = await postJson(`/v1/jobs/${job.id}/retry`, undefined, { "Idempotency-Key": again });
+          location.hash = `#/jobs/${next.id}`;
         })
       : null,
     job.state === "succeeded" ? el("a", { class: "button", href: `#/compare?jobs=${job.id}` }, "Compare") : null,

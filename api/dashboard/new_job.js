@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A new job: model, data, and a preset or a recipe of one's own. "#/new?model=ID" starts with that model,
 // "#/new?job=ID" as that job was asked for, without its name. Faults appear beside the field they name.
-import { getAll, getJson, passing, postJson } from "/api.js";
+import { getAll, getJson, idempotencyKey, passing, postJson } from "/api.js";
 import { recipeEditor } from "/recipe.js";
 import { sendDataset, sendModel } from "/resources.js";
 import { announce, dropZone, el, once, page, sayIn, select } from "/ui.js";
@@ -57,10 +57,6 @@ const LIMITS = [
   ["threads", "Threads", "to compute with"],
   ["memory_bytes", "Memory", "bytes"],
 ];
-
-/** A key as no other request has; randomUUID is not there on plain HTTP. */
-const newKey = () =>
-  [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
 function roleSelects(models, datasets) {
   return {
@@ -144,7 +140,7 @@ export async function newJobView({ main, query, signal }) {
   let sent = null; // the last request and its key: sent once more after a lost answer, it makes no second job
   const send = async (body) => {
     const text = JSON.stringify(body);
-    if (sent?.text !== text) sent = { text, key: newKey() };
+    if (sent?.text !== text) sent = { text, key: idempotencyKey() };
     try {
       const job = await postJson("/v1/jobs", body, { "Idempotency-Key": sent.key });
       sent = null;

@@ -913,6 +913,31 @@ def test_a_lost_answer_makes_no_second_job(cut_page, server):
     assert keys[0] != keys[1] == keys[2] and made[0] != made[1] == made[2]
 
 
+def test_a_lost_answer_does_a_job_again_only_once(cut_page, server):
+    job = submit(server, [{"method": "train.finetune", "epochs": 300, "samples": 300, "lr": 0.05}], wait=False)
+    server.request("POST", f"/v1/jobs/{job}/cancel")
+    until(cut_page, lambda: server.request("GET", f"/v1/jobs/{job}").json()["state"] == "canceled")
+    made = []
+
+    def take(route):
+        answer = route.fetch()
+        made.append(answer.json()["id"])
+        if len(made) == 1:
+            route.abort("connectionreset")
+        else:
+            route.fulfill(response=answer)
+
+    cut_page.route(f"**/v1/jobs/{job}/retry", take)
+    cut_page.goto(f"{server.url}/#/jobs/{job}")
+    again = cut_page.get_by_role("button", name="Do it again")
+    again.click()
+    cut_page.get_by_role("alert").wait_for()
+    again.click()
+    cut_page.wait_for_url(lambda url: made[0] in url)
+    assert made[0] == made[1] != job
+    server.request("POST", f"/v1/jobs/{made[0]}/cancel")
+
+
 def test_what_is_refused_of_a_preset_is_seen(page, server):
     """The editor is out of sight then."""
     job = submit(server, PRUNE)
@@ -1120,6 +1145,8 @@ def test_a_comparison_goes_on_without_a_deleted_job(page, server):
     assert f"{gone} is gone" in page.locator(".note").inner_text()
     assert page.locator("table.figures").count() == 1
     shot(page, "compare_gone")
+    page.goto(f"{server.url}/#/compare?jobs={','.join([*jobs, gone, *(f'{gone}{n}' for n in range(20))])}")
+    page.get_by_text("The first 20 of 23 jobs.").wait_for()
     page.goto(f"{server.url}/#/compare?jobs={gone},{gone}x")
     page.get_by_role("heading", name="Compare 0 jobs").wait_for()
     assert page.locator("table.figures").count() == 0
