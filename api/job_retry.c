@@ -7,7 +7,6 @@
 #include "api/handlers.h"
 #include "api/job_new.h"
 #include "core/base/hash.h"
-#include "server/admission.h"
 
 /* `request` holds what `job` borrows. */
 static int copy(struct req *req, const struct store_job *old, const json_t *request, struct store_job_new *job,
@@ -52,10 +51,7 @@ int jobs_retry(struct req *req, struct res *res, struct err *err)
     bool replayed = false;
     if (api_id(req, "job", "job", &id, err) != 0)
         return -1;
-    if (http_draining(req->http))
-        return err_set(err, ERR_UNAVAILABLE,
-                       "The server is stopping and takes nothing new. Try again in a few seconds.");
-    if (admission_check(api_server(req), err) != 0 ||
+    if (http_admit(req->http, err) != 0 ||
         store_job_get(api_server(req)->store, req->owner, id, req->arena, &old, err) != 0)
         return -1;
     if (!job_state_ended(old.state))

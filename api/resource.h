@@ -11,8 +11,8 @@ struct resource_kind {
     const char *prefix, *noun, *path; /* "mdl", "model", "/v1/models" */
     const char *default_name;         /* of an upload that brings none */
     const char *main_part;            /* name of the multipart part that is the first file */
-    int (*inspect)(const struct config *config, struct http *http, const struct child_file *files, int count,
-                   struct child_inspection *out, struct err *err);
+    int (*inspect)(struct server *server, const struct child_file *files, int count, struct child_inspection *out,
+                   struct err *err);
 };
 extern const struct resource_kind resource_model, resource_dataset;
 

@@ -75,7 +75,7 @@ static int inspect(const struct resource_kind *kind, const struct resource_draft
         return err_set(err, ERR_NOMEM, "Out of memory.");
     if (child_files(server, req->arena, draft, files, err) != 0)
         return -1;
-    if (kind->inspect(server->config, req->http, files, draft->count, found, err) == 0)
+    if (kind->inspect(server, files, draft->count, found, err) == 0)
         return 0;
     if (err_status(err->code) == 422)
         metrics_add(METRIC_UPLOADS_REFUSED, 1);

@@ -86,12 +86,7 @@ int uploads_create(struct req *req, struct res *res, struct err *err)
     const char *metadata = req_header(req, "Upload-Metadata");
     struct tus_upload upload;
     int64_t length;
-    if (version(req, err) != 0)
-        return -1;
-    if (http_draining(req->http))
-        return err_set(err, ERR_UNAVAILABLE,
-                       "The server is stopping and takes nothing new. Try again in a few seconds.");
-    if (admission_check(server, err) != 0 || refuse_extensions(req, err) != 0 ||
+    if (version(req, err) != 0 || http_admit(req->http, err) != 0 || refuse_extensions(req, err) != 0 ||
         tus_number("Upload-Length", req_header(req, "Upload-Length"), &length, err) != 0 ||
         tus_metadata_each(req->arena, metadata ? metadata : "", NULL, NULL, err) != 0)
         return -1;

@@ -65,7 +65,7 @@ struct child_outcome {
 void child_run(const struct child_opts *opts, struct child_outcome *out);
 void child_outcome_fini(struct child_outcome *out);
 
-struct http;
+struct server;
 
 /* A file for the child to read: the name it goes by, where its bytes are, and their SHA-256 if it is known. */
 struct child_file {
@@ -78,12 +78,12 @@ struct child_inspection {
     json_t *problem; /* after a failure: the child's error line ("code", "detail", "errors"?), owned, or NULL */
 };
 /* Read an uploaded model (files[0], the others are its external data) or dataset (files[0] is data.json or the
- * self-describing file) in a child with the limits of config. -1 with *err: what the child said, or
- * ERR_MODEL_UNREADABLE / ERR_DATASET_UNREADABLE when it died or ran out of time or memory, ERR_UNAVAILABLE when `http`
- * is closing (NULL: never). Nothing is left on disk. Blocks; any thread. */
-int child_inspect_model(const struct config *config, struct http *http, const struct child_file *files, int count,
-                        struct child_inspection *out, struct err *err);
-int child_inspect_dataset(const struct config *config, struct http *http, const struct child_file *files, int count,
+ * self-describing file) in a child with the limits of the settings. -1 with *err: what the child said, or
+ * ERR_MODEL_UNREADABLE / ERR_DATASET_UNREADABLE when it died or ran out of time or memory, ERR_UNAVAILABLE when the
+ * server is closing. Nothing is left on disk. Blocks; any thread. */
+int child_inspect_model(struct server *server, const struct child_file *files, int count, struct child_inspection *out,
+                        struct err *err);
+int child_inspect_dataset(struct server *server, const struct child_file *files, int count,
                           struct child_inspection *out, struct err *err);
 void child_inspection_fini(struct child_inspection *inspection);
 

@@ -189,6 +189,14 @@ bool http_draining(const struct http *http)
     return atomic_load(&http->draining);
 }
 
+int http_admit(struct http *http, struct err *err)
+{
+    if (http_draining(http))
+        return err_set(err, ERR_UNAVAILABLE,
+                       "The server is stopping and takes nothing new. Try again in a few seconds.");
+    return http->opts.admit ? http->opts.admit(http->opts.app, err) : 0;
+}
+
 bool http_closing(struct http *http)
 {
     pthread_mutex_lock(&http->lock);

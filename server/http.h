@@ -176,6 +176,9 @@ void http_set_draining(struct http *http);
 /* Other limits for the requests that come from now on. */
 void http_set_limits(struct http *http, int64_t max_upload_bytes, int64_t max_json_bytes);
 bool http_draining(const struct http *http);
+/* May something new be made now? -1 with ERR_UNAVAILABLE while draining, or what opts.admit says. Asked before every
+ * body is read; handlers of routes without a body that make something ask themselves. */
+int http_admit(struct http *http, struct err *err);
 /* http_stop has waited long enough: what a handler can give up, it should. */
 bool http_closing(struct http *http);
 /* Run the parked handlers and streams that wait for `key` again; NULL wakes all. */

@@ -314,10 +314,7 @@ static int check_body(struct exchange *x)
     const char *type = header_of(x, "Content-Type"), *coding = header_of(x, "Content-Encoding");
     bool any = x->length != 0;
     enum body_kind kind = x->req.route->body;
-    if (kind != BODY_NONE && atomic_load(&x->http->draining))
-        return err_set(&x->err, ERR_UNAVAILABLE,
-                       "The server is stopping and takes nothing new. Try again in a few seconds.");
-    if (kind != BODY_NONE && x->http->opts.admit && x->http->opts.admit(x->http->opts.app, &x->err) != 0)
+    if (kind != BODY_NONE && http_admit(x->http, &x->err) != 0)
         return -1;
     if (any && coding && strcasecmp(coding, "identity") != 0)
         return err_set(&x->err, ERR_MEDIA_TYPE, "The body has Content-Encoding `%s`; send it as it is.", coding);

@@ -5,21 +5,23 @@
 #include <string.h>
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "core/base/file.h"
 #include "core/base/log.h"
+#include "server/blob.h"
 #include "server/child.h"
 #include "server/http.h"
 #include "server/id.h"
 #include "server/sandbox.h"
+#include "server/server.h"
 
 enum { MAX_DETAIL_BYTES = 256 << 20, DIR_SIZE = PATH_MAX - 100, TICK_MS = 250 };
 
 static enum child_tick tick(void *arg)
 {
-    return arg && http_closing(arg) ? CHILD_ABANDON : CHILD_GO_ON;
+    struct http *http = atomic_load(&((struct server *)arg)->http);
+    return http && http_closing(http) ? CHILD_ABANDON : CHILD_GO_ON;
 }
 
 static json_t *file_json(const struct child_file *file)
@@ -42,32 +44,23 @@ static json_t *base_spec(const struct config *config, const char *kind, const ch
                      "sandbox", sandbox_mode_name((enum sandbox_mode)config->sandbox));
 }
 
-/* Disk that reading may fill (unpacked archives): what is free now, without the reserve. */
-static int64_t free_bytes(const struct config *config)
-{
-    struct statvfs st;
-    if (statvfs(config->data, &st))
-        return 0;
-    const int64_t bytes = (int64_t)st.f_bavail * (int64_t)st.f_frsize - config->min_free_disk_bytes;
-    return bytes > 0 ? bytes : 1;
-}
-
 /* Run the child; its facts go to out->facts. Every way to die is the upload's fault: `unreadable` says which kind it
  * was. */
-static int run(const struct config *config, struct http *http, json_t *spec, const char *dir, enum err_code unreadable,
-               struct child_inspection *out, struct err *err)
+static int run(struct server *server, const struct config *config, json_t *spec, const char *dir,
+               enum err_code unreadable, struct child_inspection *out, struct err *err)
 {
+    const int64_t disk = blob_free_bytes(server->blobs); /* unpacked archives may fill it */
     struct child_opts opts = {.spec = spec,
                               .dir = dir,
                               .timeout_ms = config->inspect_timeout_s * 1000,
                               .limits = {.memory_bytes = config->inspect_memory_bytes + CHILD_OWN_BYTES,
                                          .threads = CHILD_MAX_THREADS,
                                          .disk_dir = dir,
-                                         .disk_bytes = free_bytes(config)},
+                                         .disk_bytes = disk > 0 ? disk : 1},
                               .wake_fd = -1,
                               .tick_ms = TICK_MS,
                               .tick = tick,
-                              .arg = http};
+                              .arg = server};
     struct child_outcome outcome;
     child_run(&opts, &outcome);
     int rc = -1;
@@ -139,9 +132,10 @@ static void remove_dir(const char *dir)
         log_warn("work folder: %s", err.msg);
 }
 
-int child_inspect_model(const struct config *config, struct http *http, const struct child_file *files, int count,
-                        struct child_inspection *out, struct err *err)
+int child_inspect_model(struct server *server, const struct child_file *files, int count, struct child_inspection *out,
+                        struct err *err)
 {
+    const struct config *config = atomic_load(&server->config);
     char dir[DIR_SIZE], out_dir[PATH_MAX];
     *out = (struct child_inspection){0};
     if (make_dir(config, dir, out_dir, err))
@@ -153,7 +147,7 @@ int child_inspect_model(const struct config *config, struct http *http, const st
     if (count > 1)
         json_object_set_new(spec, "external", files_json(files + 1, count - 1));
     json_object_set_new(spec, "out", json_string(out_dir));
-    int rc = run(config, http, spec, dir, ERR_MODEL_UNREADABLE, out, err);
+    int rc = run(server, config, spec, dir, ERR_MODEL_UNREADABLE, out, err);
     if (rc == 0) {
         out->layers = detail(out_dir, "layers.json");
         out->graph = detail(out_dir, "graph.json");
@@ -164,9 +158,10 @@ int child_inspect_model(const struct config *config, struct http *http, const st
     return rc;
 }
 
-int child_inspect_dataset(const struct config *config, struct http *http, const struct child_file *files, int count,
+int child_inspect_dataset(struct server *server, const struct child_file *files, int count,
                           struct child_inspection *out, struct err *err)
 {
+    const struct config *config = atomic_load(&server->config);
     char dir[DIR_SIZE], out_dir[PATH_MAX];
     *out = (struct child_inspection){0};
     if (make_dir(config, dir, out_dir, err))
@@ -174,7 +169,7 @@ int child_inspect_dataset(const struct config *config, struct http *http, const 
     json_t *spec = base_spec(config, "inspect_dataset", dir);
     json_object_set_new(spec, "dataset",
                         json_pack("{s:o, s:s}", "files", files_json(files, count), "main", files[0].name));
-    int rc = run(config, http, spec, dir, ERR_DATASET_UNREADABLE, out, err);
+    int rc = run(server, config, spec, dir, ERR_DATASET_UNREADABLE, out, err);
     json_decref(spec);
     remove_dir(dir);
     return rc;

@@ -13,9 +13,10 @@ grad-check: $(BUILD)/tests/test_grad_check ## gradients of every operator agains
 TOOLS := $(patsubst tests/tools/%.c,$(BUILD)/tools/%,$(wildcard tests/tools/*.c))
 tools: $(TOOLS)
 unit-build: $(TEST_BIN)
-UNITS := $(foreach t,$(TEST_BIN:$(BUILD)/tests/%=%),$(if $(T),$(if $(findstring $(T),$t),unit-$t),unit-$t))
+UNITS := $(strip $(foreach t,$(TEST_BIN:$(BUILD)/tests/%=%),$(if $(T),$(if $(strip $(foreach w,$(T),$(findstring $w,$t))),unit-$t),unit-$t)))
 .PHONY: $(UNITS)
 unit: $(UNITS) ## C unit tests (T=name for some)
+	@$(if $(UNITS),:,echo "no unit test has '$(T)' in its name" >&2; exit 1)
 $(UNITS): unit-%: $(BUILD)/tests/%
 	@echo "== $<"; $<
 
