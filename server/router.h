@@ -36,7 +36,7 @@ enum auth_kind {
 enum lane {
     LANE_INLINE, /* never blocks: runs in the event thread */
     LANE_FAST,   /* catalogue and small files */
-    LANE_BULK,   /* writes, syncs or hashes whole files, as the pieces of every upload do */
+    LANE_BULK,   /* writes, syncs, hashes or removes whole files, as the pieces of every upload do */
     LANE_SLOW,   /* waits for a child process */
 };
 
