@@ -312,7 +312,7 @@ def running(server, id_, seconds=20):
     until = time.time() + seconds
     while time.time() < until:
         row = server.get(f"/v1/jobs/{id_}").json()
-        if row["state"] == "running" and row["progress"]["stage"] == "train":
+        if row["state"] == "running" and row["progress"]["stage"] in ("train", "validation"):
             return child_of(server)
         assert row["state"] not in ENDED, row
         time.sleep(0.02)
