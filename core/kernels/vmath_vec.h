@@ -87,7 +87,7 @@ static inline vec vlog(vec x)
 {
     const vec_int tiny = x < 1.17549435e-38f;
     const vec up = vec_select(tiny, x * 8388608.0f, x);
-    const vec_int bits = vec_bits(up) - 0x3f3504f3; /* bits of sqrt(1/2) */
+    const vec_int bits = vec_bits(vec_abs(up)) - 0x3f3504f3; /* of sqrt(1/2); abs: -0 must not overflow */
     const vec f = vec_of_bits((bits & 0x7fffff) + 0x3f3504f3) - 1.0f;
     const vec e = __builtin_convertvector((bits >> 23) - (tiny & 23), vec);
     vec p = vec_set(-0.07634343951940536f);

@@ -99,11 +99,12 @@ static int forward(struct run_ctx *c, struct err *err)
     const size_t elem = op_elem(x->dtype, err);
     struct shape natural;
 
-    if (!y || tensor_count(y) == 0)
+    if (!y)
         return 0;
     if (elem == 0 || natural_size(c->attrs, &x->shape, &natural, err) < 0)
         return -1;
-    memset(y->data, 0, y->bytes);
+    if (y->bytes)
+        memset(y->data, 0, y->bytes);
     for (int64_t i = 0, n = tensor_count(x); i < n; i++) {
         const int64_t place = tensor_i64(places)[i], at = place < 0 ? -1 : translate(place, &natural, &y->shape);
         if (at < 0)
@@ -114,7 +115,8 @@ static int forward(struct run_ctx *c, struct err *err)
     return 0;
 }
 
-/* A place that two values name holds the last of them, which alone gets its gradient. */
+/* A place that two values name holds the last of them, which alone gets its gradient. All lie inside: forward refuses
+ * others, also when the output is empty. */
 static int backward(struct grad_ctx *c, struct err *err)
 {
     const struct tensor *g = grad_of(c, 0), *places = c->in[1];

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures all end-to-end tests share."""
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,15 @@ def shared_data():
     """The folder of third-party models and data, or None. It is not part of the project."""
     path = Path(os.environ.get("PARED_SHARED", ROOT.parent / "shared"))
     return path if (path / "models").is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def torch():
+    """A Python that has PyTorch (PARED_TORCH), which is too large to be installed for a few tests."""
+    path = Path(os.environ.get("PARED_TORCH", "/opt/torchvenv/bin/python"))
+    if not path.exists() or subprocess.run([path, "-c", "import torch"], capture_output=True).returncode:
+        pytest.skip("skipped: no PyTorch")
+    return path
 
 
 @pytest.fixture(scope="session")

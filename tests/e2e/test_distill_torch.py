@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses between features against PyTorch's autograd in double precision, written there as the papers' authors write them."""
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
 
-TORCH = Path("/opt/torchvenv/bin/python")
 SCRIPT = r"""
 import sys, numpy as np, torch, torch.nn.functional as F
 def distances(e):
@@ -62,10 +60,8 @@ def cases(rng):
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def folders(tmp_path_factory, torch):
     """A folder a case, with the arrays and what PyTorch makes of them (one process: it starts slowly)."""
-    if not TORCH.exists():
-        pytest.skip("skipped: no PyTorch")
     subprocess.run(["make", "-s", "build/tools/hint_losses"], cwd=ROOT, check=True)
     made = {}
     for name, (kind, *arrays) in cases(np.random.default_rng(3)).items():
@@ -73,7 +69,7 @@ def folders(tmp_path_factory):
         (made[name] / "kind").write_text(kind)
         for letter, array in zip("xtwb", arrays):
             np.save(made[name] / f"{letter}.npy", array)
-    subprocess.run([TORCH, "-c", SCRIPT, *made.values()], check=True)
+    subprocess.run([torch, "-c", SCRIPT, *made.values()], check=True)
     return made
 
 

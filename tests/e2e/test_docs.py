@@ -17,7 +17,6 @@ from pared_server import BINARY, ROOT, Server
 
 DOCS = pathlib.Path(ROOT, "docs")
 DIGITS = pathlib.Path(ROOT, "examples", "digits")
-TORCH = "/opt/torchvenv/bin/python"
 
 
 def blocks(name, language):
@@ -51,12 +50,11 @@ def test_curl_walk_through(keys, tmp_path):
     assert os.path.getsize(tmp_path / "small.onnx") < 0.5 * os.path.getsize(tmp_path / "model.onnx")
 
 
-@pytest.mark.skipif(not os.path.exists(TORCH), reason="skipped: no PyTorch")
-def test_export_from_pytorch(tmp_path):
+def test_export_from_pytorch(torch, tmp_path):
     """The page's PyTorch code, then pared on what it wrote: the outputs are PyTorch's."""
     code = "\n".join(b for b in blocks("export.md", "python") if "torch" in b and "tf2onnx" not in b)
     code += "\nnp.savez('want.npz', y=model(torch.from_numpy(np.load('samples.npz')['image'])).detach().numpy())\n"
-    done = subprocess.run([TORCH, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([torch, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     if done.returncode and "No module named 'onnx" in done.stderr:
         pytest.skip("skipped: torch without the onnx package")
     assert done.returncode == 0, done.stderr[-2000:]

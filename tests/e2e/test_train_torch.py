@@ -2,15 +2,11 @@
 """Losses, optimizers and schedules against PyTorch itself, where it is installed (PARED_TORCH: a Python that has it). The whole loop
 against PyTorch's recorded one is test_grad_torch.py's test_optimizers."""
 import json
-import os
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
-
-TORCH = os.environ.get("PARED_TORCH", "/opt/torchvenv/bin/python")
 
 # What the peer does with a list of cases on standard input: [{"what", ...}]. Arrays come and go as nested lists of float64.
 PEER = r"""
@@ -116,10 +112,8 @@ CASES = loss_cases() + optimizer_cases() + schedule_cases()
 
 
 @pytest.fixture(scope="module")
-def torch_says():
-    if not Path(TORCH).exists() or subprocess.run([TORCH, "-c", "import torch"], capture_output=True).returncode:
-        pytest.skip("skipped: no PyTorch")
-    done = subprocess.run([TORCH, "-W", "ignore", "-c", PEER], input=json.dumps(CASES), capture_output=True, text=True, timeout=300)
+def torch_says(torch):
+    done = subprocess.run([torch, "-W", "ignore", "-c", PEER], input=json.dumps(CASES), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

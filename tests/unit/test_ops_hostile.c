@@ -158,6 +158,8 @@ static const struct refusal {
     {"GlobalAveragePool", "f32[1,2,0]", "", 18, "spatial axis 0 has size 0; a pool over no cells has no value"},
     {"MaxUnpool", "f32[1,1,2,2] i64[1,1,2,2]=0,1,2,999", "kernel_shape=2,2", 11,
      "place #3 is 999; it must lie inside the output"},
+    {"MaxUnpool", "f32[1,1,2,2] i64[1,1,2,2]=0,1,2,3 !i64[4]=1,1,0,4", "kernel_shape=2,2", 11,
+     "place #0 is 0; it must lie inside the output"},
     {"MaxUnpool", "f32[1,1,2,2] i64[1,1,2,3]", "kernel_shape=2,2", 11,
      "values and places have different shapes; they must be equal"},
     {"LRN", "f32[1,4,3,3]", "size=0", 13, "attribute 'size' is 0; it must be at least 1"},

@@ -25,13 +25,9 @@ const key = process.env.PARED_API_KEY;
 
 // One request. A problem of the server becomes an error with its sentence and every fault it lists.
 async function call(method, path, { headers = {}, ...how } = {}) {
-  let answer;
-  try {
-    answer = await fetch(url.replace(/\/$/, "") + path, {
-      method, ...how, headers: { ...(key && { Authorization: `Bearer ${key}` }), ...headers } });
-  } catch (error) {
-    throw new Error(`${method} ${path}: ${error.message}`, { cause: error.cause });
-  }
+  const answer = await fetch(url.replace(/\/$/, "") + path, {
+    method, ...how, headers: { ...(key && { Authorization: `Bearer ${key}` }), ...headers },
+  }).catch((error) => { throw new Error(`${method} ${path}: ${error.message}`, { cause: error.cause }); });
   if (answer.ok) return answer;
   const body = await answer.text();
   let problem = { detail: body };
