@@ -46,8 +46,9 @@ struct attempt {
     struct store *store;
     char dir[PATH_MAX - 100], out[PATH_MAX], tmp[PATH_MAX], checkpoint[PATH_MAX];
     double started;
-    double told; /* when progress was last written */
-    char stage[64];
+    double told; /* when progress was last written, and of what */
+    int64_t told_step;
+    char told_stage[64], stage[64];
     struct store_progress progress; /* the last one heard; its stage is `stage` */
     bool untold;                    /* and not yet written */
     int logs, metrics;
@@ -98,6 +99,8 @@ static void tell_progress(struct attempt *a)
     struct err err = {0};
     a->told = clock_seconds();
     a->untold = false;
+    memcpy(a->told_stage, a->stage, sizeof a->stage);
+    a->told_step = a->progress.step;
     lost_or_failed(a, store_job_progress(a->store, a->claim->id, a->claim->attempt, &a->progress, &err), &err);
 }
 
@@ -108,7 +111,8 @@ static void take_progress(struct attempt *a, json_t *line)
     char name[sizeof a->stage];
     snprintf(name, sizeof name, "%.*s", stage ? cut(stage, sizeof name - 1) : 0, stage ? stage : "");
     int64_t step = count_of(line, "step");
-    bool changed = strcmp(name, a->stage) || step != a->progress.step;
+    /* not of the last line heard: one that was not told must not keep its stage from being told by the next */
+    bool changed = strcmp(name, a->told_stage) || step != a->told_step;
     memcpy(a->stage, name, sizeof name);
     a->progress = (struct store_progress){.step = step,
                                           .steps = count_of(line, "steps"),
