@@ -36,7 +36,7 @@ test: ## all tests: units, then the real binary over real HTTP and against ONNX 
 	@$(MAKE) --no-print-directory -j2 -Otarget all tools unit $(VENV)/ok $(NPM)/ok
 	@$(MAKE) --no-print-directory e2e
 
-e2e: $(VENV)/ok $(NPM)/ok ## end-to-end tests only (T=name for some; SANDBOX=strict: all behind the walls of docs/security.md)
+e2e: all tools $(BUILD)/tests/test_onnx_write $(VENV)/ok $(NPM)/ok ## end-to-end tests only (T=name for some; SANDBOX=strict: all behind the walls of docs/security.md)
 	$(if $(SANDBOX),PARED_SANDBOX=$(SANDBOX) )$(VENV)/bin/python -m pytest -q -p no:cacheprovider $(if $(T),-k $(T),-n 3 --dist worksteal) tests/e2e
 
 # The server under a sanitizer: all of test_http.py; any report, also of a child, is a failure. Sanitizers trace their own process

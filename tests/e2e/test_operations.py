@@ -124,6 +124,16 @@ def test_reload(tmp_path):
 # ---- metrics, dashboard, alerts
 
 
+def counted(server, lines, seconds=10):
+    """The metrics once they have these lines: what ends is counted after its client knows, so the first scrape may be too early."""
+    until = time.time() + seconds
+    while True:
+        answer = server.get("/metrics")
+        if set(lines) <= set(answer.body.decode().splitlines()) or time.time() > until:
+            return answer
+        time.sleep(0.02)
+
+
 @pytest.fixture(scope="module")
 def scraped():
     """Families after some traffic and one job, and what had an id in it."""
@@ -131,11 +141,15 @@ def scraped():
         model = upload(s)
         id_ = job(s, model)
         assert s.wait_job(id_)["state"] == "succeeded"
+        artifacts = len(s.get(f"/v1/jobs/{id_}/artifacts").json()["data"])
         s.get("/v1/models/mdl_00000000000000000000000000")
         s.get("/nothing/at/all")
         s.request("BREW", "/v1/models")
         s.request("PUT", "/v1/models?name=x", b"no model")
-        answer = s.get("/metrics")
+        answer = counted(s, ['pared_http_requests_total{method="PUT",route="/v1/models",code="201"} 1',
+                             'pared_http_requests_total{method="PUT",route="/v1/models",code="422"} 1',
+                             'pared_http_requests_total{method="GET",route="/v1/models/{id}",code="404"} 1',
+                             'pared_job_duration_seconds_count{kind="compress",outcome="succeeded"} 1', f"pared_artifact_bytes_count {artifacts}"])
         assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
         return exposition.parse(answer.body.decode()), [model, id_]
 
