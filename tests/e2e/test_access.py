@@ -130,16 +130,16 @@ def test_wrong_expired_revoked(data):
             problem(s.get("/v1/models", headers=header), 401, "unauthorized", "needs an API key")
         time.sleep(1.1)
         problem(s.get("/v1/models", headers=short), 401, "unauthorized", "expired at 20")
-        # a key made, and one revoked, while the server runs: within a second
+        # a key made, and one revoked, while the server runs; it looks once a second
         late, _ = add(data, "--owner", "alice")
         since = time.time()
         while s.get("/v1/models", headers=late).status != 200:
-            assert time.time() - since < 1
+            assert time.time() - since < 10
             time.sleep(0.02)
         keys(data, "revoke", key_id)
         since = time.time()
         while s.get("/v1/models", headers=auth).status == 200:
-            assert time.time() - since < 1
+            assert time.time() - since < 10
             time.sleep(0.02)
         problem(s.get("/v1/models", headers=auth), 401, "unauthorized", "was revoked")
         assert s.stop() == 0
