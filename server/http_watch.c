@@ -6,6 +6,7 @@
  *                that is used again (the kernel's count of received bytes tells when that was);
  *   a body, and the reading of an answer, must keep up a least rate over each window of some seconds. Time in which the
  *                server itself held the connection does not count.
+ * Clients that left in the middle of a request are noticed here, too, when libmicrohttpd missed it.
  * When nearly all connections are in use, each new one pushes out one that is idle, those that never said anything
  * first: ten thousand clients that connect and say nothing cost no one else his turn. */
 #include <linux/tcp.h>
@@ -160,6 +161,17 @@ static bool too_slow(const struct http *http, struct connection *c, double now)
     return slow;
 }
 
+/* The client has left, and libmicrohttpd may not know: it asks epoll for changes only (edge-triggered) and takes a read
+ * of fewer bytes than it has room for as the last before the next change. If the end came with those bytes, there is
+ * none. One more shutdown makes one. */
+static void tell_end(struct connection *c)
+{
+    char byte;
+    bool reads = !atomic_load(&c->busy) || (atomic_load(&c->moving) == MOVING_BODY && !atomic_load(&c->held));
+    if (reads && recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0)
+        shutdown(c->fd, SHUT_RD);
+}
+
 /* In slices, so that requests do not wait for the lock. */
 static void watch_all(struct http *http, double now)
 {
@@ -169,6 +181,8 @@ static void watch_all(struct http *http, double now)
         http->cursor = c->next;
         if (!c->cut && (atomic_load(&c->busy) ? too_slow(http, c, now) : header_late(http, c, now)))
             cut(c);
+        else if (!c->cut)
+            tell_end(c);
         if (seen % SLICE == 0) {
             pthread_mutex_unlock(&http->lock);
             pthread_mutex_lock(&http->lock);

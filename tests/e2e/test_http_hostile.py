@@ -424,6 +424,21 @@ def test_slow_clients_are_cut(hasty):
     served(hasty)
 
 
+def test_clients_that_leave_are_noticed():
+    """Their last bytes and the end of the connection may come together. It is seen all the same, long before the 20 s after which a body is too slow,
+    the 10 s of a header or the 60 s of a resting connection: what they held is free for others."""
+    with Server() as server:
+        for kind in (b"PUT /v1/models HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500000\r\n\r\n" + bytes(400000), OK[:-4], OK):
+            for _ in range(40):
+                with connect(server) as c:
+                    c.sendall(kind)
+            started = time.time()
+            while b"\npared_http_connections 1\n" not in server.get("/metrics").body:  # the one that asks
+                assert time.time() - started < 7, kind[:60]
+                time.sleep(0.1)
+        assert server.files_on_disk()["tmp"] == 0
+
+
 def padded(model, size):
     """The model with metadata of so many bytes."""
     return model + tiny.field(14, tiny.field(1, "padding") + tiny.field(2, "y" * size))
